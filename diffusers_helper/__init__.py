@@ -1,0 +1,1 @@
+"""FramePack: a photo and a prompt become a long video, one section at a time."""

@@ -1,0 +1,1 @@
+"""Samplers and the adapters between them and the transformer."""

@@ -1,0 +1,1 @@
+"""The packed HunyuanVideo transformer and its layers."""

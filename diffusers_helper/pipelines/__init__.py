@@ -1,0 +1,1 @@
+"""One section's sampling, from noise to clean latents."""
