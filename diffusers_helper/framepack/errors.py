@@ -1,0 +1,59 @@
+"""Every error a user may meet, as one tree; each message is a sentence that says what to do.
+
+::
+
+    FramePackError
+    ├── SettingsError          a setting out of range or one that does not fit (also a ValueError)
+    ├── PhotoError             a file that cannot be used as the start picture (also a ValueError)
+    ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
+    ├── NumericsError          NaN or infinite latents or pixels
+    ├── OutOfMemoryError       the device or the machine ran out of memory
+    ├── OutputError            a result that could not be written (disk full, folder read-only)
+    ├── QueueFullError         too many jobs are waiting
+    ├── UnknownJobError        a job id this server never gave out (also a KeyError)
+    └── CancelledError         the user pressed End: not a fault, and never logged as one
+"""
+
+from __future__ import annotations
+
+
+class FramePackError(Exception):
+    """The root: its text may be shown to a user as it stands."""
+
+
+class SettingsError(FramePackError, ValueError):
+    """A setting is out of range or does not fit the others."""
+
+
+class PhotoError(FramePackError, ValueError):
+    """The given file cannot be used as the start picture."""
+
+
+class ModelFilesError(FramePackError):
+    """A model file is missing, cut short, or belongs to something else."""
+
+
+class NumericsError(FramePackError):
+    """Sampling or decoding gave NaN or infinite numbers."""
+
+
+class OutOfMemoryError(FramePackError):
+    """The device or the machine ran out of memory."""
+
+
+class OutputError(FramePackError):
+    """A result could not be written."""
+
+
+class QueueFullError(FramePackError):
+    """Too many jobs are waiting."""
+
+
+class UnknownJobError(FramePackError, KeyError):
+    """No job has this id."""
+
+    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
+
+
+class CancelledError(FramePackError):
+    """The user stopped the job."""

@@ -1,0 +1,110 @@
+"""What happens while a video is made, in order; every consumer (page, command line, tests) reads these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Event:
+    """The root of all events."""
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """Work of one kind begins.
+
+    Attributes:
+        stage: a fixed name: "text", "image", "load", "sample", "decode", "save", ...
+        text: what it is, for people.
+    """
+
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something the user should know about the result, for example a setting that was clamped."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class StepDone(Event):
+    """One model call of the sampler is done.
+
+    Attributes:
+        section, sections: which section is being sampled (from 0, in sampling order), of how many.
+        step, steps: which step of it is done (from 1), of how many.
+        denoised: the model's current guess of the clean latents, (B, 16, w, H, W).
+    """
+
+    section: int
+    sections: int
+    step: int
+    steps: int
+    denoised: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SectionDone(Event):
+    """One section is sampled and, unless told otherwise, decoded.
+
+    Attributes:
+        index: its place in sampling order, from 0.
+        latents: the section as sampled, (B, 16, w, H, W) float32.
+        pixels: its own decode before any cross-fade, (B, 3, T, 8 H, 8 W) float32 about -1..1; None without decoding.
+    """
+
+    index: int
+    latents: Tensor
+    pixels: Tensor | None
+
+
+@dataclass(frozen=True)
+class VideoGrown(Event):
+    """The video file holds one more section and can be played.
+
+    Attributes:
+        path: the file.
+        frames: pixel frames in it.
+        sections_done: sections in it.
+    """
+
+    path: Path
+    frames: int
+    sections_done: int
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The video is complete.
+
+    Attributes:
+        path: the file.
+        frames: pixel frames in it.
+    """
+
+    path: Path
+    frames: int
+
+
+@dataclass(frozen=True)
+class Cancelled(Event):
+    """The user stopped the job; ``path`` is the video of the sections that were done, None if there were none."""
+
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The job ended in an error; ``message`` is a sentence for the user, ``path`` what was finished before it."""
+
+    message: str
+    path: Path | None

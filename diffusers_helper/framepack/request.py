@@ -1,0 +1,128 @@
+"""What a user asks for: one frozen model that validates for the page, the API and the command line alike.
+
+It knows neither files nor models; the photo travels beside it. ``GenerationRequest.from_fields`` turns pydantic's
+findings into one sentence per field, and ``to_json``/``from_json`` keep a request as a recipe.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.planning import FPS, sections_for, total_frames
+
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_SEED = 2**53 - 1
+"""The largest whole number that JavaScript, and so the page, holds exactly."""
+MAX_SECONDS = 120
+BEST_CRF, WORST_CRF = 1, 51
+Resolution = Literal[128, 256, 384, 512, 640, 768]
+
+
+def _clean_text(value: object) -> object:
+    """Drop NUL and replace lone surrogates: neither survives a file, a tokenizer or a log."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _no_bool(value: object) -> object:
+    """Refuse True and False where a number is meant; pydantic alone would read them as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Prompt = Annotated[str, BeforeValidator(_clean_text), Field(max_length=MAX_PROMPT_CHARACTERS)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+
+
+class GenerationRequest(BaseModel):
+    """The settings of one video.
+
+    Attributes:
+        prompt: what should happen; may be empty.
+        negative_prompt: what should not; used only when ``cfg_scale`` is above 1.
+        variant: "original" or "f1".
+        seconds: wished length; the real one is ``total_seconds``.
+        seed: -1 for a random one, which ``with_seed`` then fixes.
+        steps: sampling steps per section.
+        guidance_scale: distilled guidance, an input of the model.
+        cfg_scale: classifier-free guidance; 1 is off and twice as fast.
+        cfg_rescale: how far guided predictions are scaled back to the plain one's spread, 0 to 1.
+        teacache: skip model calls that would change little: about twice as fast, and an approximation.
+        preserved_memory_gb: GPU memory to leave free while sampling on a small card, GB.
+        mp4_crf: H.264 compression, 0 to 100 as people's settings have it; ``crf`` is what is used.
+        resolution: base size of the bucket table, None for the model folder's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Prompt = ""
+    negative_prompt: Prompt = ""
+    variant: Literal["original", "f1"] = "original"
+    seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
+    seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = 31337
+    steps: Annotated[Whole, Field(ge=1, le=100)] = 25
+    guidance_scale: Annotated[Number, Field(ge=1, le=32)] = 10.0
+    cfg_scale: Annotated[Number, Field(ge=1, le=32)] = 1.0
+    cfg_rescale: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    teacache: bool = False
+    preserved_memory_gb: Annotated[Number, Field(ge=0, le=128)] = 6.0
+    mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
+    resolution: Resolution | None = None
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> GenerationRequest:
+        """Validate ``fields``; raises SettingsError whose text has one sentence for each field at fault."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise SettingsError(" ".join(_sentence(dict(entry)) for entry in error.errors())) from None
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerationRequest:
+        """Read what ``to_json`` wrote; raises SettingsError for anything else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SettingsError(" ".join(_sentence(dict(entry)) for entry in error.errors())) from None
+
+    def to_json(self) -> str:
+        """Return the request as JSON."""
+        return self.model_dump_json(indent=2)
+
+    def with_seed(self) -> GenerationRequest:
+        """Return the request with its seed fixed: a random one in place of -1."""
+        return self if self.seed >= 0 else self.model_copy(update={"seed": random.SystemRandom().randint(0, 2**32 - 1)})
+
+    @property
+    def sections(self) -> int:
+        """Number of sections sampled."""
+        return sections_for(self.seconds)
+
+    @property
+    def total_frames(self) -> int:
+        """Pixel frames of the finished video."""
+        return total_frames(self.sections)
+
+    @property
+    def total_seconds(self) -> float:
+        """Real length of the finished video, seconds."""
+        return self.total_frames / FPS
+
+    @property
+    def crf(self) -> int:
+        """Compression in use: 0 would be a profile that browsers show black, and H.264 ends at 51."""
+        return min(max(self.mp4_crf, BEST_CRF), WORST_CRF)
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    field = ".".join(str(part) for part in entry["loc"]) or "request"
+    reason = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return f"{field}: {reason[:1].lower()}{reason[1:]}."

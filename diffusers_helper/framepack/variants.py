@@ -1,0 +1,52 @@
+"""All that differs between the two published models, as data; no code branches on a variant's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusers_helper.framepack.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published way of sampling a long video.
+
+    Attributes:
+        name: the name in requests, plans and on the command line.
+        checkpoint: the repository of the transformer's weights.
+        planner: the name of its planner in ``planning.PLANNERS``.
+        title: heading of the page.
+        note: what a user should know while it runs; empty if nothing.
+    """
+
+    name: str
+    checkpoint: str
+    planner: str
+    title: str
+    note: str
+
+
+ORIGINAL = Variant(
+    name="original",
+    checkpoint="lllyasviel/FramePackI2V_HY",
+    planner="original",
+    title="FramePack",
+    note="The ending is generated first and the video grows towards its start, "
+    "so the photo's own moment appears last. Early sections may barely move.",
+)
+F1 = Variant(
+    name="f1",
+    checkpoint="lllyasviel/FramePack_F1_I2V_HY_20250503",
+    planner="f1",
+    title="FramePack F1",
+    note="",
+)
+VARIANTS = {variant.name: variant for variant in (ORIGINAL, F1)}
+
+
+def variant_named(name: str) -> Variant:
+    """Return the variant called ``name``; raises SettingsError for any other name."""
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise SettingsError(f"There is no variant {name!r}; choose one of {', '.join(VARIANTS)}.") from None
