@@ -1,0 +1,120 @@
+"""Step caches: whether a sampling step runs the transformer's blocks or reuses what they added before.
+
+A cache keeps one state per branch of guidance ("positive", "negative"), so the branches never see each other's numbers.
+It knows the image stream before and after the blocks and nothing else of the model.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+POSITIVE, NEGATIVE = "positive", "negative"
+
+
+class StepCache(Protocol):
+    """What the transformer asks of a cache."""
+
+    branch: str
+    """Which state the next call belongs to."""
+    passes: Counter[str]
+    """How many calls ran the blocks, per branch."""
+
+    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
+        """The image stream behind all blocks: `blocks()`, or an estimate from `image`, the stream before them."""
+
+
+@contextmanager
+def branch(transformer: Any, name: str) -> Iterator[None]:
+    """Calls of `transformer` inside belong to the branch `name`; nothing happens for models without a step cache."""
+    cache: StepCache | None = getattr(transformer, "step_cache", None)
+    if cache is None:
+        yield
+        return
+    before, cache.branch = cache.branch, name
+    try:
+        yield
+    finally:
+        cache.branch = before
+
+
+class NoCache:
+    """Every call runs the blocks."""
+
+    def __init__(self) -> None:
+        self.branch = POSITIVE
+        self.passes: Counter[str] = Counter()
+
+    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
+        """Run the blocks."""
+        self.passes[self.branch] += 1
+        return blocks()
+
+
+@dataclass
+class TeaCacheState:
+    """One branch's memory within one run over all steps; `decisions` tells for each call so far whether it computed."""
+
+    decisions: list[bool] = field(default_factory=list)
+    change: float = 0.0
+    previous_input: Tensor | None = None
+    residual: Tensor | None = None
+
+
+class TeaCache:
+    """Skip the blocks while their first input has changed little (Liu et al., arXiv 2411.19108).
+
+    The relative change from call to call, mapped by a polynomial to an estimate of the output's change, is summed up
+    until it reaches `threshold`; then the blocks run. The first and the last of `num_steps` calls always run them, and
+    the call after the last begins anew. Samples of one batch share the decision.
+    """
+
+    COEFFICIENTS = (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896)
+    """Of HunyuanVideo, highest power first."""
+
+    def __init__(self, num_steps: int = 25, threshold: float = 0.15) -> None:
+        self.num_steps = num_steps
+        self.threshold = threshold
+        self.branch = POSITIVE
+        self.passes: Counter[str] = Counter()
+        self.states: dict[str, TeaCacheState] = {}
+
+    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
+        """Run the blocks, or add to `image` what they added when they ran last."""
+        state = self.states.get(self.branch)
+        if state is None or len(state.decisions) == self.num_steps:
+            state = self.states[self.branch] = TeaCacheState()
+        compute = self._must_compute(state, modulated_input())
+        state.decisions.append(compute)
+        if not compute:
+            return image + state.residual
+        self.passes[self.branch] += 1
+        out = blocks()
+        state.change = 0.0
+        state.residual = out - image
+        if len(state.decisions) == self.num_steps:  # nobody asks again: give the memory back
+            state.previous_input = state.residual = None
+        return out
+
+    def _must_compute(self, state: TeaCacheState, current: Tensor) -> bool:
+        previous, state.previous_input = state.previous_input, current
+        if previous is None or len(state.decisions) == self.num_steps - 1:
+            return True
+        state.change += self._estimate(_relative_change(current, previous))
+        return state.change >= self.threshold
+
+    def _estimate(self, change: float) -> float:
+        total = 0.0
+        for coefficient in self.COEFFICIENTS:
+            total = total * change + coefficient
+        return total
+
+
+def _relative_change(current: Tensor, previous: Tensor) -> float:
+    """Relative L1 distance: mean|a - b| / mean|b|. The one place where a step waits for the device."""
+    distance, size = (x.abs().mean(dtype=torch.float32) for x in (current - previous, previous))
+    return (distance / size).item()
