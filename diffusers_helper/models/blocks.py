@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import AttentionFunction
 from .embeddings import TimeTextEmbed
-from .norms import EPS, LayerNorm, Modulation, RMSNorm, modulate
+from .norms import EPS, Modulation, modulate
 from .rope import rotate
 
 Lengths = Sequence[int] | None
@@ -64,8 +64,8 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
-        self.norm_q = RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
-        self.norm_k = RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
+        self.norm_q = nn.RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
         if project_out:
             self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
@@ -83,8 +83,8 @@ class JointAttention(Attention):
         self.add_q_proj = nn.Linear(dim, dim)
         self.add_k_proj = nn.Linear(dim, dim)
         self.add_v_proj = nn.Linear(dim, dim)
-        self.norm_added_q = RMSNorm(dim // heads, eps=EPS)
-        self.norm_added_k = RMSNorm(dim // heads, eps=EPS)
+        self.norm_added_q = nn.RMSNorm(dim // heads, eps=EPS)
+        self.norm_added_k = nn.RMSNorm(dim // heads, eps=EPS)
         self.to_add_out = nn.Linear(dim, dim)
 
     def text_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,9 +160,9 @@ class RefinerBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(dim, eps=EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
         self.attn = Attention(dim, heads, qk_norm=False, project_out=True)
-        self.norm2 = LayerNorm(dim, eps=EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
         self.ff = FeedForward(dim, 4 * dim, "silu")
         self.norm_out = Modulation(dim, 2)
 
@@ -180,8 +180,8 @@ class TokenRefiner(nn.Module):
         super().__init__()
         self.time_text_embed = TimeTextEmbed(text_dim, dim, guidance=False)
         self.proj_in = nn.Linear(text_dim, dim)
-        self.token_refiner = nn.Module()  # one level more, because the checkpoint has it
-        self.token_refiner.refiner_blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
+        blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
+        self.token_refiner = nn.ModuleDict({"refiner_blocks": blocks})  # one level more than needed: the checkpoint's
 
     def forward(
         self, text: Tensor, mask: Tensor, timestep: Tensor, attention: AttentionFunction, lengths: Lengths
@@ -191,6 +191,6 @@ class TokenRefiner(nn.Module):
         average = (text * weight).sum(1) / weight.sum(1).clamp(min=1)
         temb = self.time_text_embed(timestep, average.to(text.dtype))
         x = self.proj_in(text)
-        for block in self.token_refiner.refiner_blocks:
+        for block in self.token_refiner["refiner_blocks"]:
             x = block(x, temb, attention, lengths)
         return x

@@ -53,7 +53,6 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ("DoubleStreamBlock", "SingleStreamBlock", "TokenRefiner", "CleanPatchEmbed")
 
     @register_to_config
     def __init__(
