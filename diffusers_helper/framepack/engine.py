@@ -1,0 +1,200 @@
+"""The engine: a plan, its conditions and two models become an iterator of events, one section after the other.
+
+It knows the method (what a section reads, samples and decodes) and neither text encoders, files, pages nor variants.
+Whoever consumes the iterator may close it at any step; memory is freed on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.framepack.events import Event, SectionDone, StageStarted, StepDone
+from diffusers_helper.framepack.history import LatentHistory
+from diffusers_helper.framepack.planning import SectionPlan, VideoPlan
+from diffusers_helper.hunyuan import vae_decode
+from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
+from diffusers_helper.k_diffusion.wrapper import fm_wrapper
+from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
+
+VAE_SCALE = 8
+"""Pixels per latent, each way."""
+
+Use = Callable[[nn.Module], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What steers the whole video.
+
+    Attributes:
+        prompt_embeds: Llama states of the prompt, (B, L, 4096), zero-padded to L.
+        prompt_mask: True for its valid tokens, (B, L) bool.
+        pooled: CLIP's pooled vector, (B, 768).
+        negative_embeds, negative_mask, negative_pooled: the same of the negative prompt; used when CFG is above 1.
+        image_embeddings: SigLIP states of the start picture, (B, 729, 1152).
+    """
+
+    prompt_embeds: Tensor
+    prompt_mask: Tensor
+    pooled: Tensor
+    negative_embeds: Tensor | None = None
+    negative_mask: Tensor | None = None
+    negative_pooled: Tensor | None = None
+    image_embeddings: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Settings that are the same for every section."""
+
+    steps: int
+    guidance_scale: float
+    cfg_scale: float
+    cfg_rescale: float
+    teacache: bool
+    device: torch.device
+    dtype: torch.dtype
+
+
+@torch.inference_mode()
+def sample_video(
+    plan: VideoPlan,
+    *,
+    transformer: nn.Module,
+    vae: nn.Module,
+    start_latent: Tensor,
+    conditions: Conditions,
+    seed: int,
+    steps: int = 25,
+    guidance_scale: float = 10.0,
+    cfg_scale: float = 1.0,
+    cfg_rescale: float = 0.0,
+    teacache: bool = False,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    decode: bool = True,
+    use_transformer: Use = nullcontext,
+    use_vae: Use = nullcontext,
+) -> Iterator[Event]:
+    """Sample and decode the sections of ``plan`` one by one.
+
+    Args:
+        plan: from ``planning.plan_video``.
+        transformer: the packed transformer.
+        vae: diffusers' AutoencoderKLHunyuanVideo; not touched if ``decode`` is False.
+        start_latent: the start picture, (B, 16, 1, H, W), scaled as the transformer wants it.
+        conditions: prompt and picture.
+        seed: of the one CPU generator that draws every section's noise, in sampling order.
+        steps: model calls per section.
+        guidance_scale: distilled guidance.
+        cfg_scale, cfg_rescale: classifier-free guidance (1 is off) and its rescaling.
+        teacache: skip model calls that would change little (an approximation).
+        device, dtype: where the sampling runs, and the transformer's dtype.
+        decode: turn latents into pixels.
+        use_transformer, use_vae: contexts in which the module can run on ``device``; they move weights on small cards.
+
+    Yields StageStarted, StepDone and SectionDone. Raises NumericsError when a section holds NaN or infinity.
+    """
+    settings = _Sampling(steps, guidance_scale, cfg_scale, cfg_rescale, teacache, torch.device(device), dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    history = LatentHistory(plan, start_latent.to(settings.device, torch.float32))
+
+    for section in plan.sections:
+        place = f"section {section.index + 1} of {len(plan.sections)}"
+        yield StageStarted("sample", f"Sampling {place}")
+        noise = draw_noise(
+            start_latent.shape[0],
+            plan.section_frames,
+            start_latent.shape[-2] * VAE_SCALE,
+            start_latent.shape[-1] * VAE_SCALE,
+            generator,
+        )
+        with use_transformer(transformer):
+            latents = yield from _sample_section(section, plan, transformer, noise, history, conditions, settings)
+        _require_finite(latents, f"The latents of {place}")
+        history.grow(section, latents)
+
+        pixels = None
+        if decode:
+            yield StageStarted("decode", f"Decoding {place}")
+            with use_vae(vae):
+                pixels = vae_decode(history.newest(section.decode_latents), vae).float().cpu()
+            _require_finite(pixels, f"The pixels of {place}")
+        yield SectionDone(section.index, latents.cpu(), pixels)
+
+
+def _sample_section(
+    section: SectionPlan,
+    plan: VideoPlan,
+    transformer: nn.Module,
+    noise: Tensor,
+    history: LatentHistory,
+    conditions: Conditions,
+    settings: _Sampling,
+) -> Any:
+    """Sample one section, yielding a StepDone per model call; returns its latents (B, 16, w, H, W) float32."""
+    if settings.teacache:
+        transformer.initialize_teacache(True, num_steps=settings.steps)
+    try:
+        model_arguments = _model_arguments(section, noise.shape[0], history, conditions, settings)
+        sigmas = flux_sigmas(settings.steps, flux_mu(noise.shape))
+        denoised = noise
+        for step in unipc_steps(fm_wrapper(transformer), noise.to(settings.device), sigmas, model_arguments):
+            denoised = step.denoised
+            yield StepDone(section.index, len(plan.sections), step.i + 1, settings.steps, denoised)
+        return denoised
+    finally:
+        if settings.teacache:
+            transformer.initialize_teacache(False)
+
+
+def _model_arguments(
+    section: SectionPlan, batch: int, history: LatentHistory, conditions: Conditions, settings: _Sampling
+) -> dict[str, Any]:
+    clean = history.clean(section)
+    common = {
+        "guidance_scale": settings.guidance_scale,
+        "batch": batch,
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "latent_indices": _indices(section.latent_indices),
+        "clean_latents": clean.full,
+        "clean_latent_indices": _indices(section.clean_indices),
+        "clean_latents_2x": clean.half,
+        "clean_latent_2x_indices": _indices(section.clean_2x_indices),
+        "clean_latents_4x": clean.quarter,
+        "clean_latent_4x_indices": _indices(section.clean_4x_indices),
+        "image_embeddings": conditions.image_embeddings,
+    }
+    c = conditions
+    negative = None
+    if settings.cfg_scale != 1.0:
+        if c.negative_embeds is None or c.negative_mask is None or c.negative_pooled is None:
+            raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
+        negative = transformer_arguments(c.negative_embeds, c.negative_mask, c.negative_pooled, **common)
+    return {
+        "dtype": settings.dtype,
+        "cfg_scale": settings.cfg_scale,
+        "cfg_rescale": settings.cfg_rescale,
+        "positive": transformer_arguments(c.prompt_embeds, c.prompt_mask, c.pooled, **common),
+        "negative": negative,
+    }
+
+
+def _indices(positions: tuple[int, ...]) -> Tensor:
+    return torch.tensor([positions])
+
+
+def _require_finite(tensor: Tensor, what: str) -> None:
+    if not torch.isfinite(tensor).all():
+        raise NumericsError(
+            f"{what} hold numbers that are not finite, so the video would be black. "
+            "Try again without TeaCache, with CFG at 1, or with another attention backend (--attention sdpa)."
+        )

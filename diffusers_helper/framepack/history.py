@@ -1,0 +1,56 @@
+"""The latents a section may look back (or ahead) at, and how a finished section joins them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusers_helper.framepack.planning import HISTORY_LATENTS, SectionPlan, VideoPlan
+
+
+class CleanLatents(NamedTuple):
+    """History as one section sees it: 2 latents at full resolution, 2 for half and 16 for a quarter, (B, 16, n, H, W)."""
+
+    full: Tensor
+    half: Tensor
+    quarter: Tensor
+
+
+class LatentHistory:
+    """Latents generated so far, newest at the end where the video grows; only those still needed are kept.
+
+    Args:
+        plan: says where the video grows and what its sections read.
+        start_latent: the start picture, (B, 16, 1, H, W) float32.
+    """
+
+    def __init__(self, plan: VideoPlan, start_latent: Tensor) -> None:
+        self._start = start_latent
+        self._at_front = plan.grows_at_front
+        self._kept = max(HISTORY_LATENTS, *(section.decode_latents for section in plan.sections))
+        zeros = start_latent.new_zeros(start_latent.shape).repeat(1, 1, HISTORY_LATENTS, 1, 1)
+        self._latents = torch.cat([zeros, start_latent], dim=2) if plan.start_in_history else zeros
+
+    def clean(self, section: SectionPlan) -> CleanLatents:
+        """Return the clean latents that ``section`` reads."""
+        newest = self._latents[:, :, section.clean_slot]
+        return CleanLatents(
+            full=torch.cat([self._start, newest], dim=2),
+            half=self._latents[:, :, section.clean_2x_slot],
+            quarter=self._latents[:, :, section.clean_4x_slot],
+        )
+
+    def grow(self, section: SectionPlan, latents: Tensor) -> None:
+        """Add the section's ``latents`` (B, 16, w, H, W)."""
+        if section.prepend_start:
+            latents = torch.cat([self._start, latents], dim=2)
+        if self._at_front:
+            self._latents = torch.cat([latents, self._latents], dim=2)[:, :, : self._kept]
+        else:
+            self._latents = torch.cat([self._latents, latents], dim=2)[:, :, -self._kept :]
+
+    def newest(self, count: int) -> Tensor:
+        """Return the ``count`` latents at the growing end, in the video's time order."""
+        return self._latents[:, :, :count] if self._at_front else self._latents[:, :, -count:]

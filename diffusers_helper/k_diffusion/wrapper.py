@@ -1,0 +1,74 @@
+"""The adapter between the sampler's ``model(x, sigma) -> x0`` and the transformer: flow matching and guidance.
+
+The rounding at this border is part of the method: the checkpoints were made for a state, a timestep and a guidance
+rounded to the model's dtype, and a difference x - sigma v taken in float32 from the *rounded* state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_helper.models.step_cache import branch
+
+
+def fm_wrapper(transformer: nn.Module, t_scale: float = 1000.0) -> Callable[..., Tensor]:
+    """Make ``transformer`` a model that predicts x0.
+
+    Args:
+        transformer: predicts the velocity v = noise - x0.
+        t_scale: timestep of sigma 1.
+
+    Returns ``model(x, sigma, *, dtype, cfg_scale, cfg_rescale, concat_latent, positive, negative)``: ``x`` (B, C, T, H,
+    W), ``sigma`` (B,); ``dtype`` the transformer's; ``positive`` and ``negative`` its keyword arguments with and
+    against the prompt (``negative`` is not run at ``cfg_scale`` 1); ``concat_latent`` joins x on the channel axis. The
+    result has x's dtype.
+    """
+
+    def model(
+        x: Tensor,
+        sigma: Tensor,
+        *,
+        dtype: torch.dtype,
+        positive: dict[str, Any],
+        negative: dict[str, Any] | None = None,
+        cfg_scale: float = 1.0,
+        cfg_rescale: float = 0.0,
+        concat_latent: Tensor | None = None,
+    ) -> Tensor:
+        sigma = sigma.float()
+        rounded = x.to(dtype)
+        hidden = rounded if concat_latent is None else torch.cat([rounded, concat_latent.to(rounded)], dim=1)
+        timestep = (sigma * t_scale).to(dtype)
+
+        def velocity(name: str, arguments: dict[str, Any]) -> Tensor:
+            with branch(transformer, name):
+                return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0].float()
+
+        v = velocity("positive", positive)
+        if cfg_scale != 1.0:
+            if negative is None:
+                raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
+            v = guide(v, velocity("negative", negative), cfg_scale, cfg_rescale)
+        return (rounded.float() - sigma.view(-1, *[1] * (x.ndim - 1)) * v).to(x.dtype)
+
+    return model
+
+
+def guide(v_positive: Tensor, v_negative: Tensor, scale: float, rescale: float) -> Tensor:
+    """Classifier-free guidance on the velocity, then scaled back towards the positive one's spread (arXiv 2305.08891).
+
+    Args:
+        v_positive, v_negative: velocities (B, C, T, H, W).
+        scale: 1 gives the positive velocity.
+        rescale: 0 leaves the guided velocity as it is, 1 gives it the positive one's standard deviation per sample.
+    """
+    v = v_negative + scale * (v_positive - v_negative)
+    if rescale == 0.0:
+        return v
+    axes = tuple(range(1, v.ndim))
+    ratio = v_positive.std(dim=axes, keepdim=True) / v.std(dim=axes, keepdim=True)
+    return rescale * v * ratio + (1 - rescale) * v
