@@ -1,0 +1,134 @@
+import dataclasses
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.models import attention
+from diffusers_helper.models.attention import BACKENDS, AttentionBackend, resolve_attention, sdpa
+
+CPU = torch.device("cpu")
+
+
+def qkv():
+    return torch.randn(3, 2, 7, 4, 8).unbind(0)
+
+
+def explicit(q, k, v):
+    weights = torch.einsum("blhd,bmhd->bhlm", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+    return torch.einsum("bhlm,bmhd->blhd", weights, v)
+
+
+def fake(load, **limits):
+    return AttentionBackend("fake", load, "for this test", **limits)
+
+
+def test_sdpa_is_softmax_attention():
+    q, k, v = qkv()
+    torch.testing.assert_close(sdpa(q, k, v), explicit(q, k, v), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["auto", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_default_is_torchs_exact_one(name, dtype):
+    backend = resolve_attention(name, "cpu", dtype)
+    assert backend.name == "sdpa"
+    assert backend.load() is sdpa
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(SettingsError, match=r"no attention backend 'sdap'.*auto, sdpa, sage, flash, xformers"):
+        resolve_attention("sdap", "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("name", ["sage", "flash", "xformers"])
+def test_an_explicit_choice_that_does_not_fit_is_an_error_with_its_reason_in_the_log(name, caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(SettingsError, match=f"'{name}' cannot be used here.*cuda"):
+        resolve_attention(name, "cpu", torch.bfloat16)
+    assert f"{name} is disabled: it takes device type cuda, not cpu" in caplog.text
+
+
+def broken_import():
+    raise OSError("undefined symbol: _ZN3c10")
+
+
+def broken_call(q, k, v):
+    raise RuntimeError("no kernel image is available")
+
+
+BROKEN = {
+    "import": (broken_import, "OSError: undefined symbol"),
+    "call": (lambda: broken_call, "RuntimeError: no kernel image"),
+    "wrong numbers": (lambda: lambda q, k, v: v, "off by"),
+    "nan": (lambda: lambda q, k, v: torch.full_like(v, torch.nan), "off by nan"),
+    "wrong layout": (lambda: lambda q, k, v: sdpa(q, k, v).transpose(1, 2), "ValueError: it gave shape"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_failing_import_or_smoke_call_disables_a_backend(case, caplog, monkeypatch):
+    load, reason = BROKEN[case]
+    monkeypatch.setitem(BACKENDS, "sage", fake(load))
+    with pytest.raises(SettingsError, match=reason):
+        resolve_attention("sage", "cpu", torch.float32)
+    assert reason in caplog.text
+
+
+def test_tolerance_tells_rounding_from_error():
+    load = lambda: lambda q, k, v: sdpa(q, k, v) * 1.05  # noqa: E731 - the two calls differ in tolerance alone
+    assert "off by 0.05" in fake(load).reason_unavailable(CPU, torch.float32)
+    assert fake(load, tolerance=0.1).reason_unavailable(CPU, torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"devices": ("cuda", "mps")}, "it takes device type cuda or mps, not cpu"),
+        ({"dtypes": (torch.float16,)}, "it takes dtype torch.float16, not torch.float32"),
+        ({"head_dims": (64, 96)}, "it takes head size 64 or 96, not 128"),
+        ({"devices": ("cpu",), "dtypes": (torch.float32,), "head_dims": (128,)}, None),
+    ],
+)
+def test_constraints_are_named_before_anything_is_imported(limits, reason):
+    load = broken_import if reason else lambda: sdpa
+    assert fake(load, **limits).reason_unavailable(CPU, torch.float32) == reason
+
+
+def sageattn(q, k, v, tensor_layout, is_causal):
+    assert (tensor_layout, is_causal) == ("NHD", False)
+    return sdpa(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "stand_in"),
+    [
+        ("sage", "sageattention", SimpleNamespace(sageattn=sageattn)),
+        ("flash", "flash_attn", SimpleNamespace(flash_attn_func=sdpa)),
+        ("xformers", "xformers.ops", SimpleNamespace(memory_efficient_attention=sdpa)),
+    ],
+)
+def test_a_library_is_called_in_its_own_way_when_installed(name, module, stand_in, monkeypatch):
+    backend = dataclasses.replace(BACKENDS[name], devices=None, dtypes=None)
+    monkeypatch.setitem(sys.modules, module.partition(".")[0], stand_in)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert "Error" in backend.reason_unavailable(CPU, torch.float32)
+    monkeypatch.setitem(sys.modules, module, stand_in)
+    assert backend.reason_unavailable(CPU, torch.float32) is None
+    q, k, v = qkv()
+    assert torch.equal(backend.load()(q, k, v), sdpa(q, k, v))
+
+
+def test_importing_the_module_imports_no_backend():
+    code = f"import sys, {attention.__name__}; print({{'sageattention', 'flash_attn', 'xformers'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_smoke_call_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    resolve_attention("sdpa", "cpu", torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
