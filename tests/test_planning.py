@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from diffusers_helper.framepack.errors import SettingsError
@@ -39,7 +41,7 @@ def test_a_sections_indices_are_consecutive_but_for_the_blank(variant):
         seen = sorted(sum(pieces, ()))
         assert len(set(seen)) == 29
         assert seen[0] == 0
-        assert all(b - a == 1 for piece in pieces[1:] for a, b in zip(piece, piece[1:], strict=False))
+        assert all(b - a == 1 for piece in pieces[1:] for a, b in pairwise(piece))
 
 
 def test_the_originals_sections_walk_back_to_the_start():

@@ -11,7 +11,7 @@ from diffusers_helper.framepack.planning import HISTORY_LATENTS, SectionPlan, Vi
 
 
 class CleanLatents(NamedTuple):
-    """History as one section sees it: 2 latents at full resolution, 2 for half and 16 for a quarter, (B, 16, n, H, W)."""
+    """History as one section sees it, (B, 16, n, H, W): n is 2 at full resolution, 2 at half and 16 at a quarter."""
 
     full: Tensor
     half: Tensor

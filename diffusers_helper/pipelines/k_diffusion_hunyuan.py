@@ -21,7 +21,7 @@ MAX_MU = math.log(7.0)
 
 
 def draw_noise(batch: int, frames: int, height: int, width: int, generator: torch.Generator | None) -> Tensor:
-    """Draw the noise of a section of ``frames`` x ``height`` x ``width`` pixels: (B, 16, (frames + 3) // 4, H, W) float32.
+    """Draw a section's noise, (B, 16, (frames + 3) // 4, height / 8, width / 8) float32; sizes are in pixels.
 
     It is drawn on the generator's device, so that a seed gives the same noise whatever device samples it.
     """
@@ -31,7 +31,7 @@ def draw_noise(batch: int, frames: int, height: int, width: int, generator: torc
 
 
 def flux_mu(latents: torch.Size) -> float:
-    """Shift of the schedule for sampled latents (B, C, T, H, W): linear in tokens, 0.5 at 256, 1.15 at 4096, <= ln 7."""
+    """Shift of the schedule for sampled latents (B, C, T, H, W): linear, 0.5 at 256 tokens, 1.15 at 4096, <= ln 7."""
     _, _, frames, height, width = latents
     slope = (1.15 - 0.5) / (4096 - 256)
     return min(0.5 + slope * (frames * height * width / 4 - 256), MAX_MU)
