@@ -1,0 +1,289 @@
+"""Jobs live in the server: one worker thread runs them in order, and whoever knows a job's id may look or cancel.
+
+The computation is injected as ``run(job)``, an iterator of events that the worker closes to stop it, so this module
+needs neither torch nor a model. Nothing that a run raises ends the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers_helper.framepack.errors import CancelledError, FramePackError, QueueFullError, UnknownJobError
+from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previews, changes, ending
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusers_helper.media.photo import Photo
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[["Job"], Generator[Event, None, None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a run gets.
+
+    Attributes:
+        id: unique and not to be guessed; also fit for a file name.
+        request: the settings, with a fixed seed.
+        photo: the start picture.
+    """
+
+    id: str
+    request: GenerationRequest
+    photo: Photo
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def stop(self) -> None:
+        """Ask the run to stop; it does at the next event or ``check``."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """Raise CancelledError if the job was asked to stop; for hooks inside long calls."""
+        if self.stopping:
+            raise CancelledError("The job was stopped.")
+
+
+def new_job_id() -> str:
+    """Return a name that sorts by time and has 64 random bits, so that nobody cancels a job that is not theirs."""
+    return f"{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}"
+
+
+class JobManager:
+    """The queue, its worker, and a snapshot of every job.
+
+    Args:
+        run: makes the events of a job; ended by ``close()`` on what it returns.
+        max_waiting: how many jobs may wait.
+        keep: how many ended jobs are remembered.
+        make_preview: turns ``StepDone.denoised`` into a JPEG; None for no previews.
+        prepare: called once in the worker before its first job, for slow imports.
+        on_failure: called after a failed run has let go of its memory, to free what it left.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_waiting: int = 20,
+        keep: int = 100,
+        make_preview: Callable[[Tensor], bytes] | None = None,
+        prepare: Callable[[], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._max_waiting = max_waiting
+        self._keep = keep
+        self._previews = Previews(make_preview) if make_preview else None
+        self._prepare = prepare
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._queue: deque[Job] = deque()
+        self._running: Job | None = None
+        self._snapshots: dict[str, JobSnapshot] = {}  # in the order of submission
+        self._tokens: dict[str, str] = {}
+        self._worker: threading.Thread | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the worker, which otherwise starts with the first job."""
+        with self._changed:
+            if self._worker is None and not self._closing:
+                self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
+                self._worker.start()
+
+    def submit(self, request: GenerationRequest, photo: Photo, token: str | None = None) -> str:
+        """Queue a job and return its id.
+
+        The same ``token`` gives the same job, so that a button pressed twice starts one. Raises QueueFullError if too
+        many wait or the server is stopping.
+        """
+        with self._changed:
+            if token is not None and token in self._tokens:
+                return self._tokens[token]
+            if self._closing:
+                raise QueueFullError("The server is stopping and takes no new jobs.")
+            if len(self._queue) >= self._max_waiting:
+                raise QueueFullError(
+                    f"{len(self._queue)} jobs are waiting already; try again when one of them is done."
+                )
+            job = Job(new_job_id(), request.with_seed(), photo)
+            if token is not None:
+                self._tokens[token] = job.id
+            self._queue.append(job)
+            self._snapshots[job.id] = _first_snapshot(job)
+            self._renumber()
+        self.start()
+        return job.id
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job: one that waits never starts, one that runs stops within a step, an ended one stays as it is.
+
+        Raises UnknownJobError.
+        """
+        with self._changed:
+            if self.snapshot(job_id).ended:
+                return
+            if self._running is not None and self._running.id == job_id:
+                if not self._running.stopping:
+                    self._running.stop()
+                    self._update(job_id, description="Stopping after this step", eta_seconds=None)
+                return
+            self._queue = deque(job for job in self._queue if job.id != job_id)
+            self._end(job_id, Cancelled(None))
+            self._renumber()
+
+    def snapshot(self, job_id: str) -> JobSnapshot:
+        """Return how the job is now; raises UnknownJobError."""
+        with self._changed:
+            try:
+                return self._snapshots[job_id]
+            except KeyError:
+                raise UnknownJobError("This job is not known here; the server may have been restarted.") from None
+
+    def wait(self, job_id: str, timeout: float | None = None) -> JobSnapshot:
+        """Wait until the job has ended, at most ``timeout`` seconds; return its snapshot. Raises UnknownJobError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.snapshot(job_id).ended, timeout)
+            return self.snapshot(job_id)
+
+    def jobs(self) -> list[JobSnapshot]:
+        """Return a snapshot of every job that is remembered, oldest first."""
+        with self._changed:
+            return list(self._snapshots.values())
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Take no new jobs, drop those that wait, stop the running one; return whether the worker ended in time."""
+        with self._changed:
+            self._closing = True
+            while self._queue:
+                self._end(self._queue.popleft().id, Cancelled(None))
+            if self._running is not None:
+                self._running.stop()
+            self._changed.notify_all()
+        if self._worker is None:
+            return True
+        self._worker.join(timeout)
+        return not self._worker.is_alive()
+
+    def _work(self) -> None:
+        if self._prepare is not None:
+            _guarded(self._prepare, "Preparing for the first job failed")
+        while (job := self._next()) is not None:
+            outcome = self._drive(job)
+            if isinstance(outcome, Failed) and self._on_failure is not None:
+                _guarded(self._on_failure, "Freeing memory after a failed job failed")
+            with self._changed:
+                self._running = None
+                self._end(job.id, outcome)
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            if self._closing:
+                return None
+            self._running = job = self._queue.popleft()
+            self._update(job.id, state="running", position=0, started=time.time())
+            self._renumber()
+        request = job.request
+        logger.info("Job %s: %s, %d frames, seed %d", job.id, request.variant, request.total_frames, request.seed)
+        return job
+
+    def _drive(self, job: Job) -> Outcome:
+        """Run a job to its end, whatever that is; on return nothing here holds a frame or a tensor of it."""
+        try:
+            return self._consume(job)
+        except CancelledError:
+            return Cancelled(self._path(job))
+        except FramePackError as error:
+            logger.error("Job %s failed: %s", job.id, error, exc_info=error.__cause__)
+            return Failed(str(error), self._path(job))
+        except BaseException as error:  # the worker's border: SystemExit and the like end a job, no more
+            error_id = secrets.token_hex(3)
+            logger.exception("Job %s failed (error %s)", job.id, error_id)
+            self._update(job.id, error_id=error_id)
+            return Failed(_sentence(error, error_id), self._path(job))
+
+    def _consume(self, job: Job) -> Finished:
+        pace, finished = Pace(), None
+        with closing(self._run(job)) as events:
+            for event in events:
+                self._update(job.id, **changes(event, self.snapshot(job.id), pace, self._previews))
+                if isinstance(event, Finished):
+                    finished = event  # too late to stop: the video is there
+                elif finished is None:
+                    job.check()
+        if finished is None:
+            raise RuntimeError("The run ended without a video.")
+        return finished
+
+    def _path(self, job: Job) -> Path | None:
+        video = self.snapshot(job.id).video
+        return Path(video) if video else None
+
+    def _update(self, job_id: str, **fields: Any) -> None:
+        with self._changed:
+            seen = self._snapshots[job_id]
+            self._snapshots[job_id] = replace(seen, version=seen.version + 1, **fields)
+            self._changed.notify_all()
+
+    def _end(self, job_id: str, outcome: Outcome) -> None:
+        """Give a job its last state, and forget the oldest of the ended ones."""
+        with self._changed:
+            self._update(job_id, **ending(outcome), position=0, preview=None, finished=time.time())
+            ended = sorted((s for s in self._snapshots.values() if s.ended), key=lambda s: s.finished or 0.0)
+            for old in ended[: -self._keep]:
+                del self._snapshots[old.id]
+            self._tokens = {token: id_ for token, id_ in self._tokens.items() if id_ in self._snapshots}
+        logger.info("Job %s: %s", job_id, type(outcome).__name__.lower())
+
+    def _renumber(self) -> None:
+        for position, job in enumerate(self._queue, start=1):
+            if self._snapshots[job.id].position != position:
+                self._update(job.id, position=position)
+        self._changed.notify_all()
+
+
+def _first_snapshot(job: Job) -> JobSnapshot:
+    request = job.request
+    return JobSnapshot(
+        id=job.id,
+        variant=request.variant,
+        seed=request.seed,
+        total_frames=request.total_frames,
+        sections=request.sections,
+        steps=request.steps,
+        created=time.time(),
+    )
+
+
+def _sentence(error: BaseException, error_id: str) -> str:
+    if isinstance(error, MemoryError):
+        return f"The computer ran out of memory (error {error_id}). Close other programs or ask for a shorter video."
+    return f"Something unexpected went wrong (error {error_id}); the log has the details."
+
+
+def _guarded(call: Callable[[], None], complaint: str) -> None:
+    try:
+        call()
+    except BaseException:  # the worker's border
+        logger.exception(complaint)

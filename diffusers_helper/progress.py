@@ -1,0 +1,198 @@
+"""How far a job is: events folded into snapshots that a page, a script or a test can read.
+
+It knows neither threads nor torch. A snapshot is a value: readers may keep it, compare it, send it as JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffusers_helper.framepack.events import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Note,
+    StageStarted,
+    StepDone,
+    VideoGrown,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Outcome = Finished | Cancelled | Failed
+State = Literal["queued", "running", "done", "cancelled", "failed"]
+PREVIEW_INTERVAL = 0.25
+"""Seconds between two previews: nobody watches more than four a second, and each one waits for the device."""
+
+
+@dataclass(frozen=True)
+class JobSnapshot:
+    """One moment of a job.
+
+    Attributes:
+        id: its name, which is also the right to cancel it.
+        variant, seed, total_frames: what was asked for; the seed is the one in use, never -1.
+        state: "queued", "running", and then exactly one of "done", "cancelled", "failed".
+        version: grows with every change, so that a reader can skip what it has seen.
+        position: place in the queue, 1 for the next; 0 once it has started.
+        stage, description: what it is doing, as a fixed name and for people.
+        section, sections: which section is being sampled (from 1; 0 before the first), of how many.
+        step, steps: which step of it is done (from 1; 0 before the first), of how many.
+        section_progress, total_progress: 0 to 1, of the section and of the whole video.
+        seconds_per_step, eta_seconds: measured; None until two steps have been timed.
+        preview, preview_version: the latest picture of the latents as JPEG; which one it is (0: none yet).
+        video, frames: the newest playable file and the pixel frames in it.
+        partial: the video is not the whole one.
+        notes: sentences about the result, for example a setting that was clamped.
+        error, error_id: why it failed, as a sentence; the word to look for in the log if it was unexpected.
+        created, started, finished: seconds since the epoch; None if not yet.
+    """
+
+    id: str
+    variant: str
+    seed: int
+    total_frames: int
+    sections: int
+    steps: int
+    created: float
+    state: State = "queued"
+    version: int = 0
+    position: int = 0
+    stage: str = ""
+    description: str = ""
+    section: int = 0
+    step: int = 0
+    section_progress: float = 0.0
+    total_progress: float = 0.0
+    seconds_per_step: float | None = None
+    eta_seconds: float | None = None
+    preview: bytes | None = None
+    preview_version: int = 0
+    video: str | None = None
+    frames: int = 0
+    partial: bool = False
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    error_id: str = ""
+    started: float | None = None
+    finished: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ("done", "cancelled", "failed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: everything but the picture."""
+        fields = asdict(self)
+        del fields["preview"]
+        return fields
+
+
+class Pace:
+    """Measures the steps of one job and tells the time left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._steps: deque[float] = deque(maxlen=100)  # within sections
+        self._gaps: deque[float] = deque(maxlen=10)  # from a section's last step to the next one's first
+        self._last: tuple[int, float] | None = None
+
+    def step_done(self, section: int) -> None:
+        """Note that a step of ``section`` is done now."""
+        now = self._clock()
+        if self._last is not None:
+            (self._steps if self._last[0] == section else self._gaps).append(now - self._last[1])
+        self._last = section, now
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Mean time of a step; None until two are done."""
+        times = self._steps or self._gaps
+        return fmean(times) if times else None
+
+    def eta(self, event: StepDone) -> float | None:
+        """Seconds left after ``event``: its steps and, once one was measured, what lies between sections."""
+        seconds = self.seconds_per_step
+        if seconds is None:
+            return None
+        sections_left = event.sections - event.section
+        between = max(0.0, fmean(self._gaps) - seconds) if self._gaps else 0.0
+        return (sections_left * event.steps - event.step) * seconds + sections_left * between
+
+
+class Previews:
+    """Makes pictures of latents, not too many, and never lets one end a job."""
+
+    def __init__(self, make: Callable[[Tensor], bytes], clock: Callable[[], float] = time.monotonic) -> None:
+        self._make = make
+        self._clock = clock
+        self._next = float("-inf")
+
+    def __call__(self, denoised: Tensor) -> bytes | None:
+        """Return a picture; None if the last one is too fresh or this one could not be made."""
+        if self._clock() < self._next:
+            return None
+        try:
+            return self._make(denoised)
+        except Exception:  # a video matters more than its preview
+            logger.exception("A preview could not be made")
+            return None
+        finally:
+            self._next = self._clock() + PREVIEW_INTERVAL
+
+
+def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> dict[str, Any]:
+    """Return the fields of the snapshot ``seen`` that ``event`` changes."""
+    match event:
+        case StageStarted():
+            return {"stage": event.stage, "description": event.text}
+        case Note():
+            return {"notes": (*seen.notes, event.text)}
+        case StepDone():
+            return _step(event, seen, pace, previews)
+        case VideoGrown():
+            return {"video": str(event.path), "frames": event.frames, "partial": True}
+        case Finished():
+            return {"video": str(event.path), "frames": event.frames, "partial": False}
+    return {}
+
+
+def _step(event: StepDone, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> dict[str, Any]:
+    pace.step_done(event.section)
+    done = event.step / event.steps
+    fields: dict[str, Any] = {
+        "section": event.section + 1,
+        "sections": event.sections,
+        "step": event.step,
+        "steps": event.steps,
+        "section_progress": done,
+        "total_progress": (event.section + done) / event.sections,
+        "seconds_per_step": pace.seconds_per_step,
+        "eta_seconds": pace.eta(event),
+    }
+    picture = previews(event.denoised) if previews else None
+    return fields if picture is None else fields | {"preview": picture, "preview_version": seen.preview_version + 1}
+
+
+def ending(outcome: Outcome) -> dict[str, Any]:
+    """Return the fields that the end of a job changes."""
+    fields: dict[str, Any] = {"stage": "end", "eta_seconds": None}
+    match outcome:
+        case Finished():
+            return fields | {"state": "done", "description": "Done", "section_progress": 1.0, "total_progress": 1.0}
+        case Cancelled(path):
+            text = "Stopped; the part that was finished is kept" if path else "Stopped before a part was finished"
+            return fields | {"state": "cancelled", "description": text}
+        case Failed(message):
+            return fields | {"state": "failed", "description": "Failed", "error": message}

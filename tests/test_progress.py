@@ -1,0 +1,111 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.framepack.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.progress import PREVIEW_INTERVAL, JobSnapshot, Pace, Previews, changes, ending
+
+QUEUED = JobSnapshot(id="a", variant="f1", seed=1, total_frames=73, sections=2, steps=4, created=0.0)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def step(section, number, *, sections=2, steps=4):
+    return StepDone(section=section, sections=sections, step=number, steps=steps, denoised=None)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (StageStarted("text", "Reading the prompt"), {"stage": "text", "description": "Reading the prompt"}),
+        (Note("Clamped."), {"notes": ("Clamped.",)}),
+        (VideoGrown(Path("v_01.mp4"), 37, 1), {"video": "v_01.mp4", "frames": 37, "partial": True}),
+        (Finished(Path("v.mp4"), 73), {"video": "v.mp4", "frames": 73, "partial": False}),
+        (
+            step(1, 1),
+            {"section": 2, "sections": 2, "step": 1, "steps": 4, "section_progress": 0.25, "total_progress": 0.625}
+            | {"seconds_per_step": None, "eta_seconds": None},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_an_event_changes(event, expected):
+    assert changes(event, QUEUED, Pace(), None) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "description", "error"),
+    [
+        (Finished(Path("v.mp4"), 73), "done", "Done", ""),
+        (Cancelled(Path("v.mp4")), "cancelled", "Stopped; the part that was finished is kept", ""),
+        (Cancelled(None), "cancelled", "Stopped before a part was finished", ""),
+        (Failed("No room.", None), "failed", "Failed", "No room."),
+    ],
+)
+def test_ending(outcome, state, description, error):
+    ended = replace(QUEUED, **ending(outcome))
+    assert ended.ended
+    assert (ended.state, ended.description, ended.error) == (state, description, error)
+    assert (ended.total_progress == 1) == (state == "done")
+
+
+def timed(events_at):
+    clock = Clock()
+    pace = Pace(clock)
+    for at, event in events_at:
+        clock.now = at
+        fields = changes(event, QUEUED, pace, None)
+    return fields["seconds_per_step"], fields["eta_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("events_at", "expected"),
+    [
+        ([(5, step(0, 1))], (None, None)),  # the first step carries loading; it is no measure
+        ([(5, step(0, 1)), (7, step(0, 2))], (2, 12)),
+        ([(5, step(0, 1)), (7, step(0, 2)), (11, step(0, 3))], (3, 15)),
+        # 2 s a step; 12 s from section to section, so 10 s of decoding: 3 steps and one decode are left
+        ([(2, step(0, 3)), (4, step(0, 4)), (16, step(1, 1))], (2, 16)),
+        # one step per section: what is measured is the way from section to section
+        ([(1, step(0, 1, sections=3, steps=1)), (8, step(1, 1, sections=3, steps=1))], (7, 7)),
+    ],
+)
+def test_time_left_comes_from_measured_steps(events_at, expected):
+    assert timed(events_at) == pytest.approx(expected)
+
+
+def test_previews_are_few():
+    clock, made = Clock(), []
+    previews = Previews(lambda denoised: made.append(denoised) or b"jpeg", clock)
+    pictures = []
+    for _ in range(100):
+        clock.now += 0.02
+        pictures.append(previews("latents"))
+    assert pictures[0] == b"jpeg"
+    assert len(made) == pytest.approx(2.0 / PREVIEW_INTERVAL, abs=1)
+
+
+def test_a_preview_that_fails_is_logged_and_nothing_more(caplog):
+    def broken(denoised):
+        raise RuntimeError("no picture")
+
+    assert changes(step(0, 1), QUEUED, Pace(), Previews(broken)).keys().isdisjoint({"preview", "preview_version"})
+    assert "no picture" in caplog.text
+
+
+def test_a_new_preview_has_a_new_version():
+    fields = changes(step(0, 1), replace(QUEUED, preview_version=4), Pace(), Previews(lambda denoised: b"jpeg"))
+    assert (fields["preview"], fields["preview_version"]) == (b"jpeg", 5)
+
+
+def test_a_snapshot_goes_through_json_without_its_picture():
+    sent = json.loads(json.dumps(replace(QUEUED, preview=b"\xff", notes=("a",)).to_dict()))
+    assert "preview" not in sent
+    assert JobSnapshot(**(sent | {"notes": tuple(sent["notes"])})) == replace(QUEUED, notes=("a",))
