@@ -80,8 +80,7 @@ def sample_video(
     device: torch.device | str,
     dtype: torch.dtype,
     decode: bool = True,
-    use_transformer: Use = nullcontext,
-    use_vae: Use = nullcontext,
+    use: Use = nullcontext,
 ) -> Iterator[Event]:
     """Sample and decode the sections of ``plan`` one by one.
 
@@ -98,7 +97,7 @@ def sample_video(
         teacache: skip model calls that would change little (an approximation).
         device, dtype: where the sampling runs, and the transformer's dtype.
         decode: turn latents into pixels.
-        use_transformer, use_vae: contexts in which the module can run on ``device``; they move weights on small cards.
+        use: makes the context in which one of the two models can run on ``device``; it moves weights on small cards.
 
     Yields StageStarted, StepDone and SectionDone. Raises NumericsError when a section holds NaN or infinity.
     """
@@ -116,7 +115,7 @@ def sample_video(
             start_latent.shape[-1] * VAE_SCALE,
             generator,
         )
-        with use_transformer(transformer):
+        with use(transformer):
             latents = yield from _sample_section(section, plan, transformer, noise, history, conditions, settings)
         _require_finite(latents, f"The latents of {place}")
         history.grow(section, latents)
@@ -124,7 +123,7 @@ def sample_video(
         pixels = None
         if decode:
             yield StageStarted("decode", f"Decoding {place}")
-            with use_vae(vae):
+            with use(vae):
                 pixels = vae_decode(history.newest(section.decode_latents), vae).float().cpu()
             _require_finite(pixels, f"The pixels of {place}")
         yield SectionDone(section.index, latents.cpu(), pixels)
