@@ -1,0 +1,74 @@
+"""Tests run on the CPU, on one thread, without network or model cache; ``pytest --gpu`` adds the GPU tests."""
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ |= {  # before torch, gradio and huggingface_hub are imported: they read these once
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": str(Path(__file__).parent / ".no-models-here"),
+}
+
+import numpy as np
+import pytest
+import torch
+
+NO_CHROMIUM = "no Chromium is installed"
+
+
+def chromium_path() -> str | None:
+    """The program that the browser tests drive."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests marked gpu, and let all see the GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = {}
+    if not config.getoption("--gpu"):
+        left_out["gpu"] = "needs a CUDA device; run pytest --gpu"
+    if chromium_path() is None and os.environ.get("CI") != "true":  # in CI they fail instead
+        left_out["browser"] = NO_CHROMIUM
+    for item in items:
+        for marker, reason in left_out.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    names = [report.nodeid for report in skipped if NO_CHROMIUM in str(report.longrepr)]
+    if names:
+        terminalreporter.section(f"left out, because {NO_CHROMIUM}")
+        terminalreporter.write_line("\n".join(names))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the Chromium to give to playwright as ``executable_path``."""
+    path = chromium_path()
+    assert path, NO_CHROMIUM
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> Iterator[None]:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)
