@@ -108,7 +108,7 @@ def test_every_step_is_an_event_in_order(name):
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     def latents(seed):
         _, events = golden_events("f1_1", seed=seed, decode=False)
-        return [event.latents for event in events if isinstance(event, SectionDone)][0]
+        return next(event.latents for event in events if isinstance(event, SectionDone))
 
     assert torch.equal(latents(5), latents(5))
     assert not torch.equal(latents(5), latents(6))
