@@ -1,0 +1,73 @@
+"""Which device works, how much memory it has left, and what to say when that was not enough."""
+
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from diffusers_helper.framepack.errors import OutOfMemoryError
+
+GIB = 1024**3
+cpu = torch.device("cpu")
+
+# Allocators that report a shortage as a plain RuntimeError: CUDA libraries, MPS, and torch's own on the CPU.
+_SHORTAGE_WORDS = ("out of memory", "alloc_failed", "not enough memory", "can't allocate memory")
+
+
+def default_device() -> torch.device:
+    """The device that models run on: the current CUDA device, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return cpu
+
+
+def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
+    """Memory that tensors on `device` (None: the default one) can still take, GiB.
+
+    On CUDA that is what the driver has free and what torch has reserved and does not use; elsewhere, where the device
+    shares the machine's memory, what the system has available.
+    """
+    device = default_device() if device is None else torch.device(device)
+    if device.type != "cuda":
+        return float(psutil.virtual_memory().available) / GIB
+    free, _total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + unused) / GIB
+
+
+def empty_caches() -> None:
+    """Give memory that no tensor holds back to the device; starts no device that is not in use."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def out_of_memory_as_error() -> Iterator[None]:
+    """Turn a shortage of memory inside into an `OutOfMemoryError` with advice, after freeing what failed work held."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        # Tensors of the frames that failed would live as long as somebody keeps the error.
+        traceback.clear_frames(error.__traceback__)
+        empty_caches()
+        raise OutOfMemoryError(
+            "The device or the machine ran out of memory. Raise the GPU memory to preserve, make the picture smaller "
+            "or the video shorter, or close other programs, and start again."
+        ) from None
+
+
+def _is_shortage(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _SHORTAGE_WORDS)
