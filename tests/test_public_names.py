@@ -35,7 +35,7 @@ PROMISED = {  # "..." stands for a default that is ours to choose
         ),
     },
     "diffusers_helper.memory": {
-        "DynamicSwapInstaller.install_model": "model, *, device=...",
+        "DynamicSwapInstaller.install_model": "model, *, device",
         "DynamicSwapInstaller.uninstall_model": "model",
         "get_cuda_free_memory_gb": "device=None",
         "move_model_to_device_with_memory_preservation": "model, target_device, preserved_memory_gb=0",
