@@ -22,7 +22,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """torch's own scaled dot product attention (it chooses the kernel)."""
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
 def _load_sdpa() -> AttentionFunction:

@@ -188,7 +188,7 @@ class TokenRefiner(nn.Module):
     ) -> Tensor:
         """Text (B, L, text_dim), of which `mask` (B, L) tells the valid tokens -> (B, L, dim)."""
         weight = mask.float().unsqueeze(-1)
-        average = (text * weight).sum(1) / weight.sum(1).clamp(min=1)
+        average = (text * weight).sum(1) / weight.sum(1).clamp(min=1)  # an empty text must not make NaN gradients
         temb = self.time_text_embed(timestep, average.to(text.dtype))
         x = self.proj_in(text)
         for block in self.token_refiner["refiner_blocks"]:
