@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,39 +184,108 @@ def test_wrong_arguments_exit_2(launcher: Launcher, arguments: list[str]) -> Non
     assert not (launcher.folder / "run").exists()
 
 
+class Clone:
+    """A folder with scripts/setup and scripts/test, and requirements that pip finds without a network: none.
+
+    Its PATH holds a few programs of the system and what a test puts into ``bin``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder, folder / "bin"
+        for name in ("setup", "test"):
+            executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
+        self.require("# nothing\n")
+        self.bin.mkdir()
+        for name in ("bash", "cmp", "cp", "dirname", "env", "id", "sh", "touch"):
+            (self.bin / name).symlink_to(str(shutil.which(name)))
+
+    def require(self, text: str) -> None:
+        (self.folder / "requirements.txt").write_text(text)
+
+    def __call__(self, script: str, status: int = 0, **variables: str) -> str:
+        environment = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTHON")} | variables
+        done = subprocess.run(
+            [str(self.folder / "scripts" / script)],
+            env=environment | {"PATH": str(self.bin)},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A folder with scripts/setup and a requirement that pip finds without a network: none."""
-    executable(tmp_path / "scripts" / "setup", (ROOT / "scripts/setup").read_text())
-    (tmp_path / "requirements.txt").write_text("# nothing\n")
-    return tmp_path
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
 
 
-def setup(clone: Path, status: int = 0, **environment: str) -> str:
-    command = [str(clone / "scripts/setup")]
-    done = subprocess.run(command, env=os.environ | environment, cwd="/", capture_output=True, text=True, timeout=120)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_setup_makes_an_environment_once_and_installs_again_when_the_requirements_change(clone: Path) -> None:
-    first = setup(clone, PYTHON=sys.executable)
+def test_setup_makes_an_environment_once_and_installs_again_when_the_requirements_change(clone: Clone) -> None:
+    first = clone("setup", PYTHON=sys.executable)
     assert "making .venv" in first
     assert "installing requirements.txt" in first
-    assert setup(clone) == ""
-    (clone / "requirements.txt").write_text("# nothing more\n")
-    assert "making" not in (again := setup(clone))
+    assert clone("setup") == ""
+    clone.require("# nothing more\n")
+    again = clone("setup")
+    assert "making" not in again
     assert "installing requirements.txt" in again
-    (clone / "requirements.txt").write_text("not a requirement !\n")
-    setup(clone, status=1)
-    setup(clone, status=1)
+    clone.require("not a requirement !\n")
+    clone("setup", status=1)
+    clone("setup", status=1)
 
 
-@pytest.mark.parametrize("answer", ["exit 1", "exit 127"])
-def test_setup_refuses_an_interpreter_that_does_not_fit(clone: Path, answer: str) -> None:
-    python = executable(clone / "python", f"#!/bin/sh\n{answer}\n")
-    assert "3.11, 3.12 or 3.13" in setup(clone, status=1, PYTHON=str(python))
-    assert not (clone / ".venv").exists()
+def test_setup_refuses_an_interpreter_that_does_not_fit(clone: Clone) -> None:
+    python = executable(clone.bin / "python3", "#!/bin/sh\nexit 1\n")
+    assert f"PYTHON={python}" in clone("setup", status=1, PYTHON=str(python))
+    assert "3.11, 3.12 or 3.13" in clone("setup", status=1)
+    (clone.bin / "python3.12").symlink_to(sys.executable)
+    assert "making .venv" in clone("setup")
+
+
+@pytest.mark.parametrize(("user", "apt_works"), [("0", True), ("0", False), ("1000", True)])
+def test_setup_without_the_venv_module(clone: Clone, user: str, apt_works: bool) -> None:
+    python = f"""#!/bin/sh
+case "$2" in *ensurepip*) [ -e {clone.bin}/installed ] || exit 1;; esac
+exec {sys.executable} "$@"
+"""
+    executable(clone.bin / "python3", python)
+    (clone.bin / "id").unlink()
+    executable(clone.bin / "id", f"#!/bin/sh\necho {user}\n")
+    apt = f'[ "$1" = update ] || echo "$@" > {clone.bin}/installed' if apt_works else "exit 100"
+    executable(clone.bin / "apt-get", f"#!/bin/sh\n{apt}\n")
+    package = f"python3.{sys.version_info.minor}-venv"
+    if user == "0" and apt_works:
+        assert f"installing {package}" in clone("setup")
+        assert package in (clone.bin / "installed").read_text()
+    else:
+        assert package in clone("setup", status=1)
+        assert not (clone.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("has_chromium", "apt_works", "ci", "status", "says"),
+    [
+        (True, False, "true", 0, "pytest ran"),
+        (False, True, "true", 0, "installing chromium"),
+        (False, False, "true", 1, "could not be installed"),
+        (False, False, "", 0, "left out"),
+    ],
+)
+def test_the_browser_tests_are_left_out_only_outside_ci(
+    clone: Clone, has_chromium: bool, apt_works: bool, ci: str, status: int, says: str
+) -> None:
+    executable(clone.folder / "scripts" / "setup", "#!/bin/sh\n")
+    (clone.folder / ".venv").mkdir()
+    executable(clone.folder / ".venv" / "bin" / "python", "#!/bin/sh\necho pytest ran\n")
+    executable(clone.bin / "apt-get", f"#!/bin/sh\nexit {0 if apt_works else 100}\n")
+    executable(clone.bin / "sudo", '#!/bin/sh\nshift\nexec "$@"\n')
+    (clone.bin / "true").symlink_to(str(shutil.which("true")))
+    if has_chromium:
+        executable(clone.bin / "chromium", "#!/bin/sh\n")
+    output = clone("test", status=status, CI=ci)
+    assert says in output
+    assert ("pytest ran" in output) == (status == 0)
 
 
 def test_the_versions_of_both_files_are_exact() -> None:
