@@ -1,0 +1,1 @@
+"""Files of the user's world: photos in, videos out."""

@@ -1,0 +1,241 @@
+"""The user's file -> an upright sRGB picture, or one sentence that says what to do.
+
+A file is judged by its content, never by its name, and only by the decoders of ``FORMATS``. What had to be changed for
+the picture to be usable is told in ``Photo.notes``. Knows nothing of models, buckets or pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+from PIL.ImageFile import ImageFile
+
+from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.media.files import display_name
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused: where Pillow, too, suspects a decompression bomb."""
+EXACT_PIXELS = 50_000_000
+"""Larger pictures are halved, at most once as 4 x 50 > 179, so that memory stays bounded."""
+MIN_SIDE = 64
+MAX_ASPECT = 4
+
+_HEAD_BYTES = 1024
+_FOREIGN = (
+    (re.compile(rb".{4}ftyp.{0,40}he[iv][cmsx]", re.DOTALL), "a HEIC photo"),
+    (re.compile(rb".{4}ftyp(?!avi[fs]|mif1|msf1)", re.DOTALL), "a video"),
+    (re.compile(rb"\s*<.*<?svg", re.DOTALL | re.IGNORECASE), "an SVG drawing"),
+    (re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE), "a web page"),
+    (re.compile(rb"%PDF"), "a PDF document"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "a PostScript drawing"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive or an office document"),
+)
+"""What people most often take for a photo; each pattern is matched at the start of the file."""
+
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's decoders raise for broken files."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture ready for use.
+
+    Attributes:
+        image: RGB in sRGB, upright.
+        name: the file's name for people; the page has to escape it.
+        notes: sentences on what was changed.
+    """
+
+    image: Image.Image
+    name: str
+    notes: tuple[str, ...]
+
+
+def open_photo(path: str | os.PathLike[str] | None) -> Photo:
+    """Read the file at ``path``; raises PhotoError, whose text names the file, for all that cannot be used."""
+    if not path:
+        raise PhotoError("There is no photo yet: choose one first.")
+    name = display_name(path)
+    if not Path(path).is_file():
+        raise PhotoError(f'There is no file "{name}": choose the photo again.')
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - only opening may fail here
+    except OSError as error:
+        raise PhotoError(f'"{name}" could not be opened: {error.strerror}.') from error
+    with file:
+        image = _identified(file, name)
+        _check_size(image, name)
+        return _finished(image, name)
+
+
+def _identified(file: BinaryIO, name: str) -> ImageFile:
+    """Read the header only. ``Image.open`` does the same, but hides the size of what it takes for a bomb."""
+    head = file.read(_HEAD_BYTES)
+    if not head:
+        raise PhotoError(f'"{name}" is not an image: the file is empty.')
+    for pattern, kind in _FOREIGN:
+        if pattern.match(head):
+            raise PhotoError(f'"{name}" is {kind}, which cannot be used: save the picture as JPEG or PNG.')
+    Image.init()
+    for factory, accept in map(Image.OPEN.__getitem__, FORMATS):
+        if accept is not None and accept(head) is True:
+            with _decoding(name):
+                file.seek(0)
+                image: ImageFile = factory(file, "")
+            return image
+    raise PhotoError(f'"{name}" is not an image that can be read: use one of {", ".join(FORMATS)}.')
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _DECODER_ERRORS as error:
+        raise PhotoError(
+            f'"{name}" is damaged, cut short, or of an unusual kind: try another copy, or save it again as JPEG or PNG.'
+        ) from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    short, long = sorted(image.size)
+    size = f'"{name}" has {image.width} x {image.height} pixels'
+    if short * long > MAX_PIXELS:
+        raise PhotoError(f"{size}: more than {MAX_PIXELS / 1e6:.0f} megapixels cannot be used. Scale it down first.")
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        raise PhotoError(
+            f"{size}: each side needs at least {MIN_SIDE}, and one may be at most {MAX_ASPECT} times the other. "
+            "Crop it or choose another one."
+        )
+
+
+def _finished(image: ImageFile, name: str) -> Photo:
+    notes: list[str] = []
+    with _decoding(name):
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a JPEG with a second view inside
+            notes.append("The file holds several pictures: the first one is used.")
+        large = _pixels(image) > EXACT_PIXELS
+        if large:
+            image.draft(None, (image.width // 2, image.height // 2))  # a JPEG can be decoded at half its size
+        image.load()
+    profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
+    picture = _eight_bits(image, name, notes)
+    if large:
+        notes.append("The photo is very large: it was halved first.")
+        picture = _halved(picture) if _pixels(picture) > EXACT_PIXELS else picture
+    if picture.mode == "P":
+        notes.append("The file has a palette of at most 256 colours: a JPEG or PNG photo gives a better video.")
+    colour, alpha = _without_alpha(picture)
+    rgb = _srgb(colour, profile, notes)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        notes.append("Transparent parts were filled with white.")
+        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+    return Photo(rgb if turn is None else rgb.transpose(turn), name, tuple(notes))
+
+
+def _pixels(image: Image.Image) -> int:
+    return image.width * image.height
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_ERRORS:
+        notes.append("The photo's EXIF data cannot be read: it may lie on its side.")
+        return None
+
+
+def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """Bring 16-bit, 32-bit and floating-point grey to 8 bits; other modes have 8 bits or fewer already."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in ("I", "F"):
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    black, white = float(values.min()), float(values.max())
+    if not np.isfinite([black, white]).all():
+        raise PhotoError(f'"{name}" has NaN or infinite values: save it again as JPEG or PNG.')
+    usual = [top for top in (1, 255, 65535) if black >= 0 and white <= top]
+    if usual:
+        black, white = 0.0, usual[0]
+    notes.append(f"The file's values from {black:g} to {white:g} were scaled to 8 bits.")
+    return Image.fromarray(np.rint((values - black) * (255 / max(white - black, 1e-30))).astype(np.uint8))
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    if image.mode in ("1", "P", "PA"):  # modes without values to average
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(2)
+
+
+def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Split a picture into its colours, mode L, RGB or CMYK, and its opacity, mode L or None."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        return image.convert("L" if grey else "RGB"), image.getchannel("A")
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if grey else "RGB")
+    return image, None
+
+
+def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """Convert from the embedded ICC profile; without one, RGB and grey are taken for sRGB as everywhere."""
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("The photo's colour profile cannot be read: it was ignored.")
+        else:
+            assert converted is not None  # None is the answer only when converting in place
+            return converted
+    elif image.mode == "CMYK":
+        notes.append("The photo has print colours (CMYK) without a profile: they may look a little different.")
+    return image.convert("RGB")
+
+
+def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
+    """Scale ``image``, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle.
+
+    A picture that already has the target size is returned as it is.
+    """
+    height, width = image.shape[:2]
+    if (width, height) == (target_width, target_height):
+        return image
+    scale = max(target_width / width, target_height / height)
+    size = round(width * scale), round(height * scale)
+    resized = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    left, top = round((size[0] - target_width) / 2), round((size[1] - target_height) / 2)
+    return np.array(resized.crop((left, top, left + target_width, top + target_height)))

@@ -1,0 +1,368 @@
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.media.photo import EXACT_PIXELS, FORMATS, MAX_PIXELS, open_photo, resize_and_center_crop
+from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
+
+SIZE = (96, 72)
+ORIENTATION = 0x0112
+
+
+def picture(size=SIZE):
+    """A smooth picture whose four corners differ."""
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    return Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def animation(kind, **options):
+    return encoded(picture(), kind, save_all=True, append_images=[Image.new("RGB", SIZE, "red")] * 2, **options)
+
+
+def png_header(width, height):
+    """A valid PNG of the given size that holds no pixels to speak of."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Write bytes to a file and open it as a photo."""
+
+    def open_bytes(data, name="photo.png"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return open_photo(path)
+
+    return open_bytes
+
+
+def difference(photo, expected):
+    assert photo.image.mode == "RGB"
+    assert photo.image.size == expected.size
+    return np.abs(np.asarray(photo.image, dtype=int) - np.asarray(expected.convert("RGB"), dtype=int)).max()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("JPEG", {"quality": 95, "subsampling": 0}, 6),
+        ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True}, 6),
+        ("AVIF", {"quality": 95, "subsampling": "4:4:4"}, 10),
+    ],
+)
+def test_formats_are_read_by_content_without_a_note(opened, kind, options, tolerance):
+    photo = opened(encoded(picture(), kind, **options), name="wrong ending.txt")
+    assert difference(photo, picture()) <= tolerance
+    assert photo.notes == ()
+    assert photo.name == "wrong ending.txt"
+
+
+JPEG = encoded(picture(), "JPEG")
+PNG = encoded(picture(), "PNG")
+EPS = encoded(picture(), "EPS")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        pytest.param(b"", "not an image", id="empty"),
+        pytest.param(b"hello, this is text", "not an image", id="text"),
+        pytest.param(b"<!DOCTYPE html><html><body></body></html>", "a web page", id="html"),
+        pytest.param(b"PK\x03\x04" + bytes(100), "a ZIP archive", id="zip"),
+        pytest.param(b"%PDF-1.7\n", "a PDF", id="pdf"),
+        pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', "an SVG", id="svg"),
+        pytest.param(b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg width="99"/>', "an SVG", id="svg with xml head"),
+        pytest.param(EPS, "a PostScript", id="eps"),
+        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "a HEIC photo", id="heic"),
+        pytest.param(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "a HEIC photo", id="heic by second brand"),
+        pytest.param(b"\0\0\0\x18ftypisom\0\0\0\0isomavc1" + bytes(99), "a video", id="mp4"),
+        pytest.param(JPEG[: len(JPEG) // 2], "cut short", id="half a jpeg"),
+        pytest.param(PNG[: len(PNG) // 2], "cut short", id="half a png"),
+        pytest.param(PNG[:20], "cut short", id="the first bytes of a png"),
+        pytest.param(encoded(picture(), "WEBP")[:-40], "cut short", id="most of a webp"),
+        pytest.param(encoded(picture(), "GIF")[:200], "cut short", id="half a gif"),
+        pytest.param(encoded(picture(), "TIFF")[:3000], "cut short", id="half a tiff"),
+        pytest.param(encoded(picture(), "JPEG2000"), "not an image", id="a decoder off the list"),
+        pytest.param(png_header(50_000, 50_000), "50000 x 50000", id="bomb"),
+        pytest.param(png_header(1, MAX_PIXELS + 1), f"1 x {MAX_PIXELS + 1}", id="too many pixels in a line"),
+        pytest.param(encoded(Image.new("RGB", (1, 16_000)), "PNG"), "1 x 16000", id="a line"),
+        pytest.param(encoded(Image.new("RGB", (8, 5000)), "PNG"), "8 x 5000", id="a ribbon"),
+        pytest.param(encoded(Image.new("RGB", (1, 1)), "PNG"), "1 x 1 pixels", id="one pixel"),
+        pytest.param(encoded(Image.new("RGB", (63, 100)), "PNG"), "at least 64", id="just too small"),
+        pytest.param(encoded(Image.new("RGB", (401, 100)), "PNG"), "at most 4 times", id="just too wide"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(opened, data, says):
+    with pytest.raises(PhotoError, match=r'"photo\.png"') as caught:
+        opened(data)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (400, 100), (100, 400)])
+def test_sizes_at_the_limits_are_taken(opened, size):
+    assert opened(encoded(picture(size), "PNG")).image.size == size
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_no_photo_at_all(path):
+    with pytest.raises(PhotoError, match="choose one first"):
+        open_photo(path)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "nul\0byte.png", "."])
+def test_a_path_without_a_file(tmp_path, name):
+    with pytest.raises(PhotoError, match="There is no file"):
+        open_photo(f"{tmp_path}/{name}")
+
+
+def test_names_are_fit_to_be_shown(opened):
+    assert opened(PNG, name="two\nlines.png").name == "twolines.png"
+    with pytest.raises(PhotoError, match=r'"twolines\.png" is not an image'):
+        opened(b"", name="two\nlines.png")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_of_several_pictures_the_first_is_used(opened, kind):
+    photo = opened(animation(kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert np.asarray(photo.image)[5, 5, 2] > 200  # blue there; the other frames are red
+    assert "first one is used" in photo.notes[0]
+
+
+def test_a_jpeg_with_a_second_view_inside_needs_no_note(opened):
+    assert opened(animation("MPO")).notes == ()
+
+
+def test_a_palette_is_noted(opened):
+    palette = picture().quantize(64)
+    photo = opened(encoded(palette, "GIF"), name="x.gif")
+    assert difference(photo, palette) == 0
+    assert ["palette" in note for note in photo.notes] == [True]
+
+
+def half_transparent(mode):
+    image = picture().convert(mode)
+    image.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, SIZE[0]).astype(np.uint8), (SIZE[1], 1))))
+    return image
+
+
+def palette_with_hole():
+    image = Image.new("P", SIZE, 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (0, 0, SIZE[0] // 2, SIZE[1]))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("data", "left", "right"),
+    [
+        (encoded(half_transparent("RGB"), "PNG"), (255, 255, 255), (255, 136, 0)),
+        (encoded(half_transparent("L"), "PNG"), (255, 255, 255), (155, 155, 155)),
+        (encoded(half_transparent("RGB"), "WEBP", lossless=True, exact=True), (255, 255, 255), (255, 136, 0)),
+        (encoded(palette_with_hole(), "PNG", transparency=1), (255, 255, 255), (255, 0, 0)),
+        (encoded(palette_with_hole(), "GIF", transparency=1), (255, 255, 255), (255, 0, 0)),
+        (encoded(palette_with_hole().convert("RGB"), "PNG", transparency=(0, 0, 255)), (255, 255, 255), (255, 0, 0)),
+    ],
+)
+def test_transparency_becomes_white(opened, data, left, right):
+    photo = opened(data)
+    row = np.asarray(photo.image)[38]
+    np.testing.assert_allclose(row[0], left, atol=1)
+    np.testing.assert_allclose(row[-1], right, atol=1)
+    assert any("white" in note for note in photo.notes)
+
+
+def test_an_opaque_alpha_channel_needs_no_note(opened):
+    assert opened(encoded(picture().convert("RGBA"), "PNG")).notes == ()
+
+
+GREY = np.linspace(0, 255, SIZE[0] * SIZE[1]).astype(np.uint8).reshape(SIZE[::-1])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "notes"),
+    [
+        pytest.param(GREY.astype(np.uint16) * 257, "PNG", 0, id="16-bit png"),
+        pytest.param(GREY.astype(np.uint16) * 257, "TIFF", 0, id="16-bit tiff"),
+        pytest.param(GREY.astype(np.int32) * 257, "TIFF", 1, id="32-bit whole numbers"),
+        pytest.param(GREY.astype(np.float32) / 255, "TIFF", 1, id="float 0..1"),
+        pytest.param(GREY.astype(np.float32), "TIFF", 1, id="float 0..255"),
+        pytest.param(GREY.astype(np.float32) * 3e4 - 5e5, "TIFF", 1, id="float of any range"),
+    ],
+)
+def test_deep_grey_is_scaled(opened, values, kind, notes):
+    photo = opened(encoded(Image.fromarray(values), kind))
+    assert difference(photo, Image.fromarray(GREY)) == 0
+    assert len(photo.notes) == notes
+
+
+def test_one_bit_and_constant_pictures(opened):
+    assert difference(opened(encoded(picture().convert("1"), "PNG")), picture().convert("1")) == 0
+    flat = Image.fromarray(np.full(SIZE[::-1], 1e6, dtype=np.float32))
+    assert opened(encoded(flat, "TIFF")).image.getextrema() == ((0, 0),) * 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_float_picture_with_nan_is_refused(opened, value):
+    values = np.full(SIZE[::-1], 0.5, dtype=np.float32)
+    values[3, 4] = value
+    with pytest.raises(PhotoError, match="NaN"):
+        opened(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_a_colour_profile_is_converted_to_srgb(opened):
+    photo = opened(encoded(picture(), "PNG", icc_profile=adobe_rgb_profile()))
+    linear = (np.asarray(picture()) / 255.0) ** GAMMA
+    expected = srgb_from_xyz((linear @ ADOBE_RGB.T).reshape(-1, 3).T).T.reshape(*SIZE[::-1], 3)
+    np.testing.assert_allclose(np.asarray(photo.image), expected, atol=2)
+    assert difference(photo, picture()) > 20
+    assert photo.notes == ()
+
+
+def test_an_srgb_profile_changes_nothing(opened):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert difference(opened(encoded(picture(), "PNG", icc_profile=profile)), picture()) <= 1
+
+
+def test_print_colours_follow_their_profile(opened):
+    magenta = Image.new("CMYK", SIZE, (0, 255, 0, 0))
+    photo = opened(encoded(magenta, "JPEG", icc_profile=cmyk_profile((50, 40, 20))))
+    expected = srgb_from_xyz(xyz_from_lab((50, 40, 20)))
+    np.testing.assert_allclose(photo.image.getpixel((9, 9)), expected, atol=4)
+    assert photo.notes == ()
+
+
+def test_print_colours_without_a_profile(opened):
+    photo = opened(encoded(Image.new("CMYK", SIZE, (0, 255, 0, 0)), "JPEG"))
+    np.testing.assert_allclose(photo.image.getpixel((9, 9)), (255, 0, 255), atol=3)
+    assert "CMYK" in photo.notes[0]
+
+
+@pytest.mark.parametrize("profile", [b"not a profile", adobe_rgb_profile()[:200], cmyk_profile((50, 40, 20))])
+def test_a_bad_or_foreign_profile_is_ignored_with_a_note(opened, profile):
+    photo = opened(encoded(picture(), "PNG", icc_profile=profile))
+    assert difference(photo, picture()) == 0
+    assert "profile" in photo.notes[0]
+
+
+LYING = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels, -1),
+}
+"""How a camera stores an upright picture under each orientation (EXIF 2.3, tag 0x0112)."""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", LYING)
+def test_exif_orientation_is_applied(opened, orientation, kind):
+    stored = Image.fromarray(np.ascontiguousarray(LYING[orientation](np.asarray(picture()))))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
+    assert difference(opened(encoded(stored, kind, exif=exif, **options)), picture()) <= (24 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_broken_exif_does_not_stop_a_photo(opened, kind):
+    photo = opened(encoded(picture(), kind, exif=b"Exif\0\0not the TIFF structure it should be"))
+    assert photo.image.size == SIZE
+    assert "EXIF" in photo.notes[0]
+
+
+def test_up_to_fifty_megapixels_nothing_is_resized(opened):
+    photo = opened(encoded(Image.new("L", (10_000, EXACT_PIXELS // 10_000), 77), "PNG"))
+    assert photo.image.size == (10_000, 5_000)
+    assert photo.notes == ()
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "I;16"])
+def test_beyond_that_every_kind_is_halved(opened, mode):
+    image = Image.new(mode, (10_001, 5_001), 1)
+    if mode == "P":
+        image.putpalette([9, 9, 9, 10, 20, 30])
+    photo = opened(encoded(image, "PNG"))
+    assert photo.image.size == (5_001, 2_501)
+    assert photo.image.getpixel((5_000, 2_500)) == {"1": (255,) * 3, "P": (10, 20, 30), "I;16": (0,) * 3}[mode]
+    assert "halved" in photo.notes[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
+def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
+    """Decoding it whole would take 400 MB for the pixels alone."""
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (10_000, 10_000), (200, 100, 50)).save(path)
+    code = (
+        "import re, sys; from diffusers_helper.media.photo import open_photo; photo = open_photo(sys.argv[1]); "
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read()); "
+        "print(*photo.image.size, *photo.image.getpixel((99, 99)), int(peak[1]) // 1024)"
+    )
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=root)
+    *numbers, megabytes = map(int, run.stdout.split())
+    np.testing.assert_allclose(numbers, [5_000, 5_000, 200, 100, 50], atol=2)
+    assert megabytes < 350, megabytes
+
+
+def test_only_listed_decoders_are_used():
+    assert not {"EPS", "PDF", "PSD", "JPEG2000", "WMF"} & set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "scaled", "box"),
+    [
+        ((100, 80), (64, 64), (80, 64), (8, 0, 72, 64)),
+        ((80, 100), (64, 64), (64, 80), (0, 8, 64, 72)),
+        ((40, 30), (64, 32), (64, 48), (0, 8, 64, 40)),
+        ((99, 64), (64, 64), (99, 64), (18, 0, 82, 64)),  # half a pixel: 17.5 rounds to even
+        ((97, 64), (64, 64), (97, 64), (16, 0, 80, 64)),  # 16.5 too
+        ((100, 80), (65, 64), (80, 64), (8, 0, 73, 64)),  # an odd target keeps its size
+    ],
+)
+def test_resize_and_center_crop(source, target, scaled, box):
+    image = picture(source)
+    result = resize_and_center_crop(np.asarray(image), *target)
+    expected = np.asarray(image.resize(scaled, Image.Resampling.LANCZOS).crop(box))
+    np.testing.assert_array_equal(result, expected)
+    assert result.dtype == np.uint8
+    assert result.flags.writeable
+
+
+def test_crop_is_that_of_pil_at_half_pixels():
+    image = picture((99, 64))
+    np.testing.assert_array_equal(
+        resize_and_center_crop(np.asarray(image), 64, 64), np.asarray(image.crop((17.5, 0.0, 81.5, 64.0)))
+    )
+
+
+def test_a_fitting_picture_is_not_resampled():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize_and_center_crop(pixels, 48, 64), pixels)
