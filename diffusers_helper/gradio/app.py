@@ -1,0 +1,137 @@
+"""The page: ``build_app`` lays it out and connects it; nothing here opens a port or starts a job.
+
+A timer reads snapshots; no handler is a generator and nothing is held open, so any number of tabs may watch a job.
+What the browser must remember (its visitor word and the draft) is in ``gr.BrowserState``. Values go to and from the
+handlers as raw JSON: one model validates them, and no video is copied or probed on its way to the browser.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
+from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.style import app_options
+from diffusers_helper.jobs import JobManager
+
+__all__ = ["app_options", "build_app"]
+
+POLL_SECONDS = 1
+_STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
+_TO_DRAFT = """(photo, ...values) => {
+  const names = NAMES;
+  return [{photo: photo?.path ?? null, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
+}""".replace("NAMES", json.dumps(SETTINGS))
+_RAW = {"preprocess": False, "postprocess": False, "show_progress": "hidden"}
+_QUICK = {**_RAW, "queue": False, "api_visibility": "private"}
+
+
+def build_app(
+    variant: Variant, manager: JobManager, *, defaults: GenerationRequest, models_note: str, outputs: Path
+) -> gr.Blocks:
+    """Return the page for ``variant``, not launched.
+
+    Args:
+        variant: which model it drives.
+        manager: runs the jobs.
+        defaults: what the controls show at first; a ``resolution`` of None shows 640.
+        models_note: a sentence about the models that a user must see; empty for none.
+        outputs: the folder of the videos, served as it is.
+    """
+    gr.set_static_paths([outputs])
+    with gr.Blocks(title=variant.title, analytics_enabled=False) as app:
+        visitor = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
+        draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
+        seen = gr.Textbox("", visible=False)
+        gr.HTML(view.header(variant.title, models_note), apply_default_css=False)
+        with gr.Row(elem_id="columns"):
+            with gr.Column(elem_id="make"):
+                form = lay_out_form(defaults)
+            with gr.Column(elem_id="result"):
+                result = _lay_out_result()
+            with gr.Column(elem_id="options"):
+                options = lay_out_options(defaults)
+        named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
+        inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
+        _connect_form(form, options, inputs, draft)
+        _connect_jobs(app, PageHandlers(variant, manager), form, inputs, visitor, draft, [seen, *result])
+        _connect_api(ApiHandlers(variant, manager), inputs)
+    return app.queue(api_open=False)  # otherwise a direct POST would go round the validators
+
+
+def _lay_out_result() -> list[gr.components.Component]:
+    return [
+        gr.HTML(elem_id="progress", apply_default_css=False),
+        gr.HTML(view.stage(None), elem_id="stage", apply_default_css=False),
+        gr.Video(label="Video", visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
+        gr.HTML(elem_id="details", apply_default_css=False),
+    ]
+
+
+def _connect_jobs(
+    app: gr.Blocks,
+    page: PageHandlers,
+    form: Form,
+    inputs: dict[str, Any],
+    visitor: gr.BrowserState,
+    draft: gr.BrowserState,
+    result: list[gr.components.Component],
+) -> None:
+    """Connect reload, timer, Start and End. Only Start goes through Gradio's queue, for its toasts."""
+    seen, shown = result[0], [*result, form.start, form.end]
+    app.load(page.restore, [visitor, draft], [visitor, *inputs.values(), *shown], **_QUICK)
+    gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    form.start.click(
+        page.start,
+        inputs_kwargs={"visitor": visitor, "seen": seen, **inputs},
+        outputs=[form.message, *shown],
+        trigger_mode="once",
+        api_visibility="private",
+        **_RAW,
+    )
+    form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+
+
+def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState) -> None:
+    """Connect hints, quick choices, and the draft, which the browser keeps without asking the server."""
+    keep = {"fn": None, "inputs": list(inputs.values()), "outputs": draft, "js": _TO_DRAFT}
+    gr.on([form.image.clear, *(control.input for control in inputs.values())], **keep)
+    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private").then(**keep)
+    options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)
+    resolution, negative_prompt = inputs["resolution"], inputs["negative_prompt"]
+    gr.on(
+        [form.image.change, resolution.change],
+        PageHandlers.size_hint,
+        [form.image, resolution],
+        form.size_hint,
+        **_QUICK,
+    )
+    form.seconds.change(view.length_hint, form.seconds, form.length_hint, **_QUICK)
+    inputs["cfg_scale"].change(PageHandlers.negative_prompt, inputs["cfg_scale"], negative_prompt, **_QUICK)
+
+
+def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
+    """Add the endpoints for scripts."""
+    job_id = gr.Textbox(visible=False, label="job id")
+    state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
+    shared = {**_RAW, "concurrency_limit": None}
+    gr.on(
+        [],
+        api.generate,
+        inputs_kwargs=inputs,
+        outputs=job_id,
+        validator=api.check_generate,
+        api_name="generate",
+        **shared,
+    )
+    gr.on([], api.cancel, job_id, state, validator=api.check_job, api_name="cancel", **shared)
+    gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)

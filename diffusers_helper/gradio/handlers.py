@@ -1,0 +1,101 @@
+"""What the page's buttons, timer and reload do: each is one short call that returns, never a held stream.
+
+Jobs live in the ``JobManager``. A tab knows only its visitor word and, in ``seen``, what it shows already, so that an
+unchanged part is not sent again.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+from zlib import crc32
+
+import gradio as gr
+
+from diffusers_helper.framepack.errors import FramePackError
+from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, kept_photo, kept_settings, read_photo, read_request
+from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
+from diffusers_helper.jobs import JobManager
+
+
+class PageHandlers:
+    """The handlers of one page.
+
+    Args:
+        variant: which model the page is for.
+        manager: runs the jobs.
+    """
+
+    def __init__(self, variant: Variant, manager: JobManager) -> None:
+        self._variant = variant
+        self._manager = manager
+        self._visitors = Visitors(manager)
+
+    def restore(self, visitor: object, draft: object) -> list[Any]:
+        """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
+        visitor = visitor if is_visitor(visitor) else new_visitor()
+        draft = draft if isinstance(draft, dict) else {}
+        settings = kept_settings(draft)
+        controls = [settings.get(name, gr.skip()) for name in SETTINGS]
+        photo = kept_photo(draft)
+        return [visitor, file_value(photo) if photo else gr.skip(), *controls, *self.tick(visitor, "")]
+
+    def tick(self, visitor: str | None, seen: str | None) -> list[Any]:
+        """Return what this tab has seen now, then progress, stage, video, details, Start and End as far as they changed."""
+        values = self._values(visitor)
+        digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
+        old = (seen or "").split()
+        if digests == old:
+            return [gr.skip()] * (1 + len(values))
+        old += [""] * (len(digests) - len(old))
+        changed = [
+            gr.skip() if new == known else value for value, new, known in zip(values, digests, old, strict=True)
+        ]
+        return [" ".join(digests), *changed]
+
+    def start(self, visitor: str, seen: str, image: object, **settings: Any) -> list[Any]:
+        """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
+        message = ""
+        try:
+            request, photo = read_request(self._variant.name, settings), read_photo(image)
+            self._visitors.start(visitor, lambda: self._manager.submit(request, photo))
+        except FramePackError as error:
+            message = str(error)
+            gr.Warning(escape(message), title="Not started")
+        return [view.fault(message), *self.tick(visitor, seen)]
+
+    def end(self, visitor: str, seen: str) -> list[Any]:
+        """Stop the visitor's job; return everything ``tick`` returns."""
+        self._visitors.stop(visitor)
+        return self.tick(visitor, seen)
+
+    @staticmethod
+    def size_hint(image: object, resolution: int) -> str:
+        """Return the size the video will have with this photo, or why the photo cannot be used."""
+        if image is None:
+            return view.size_hint(None, resolution)
+        try:
+            return view.size_hint(read_photo(image).image.size, resolution)
+        except FramePackError as error:
+            return view.fault(str(error))
+
+    @staticmethod
+    def negative_prompt(cfg_scale: float | None) -> dict[str, Any]:
+        """Allow a negative prompt only while it counts."""
+        return gr.update(interactive=cfg_scale is not None and cfg_scale > 1)
+
+    def _values(self, visitor: str | None) -> list[Any]:
+        job = self._visitors.job(visitor)
+        busy = self._visitors.busy(visitor)
+        start = "Start" if not busy else "In the queue" if job and job.state == "queued" else "Making your video"
+        video = job.video if job else None
+        return [
+            view.progress(job),
+            view.stage(job),
+            gr.update(value=file_value(video), visible=video is not None),
+            view.details(job),
+            gr.update(value=start, interactive=not busy),
+            gr.update(interactive=busy),
+        ]

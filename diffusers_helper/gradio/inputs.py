@@ -1,0 +1,83 @@
+"""From what a browser or a script sent to a request and a photo; everything is checked here before any queue slot.
+
+Handlers take the controls' raw JSON values (``preprocess=False``), because Gradio's own checks let NaN pass and round
+silently; the one model that validates is ``GenerationRequest``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradio import FileData
+from gradio.utils import get_upload_folder
+
+from diffusers_helper.framepack.errors import PhotoError, SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media.photo import Photo, open_photo
+
+SETTINGS = (
+    "prompt",
+    "negative_prompt",
+    "seconds",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "cfg_scale",
+    "cfg_rescale",
+    "teacache",
+    "preserved_memory_gb",
+    "mp4_crf",
+    "resolution",
+)
+"""The fields of a request that a user sets here; the variant belongs to the page."""
+
+_CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def file_value(path: str | None) -> dict[str, Any] | None:
+    """Return what a control needs to show or offer the file at ``path``."""
+    return FileData(path=path, orig_name=Path(path).name).model_dump() if path else None
+
+
+def read_photo(image: object) -> Photo:
+    """Open the picture in an image control's value; raises PhotoError, also for no picture."""
+    path = image.get("path") if isinstance(image, dict) else None
+    if not path:
+        raise PhotoError("Add a photo first: drop one on the picture field, or click it to choose a file.")
+    return open_photo(Path(path))
+
+
+def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:
+    """Validate the settings; raises SettingsError with a sentence for each field at fault."""
+    return GenerationRequest.from_fields({"variant": variant, **settings})
+
+
+def setting_fault(name: str, value: object) -> str:
+    """Return what is wrong with one setting as a sentence; empty if nothing is."""
+    try:
+        GenerationRequest.from_fields({name: value})
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def kept_settings(draft: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a remembered draft that are still valid."""
+    return {name: draft[name] for name in SETTINGS if name in draft and not setting_fault(name, draft[name])}
+
+
+def kept_photo(draft: Mapping[str, Any]) -> str | None:
+    """Return the path of a remembered photo if it is an upload that is still here.
+
+    The path comes back from a browser, so only Gradio's own upload folder counts: FOLDER/SHA-256/NAME, no link.
+    """
+    path = draft.get("photo")
+    if not isinstance(path, str) or "\0" in path:
+        return None
+    file, folder = Path(path), Path(get_upload_folder()).resolve()
+    if not _CONTENT_HASH.fullmatch(file.parent.name) or file.parent.parent.resolve() != folder:
+        return None
+    return str(file) if file.name not in ("", "..") and file.is_file() and not file.is_symlink() else None

@@ -1,0 +1,52 @@
+"""How the page looks: the theme, the style sheet, and what the server needs to be told about both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.gradio.progress_bar import make_progress_bar_css
+
+STYLE_SHEET = Path(__file__).with_name("style.css")
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme: the computer's own fonts, so that nothing is fetched, and calm colours of good contrast."""
+    return gr.themes.Base(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="stone",
+        radius_size="lg",
+        font=["ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        slider_color="*primary_600",
+    )
+
+
+def app_options() -> dict[str, Any]:
+    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page."""
+    return {
+        "theme": theme(),
+        "css": make_progress_bar_css(),
+        "css_paths": [STYLE_SHEET],
+        "footer_links": [],
+        "max_file_size": "200mb",
+        "show_error": True,
+        "enable_monitoring": False,
+        "run_history": False,
+    }

@@ -1,0 +1,78 @@
+"""Which job each browser started last, so that all its tabs show the same one and a second click starts no second one.
+
+A visitor is a random word that the browser keeps; it is made here and never leaves that browser.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections.abc import Callable
+
+from diffusers_helper.framepack.errors import SettingsError, UnknownJobError
+from diffusers_helper.jobs import JobManager
+from diffusers_helper.progress import JobSnapshot
+
+MAX_VISITORS = 10_000
+_WORD = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+def new_visitor() -> str:
+    """Return a word that nobody guesses."""
+    return secrets.token_urlsafe(16)
+
+
+def is_visitor(word: object) -> bool:
+    """Tell whether ``word`` looks like one of ``new_visitor``'s."""
+    return isinstance(word, str) and _WORD.fullmatch(word) is not None
+
+
+class Visitors:
+    """The newest job of each visitor.
+
+    Args:
+        manager: runs the jobs.
+    """
+
+    def __init__(self, manager: JobManager) -> None:
+        self._manager = manager
+        self._lock = threading.Lock()
+        self._jobs: dict[str, str] = {}
+        self._stopped: set[str] = set()
+
+    def job(self, visitor: str | None) -> JobSnapshot | None:
+        """Return the visitor's newest job; None if there is none or it is long forgotten."""
+        job_id = self._jobs.get(visitor) if visitor else None
+        if job_id is None:
+            return None
+        try:
+            return self._manager.snapshot(job_id)
+        except UnknownJobError:
+            return None
+
+    def busy(self, visitor: str | None) -> bool:
+        """Tell whether the visitor's newest job is still wanted: not ended and not told to stop."""
+        job = self.job(visitor)
+        return job is not None and not job.ended and job.id not in self._stopped
+
+    def start(self, visitor: str, submit: Callable[[], str]) -> None:
+        """Let ``submit`` start a job unless one of this visitor's is still wanted; raises SettingsError for a bad word."""
+        if not is_visitor(visitor):
+            raise SettingsError("This page lost its place; reload it and press Start again.")
+        with self._lock:
+            if self.busy(visitor):
+                return
+            self._jobs.pop(visitor, None)
+            self._jobs[visitor] = submit()
+            while len(self._jobs) > MAX_VISITORS:
+                del self._jobs[next(iter(self._jobs))]
+            self._stopped.intersection_update(self._jobs.values())
+
+    def stop(self, visitor: str | None) -> None:
+        """Stop the visitor's newest job, if there is one."""
+        with self._lock:
+            job = self.job(visitor)
+            if job is not None and not job.ended:
+                self._stopped.add(job.id)
+                self._manager.cancel(job.id)
