@@ -13,10 +13,11 @@ PACKAGE = "diffusers_helper"
 LAYERS = [  # a module imports from its own layer and from those above; a name stands for all that is in it
     "framepack.request framepack.planning framepack.variants framepack.events framepack.errors "
     "bucket_tools thread_utils",
-    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory",
+    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory model_files",
     "components",
     "framepack.engine framepack.generation",
     "jobs progress",
+    "program options logs locks",
     "gradio cli",
     "launch",
     "__main__",
@@ -37,7 +38,9 @@ PACKAGES = {PACKAGE, f"{PACKAGE}.framepack"}
 
 def level(module: str) -> int:
     names = [module.rsplit(".", drop)[0] for drop in range(module.count(".") + 1)]
-    return next(LEVEL[name] for name in names if name in LEVEL)
+    found = [LEVEL[name] for name in names if name in LEVEL]
+    assert found, f"{module} has no place in LAYERS"
+    return found[0]
 
 
 def imports(module: str) -> Iterator[str]:
