@@ -1,0 +1,242 @@
+"""The parts of one model, loaded when a stage of the work needs them and placed on the device while it does.
+
+The files are `model_files`' concern and the placing is `memory`'s; here they become modules. diffusers and
+transformers are imported with the first part, so that a page can open before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, out_of_memory_as_error, policy_for
+from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
+from diffusers_helper.model_files.source import OnProgress
+from diffusers_helper.models.attention import resolve_attention
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLHunyuanVideo
+    from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase, SiglipVisionModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+
+__all__ = ["Components", "LocalFolder", "ModelSource", "TextEncoders", "VisionEncoder", "resolve_models"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextEncoders:
+    """What turns a prompt into conditions; `device` is where the encoders compute, wherever their weights are kept."""
+
+    text_encoder: LlamaModel
+    text_encoder_2: CLIPTextModel
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_2: PreTrainedTokenizerBase
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class VisionEncoder:
+    """What turns the start picture into image features."""
+
+    feature_extractor: BaseImageProcessor
+    image_encoder: SiglipVisionModel
+
+
+class Components:
+    """The models of one source on one device.
+
+    Args:
+        source: where their files are.
+        device: where they compute.
+        dtype: of all of them; None is bfloat16 for the transformer and float16 for the rest, on a CPU float32 for all.
+        attention: name of the transformer's attention backend.
+        on_progress: gets a part's title, the bytes of it that are here and those in all, while it is downloaded;
+            what it raises stops the download.
+        offline: never use a network.
+        preserved_gb: device memory to leave free for the work where not everything fits, GiB.
+
+    Attributes:
+        device: as given.
+        dtype: the transformer's.
+        residency: places models on the device; the transformer's user goes through it.
+
+    Every method that loads raises ModelFilesError for files that cannot be used and OutOfMemoryError.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        attention: str = "auto",
+        on_progress: OnProgress | None = None,
+        offline: bool = False,
+        preserved_gb: float = 6.0,
+    ) -> None:
+        self.source = source
+        self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        self.dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+        self._encoder_dtype = dtype or (torch.float32 if on_cpu else torch.float16)
+        self.residency = Residency(self.device, policy_for(self.device, preserved_gb))
+        self._attention = attention
+        self._on_progress = on_progress
+        self._offline = offline
+        self._loaded: dict[str, Any] = {}
+
+    @property
+    def policy(self) -> MemoryPolicy:
+        """How memory is shared; chosen once, from what was free before anything was loaded."""
+        return self.residency.policy
+
+    @property
+    def defaults(self) -> GenerationRequest:
+        """Settings that suit the model; the resolution is never None."""
+        return self.source.defaults
+
+    def preserve_memory(self, gb: float) -> None:
+        """From the next use on leave `gb` GiB of the device free where not everything fits."""
+        self.residency.policy = replace(self.policy, preserved_gb=gb)
+
+    def check(self, variants: Iterable[str]) -> None:
+        """Raise ModelFilesError if the files of the named variants cannot be used; reads no weights."""
+        self.source.check(variants, offline=self._offline)
+
+    @contextmanager
+    def text(self) -> Iterator[TextEncoders]:
+        """The text encoders, ready to run. Where memory is short they are given up after use: keep what they gave."""
+        encoders = TextEncoders(
+            self._part(parts.TEXT_ENCODER),
+            self._part(parts.TEXT_ENCODER_2),
+            self._part(parts.TOKENIZER),
+            self._part(parts.TOKENIZER_2),
+            self.device,
+        )
+        try:
+            with self.residency.use(encoders.text_encoder, swap=True), self.residency.use(encoders.text_encoder_2):
+                yield encoders
+        finally:
+            if not self.policy.resident:
+                vars(encoders).clear()  # or the user's variable would keep 15 GB of weights alive
+                self._give_up(parts.TEXT_ENCODER.name, parts.TEXT_ENCODER_2.name)
+
+    @contextmanager
+    def vision(self) -> Iterator[VisionEncoder]:
+        """The image encoder, ready to run."""
+        image_encoder, feature_extractor = self._part(parts.IMAGE_ENCODER), self._part(parts.FEATURE_EXTRACTOR)
+        with self.residency.use(image_encoder):
+            yield VisionEncoder(feature_extractor, image_encoder)
+
+    @contextmanager
+    def vae(self) -> Iterator[AutoencoderKLHunyuanVideo]:
+        """The video autoencoder, ready to run, in tiles and slices where the policy says so."""
+        with self.residency.use(self._part(parts.VAE)) as vae:
+            yield vae
+
+    def transformer(self, variant: str) -> HunyuanVideoTransformer3DModelPacked:
+        """The transformer of the named variant, loaded; the one of another variant is given up first.
+
+        Run it inside `residency.use(transformer, swap=True)`.
+        """
+        part = transformer_part(variant)
+        self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
+        return self._part(part)
+
+    def release_all(self) -> None:
+        """Give up everything that is loaded, on the device and in memory."""
+        self.residency.release_all()
+        self._give_up(*self._loaded)
+
+    def _part(self, part: Part) -> Any:
+        if part.name not in self._loaded:
+            folder = self.source.folder(part, offline=self._offline, on_progress=self._on_progress)
+            logger.info("Loading %s", part.title)
+            with _loading_errors(part, folder):
+                self._loaded[part.name] = self._load(part, folder)
+        return self._loaded[part.name]
+
+    def _load(self, part: Part, folder: Path) -> Any:
+        if part is parts.VAE:
+            vae = _load_weights(_class_of(part), folder, self._encoder_dtype)
+            if self.policy.tile_vae:
+                vae.enable_tiling()
+                vae.enable_slicing()
+            return vae
+        if part.name in _CLASSES:
+            part_class = _class_of(part)
+            if part.weights:
+                return _load_weights(part_class, folder, self._encoder_dtype)
+            return part_class.from_pretrained(folder, local_files_only=True)
+        return self._load_transformer(folder)
+
+    def _load_transformer(self, folder: Path) -> HunyuanVideoTransformer3DModelPacked:
+        from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
+
+        head_dim = Transformer.load_config(folder)["attention_head_dim"]
+        backend = resolve_attention(self._attention, self.device, self.dtype, head_dim)  # before 26 GB are read
+        transformer = _load_weights(Transformer, folder, self.dtype)
+        transformer.use_attention(backend)
+        return transformer
+
+    def _give_up(self, *names: str) -> None:
+        for name in names:
+            self._loaded.pop(name, None)
+        if names:
+            empty_caches()
+
+
+_CLASSES = {
+    parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),
+    # Takes tokenizer.json as it is; LlamaTokenizer, which folders name, would split words as Llama 2 did.
+    parts.TOKENIZER.name: ("transformers", "PreTrainedTokenizerFast"),
+    parts.TEXT_ENCODER_2.name: ("transformers", "CLIPTextModel"),
+    parts.TOKENIZER_2.name: ("transformers", "CLIPTokenizer"),
+    parts.VAE.name: ("diffusers", "AutoencoderKLHunyuanVideo"),
+    parts.IMAGE_ENCODER.name: ("transformers", "SiglipVisionModel"),
+    # The one that needs no torchvision.
+    parts.FEATURE_EXTRACTOR.name: ("transformers", "SiglipImageProcessorPil"),
+}
+"""The library and class of each part; transformers are ours."""
+
+
+def _class_of(part: Part) -> Any:
+    library, name = _CLASSES[part.name]
+    return getattr(importlib.import_module(library), name)
+
+
+def _load_weights(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model ready for inference, on the CPU; raises ModelFilesError when the files lack some of its weights."""
+    model, info = model_class.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelFilesError(f"The files in {folder} lack {len(missing)} weights of the model, such as {missing[0]}.")
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _loading_errors(part: Part, folder: Path) -> Iterator[None]:
+    try:
+        with out_of_memory_as_error():
+            yield
+    except FramePackError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelFilesError(
+            f"{folder} could not be loaded as {part.title}: {reason} Replace it with the files of {part.repository}."
+        ) from error

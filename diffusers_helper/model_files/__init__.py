@@ -1,0 +1,18 @@
+"""Find, check and fetch the files of a model, without torch: what is wrong with them is said before anything heavy.
+
+`parts` is the list of what a model consists of, `check` looks at the files of one part, `hub` fetches, and a
+`ModelSource` (the public checkpoints, or a folder in the same layout) puts these together.
+"""
+
+from diffusers_helper.model_files.parts import Part, parts_for, transformer_part
+from diffusers_helper.model_files.source import HubSource, LocalFolder, ModelSource, resolve_models
+
+__all__ = [
+    "HubSource",
+    "LocalFolder",
+    "ModelSource",
+    "Part",
+    "parts_for",
+    "resolve_models",
+    "transformer_part",
+]

@@ -1,0 +1,182 @@
+"""Look at the files of one part: is all there, complete, and what it should be? Reads headers, never weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from diffusers_helper.model_files.parts import Part
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_MAX_HEADER = 100_000_000
+"""The safetensors format's own limit on its header, bytes."""
+
+
+class Fault(Enum):
+    """How a file fails; the first two can be mended by fetching it (again)."""
+
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    FOREIGN = "foreign"
+    PICKLE = "pickle"
+
+    @property
+    def fetching_helps(self) -> bool:
+        """Whether the public repository has what is needed in its place."""
+        return self in (Fault.MISSING, Fault.DAMAGED)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a part: the file (relative to the part's folder) and the sentence's rest, "is missing"."""
+
+    file: str
+    text: str
+    fault: Fault
+
+
+class _Bad(Exception):
+    """A file that cannot be read as what it should be; the text follows its name in a sentence."""
+
+
+def find_problems(part: Part, folder: Path) -> list[Problem]:
+    """Everything that keeps the files in `folder` from being loaded as `part`; empty when they are fine."""
+    problems = [
+        Problem(names[0], "is missing", Fault.MISSING)
+        for names in part.needs
+        if not any((folder / name).is_file() for name in names)
+    ]
+    problems += [
+        problem
+        for name in sorted({name for names in part.needs for name in names if name.endswith(".json")})
+        if (folder / name).is_file() and isinstance(problem := _read_json(folder, name), Problem)
+    ]
+    if not part.config:
+        return problems
+    config = _read_json(folder, part.config)
+    if isinstance(config, Problem):
+        return [*problems, config]
+    foreign = _foreign_config(part, config)
+    if foreign:
+        return [*problems, foreign]
+    return problems + (_weight_problems(part, folder, config) if part.weights else [])
+
+
+def intact_bytes(part: Part, folder: Path, problems: list[Problem]) -> int:
+    """Bytes of the part's weight files in `folder` that need not be fetched again."""
+    bad = {problem.file for problem in problems}
+    return sum(file.stat().st_size for file in folder.glob(f"{part.weights or '*'}*") if file.name not in bad)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, {weight: {dtype, shape, data_offsets}}, checked against the file's length.
+
+    Raises ValueError whose text says what is wrong, to follow the file's name.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise ValueError("is only a Git LFS pointer, not the file itself")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if length > _MAX_HEADER:
+            raise ValueError("is not a safetensors file")
+        text = file.read(length)
+    if len(start) < 8 or len(text) < length:
+        raise ValueError(f"is cut short after {size} bytes")
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        raise ValueError("is not a safetensors file") from None
+    if size != end:
+        raise ValueError(f"is {'cut short' if size < end else 'damaged'}: it has {size} of {end} bytes")
+    return dict(header)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any] | Problem:
+    path = folder / name
+    if not path.is_file():
+        return Problem(name, "is missing", Fault.MISSING)
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return Problem(name, "is not complete JSON", Fault.DAMAGED)
+    return content if isinstance(content, dict) else Problem(name, "is not a JSON object", Fault.DAMAGED)
+
+
+def _foreign_config(part: Part, config: dict[str, Any]) -> Problem | None:
+    architectures = config.get("architectures") or []
+    names = [config.get(key) for key in ("_class_name", "image_processor_type", "model_type")] + list(architectures)
+    if set(part.kinds) & set(names):
+        return None
+    found = next((name for name in names if name), "nothing known")
+    return Problem(part.config, f"describes {found}, where {part.kinds[0]} is needed", Fault.FOREIGN)
+
+
+def _weight_problems(part: Part, folder: Path, config: dict[str, Any]) -> list[Problem]:
+    shards = _shards(part, folder)
+    if isinstance(shards, Problem):
+        return [shards]
+    problems: list[Problem] = []
+    shapes: dict[str, list[int]] = {}
+    for name, weights in shards.items():
+        if not (folder / name).is_file():
+            problems.append(Problem(name, "is missing", Fault.MISSING))
+            continue
+        try:
+            header = read_header(folder / name)
+        except ValueError as error:
+            problems.append(Problem(name, str(error), Fault.DAMAGED))
+            continue
+        absent = sorted(weights - set(header))
+        if absent:
+            text = f"does not hold {absent[0]}, which its index promises"
+            problems.append(Problem(name, text, Fault.FOREIGN))
+        shapes |= {weight: entry["shape"] for weight, entry in header.items()}
+    return problems or _foreign_weights(part, config, shapes, next(iter(shards)))
+
+
+def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
+    """The weight files by name, with the weights that the index, if any, promises in them."""
+    index_name = f"{part.weights}.safetensors.index.json"
+    single = f"{part.weights}.safetensors"
+    if not (folder / index_name).is_file():
+        if (folder / single).is_file():
+            return {single: set()}
+        if any(folder.glob(f"{part.weights}-*-of-*.safetensors")):
+            return Problem(index_name, "is missing", Fault.MISSING)
+        pickle = next((file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES), None)
+        if pickle:
+            text = "is a pickle file, which can run any code and is never loaded; only safetensors files are"
+            return Problem(pickle, text, Fault.PICKLE)
+        return Problem(single, "is missing", Fault.MISSING)
+    index = _read_json(folder, index_name)
+    if isinstance(index, Problem):
+        return index
+    shards: dict[str, set[str]] = {}
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        return Problem(index_name, "lists no weights", Fault.DAMAGED)
+    for weight, name in weight_map.items():
+        # The index is data from outside: it may name files of its own folder only.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            return Problem(index_name, f"names {name!r}, which is no weight file of its folder", Fault.FOREIGN)
+        shards.setdefault(name, set()).add(weight)
+    return dict(sorted(shards.items()))
+
+
+def _foreign_weights(part: Part, config: dict[str, Any], shapes: dict[str, list[int]], name: str) -> list[Problem]:
+    shape = next((shape for weight, shape in shapes.items() if weight.endswith(part.marker)), None)
+    if shape is None:
+        return [Problem(name, f"has no weight {part.marker}: it belongs to another model", Fault.FOREIGN)]
+    width = part.expected_width(config)
+    if width is not None and shape[-1:] != [width]:
+        text = f"does not fit its {part.config}: {part.marker} has shape {shape}, and its last size should be {width}"
+        return [Problem(name, text, Fault.FOREIGN)]
+    return []

@@ -1,0 +1,153 @@
+"""The Hugging Face cache and hub, reduced to what a model source asks. HF_HOME and HF_TOKEN are honoured by the client.
+
+`huggingface_hub` reads its environment when it is imported, so that happens only when the hub is first asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.model_files.parts import Part, parts_for
+
+REACH_SECONDS = 10
+
+
+class HuggingFaceHub:
+    """Public repositories and their cache on this machine.
+
+    Args:
+        cache_dir: where files are kept; None for the client's own, below HF_HOME.
+        endpoint: address of the hub; None for the client's own.
+    """
+
+    def __init__(self, cache_dir: Path | None = None, endpoint: str | None = None) -> None:
+        self._cache_dir = cache_dir
+        self._endpoint = endpoint
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where files are kept."""
+        from huggingface_hub import constants
+
+        return self._cache_dir or Path(constants.HF_HUB_CACHE)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the environment forbids the network (HF_HUB_OFFLINE)."""
+        from huggingface_hub import constants
+
+        return bool(constants.HF_HUB_OFFLINE)
+
+    def cached_folder(self, part: Part) -> Path | None:
+        """The folder of `part` in the cache, complete or not; None when nothing of it is there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in [part.config] if part.config else [name for names in part.needs for name in names]:
+            file = f"{part.folder}/{name}" if part.folder else name
+            found = try_to_load_from_cache(part.repository, file, cache_dir=self.cache_dir)
+            if isinstance(found, str):
+                return Path(found).parent
+        return None
+
+    def sizes(self, part: Part) -> dict[str, int]:
+        """Bytes of each public file of `part`, by its name in the part's folder.
+
+        Raises ModelFilesError when the hub cannot be asked.
+        """
+        from huggingface_hub import HfApi
+
+        with _hub_errors(part):
+            info = HfApi(endpoint=self._endpoint).model_info(
+                part.repository, revision=self._cached_revision(part), files_metadata=True, timeout=REACH_SECONDS
+            )
+        return {
+            file.rfilename.rpartition("/")[2]: file.size or 0
+            for file in info.siblings or []
+            if file.rfilename.rpartition("/")[0] == part.folder
+            and any(fnmatch(file.rfilename, pattern) for pattern in part.patterns)
+        }
+
+    def fetch(self, part: Part, report: Callable[[int], None]) -> Path:
+        """Download what the cache lacks of `part` and return its folder; `report` gets the bytes received so far.
+
+        Files that are complete are kept. What `report` raises stops the download. Raises ModelFilesError.
+        """
+        from huggingface_hub import snapshot_download
+
+        with _hub_errors(part):
+            root = snapshot_download(
+                part.repository,
+                revision=self._cached_revision(part),
+                allow_patterns=part.patterns,
+                cache_dir=self.cache_dir,
+                endpoint=self._endpoint,
+                tqdm_class=_byte_counter(report),
+            )
+        return Path(root) / part.folder
+
+    def fetch_again(self, part: Part, folder: Path, name: str, report: Callable[[int], None]) -> None:
+        """Replace the damaged file `name` of `part` in the cache's `folder`. Raises ModelFilesError."""
+        from huggingface_hub import hf_hub_download
+
+        with _hub_errors(part):
+            hf_hub_download(
+                part.repository,
+                name,
+                subfolder=part.folder or None,
+                revision=_revision(folder, part),
+                cache_dir=self.cache_dir,
+                endpoint=self._endpoint,
+                force_download=True,
+                tqdm_class=_byte_counter(report),
+            )
+
+    def _cached_revision(self, part: Part) -> str | None:
+        """The commit of which files of the part's repository are here already: a model is never mixed of two."""
+        for sibling in parts_for(VARIANTS):
+            if sibling.repository == part.repository and (folder := self.cached_folder(sibling)):
+                return _revision(folder, sibling)
+        return None
+
+
+def _revision(folder: Path, part: Part) -> str:
+    """The commit that a folder of the cache, .../snapshots/COMMIT/FOLDER, belongs to."""
+    return (folder.parent if part.folder else folder).name
+
+
+@contextmanager
+def _hub_errors(part: Part) -> Iterator[None]:
+    try:
+        yield
+    except FramePackError:
+        raise  # what `report` raised
+    except Exception as error:  # the client lets errors of its HTTP library through, which is another by version
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFilesError(f"{part.repository} could not be read from the Hugging Face hub ({reason})") from error
+
+
+def _byte_counter(report: Callable[[int], None]) -> type:
+    """A progress bar class that draws nothing and reports the most bytes that any bar of one download has counted."""
+    from tqdm import tqdm
+
+    class ByteCounter(tqdm):  # type: ignore[misc]  # tqdm brings no types
+        most = 0
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            settings.pop("name", None)
+            self.counts_bytes = settings.get("unit") == "B"
+            self.received = settings.get("initial") or 0
+            super().__init__(*args, **settings | {"disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.received += n or 0
+            if self.counts_bytes and self.received > ByteCounter.most:
+                ByteCounter.most = int(self.received)
+                report(ByteCounter.most)
+
+    return ByteCounter

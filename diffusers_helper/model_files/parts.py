@@ -1,0 +1,167 @@
+"""What a model consists of: for each part its repository, its files, and how to recognise them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers_helper.framepack.variants import VARIANTS, Variant, variant_named
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model.
+
+    Attributes:
+        name: how the program calls it.
+        title: what it is, for people.
+        repository: id of the public repository it belongs to, and its place in a model folder.
+        folder: folder inside the repository; "" is its root.
+        size: bytes of the public files, about; used where the hub cannot be asked.
+        needs: small files without which it cannot be loaded; of each tuple one is enough.
+        config: the file that says what it is, one of `kinds`; "" for tokenizers.
+        weights: stem of its safetensors files; "" if it has none.
+        marker: end of a weight's name that only such a part has; its last axis is as long as the config's `width` says.
+        width: fields of the config whose product is that length; of a list the last entry counts.
+    """
+
+    name: str
+    title: str
+    repository: str
+    folder: str
+    size: int
+    needs: tuple[tuple[str, ...], ...] = ()
+    config: str = ""
+    kinds: tuple[str, ...] = ()
+    weights: str = ""
+    marker: str = ""
+    width: tuple[str, ...] = ()
+
+    @property
+    def patterns(self) -> list[str]:
+        """Its files in the repository, as patterns; formats other than safetensors and half-precision twins are not."""
+        names = ["*.json", "*.txt"]
+        if self.weights:
+            stem = self.weights
+            names = [self.config, f"{stem}.safetensors", f"{stem}-*-of-*.safetensors", f"{stem}.safetensors.index.json"]
+        return [f"{self.folder}/{name}" if self.folder else name for name in names]
+
+    def expected_width(self, config: dict[str, Any]) -> int | None:
+        """Length of the marker's last axis by `config`; None when the config leaves it to the default."""
+        product = 1
+        for field in self.width:
+            value = config.get(field)
+            value = value[-1] if isinstance(value, list) and value else value
+            if not isinstance(value, int):
+                return None
+            product *= value
+        return product
+
+
+_HUNYUAN = "hunyuanvideo-community/HunyuanVideo"
+_REDUX = "lllyasviel/flux_redux_bfl"
+
+TEXT_ENCODER = Part(
+    name="text_encoder",
+    title="the Llama text encoder",
+    repository=_HUNYUAN,
+    folder="text_encoder",
+    size=15_000_000_000,
+    config="config.json",
+    kinds=("LlamaModel", "llama"),
+    weights="model",
+    marker="embed_tokens.weight",
+    width=("hidden_size",),
+)
+TOKENIZER = Part(
+    name="tokenizer",
+    title="the Llama tokenizer",
+    repository=_HUNYUAN,
+    folder="tokenizer",
+    size=9_000_000,
+    needs=(("tokenizer.json",), ("tokenizer_config.json",)),
+)
+TEXT_ENCODER_2 = Part(
+    name="text_encoder_2",
+    title="the CLIP text encoder",
+    repository=_HUNYUAN,
+    folder="text_encoder_2",
+    size=250_000_000,
+    config="config.json",
+    kinds=("CLIPTextModel", "clip_text_model"),
+    weights="model",
+    marker="token_embedding.weight",
+    width=("hidden_size",),
+)
+TOKENIZER_2 = Part(
+    name="tokenizer_2",
+    title="the CLIP tokenizer",
+    repository=_HUNYUAN,
+    folder="tokenizer_2",
+    size=2_000_000,
+    needs=(("vocab.json", "tokenizer.json"), ("merges.txt", "tokenizer.json"), ("tokenizer_config.json",)),
+)
+VAE = Part(
+    name="vae",
+    title="the VAE",
+    repository=_HUNYUAN,
+    folder="vae",
+    size=500_000_000,
+    config="config.json",
+    kinds=("AutoencoderKLHunyuanVideo",),
+    weights="diffusion_pytorch_model",
+    marker="decoder.conv_in.conv.bias",
+    width=("block_out_channels",),
+)
+IMAGE_ENCODER = Part(
+    name="image_encoder",
+    title="the SigLIP image encoder",
+    repository=_REDUX,
+    folder="image_encoder",
+    size=860_000_000,
+    config="config.json",
+    kinds=("SiglipVisionModel", "siglip_vision_model"),
+    weights="model",
+    marker="patch_embedding.bias",
+    width=("hidden_size",),
+)
+FEATURE_EXTRACTOR = Part(
+    name="feature_extractor",
+    title="the SigLIP image processor",
+    repository=_REDUX,
+    folder="feature_extractor",
+    size=1_000,
+    config="preprocessor_config.json",
+    kinds=("SiglipImageProcessor", "SiglipImageProcessorPil", "SiglipImageProcessorFast"),
+)
+
+
+def _transformer(variant: Variant) -> Part:
+    return Part(
+        name=f"transformer_{variant.name}",
+        title=f"the {variant.title} transformer",
+        repository=variant.checkpoint,
+        folder="",
+        size=25_750_000_000,
+        config="config.json",
+        # The second is what diffusers calls the same model.
+        kinds=("HunyuanVideoTransformer3DModelPacked", "HunyuanVideoFramepackTransformer3DModel"),
+        weights="diffusion_pytorch_model",
+        marker="clean_x_embedder.proj.bias",
+        width=("num_attention_heads", "attention_head_dim"),
+    )
+
+
+_TRANSFORMERS = {name: _transformer(variant) for name, variant in VARIANTS.items()}
+_SHARED = (TEXT_ENCODER, TOKENIZER, TEXT_ENCODER_2, TOKENIZER_2, VAE, IMAGE_ENCODER, FEATURE_EXTRACTOR)
+
+
+def transformer_part(variant: str) -> Part:
+    """The transformer of the variant of that name; raises SettingsError if there is none."""
+    return _TRANSFORMERS[variant_named(variant).name]
+
+
+def parts_for(variants: Iterable[str]) -> list[Part]:
+    """All parts that the named variants need, in the order of their use."""
+    return [*_SHARED, *(transformer_part(variant) for variant in variants)]

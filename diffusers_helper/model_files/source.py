@@ -1,0 +1,246 @@
+"""Where a model comes from: the public checkpoints in the Hugging Face cache, or a folder in the same layout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.parts import Part, parts_for
+
+TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
+OnProgress = Callable[[str, int, int], None]
+"""Gets a part's title, the bytes of it that are here, and its bytes in all; may raise to stop a download."""
+
+
+class ModelSource(ABC):
+    """A model's files.
+
+    Attributes:
+        title: name of the model, for people.
+        trained: whether its pictures show something; random weights give noise.
+        is_tiny: whether it is the small one that ships with the repository.
+        defaults: a request with the resolution (never None), steps and guidance scale that suit it.
+    """
+
+    title = "FramePack"
+    trained = True
+    is_tiny = False
+    defaults = GenerationRequest(resolution=640)
+
+    @property
+    def note(self) -> str:
+        """A sentence about the model that a user must see; empty for none."""
+        noise = "" if self.trained else "Its weights are random, so its pictures are noise. "
+        if self.is_tiny:
+            return f"The tiny model is at work. {noise}For real videos: --models framepack, on a computer with a GPU."
+        return noise.strip()
+
+    @abstractmethod
+    def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
+        """Raise ModelFilesError, one sentence and what to do, if the named variants' files are not usable.
+
+        Reads headers alone. Files that only have to be downloaded are no error, unless `offline` or the disk forbids.
+        """
+
+    @abstractmethod
+    def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
+        """The folder with the complete files of `part`, downloaded if they must be; raises ModelFilesError."""
+
+
+class LocalFolder(ModelSource):
+    """A folder that holds the repositories by their ids.
+
+    `framepack.json` in it, if there is one, gives its title, whether it is trained, and its default settings.
+    """
+
+    def __init__(self, path: Path, *, is_tiny: bool = False) -> None:
+        self.path = path
+        self.is_tiny = is_tiny
+        self.title = path.name
+        if (path / "framepack.json").is_file():
+            self._read_settings(path / "framepack.json")
+
+    def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
+        """As in the base class; nothing is ever downloaded into a local folder."""
+        for part in parts_for(variants):
+            self.folder(part)
+
+    def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
+        """The folder of `part`, after a look at its files; raises ModelFilesError."""
+        folder = self.path / part.repository / part.folder
+        problems = find_problems(part, folder)
+        if not problems:
+            return folder
+        problem = problems[0]
+        text = f"{folder / problem.file} ({part.title} of {part.repository}) {problem.text}."
+        if self.is_tiny:
+            advice = f"It ships with the repository: git -C {shlex.quote(str(self.path))} checkout -- ."
+        elif problem.fault.fetching_helps:
+            lacking = max(part.size - intact_bytes(part, folder, problems), 0)
+            where = f"--local-dir {shlex.quote(str(self.path / part.repository))}"
+            advice = f"{_room(lacking, self.path)} Fetch it with: {_commands([part], where)}"
+        else:
+            advice = f"Put the files of {part.repository} there instead."
+        raise ModelFilesError(f"{text} {advice}")
+
+    def _read_settings(self, file: Path) -> None:
+        try:
+            content = json.loads(file.read_bytes())
+            self.title = str(content.pop("title", self.title))
+            self.trained = bool(content.pop("trained", True))
+            self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelFilesError(f"{file} cannot be used: {error} Correct it or delete it.") from None
+
+
+class HubSource(ModelSource):
+    """The public checkpoints, from the Hugging Face cache or downloaded into it."""
+
+    def __init__(self, hub: HuggingFaceHub | None = None) -> None:
+        self.hub = hub or HuggingFaceHub()
+
+    def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
+        """As in the base class; asks the hub for sizes only when something has to be downloaded."""
+        lacking = {}
+        for part in parts_for(variants):
+            folder, problems = self._look(part)
+            if problems:
+                lacking[part] = problems
+                _refuse_foreign(part, folder, problems)
+        if not lacking:
+            return
+        if offline or self.hub.offline:
+            raise self._unavailable(lacking, "Going online is switched off.")
+        try:
+            need = sum(self._bytes_lacking(part, problems) for part, problems in lacking.items())
+        except ModelFilesError as error:
+            raise self._unavailable(lacking, f"{error}.") from error
+        if need > _free_bytes(self.hub.cache_dir):
+            raise ModelFilesError(
+                f"{_lacking_text(lacking)} {_room(need, self.hub.cache_dir)} "
+                "Make room there, or set HF_HOME to a folder on a larger disk."
+            )
+
+    def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
+        """The folder of `part` in the cache, downloaded or completed first where needed; raises ModelFilesError."""
+        folder, problems = self._look(part)
+        if folder is not None and not problems:
+            return folder
+        _refuse_foreign(part, folder, problems)
+        if offline or self.hub.offline:
+            raise self._unavailable({part: problems}, "Going online is switched off.")
+        try:
+            return self._fetch(part, problems, on_progress)
+        except ModelFilesError as error:
+            raise self._unavailable({part: problems}, f"{error}.") from error
+
+    def _look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+        folder = self.hub.cached_folder(part)
+        return folder, find_problems(part, folder or self.hub.cache_dir / "nothing")
+
+    def _bytes_lacking(self, part: Part, problems: list[Problem]) -> int:
+        """Bytes to download; raises ModelFilesError if the hub has no safetensors of the part or cannot be asked."""
+        sizes = self.hub.sizes(part)
+        if part.weights and not any(name.endswith(".safetensors") for name in sizes):
+            raise ModelFilesError(
+                f"{part.repository} has no safetensors files of {part.title}, and others are not read"
+            )
+        folder = self.hub.cached_folder(part)
+        bad = {problem.file for problem in problems}
+        here = {name for name in sizes if folder and name not in bad and (folder / name).is_file()}
+        return sum(size for name, size in sizes.items() if name not in here)
+
+    def _fetch(self, part: Part, problems: list[Problem], on_progress: OnProgress | None) -> Path:
+        total = sum(self.hub.sizes(part).values())
+        here = total - self._bytes_lacking(part, problems)
+
+        def report(received: int) -> None:
+            if on_progress:
+                on_progress(part.title, min(here + received, total), total)
+
+        report(0)
+        folder = self.hub.fetch(part, report)
+        for problem in find_problems(part, folder):
+            if problem.fault is Fault.DAMAGED:
+                self.hub.fetch_again(part, folder, problem.file, report)
+        left = find_problems(part, folder)
+        if left:
+            raise ModelFilesError(f"{left[0].file} {left[0].text}, also after it was downloaded again")
+        return folder
+
+    def _unavailable(self, lacking: dict[Part, list[Problem]], reason: str) -> ModelFilesError:
+        need = 0
+        for part, problems in lacking.items():
+            folder = self.hub.cached_folder(part)
+            need += max(part.size - (intact_bytes(part, folder, problems) if folder else 0), 0)
+        where = f"--cache-dir {shlex.quote(str(self.hub.cache_dir))}"
+        return ModelFilesError(
+            f"{_lacking_text(lacking)} {reason} {_room(need, self.hub.cache_dir)} "
+            f"Fetch the files where there is a network: {_commands(lacking, where)}"
+        )
+
+
+def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
+    """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
+
+    Raises SettingsError when there is no such folder, ModelFilesError when its framepack.json is no good.
+    """
+    choice = choice or ("framepack" if accelerator else "tiny")
+    if choice == "framepack":
+        return HubSource()
+    if choice == "tiny":
+        return LocalFolder(TINY_FOLDER, is_tiny=True)
+    path = Path(choice).expanduser().resolve()
+    if not path.is_dir():
+        raise SettingsError(f"There is no model folder {choice}. Choose framepack, tiny, or an existing folder.")
+    return LocalFolder(path)
+
+
+def _refuse_foreign(part: Part, folder: Path | None, problems: list[Problem]) -> None:
+    for problem in problems:
+        if problem.fault is Fault.FOREIGN:
+            raise ModelFilesError(
+                f"{problem.file} ({part.title} of {part.repository}) {problem.text}. "
+                f"Delete {folder} and start again, to fetch the right files."
+            )
+
+
+def _lacking_text(lacking: dict[Part, list[Problem]]) -> str:
+    part, problems = next(iter(lacking.items()))
+    others = len(lacking) - 1
+    more = f"; so are files of {others} more part{'s' if others > 1 else ''} of the model" if others else ""
+    return f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}{more}."
+
+
+def _room(need: int, where: Path) -> str:
+    return f"Still to download: {_readable(need)}; free in {where}: {_readable(_free_bytes(where))}."
+
+
+def _free_bytes(where: Path) -> int:
+    """Free bytes on the disk of `where`, which need not exist yet."""
+    return shutil.disk_usage(
+        next(folder for folder in (where.absolute(), *where.absolute().parents) if folder.exists())
+    ).free
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _commands(parts: Iterable[Part], where: str) -> str:
+    """The shell commands that fetch `parts`; `where` is the option that says where to."""
+    patterns: dict[str, list[str]] = {}
+    for part in parts:
+        patterns.setdefault(part.repository, []).append(f"{part.folder}/*" if part.folder else "*")
+    return " && ".join(
+        f"hf download {repository} {' '.join(f'--include {shlex.quote(name)}' for name in names)} {where}"
+        for repository, names in patterns.items()
+    )
