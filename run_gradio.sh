@@ -134,8 +134,8 @@ start() {
 }
 
 await_page() {
-  local fifth status=0
-  for ((fifth = 0; fifth < START_SECONDS * 5; fifth++)); do
+  local deadline=$((SECONDS + START_SECONDS)) status=0
+  while ((SECONDS < deadline)); do
     if ! running "$port"; then
       wait "$1" || status=$?
       rm -f "run/$port.pid"
