@@ -21,15 +21,16 @@ from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.clip_vision import hf_clip_vision_encode
 from diffusers_helper.components import Components, TextEncoders
 from diffusers_helper.framepack.engine import Conditions, sample_video
-from diffusers_helper.framepack.errors import OutputError
 from diffusers_helper.framepack.events import Event, Finished, Note, SectionDone, StageStarted, VideoGrown
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import encode_prompt_conds, truncation_notes, vae_encode
+from diffusers_helper.media.files import output_error, require_free_space, whole_file
+from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
-from diffusers_helper.media.video import GrowingVideo, crop_or_pad_yield_mask, require_free_space
+from diffusers_helper.media.video import GrowingVideo
 
 TEXT_TOKENS = 512
 """Length that Llama's states are padded to."""
@@ -60,6 +61,7 @@ def generate(
     work and keeps the sections that were done.
     """
     request = request.with_seed()
+    components.preserve_memory(request.preserved_memory_gb)
     picture = _prepare(request, photo, components, output)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
@@ -105,16 +107,16 @@ def _prepare(request: GenerationRequest, photo: Photo, components: Components, o
     """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
     resolution = request.resolution or components.defaults.resolution
     height, width = find_nearest_bucket(photo.image.height, photo.image.width, resolution)
+    picture = resize_and_center_crop(np.asarray(photo.image), width, height)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, int(BYTES_PER_PIXEL * height * width * request.total_frames))
-        picture = resize_and_center_crop(np.asarray(photo.image), width, height)
-        Image.fromarray(picture).save(output.with_suffix(".png"))
-        output.with_suffix(".json").write_text(request.to_json(), encoding="utf-8")
+        with whole_file(output.with_name(f"{output.name}.png")) as part:
+            Image.fromarray(picture).save(part, format="PNG")
+        with whole_file(output.with_name(f"{output.name}.json")) as part:
+            part.write_text(request.to_json(), encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            f"The folder {output.parent} cannot be written ({error.strerror}); choose another with --outputs."
-        ) from error
+        raise output_error(output.parent, error) from error
     return picture
 
 

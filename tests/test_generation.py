@@ -1,0 +1,170 @@
+"""From a request to a file, on the tiny models: what the stages around the engine add to it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_helper.components import Components, resolve_models
+from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
+from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.framepack.generation import generate
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media.photo import Photo
+
+SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def components():
+    return Components(resolve_models("tiny", accelerator=False), "cpu")
+
+
+@pytest.fixture
+def photo():
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    return Photo(image=Image.fromarray(pixels), name="noise.png", notes=("The photo was odd.",))
+
+
+def run(components, photo, output, **changes):
+    return generate(GenerationRequest(**(SMALL | changes)), photo, components=components, output=output)
+
+
+def frames_of(path):
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize("variant", ["original", "f1"])
+def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
+    events = list(run(components, photo, tmp_path / "clip.v1", variant=variant))
+    stages = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert stages == ["text", "image", "image", "load", "sample", "decode", "save"]
+    assert sum(isinstance(event, StepDone) for event in events) == 2
+    finished = events[-1]
+    assert finished == Finished(tmp_path / "clip.v1.mp4", 37)
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.v1.mp4", "clip.v1.png", "clip.v1.json"}
+    shapes = {frame.shape for frame in frames_of(finished.path)}
+    assert len(frames_of(finished.path)) == 37
+    with Image.open(tmp_path / "clip.v1.png") as picture:
+        assert shapes == {(picture.height, picture.width, 3)}
+        assert picture.size == (144, 112)
+    assert GenerationRequest.from_json((tmp_path / "clip.v1.json").read_text()).seed == 5
+
+
+@pytest.mark.slow
+def test_the_video_grows_section_by_section(components, photo, tmp_path):
+    grown = [
+        (event.frames, event.sections_done, event.path.exists())
+        for event in run(components, photo, tmp_path / "clip", variant="f1", seconds=2.4, steps=1)
+        if isinstance(event, VideoGrown)
+    ]
+    assert grown == [(37, 1, True), (73, 2, True)]
+    assert len(frames_of(tmp_path / "clip.mp4")) == 73
+
+
+def latents_of(components, photo, output, **changes):
+    """What the last step of the first section gave; nothing is decoded."""
+    events = run(components, photo, output, **changes)
+    return next(event.denoised for event in events if isinstance(event, StepDone) and event.step == event.steps)
+
+
+def test_the_seed_fixes_the_whole_video_whatever_the_global_generator_does(components, photo, tmp_path):
+    torch.manual_seed(1)
+    first = latents_of(components, photo, tmp_path / "a")
+    torch.manual_seed(2)
+    assert torch.equal(latents_of(components, photo, tmp_path / "b"), first)
+    assert not torch.equal(latents_of(components, photo, tmp_path / "c", seed=6), first)
+    assert not torch.equal(latents_of(components, photo, tmp_path / "d", prompt="the camera pans right"), first)
+
+
+def test_guidance_uses_the_negative_prompt(components, photo, tmp_path):
+    plain = latents_of(components, photo, tmp_path / "a", negative_prompt="noise")
+    guided = latents_of(components, photo, tmp_path / "b", negative_prompt="noise", cfg_scale=2.0)
+    other = latents_of(components, photo, tmp_path / "c", negative_prompt="blur", cfg_scale=2.0)
+    assert not torch.equal(plain, guided)
+    assert not torch.equal(guided, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "The photo was odd."),
+        ({"mp4_crf": 0}, "compression 0 was set to 1"),
+        ({"mp4_crf": 80}, "compression 80 was set to 51"),
+        ({"negative_prompt": "blur"}, "no effect while CFG is 1"),
+        ({"prompt": "a cat " * 400}, "truncated the prompt after"),
+    ],
+)
+def test_what_the_user_should_know_is_said(components, photo, tmp_path, changes, words):
+    seen = []
+    for event in run(components, photo, tmp_path / "a", **changes):
+        if isinstance(event, StepDone):
+            break
+        if isinstance(event, Note):
+            seen.append(event.text)
+    assert any(words in text for text in seen)
+
+
+@pytest.mark.parametrize("calls", [1, 30, 120, 400])
+def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_path, calls):
+    left = calls
+
+    def check():
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        list(generate(GenerationRequest(**SMALL), photo, components=components, output=tmp_path / "a", check=check))
+    assert left == 0
+    assert not list(tmp_path.glob("*.part"))
+    assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
+
+
+def test_closing_keeps_the_finished_sections(components, photo, tmp_path):
+    events = run(components, photo, tmp_path / "a", seconds=2.4, steps=1)
+    for event in events:
+        if isinstance(event, VideoGrown):
+            break
+    events.close()
+    assert len(frames_of(tmp_path / "a_partial_01.mp4")) == 33
+
+
+def test_the_size_asked_for_wins_over_the_folders(components, photo, tmp_path):
+    next(run(components, photo, tmp_path / "a", resolution=256))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (288, 224)
+
+
+def test_a_full_disk_is_told_before_the_work(components, photo, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OutputError, match="too little room"):
+        next(run(components, photo, tmp_path / "a"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(components, photo, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        next(run(components, photo, tmp_path / "file" / "a"))
+
+
+def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):
+    transformer = components.transformer("original")
+    bias = transformer.proj_out.bias
+    saved = bias.clone()
+    try:
+        bias.fill_(float("nan"))
+        with pytest.raises(NumericsError, match="not finite"):
+            list(run(components, photo, tmp_path / "a"))
+    finally:
+        bias.copy_(saved)
+    assert not list(tmp_path.glob("*.mp4"))
+    assert json.loads(Path(tmp_path / "a.json").read_text())["seed"] == 5
