@@ -18,6 +18,10 @@ from diffusers_helper.model_files.parts import Part, parts_for
 REACH_SECONDS = 10
 
 
+class HubError(ModelFilesError):
+    """The hub could not be asked, or did not deliver; the text is no whole sentence yet."""
+
+
 class HuggingFaceHub:
     """Public repositories and their cache on this machine.
 
@@ -58,7 +62,7 @@ class HuggingFaceHub:
     def sizes(self, part: Part) -> dict[str, int]:
         """Bytes of each public file of `part`, by its name in the part's folder.
 
-        Raises ModelFilesError when the hub cannot be asked.
+        Raises HubError.
         """
         from huggingface_hub import HfApi
 
@@ -76,7 +80,7 @@ class HuggingFaceHub:
     def fetch(self, part: Part, report: Callable[[int], None]) -> Path:
         """Download what the cache lacks of `part` and return its folder; `report` gets the bytes received so far.
 
-        Files that are complete are kept. What `report` raises stops the download. Raises ModelFilesError.
+        Files that are complete are kept. What `report` raises stops the download. Raises HubError.
         """
         from huggingface_hub import snapshot_download
 
@@ -92,7 +96,7 @@ class HuggingFaceHub:
         return Path(root) / part.folder
 
     def fetch_again(self, part: Part, folder: Path, name: str, report: Callable[[int], None]) -> None:
-        """Replace the damaged file `name` of `part` in the cache's `folder`. Raises ModelFilesError."""
+        """Replace the damaged file `name` of `part` in the cache's `folder`. Raises HubError."""
         from huggingface_hub import hf_hub_download
 
         with _hub_errors(part):
@@ -128,7 +132,7 @@ def _hub_errors(part: Part) -> Iterator[None]:
         raise  # what `report` raised
     except Exception as error:  # the client lets errors of its HTTP library through, which is another by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelFilesError(f"{part.repository} could not be read from the Hugging Face hub ({reason})") from error
+        raise HubError(f"{part.repository} could not be read from the Hugging Face hub ({reason})") from error
 
 
 def _byte_counter(report: Callable[[int], None]) -> type:

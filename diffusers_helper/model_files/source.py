@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes
-from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
@@ -111,17 +111,16 @@ class HubSource(ModelSource):
         """As in the base class; asks the hub for sizes only when something has to be downloaded."""
         lacking = {}
         for part in parts_for(variants):
-            folder, problems = self._look(part)
+            _folder, problems = self._look(part)
             if problems:
                 lacking[part] = problems
-                _refuse_foreign(part, folder, problems)
         if not lacking:
             return
         if offline or self.hub.offline:
             raise self._unavailable(lacking, "Going online is switched off.")
         try:
             need = sum(self._bytes_lacking(part, problems) for part, problems in lacking.items())
-        except ModelFilesError as error:
+        except HubError as error:
             raise self._unavailable(lacking, f"{error}.") from error
         if need > _free_bytes(self.hub.cache_dir):
             raise ModelFilesError(
@@ -134,12 +133,11 @@ class HubSource(ModelSource):
         folder, problems = self._look(part)
         if folder is not None and not problems:
             return folder
-        _refuse_foreign(part, folder, problems)
         if offline or self.hub.offline:
             raise self._unavailable({part: problems}, "Going online is switched off.")
         try:
             return self._fetch(part, problems, on_progress)
-        except ModelFilesError as error:
+        except HubError as error:
             raise self._unavailable({part: problems}, f"{error}.") from error
 
     def _look(self, part: Part) -> tuple[Path | None, list[Problem]]:
@@ -147,7 +145,7 @@ class HubSource(ModelSource):
         return folder, find_problems(part, folder or self.hub.cache_dir / "nothing")
 
     def _bytes_lacking(self, part: Part, problems: list[Problem]) -> int:
-        """Bytes to download; raises ModelFilesError if the hub has no safetensors of the part or cannot be asked."""
+        """Bytes to download; raises HubError, and ModelFilesError if the hub has no safetensors of the part."""
         sizes = self.hub.sizes(part)
         if part.weights and not any(name.endswith(".safetensors") for name in sizes):
             raise ModelFilesError(
@@ -169,11 +167,12 @@ class HubSource(ModelSource):
         report(0)
         folder = self.hub.fetch(part, report)
         for problem in find_problems(part, folder):
-            if problem.fault is Fault.DAMAGED:
+            if problem.fault in (Fault.DAMAGED, Fault.FOREIGN):
                 self.hub.fetch_again(part, folder, problem.file, report)
         left = find_problems(part, folder)
         if left:
-            raise ModelFilesError(f"{left[0].file} {left[0].text}, also after it was downloaded again")
+            file = f"{left[0].file} of {part.repository} ({part.title})"
+            raise ModelFilesError(f"{file} {left[0].text}, also after it was downloaded again. Try again later.")
         return folder
 
     def _unavailable(self, lacking: dict[Part, list[Problem]], reason: str) -> ModelFilesError:
@@ -204,20 +203,11 @@ def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
     return LocalFolder(path)
 
 
-def _refuse_foreign(part: Part, folder: Path | None, problems: list[Problem]) -> None:
-    for problem in problems:
-        if problem.fault is Fault.FOREIGN:
-            raise ModelFilesError(
-                f"{problem.file} ({part.title} of {part.repository}) {problem.text}. "
-                f"Delete {folder} and start again, to fetch the right files."
-            )
-
-
 def _lacking_text(lacking: dict[Part, list[Problem]]) -> str:
     part, problems = next(iter(lacking.items()))
     others = len(lacking) - 1
-    more = f"; so are files of {others} more part{'s' if others > 1 else ''} of the model" if others else ""
-    return f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}{more}."
+    more = f" Files of {others} more part{'s' if others > 1 else ''} are not in order either." if others else ""
+    return f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}.{more}"
 
 
 def _room(need: int, where: Path) -> str:

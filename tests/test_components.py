@@ -1,0 +1,321 @@
+"""Components: parts of the tiny model come as modules when they are asked for, and go when they are done with."""
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+from diffusers_helper.components import Components, LocalFolder, resolve_models
+from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError, SettingsError
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode
+from diffusers_helper.memory import MemoryPolicy
+from diffusers_helper.model_files.source import TINY_FOLDER
+from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+
+TRANSFORMER = VARIANTS["f1"].checkpoint
+LITTLE_MEMORY = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)
+
+
+class Asked(LocalFolder):
+    """The tiny model, noting which parts were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(TINY_FOLDER, is_tiny=True)
+        self.parts: list[str] = []
+
+    def folder(self, part, **settings):
+        self.parts.append(part.name)
+        return super().folder(part, **settings)
+
+
+@pytest.fixture
+def source():
+    return Asked()
+
+
+@pytest.fixture
+def components(source):
+    return Components(source, "cpu")
+
+
+def with_little_memory(components):
+    components.residency.policy = LITTLE_MEMORY
+    return components
+
+
+def is_gone(reference):
+    gc.collect()
+    return reference() is None
+
+
+def test_importing_loads_no_library():
+    code = (
+        "import sys, diffusers_helper.components\n"
+        "print([name for name in ('transformers', 'diffusers', 'huggingface_hub') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_each_stage_loads_its_own_parts_once(components, source):
+    assert source.parts == []
+    for _ in range(2):
+        with components.text():
+            pass
+        assert source.parts == ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+    with components.vision():
+        pass
+    assert source.parts[4:] == ["image_encoder", "feature_extractor"]
+    with components.vae():
+        pass
+    components.transformer("original")
+    components.transformer("original")
+    assert source.parts[6:] == ["vae", "transformer_original"]
+
+
+def test_parts_are_what_they_should_be(components):
+    with components.text() as text, components.vision() as vision, components.vae() as vae:
+        models = [text.text_encoder, text.text_encoder_2, vision.image_encoder, vae, components.transformer("f1")]
+        kinds = [*models, text.tokenizer, text.tokenizer_2, vision.feature_extractor]
+        assert [type(part).__name__ for part in kinds] == [
+            "LlamaModel",
+            "CLIPTextModel",
+            "SiglipVisionModel",
+            "AutoencoderKLHunyuanVideo",
+            "HunyuanVideoTransformer3DModelPacked",
+            "TokenizersBackend",  # transformers 5 calls PreTrainedTokenizerFast so
+            "CLIPTokenizer",
+            "SiglipImageProcessorPil",
+        ]
+        assert text.device == torch.device("cpu")
+    for model in models:
+        assert not model.training
+        assert {(p.dtype, p.requires_grad, p.device.type) for p in model.parameters()} == {
+            (torch.float32, False, "cpu")
+        }
+
+
+def test_llama_tokenizer_keeps_its_own_words(components):
+    with components.text() as text:
+        ids = text.tokenizer("Hello,  world\n").input_ids
+        assert text.tokenizer.decode(ids, skip_special_tokens=True) == "Hello,  world\n"
+
+
+def test_files_become_the_weights(components):
+    from safetensors.torch import load_file
+
+    stored = load_file(next((TINY_FOLDER / TRANSFORMER).glob("*-00001-of-*.safetensors")))
+    loaded = components.transformer("f1").state_dict()
+    assert all(torch.equal(loaded[name], weight.float()) for name, weight in stored.items())
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"), [("cpu", torch.bfloat16, "bfloat16"), ("cpu", None, "float32")]
+)
+def test_dtype_on_a_cpu(source, device, dtype, expected):
+    components = Components(source, device, dtype=dtype)
+    expected = getattr(torch, expected)
+    assert components.dtype == components.transformer("f1").dtype == expected
+    with components.vae() as vae:
+        assert vae.dtype == expected
+
+
+def test_dtypes_on_an_accelerator(source):
+    components = Components(source, "meta")
+    components.residency.policy = MemoryPolicy(resident=True, preserved_gb=0, tile_vae=False)
+    assert components.dtype == torch.bfloat16
+    with components.vision() as vision:
+        assert vision.image_encoder.dtype == torch.float16
+        assert vision.image_encoder.device.type == "meta"
+
+
+def test_defaults_are_those_of_the_model(components):
+    assert components.defaults.resolution == 128
+
+
+# little memory
+
+
+def test_text_encoders_are_given_up_after_use(components, source):
+    with_little_memory(components)
+    with components.text() as text:
+        encoder = weakref.ref(text.text_encoder)
+        tokenizer = text.tokenizer
+    assert is_gone(encoder)  # although `text` is still here
+    with components.text() as text:
+        assert text.tokenizer is tokenizer
+    assert source.parts.count("text_encoder") == 2
+
+
+def test_text_encoders_are_given_up_after_an_error(components):
+    kept = []
+
+    def fail():
+        with components.text() as text:
+            kept.append((text, weakref.ref(text.text_encoder)))
+            raise ValueError("bad")
+
+    with_little_memory(components)
+    with pytest.raises(ValueError, match="bad"):
+        fail()
+    assert is_gone(kept[0][1])
+
+
+def test_numbers_do_not_depend_on_memory(source):
+    results = []
+    for components in (Components(source, "cpu"), with_little_memory(Components(source, "cpu"))):
+        with components.text() as text:
+            conds = encode_prompt_conds(
+                "A dog", text.text_encoder, text.text_encoder_2, text.tokenizer, text.tokenizer_2, device=text.device
+            )
+        with components.vae() as vae:
+            pixels = vae_decode(torch.ones(1, 16, 1, 4, 4), vae)
+            tiled = vae.use_tiling, vae.use_slicing
+        results.append((*conds, pixels))
+    assert tiled == (True, True)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_vae_is_whole_with_much_memory(components):
+    with components.vae() as vae:
+        assert (vae.use_tiling, vae.use_slicing) == (False, False)
+
+
+def test_preserved_memory_can_change(components):
+    with_little_memory(components).preserve_memory(3.5)
+    assert components.policy == MemoryPolicy(resident=False, preserved_gb=3.5, tile_vae=True)
+
+
+# transformer
+
+
+def test_only_one_variant_is_loaded(components):
+    first = weakref.ref(components.transformer("original"))
+    components.transformer("f1")
+    assert is_gone(first)
+
+
+def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
+    def refuse(*_arguments, **_settings):
+        raise AssertionError("read")
+
+    monkeypatch.setattr(HunyuanVideoTransformer3DModelPacked, "from_pretrained", refuse)
+    for name in ("nonsense", "flash"):
+        with pytest.raises(SettingsError, match="attention backend"):
+            Components(source, "cpu", attention=name).transformer("f1")
+    with pytest.raises(AssertionError, match="read"):
+        Components(source, "cpu", attention="sdpa").transformer("f1")
+
+
+def test_attention_is_used(source, monkeypatch):
+    used = []
+    monkeypatch.setattr(
+        HunyuanVideoTransformer3DModelPacked, "use_attention", lambda _self, backend: used.append(backend)
+    )
+    Components(source, "cpu", attention="sdpa").transformer("f1")
+    assert [backend.name for backend in used] == ["sdpa"]
+
+
+# release
+
+
+def test_release_gives_up_everything_and_all_can_be_loaded_again(components, source):
+    with components.vae() as vae:
+        references = [weakref.ref(vae), weakref.ref(components.transformer("f1"))]
+    del vae
+    components.release_all()
+    assert all(map(is_gone, references))
+    with components.vae():
+        pass
+    assert source.parts.count("vae") == 2
+
+
+def test_release_after_a_failure_in_use(components):
+    with_little_memory(components)
+    running = components.vae()
+    running.__enter__()  # a user that was never closed
+    components.release_all()
+    with components.vae() as vae:
+        assert vae is not None
+
+
+# faults
+
+
+def damaged(tmp_path, repository, **changes):
+    """Components of the tiny model whose config.json of `repository` is changed."""
+    shutil.copytree(TINY_FOLDER, tmp_path / "models")
+    file = tmp_path / "models" / repository / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return Components(resolve_models(str(tmp_path / "models"), accelerator=False), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_single_layers": 5}, "lack .* weights of the model, such as single_transformer_blocks.4"),
+        ({"mlp_ratio": 2.0}, "could not be loaded as the FramePack F1 transformer: .*Replace it with the files of"),
+        ({"rope_axes_dim": [2, 2, 2]}, "rope_axes_dim"),
+    ],
+)
+def test_transformer_that_does_not_fit_its_config(tmp_path, changes, text):
+    components = damaged(tmp_path, TRANSFORMER, **changes)
+    with pytest.raises(ModelFilesError, match=text) as error:
+        components.transformer("f1")
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 5}, {"intermediate_size": 64}])
+def test_text_encoder_that_does_not_fit_its_config(tmp_path, changes):
+    components = damaged(tmp_path, "hunyuanvideo-community/HunyuanVideo/text_encoder", **changes)
+    with pytest.raises(ModelFilesError, match="text_encoder"), components.text():
+        raise AssertionError("not reached")
+
+
+def test_check_looks_at_the_named_variants(tmp_path):
+    components = damaged(tmp_path, TRANSFORMER, _class_name="FluxTransformer2DModel")
+    components.check(["original"])
+    with pytest.raises(ModelFilesError, match="describes FluxTransformer2DModel"):
+        components.check(["f1"])
+
+
+def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
+    def full(*_arguments, **_settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(HunyuanVideoTransformer3DModelPacked, "from_pretrained", full)
+    with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to preserve"):
+        components.transformer("f1")
+
+
+# a real accelerator
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("little", [False, True])
+def test_everything_runs_on_cuda_and_memory_returns_to_the_baseline(source, little):
+    components = Components(source, "cuda")
+    if little:
+        with_little_memory(components)
+    torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")  # what the library takes once and keeps
+    before = torch.cuda.memory_allocated()
+    with components.text() as text:
+        states, pooled = encode_prompt_conds(
+            "A dog", text.text_encoder, text.text_encoder_2, text.tokenizer, text.tokenizer_2, device=text.device
+        )
+        assert {states.device.type, pooled.device.type} == {"cuda"}
+    del states, pooled, text
+    transformer = components.transformer("f1")
+    with components.residency.use(transformer, swap=True):
+        assert transformer.x_embedder.proj.weight.device.type == "cuda"
+    del transformer
+    if not little:
+        components.release_all()
+    assert torch.cuda.memory_allocated() == before

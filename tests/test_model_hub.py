@@ -1,0 +1,214 @@
+"""The Hugging Face cache and downloads, with the real client and a hub on this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
+from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.source import TINY_FOLDER
+from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
+
+TRANSFORMER = transformer_part("f1")
+SHARDS = [f"diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+UNWANTED = {"README.md": b"x", "vae/diffusion_pytorch_model.bin": b"x", "transformer/model.safetensors": b"x" * 99}
+
+
+def tiny_repositories() -> dict[str, dict[str, bytes]]:
+    """The tiny model as public repositories, among files that nobody needs."""
+    repositories = {}
+    for repository in {part.repository for part in parts_for(VARIANTS)}:
+        root = TINY_FOLDER / repository
+        files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+        repositories[repository] = files | UNWANTED
+    return repositories
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with fake_hub(tiny_repositories()) as hub:
+        yield hub
+
+
+@pytest.fixture
+def source(server, tmp_path):
+    return HubSource(HuggingFaceHub(tmp_path / "hub", server.url))
+
+
+def test_everything_is_fetched_once_and_nothing_else(source, server):
+    source.check(["f1"])
+    assert server.downloads == []
+    for part in parts_for(["f1"]):
+        source.folder(part)
+    wanted = {path for part in parts_for(["f1"]) for path in files_of(part)}
+    assert sorted(server.downloads) == sorted(wanted)
+    asked = len(server.requests)
+    source.check(["f1"])
+    for part in parts_for(["f1"]):
+        source.folder(part, offline=True)
+    assert len(server.requests) == asked
+
+
+def files_of(part):
+    root = TINY_FOLDER / part.repository
+    return [str(Path(part.folder) / path.name) for path in (root / part.folder).iterdir() if path.is_file()]
+
+
+def test_progress_counts_bytes_up_to_the_total(source):
+    seen = []
+    source.folder(TRANSFORMER, on_progress=lambda *progress: seen.append(progress))
+    total = sum(path.stat().st_size for path in (TINY_FOLDER / TRANSFORMER.repository).iterdir())
+    assert {(title, of) for title, _, of in seen} == {(TRANSFORMER.title, total)}
+    done = [bytes_done for _, bytes_done, _ in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, total)
+
+
+def test_what_progress_raises_stops_the_download(source, server):
+    def stop(_title, done, _total):
+        if done:
+            raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        source.folder(TRANSFORMER, on_progress=stop)
+    assert source.folder(TRANSFORMER).is_dir()
+
+
+def test_interrupted_download_goes_on_at_the_missing_file(source, server):
+    folder = source.folder(TRANSFORMER)
+    (folder / SHARDS[1]).resolve().unlink()
+    (folder / SHARDS[1]).unlink()
+    server.requests.clear()
+    seen = []
+    source.folder(TRANSFORMER, on_progress=lambda _title, done, of: seen.append((done, of)))
+    assert server.downloads == [SHARDS[1]]
+    size = (folder / SHARDS[1]).stat().st_size
+    assert seen[0] == (seen[0][1] - size, seen[0][1])
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_connection_that_breaks_is_taken_up_where_it_was(source, server, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+    server.break_off[SHARDS[1]] = 500_000
+    source.folder(TRANSFORMER)
+    ranges = [headers.get("Range") for method, path, headers in server.requests if (method, path) == ("GET", SHARDS[1])]
+    assert ranges == [None, "bytes=500000-"]
+
+
+@pytest.mark.parametrize("part", [TRANSFORMER, parts.VAE], ids=["at the root", "in a folder"])
+def test_truncated_file_is_fetched_again(source, server, part):
+    folder = source.folder(part)
+    name = next(path.name for path in sorted(folder.glob("*.safetensors")))
+    whole = (folder / name).read_bytes()
+    (folder / name).resolve().write_bytes(whole[:1000])
+    server.requests.clear()
+    source.check(["f1"])
+    source.folder(part)
+    assert server.downloads == [str(Path(part.folder) / name)]
+    assert (folder / name).read_bytes() == whole
+
+
+def test_file_that_is_damaged_on_the_hub_is_named(source, server):
+    server.commits[COMMIT][TRANSFORMER.repository][SHARDS[0]] = b"short"
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[0]} .* is cut short.*also after it was downloaded again"):
+        source.folder(TRANSFORMER)
+
+
+def test_foreign_file_in_the_cache_is_fetched_again(source, server):
+    folder = source.folder(parts.VAE)
+    other = source.folder(parts.IMAGE_ENCODER)
+    shutil.copyfile(other / "config.json", (folder / "config.json").resolve())
+    with pytest.raises(
+        ModelFilesError, match=r"config\.json .* describes siglip_vision_model, where Autoenc.* is needed"
+    ):
+        source.folder(parts.VAE, offline=True)
+    server.requests.clear()
+    source.folder(parts.VAE)
+    assert server.downloads == ["vae/config.json"]
+
+
+def test_files_of_two_commits_are_never_mixed(source, server):
+    source.folder(parts.VAE)
+    server.commits[NEWER_COMMIT] = tiny_repositories()
+    assert COMMIT in str(source.folder(parts.TOKENIZER))
+    assert COMMIT in str(source.folder(parts.VAE, offline=True))
+
+
+def test_only_pickle_on_the_hub_is_refused(source, server):
+    files = server.commits[COMMIT][parts.VAE.repository]
+    del files["vae/diffusion_pytorch_model.safetensors"]
+    with pytest.raises(ModelFilesError, match="has no safetensors files of the VAE"):
+        source.check(["f1"])
+
+
+def test_token_is_used(source, server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    source.folder(parts.TOKENIZER)
+    sent = [{key.lower(): value for key, value in headers.items()} for _, _, headers in server.requests]
+    assert {headers.get("authorization") for headers in sent} == {"Bearer hf_secret"}
+
+
+# what cannot be had
+
+
+def assert_says_how_to_fetch(error, cache_dir, gigabytes):
+    text = str(error.value)
+    for repository in {part.repository for part in parts_for(["f1"])}:
+        assert f"hf download {repository} --include " in text
+    assert f"Still to download: {gigabytes} GB; free in {cache_dir}: " in text
+    assert f"--cache-dir {cache_dir}" in text
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_offline_and_missing_names_repository_and_command(source, server, tmp_path, monkeypatch, by_environment):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", by_environment)
+    with pytest.raises(ModelFilesError, match=r"is missing.*Going online is switched off") as error:
+        source.check(["f1"], offline=not by_environment)
+    assert_says_how_to_fetch(error, tmp_path / "hub", "42.4")
+    with pytest.raises(ModelFilesError, match="hf download lllyasviel/FramePack_F1_I2V_HY_20250503"):
+        source.folder(TRANSFORMER, offline=not by_environment)
+    assert server.requests == []
+
+
+def test_no_network_and_missing_names_repository_and_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    source = HubSource(HuggingFaceHub(tmp_path / "hub", f"http://127.0.0.1:{port}"))
+    with pytest.raises(ModelFilesError, match="could not be read from the Hugging Face hub") as error:
+        source.check(["f1"])
+    assert_says_how_to_fetch(error, tmp_path / "hub", "42.4")
+
+
+def test_too_small_a_disk_is_said_before_the_download(source, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 200_000))
+    with pytest.raises(ModelFilesError, match=r"Still to download: 11\.8 MB; free in .*: 0\.2 MB.*HF_HOME"):
+        source.check(["f1", "original"])
+    assert server.downloads == []
+
+
+def test_what_is_here_counts_against_the_disk(source, monkeypatch):
+    for part in parts_for(["f1"]):
+        folder = source.folder(part)
+    (folder / SHARDS[2]).unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 150_000))
+    source.check(["f1"])  # 142,592 bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 140_000))
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[2]} of {TRANSFORMER.repository}.*is missing"):
+        source.check(["f1"])
+
+
+def test_hf_home_is_honoured(tmp_path):
+    code = "from diffusers_helper.model_files.hub import HuggingFaceHub; print(HuggingFaceHub().cache_dir)"
+    environment = os.environ | {"HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == str(tmp_path / "hub")
