@@ -32,18 +32,22 @@ def adobe_rgb_profile() -> bytes:
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags | {b"wtpt": _xyz(D50)})
 
 
-def cmyk_profile(magenta: tuple[int, int, int]) -> bytes:
-    """A print profile whose pure magenta is the Lab colour ``magenta``; paper is white, all else mid-grey to black."""
+def cmyk_profile(magenta: tuple[int, int, int], darkest: int = 0) -> bytes:
+    """CMYK whose pure magenta is the Lab colour ``magenta``.
+
+    Paper is white, other mixtures are mid-grey and full black ink has the lightness ``darkest``.
+    """
     corners = np.zeros((2, 2, 2, 2, 3), dtype=np.uint8)
     corners[..., 1:] = 128
     corners[:, :, :, 0, 0] = 128
+    corners[:, :, :, 1, 0] = round(darkest * 2.55)
     corners[0, 0, 0, 0, 0] = 255
     corners[0, 1, 0, 0] = round(magenta[0] * 2.55), magenta[1] + 128, magenta[2] + 128
     identity = np.eye(3).astype(">i4") * 65536
     ramp = bytes(range(256))
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity.astype(">i4").tobytes()
     table += ramp * 4 + corners.tobytes() + ramp * 3
-    return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table, b"wtpt": _xyz(D50)})
+    return _profile(b"scnr", b"CMYK", b"Lab ", {b"A2B0": table, b"A2B1": table, b"wtpt": _xyz(D50)})
 
 
 def _xyz(values: np.ndarray) -> bytes:

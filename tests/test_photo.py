@@ -255,6 +255,12 @@ def test_print_colours_follow_their_profile(opened):
     assert photo.notes == ()
 
 
+def test_the_darkest_print_black_becomes_black(opened):
+    black = Image.new("CMYK", SIZE, (255, 255, 255, 255))
+    photo = opened(encoded(black, "JPEG", icc_profile=cmyk_profile((50, 40, 20), darkest=25)))
+    assert max(photo.image.getpixel((9, 9))) < 4
+
+
 def test_print_colours_without_a_profile(opened):
     photo = opened(encoded(Image.new("CMYK", SIZE, (0, 255, 0, 0)), "JPEG"))
     np.testing.assert_allclose(photo.image.getpixel((9, 9)), (255, 0, 255), atol=3)

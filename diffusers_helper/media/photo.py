@@ -229,11 +229,9 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
 def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
     """Scale ``image``, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle.
 
-    A picture that already has the target size is returned as it is.
+    A picture that already has the target size keeps every value: Pillow only copies it.
     """
     height, width = image.shape[:2]
-    if (width, height) == (target_width, target_height):
-        return image
     scale = max(target_width / width, target_height / height)
     size = round(width * scale), round(height * scale)
     resized = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
