@@ -80,9 +80,8 @@ def truncation_notes(
     kept = _prefix_length(tokenizer) + max_length
     llama = tokenizer(_in_template(prompt), return_offsets_mapping=True, verbose=False).offset_mapping
     llama_read = max(end for _, end in llama[:kept]) - len(PROMPT_PREFIX)
-
     clip = tokenizer_2(prompt, return_offsets_mapping=True, verbose=False).offset_mapping
-    clip_read = len(prompt) if len(clip) <= CLIP_TOKENS else clip[CLIP_TOKENS - 2][1]  # the last place is the end mark
+    clip_read = max(end for _, end in clip[: CLIP_TOKENS - 1])  # the last place is the end mark's
 
     reads = (("Llama", max_length, llama_read), ("CLIP", CLIP_TOKENS, clip_read))
     return tuple(
@@ -108,7 +107,7 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
     posterior = vae.encode(image.to(vae.device, vae.dtype)).latent_dist
     where = generator.device if generator else vae.device
     noise = torch.randn(posterior.mean.shape, generator=generator, device=where).to(vae.device)
-    return (posterior.mean.float() + posterior.std.float() * noise) * vae.config.scaling_factor
+    return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
 
 
 @torch.no_grad()
