@@ -1,0 +1,9 @@
+"""The page of FramePack F1. ``--help`` lists the options."""
+
+import sys
+
+from diffusers_helper.framepack.variants import F1
+from diffusers_helper.launch import main
+
+if __name__ == "__main__":
+    sys.exit(main(F1))

@@ -1,0 +1,81 @@
+"""Serves the page and ends in order: after SIGTERM or Ctrl+C no new visitor, the job stopped at its step, exit 0.
+
+Gradio's own ``launch`` dies at once on SIGTERM, so it only serves ``--share``, which needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from diffusers_helper.jobs import JobManager
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_SECONDS = 1
+"""How long open connections may finish; a page polls, so none of them carries anything that lasts."""
+JOB_SECONDS = 7
+"""How long the running job may take to stop: together with the connections well below ten seconds."""
+
+
+def address(listener: socket.socket) -> str:
+    """Return the URL of the page for a browser on this computer."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, options: dict[str, Any], inbrowser: bool
+) -> bool:
+    """Serve until a signal; return whether the running job stopped in time."""
+    stopped = True
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        nonlocal stopped
+        _ready(manager, address(listener), inbrowser)
+        yield
+        logger.info("Stopping")
+        stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
+
+    app = gr.mount_gradio_app(FastAPI(lifespan=lifespan), blocks, path="/", **options)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=CONNECTION_SECONDS)
+    _until_interrupted(lambda: uvicorn.Server(config).run(sockets=[listener]))
+    return stopped
+
+
+def share(blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, options: dict[str, Any]) -> bool:
+    """Serve with a public link until a signal; return whether the running job stopped in time."""
+    host, port = listener.getsockname()[:2]
+    listener.close()  # Gradio binds the port itself
+    blocks.launch(share=True, server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    _ready(manager, blocks.share_url or blocks.local_url, False)
+    _until_interrupted(threading.Event().wait)
+    stopped = manager.close(JOB_SECONDS)
+    blocks.close()
+    return stopped
+
+
+def _ready(manager: JobManager, url: str, inbrowser: bool) -> None:
+    logger.info("The page is at %s", url)
+    manager.start()
+    if inbrowser:
+        webbrowser.open(url)
+
+
+def _until_interrupted(work: Callable[[], Any]) -> None:
+    try:
+        work()
+    except KeyboardInterrupt:
+        logger.debug("Interrupted")

@@ -1,0 +1,101 @@
+"""``demo_gradio.py`` and ``demo_gradio_f1.py``: arguments, environment, port, models, page; in this order.
+
+What can be wrong is found before what takes long: a port that is taken ends the program before torch or Gradio are
+imported. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 3 models missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+from diffusers_helper import options
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.logs import logging_to
+
+logger = logging.getLogger(__name__)
+
+
+def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
+    """Serve the page of ``variant`` until a signal; return the exit code."""
+    parsed = _parser(variant).parse_args(argv)
+    options.set_environment(offline=parsed.offline)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
+    code = options.ending(lambda: _with_port(variant, parsed))
+    return options.DONE if code == options.INTERRUPTED else code
+
+
+def open_port(server: str, port: int) -> socket.socket:
+    """Take ``port`` of the address ``server`` now, so that nobody else gets it while the models load.
+
+    Raises SettingsError if it cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(server.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"Port {port} is taken, maybe by another FramePack. Choose another one: --port {port % 65535 + 1}"
+            ) from None
+        raise SettingsError(f"The page cannot be served at {server} port {port}: {error.strerror}.") from None
+
+
+def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
+    with open_port(parsed.server, parsed.port) as listener:
+        folder = options.ROOT / "logs" / str(listener.getsockname()[1])
+        with logging_to(folder, parsed.log_level or "info"):
+            return options.ending(lambda: _run(variant, parsed, listener))
+
+
+def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) -> int:
+    from diffusers_helper.program import Program
+
+    program = Program(parsed, variant.name)
+    with program.lock(listener.getsockname()[1]):
+        from diffusers_helper.gradio.app import build_app
+        from diffusers_helper.gradio.server import serve, share
+        from diffusers_helper.gradio.style import app_options
+
+        if parsed.server not in ("127.0.0.1", "localhost", "::1"):
+            logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
+        manager = program.make_manager()
+        blocks = build_app(
+            variant, manager, defaults=program.defaults, models_note=program.models_note, outputs=program.outputs
+        )
+        stopped = (
+            share(blocks, manager, listener, options=app_options(program.outputs))
+            if parsed.share
+            else serve(blocks, manager, listener, options=app_options(program.outputs), inbrowser=parsed.inbrowser)
+        )
+    if not stopped:
+        # The worker is inside a call that nothing interrupts, and Python would wait for the device's threads.
+        logger.warning("The job did not stop in time; what it had finished is kept")
+        logging.shutdown()
+        os._exit(options.DONE)
+    return options.DONE
+
+
+def _parser(variant: Variant) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=f"{variant.title}: a photo and a prompt become a video, in a web page."
+    )
+    parser.add_argument("--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network")
+    parser.add_argument("--port", type=_port, default=7860)
+    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
+    options.add_options(parser)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("ports go from 0 (any free one) to 65535")
+    return port

@@ -1,0 +1,73 @@
+"""What the page and the command line have in common: options, environment, exit codes. No heavy import happens here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
+from diffusers_helper.logs import LEVELS
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository's folder: results, logs and weights go below it wherever the program is started from."""
+
+DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+_EXIT_CODES = {
+    SettingsError: WRONG_SETTINGS,
+    PhotoError: WRONG_SETTINGS,
+    ModelFilesError: MODELS_MISSING,
+    CancelledError: INTERRUPTED,
+}
+
+logger = logging.getLogger(__name__)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about models and the machine."""
+    group = parser.add_argument_group("models and machine")
+    group.add_argument(
+        "--models",
+        metavar="NAME",
+        help="framepack (the published weights), tiny (comes along, runs on any computer), or a folder; "
+        "without it framepack where there is a GPU, else tiny",
+    )
+    group.add_argument("--offline", action="store_true", help="use what is on the disk, never a network")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    group.add_argument("--attention", metavar="NAME", default="auto", help="auto, sdpa, sage, flash or xformers")
+    group.add_argument("--outputs", metavar="DIR", type=_folder, default=ROOT / "outputs", help="where results go")
+    group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+
+
+def set_environment(*, offline: bool) -> None:
+    """Tell the libraries where weights are and to keep quiet; they read this once, when they are imported."""
+    os.environ["HF_HOME"] = os.environ.get("HF_HOME") or str(ROOT / "hf_download")
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def ending(command: Callable[[], int]) -> int:
+    """Return the exit code of ``command``; what it raises becomes a sentence on stderr, or a traceback in the log."""
+    try:
+        return command()
+    except FramePackError as error:
+        sys.stderr.write(f"{error}\n")
+        return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception:
+        logger.exception("Something unexpected went wrong")
+        return FAILED
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().resolve()

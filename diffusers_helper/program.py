@@ -1,0 +1,151 @@
+"""What the page and the command line run: device, model folder, models and the run function of one process.
+
+Only the device and the presence of the files are settled at the start; what takes long to import is imported by
+``prepare``, which the jobs' worker calls after the page is served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.events import Event
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs import Job, JobManager
+from diffusers_helper.locks import lock_folder, sole_user_of
+from diffusers_helper.memory import default_device, empty_caches
+from diffusers_helper.model_files import ModelSource, resolve_models
+from diffusers_helper.models.attention import resolve_attention
+
+if TYPE_CHECKING:
+    from diffusers_helper.components import Components
+    from diffusers_helper.media.photo import Photo
+
+logger = logging.getLogger(__name__)
+
+
+class Program:
+    """The models of one process, loaded when they are needed.
+
+    Args:
+        options: what ``options.add_options`` parsed.
+        variant: whose files have to be there.
+
+    Attributes:
+        device: where models run.
+        outputs: the folder of results.
+        defaults: a request with the settings that suit the models.
+        models_note: what a user should know about the models; empty for nothing.
+
+    Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
+    """
+
+    def __init__(self, options: argparse.Namespace, variant: str) -> None:
+        self.device = pick_device(options.device)
+        self.outputs: Path = options.outputs
+        self._offline: bool = options.offline
+        self._attention: str = options.attention
+        if self._attention != "auto":
+            resolve_attention(self._attention, self.device, torch.bfloat16)
+        self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
+        self.source.check((variant,), offline=self._offline)
+        settings = self.source.defaults.model_dump(include={"resolution", "steps", "guidance_scale"})
+        self.defaults = GenerationRequest.from_fields({"variant": variant, **settings})
+        self.models_note = models_note(self.source, chosen=options.models is not None)
+        logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.models_note)
+
+    @cached_property
+    def components(self) -> Components:
+        """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
+        from diffusers_helper.components import Components
+
+        return Components(self.source, self.device, attention=self._attention, offline=self._offline)
+
+    def prepare(self) -> None:
+        """Import what the first video needs."""
+        from diffusers_helper.framepack import generation
+
+        logger.debug("%s is imported", generation.__name__)
+
+    def generate(
+        self, request: GenerationRequest, photo: Photo, name: str, check: Callable[[], None]
+    ) -> Generator[Event, None, None]:
+        """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``."""
+        from diffusers_helper.framepack.generation import generate
+
+        yield from generate(request, photo, components=self.components, output=self.outputs / name, check=check)
+
+    def release(self) -> None:
+        """Free what a failed run left on the device."""
+        if "components" in self.__dict__:
+            self.components.release_all()
+        empty_caches()
+
+    def make_manager(self) -> JobManager:
+        """Return the queue that runs this program's jobs."""
+
+        def run(job: Job) -> Generator[Event, None, None]:
+            return self.generate(job.request, job.photo, job.id, job.check)
+
+        return JobManager(run, make_preview=preview, prepare=self.prepare, on_failure=self.release)
+
+    def lock(self, port: int) -> AbstractContextManager[None]:
+        """Hold the GPU for this process; nothing to hold on a CPU. Raises SettingsError if another one has it."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        uuid = torch.cuda.get_device_properties(self.device).uuid
+        return sole_user_of(str(uuid), f"process {os.getpid()}, port {port}", lock_folder())
+
+
+def pick_device(choice: str) -> torch.device:
+    """Return the device called ``choice``; "auto" is the best there is.
+
+    Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
+    take hours for what was meant for that GPU.
+    """
+    if choice == "cpu":
+        return torch.device("cpu")
+    device = default_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
+        raise SettingsError(
+            f"CUDA_VISIBLE_DEVICES={visible} names no GPU that can be used here. Set it to one that nvidia-smi lists, "
+            "or add --device cpu."
+        )
+    if choice not in ("auto", device.type):
+        raise SettingsError(
+            f"There is no {choice} device that can be used here. Leave --device out, or add --device cpu."
+        )
+    return device
+
+
+def models_note(source: ModelSource, *, chosen: bool) -> str:
+    """Return the sentences for page and log about models that a user might take for others; empty for none."""
+    notes = []
+    if source.is_tiny:
+        reason = "was chosen" if chosen else "is used, as no GPU was found (--models framepack uses the published one)"
+        notes.append(f"The tiny model {reason}.")
+    if not source.trained:
+        notes.append("Its weights are random: its videos are noise, which shows that the program works.")
+    return " ".join(notes)
+
+
+def preview(denoised: Tensor) -> bytes:
+    """Return the guess of a section, latents (B, 16, T, H, W), as a JPEG with its frames side by side."""
+    from einops import rearrange
+
+    from diffusers_helper.hunyuan import vae_decode_fake
+    from diffusers_helper.media.video import preview_jpeg
+
+    pixels = rearrange(vae_decode_fake(denoised), "b c t h w -> (b h) (t w) c")
+    return preview_jpeg((pixels * 255).round().byte().cpu().numpy())

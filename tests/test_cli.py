@@ -1,0 +1,198 @@
+"""The command line with a fake program: everything but the models."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper import cli
+from diffusers_helper.framepack.errors import ModelFilesError, OutputError
+from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.framepack.request import GenerationRequest
+
+
+class FakeProgram:
+    """Stands where diffusers_helper.program.Program does; ``failure`` comes after the first section."""
+
+    made: "list[FakeProgram]"
+    defaults = GenerationRequest(resolution=128, steps=4)
+    outputs: Path
+    failure: BaseException | None = None
+    interrupts = 0
+    missing = False
+
+    def __init__(self, options, variant):
+        if self.missing:
+            raise ModelFilesError("model.safetensors of some/repository is missing.")
+        self.options, self.variant = options, variant
+        self.made.append(self)
+
+    def generate(self, request, photo, name, check):
+        self.request, self.closed = request, False
+        try:
+            yield StageStarted("text", "Reading the prompt")
+            yield Note("The prompt was truncated.")
+            for section in range(2):
+                for step in range(4):
+                    yield StepDone(section=section, sections=2, step=step + 1, steps=4, denoised=None)
+                path = self.outputs / f"{name}_partial_{section + 1:02d}.mp4"
+                path.write_bytes(b"part")
+                yield VideoGrown(path, 37, section + 1)
+                if self.failure:
+                    raise self.failure
+                for _ in range(self.interrupts):
+                    signal.raise_signal(signal.SIGINT)
+            final = self.outputs / f"{name}.mp4"
+            final.write_bytes(b"whole video")
+            yield Finished(final, 73)
+        finally:
+            self.closed = True
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
+    monkeypatch.setattr("diffusers_helper.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.media.photo.open_photo", lambda path: f"photo {path}")
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    yield fake
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+
+
+def kept(program):
+    return sorted(path.name for path in program.outputs.iterdir())
+
+
+def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, capsys):
+    assert cli.main(["generate", "lion.jpg", "The lion roars", "-o", "out.mp4"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "out.mp4\n"
+    assert Path("out.mp4").read_bytes() == b"whole video"
+    assert "8/8" in shown.err
+    assert "Reading the prompt" in shown.err
+    assert "The prompt was truncated." in shown.err
+    assert not [name for name in kept(program) if "partial" not in name]
+    assert program.made[0].closed
+
+
+def test_without_o_it_stays_in_the_outputs(program, capsys):
+    assert cli.main(["generate", "lion.jpg", ""]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.parent == program.outputs
+    assert path.read_bytes() == b"whole video"
+
+
+def test_settings_come_from_the_options_then_the_models_then_the_request(program):
+    argv = ["generate", "a.png", "p", "--seconds", "3", "--variant", "f1", "--seed", "-1", "--cfg-scale", "2.5"]
+    argv += ["--teacache", "--negative-prompt", "-"]
+    assert cli.main(argv) == 0
+    made = program.made[0]
+    expected = {"prompt": "p", "seconds": 3, "variant": "f1", "seed": -1, "cfg_scale": 2.5, "teacache": True}
+    expected |= {"negative_prompt": "-", "resolution": 128, "steps": 4, "guidance_scale": 10}
+    assert made.request == GenerationRequest(**expected)
+    assert made.variant == "f1"
+
+
+def test_every_setting_of_a_request_has_an_option(program):
+    others = {"prompt", "variant", "teacache"}
+    assert set(cli.SETTINGS) | others == set(GenerationRequest.model_fields)
+    argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
+    argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5"]
+    assert cli.main(argv) == 0
+    request = program.made[0].request
+    assert (request.resolution, request.steps, request.guidance_scale, request.mp4_crf) == (256, 9, 3, 20)
+    assert (request.preserved_memory_gb, request.cfg_rescale) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "field"),
+    [
+        (["--seconds", "0"], "seconds"),
+        (["--seconds", "nan"], "seconds"),
+        (["--steps", "1.5"], "steps"),
+        (["--seed", "abc"], "seed"),
+        (["--seed", "1e30"], "seed"),
+        (["--cfg-scale", "99"], "cfg_scale"),
+        (["--resolution", "100"], "resolution"),
+        (["-o", "out.avi"], ".mp4"),
+        (["-o", "missing/out.mp4"], "folder"),
+        (["-o", "outputs/folder.mp4"], "folder"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_settings_exit_2_before_anything_is_loaded(program, argv, field, capsys):
+    (program.outputs / "folder.mp4").mkdir()
+    assert cli.main(["generate", "a.png", "p", *argv]) == 2
+    assert field in capsys.readouterr().err
+    assert not program.made
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["generate"], ["generate", "a.png", "p", "--variant", "f2"], ["generate", "a.png", "p", "--window", "3"]],
+)
+def test_wrong_arguments_exit_2(argv):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 2
+
+
+def test_a_bad_photo_exits_2(program, monkeypatch, tmp_path, capsys):
+    monkeypatch.undo()
+    assert cli.main(["generate", str(tmp_path / "none.png"), "p"]) == 2
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_missing_models_exit_3(program, capsys):
+    program.missing = True
+    assert cli.main(["generate", "a.png", "p"]) == 3
+    assert "some/repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "shown"), [(OutputError("The disk is full."), "The disk is full."), (KeyError(), "")]
+)
+def test_a_failure_exits_1_and_says_what_is_kept(program, failure, shown, capsys):
+    program.failure = failure
+    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
+    captured = capsys.readouterr()
+    assert shown in captured.err
+    assert f"What was finished is kept: {program.outputs / kept(program)[0]}" in captured.err
+    assert captured.out == ""
+    assert not Path("out.mp4").exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, capfd):
+    program.interrupts = times
+    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+    shown = capfd.readouterr().err
+    assert "press Ctrl+C again" in shown
+    assert "Traceback" not in shown
+    assert "What was finished is kept" in shown
+    assert [name[-15:] for name in kept(program)] == ["_partial_01.mp4"]
+    assert program.made[0].closed
+
+
+def test_a_full_disk_at_the_target_keeps_the_video(program, monkeypatch, capsys):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
+    assert "full" in capsys.readouterr().err
+    assert not list(Path().glob("*.mp4*"))
+    assert [name for name in kept(program) if "partial" not in name]
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "generate" in capsys.readouterr().out

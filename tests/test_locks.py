@@ -1,0 +1,57 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.locks import lock_folder, sole_user_of
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from diffusers_helper.locks import sole_user_of
+with sole_user_of("GPU-1", "process 4711, port 7860", Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_second_process_on_a_gpu_is_told_of_the_first(holder, tmp_path):
+    message = r"process 4711, port 7860.*CUDA_VISIBLE_DEVICES"
+    with pytest.raises(SettingsError, match=message), sole_user_of("GPU-1", "me", tmp_path):
+        pytest.fail("two processes on one GPU")
+    with sole_user_of("GPU-2", "me", tmp_path):
+        pass  # another card is free
+
+
+def test_a_killed_process_holds_nothing(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    with sole_user_of("GPU-1", "me", tmp_path):
+        pass
+
+
+def test_it_is_free_again_afterwards_and_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), sole_user_of("GPU-1", "me", tmp_path / "new"):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("cache", "expected"), [("/c", "/c/framepack"), ("", "/h/.cache/framepack")])
+def test_the_folder_is_the_users_own(monkeypatch, cache, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", "/h")
+    assert lock_folder() == Path(expected)

@@ -1,0 +1,98 @@
+import argparse
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.framepack import errors
+from diffusers_helper.options import ROOT, add_options, ending, set_environment
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The process's environment, put back afterwards."""
+    for name in set(os.environ) - {"PATH", "HOME"}:
+        monkeypatch.delenv(name)
+    before = dict(os.environ)
+    yield os.environ
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, ROOT / "hf_download"), ({"HF_HOME": ""}, ROOT / "hf_download")])
+def test_weights_are_below_the_repository_unless_the_user_says_so(environment, given, used):
+    environment |= given
+    set_environment(offline=False)
+    assert environment["HF_HOME"] == str(used)
+
+
+def test_the_users_hf_home_is_honoured(environment):
+    environment["HF_HOME"] = "/models"
+    set_environment(offline=False)
+    assert environment["HF_HOME"] == "/models"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_telemetry_is_off_and_offline_means_offline(environment, offline):
+    environment["GRADIO_ANALYTICS_ENABLED"] = "True"
+    set_environment(offline=offline)
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["HF_HUB_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "1"
+    assert environment.get("HF_HUB_OFFLINE") == ("1" if offline else None)
+
+
+def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
+    code = """
+import argparse, os
+from diffusers_helper.options import ROOT, add_options, set_environment
+set_environment(offline=False)
+add_options(parser := argparse.ArgumentParser())
+print(ROOT, os.environ["HF_HOME"], parser.parse_args([]).outputs, parser.parse_args(["--outputs", "here"]).outputs)
+"""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    root = Path(__file__).parents[1]
+    assert done.stdout.split() == [
+        str(path) for path in (root, root / "hf_download", root / "outputs", tmp_path / "here")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.SettingsError, 2),
+        (errors.PhotoError, 2),
+        (errors.ModelFilesError, 3),
+        (errors.CancelledError, 130),
+        (errors.OutOfMemoryError, 1),
+        (errors.OutputError, 1),
+        (errors.FramePackError, 1),
+    ],
+)
+def test_an_expected_error_is_one_sentence_and_an_exit_code(error, code, capsys, caplog):
+    assert ending(partial(fail, error("A sentence."))) == code
+    assert capsys.readouterr().err == "A sentence.\n"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (ZeroDivisionError("a bug"), 1)])
+def test_other_ends(error, code, caplog):
+    assert ending(partial(fail, error)) == code
+    assert ("a bug" in caplog.text) == (code == 1)
+    assert ending(lambda: 7) == 7
+
+
+def fail(error):
+    raise error
+
+
+def test_the_options_of_both_programs(capsys):
+    add_options(parser := argparse.ArgumentParser())
+    parsed = parser.parse_args(["--models", "tiny", "--offline", "--device", "cpu", "--attention", "sdpa"])
+    assert (parsed.models, parsed.offline, parsed.device, parsed.attention) == ("tiny", True, "cpu", "sdpa")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--device", "tpu"])
+    assert ended.value.code == 2
