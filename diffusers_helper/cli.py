@@ -65,8 +65,11 @@ def generate(parsed: argparse.Namespace) -> int:
     photo = open_photo(parsed.photo)
     program = Program(parsed, parsed.variant)
     request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
-    with stop_on_interrupt() as check:
-        video = follow(program.generate(request, photo, new_job_id(), check), check)
+    if program.source.note:
+        sys.stderr.write(f"{program.source.note}\n")
+    with stop_on_interrupt() as check, tqdm(unit="step", dynamic_ncols=True) as bar:
+        events = program.generate(request, photo, new_job_id(), check=check, say=bar.set_description_str)
+        video = follow(events, check, bar)
     if parsed.output is not None:
         with whole_file(parsed.output) as part:
             shutil.copyfile(video, part)
@@ -75,11 +78,11 @@ def generate(parsed: argparse.Namespace) -> int:
     return options.DONE
 
 
-def follow(events: Generator[Event, None, None], check: Callable[[], None]) -> Path:
-    """Show ``events`` on stderr until the video is there; return its path. An early end says what is kept."""
+def follow(events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any]) -> Path:
+    """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept."""
     newest: Path | None = None
     try:
-        with closing(events), tqdm(unit="step", dynamic_ncols=True) as bar:
+        with closing(events):
             for event in events:
                 _show(event, bar)
                 if isinstance(event, VideoGrown | Finished):
@@ -88,7 +91,7 @@ def follow(events: Generator[Event, None, None], check: Callable[[], None]) -> P
                     check()
     except BaseException:
         if newest is not None:
-            sys.stderr.write(f"What was finished is kept: {newest}\n")
+            bar.write(f"What was finished is kept: {newest}", file=sys.stderr)
         raise
     assert newest is not None, "a run ends with Finished or an exception"
     return newest

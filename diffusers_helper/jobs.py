@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,13 @@ class Job:
         id: unique and not to be guessed; also fit for a file name.
         request: the settings, with a fixed seed.
         photo: the start picture.
+        say: shows a sentence as the job's description, for what takes long inside one stage.
     """
 
     id: str
     request: GenerationRequest
     photo: Photo
+    say: Callable[[str], None]
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def stop(self) -> None:
@@ -126,7 +129,9 @@ class JobManager:
                 raise QueueFullError(
                     f"{len(self._queue)} jobs are waiting already; try again when one of them is done."
                 )
-            job = Job(new_job_id(), request.with_seed(), photo)
+            job_id = new_job_id()
+            say = partial(self._say, job_id)
+            job = Job(job_id, request.with_seed(), photo, say)
             if token is not None:
                 self._tokens[token] = job.id
             self._queue.append(job)
@@ -239,6 +244,11 @@ class JobManager:
     def _path(self, job: Job) -> Path | None:
         video = self.snapshot(job.id).video
         return Path(video) if video else None
+
+    def _say(self, job_id: str, text: str) -> None:
+        with self._changed:
+            if self._running is not None and self._running.id == job_id and not self._running.stopping:
+                self._update(job_id, description=text)
 
     def _update(self, job_id: str, **fields: Any) -> None:
         with self._changed:

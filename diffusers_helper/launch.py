@@ -59,20 +59,19 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
 
     program = Program(parsed, variant.name)
     with program.lock(listener.getsockname()[1]):
-        from diffusers_helper.gradio.app import build_app
+        from diffusers_helper.gradio.app import app_options, build_app
         from diffusers_helper.gradio.server import serve, share
-        from diffusers_helper.gradio.style import app_options
 
         if parsed.server not in ("127.0.0.1", "localhost", "::1"):
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
         manager = program.make_manager()
         blocks = build_app(
-            variant, manager, defaults=program.defaults, models_note=program.models_note, outputs=program.outputs
+            variant, manager, defaults=program.defaults, models_note=program.source.note, outputs=program.outputs
         )
         stopped = (
-            share(blocks, manager, listener, options=app_options(program.outputs))
+            share(blocks, manager, listener, options=app_options())
             if parsed.share
-            else serve(blocks, manager, listener, options=app_options(program.outputs), inbrowser=parsed.inbrowser)
+            else serve(blocks, manager, listener, options=app_options(), inbrowser=parsed.inbrowser)
         )
     if not stopped:
         # The worker is inside a call that nothing interrupts, and Python would wait for the device's threads.

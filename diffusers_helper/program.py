@@ -24,7 +24,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs import Job, JobManager
 from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import ModelSource, resolve_models
+from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Program:
         device: where models run.
         outputs: the folder of results.
         defaults: a request with the settings that suit the models.
-        models_note: what a user should know about the models; empty for nothing.
+        source: where the models are from; its ``note`` is what a user has to know of them.
 
     Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
     """
@@ -59,17 +59,21 @@ class Program:
             resolve_attention(self._attention, self.device, torch.bfloat16)
         self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
         self.source.check((variant,), offline=self._offline)
-        settings = self.source.defaults.model_dump(include={"resolution", "steps", "guidance_scale"})
-        self.defaults = GenerationRequest.from_fields({"variant": variant, **settings})
-        self.models_note = models_note(self.source, chosen=options.models is not None)
-        logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.models_note)
+        self.defaults = self.source.defaults.model_copy(update={"variant": variant})
+        logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.source.note)
 
     @cached_property
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
         from diffusers_helper.components import Components
 
-        return Components(self.source, self.device, attention=self._attention, offline=self._offline)
+        return Components(
+            self.source,
+            self.device,
+            attention=self._attention,
+            on_progress=self._downloading,
+            offline=self._offline,
+        )
 
     def prepare(self) -> None:
         """Import what the first video needs."""
@@ -78,12 +82,26 @@ class Program:
         logger.debug("%s is imported", generation.__name__)
 
     def generate(
-        self, request: GenerationRequest, photo: Photo, name: str, check: Callable[[], None]
+        self,
+        request: GenerationRequest,
+        photo: Photo,
+        name: str,
+        *,
+        check: Callable[[], None],
+        say: Callable[[str], None],
     ) -> Generator[Event, None, None]:
-        """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``."""
+        """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``.
+
+        ``say`` gets sentences about what takes long inside one stage.
+        """
         from diffusers_helper.framepack.generation import generate
 
+        self._check, self._say = check, say
         yield from generate(request, photo, components=self.components, output=self.outputs / name, check=check)
+
+    def _downloading(self, title: str, done: int, total: int) -> None:
+        self._check()
+        self._say(f"Downloading {title}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
     def release(self) -> None:
         """Free what a failed run left on the device."""
@@ -95,7 +113,7 @@ class Program:
         """Return the queue that runs this program's jobs."""
 
         def run(job: Job) -> Generator[Event, None, None]:
-            return self.generate(job.request, job.photo, job.id, job.check)
+            return self.generate(job.request, job.photo, job.id, check=job.check, say=job.say)
 
         return JobManager(run, make_preview=preview, prepare=self.prepare, on_failure=self.release)
 
@@ -127,17 +145,6 @@ def pick_device(choice: str) -> torch.device:
             f"There is no {choice} device that can be used here. Leave --device out, or add --device cpu."
         )
     return device
-
-
-def models_note(source: ModelSource, *, chosen: bool) -> str:
-    """Return the sentences for page and log about models that a user might take for others; empty for none."""
-    notes = []
-    if source.is_tiny:
-        reason = "was chosen" if chosen else "is used, as no GPU was found (--models framepack uses the published one)"
-        notes.append(f"The tiny model {reason}.")
-    if not source.trained:
-        notes.append("Its weights are random: its videos are noise, which shows that the program works.")
-    return " ".join(notes)
 
 
 def preview(denoised: Tensor) -> bytes:

@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ class FakeProgram:
 
     made: "list[FakeProgram]"
     defaults = GenerationRequest(resolution=128, steps=4)
+    source = SimpleNamespace(note="The tiny model is at work.")
     outputs: Path
     failure: BaseException | None = None
     interrupts = 0
@@ -27,10 +29,11 @@ class FakeProgram:
         self.options, self.variant = options, variant
         self.made.append(self)
 
-    def generate(self, request, photo, name, check):
+    def generate(self, request, photo, name, *, check, say):
         self.request, self.closed = request, False
         try:
             yield StageStarted("text", "Reading the prompt")
+            say("Downloading the text encoder")
             yield Note("The prompt was truncated.")
             for section in range(2):
                 for step in range(4):
@@ -76,8 +79,13 @@ def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, cap
     assert shown.out == "out.mp4\n"
     assert Path("out.mp4").read_bytes() == b"whole video"
     assert "8/8" in shown.err
-    assert "Reading the prompt" in shown.err
-    assert "The prompt was truncated." in shown.err
+    for text in (
+        "The tiny model is at work.",
+        "Reading the prompt",
+        "Downloading the text",
+        "The prompt was truncated.",
+    ):
+        assert text in shown.err
     assert not [name for name in kept(program) if "partial" not in name]
     assert program.made[0].closed
 

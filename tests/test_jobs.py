@@ -102,6 +102,18 @@ def test_a_job_from_start_to_end(manage):
     assert manager.jobs() == [end]
 
 
+def test_a_run_can_tell_what_takes_long(manage, gate):
+    def run(job):
+        yield StageStarted("text", "Reading the prompt")
+        job.say("Downloading the text encoder: 1 of 15 GB")
+        yield from gate(job)
+
+    manager = manage(run)
+    job = manager.submit(REQUEST, None)
+    assert gate.reached.wait(SECONDS)
+    assert manager.snapshot(job).description == "Downloading the text encoder: 1 of 15 GB"
+
+
 def test_the_seed_in_use_is_told_at_once(manage, gate):
     manager = manage(gate)
     job = manager.submit(GenerationRequest(seed=-1), None)

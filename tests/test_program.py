@@ -1,0 +1,154 @@
+import argparse
+import io
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.framepack.events import Finished, StageStarted
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.locks import lock_folder, sole_user_of
+from diffusers_helper.options import add_options
+from diffusers_helper.program import Program, pick_device, preview
+
+
+def options(*argv):
+    add_options(parser := argparse.ArgumentParser())
+    return parser.parse_args(argv)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return Program(options("--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path)), "f1")
+
+
+@pytest.mark.parametrize(
+    ("choice", "visible", "found", "expected"),
+    [
+        ("auto", "", "cpu", "cpu"),
+        ("auto", "-1", "cpu", "cpu"),
+        ("auto", "0", "cuda", "cuda"),
+        ("auto", "", "mps", "mps"),
+        ("cuda", "1", "cuda", "cuda"),
+        ("cpu", "7", "cpu", "cpu"),
+        ("cpu", "", "cuda", "cpu"),
+        ("auto", "7", "cpu", "CUDA_VISIBLE_DEVICES=7"),
+        ("cuda", "x", "cpu", "CUDA_VISIBLE_DEVICES=x"),
+        ("cuda", "", "cpu", "no cuda device"),
+        ("mps", "", "cpu", "no mps device"),
+        ("cuda", "", "mps", "no cuda device"),
+    ],
+)
+def test_pick_device(monkeypatch, choice, visible, found, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: torch.device(found))
+    if expected in ("cpu", "cuda", "mps"):
+        assert pick_device(choice) == torch.device(expected)
+    else:
+        with pytest.raises(SettingsError, match=expected) as refused:
+            pick_device(choice)
+        assert "\n" not in str(refused.value)
+
+
+def test_without_a_choice_a_cpu_gets_the_tiny_model_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.INFO):
+        program = Program(options("--device", "cpu"), "f1")
+    assert program.source.is_tiny
+    assert program.source.note in caplog.text
+    assert (program.defaults.variant, program.defaults.resolution) == ("f1", 128)
+
+
+def test_without_a_choice_a_gpu_gets_the_published_models(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("diffusers_helper.model_files.HubSource.check", lambda source, variants, offline: None)
+    program = Program(options(), "original")
+    assert not program.source.is_tiny
+    assert program.defaults.resolution == 640
+
+
+def test_missing_models_offline_name_repository_and_command():
+    with pytest.raises(ModelFilesError, match=r"hunyuanvideo-community/HunyuanVideo.*hf download"):
+        Program(options("--models", "framepack", "--offline", "--device", "cpu"), "original")
+
+
+@pytest.mark.parametrize("argv", [["--attention", "none-such"], ["--attention", "flash"], ["--models", "/no/folder"]])
+def test_wrong_choices(argv):
+    with pytest.raises(SettingsError):
+        Program(options("--device", "cpu", *argv), "original")
+
+
+def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatch, tmp_path):
+    calls = []
+
+    def generate(request, photo, *, components, output, check):
+        calls.append((request, photo, output))
+        yield StageStarted("text", "Reading")
+        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        yield Finished(output.with_suffix(".mp4"), 37)
+
+    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    manager = tiny.make_manager()
+    request = GenerationRequest(variant="f1", seed=1)
+    job = manager.submit(request, "photo")
+    end = manager.wait(job, 20)
+    assert manager.close(5)
+    assert (end.state, end.video) == ("done", str(tmp_path / f"{job}.mp4"))
+    assert calls == [(request, "photo", tmp_path / job)]
+
+
+def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
+    said, stop = [], []
+
+    def check():
+        if stop:
+            raise CancelledError("Stopped.")
+
+    def generate(request, photo, *, components, output, check):
+        for done in (1, 2):
+            components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
+            yield StageStarted("text", "Reading")
+
+    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    events = tiny.generate(GenerationRequest(), None, "name", check=check, say=said.append)
+    next(events)
+    stop.append(True)
+    with pytest.raises(CancelledError):
+        next(events)
+    assert said == ["Downloading the VAE: 1.0 of 5.0 GB"]
+
+
+def test_release_gives_up_the_models_and_is_harmless_before_there_are_any(tiny):
+    tiny.release()
+    assert "components" not in tiny.__dict__
+    released = []
+    tiny.components = SimpleNamespace(release_all=lambda: released.append(True))
+    tiny.release()
+    assert released
+
+
+def test_a_cpu_is_shared(tiny):
+    with tiny.lock(1), tiny.lock(2):
+        pass
+
+
+def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
+    tiny.device = torch.device("cuda", 0)
+    with tiny.lock(7860):
+        message = f"process {os.getpid()}, port 7860"
+        with pytest.raises(SettingsError, match=message), tiny.lock(7861):
+            pytest.fail("two on one GPU")
+        with sole_user_of("56-78", "me", lock_folder()):
+            pass
+    with tiny.lock(7861):
+        pass
+
+
+def test_preview_is_a_strip_of_the_sections_frames():
+    picture = Image.open(io.BytesIO(preview(torch.randn(1, 16, 9, 8, 12))))
+    assert (picture.format, picture.size) == ("JPEG", (9 * 12, 8))
