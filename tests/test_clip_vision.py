@@ -16,14 +16,14 @@ def picture(height, width):
 def test_a_picture_is_squeezed_into_the_encoder_s_square_and_scaled_to_minus_1_to_1(size):
     image = picture(*size)
     processor, encoder = tiny_vision()
-    square = Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC)
+    side = encoder.config.image_size
+    square = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         expected = encoder(pixels).last_hidden_state
 
     output = hf_clip_vision_encode(image, processor, encoder)
 
-    assert output.last_hidden_state.shape == (1, 36, 64)
     assert not output.last_hidden_state.requires_grad
     torch.testing.assert_close(output.last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 
