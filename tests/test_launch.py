@@ -1,0 +1,210 @@
+"""The launcher: what it refuses, how fast, and how it ends. Fresh processes serve the real page on a fake program."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper import launch
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.launch import main, open_port
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import sys, threading, time, types
+from pathlib import Path
+from diffusers_helper import launch, options, program
+from diffusers_helper.framepack.events import StepDone
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.gradio import server
+from diffusers_helper.jobs import JobManager
+
+kind, folder = sys.argv[1], Path(sys.argv[2])
+options.ROOT = folder
+server.JOB_SECONDS = 1 if kind == "stuck" else server.JOB_SECONDS
+
+def run(job):
+    print("running", flush=True)
+    try:
+        while True:
+            if kind == "in a long call":
+                while True:
+                    job.check()
+                    time.sleep(0.01)
+            if kind == "stuck":
+                threading.Event().wait()
+            time.sleep(0.05)
+            yield StepDone(section=0, sections=1, step=1, steps=1000, denoised=None)
+    finally:
+        print("freed", flush=True)
+
+class Program(program.Program):
+    def make_manager(self):
+        manager = JobManager(run)
+        if kind != "idle":
+            manager.submit(GenerationRequest(), types.SimpleNamespace(notes=()))
+        return manager
+
+program.Program = Program
+code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(folder / "out")])
+print("ended", flush=True)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _process_stays(monkeypatch):
+    """Leave the signals and the environment of the process that runs the tests alone."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def busy():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("program", ["demo_gradio.py", "demo_gradio_f1.py"])
+def test_a_port_that_is_taken_ends_the_program_within_a_second(program, busy, tmp_path):
+    command = [sys.executable, "-X", "importtime", ROOT / program, "--port", str(busy)]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert f"Port {busy} is taken" in sentence
+    assert "--port" in sentence
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported.isdisjoint({"torch", "gradio", "huggingface_hub"})
+    assert "diffusers_helper.launch" in imported
+    assert seconds < 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("server", ["not-an-address.invalid", "203.0.113.7"])
+def test_an_address_that_is_not_ours(server, capsys):
+    assert main(ORIGINAL, ["--server", server, "--port", "0"]) == 2
+    assert server in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("server", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)])
+def test_open_port_takes_it_from_then_on(server, family):
+    try:
+        listener = open_port(server, 0)
+    except SettingsError:
+        pytest.skip("this computer has no such address")
+    with listener:
+        assert listener.family == family
+        with pytest.raises(SettingsError, match="is taken"):
+            open_port(server, listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("variant", [ORIGINAL, F1])
+def test_nobody_but_this_computer_sees_the_page_unless_told_otherwise(variant):
+    parsed = launch._parser(variant).parse_args([])
+    assert (parsed.server, parsed.port, parsed.share) == ("127.0.0.1", 7860, False)
+
+
+@pytest.mark.parametrize("argv", [["--port", "70000"], ["--port", "x"], ["--no-such-option"]])
+def test_wrong_arguments_exit_2(argv):
+    with pytest.raises(SystemExit) as ended:
+        main(ORIGINAL, argv)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "visible", "code", "words"),
+    [
+        (["--device", "cuda"], "", 2, "cuda"),
+        ([], "9", 2, "CUDA_VISIBLE_DEVICES=9"),
+        (["--models", "/no/such/folder"], "", 2, "/no/such/folder"),
+        (["--models", "framepack", "--offline"], "", 3, "hf download"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: __import__("torch").device("cpu"))
+    monkeypatch.setattr("diffusers_helper.options.ROOT", tmp_path)
+    assert main(ORIGINAL, ["--port", "0", *argv]) == code
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+def test_an_unexpected_error_is_in_the_ports_log(monkeypatch, tmp_path, busy):
+    def broken(options, variant):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("diffusers_helper.program.Program", broken)
+    monkeypatch.setattr("diffusers_helper.options.ROOT", tmp_path)
+    assert main(ORIGINAL, ["--port", "0"]) == 1
+    (log,) = tmp_path.glob("logs/*/framepack_*.log")
+    assert "a bug" in log.read_text()
+
+
+class Served:
+    """A process with the page, and what it wrote."""
+
+    def __init__(self, kind, folder):
+        self.folder = folder
+        self.log = folder / "console.log"
+        with self.log.open("w") as console:
+            command = [sys.executable, "-c", PROGRAM, kind, folder]
+            self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=console, stderr=console)
+
+    def wait_for(self, text, seconds=120):
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return self.log.read_text()
+
+    def url(self):
+        return next(word for word in self.wait_for("The page is at").split() if word.startswith("http://"))
+
+
+KINDS = ["idle", "mid-step", "in a long call", "stuck"]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """All at once, as each takes seconds to import its libraries."""
+    servers = {kind: Served(kind, tmp_path_factory.mktemp("served")) for kind in KINDS}
+    yield servers
+    for server in servers.values():
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign"), [(kind, signal.SIGINT if kind == "mid-step" else signal.SIGTERM) for kind in KINDS]
+)
+def test_a_signal_ends_it_in_order_within_ten_seconds(served, kind, sign):
+    server = served[kind]
+    with urllib.request.urlopen(server.url(), timeout=20) as page:
+        assert page.status == 200
+        assert b"gradio" in page.read()
+    if kind != "idle":
+        server.wait_for("running")
+    server.process.send_signal(sign)
+    assert server.process.wait(10) == 0
+    console = server.log.read_text()
+    assert "Traceback" not in console
+    assert ("freed" in console) == (kind in ("mid-step", "in a long call"))
+    assert ("ended" in console) == (kind != "stuck")
+    assert ("did not stop in time" in console) == (kind == "stuck")
+    (log,) = server.folder.glob("logs/*/framepack_*.log")
+    assert server.url() in log.read_text()
+    assert log.parent.name == server.url().rpartition(":")[2]
