@@ -67,7 +67,9 @@ def generate(parsed: argparse.Namespace) -> int:
     request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     if program.source.note:
         sys.stderr.write(f"{program.source.note}\n")
-    with stop_on_interrupt() as check, tqdm(unit="step", dynamic_ncols=True) as bar:
+    program.prepare()
+    total = request.sections * request.steps
+    with stop_on_interrupt() as check, tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
         events = program.generate(request, photo, new_job_id(), check=check, say=bar.set_description_str)
         video = follow(events, check, bar)
     if parsed.output is not None:
@@ -125,7 +127,6 @@ def _show(event: Event, bar: tqdm[Any]) -> None:
         case Note():
             bar.write(event.text, file=sys.stderr)
         case StepDone():
-            bar.total = event.sections * event.steps
             bar.update(event.section * event.steps + event.step - bar.n)
 
 

@@ -7,6 +7,7 @@ Only the device and the presence of the files are settled at the start; what tak
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 from collections.abc import Callable, Generator
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
+
+
+_IMPORTED_LATE = (
+    "diffusers_helper.framepack.generation",
+    "diffusers_helper.models.hunyuan_video_packed",
+    "diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.siglip.modeling_siglip",
+)
 
 
 class Program:
@@ -76,10 +87,12 @@ class Program:
         )
 
     def prepare(self) -> None:
-        """Import what the first video needs."""
-        from diffusers_helper.framepack import generation
+        """Import what the first video needs, and stop diffusers' progress bars: only they have no variable for it."""
+        for name in _IMPORTED_LATE:
+            importlib.import_module(name)
+        from diffusers.utils.logging import disable_progress_bar
 
-        logger.debug("%s is imported", generation.__name__)
+        disable_progress_bar()
 
     def generate(
         self,

@@ -29,6 +29,9 @@ class FakeProgram:
         self.options, self.variant = options, variant
         self.made.append(self)
 
+    def prepare(self):
+        pass
+
     def generate(self, request, photo, name, *, check, say):
         self.request, self.closed = request, False
         try:
@@ -74,7 +77,7 @@ def kept(program):
 
 
 def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, capsys):
-    assert cli.main(["generate", "lion.jpg", "The lion roars", "-o", "out.mp4"]) == 0
+    assert cli.main(["generate", "lion.jpg", "The lion roars", "--seconds", "2", "-o", "out.mp4"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "out.mp4\n"
     assert Path("out.mp4").read_bytes() == b"whole video"

@@ -2,6 +2,7 @@ import argparse
 import io
 import logging
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,12 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
     with pytest.raises(CancelledError):
         next(events)
     assert said == ["Downloading the VAE: 1.0 of 5.0 GB"]
+
+
+def test_prepare_imports_what_is_slow_and_stops_foreign_progress_bars(tiny):
+    tiny.prepare()
+    assert {"diffusers", "transformers.models.llama.modeling_llama"} <= set(sys.modules)
+    assert not __import__("diffusers").utils.logging.is_progress_bar_enabled()
 
 
 def test_release_gives_up_the_models_and_is_harmless_before_there_are_any(tiny):

@@ -44,7 +44,7 @@ def serve(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         nonlocal stopped
-        _ready(manager, address(listener), inbrowser)
+        _ready(manager, address(listener), inbrowser=inbrowser)
         yield
         logger.info("Stopping")
         stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
@@ -59,15 +59,17 @@ def share(blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, op
     """Serve with a public link until a signal; return whether the running job stopped in time."""
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
-    blocks.launch(share=True, server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **options)
-    _ready(manager, blocks.share_url or blocks.local_url, False)
+    _, local, public = blocks.launch(
+        share=True, server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **options
+    )
+    _ready(manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)
     stopped = manager.close(JOB_SECONDS)
     blocks.close()
     return stopped
 
 
-def _ready(manager: JobManager, url: str, inbrowser: bool) -> None:
+def _ready(manager: JobManager, url: str, *, inbrowser: bool) -> None:
     logger.info("The page is at %s", url)
     manager.start()
     if inbrowser:
