@@ -245,6 +245,7 @@ def test_resident_model_is_placed_and_stays():
     for _ in range(2):
         with residency.use(model, swap=True) as used:
             assert used is model
+            assert type(used) is Recording
     assert set(model.went) == {"meta"}
     residency.release_all()
     assert model.went[-1] == "cpu"

@@ -139,7 +139,11 @@ def test_foreign_file_in_the_cache_is_fetched_again(source, server):
 def test_files_of_two_commits_are_never_mixed(source, server):
     source.folder(parts.VAE)
     server.commits[NEWER_COMMIT] = tiny_repositories()
-    assert COMMIT in str(source.folder(parts.TOKENIZER))
+    server.commits[NEWER_COMMIT][parts.TOKENIZER.repository]["tokenizer/tokenizer.json"] += b" " * 1000
+    seen = []
+    folder = source.folder(parts.TOKENIZER, on_progress=lambda *progress: seen.append(progress))
+    assert COMMIT in str(folder)
+    assert seen[-1][2] == sum(path.stat().st_size for path in folder.iterdir())
     assert COMMIT in str(source.folder(parts.VAE, offline=True))
 
 
