@@ -184,6 +184,16 @@ def test_wrong_arguments_exit_2(launcher: Launcher, arguments: list[str]) -> Non
     assert not (launcher.folder / "run").exists()
 
 
+FAKE_PYTHON = f"""#!/bin/sh
+case "$1 $2" in
+  "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  "-m pip") ;;
+  *ensurepip*) [ ! -e "$0-without-venv" ] || [ -e "$0-venv" ] ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
 class Clone:
     """A folder with scripts/setup and scripts/test, and requirements that pip finds without a network: none.
 
@@ -196,7 +206,7 @@ class Clone:
             executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
         self.require("# nothing\n")
         self.bin.mkdir()
-        for name in ("bash", "cmp", "cp", "dirname", "env", "id", "sh", "touch"):
+        for name in ("bash", "cmp", "cp", "dirname", "env", "id", "mkdir", "sh"):
             (self.bin / name).symlink_to(str(shutil.which(name)))
 
     def require(self, text: str) -> None:
@@ -239,25 +249,23 @@ def test_setup_refuses_an_interpreter_that_does_not_fit(clone: Clone) -> None:
     python = executable(clone.bin / "python3", "#!/bin/sh\nexit 1\n")
     assert f"PYTHON={python}" in clone("setup", status=1, PYTHON=str(python))
     assert "3.11, 3.12 or 3.13" in clone("setup", status=1)
-    (clone.bin / "python3.12").symlink_to(sys.executable)
+    executable(clone.bin / "python3.12", FAKE_PYTHON)
     assert "making .venv" in clone("setup")
 
 
 @pytest.mark.parametrize(("user", "apt_works"), [("0", True), ("0", False), ("1000", True)])
 def test_setup_without_the_venv_module(clone: Clone, user: str, apt_works: bool) -> None:
-    python = f"""#!/bin/sh
-case "$2" in *ensurepip*) [ -e {clone.bin}/installed ] || exit 1;; esac
-exec {sys.executable} "$@"
-"""
-    executable(clone.bin / "python3", python)
+    executable(clone.bin / "python3", FAKE_PYTHON)
+    (clone.bin / "python3-without-venv").touch()
+    installed = clone.bin / "python3-venv"
     (clone.bin / "id").unlink()
     executable(clone.bin / "id", f"#!/bin/sh\necho {user}\n")
-    apt = f'[ "$1" = update ] || echo "$@" > {clone.bin}/installed' if apt_works else "exit 100"
+    apt = f'[ "$1" = update ] || echo "$@" > {installed}' if apt_works else "exit 100"
     executable(clone.bin / "apt-get", f"#!/bin/sh\n{apt}\n")
     package = f"python3.{sys.version_info.minor}-venv"
     if user == "0" and apt_works:
         assert f"installing {package}" in clone("setup")
-        assert package in (clone.bin / "installed").read_text()
+        assert package in installed.read_text()
     else:
         assert package in clone("setup", status=1)
         assert not (clone.folder / ".venv").exists()
