@@ -64,9 +64,7 @@ def share(blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, op
     )
     _ready(manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)
-    stopped = manager.close(JOB_SECONDS)
-    blocks.close()
-    return stopped
+    return manager.close(JOB_SECONDS)  # the server's thread ends with the process
 
 
 def _ready(manager: JobManager, url: str, *, inbrowser: bool) -> None:
