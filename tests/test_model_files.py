@@ -154,14 +154,15 @@ def test_a_folder_that_is_not_there_lacks_everything(tmp_path):
         assert {problem.fault for problem in find_problems(part, tmp_path / "nothing")} == {Fault.MISSING}
 
 
-def test_what_is_still_to_download_counts_what_is_here(tmp_path, monkeypatch):
+def test_what_is_still_to_download_counts_what_is_intact(tmp_path, monkeypatch):
     folder = copy_part(TRANSFORMER, tmp_path)
     remove(SHARD)(folder)
-    here = sum(file.stat().st_size for file in folder.glob("diffusion_pytorch_model*"))
-    part = replace(TRANSFORMER, size=here + 12_340_000_000)
+    cut(LAST_SHARD, 100_000)(folder)
+    intact = sum((folder / name).stat().st_size for name in (FIRST_SHARD, INDEX))
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 45_600_000_000))
-    with pytest.raises(ModelFilesError, match=r"Still to download: 12\.3 GB; free in .*: 45\.6 GB"):
-        LocalFolder(tmp_path).folder(part)
+    for lacking, text in ((12_340_000, r"12\.3 MB"), (12_340_000_000, r"12\.3 GB")):
+        with pytest.raises(ModelFilesError, match=rf"Still to download: {text}; free in .*: 45\.6 GB"):
+            LocalFolder(tmp_path).folder(replace(TRANSFORMER, size=intact + lacking))
 
 
 def test_header_names_weights_and_shapes():

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
-from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.hub import HuggingFaceHub, _byte_counter
 from diffusers_helper.model_files.source import TINY_FOLDER
 from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
 
@@ -71,6 +71,17 @@ def test_progress_counts_bytes_up_to_the_total(source):
     done = [bytes_done for _, bytes_done, _ in seen]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, total)
+
+
+def test_bars_that_count_files_are_not_bytes(capsys):
+    seen = []
+    bar = _byte_counter(seen.append)
+    with bar(desc="Fetching 3 files", total=3) as files, bar(desc="Downloading", unit="B", initial=10) as received:
+        files.update(3)
+        received.update(5)
+        files.update(100)
+    assert seen == [15]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_progress_raises_stops_the_download(source, server):
