@@ -235,7 +235,7 @@ class JobManager:
                 self._update(job.id, **changes(event, self.snapshot(job.id), pace, self._previews))
                 if isinstance(event, Finished):
                     finished = event  # too late to stop: the video is there
-                elif finished is None:
+                else:
                     job.check()
         if finished is None:
             raise RuntimeError("The run ended without a video.")

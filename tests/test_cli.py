@@ -33,7 +33,11 @@ class FakeProgram:
         pass
 
     def generate(self, request, photo, name, *, check, say):
-        self.request, self.closed = request, False
+        self.events = self._events(request, name, say)  # held, so that it is not the garbage collector that closes it
+        return self.events
+
+    def _events(self, request, name, say):
+        self.request, self.closed, self.end = request, False, None
         try:
             yield StageStarted("text", "Reading the prompt")
             say("Downloading the text encoder")
@@ -48,9 +52,13 @@ class FakeProgram:
                     raise self.failure
                 for _ in range(self.interrupts):
                     signal.raise_signal(signal.SIGINT)
+                yield Note("Still here.")
             final = self.outputs / f"{name}.mp4"
             final.write_bytes(b"whole video")
             yield Finished(final, 73)
+        except BaseException as error:
+            self.end = type(error)
+            raise
         finally:
             self.closed = True
 
@@ -180,8 +188,8 @@ def test_a_failure_exits_1_and_says_what_is_kept(program, failure, shown, capsys
     assert not Path("out.mp4").exists()
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, capfd):
+@pytest.mark.parametrize(("times", "end"), [(1, GeneratorExit), (2, KeyboardInterrupt)])
+def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, end, capfd):
     program.interrupts = times
     assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
     shown = capfd.readouterr().err
@@ -190,6 +198,7 @@ def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, capfd):
     assert "What was finished is kept" in shown
     assert [name[-15:] for name in kept(program)] == ["_partial_01.mp4"]
     assert program.made[0].closed
+    assert program.made[0].end is end
 
 
 def test_a_full_disk_at_the_target_keeps_the_video(program, monkeypatch, capsys):

@@ -106,12 +106,21 @@ def test_a_run_can_tell_what_takes_long(manage, gate):
     def run(job):
         yield StageStarted("text", "Reading the prompt")
         job.say("Downloading the text encoder: 1 of 15 GB")
-        yield from gate(job)
+        for event in gate(job):
+            job.say("Downloading the VAE") if job.stopping else None
+            seen.append(manager.snapshot(job.id).description)
+            yield event
+
+    seen = []
 
     manager = manage(run)
     job = manager.submit(REQUEST, None)
     assert gate.reached.wait(SECONDS)
     assert manager.snapshot(job).description == "Downloading the text encoder: 1 of 15 GB"
+    manager.cancel(job)
+    gate.open.set()
+    manager.wait(job, SECONDS)
+    assert seen[-1] == "Stopping after this step"
 
 
 def test_the_seed_in_use_is_told_at_once(manage, gate):
@@ -177,7 +186,13 @@ def test_a_stranger_does_not_know_the_id(manage, gate, call):
 
 
 def test_cancel_closes_the_run_in_the_worker_within_one_step(manage, gate, caplog):
-    manager = manage(gate)
+    runs = []  # held, so that it is not the garbage collector that closes them
+
+    def run(job):
+        runs.append(gate(job))
+        return runs[-1]
+
+    manager = manage(run)
     job = manager.submit(REQUEST, None)
     assert gate.reached.wait(SECONDS)
     manager.cancel(job)
@@ -327,6 +342,7 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(manage, name, place, cap
     assert bool(end.error_id) == unexpected
     assert end.error_id in end.error
     assert f"(error {end.error_id})" in caplog.text or not unexpected
+    assert ("Traceback" in caplog.text) == unexpected
     healthy.set()
     assert manager.wait(manager.submit(REQUEST, None), SECONDS).state == "done"
 
