@@ -1,17 +1,47 @@
 """A run that makes real, small MP4s in a moment, so that the page and the API can be tested without models."""
 
+import asyncio
 import io
+import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import gradio as gr
 import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import ORIGINAL, Variant
+from diffusers_helper.gradio.app import app_options, build_app
+from diffusers_helper.jobs import JobManager
 
+LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
+"""A photograph that the gradio package ships."""
 SIZE = 64
+GOOD = {
+    "prompt": "A lion roars.",
+    "negative_prompt": "",
+    "seconds": 1,
+    "seed": 7,
+    "steps": 2,
+    "guidance_scale": 10.0,
+    "cfg_scale": 1.0,
+    "cfg_rescale": 0.0,
+    "teacache": False,
+    "preserved_memory_gb": 6.0,
+    "mp4_crf": 16,
+    "resolution": 256,
+}
 
 
 class FakeRun:
@@ -81,3 +111,59 @@ def write_video(path: Path, frames: int) -> Path:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         file.mux(stream.encode())
     return path
+
+
+def wait_for(condition, seconds=10):
+    """Wait until ``condition()`` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
+
+
+def in_a_loop(call, *args, **kwargs):
+    """Call inside an event loop: where none runs, Gradio makes one and leaves it open, which is a warning."""
+
+    async def do():
+        return call(*args, **kwargs)
+
+    return asyncio.run(do())
+
+
+@dataclass
+class FakePage:
+    """A page served on a free port of this computer, with the fake run behind it."""
+
+    url: str
+    run: FakeRun
+    manager: JobManager
+    outputs: Path
+
+    def wait_until_idle(self, seconds: float = 20) -> None:
+        for job in self.manager.jobs():
+            assert self.manager.wait(job.id, seconds).ended
+
+
+@contextmanager
+def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "", **defaults) -> Iterator[FakePage]:
+    """Serve as the program does: Gradio mounted in an application of its own."""
+    outputs = folder / "outputs"
+    outputs.mkdir(parents=True)
+    run = FakeRun(outputs)
+    manager = JobManager(run, make_preview=fake_preview)
+    request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        blocks = in_a_loop(build_app, variant, manager, defaults=request, models_note=models_note, outputs=outputs)
+        app = in_a_loop(gr.mount_gradio_app, FastAPI(), blocks, path="/", **app_options())
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs)
+        finally:
+            run.hold.set()
+            assert manager.close(10)
+            server.should_exit = True
+            thread.join(10)
+    assert not thread.is_alive()

@@ -27,7 +27,7 @@ class ApiHandlers:
     def check_generate(self, image: object, **settings: Any) -> list[dict[str, Any]]:
         """Validate every input of ``generate`` on its own, so that each fault is told with its field's name."""
         faults = [_photo_fault(image), *(setting_fault(name, value) for name, value in settings.items())]
-        return [gr.validate(not fault, fault) for fault in faults]
+        return [_answer(fault) for fault in faults]
 
     def generate(self, image: object, **settings: Any) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
@@ -38,11 +38,12 @@ class ApiHandlers:
 
     def check_job(self, job_id: object) -> dict[str, Any]:
         """Validate a job id."""
+        fault = ""
         try:
             self._manager.snapshot(str(job_id))
         except UnknownJobError as error:
-            return gr.validate(False, f"job_id: {error}")
-        return gr.validate(True, "")
+            fault = str(error)
+        return _answer(fault)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Stop a job, within a step if it runs, and return its snapshot."""
@@ -61,9 +62,14 @@ class ApiHandlers:
         return job.to_dict(), file_value(job.video) if job.ended else None
 
 
+def _answer(fault: str) -> dict[str, Any]:
+    answer: dict[str, Any] = gr.validate(not fault, fault)
+    return answer
+
+
 def _photo_fault(image: object) -> str:
     try:
         read_photo(image)
     except FramePackError as error:
-        return f"image: {error}"
+        return str(error)
     return ""

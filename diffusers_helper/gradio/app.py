@@ -31,8 +31,8 @@ _TO_DRAFT = """(photo, ...values) => {
   const names = NAMES;
   return [{photo: photo?.path ?? null, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
 }""".replace("NAMES", json.dumps(SETTINGS))
-_RAW = {"preprocess": False, "postprocess": False, "show_progress": "hidden"}
-_QUICK = {**_RAW, "queue": False, "api_visibility": "private"}
+_RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "show_progress": "hidden"}
+_QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
 
 def build_app(
@@ -65,7 +65,9 @@ def build_app(
         _connect_form(form, options, inputs, draft)
         _connect_jobs(app, PageHandlers(variant, manager), form, inputs, visitor, draft, [seen, *result])
         _connect_api(ApiHandlers(variant, manager), inputs)
-    return app.queue(api_open=False)  # otherwise a direct POST would go round the validators
+    app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
+    app.queue(api_open=False)  # otherwise a direct POST would go round the validators
+    return app
 
 
 def _lay_out_result() -> list[gr.components.Component]:
@@ -103,7 +105,7 @@ def _connect_jobs(
 
 def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState) -> None:
     """Connect hints, quick choices, and the draft, which the browser keeps without asking the server."""
-    keep = {"fn": None, "inputs": list(inputs.values()), "outputs": draft, "js": _TO_DRAFT}
+    keep: dict[str, Any] = {"fn": None, "inputs": list(inputs.values()), "outputs": draft, "js": _TO_DRAFT}
     gr.on([form.image.clear, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private").then(**keep)
     options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)

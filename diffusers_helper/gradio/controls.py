@@ -100,7 +100,10 @@ def lay_out_options(defaults: GenerationRequest) -> Options:
     )
     with gr.Row(elem_id="seed-row"):
         seed = gr.Number(
-            defaults.seed, label="Seed", info="The same seed makes the same video; −1 takes a random one.", elem_id="seed"
+            defaults.seed,
+            label="Seed",
+            info="The same seed makes the same video; −1 takes a random one.",
+            elem_id="seed",
         )
         random_seed = gr.Button("Random", size="sm", elem_id="random-seed")
     with gr.Accordion("More settings", open=False, elem_id="more"):
@@ -149,7 +152,12 @@ def _more_settings(defaults: GenerationRequest) -> dict[str, gr.components.Compo
             0.1,
         ),
         "mp4_crf": _slider(
-            "MP4 compression", "Lower looks better and makes larger files; 16 is good.", BEST_CRF, WORST_CRF, defaults.crf, 1
+            "MP4 compression",
+            "Lower looks better and makes larger files; 16 is good.",
+            BEST_CRF,
+            WORST_CRF,
+            defaults.crf,
+            1,
         ),
     }
 

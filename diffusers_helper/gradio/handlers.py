@@ -15,7 +15,14 @@ import gradio as gr
 from diffusers_helper.framepack.errors import FramePackError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, kept_photo, kept_settings, read_photo, read_request
+from diffusers_helper.gradio.inputs import (
+    SETTINGS,
+    file_value,
+    kept_settings,
+    read_photo,
+    read_request,
+    uploaded_file,
+)
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs import JobManager
 
@@ -39,23 +46,22 @@ class PageHandlers:
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        photo = kept_photo(draft)
+        photo = uploaded_file(draft.get("photo"))
         return [visitor, file_value(photo) if photo else gr.skip(), *controls, *self.tick(visitor, "")]
 
-    def tick(self, visitor: str | None, seen: str | None) -> list[Any]:
-        """Return what this tab has seen now, then progress, stage, video, details, Start and End as far as they changed."""
+    def tick(self, visitor: object, seen: object) -> list[Any]:
+        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of ``_values``."""
         values = self._values(visitor)
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
-        old = (seen or "").split()
-        if digests == old:
+        known = seen.split() if isinstance(seen, str) else []
+        if digests == known:
             return [gr.skip()] * (1 + len(values))
-        old += [""] * (len(digests) - len(old))
-        changed = [
-            gr.skip() if new == known else value for value, new, known in zip(values, digests, old, strict=True)
-        ]
+        if len(known) != len(digests):
+            known = [""] * len(digests)
+        changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=True)]
         return [" ".join(digests), *changed]
 
-    def start(self, visitor: str, seen: str, image: object, **settings: Any) -> list[Any]:
+    def start(self, visitor: object, seen: object, image: object, **settings: Any) -> list[Any]:
         """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
         message = ""
         try:
@@ -66,7 +72,7 @@ class PageHandlers:
             gr.Warning(escape(message), title="Not started")
         return [view.fault(message), *self.tick(visitor, seen)]
 
-    def end(self, visitor: str, seen: str) -> list[Any]:
+    def end(self, visitor: object, seen: object) -> list[Any]:
         """Stop the visitor's job; return everything ``tick`` returns."""
         self._visitors.stop(visitor)
         return self.tick(visitor, seen)
@@ -86,7 +92,8 @@ class PageHandlers:
         """Allow a negative prompt only while it counts."""
         return gr.update(interactive=cfg_scale is not None and cfg_scale > 1)
 
-    def _values(self, visitor: str | None) -> list[Any]:
+    def _values(self, visitor: object) -> list[Any]:
+        """Return progress, stage, video, details, Start and End for the visitor's newest job."""
         job = self._visitors.job(visitor)
         busy = self._visitors.busy(visitor)
         start = "Start" if not busy else "In the queue" if job and job.state == "queued" else "Making your video"

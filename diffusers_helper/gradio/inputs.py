@@ -37,9 +37,23 @@ SETTINGS = (
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def file_value(path: str | None) -> dict[str, Any] | None:
+def file_value(path: str | Path | None) -> dict[str, Any] | None:
     """Return what a control needs to show or offer the file at ``path``."""
-    return FileData(path=path, orig_name=Path(path).name).model_dump() if path else None
+    return FileData(path=str(path), orig_name=Path(path).name).model_dump() if path else None
+
+
+def uploaded_file(path: object) -> Path | None:
+    """Return ``path`` if it is an upload that is still here, else None.
+
+    Paths come back from browsers and scripts, so only Gradio's own upload folder counts: FOLDER/SHA-256/NAME, no link.
+    """
+    if not isinstance(path, str) or "\0" in path:
+        return None
+    file, folder = Path(path), Path(get_upload_folder()).resolve()
+    if not _CONTENT_HASH.fullmatch(file.parent.name) or file.parent.parent.resolve() != folder:
+        return None
+    inside = file.resolve().parent == folder / file.parent.name
+    return file if inside and file.is_file() else None
 
 
 def read_photo(image: object) -> Photo:
@@ -47,7 +61,10 @@ def read_photo(image: object) -> Photo:
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
         raise PhotoError("Add a photo first: drop one on the picture field, or click it to choose a file.")
-    return open_photo(Path(path))
+    file = uploaded_file(path)
+    if file is None:
+        raise PhotoError("The photo is no longer here: choose it again.")
+    return open_photo(file)
 
 
 def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:
@@ -56,28 +73,14 @@ def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest
 
 
 def setting_fault(name: str, value: object) -> str:
-    """Return what is wrong with one setting as a sentence; empty if nothing is."""
+    """Return what is wrong with one setting, without its name; empty if nothing is."""
     try:
         GenerationRequest.from_fields({name: value})
     except SettingsError as error:
-        return str(error)
+        return str(error).removeprefix(f"{name}: ")
     return ""
 
 
 def kept_settings(draft: Mapping[str, Any]) -> dict[str, Any]:
     """Return those settings of a remembered draft that are still valid."""
     return {name: draft[name] for name in SETTINGS if name in draft and not setting_fault(name, draft[name])}
-
-
-def kept_photo(draft: Mapping[str, Any]) -> str | None:
-    """Return the path of a remembered photo if it is an upload that is still here.
-
-    The path comes back from a browser, so only Gradio's own upload folder counts: FOLDER/SHA-256/NAME, no link.
-    """
-    path = draft.get("photo")
-    if not isinstance(path, str) or "\0" in path:
-        return None
-    file, folder = Path(path), Path(get_upload_folder()).resolve()
-    if not _CONTENT_HASH.fullmatch(file.parent.name) or file.parent.parent.resolve() != folder:
-        return None
-    return str(file) if file.name not in ("", "..") and file.is_file() and not file.is_symlink() else None

@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from typing import TypeGuard
 
 from diffusers_helper.framepack.errors import SettingsError, UnknownJobError
 from diffusers_helper.jobs import JobManager
@@ -23,7 +24,7 @@ def new_visitor() -> str:
     return secrets.token_urlsafe(16)
 
 
-def is_visitor(word: object) -> bool:
+def is_visitor(word: object) -> TypeGuard[str]:
     """Tell whether ``word`` looks like one of ``new_visitor``'s."""
     return isinstance(word, str) and _WORD.fullmatch(word) is not None
 
@@ -41,23 +42,25 @@ class Visitors:
         self._jobs: dict[str, str] = {}
         self._stopped: set[str] = set()
 
-    def job(self, visitor: str | None) -> JobSnapshot | None:
+    def job(self, visitor: object) -> JobSnapshot | None:
         """Return the visitor's newest job; None if there is none or it is long forgotten."""
-        job_id = self._jobs.get(visitor) if visitor else None
-        if job_id is None:
+        if not is_visitor(visitor) or visitor not in self._jobs:
             return None
         try:
-            return self._manager.snapshot(job_id)
+            return self._manager.snapshot(self._jobs[visitor])
         except UnknownJobError:
             return None
 
-    def busy(self, visitor: str | None) -> bool:
+    def busy(self, visitor: object) -> bool:
         """Tell whether the visitor's newest job is still wanted: not ended and not told to stop."""
         job = self.job(visitor)
         return job is not None and not job.ended and job.id not in self._stopped
 
-    def start(self, visitor: str, submit: Callable[[], str]) -> None:
-        """Let ``submit`` start a job unless one of this visitor's is still wanted; raises SettingsError for a bad word."""
+    def start(self, visitor: object, submit: Callable[[], str]) -> None:
+        """Let ``submit`` start a job unless one of this visitor's is still wanted.
+
+        Raises SettingsError for a word that is none of ``new_visitor``'s, and what ``submit`` raises.
+        """
         if not is_visitor(visitor):
             raise SettingsError("This page lost its place; reload it and press Start again.")
         with self._lock:
@@ -69,7 +72,7 @@ class Visitors:
                 del self._jobs[next(iter(self._jobs))]
             self._stopped.intersection_update(self._jobs.values())
 
-    def stop(self, visitor: str | None) -> None:
+    def stop(self, visitor: object) -> None:
         """Stop the visitor's newest job, if there is one."""
         with self._lock:
             job = self.job(visitor)

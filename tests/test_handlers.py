@@ -1,0 +1,217 @@
+"""What a tab asks of the server and gets back, without a server: the handlers called as Gradio calls them."""
+
+import math
+import os
+import threading
+
+import gradio as gr
+import pytest
+
+from diffusers_helper.framepack.errors import NumericsError, SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
+from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
+from diffusers_helper.jobs import JobManager
+from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
+
+
+@pytest.fixture
+def fake(tmp_path):
+    run = FakeRun(tmp_path)
+    manager = JobManager(run, make_preview=fake_preview)
+    yield run, manager
+    run.hold.set()
+    assert manager.close(10)
+
+
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """Gradio's upload folder with the lion in it, and a value of the image control."""
+    folder = tmp_path / "uploads"
+    file = folder / ("0" * 64) / "lion.jpg"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(LION.read_bytes())
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return {"path": str(file)}
+
+
+PROGRESS, STAGE, VIDEO, DETAILS, START, END = range(1, 7)  # of what tick returns, after the word for it all
+
+
+def test_two_visitors_see_only_their_own_jobs(fake, uploads):
+    run, manager = fake
+    page, ann, bob = PageHandlers(ORIGINAL, manager), new_visitor(), new_visitor()
+    run.hold.clear()
+    page.start(ann, "", uploads, **GOOD)
+    wait_for(lambda: run.jobs)
+    shown = page.start(bob, "", uploads, **GOOD | {"seed": 8})[1:]
+    assert shown[START]["value"] == "In the queue"
+    assert "Next in line" in shown[PROGRESS]
+    assert "seed 8" in shown[DETAILS]
+    assert "seed 7" in page.tick(ann, "")[DETAILS]
+    assert "appears here" in page.tick(new_visitor(), "")[STAGE]
+
+    page.end(bob, "")  # each stops only what is theirs
+    assert [job.state for job in manager.jobs()] == ["running", "cancelled"]
+
+
+def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, uploads):
+    manager = fake[1]
+    page, ann, bob = PageHandlers(F1, manager), new_visitor(), new_visitor()
+    page.start(ann, "", uploads, **GOOD)
+    page.start(bob, "", uploads, **GOOD | {"seed": 8})
+    first, second = manager.jobs()
+    assert manager.wait(first.id, 10).state == "done"
+    visitor, *_ = shown = page.restore(ann, None)
+    assert visitor == ann
+    assert shown[-4]["value"]["path"] == manager.snapshot(first.id).video
+    assert manager.wait(second.id, 10).state == "done"
+    assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
+
+
+def test_pressing_start_twice_starts_one_job(fake, uploads):
+    run, manager = fake
+    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    run.hold.clear()
+    threads = [threading.Thread(target=page.start, args=(ann, "", uploads), kwargs=GOOD) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(manager.jobs()) == 1
+    assert not page.tick(ann, "")[START]["interactive"]
+
+
+def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
+    run, manager = fake
+    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    run.hold.clear()
+    page.start(ann, "", uploads, **GOOD)
+    shown = page.end(ann, "")
+    assert shown[START]["interactive"]
+    assert not shown[END]["interactive"]
+    page.end(ann, "")
+    run.hold.set()
+    page.start(ann, "", uploads, **GOOD | {"seed": 8})
+    first, second = manager.jobs()
+    assert manager.wait(second.id, 10).state == "done"
+    assert manager.snapshot(first.id).state == "cancelled"
+    assert "seed 8" in page.tick(ann, "")[DETAILS]
+
+
+def test_a_tab_is_sent_only_what_changed(fake, uploads):
+    run, manager = fake
+    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    seen, *parts = page.tick(ann, "")
+    assert gr.skip() not in parts
+    assert page.tick(ann, seen) == [gr.skip()] * 7
+    for nonsense in (None, 7, "x", "x " * 20):
+        assert page.tick(ann, nonsense)[1:] == parts
+
+    run.hold.clear()
+    page.start(ann, "", uploads, **GOOD)
+    wait_for(lambda: run.jobs)
+    later = page.tick(ann, seen)
+    assert later[VIDEO] == gr.skip()
+    assert later[START] == gr.update(value="Making your video", interactive=False)
+
+
+def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
+    run, manager = fake
+    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    run.fault = NumericsError("The model gave <b>NaN</b>.")
+    page.start(ann, "", uploads, **GOOD)
+    manager.wait(manager.jobs()[0].id, 10)
+    shown = page.tick(ann, "")
+    assert "The model gave &lt;b&gt;NaN&lt;/b&gt;." in shown[PROGRESS]
+    assert shown[START] == gr.update(value="Start", interactive=True)
+
+    run.fault = None
+    page.start(ann, "", uploads, **GOOD)
+    assert manager.wait(manager.jobs()[1].id, 10).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "told"),
+    [
+        (None, {}, "Add a photo first"),
+        ("uploads", {"seed": None}, "seed: "),
+        ("uploads", {"steps": math.nan}, "steps: "),
+    ],
+)
+def test_a_bad_entry_is_told_on_the_page_and_takes_no_place_in_the_queue(fake, uploads, image, changes, told):
+    page = PageHandlers(ORIGINAL, fake[1])
+    with pytest.warns(UserWarning, match=told):  # where no browser listens, Gradio's toast is a Python warning
+        message, *_ = page.start(new_visitor(), "", uploads if image else None, **GOOD | changes)
+    assert told in message
+    assert fake[1].jobs() == []
+
+
+def test_a_page_without_a_visitor_word_is_told_to_reload(fake, uploads):
+    for word in (None, "", "me", 7, ["x"], "x" * 23):
+        with pytest.warns(UserWarning, match="reload it"):
+            PageHandlers(ORIGINAL, fake[1]).start(word, "", uploads, **GOOD)
+    assert fake[1].jobs() == []
+
+
+def test_a_reload_brings_back_photo_and_settings(fake, uploads):
+    page = PageHandlers(ORIGINAL, fake[1])
+    draft = {"photo": uploads["path"], **GOOD, "prompt": "Dance", "steps": 0, "unknown": 1}
+    visitor, photo, *rest = page.restore(None, draft)
+    settings = dict(zip(SETTINGS, rest, strict=False))
+    assert is_visitor(visitor)
+    assert photo["path"] == uploads["path"]
+    assert settings["prompt"] == "Dance"
+    assert settings["steps"] == gr.skip()  # no longer valid: the page's own value stays
+
+
+@pytest.mark.parametrize("draft", [None, [], "x", 7, {"photo": 7, "seed": "abc", "prompt": None, "steps": math.nan}])
+def test_a_draft_that_makes_no_sense_is_left_alone(fake, draft):
+    _, *controls = PageHandlers(ORIGINAL, fake[1]).restore("garbage", draft)
+    assert controls[: 1 + len(SETTINGS)] == [gr.skip()] * (1 + len(SETTINGS))
+
+
+def test_kept_settings_are_the_valid_ones():
+    assert kept_settings({"prompt": "x", "seed": 1.5, "steps": 3, "variant": "f1", "window": 33}) == {
+        "prompt": "x",
+        "steps": 3,
+    }
+
+
+def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_path):
+    good = uploads["path"]
+    (tmp_path / "secret.png").write_bytes(b"x")
+    folder = os.path.dirname(good)
+    linked = f"{os.path.dirname(folder)}/{'1' * 64}"
+    os.symlink(tmp_path / "secret.png", f"{folder}/link.png")
+    os.symlink(tmp_path, linked)
+    inside = ("/link.png", "/../../secret.png", "/gone.png", "/..", "")
+    elsewhere = (None, 7, "", "/", "/etc/passwd", good + "\0", f"{linked}/secret.png", str(tmp_path / "secret.png"))
+    assert str(uploaded_file(good)) == good
+    for bad in (*elsewhere, *(folder + name for name in inside)):
+        assert uploaded_file(bad) is None, bad
+
+
+def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
+    assert "640 × 608" in PageHandlers.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
+    assert "no longer here" in PageHandlers.size_hint({"path": "/etc/passwd"}, 640)
+    assert "fp-fault" not in PageHandlers.size_hint(None, 640)
+
+
+@pytest.mark.parametrize(("scale", "allowed"), [(1, False), (1.1, True), (None, False)])
+def test_a_negative_prompt_is_for_a_cfg_above_one(scale, allowed):
+    assert PageHandlers.negative_prompt(scale) == gr.update(interactive=allowed)
+
+
+def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):
+    monkeypatch.setattr("diffusers_helper.gradio.visitors.MAX_VISITORS", 2)
+    manager = fake[1]
+    visitors, words = Visitors(manager), [new_visitor() for _ in range(3)]
+    photo = type("Photo", (), {"notes": ()})()
+    for word in words:
+        visitors.start(word, lambda: manager.submit(GenerationRequest(seconds=1, steps=1), photo))
+    assert [visitors.job(word) is None for word in words] == [True, False, False]
+    with pytest.raises(SettingsError):
+        visitors.start("me", lambda: "job")

@@ -1,0 +1,321 @@
+"""The page without a browser: its endpoints over HTTP, as scripts call them."""
+
+import inspect
+import json
+import math
+import os
+import re
+import socket
+import threading
+import time
+
+import av
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError, ValidationError
+from PIL import Image
+
+from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.framepack.request import MAX_PROMPT_CHARACTERS, GenerationRequest
+from diffusers_helper.framepack.variants import F1
+from diffusers_helper.gradio.app import app_options, build_app
+from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.jobs import JobManager
+from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
+
+NAN, INF = math.nan, math.inf
+PATIENT = {"timeout": 60}  # for a machine that is busy with other tests
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with serve_page(tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def _no_job_outlives_its_test(request):
+    yield
+    if "page" in request.fixturenames:
+        page = request.getfixturevalue("page")
+        page.run.hold.set()
+        page.wait_until_idle()
+        page.run.fault = None
+
+
+@pytest.fixture(scope="module")
+def client(page):
+    return Client(page.url, verbose=False, httpx_kwargs=PATIENT)
+
+
+@pytest.fixture(scope="module")
+def lion(page):
+    return upload(page, "lion.jpg", LION.read_bytes())
+
+
+def upload(page, name, content):
+    [path] = httpx.post(f"{page.url}/gradio_api/upload", files={"files": (name, content)}, **PATIENT).json()
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def call(page, endpoint, *data):
+    """POST raw JSON; Python's writes NaN and Infinity as a careless client does."""
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps({"data": data})
+    return httpx.post(f"{page.url}/gradio_api/call/{endpoint}", content=body, headers=headers, **PATIENT)
+
+
+def generate(page, image, **changes):
+    return call(page, "generate", image, *(GOOD | changes).values())
+
+
+def result(page, response):
+    """What the endpoint returned once Gradio has run it."""
+    assert response.status_code == 200, response.text
+    answer = httpx.get(f"{page.url}/gradio_api/call/generate/{response.json()['event_id']}", **PATIENT).text
+    assert answer.startswith("event: complete"), answer
+    return json.loads(answer.partition("data: ")[2])[0]
+
+
+def faults(response):
+    assert response.status_code == 422, response.text
+    return {fault["parameter_name"]: fault["message"] for fault in response.json()["detail"] if not fault["is_valid"]}
+
+
+def test_a_script_gets_its_video_in_five_lines(page):
+    client = Client(page.url, verbose=False, httpx_kwargs=PATIENT)
+    job = client.predict(handle_file(LION), "A lion roars.", seconds=1, api_name="/generate")
+    while not (state := client.predict(job, api_name="/snapshot"))[1]:
+        time.sleep(0.1)
+    video = state[1]
+
+    assert state[0]["state"] == "done"
+    assert state[0]["total_frames"] == 37
+    with av.open(video) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 37
+
+
+def test_the_endpoints_are_three_and_their_parameters_the_settings(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
+    assert names == {"/generate": ["image", *SETTINGS], "/cancel": ["job_id"], "/snapshot": ["job_id"]}
+    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant"}
+    defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
+    assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)
+
+
+def test_a_script_leaves_out_what_has_a_default(page, client):
+    client.predict(handle_file(LION), api_name="/generate")
+    page.wait_until_idle()
+    request = page.run.jobs[-1].request
+    assert (request.prompt, request.steps, request.resolution) == ("", 4, 256)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "x" * 1_000_000),
+        ("prompt", None),
+        ("prompt", 5),
+        ("negative_prompt", "x" * (MAX_PROMPT_CHARACTERS + 1)),
+        ("seed", 1e30),
+        ("seed", None),
+        ("seed", "abc"),
+        ("seed", -2),
+        ("seed", True),
+        ("steps", 1.5),
+        ("steps", 0),
+        ("steps", 101),
+        ("seconds", 0.5),
+        ("seconds", 121),
+        ("seconds", [5]),
+        ("guidance_scale", 33),
+        ("cfg_scale", 0.5),
+        ("cfg_rescale", 1.1),
+        ("teacache", "perhaps"),
+        ("preserved_memory_gb", -1),
+        ("mp4_crf", -1),
+        ("mp4_crf", 101),
+        ("resolution", 333),
+        *((field, value) for field, good in GOOD.items() if type(good) in (int, float) for value in (NAN, INF, -INF)),
+    ],
+)
+def test_a_bad_setting_is_answered_422_with_its_name_before_any_queue(page, lion, field, value):
+    before = len(page.manager.jobs())
+    found = faults(generate(page, lion, **{field: value}))
+    assert list(found) == [field]
+    assert found[field].endswith(".")
+    assert len(page.manager.jobs()) == before
+
+
+def test_every_bad_setting_is_named_at_once(page, lion):
+    assert faults(generate(page, None, seed=NAN, steps=0)).keys() == {"image", "seed", "steps"}
+
+
+def test_a_script_reads_the_fault_as_a_sentence(client):
+    with pytest.raises(ValidationError, match="steps: should be less than or equal to 100"):
+        client.predict(handle_file(LION), steps=101, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"prompt": ""}, {"prompt": ""}),
+        ({"prompt": "{} {0} %s %(x)s"}, {"prompt": "{} {0} %s %(x)s"}),
+        ({"prompt": "שלום 🦁 a\0b \ud800"}, {"prompt": "שלום 🦁 ab ?"}),
+        ({"steps": 1}, {"steps": 1}),
+        ({"steps": 2}, {"steps": 2}),
+        ({"mp4_crf": 0}, {"crf": 1}),
+        ({"mp4_crf": 100}, {"crf": 51}),
+        ({"seconds": 1}, {"total_frames": 37, "sections": 1}),
+        ({"seed": 2**53 - 1}, {"seed": 2**53 - 1}),
+        ({"resolution": None}, {"resolution": None}),
+    ],
+)
+def test_a_good_setting_reaches_the_job(page, lion, changes, kept):
+    job = result(page, generate(page, lion, **changes))
+    assert page.manager.wait(job, 20).state == "done"
+    request = page.run.jobs[-1].request
+    assert {name: getattr(request, name) for name in kept} == kept
+
+
+def test_a_random_seed_is_told(page, lion):
+    seeds = [page.manager.snapshot(result(page, generate(page, lion, seed=-1))).seed for _ in range(2)]
+    page.wait_until_idle()
+    assert [job.request.seed for job in page.run.jobs[-2:]] == seeds
+    assert min(seeds) >= 0
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("empty.png", b"", "not an image"),
+        ("half.jpg", LION.read_bytes()[:9000], "damaged"),
+        ("page.png", b"<html><body>No</body></html>", "web page"),
+        ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        ("bundle.png", b"PK\x03\x04" + bytes(100), "ZIP"),
+    ],
+)
+def test_a_bad_photo_is_answered_with_its_name_before_any_queue(page, name, content, told):
+    before = len(page.manager.jobs())
+    found = faults(generate(page, upload(page, name, content)))
+    assert list(found) == ["image"]
+    assert told in found["image"]
+    assert name in found["image"]
+    assert len(page.manager.jobs()) == before
+
+
+def test_no_photo_is_answered_too(page):
+    assert "Add a photo" in faults(generate(page, None))["image"]
+
+
+def test_only_uploads_can_be_the_photo(page, lion):
+    """A picture that lies elsewhere on this computer is nobody's to show."""
+    private = page.outputs.parent / "private.png"
+    Image.new("RGB", (256, 256)).save(private)
+    stored = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
+    for image in (stored, {"path": str(private)}, {"path": lion["path"] + "/../../../private.png"}):
+        assert 400 <= generate(page, image).status_code < 500
+    assert not [path for path in (page.outputs.parent / "uploads").rglob("*") if path.name == "private.png"]
+
+
+@pytest.mark.parametrize("image", ["x", 7, [], {"url": "data:image/png;base64,AAAA"}, {"path": "http://127.0.0.1:1/a"}])
+def test_what_is_no_upload_is_refused(page, image):
+    assert 400 <= generate(page, image).status_code < 500
+
+
+def test_settings_that_do_not_exist_cannot_be_given(page, client, lion):
+    before = len(page.manager.jobs())
+    with pytest.raises(TypeError, match="latent_window_size"):
+        client.predict(handle_file(LION), latent_window_size=33, api_name="/generate")
+    assert len(page.manager.jobs()) == before
+    job = result(page, call(page, "generate", lion, *GOOD.values(), 33))
+    assert page.manager.snapshot(job).total_frames == 37
+    assert call(page, "generate", lion, *list(GOOD.values())[:-1]).status_code == 400
+
+
+def test_no_endpoint_goes_round_the_checks(page, lion):
+    bad = {"data": [lion, *(GOOD | {"steps": 0}).values()]}
+    assert httpx.post(f"{page.url}/gradio_api/run/generate", json=bad).status_code == 404
+
+
+def test_only_who_knows_the_id_may_cancel_or_look(page, client, lion):
+    page.run.hold.clear()
+    job = result(page, generate(page, lion))
+    for stranger in ("", "20260101_000000_0000000000000000", None, 7, [job], job[:-1]):
+        assert list(faults(call(page, "cancel", stranger))) == ["job_id"]
+        assert list(faults(call(page, "snapshot", stranger))) == ["job_id"]
+    assert not page.manager.snapshot(job).ended
+
+    assert client.predict(job, api_name="/cancel")["id"] == job
+    assert page.manager.wait(job, 10).state == "cancelled"
+    assert client.predict(job, api_name="/cancel")["state"] == "cancelled"
+
+
+def test_a_snapshot_has_no_video_before_the_end_and_keeps_a_part_that_was_finished(page, client):
+    page.run.hold_at = 1
+    page.run.hold.clear()
+    job = client.predict(handle_file(LION), seconds=2.4, api_name="/generate")
+    wait_for(lambda: page.manager.snapshot(job).video)
+    assert client.predict(job, api_name="/snapshot")[1] is None
+
+    client.predict(job, api_name="/cancel")
+    page.manager.wait(job, 10)
+    state, video = client.predict(job, api_name="/snapshot")
+    page.run.hold_at = 0
+    assert (state["state"], state["partial"]) == ("cancelled", True)
+    assert os.path.getsize(video) > 1000
+
+
+def test_a_failed_job_is_told_to_a_script(page, client):
+    page.run.fault = NumericsError("The model gave NaN.")
+    job = client.predict(handle_file(LION), api_name="/generate")
+    page.manager.wait(job, 10)
+    state, video = client.predict(job, api_name="/snapshot")
+    assert (state["state"], state["error"], video) == ("failed", "The model gave NaN.", None)
+
+
+def test_a_full_queue_is_told_to_a_script(page, client, monkeypatch):
+    monkeypatch.setattr(page.manager, "_max_waiting", 0)
+    with pytest.raises(AppError, match="waiting already"):
+        client.predict(handle_file(LION), api_name="/generate")
+
+
+def test_a_video_is_served_in_ranges_and_nothing_beside_it(page, lion):
+    job = result(page, generate(page, lion))
+    video = page.manager.wait(job, 10).video
+    url = f"{page.url}/gradio_api/file="
+    part = httpx.get(url + video, headers={"Range": "bytes=0-99"})
+    assert (part.status_code, len(part.content), part.headers["content-type"]) == (206, 100, "video/mp4")
+    for other in ("/etc/passwd", f"{page.outputs}/../private.png", __file__):
+        assert httpx.get(url + other).status_code == 403
+
+
+def test_nothing_that_is_served_says_where_else_to_fetch_from(page):
+    config = httpx.get(f"{page.url}/config").json()
+    assert not config["analytics_enabled"]
+    assert "http" not in config["css"]
+    assert not re.findall(r"url\((?!.?data:)", httpx.get(f"{page.url}/theme.css").text)
+
+
+def test_building_a_page_binds_and_calls_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the page opened a socket by itself")
+
+    for name in ("bind", "connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    before = threading.active_count()
+    about = {"defaults": GenerationRequest(variant="f1"), "models_note": "Tiny <model>", "outputs": tmp_path}
+    app = in_a_loop(build_app, F1, JobManager(FakeRun(tmp_path)), **about)
+    assert not app.is_running
+    assert threading.active_count() == before
+    html = [block.value for block in app.blocks.values() if isinstance(block, gr.HTML)]
+    assert any("Tiny &lt;model&gt;" in value for value in html)
+
+
+@pytest.mark.parametrize("target", [gr.Blocks.launch, gr.mount_gradio_app])
+def test_both_ways_to_serve_take_the_options(target):
+    assert app_options().keys() <= inspect.signature(target).parameters.keys()

@@ -1,0 +1,130 @@
+"""What the page shows for a snapshot, as text and as HTML that nobody can put tags into."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from diffusers_helper.gradio import view
+from diffusers_helper.progress import JobSnapshot
+from tests.fakes import fake_preview
+
+EVIL = "<img src=x onerror=alert(1)>\"'&{{x}}${1}"
+JOB = JobSnapshot(id="1", variant="original", seed=7, total_frames=73, sections=2, steps=10, created=0.0)
+RUNNING = replace(
+    JOB, state="running", description="Sampling", section=1, step=5, section_progress=0.5, total_progress=0.25,
+    eta_seconds=125.0,
+)  # fmt: skip
+DONE = replace(JOB, state="done", description="Done", video="v.mp4", frames=73, started=10.0, finished=75.0)
+JPEG = fake_preview(np.array([0, 1, 2]))
+
+
+class Reader(HTMLParser):
+    """Collects the text and the tags of a piece of HTML."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags = "", []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def text(html):
+    return Reader(html).text
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        view.header(EVIL, EVIL),
+        view.fault(EVIL),
+        view.progress(replace(RUNNING, description=EVIL)),
+        view.progress(replace(JOB, state="failed", error=EVIL)),
+        view.stage(replace(JOB, state="running", description=EVIL)),
+        view.details(replace(RUNNING, notes=(EVIL,))),
+    ],
+)
+def test_what_a_user_typed_stays_text(html):
+    assert EVIL in text(html)
+    assert "img" not in Reader(html).tags
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(1, "37 frames, exactly 1.23 s, made in 1 section."), (5, "145 frames, exactly 4.83 s, made in 4 sections.")],
+)
+def test_the_real_length_is_told(seconds, told):
+    assert told in text(view.length_hint(seconds))
+
+
+@pytest.mark.parametrize(
+    ("size", "resolution", "told"),
+    [((1000, 1000), 256, "256 × 256"), ((1920, 1080), 640, "832 × 480"), ((1080, 1920), 640, "480 × 832")],
+)
+def test_the_real_size_is_told(size, resolution, told):
+    assert told in text(view.size_hint(size, resolution))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "1 s"), (59.4, "59 s"), (60, "1 min"), (125, "2 min 5 s"), (700, "11 min"), (3780, "1 h 3 min")],
+)
+def test_durations_are_easy_to_read(seconds, told):
+    assert view.duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        (None, ""),
+        (replace(JOB, position=1), "Next in line"),
+        (replace(JOB, position=3), "Waiting; 2 before yours"),
+        (replace(JOB, state="running"), "Starting"),
+        (replace(RUNNING, section=0, description="Reading the prompt"), "Reading the prompt"),
+        (replace(JOB, state="failed", error="The disk is full."), "The disk is full."),
+        (DONE, "Done"),
+    ],
+)
+def test_the_status_is_one_sentence(job, told):
+    assert text(view.progress(job)) == told
+
+
+def test_a_running_job_has_a_bar_for_its_section_and_one_for_the_video():
+    html = view.progress(RUNNING)
+    assert html.count('role="progressbar"') == 2
+    assert "Section 1 of 2, step 5 of 10" in text(html)
+    assert "Whole video, about 2 min 5 s left" in text(html)
+    assert 'aria-valuenow="50"' in html
+    assert 'aria-valuenow="25"' in html
+    assert "left" not in view.progress(replace(RUNNING, eta_seconds=None))
+
+
+def test_the_stage_shows_what_there_is():
+    assert "appears here" in view.stage(None)
+    assert "Sampling" in view.stage(replace(RUNNING))
+    film = view.stage(replace(RUNNING, preview=JPEG))
+    assert "data:image/jpeg;base64," in film
+    assert "--fp-shape: 1.0000; --fp-frames: 9" in film
+    assert "fp-small" not in film
+    assert "fp-small" in view.stage(replace(RUNNING, preview=JPEG, video="v.mp4"))
+    assert view.stage(DONE) == view.stage(replace(RUNNING, video="v.mp4")) == ""
+
+
+def test_the_details_tell_seed_length_and_notes():
+    assert text(view.details(None)) == ""
+    assert text(view.details(DONE)) == "73 frames, 2.43 s · seed 7 · made in 1 min 5 s"
+    growing = text(view.details(replace(RUNNING, video="v.mp4", frames=36, partial=True, notes=("Clamped.",))))
+    assert growing.startswith("36 of 73 frames, 1.20 s · seed 7Clamped.")
+
+
+@pytest.mark.parametrize(("variant", "told"), [("original", True), ("f1", False)])
+def test_only_the_original_says_that_endings_come_first(variant, told):
+    assert ("ending is generated first" in view.details(replace(RUNNING, variant=variant))) is told
+    assert "ending" not in view.details(replace(DONE, variant=variant))
