@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diffusers_helper.components import Components, resolve_models
-from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
+from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
@@ -154,6 +154,22 @@ def test_a_folder_that_cannot_be_written_is_named(components, photo, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         next(run(components, photo, tmp_path / "file" / "a"))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_running_out_of_memory_is_told_and_the_next_job_works(components, photo, tmp_path, part):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with components.vae() as vae:
+        module = components.transformer("original").proj_out if part == "transformer" else vae.decoder
+    hook = module.register_forward_pre_hook(out_of_memory)
+    try:
+        with pytest.raises(OutOfMemoryError, match="memory"):
+            list(run(components, photo, tmp_path / "a", steps=1))
+    finally:
+        hook.remove()
+    assert latents_of(components, photo, tmp_path / "b", steps=1).isfinite().all()
 
 
 def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):

@@ -31,6 +31,7 @@ from diffusers_helper.media.files import output_error, require_free_space, whole
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.media.video import GrowingVideo
+from diffusers_helper.memory import out_of_memory_as_error
 
 TEXT_TOKENS = 512
 """Length that Llama's states are padded to."""
@@ -60,7 +61,13 @@ def generate(
     Yields events up to Finished. Raises a FramePackError for all that a user can mend; closing the iterator stops the
     work and keeps the sections that were done.
     """
-    request = request.with_seed()
+    with out_of_memory_as_error():
+        yield from _stages(request.with_seed(), photo, components, output, check)
+
+
+def _stages(
+    request: GenerationRequest, photo: Photo, components: Components, output: Path, check: Check
+) -> Generator[Event, None, None]:
     components.preserve_memory(request.preserved_memory_gb)
     picture = _prepare(request, photo, components, output)
     for text in (*photo.notes, *_notes_on(request)):
