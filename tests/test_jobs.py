@@ -263,16 +263,17 @@ def test_cancel_then_start_at_once_is_a_clean_new_job(manage, gate):
 
 
 def test_cancel_when_the_video_is_already_there_keeps_it_done(manage):
-    written, go_on = threading.Event(), threading.Event()
+    writing, go_on = threading.Event(), threading.Event()
 
     def run(job):
-        yield finished(job)
-        written.set()
+        yield grown(job)
+        writing.set()
         assert go_on.wait(SECONDS)
+        yield finished(job)
 
     manager = manage(run)
     job = manager.submit(REQUEST, None)
-    assert written.wait(SECONDS)
+    assert writing.wait(SECONDS)
     manager.cancel(job)
     go_on.set()
     assert manager.wait(job, SECONDS).state == "done"

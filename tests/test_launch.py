@@ -1,6 +1,7 @@
 """The launcher: what it refuses, how fast, and how it ends. Fresh processes serve the real page on a fake program."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,18 +19,14 @@ from diffusers_helper.launch import main, open_port
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
-import sys, threading, time, types
+import os, sys, threading, time, types
 from pathlib import Path
 from diffusers_helper import launch, options, program
 from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.gradio import server
+from diffusers_helper.gradio import app, server
 from diffusers_helper.jobs import JobManager
-
-kind, folder = sys.argv[1], Path(sys.argv[2])
-options.ROOT = folder
-server.JOB_SECONDS = 1 if kind == "stuck" else server.JOB_SECONDS
 
 def run(job):
     print("running", flush=True)
@@ -53,10 +50,26 @@ class Program(program.Program):
             manager.submit(GenerationRequest(), types.SimpleNamespace(notes=()))
         return manager
 
-program.Program = Program
-code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(folder / "out")])
-print("ended", flush=True)
-sys.exit(code)
+def serve():
+    options.ROOT = folder
+    program.Program = Program
+    server.JOB_SECONDS = 1 if kind == "stuck" else server.JOB_SECONDS
+    code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(folder)])
+    print("ended", flush=True)
+    return code
+
+for kind in sys.argv[2:]:
+    folder = Path(sys.argv[1], kind)
+    folder.mkdir()
+    if (pid := os.fork()) == 0:
+        console = os.open(folder / "console.log", os.O_CREAT | os.O_WRONLY)
+        os.dup2(console, 1)
+        os.dup2(console, 2)
+        sys.exit(serve())
+    print(kind, "runs as", pid, flush=True)
+while True:
+    pid, status = os.wait()
+    print(pid, "exits with", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -153,58 +166,56 @@ def test_an_unexpected_error_is_in_the_ports_log(monkeypatch, tmp_path, busy):
     assert "a bug" in log.read_text()
 
 
-class Served:
-    """A process with the page, and what it wrote."""
+class Servers:
+    """Processes with a page each, made by one that imports the libraries only once."""
 
-    def __init__(self, kind, folder):
+    kinds = ("idle", "mid-step", "in a long call", "stuck")
+
+    def __init__(self, folder):
         self.folder = folder
-        self.log = folder / "console.log"
-        with self.log.open("w") as console:
-            command = [sys.executable, "-c", PROGRAM, kind, folder]
-            self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=console, stderr=console)
+        with (folder / "parent.log").open("w") as console:
+            command = [sys.executable, "-W", "ignore", "-c", PROGRAM, folder, *self.kinds]
+            self.parent = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console, start_new_session=True)
 
-    def wait_for(self, text, seconds=120):
+    def word_after(self, text, name="parent.log", seconds=120):
+        """The word that follows ``text`` in a log, waited for."""
         deadline = time.monotonic() + seconds
-        while text not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
+        while True:
+            log = (self.folder / name).read_text() if (self.folder / name).exists() else ""
+            if match := re.search(re.escape(text) + r"\s*(\S+)\n", log):
+                return match[1]
+            assert self.parent.poll() is None, log
+            assert time.monotonic() < deadline, log
             time.sleep(0.05)
-        return self.log.read_text()
-
-    def url(self):
-        return next(word for word in self.wait_for("The page is at").split() if word.startswith("http://"))
-
-
-KINDS = ["idle", "mid-step", "in a long call", "stuck"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """All at once, as each takes seconds to import its libraries."""
-    servers = {kind: Served(kind, tmp_path_factory.mktemp("served")) for kind in KINDS}
+def servers(tmp_path_factory):
+    servers = Servers(tmp_path_factory.mktemp("servers"))
     yield servers
-    for server in servers.values():
-        server.process.kill()
-        server.process.wait()
+    os.killpg(servers.parent.pid, signal.SIGKILL)
+    servers.parent.wait()
 
 
 @pytest.mark.parametrize(
-    ("kind", "sign"), [(kind, signal.SIGINT if kind == "mid-step" else signal.SIGTERM) for kind in KINDS]
+    ("kind", "sign"), [(kind, signal.SIGINT if kind == "mid-step" else signal.SIGTERM) for kind in Servers.kinds]
 )
-def test_a_signal_ends_it_in_order_within_ten_seconds(served, kind, sign):
-    server = served[kind]
-    with urllib.request.urlopen(server.url(), timeout=20) as page:
+def test_a_signal_ends_it_in_order_within_ten_seconds(servers, kind, sign):
+    console = f"{kind}/console.log"
+    pid = servers.word_after(f"{kind} runs as")
+    url = servers.word_after("The page is at", console)
+    with urllib.request.urlopen(url, timeout=20) as page:
         assert page.status == 200
         assert b"gradio" in page.read()
     if kind != "idle":
-        server.wait_for("running")
-    server.process.send_signal(sign)
-    assert server.process.wait(10) == 0
-    console = server.log.read_text()
-    assert "Traceback" not in console
-    assert ("freed" in console) == (kind in ("mid-step", "in a long call"))
-    assert ("ended" in console) == (kind != "stuck")
-    assert ("did not stop in time" in console) == (kind == "stuck")
-    (log,) = server.folder.glob("logs/*/framepack_*.log")
-    assert server.url() in log.read_text()
-    assert log.parent.name == server.url().rpartition(":")[2]
+        servers.word_after("runnin", console)
+    os.kill(int(pid), sign)
+    assert servers.word_after(f"{pid} exits with", seconds=10) == "0"
+    log = (servers.folder / console).read_text()
+    assert "Traceback" not in log
+    assert ("freed" in log) == (kind in ("mid-step", "in a long call"))
+    assert ("ended" in log) == (kind != "stuck")
+    assert ("did not stop in time" in log) == (kind == "stuck")
+    (file,) = (servers.folder / kind).glob("logs/*/framepack_*.log")
+    assert url in file.read_text()
+    assert file.parent.name == url.rpartition(":")[2]
