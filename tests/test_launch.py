@@ -155,15 +155,17 @@ def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, word
     assert shown.count("\n") == 1
 
 
-def test_an_unexpected_error_is_in_the_ports_log(monkeypatch, tmp_path, busy):
+@pytest.mark.parametrize(("error", "code", "logged"), [(ZeroDivisionError, 1, "a bug"), (KeyboardInterrupt, 0, "")])
+def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, code, logged, monkeypatch, tmp_path):
     def broken(options, variant):
-        raise ZeroDivisionError("a bug")
+        raise error("a bug")
 
     monkeypatch.setattr("diffusers_helper.program.Program", broken)
     monkeypatch.setattr("diffusers_helper.options.ROOT", tmp_path)
-    assert main(ORIGINAL, ["--port", "0"]) == 1
+    assert main(ORIGINAL, ["--port", "0"]) == code
     (log,) = tmp_path.glob("logs/*/framepack_*.log")
-    assert "a bug" in log.read_text()
+    assert logged in log.read_text()
+    assert bool(log.read_text()) == bool(logged)
 
 
 class Servers:
