@@ -4,6 +4,7 @@ They have the real ones' pre-tokenization, special tokens and file layout with a
 """
 
 import json
+import random
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
@@ -12,6 +13,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from diffusers_helper.hunyuan import CLIP_TOKENS, PROMPT_PREFIX
+from training.captions import caption
+from training.motions import draw_motion
 
 LLAMA_SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"]
 LLAMA_WORDS = Regex(
@@ -19,6 +22,7 @@ LLAMA_WORDS = Regex(
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CLIP_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+CAPTIONS = 20_000
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 SUBJECTS = (
@@ -45,9 +49,11 @@ SCENES = (
 
 
 def corpus() -> list[str]:
-    """Every subject doing everything everywhere, and the template often enough that its words are tokens."""
+    """Every subject doing everything everywhere, captions of motions, and the template: their words become tokens."""
     prompts = [f"{subject} {action} {scene}." for subject in SUBJECTS for action in ACTIONS for scene in SCENES]
-    return [*prompts, *[PROMPT_PREFIX] * 100]
+    rng = random.Random(0)
+    captions = [caption(draw_motion(rng), rng) for _ in range(CAPTIONS)]
+    return [*prompts, *captions, *[PROMPT_PREFIX] * 100]
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
