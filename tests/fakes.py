@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ GOOD = {
 class FakeRun:
     """What ``JobManager`` calls for every job: stages, steps, one video per section, the end.
 
-    ``hold`` stops every job at its first step of section ``hold_at`` until it is set; ``fault`` is raised there.
+    ``hold`` stops every job after the first step of section ``hold_at`` until it is set; ``fault`` is raised there.
     """
 
     def __init__(self, outputs: Path, *, step_seconds: float = 0.02, hold_at: int = 0):
@@ -69,20 +70,20 @@ class FakeRun:
         yield StageStarted("sample", "Sampling")
         for section in range(request.sections):
             for step in range(1, request.steps + 1):
-                self._pause(job, section)
+                time.sleep(self.step_seconds)
                 yield StepDone(section, request.sections, step, request.steps, np.array([section, step, request.steps]))
+                if (section, step) == (self.hold_at, 1):
+                    self._hold(job)
             frames = 4 * LATENT_WINDOW * (section + 1) + 1
             path = write_video(self.outputs / f"{job.id}_partial_{section:02d}.mp4", frames)
             yield VideoGrown(path, frames, section + 1)
         yield Finished(path.rename(self.outputs / f"{job.id}.mp4"), request.total_frames)
 
-    def _pause(self, job, section):
-        if section == self.hold_at:
-            while not self.hold.wait(0.02):
-                job.check()
-            if self.fault is not None:
-                raise self.fault
-        threading.Event().wait(self.step_seconds)
+    def _hold(self, job):
+        while not self.hold.wait(0.02):
+            job.check()
+        if self.fault is not None:
+            raise self.fault
 
 
 def fake_preview(denoised) -> bytes:
@@ -122,12 +123,13 @@ def wait_for(condition, seconds=10):
 
 
 def in_a_loop(call, *args, **kwargs):
-    """Call inside an event loop: where none runs, Gradio makes one and leaves it open, which is a warning."""
+    """Call inside an event loop of its own: where none runs, Gradio makes one and leaves it open, which is a warning."""
 
     async def do():
         return call(*args, **kwargs)
 
-    return asyncio.run(do())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(do())).result()
 
 
 @dataclass
@@ -154,6 +156,7 @@ def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "",
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         blocks = in_a_loop(build_app, variant, manager, defaults=request, models_note=models_note, outputs=outputs)
         app = in_a_loop(gr.mount_gradio_app, FastAPI(), blocks, path="/", **app_options())
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))

@@ -105,9 +105,16 @@ def _connect_jobs(
 
 def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState) -> None:
     """Connect hints, quick choices, and the draft, which the browser keeps without asking the server."""
-    keep: dict[str, Any] = {"fn": None, "inputs": list(inputs.values()), "outputs": draft, "js": _TO_DRAFT}
-    gr.on([form.image.clear, *(control.input for control in inputs.values())], **keep)
-    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private").then(**keep)
+    keep: dict[str, Any] = {
+        "fn": None,
+        "inputs": list(inputs.values()),
+        "outputs": draft,
+        "js": _TO_DRAFT,
+        "trigger_mode": "always_last",
+    }
+    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
+    gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
+    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private")
     options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)
     resolution, negative_prompt = inputs["resolution"], inputs["negative_prompt"]
     gr.on(

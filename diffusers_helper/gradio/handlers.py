@@ -69,7 +69,7 @@ class PageHandlers:
             self._visitors.start(visitor, lambda: self._manager.submit(request, photo))
         except FramePackError as error:
             message = str(error)
-            gr.Warning(escape(message), title="Not started")
+            gr.Warning(escape(message), duration=6)
         return [view.fault(message), *self.tick(visitor, seen)]
 
     def end(self, visitor: object, seen: object) -> list[Any]:

@@ -1,0 +1,348 @@
+"""The page in a real browser, headless Chromium, with a fake run behind it."""
+
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio.controls import IDEAS
+from tests.fakes import LION, serve_page, wait_for
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PLAYED = """video => new Promise(done => {
+  const look = () => video.currentTime > 0.1 ? done([video.duration, video.loop, video.error]) : setTimeout(look, 50);
+  look();
+})"""
+EVIL = "<img src=x onerror=\"document.title='owned'\">"
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    expect.set_options(timeout=15_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serve_page(tmp_path_factory.mktemp("page"), models_note="The pictures are noise.") as served:
+        yield served
+
+
+@pytest.fixture
+def server(served):
+    """The page's server with nothing to do and nothing scripted."""
+    served.run.hold_at = 0
+    yield served
+    served.run.hold.set()
+    served.wait_until_idle()
+    served.run.fault, served.run.notes = None, ()
+
+
+class User:
+    """One person's browser: its tabs share what the browser keeps."""
+
+    def __init__(self, context, url):
+        self.context, self.url = context, url
+        self.requested, self.errors = [], []
+
+    def open(self):
+        tab = self.context.new_page()
+        tab.on("request", lambda request: self.requested.append(request.url))
+        tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.goto(self.url)
+        expect(tab.locator("#start")).to_be_visible()
+        return tab
+
+
+@contextmanager
+def visit(browser, url, **options):
+    """A new browser, checked at the end for script errors and for requests that left this computer."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(15_000)
+    user = User(context, url)
+    yield user
+    context.close()
+    assert user.errors == []
+    foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
+    assert foreign == []
+
+
+@pytest.fixture
+def user(browser, server):
+    with visit(browser, server.url) as user:
+        yield user
+
+
+def fill(tab, prompt="A lion roars.", photo=LION):
+    tab.locator("#photo input[type=file]").set_input_files(photo)
+    expect(tab.locator("#size-hint")).to_contain_text("pixels")
+    tab.locator("#prompt textarea").fill(prompt)
+
+
+def start(tab):
+    tab.locator("#start").click()
+
+
+def preview(tab):
+    return tab.locator("#stage img").get_attribute("src")
+
+
+def shows_running(tab, seconds=5):
+    expect(tab.locator("#start")).to_be_disabled(timeout=1000 * seconds)
+    expect(tab.locator("#end")).to_be_enabled()
+
+
+def shows_idle(tab, seconds=5):
+    expect(tab.locator("#start")).to_be_enabled(timeout=1000 * seconds)
+    expect(tab.locator("#start")).to_have_text("Start")
+    expect(tab.locator("#end")).to_be_disabled()
+
+
+def started(tab, server):
+    """Start a job that waits after its first step, or that of section ``hold_at``."""
+    server.run.hold.clear()
+    fill(tab)
+    start(tab)
+    shows_running(tab)
+    return server.manager.jobs()[-1].id
+
+
+@pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
+def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
+    with serve_page(tmp_path, variant, seconds=2.4, steps=8) as server, visit(browser, server.url) as user:
+        server.run.step_seconds = 0.15
+        tab = user.open()
+        expect(tab).to_have_title(variant.title)
+        fill(tab)
+        start(tab)
+        expect(tab.locator("#stage img")).to_be_visible()
+        first = preview(tab)
+        wait_for(lambda: tab.locator("#stage img").count() and preview(tab) != first)
+        bars = tab.locator("#progress [role=progressbar]")
+        expect(bars).to_have_count(2)
+        expect(tab.locator("#progress")).to_contain_text(re.compile(r"Section \d of 2, step \d of 8"))
+        expect(tab.locator("#progress")).to_contain_text(re.compile("Whole video, about .* left"))
+        assert ("ending is generated first" in tab.locator("#details").inner_text()) is bool(variant.note)
+
+        expect(tab.locator("#progress")).to_have_text("Done")
+        shows_idle(tab)
+        expect(tab.locator("#video video")).to_have_attribute("src", re.compile(server.manager.jobs()[0].id + ".mp4"))
+        duration, loops, error = tab.locator("#video video").evaluate(PLAYED)
+        assert duration == pytest.approx(73 / 30, abs=0.02)
+        assert loops
+        assert error is None
+        with tab.expect_download() as download:
+            tab.locator("#video a[download]").first.click()
+        assert download.value.path().read_bytes() == Path(server.manager.jobs()[0].video).read_bytes()
+
+
+def test_end_gives_the_page_back(user, server):
+    tab = user.open()
+    started(tab, server)
+    tab.locator("#end").click()
+    shows_idle(tab, seconds=5)
+    expect(tab.locator("#progress")).to_contain_text("Stopped")
+
+    server.run.hold.set()
+    start(tab)
+    expect(tab.locator("#progress")).to_have_text("Done")
+    assert [job.state for job in server.manager.jobs()[-2:]] == ["cancelled", "done"]
+
+
+def test_end_keeps_the_part_that_was_finished(user, server):
+    server.run.hold_at = 1
+    tab = user.open()
+    tab.locator("#seconds input[type=number]").fill("2.4")
+    job = started(tab, server)
+    expect(tab.locator("#video video")).to_be_visible()
+    tab.locator("#end").click()
+    expect(tab.locator("#details")).to_contain_text("37 of 73 frames")
+    assert tab.locator("#video video").evaluate(PLAYED)[0] == pytest.approx(37 / 30, abs=0.02)
+    assert server.manager.snapshot(job).partial
+
+
+def test_a_reload_brings_everything_back(user, server):
+    tab = user.open()
+    tab.locator("#seed input").fill("123")
+    tab.get_by_label("TeaCache").check()
+    server.run.hold_at = 1
+    tab.locator("#seconds input[type=number]").fill("2.4")
+    started(tab, server)
+    expect(tab.locator("#stage img")).to_be_visible()
+
+    tab.reload()
+    expect(tab.locator("#prompt textarea")).to_have_value("A lion roars.")
+    tab.reload()  # the first one left nothing behind
+    expect(tab.locator("#end")).to_be_enabled(timeout=4000)  # the browser loads the page's own scripts again, too
+    expect(tab.locator("#stage img")).to_be_visible(timeout=2000)
+    expect(tab.locator("#progress [role=progressbar]")).to_have_count(2, timeout=2000)
+    expect(tab.locator("#video video")).to_be_visible(timeout=2000)
+    expect(tab.locator("#photo img")).to_be_visible(timeout=2000)
+    expect(tab.locator("#prompt textarea")).to_have_value("A lion roars.")
+    expect(tab.locator("#seed input")).to_have_value("123")
+    expect(tab.locator("#seconds input[type=number]")).to_have_value("2.4")
+    expect(tab.locator("#length-hint")).to_contain_text("73 frames")
+    expect(tab.get_by_label("TeaCache")).to_be_checked()
+    tab.locator("#end").click()
+    shows_idle(tab)
+    start(tab)  # the photo that came back is as good as the one that was uploaded
+    shows_running(tab)
+
+
+def test_a_second_tab_shows_the_same_job_and_stops_it(user, server):
+    first, second = user.open(), None
+    second = user.open()
+    started(first, server)
+    shows_running(second)  # it was open before the job began
+    second.locator("#end").click()
+    shows_idle(first)
+    shows_idle(second)
+
+
+def test_a_job_whose_tab_was_closed_is_there_on_the_next_visit(user, server):
+    tab = user.open()
+    job = started(tab, server)
+    tab.close()
+    server.run.hold.set()
+    server.manager.wait(job, 10)
+    tab = user.open()
+    expect(tab.locator("#video video")).to_have_attribute("src", re.compile(job))
+    shows_idle(tab)
+
+
+def test_two_people_see_only_their_own_jobs(browser, user, server):
+    ann = user.open()
+    started(ann, server)
+    with visit(browser, server.url) as other:
+        bob = other.open()
+        shows_idle(bob)
+        fill(bob)
+        start(bob)
+        expect(bob.locator("#start")).to_have_text("In the queue")
+        expect(bob.locator("#progress")).to_contain_text("Next in line")
+        bob.locator("#end").click()
+        shows_idle(bob)
+    shows_running(ann)
+
+
+def test_ten_tabs_on_a_running_job_are_all_live(user, server):
+    server.run.hold_at = 1
+    tabs = [user.open()]
+    tabs[0].locator("#seconds input[type=number]").fill("2.4")
+    started(tabs[0], server)
+    tabs += [user.open() for _ in range(9)]
+    for tab in tabs:
+        shows_running(tab)
+        expect(tab.locator("#progress")).to_contain_text("Section 2 of 2, step 1 of 4")
+    server.run.hold.set()
+    for tab in tabs:
+        expect(tab.locator("#progress")).to_have_text("Done", timeout=5000)
+        shows_idle(tab)
+
+
+def test_a_double_click_starts_one_job(user, server):
+    before = len(server.manager.jobs())
+    server.run.hold.clear()
+    tab = user.open()
+    fill(tab)
+    tab.locator("#start").dblclick()
+    shows_running(tab)
+    time.sleep(0.5)
+    assert len(server.manager.jobs()) == before + 1
+
+
+def test_start_without_a_photo_is_one_clear_message(user, server):
+    before = len(server.manager.jobs())
+    tab = user.open()
+    start(tab)
+    expect(tab.locator("#message")).to_contain_text("Add a photo first")
+    expect(tab.locator(".toast-wrap")).to_contain_text("Add a photo first")
+    shows_idle(tab)
+    assert len(server.manager.jobs()) == before
+
+    fill(tab)
+    start(tab)
+    expect(tab.locator("#progress")).to_have_text("Done")
+    expect(tab.locator("#message")).not_to_contain_text("photo")
+
+
+def test_what_a_user_or_a_file_says_stays_text(user, server, tmp_path):
+    photo = tmp_path / "<img src=x onerror=alert(1)>.png"
+    photo.write_bytes(b"no picture")
+    server.run.notes = (EVIL, "{{constructor}} ${1+1}")
+    server.run.fault = NumericsError(EVIL)
+    tab = user.open()
+    tab.on("dialog", lambda dialog: user.errors.append(dialog.message))
+    tab.locator("#photo input[type=file]").set_input_files(photo)
+    expect(tab.locator("#size-hint [role=alert]")).to_contain_text("not an image")
+    start(tab)
+    expect(tab.locator("#message [role=alert]")).to_contain_text("not an image")
+    expect(tab.locator(".toast-wrap")).to_contain_text("not an image")
+
+    tab.reload()
+    expect(tab.locator("#start")).to_be_visible()
+    tab.locator("#photo button[aria-label='Remove Image'], #photo button[aria-label='Clear']").first.click()
+    fill(tab, prompt=EVIL)
+    start(tab)
+    expect(tab.locator("#progress [role=alert]")).to_have_text(EVIL)
+    expect(tab.locator("#details")).to_contain_text("{{constructor}} ${1+1}")
+    expect(tab.locator("#prompt textarea")).to_have_value(EVIL)
+    shows_idle(tab)
+    assert tab.title() == ORIGINAL.title
+
+
+def test_length_size_and_notes_are_told_before_the_start(user):
+    tab = user.open()
+    expect(tab.get_by_role("note").first).to_have_text("The pictures are noise.")
+    expect(tab.locator("#length-hint")).to_contain_text("37 frames, exactly 1.23 s")
+    tab.locator("#seconds input[type=number]").fill("120")
+    expect(tab.locator("#length-hint")).to_contain_text("3601 frames, exactly 120.03 s")
+    fill(tab)
+    expect(tab.locator("#size-hint")).to_contain_text("256 × 256")
+    tab.get_by_text("More settings").click()
+    tab.get_by_label("Picture size").click()
+    tab.get_by_role("option", name="640").click()
+    expect(tab.locator("#size-hint")).to_contain_text("640")
+
+
+def test_quick_choices_fill_the_form_and_are_kept(user):
+    tab = user.open()
+    tab.locator("#ideas").get_by_text("Wave").click()
+    expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
+    tab.locator("#random-seed").click()
+    expect(tab.locator("#seed input")).to_have_value("-1")
+    tab.get_by_text("More settings").click()
+    negative = tab.locator("#negative-prompt textarea")
+    expect(negative).to_be_disabled()
+    tab.get_by_label("number input for CFG", exact=True).fill("2")
+    expect(negative).to_be_enabled()
+
+    tab.reload()
+    expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
+    expect(tab.locator("#seed input")).to_have_value("-1")
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_its_window(browser, server, width, scheme):
+    with visit(browser, server.url, viewport={"width": width, "height": 900}, color_scheme=scheme) as user:
+        tab = user.open()
+        started(tab, server)
+        expect(tab.locator("#stage img")).to_be_visible()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        make, result = tab.locator("#make").bounding_box(), tab.locator("#result").bounding_box()
+        assert (result["x"] > make["x"]) is (width > 1000)
+        assert tab.locator("#start").bounding_box()["height"] >= 44
