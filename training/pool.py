@@ -107,17 +107,14 @@ class LatentPool:
         return all(shelf.filled == len(shelf.firsts) for shelf in self.shelves)
 
     @torch.no_grad()
-    def renew(self, count: int = CHUNK) -> None:
-        """Make `count` clips: for the emptiest shelf or, when all are full, for one drawn by its part."""
-        free = [len(shelf.firsts) - shelf.filled for shelf in self.shelves]
-        parts = list(SHAPES.values())
-        index = int(np.argmax(np.array(free) > 0)) if any(free) else self.rng.choices(range(len(parts)), parts)[0]
-        if any(free):
-            index = int(np.argmin([s.filled / len(s.firsts) for s in self.shelves]))
-        shelf = self.shelves[index]
-        for _ in range(0, count, CHUNK):
-            self._fill(shelf, shelf.slots(CHUNK))
-        self.made += count
+    def renew(self) -> None:
+        """Make a chunk of clips: for the emptiest shelf or, when all are full, for one drawn by its part."""
+        if self.full:
+            shelf = self.rng.choices(self.shelves, list(SHAPES.values()))[0]
+        else:
+            shelf = min(self.shelves, key=lambda shelf: shelf.filled / len(shelf.firsts))
+        self._fill(shelf, shelf.slots(CHUNK))
+        self.made += CHUNK
 
     def _fill(self, shelf: Shelf, slots: np.ndarray) -> None:
         motions = [draw_motion(self.rng) for _ in slots]

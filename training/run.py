@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         budget = Budget(options.minutes, options.total_minutes or options.minutes, options.steps)
         more = {
             name: getattr(options, name)
-            for name in ("scale", "batch", "pool_size", "compiled")
+            for name in ("scale", "captions", "batch", "pool_size", "compiled")
             if hasattr(options, name)
         }
         TRAINERS[options.command](
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     vae = commands.add_parser("vae", parents=[timed], help="train the autoencoder")
     vae.add_argument("--scale", type=float, default=1.0, help="factor on the batches, for trials")
     text = commands.add_parser("text", parents=[timed], help="train the text encoders")
+    text.add_argument("--captions", type=int, default=100_000, help="captions drawn ahead")
     transformer = commands.add_parser("transformer", parents=[timed], help="train the transformer")
     for command, size in ((text, 256), (transformer, 128)):
         command.add_argument("--batch", type=int, default=size)

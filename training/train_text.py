@@ -77,7 +77,7 @@ def train_text(
     seed: int = 0,
     device_name: str | None = None,
     batch: int = BATCH,
-    bank_size: int = BANK,
+    captions: int = BANK,
 ) -> Run:
     """Train, or go on training, the text encoders in `folder`, whose tokenizers must be there."""
     device = pick_device(device_name)
@@ -87,7 +87,7 @@ def train_text(
     task = TextTask(words).to(device)
     run.resume(task)
     rng = random.Random(seed + 1000 * len(run.record["calls"]))
-    bank = draw_bank(words, bank_size, rng)
+    bank = draw_bank(words, captions, rng)
     run.note("captions", len(bank[0]))
     average = Average(task, 0.995)
     optimizer = torch.optim.AdamW(task.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
@@ -106,7 +106,7 @@ def train_text(
         run.step(losses)
 
     average.swap()
-    run.note("held_out_accuracy", evaluate(task, words, device, count=min(2000, bank_size)))
+    run.note("held_out_accuracy", evaluate(task, words, device, count=min(2000, captions)))
     run.save(task.state_dict())
     return run
 

@@ -21,7 +21,7 @@ from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu
 from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
 from training.loop import Average, Budget, Run, autocast, pick_device, say
-from training.pool import CHUNK, Batch, LatentPool
+from training.pool import Batch, LatentPool
 from training.texts import TextEncoders, Words
 from training.train_text import load_encoders
 from training.train_vae import NAME as VAE_NAME
@@ -127,7 +127,7 @@ def train_transformer(
         run.step(losses | {"norm": norm})
         if renewing < RENEW_SHARE * (time.monotonic() - started):
             before = time.monotonic()
-            pool.renew(CHUNK)
+            pool.renew()
             renewing += time.monotonic() - before
 
     run.note("clips_made", pool.made)
@@ -140,7 +140,7 @@ def _fill(pool: LatentPool, run: Run) -> None:
     """Fill the store until it is full or the time for that is over, each shelf with a chunk at least."""
     start = time.monotonic()
     while not pool.full and (time.monotonic() - start < FILL_SECONDS or any(s.filled == 0 for s in pool.shelves)):
-        pool.renew(CHUNK)
+        pool.renew()
         if run.budget.steps and all(s.filled for s in pool.shelves):
             break
     say(f"{pool.made} clips in {time.monotonic() - start:.0f} s")

@@ -159,7 +159,7 @@ def _normalise_latents(
     """Give every latent channel mean 0 and, once scaled, variance 1 over clips and stills."""
     sums = torch.zeros(3, 16, dtype=torch.float64, device=device)
     for index in range(12):
-        clips = source.sample(max(1, int(16 * scale)), 1 if index % 3 == 0 else CLIP_FRAMES, 128, 128)
+        clips = source.sample(max(1, int(16 * scale)), 1 if index % 3 == 0 else CLIP_FRAMES, *SHAPES[0])
         mean = posterior(model, clips)[0].double().movedim(1, 0).flatten(1)
         sums += torch.stack([torch.full_like(sums[0], mean.shape[1]), mean.sum(1), mean.square().sum(1)])
     count, total, squares = sums
@@ -176,7 +176,7 @@ def evaluate(model: AutoencoderKLHunyuanVideo, device: torch.device, clips: int 
     stills = F.avg_pool2d(stills, 2)[:, :, None] * 2 - 1
     source = ClipSource(device, 987_654)
     source.pictures.photo_share = 0.0
-    moving = torch.cat([source.sample(2, CLIP_FRAMES, 128, 128) for _ in range(max(1, clips // 2))])
+    moving = torch.cat([source.sample(2, CLIP_FRAMES, *SHAPES[0]) for _ in range(max(1, clips // 2))])
     found = {"psnr_held_out_photos": _psnr(model, stills), "psnr_held_out_clips": _psnr(model, moving)}
     found["latent_std"] = float(posterior(model, moving)[0].std()) * model.config.scaling_factor
     return {key: round(value, 3) for key, value in found.items()}

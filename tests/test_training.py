@@ -1,0 +1,296 @@
+"""The training of the small family: known motions, captions, sections as the planners cut them, and one toy run."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+
+from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
+from training import family, pool, train_vae
+from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
+from training.checkpoint import load_weights, save_weights
+from training.clips import render, thing_path
+from training.latents import decode, normalise, posterior
+from training.loop import Average, Budget, Run
+from training.motions import ACTIONS, FULL_PROGRESS, PARTS, REST, Motion, Thing, camera_motion, draw_motion, progress
+from training.pictures import PictureSource, load_photos
+from training.run import main
+from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts
+from training.texts import TextEncoders, Words, save_words
+from training.train_transformer import disturb, draw_sigmas
+
+SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+
+
+def smooth_picture(side: int = 96) -> torch.Tensor:
+    """Two soft blobs, off the middle, at twice the clip's size."""
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, 2 * side)] * 2, indexing="ij")
+    blob = torch.exp(-8 * ((rows - 0.15).square() + (columns + 0.1).square()))
+    other = torch.exp(-20 * ((rows + 0.3).square() + (columns - 0.35).square()))
+    return torch.stack([blob, other, 0.5 * blob])[None]
+
+
+def centre_of(frames: torch.Tensor) -> torch.Tensor:
+    """Centre of mass (x, y) of the first channel of frames (3, T, H, W), pixels: (T, 2)."""
+    weight = frames[0]
+    rows, columns = (torch.arange(n, dtype=torch.float32) for n in weight.shape[1:])
+    mass = weight.sum((1, 2))
+    return torch.stack([(weight * columns).sum((1, 2)) / mass, (weight * rows[:, None]).sum((1, 2)) / mass], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [("pan left", (1, 0)), ("pan right", (-1, 0)), ("pan up", (0, 1)), ("pan down", (0, -1))],
+)
+def test_content_moves_against_the_camera_at_the_stated_speed(name: str, direction: tuple[int, int]) -> None:
+    frames = render(smooth_picture(128), [camera_motion(name)], torch.arange(0, 21, 5).float()[None])[0]
+    moved = centre_of(frames)[-1] - centre_of(frames)[0]
+    torch.testing.assert_close(moved, 20 * 0.6 * torch.tensor(direction).float(), atol=0.35, rtol=0)
+
+
+def test_motions_rest_after_two_sections_and_only_sway_then() -> None:
+    times = torch.arange(0, 400).float()[None]
+    done = progress(times, [Motion(sway=(3.0, 120.0, 1.0))])[0]
+    still = progress(times, [Motion()])[0]
+    assert still[10] == 10
+    assert torch.all(still[REST:] == FULL_PROGRESS)
+    assert (done[REST:] - FULL_PROGRESS).abs().max() <= 3.0 + 1e-4
+    assert (done - still)[:36].abs().max() < 1e-5
+    assert progress(torch.tensor([[-5.0]]), [Motion()])[0] == 0
+
+
+def test_frames_of_a_still_motion_are_the_picture() -> None:
+    frames = render(smooth_picture(), [Motion()], torch.tensor([[0.0, 30, 200]]))
+    torch.testing.assert_close(frames[0, :, 0], frames[0, :, 2])
+    torch.testing.assert_close(
+        frames[0, :, 0], torch.nn.functional.avg_pool2d(smooth_picture(), 2)[0], atol=1e-5, rtol=0
+    )
+
+
+def test_zoom_turn_and_light_change_what_they_say() -> None:
+    picture, times = smooth_picture(), torch.tensor([[0.0, 72.0]])
+    frames = {name: render(picture, [camera_motion(name)], times)[0] for name in PARTS}
+    size = {name: (clip[0] > 0.5).float().sum((1, 2)) for name, clip in frames.items()}
+    assert size["zoom in"][1] > 1.3 * size["zoom in"][0]
+    assert size["zoom out"][1] < 0.8 * size["zoom out"][0]
+    assert frames["brighter"][:, 1].mean() > 1.2 * frames["brighter"][:, 0].mean()
+    assert frames["darker"][:, 1].mean() < 0.7 * frames["darker"][:, 0].mean()
+    angle = [
+        torch.atan2(*(centre_of(frames[f"turn {way}"].flip(0)[1:])[:, [1, 0]] - 47.5).T)
+        for way in ("clockwise", "counter-clockwise")
+    ]
+    clockwise, counter = (torch.rad2deg(a[1] - a[0]) for a in angle)
+    assert clockwise == pytest.approx(-counter, abs=0.5)
+    assert 15 < clockwise < 22  # y points down, so a growing angle is clockwise
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_things_go_where_their_action_says(action: str) -> None:
+    motion = Motion(thing=Thing("square", "red", action, 0.5, 0.5, 0.12))
+    x, y, radius, angle = thing_path(motion, torch.tensor([0.0, FULL_PROGRESS]), 128, 128)
+    change = {"x": x.diff(), "y": y.diff(), "radius": radius.diff(), "angle": angle.diff()}
+    expected = {
+        "left": "-x", "right": "+x", "up": "-y", "down": "+y", "bounce": "", "spin": "+angle", "grow": "+radius",
+        "shrink": "-radius", "enter left": "+x", "enter right": "-x", "drop": "+y",
+    }[action]  # fmt: skip
+    for name, value in change.items():
+        sign = 1 if f"+{name}" == expected else -1 if f"-{name}" == expected else 0
+        assert torch.sign(value.round(decimals=3)) == sign, name
+    frames = render(torch.zeros(1, 3, 256, 256), [motion], torch.tensor([[0.0, 40.0]]))
+    assert (frames[0, 0, 0] > 0.5).any() == (action not in ("enter left", "enter right", "drop"))
+    assert (frames[0, 0, 1] > 0.5).any()
+
+
+def test_captions_say_the_motion_in_many_ways_and_keep_some_for_tests() -> None:
+    rng = random.Random(3)
+    motion = camera_motion("pan left", pace="slow")
+    texts = {caption(motion, rng) for _ in range(400)}
+    assert len(texts) > 250
+    assert all("left" in text.lower() for text in texts)
+    assert not any(re.search(r"(?<!from )\bright\b", text.lower()) for text in texts)
+    assert not any(is_held_out(text) for text in texts if text)
+    assert all(is_held_out(held_out_caption(motion, rng)) for _ in range(20))
+
+
+def test_labels_tell_motions_apart() -> None:
+    rng = random.Random(5)
+    motions = [draw_motion(rng) for _ in range(300)]
+    sizes = [len(classes) for classes in LABELS.values()]
+    assert all(0 <= value < size for motion in motions for value, size in zip(labels(motion), sizes, strict=True))
+    assert len({tuple(labels(camera_motion(name))) for name in PARTS}) == len(PARTS)
+    assert len({motion.family for motion in motions}) > 25
+
+
+@pytest.mark.parametrize("variant", ["original", "f1"])
+def test_patterns_read_the_latents_that_the_planner_means(variant: str) -> None:
+    plan = plan_video(variant, 2)
+    for section in plan.sections:
+        begin = 9 * section.output_index + 1
+        fitting = [
+            p for p in patterns(variant, 0)[0] if p.target[0] == begin and p.target_times == section.latent_indices
+        ]
+        assert all(p.clean_times == section.clean_indices and p.clean[0] == START for p in fitting)
+        histories = {(*p.clean[1:], *p.clean_2x, *p.clean_4x) for p in fitting}
+        if variant == "f1":
+            assert histories == {
+                (9, 7, 8, *[NOTHING] * 9, START, 1, 2, 3, 4, 5, 6) if begin == 10 else (START, *[NOTHING] * 18)
+            }
+        elif begin == 10:
+            assert (NOTHING,) * 19 in histories  # nothing lies behind the last section of two
+        else:
+            assert (*range(10, 19), *[NOTHING] * 10) in histories
+
+
+def test_long_videos_show_their_middle_as_two_sections_from_the_start() -> None:
+    deep = [draw_pattern("original", 5, random.Random(seed)) for seed in range(40)]
+    assert {p.target_times[0] for p in deep} == {19, 28}
+    assert segment_starts()[0] == 0
+
+
+def test_photos_are_found_and_a_missing_one_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert list(load_photos({"sklearn": ("china.jpg", "none.jpg")})) == ["china.jpg"]
+    assert "none.jpg" in caplog.text
+
+
+def test_pictures_repeat_with_their_seed_and_differ_from_each_other() -> None:
+    first, again = (PictureSource("cpu", 7, {"sklearn": ("china.jpg",)}).sample(12, 48, 64) for _ in range(2))
+    assert first.shape == (12, 3, 48, 64)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    torch.testing.assert_close(first, again)
+    assert (first[0] - first[1]).abs().mean() > 0.01
+
+
+def test_normalised_latents_have_unit_variance_and_pictures_stay_the_same() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKLHunyuanVideo(**SMALL_VAE)
+    clips = torch.rand(2, 3, 33, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, logvar = posterior(vae, clips)
+        assert mean.shape == (2, 16, 9, 4, 4)
+        before = decode(vae, mean[:, :, :5])
+        normalise(vae, mean.mean((0, 2, 3, 4)), mean.std((0, 2, 3, 4)))
+        after_mean, after_logvar = posterior(vae, clips)
+        after = decode(vae, after_mean[:, :, :5])
+    scaled = after_mean * vae.config.scaling_factor
+    torch.testing.assert_close(scaled.std((0, 2, 3, 4)), torch.ones(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+    gain = after_mean.std((0, 2, 3, 4)) / mean.std((0, 2, 3, 4))
+    torch.testing.assert_close((after_logvar - logvar).mean((0, 2, 3, 4)), 2 * gain.log(), atol=1e-3, rtol=1e-3)
+
+
+def test_noise_levels_follow_the_samplers_schedule() -> None:
+    shape = torch.Size((64, 16, 9, 16, 16))
+    drawn = draw_sigmas(64, shape, torch.device("cpu")).sort().values
+    schedule = flux_sigmas(64, flux_mu(shape)).flip(0)
+    assert torch.all(drawn >= schedule[:-1] - 1e-6)
+    assert torch.all(drawn <= schedule[1:] + 1e-6)
+
+
+def test_disturbance_spares_the_start_picture_and_blanks() -> None:
+    batch = pool.Batch(
+        target=torch.zeros(50, 16, 9, 2, 2),
+        clean=torch.zeros(50, 16, 2, 2, 2),
+        clean_2x=torch.zeros(50, 16, 2, 2, 2),
+        clean_4x=torch.zeros(50, 16, 16, 2, 2),
+        movable={
+            "clean": torch.tensor([[False, True]]).expand(50, -1),
+            "clean_2x": torch.ones(50, 2, dtype=torch.bool),
+            "clean_4x": torch.zeros(50, 16, dtype=torch.bool),
+        },
+        times={},
+        llama_ids=torch.zeros(50, 1),
+        clip_ids=torch.zeros(50, 1),
+        thumbnails=torch.zeros(50, 3, 4, 4),
+    )
+    torch.manual_seed(0)
+    disturb(batch)
+    changed = batch.clean[:, :, 1].std((1, 2, 3))
+    assert 0.3 < (changed > 0).float().mean() < 0.9
+    assert changed.max() < 0.5
+    assert not batch.clean[:, :, 0].any()
+    assert not batch.clean_4x.any()
+
+
+def test_weights_are_cut_into_pieces_and_come_back(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.checkpoint.MAX_PIECE", 1000)
+    tensors = {f"t{i}": torch.randn(10, 20) for i in range(5)}
+    save_weights(tensors, tmp_path, "part")
+    assert len(list(tmp_path.glob("part-*.safetensors"))) == 3
+    found = load_weights(tmp_path, "part")
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=1e-3)
+    with pytest.raises(FileNotFoundError, match="train that part first"):
+        load_weights(tmp_path, "other")
+
+
+def test_averages_follow_and_swap() -> None:
+    layer = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = Average(layer, 0.9)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    for _ in range(60):
+        average.update()
+    assert 0.9 < average.weights()["weight"][0, 0] < 1
+    average.swap()
+    assert layer.weight[0, 0] < 1
+    average.swap()
+    assert layer.weight[0, 0] == 1
+
+
+def test_rate_warms_up_and_falls_over_all_calls(tmp_path) -> None:
+    run = Run(tmp_path, "part", Budget(minutes=1, total_minutes=2))
+    first = run.rate()
+    run.steps = 500
+    assert first < 0.05 < run.rate() == 1
+    run.seconds_before = 114
+    assert run.rate() < 0.11
+    assert run.fraction == pytest.approx(0.95, abs=0.01)
+    assert not run.over
+    run.seconds_before = 121
+    assert run.over
+
+
+def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
+    from diffusers_helper.hunyuan import encode_prompt_conds
+
+    save_words(tmp_path)
+    words = Words.load(tmp_path)
+    encoders = TextEncoders(words).eval()
+    prompt = "The camera slowly pans to the left."
+    states, pooled = encode_prompt_conds(prompt, encoders.llama, encoders.clip, words.llama, words.clip)
+    with torch.no_grad():
+        ids = torch.tensor(words.llama_ids([prompt]))
+        torch.testing.assert_close(encoders.states(ids), states)
+        torch.testing.assert_close(encoders.pooled(torch.tensor(words.clip_ids([prompt]))), pooled)
+    assert states.shape == (1, ids.shape[1], family.LLAMA_WIDTH)
+
+
+def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of the family for a few steps, at a few pixels, through the command line."""
+    monkeypatch.setattr(family, "VAE", SMALL_VAE | {"mid_block_add_attention": False})
+    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
+    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
+    monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
+    monkeypatch.setattr(pool, "CHUNK", 2)
+    for name, value in {"CROP": 32, "CROP_CLIPS": 2, "CROP_STILLS": 2, "SHAPES": ((32, 32),), "FULL_CLIPS": 1}.items():
+        monkeypatch.setattr(train_vae, name, value)
+    folder, mirror = tmp_path / "run", tmp_path / "mirror"
+    common = ["--folder", str(folder)]
+    main(["words", *common])
+    main(["vae", *common, "--steps", "3", "--scale", "0.1"])
+    main(["text", *common, "--steps", "2", "--batch", "4", "--captions", "50"])
+    for _ in range(2):
+        main(["transformer", *common, "--steps", "2", "--batch", "3", "--pool-size", "4", "--mirror", str(mirror)])
+    main(["export", *common, "--output", str(tmp_path / "tiny")])
+
+    record = Run(folder, "transformer", Budget(1, 1)).record
+    assert record["steps"] == 4
+    assert all(np.isfinite(point["loss"]) for point in record["curve"])
+    assert sorted(file.name for file in mirror.iterdir()) == ["transformer-0.safetensors", "transformer.json"]
+    assert (tmp_path / "tiny" / family.F1_FOLDER / "config.json").is_file()
