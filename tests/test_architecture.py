@@ -13,12 +13,11 @@ PACKAGE = "diffusers_helper"
 LAYERS = [  # a module imports from its own layer and from those above; a name stands for all that is in it
     "framepack.request framepack.planning framepack.variants framepack.events framepack.errors "
     "bucket_tools thread_utils",
-    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory model_files",
-    "components",
+    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory",
+    "model_files components",
     "framepack.engine framepack.generation",
     "jobs progress",
-    "program options logs locks",
-    "gradio cli",
+    "gradio program cli options logs locks",
     "launch",
     "__main__",
 ]
