@@ -123,7 +123,7 @@ def wait_for(condition, seconds=10):
 
 
 def in_a_loop(call, *args, **kwargs):
-    """Call inside an event loop of its own: where none runs, Gradio makes one and leaves it open, which is a warning."""
+    """Call inside an event loop: where none runs, Gradio makes one and leaves it open, which is a warning."""
 
     async def do():
         return call(*args, **kwargs)

@@ -2,37 +2,26 @@
 
 import re
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
-from tests.fakes import LION, serve_page, wait_for
+from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
+from tests.fakes import serve_page, wait_for
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-PLAYED = """video => new Promise(done => {
-  const look = () => video.currentTime > 0.1 ? done([video.duration, video.loop, video.error]) : setTimeout(look, 50);
-  look();
-})"""
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
 
 
 @pytest.fixture(scope="module")
 def browser(chromium):
-    expect.set_options(timeout=15_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with headless(chromium) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -51,64 +40,10 @@ def server(served):
     served.run.fault, served.run.notes = None, ()
 
 
-class User:
-    """One person's browser: its tabs share what the browser keeps."""
-
-    def __init__(self, context, url):
-        self.context, self.url = context, url
-        self.requested, self.errors = [], []
-
-    def open(self):
-        tab = self.context.new_page()
-        tab.on("request", lambda request: self.requested.append(request.url))
-        tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        tab.goto(self.url)
-        expect(tab.locator("#start")).to_be_visible()
-        return tab
-
-
-@contextmanager
-def visit(browser, url, **options):
-    """A new browser, checked at the end for script errors and for requests that left this computer."""
-    context = browser.new_context(**options)
-    context.set_default_timeout(15_000)
-    user = User(context, url)
-    yield user
-    context.close()
-    assert user.errors == []
-    foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
-    assert foreign == []
-
-
 @pytest.fixture
 def user(browser, server):
     with visit(browser, server.url) as user:
         yield user
-
-
-def fill(tab, prompt="A lion roars.", photo=LION):
-    tab.locator("#photo input[type=file]").set_input_files(photo)
-    expect(tab.locator("#size-hint")).to_contain_text("pixels")
-    tab.locator("#prompt textarea").fill(prompt)
-
-
-def start(tab):
-    tab.locator("#start").click()
-
-
-def preview(tab):
-    return tab.locator("#stage img").get_attribute("src")
-
-
-def shows_running(tab, seconds=5):
-    expect(tab.locator("#start")).to_be_disabled(timeout=1000 * seconds)
-    expect(tab.locator("#end")).to_be_enabled()
-
-
-def shows_idle(tab, seconds=5):
-    expect(tab.locator("#start")).to_be_enabled(timeout=1000 * seconds)
-    expect(tab.locator("#start")).to_have_text("Start")
-    expect(tab.locator("#end")).to_be_disabled()
 
 
 def started(tab, server):
@@ -335,8 +270,7 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     expect(tab.locator("#seed input")).to_have_value("-1")
 
 
-@pytest.mark.parametrize("width", [420, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(420, "dark"), (1400, "light")])
 def test_the_page_fits_its_window(browser, server, width, scheme):
     with visit(browser, server.url, viewport={"width": width, "height": 900}, color_scheme=scheme) as user:
         tab = user.open()

@@ -1,0 +1,86 @@
+"""Headless Chromium on the page, and what a person does there."""
+
+from contextlib import contextmanager
+
+from playwright.sync_api import expect, sync_playwright
+
+from tests.fakes import LION
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PLAYED = """video => new Promise(done => {
+  const look = () => video.currentTime > 0.1 ? done([video.duration, video.loop, video.error]) : setTimeout(look, 50);
+  look();
+})"""
+"""Waits until a video plays; then its duration, whether it loops, and its error."""
+
+
+@contextmanager
+def headless(chromium):
+    expect.set_options(timeout=15_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class User:
+    """One person's browser: its tabs share what the browser keeps."""
+
+    def __init__(self, context, url):
+        self.context, self.url = context, url
+        self.requested, self.errors = [], []
+
+    def open(self):
+        tab = self.context.new_page()
+        tab.on("request", lambda request: self.requested.append(request.url))
+        tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.goto(self.url)
+        expect(tab.locator("#start")).to_be_visible()
+        return tab
+
+
+@contextmanager
+def visit(browser, url, **options):
+    """A new browser, checked at the end for script errors and for requests that left this computer."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(15_000)
+    user = User(context, url)
+    yield user
+    context.close()
+    assert user.errors == []
+    foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
+    assert foreign == []
+
+
+def fill(tab, prompt="A lion roars.", photo=LION):
+    tab.locator("#photo input[type=file]").set_input_files(photo)
+    expect(tab.locator("#size-hint")).to_contain_text("pixels")
+    tab.locator("#prompt textarea").fill(prompt)
+
+
+def start(tab):
+    tab.locator("#start").click()
+
+
+def preview(tab):
+    return tab.locator("#stage img").get_attribute("src")
+
+
+def shows_running(tab, seconds=5):
+    expect(tab.locator("#start")).to_be_disabled(timeout=1000 * seconds)
+    expect(tab.locator("#end")).to_be_enabled()
+
+
+def shows_idle(tab, seconds=5):
+    expect(tab.locator("#start")).to_be_enabled(timeout=1000 * seconds)
+    expect(tab.locator("#start")).to_have_text("Start")
+    expect(tab.locator("#end")).to_be_disabled()

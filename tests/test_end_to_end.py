@@ -1,0 +1,76 @@
+"""The whole program, as a user starts it, on the tiny model, in a real browser: photo, prompt, Start, End, video."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import pytest
+from playwright.sync_api import expect
+
+from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
+from tests.fakes import wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120_000
+"""Milliseconds for a video on a computer that is busy with other tests."""
+
+
+@contextmanager
+def program(demo, folder):
+    """Start ``demo``, give its address, end it as Ctrl+C does and see that it ends well."""
+    options = ["--models", "tiny", "--device", "cpu", "--port", "0", "--outputs", folder / "outputs"]
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    with subprocess.Popen(
+        [sys.executable, demo, *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        said = []
+        try:
+            for line in process.stdout:
+                said.append(line)
+                if found := re.search(r"page is at (\S+)", line):
+                    yield found[1]
+                    break
+        finally:
+            process.terminate()
+            said += process.communicate(timeout=60)[0]
+        assert process.returncode == 0, "".join(said)
+
+
+@pytest.mark.parametrize("demo", ["demo_gradio.py", "demo_gradio_f1.py"])
+def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
+    with program(demo, tmp_path) as url, headless(chromium) as browser, visit(browser, url) as user:
+        tab = user.open()
+        expect(tab.get_by_role("note").first).to_contain_text("noise")
+        tab.locator("#seconds input[type=number]").fill("1")
+        fill(tab, prompt="The lion turns its head.")
+        start(tab)
+        expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
+        tab.locator("#end").click()
+        shows_idle(tab, seconds=5)
+
+        start(tab)
+        shows_running(tab)
+        expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
+        expect(tab.locator("#progress [role=progressbar]")).to_have_count(2)
+        first = preview(tab)
+        wait_for(lambda: preview(tab) != first)
+        expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)
+        shows_idle(tab)
+        duration, loops, error = tab.locator("#video video").evaluate(PLAYED)
+        assert duration == pytest.approx(37 / 30, abs=0.02)
+        assert (loops, error) == (True, None)
+
+    [video] = (path for path in (tmp_path / "outputs").glob("*.mp4") if "partial" not in path.name)
+    with av.open(video) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 37
