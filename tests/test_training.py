@@ -278,7 +278,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
     monkeypatch.setattr(pool, "CHUNK", 2)
-    for name, value in {"CROP": 32, "CROP_CLIPS": 2, "CROP_STILLS": 2, "SHAPES": ((32, 32),), "FULL_CLIPS": 1}.items():
+    for name, value in {"CROP": 32, "FULL": 32, "CROP_CLIPS": 10, "CROP_STILLS": 20}.items():
         monkeypatch.setattr(train_vae, name, value)
     folder, mirror = tmp_path / "run", tmp_path / "mirror"
     common = ["--folder", str(folder)]

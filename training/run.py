@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         budget = Budget(options.minutes, options.total_minutes or options.minutes, options.steps)
         more = {
             name: getattr(options, name)
-            for name in ("scale", "captions", "batch", "pool_size", "compiled")
+            for name in ("scale", "captions", "batch", "pool_size", "compiled", "fill_seconds")
             if hasattr(options, name)
         }
         TRAINERS[options.command](
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, size in ((text, 256), (transformer, 128)):
         command.add_argument("--batch", type=int, default=size)
     transformer.add_argument("--pool-size", type=int, default=12_000, help="clips kept as latents")
+    transformer.add_argument("--fill-seconds", type=float, default=50.0, help="time for the first clips")
     transformer.add_argument("--eager", dest="compiled", action="store_false", help="do not compile the blocks")
     look = commands.add_parser("evaluate", parents=[common], help="sample clips and compare them with the right ones")
     look.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 
@@ -88,6 +89,7 @@ def train_transformer(
     batch: int = BATCH,
     pool_size: int = POOL,
     compiled: bool = True,
+    fill_seconds: float = FILL_SECONDS,
 ) -> Run:
     """Train, or go on training, the transformer in `folder`, where the autoencoder and the text encoders must be."""
     device = pick_device(device_name)
@@ -104,7 +106,7 @@ def train_transformer(
     run.resume(model)
     model.train()
     pool = LatentPool(vae, words, pool_size, seed + 1000 * len(run.record["calls"]), device)
-    _fill(pool, run)
+    _fill(pool, run, fill_seconds)
     if compiled and device.type == "cuda":
         _compile_blocks(model)
 
@@ -136,10 +138,10 @@ def train_transformer(
     return run
 
 
-def _fill(pool: LatentPool, run: Run) -> None:
+def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
     """Fill the store until it is full or the time for that is over, each shelf with a chunk at least."""
     start = time.monotonic()
-    while not pool.full and (time.monotonic() - start < FILL_SECONDS or any(s.filled == 0 for s in pool.shelves)):
+    while not pool.full and (time.monotonic() - start < seconds or any(s.filled == 0 for s in pool.shelves)):
         pool.renew()
         if run.budget.steps and all(s.filled for s in pool.shelves):
             break

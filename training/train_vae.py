@@ -13,18 +13,20 @@ from torch import Tensor
 
 from training.clips import render
 from training.family import build_vae
-from training.latents import PIECE_LATENTS, decode, normalise, posterior
+from training.latents import decode, normalise, posterior
 from training.loop import Average, Budget, Run, autocast, pick_device, say, sync
 from training.motions import draw_motion
 from training.pictures import HELD_OUT_PHOTOS, PictureSource
 
 NAME = "vae"
-CLIP_FRAMES = 33
-CROP, CROP_CLIPS, CROP_STILLS = 64, 24, 96
-SHAPES, FULL_CLIPS, FULL_STILLS = ((128, 128), (128, 128), (112, 144), (144, 112), (96, 160), (160, 96)), 8, 32
+CLIP_FRAMES = 17
+CROP, CROP_CLIPS, CROP_STILLS = 64, 32, 256
+FULL, FULL_CLIPS, FULL_STILLS = 128, 10, 64
 FULL_FROM = 0.6
 """From this part of the training on, whole pictures instead of crops."""
-RATE = 1e-3
+CLIPS_FROM = 0.25
+"""Until this part, four steps of five are stills: they show more pictures for the same work."""
+RATE = 1.5e-3
 WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 5e-4}
 
 
@@ -82,33 +84,35 @@ def train_vae(
 
     average.swap()
     _normalise_latents(model, source, device, scale)
-    for key, value in evaluate(model, device, clips=max(2, int(16 * scale))).items():
+    for key, value in evaluate(model, device, clips=max(2, int(24 * scale))).items():
         run.note(key, value)
     run.save(model.state_dict())
     return run
 
 
 def _batch(source: ClipSource, run: Run, scale: float) -> Tensor:
-    """Stills every third step, clips otherwise; crops at first, whole pictures of every shape in the end."""
-    still = run.steps % 3 == 0
+    """Stills and clips in turn; crops at first, whole pictures in the end."""
+    still = run.steps % 5 > 0 if run.fraction < CLIPS_FROM else run.steps % 3 == 0
     if run.fraction < FULL_FROM:
-        count, height, width = (CROP_STILLS if still else CROP_CLIPS), CROP, CROP
+        count, side = (CROP_STILLS if still else CROP_CLIPS), CROP
     else:
-        height, width = source.rng.choice(SHAPES)
-        count = FULL_STILLS if still else FULL_CLIPS
-    return source.sample(max(1, int(count * scale)), 1 if still else CLIP_FRAMES, height, width)
+        count, side = (FULL_STILLS if still else FULL_CLIPS), FULL
+    return source.sample(max(1, int(count * scale)), 1 if still else CLIP_FRAMES, side, side)
 
 
 def _losses(
     model: AutoencoderKLHunyuanVideo, clips: Tensor, device: torch.device, rng: random.Random
 ) -> dict[str, Tensor]:
-    """Losses of clips (B, 3, T, H, W): all is encoded, and one piece is decoded, wherever in the clip it begins."""
+    """Losses of clips (B, 3, T, H, W): all is encoded, and decoded from the first latent or from the second.
+
+    A piece in the middle of a video begins with a latent of four frames, and shows only the last of them.
+    """
     with autocast(device):
         mean, logvar = posterior(model, clips)
         std = torch.exp(0.5 * logvar)
         latents = mean + std * torch.randn_like(mean)
-        first = rng.randint(0, max(0, latents.shape[2] - PIECE_LATENTS))
-        out = decode(model, latents[:, :, first : first + PIECE_LATENTS]).float()
+        first = rng.randint(0, min(1, latents.shape[2] - 1))
+        out = decode(model, latents[:, :, first:]).float()
     error = out - clips[:, :, 4 * first : 4 * first + out.shape[2]]
 
     parts = {
@@ -132,24 +136,31 @@ def _kl(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _faster_layout(model: AutoencoderKLHunyuanVideo, device: torch.device) -> torch.memory_format:
-    """The memory layout in which this device trains faster, by trying both."""
+    """The memory layout in which this device trains faster, by trying; the same for cuDNN's own search for kernels."""
     if device.type != "cuda":
         return torch.contiguous_format
-    torch.backends.cudnn.benchmark = True
     seconds = {}
     for layout in (torch.contiguous_format, torch.channels_last_3d):
-        model = model.to(memory_format=layout)
-        clips = torch.rand(CROP_CLIPS, 3, CLIP_FRAMES, CROP, CROP, device=device).contiguous(memory_format=layout)
-        for turn in range(5):
-            if turn == 2:
-                sync(device)
-                start = time.monotonic()
-            _losses(model, clips, device, random.Random(0))["loss"].backward()
-            model.zero_grad(set_to_none=True)
-        sync(device)
-        seconds[layout] = (time.monotonic() - start) / 3
-        say(f"{layout}: {1000 * seconds[layout]:.0f} ms for a step of {CROP_CLIPS} clips of {CROP} pixels")
-    return min(seconds, key=seconds.__getitem__)
+        for search in (False, True):
+            torch.backends.cudnn.benchmark = search
+            seconds[layout, search] = _step_seconds(model.to(memory_format=layout), layout, device)
+            say(f"{layout}, search {search}: {1000 * seconds[layout, search]:.0f} ms for {CROP_CLIPS} clips of {CROP}")
+    layout, torch.backends.cudnn.benchmark = min(seconds, key=seconds.__getitem__)
+    return layout
+
+
+def _step_seconds(model: AutoencoderKLHunyuanVideo, layout: torch.memory_format, device: torch.device) -> float:
+    """Seconds of a training step on clips, once warm."""
+    clips = torch.rand(CROP_CLIPS, 3, CLIP_FRAMES, CROP, CROP, device=device).contiguous(memory_format=layout)
+    start = 0.0
+    for turn in range(8):
+        if turn == 4:
+            sync(device)
+            start = time.monotonic()
+        _losses(model, clips, device, random.Random(turn % 2))["loss"].backward()
+        model.zero_grad(set_to_none=True)
+    sync(device)
+    return (time.monotonic() - start) / 4
 
 
 @torch.no_grad()
@@ -159,7 +170,7 @@ def _normalise_latents(
     """Give every latent channel mean 0 and, once scaled, variance 1 over clips and stills."""
     sums = torch.zeros(3, 16, dtype=torch.float64, device=device)
     for index in range(12):
-        clips = source.sample(max(1, int(16 * scale)), 1 if index % 3 == 0 else CLIP_FRAMES, *SHAPES[0])
+        clips = source.sample(max(1, int(16 * scale)), 1 if index % 3 == 0 else CLIP_FRAMES, FULL, FULL)
         mean = posterior(model, clips)[0].double().movedim(1, 0).flatten(1)
         sums += torch.stack([torch.full_like(sums[0], mean.shape[1]), mean.sum(1), mean.square().sum(1)])
     count, total, squares = sums
@@ -169,23 +180,23 @@ def _normalise_latents(
 
 
 @torch.no_grad()
-def evaluate(model: AutoencoderKLHunyuanVideo, device: torch.device, clips: int = 16) -> dict[str, float]:
+def evaluate(model: AutoencoderKLHunyuanVideo, device: torch.device, clips: int = 24) -> dict[str, float]:
     """PSNR on held-out photographs and on clips of drawn pictures from a seed that training does not use."""
     photos = PictureSource(device, 1, HELD_OUT_PHOTOS)
     stills = torch.cat([photos.cut(index, 256, 256) for index in range(len(photos))])
     stills = F.avg_pool2d(stills, 2)[:, :, None] * 2 - 1
     source = ClipSource(device, 987_654)
     source.pictures.photo_share = 0.0
-    moving = torch.cat([source.sample(2, CLIP_FRAMES, *SHAPES[0]) for _ in range(max(1, clips // 2))])
+    moving = torch.cat([source.sample(2, CLIP_FRAMES, FULL, FULL) for _ in range(max(1, clips // 2))])
     found = {"psnr_held_out_photos": _psnr(model, stills), "psnr_held_out_clips": _psnr(model, moving)}
     found["latent_std"] = float(posterior(model, moving)[0].std()) * model.config.scaling_factor
     return {key: round(value, 3) for key, value in found.items()}
 
 
 def _psnr(model: AutoencoderKLHunyuanVideo, clips: Tensor) -> float:
-    """Mean over clips of the PSNR of the first five latents' frames, posterior means, float32."""
+    """Mean over clips of the PSNR of posterior means, float32."""
     values = []
     for clip in clips.split(1):
-        out = decode(model, posterior(model, clip)[0][:, :, :PIECE_LATENTS]).clamp(-1, 1)
-        values.append(-10 * torch.log10((out - clip[:, :, : out.shape[2]]).square().mean() / 4))
+        out = decode(model, posterior(model, clip)[0]).clamp(-1, 1)
+        values.append(-10 * torch.log10((out - clip).square().mean() / 4))
     return float(torch.stack(values).mean())
