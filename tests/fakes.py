@@ -140,6 +140,7 @@ class FakePage:
     run: FakeRun
     manager: JobManager
     outputs: Path
+    blocks: gr.Blocks
 
     def wait_until_idle(self, seconds: float = 20) -> None:
         for job in self.manager.jobs():
@@ -163,7 +164,7 @@ def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "",
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs)
+            yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs, blocks)
         finally:
             run.hold.set()
             assert manager.close(10)

@@ -20,7 +20,7 @@ from PIL import Image
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from diffusers_helper.framepack.variants import F1
-from diffusers_helper.gradio.app import app_options, build_app
+from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, app_options, build_app
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.jobs import JobManager
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
@@ -292,6 +292,16 @@ def test_a_video_is_served_in_ranges_and_nothing_beside_it(page, lion):
     assert (part.status_code, len(part.content), part.headers["content-type"]) == (206, 100, "video/mp4")
     for other in ("/etc/passwd", f"{page.outputs}/../private.png", __file__):
         assert httpx.get(url + other).status_code == 403
+
+
+def test_the_server_does_not_grow_with_every_visit(page):
+    config = httpx.get(f"{page.url}/config", **PATIENT).json()
+    [tick] = [call["id"] for call in config["dependencies"] if call["api_name"] == "tick"]
+    with httpx.Client(base_url=page.url, **PATIENT) as tabs:
+        for tab in range(REMEMBERED_SESSIONS + 10):
+            body = {"data": [None, ""], "fn_index": tick, "session_hash": f"tab{tab}"}
+            assert tabs.post("/gradio_api/run/predict", json=body).status_code == 200
+    assert len(page.blocks.state_holder.session_data) <= REMEMBERED_SESSIONS
 
 
 def test_nothing_that_is_served_says_where_else_to_fetch_from(page):

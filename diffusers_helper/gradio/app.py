@@ -26,6 +26,8 @@ from diffusers_helper.jobs import JobManager
 __all__ = ["app_options", "build_app"]
 
 POLL_SECONDS = 1
+REMEMBERED_SESSIONS = 50
+"""How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
 _STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
 _TO_DRAFT = """(photo, ...values) => {
   const names = NAMES;
@@ -65,6 +67,7 @@ def build_app(
         _connect_form(form, options, inputs, draft)
         _connect_jobs(app, PageHandlers(variant, manager), form, inputs, visitor, draft, [seen, *result])
         _connect_api(ApiHandlers(variant, manager), inputs)
+    app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
     return app
