@@ -50,7 +50,8 @@ def build_app(
         outputs: the folder of the videos, served as it is.
     """
     gr.set_static_paths([outputs])
-    with gr.Blocks(title=variant.title, analytics_enabled=False) as app:
+    app = gr.Blocks(title=variant.title, analytics_enabled=False)
+    with app:
         visitor = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
