@@ -103,6 +103,8 @@ class PictureSource:
         while stock is None or len(stock) < count:
             many = STOCK_PIXELS // (height * width) if self.device.type == "cuda" else 0
             fresh = self._draw(max(count, many), height, width)
+            if many:  # each is handed out twice, the second time mirrored
+                fresh = torch.cat([fresh, fresh.flip((0, -1))])
             stock = fresh if stock is None else torch.cat([stock, fresh])
         self._stock[height, width] = stock[count:]
         return stock[:count]
