@@ -47,6 +47,7 @@ def set_environment(*, offline: bool) -> None:
     os.environ["HF_HOME"] = os.environ.get("HF_HOME") or str(ROOT / "hf_download")
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000",  # or every call warns about the queue's statistics
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

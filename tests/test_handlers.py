@@ -200,11 +200,6 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
     assert "fp-fault" not in PageHandlers.size_hint(None, 640)
 
 
-@pytest.mark.parametrize(("scale", "allowed"), [(1, False), (1.1, True), (None, False)])
-def test_a_negative_prompt_is_for_a_cfg_above_one(scale, allowed):
-    assert PageHandlers.negative_prompt(scale) == gr.update(interactive=allowed)
-
-
 def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):
     monkeypatch.setattr("diffusers_helper.gradio.visitors.MAX_VISITORS", 2)
     manager = fake[1]

@@ -120,7 +120,7 @@ def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: g
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private")
     options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)
-    resolution, negative_prompt = inputs["resolution"], inputs["negative_prompt"]
+    resolution = inputs["resolution"]
     gr.on(
         [form.image.change, resolution.change],
         PageHandlers.size_hint,
@@ -129,7 +129,6 @@ def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: g
         **_QUICK,
     )
     form.seconds.change(view.length_hint, form.seconds, form.length_hint, **_QUICK)
-    inputs["cfg_scale"].change(PageHandlers.negative_prompt, inputs["cfg_scale"], negative_prompt, **_QUICK)
 
 
 def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:

@@ -136,7 +136,6 @@ def _more_settings(defaults: GenerationRequest) -> dict[str, gr.components.Compo
             defaults.negative_prompt,
             label="Negative prompt",
             info="What should not happen; used only while CFG is above 1.",
-            interactive=defaults.cfg_scale > 1,
             max_length=MAX_PROMPT_CHARACTERS,
             elem_id="negative-prompt",
         ),

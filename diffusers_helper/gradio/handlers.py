@@ -87,11 +87,6 @@ class PageHandlers:
         except FramePackError as error:
             return view.fault(str(error))
 
-    @staticmethod
-    def negative_prompt(cfg_scale: float | None) -> dict[str, Any]:
-        """Allow a negative prompt only while it counts."""
-        return gr.update(interactive=cfg_scale is not None and cfg_scale > 1)
-
     def _values(self, visitor: object) -> list[Any]:
         """Return progress, stage, video, details, Start and End for the visitor's newest job."""
         job = self._visitors.job(visitor)
