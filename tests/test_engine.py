@@ -3,13 +3,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.framepack.engine import Conditions, _model_arguments, _Sampling, sample_video
+from diffusers_helper.framepack.engine import Conditions, sample_video
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.events import SectionDone, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 from diffusers_helper.media.frames import soft_append_bcthw
+from diffusers_helper.pipelines.k_diffusion_hunyuan import transformer_arguments
 from tests.golden import golden_meta, load_golden
 from tests.models import golden_conditions, golden_transformer, golden_vae
 
@@ -81,12 +82,31 @@ def test_golden_bfloat16(key, limit):
 
 
 def _one_call_in_bfloat16(golden):
-    plan = plan_video("original", 1, 3)
-    history = LatentHistory(plan, load_golden("video_i2v_1")["start_latent"])
-    settings = _Sampling(6, 10.0, 1.0, 0.0, False, torch.device("cpu"), torch.bfloat16)
-    arguments = _model_arguments(plan.sections[0], 1, history, golden_conditions("i2v_1"), settings)
+    """At the golden call's noise level, which is the first of a schedule of one step."""
+    section = plan_video("original", 1, 3).sections[0]
+    clean = LatentHistory(plan_video("original", 1, 3), load_golden("video_i2v_1")["start_latent"]).clean(section)
+    conditions = golden_conditions("i2v_1")
+    arguments = transformer_arguments(
+        conditions.prompt_embeds,
+        conditions.prompt_mask,
+        conditions.pooled,
+        guidance_scale=10.0,
+        batch=1,
+        device=torch.device("cpu"),
+        dtype=torch.bfloat16,
+        image_embeddings=conditions.image_embeddings,
+        clean_latents=clean.full,
+        clean_latents_2x=clean.half,
+        clean_latents_4x=clean.quarter,
+        **{
+            name: torch.tensor([getattr(section, name.replace("_latent_", "_"))])
+            for name in ("clean_latent_indices", "clean_latent_2x_indices", "clean_latent_4x_indices")
+        },
+        latent_indices=torch.tensor([section.latent_indices]),
+    )
+    model = fm_wrapper(golden_transformer(torch.bfloat16))
     with torch.inference_mode():
-        return fm_wrapper(golden_transformer(torch.bfloat16))(golden["x"], golden["sigma"], **arguments)
+        return model(golden["x"], golden["sigma"], dtype=torch.bfloat16, positive=arguments)
 
 
 @pytest.mark.parametrize("name", ["i2v_2_cfg", "f1_3"])

@@ -20,7 +20,8 @@ from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.planning import SectionPlan, VideoPlan
 from diffusers_helper.hunyuan import vae_decode
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
-from diffusers_helper.k_diffusion.wrapper import fm_wrapper
+from diffusers_helper.k_diffusion.wrapper import prepared_model, timesteps_of
+from diffusers_helper.models.section_context import Conditioning
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
 
 VAE_SCALE = 8
@@ -104,6 +105,7 @@ def sample_video(
     settings = _Sampling(steps, guidance_scale, cfg_scale, cfg_rescale, teacache, torch.device(device), dtype)
     generator = torch.Generator("cpu").manual_seed(seed)
     history = LatentHistory(plan, start_latent.to(settings.device, torch.float32))
+    guidance: _Guidance | None = None
 
     for section in plan.sections:
         place = f"section {section.index + 1} of {len(plan.sections)}"
@@ -116,7 +118,9 @@ def sample_video(
             generator,
         )
         with use(transformer):
-            latents = yield from _sample_section(section, plan, transformer, noise, history, conditions, settings)
+            if guidance is None:
+                guidance = _condition(transformer, conditions, noise, settings)
+            latents = yield from _sample_section(section, plan, transformer, noise, history, guidance, settings)
         _require_finite(latents, f"The latents of {place}")
         history.grow(section, latents)
 
@@ -129,62 +133,90 @@ def sample_video(
         yield SectionDone(section.index, latents.cpu(), pixels)
 
 
+@dataclass(frozen=True, eq=False)
+class _Guidance:
+    """The noise levels of every section, and what the transformer made of the conditions for them."""
+
+    sigmas: Tensor
+    positive: Conditioning
+    negative: Conditioning | None
+
+
+def _condition(transformer: Any, conditions: Conditions, noise: Tensor, settings: _Sampling) -> _Guidance:
+    """Compute all that no section changes."""
+    sigmas = flux_sigmas(settings.steps, flux_mu(noise.shape))
+    timesteps = timesteps_of(sigmas[:-1], settings.dtype).to(settings.device)
+
+    def conditioning(embeds: Tensor, mask: Tensor, pooled: Tensor) -> Conditioning:
+        given = transformer_arguments(
+            embeds,
+            mask,
+            pooled,
+            guidance_scale=settings.guidance_scale,
+            batch=len(noise),
+            device=settings.device,
+            dtype=settings.dtype,
+            image_embeddings=conditions.image_embeddings,
+        )
+        return transformer.condition(
+            timesteps.unsqueeze(1).expand(-1, len(noise)),
+            given["encoder_hidden_states"],
+            given["encoder_attention_mask"],
+            given["pooled_projections"],
+            given["guidance"],
+            given["image_embeddings"],
+        )
+
+    c = conditions
+    negative = None
+    if settings.cfg_scale != 1.0:
+        if c.negative_embeds is None or c.negative_mask is None or c.negative_pooled is None:
+            raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
+        negative = conditioning(c.negative_embeds, c.negative_mask, c.negative_pooled)
+    return _Guidance(sigmas, conditioning(c.prompt_embeds, c.prompt_mask, c.pooled), negative)
+
+
 def _sample_section(
     section: SectionPlan,
     plan: VideoPlan,
-    transformer: nn.Module,
+    transformer: Any,
     noise: Tensor,
     history: LatentHistory,
-    conditions: Conditions,
+    guidance: _Guidance,
     settings: _Sampling,
 ) -> Any:
     """Sample one section, yielding a StepDone per model call; returns its latents (B, 16, w, H, W) float32."""
     if settings.teacache:
         transformer.initialize_teacache(True, num_steps=settings.steps)
     try:
-        model_arguments = _model_arguments(section, noise.shape[0], history, conditions, settings)
-        sigmas = flux_sigmas(settings.steps, flux_mu(noise.shape))
+        noise = noise.to(settings.device)
+        clean = history.clean(section)
+        packed = transformer.pack(
+            noise.to(settings.dtype),
+            _indices(section.latent_indices),
+            {
+                4: (clean.quarter, _indices(section.clean_4x_indices)),
+                2: (clean.half, _indices(section.clean_2x_indices)),
+                1: (clean.full, _indices(section.clean_indices)),
+            },
+        )
+        model = prepared_model(
+            transformer,
+            packed,
+            guidance.positive,
+            guidance.negative,
+            dtype=settings.dtype,
+            cfg_scale=settings.cfg_scale,
+            cfg_rescale=settings.cfg_rescale,
+        )
         denoised = noise
-        for step in unipc_steps(fm_wrapper(transformer), noise.to(settings.device), sigmas, model_arguments):
+        for step in unipc_steps(model, noise, guidance.sigmas):
             denoised = step.denoised
             yield StepDone(section.index, len(plan.sections), step.i + 1, settings.steps, denoised)
         return denoised
     finally:
         if settings.teacache:
             transformer.initialize_teacache(False)
-
-
-def _model_arguments(
-    section: SectionPlan, batch: int, history: LatentHistory, conditions: Conditions, settings: _Sampling
-) -> dict[str, Any]:
-    clean = history.clean(section)
-    common = {
-        "guidance_scale": settings.guidance_scale,
-        "batch": batch,
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "latent_indices": _indices(section.latent_indices),
-        "clean_latents": clean.full,
-        "clean_latent_indices": _indices(section.clean_indices),
-        "clean_latents_2x": clean.half,
-        "clean_latent_2x_indices": _indices(section.clean_2x_indices),
-        "clean_latents_4x": clean.quarter,
-        "clean_latent_4x_indices": _indices(section.clean_4x_indices),
-        "image_embeddings": conditions.image_embeddings,
-    }
-    c = conditions
-    negative = None
-    if settings.cfg_scale != 1.0:
-        if c.negative_embeds is None or c.negative_mask is None or c.negative_pooled is None:
-            raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
-        negative = transformer_arguments(c.negative_embeds, c.negative_mask, c.negative_pooled, **common)
-    return {
-        "dtype": settings.dtype,
-        "cfg_scale": settings.cfg_scale,
-        "cfg_rescale": settings.cfg_rescale,
-        "positive": transformer_arguments(c.prompt_embeds, c.prompt_mask, c.pooled, **common),
-        "negative": negative,
-    }
 
 
 def _indices(positions: tuple[int, ...]) -> Tensor:

@@ -6,16 +6,29 @@ rounded to the model's dtype, and a difference x - sigma v taken in float32 from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper.models.step_cache import branch
+from diffusers_helper.models.step_cache import NEGATIVE, POSITIVE, branch
+
+if TYPE_CHECKING:
+    from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+    from diffusers_helper.models.section_context import Conditioning, PackedHistory
+
+T_SCALE = 1000.0
+"""Timestep of sigma 1."""
 
 
-def fm_wrapper(transformer: nn.Module, t_scale: float = 1000.0) -> Callable[..., Tensor]:
+def timesteps_of(sigma: Tensor, dtype: torch.dtype, t_scale: float = T_SCALE) -> Tensor:
+    """The timesteps that a transformer of `dtype` sees for noise levels of any shape."""
+    return (sigma.float() * t_scale).to(dtype)
+
+
+def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[..., Tensor]:
     """Make ``transformer`` a model that predicts x0.
 
     Args:
@@ -39,23 +52,64 @@ def fm_wrapper(transformer: nn.Module, t_scale: float = 1000.0) -> Callable[...,
         cfg_rescale: float = 0.0,
         concat_latent: Tensor | None = None,
     ) -> Tensor:
-        sigma = sigma.float()
         rounded = x.to(dtype)
         hidden = rounded if concat_latent is None else torch.cat([rounded, concat_latent.to(rounded)], dim=1)
-        timestep = (sigma * t_scale).to(dtype)
+        timestep = timesteps_of(sigma, dtype, t_scale)
 
         def velocity(name: str, arguments: dict[str, Any]) -> Tensor:
             with branch(transformer, name):
                 return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0].float()
 
-        v = velocity("positive", positive)
+        v = velocity(POSITIVE, positive)
         if cfg_scale != 1.0:
             if negative is None:
                 raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
-            v = guide(v, velocity("negative", negative), cfg_scale, cfg_rescale)
-        return (rounded.float() - sigma.view(-1, *[1] * (x.ndim - 1)) * v).to(x.dtype)
+            v = guide(v, velocity(NEGATIVE, negative), cfg_scale, cfg_rescale)
+        return _x0(x, rounded, sigma, v)
 
     return model
+
+
+def prepared_model(
+    transformer: HunyuanVideoTransformer3DModelPacked,
+    history: PackedHistory,
+    positive: Conditioning,
+    negative: Conditioning | None = None,
+    *,
+    dtype: torch.dtype,
+    cfg_scale: float = 1.0,
+    cfg_rescale: float = 0.0,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make ``transformer`` a model for one section: the numbers of `fm_wrapper`'s, without its repeated work.
+
+    Args:
+        transformer: also holds the step cache.
+        history: of the section.
+        positive, negative: conditions with and against the prompt; without ``negative`` there is no guidance.
+        dtype: the transformer's.
+        cfg_scale, cfg_rescale: see `guide`.
+
+    Returns ``model(x, sigma)`` for one run of a sampler: its i-th call is at the i-th timestep of the conditions.
+    """
+    steps = itertools.count()
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        rounded, step = x.to(dtype), next(steps)
+
+        def velocity(name: str, conditioning: Conditioning) -> Tensor:
+            with branch(transformer, name):
+                return transformer.denoise(rounded, step, conditioning, history).float()
+
+        v = velocity(POSITIVE, positive)
+        if negative is not None:
+            v = guide(v, velocity(NEGATIVE, negative), cfg_scale, cfg_rescale)
+        return _x0(x, rounded, sigma, v)
+
+    return model
+
+
+def _x0(x: Tensor, rounded: Tensor, sigma: Tensor, v: Tensor) -> Tensor:
+    return (rounded.float() - sigma.float().view(-1, *[1] * (x.ndim - 1)) * v).to(x.dtype)
 
 
 def guide(v_positive: Tensor, v_negative: Tensor, scale: float, rescale: float) -> Tensor:

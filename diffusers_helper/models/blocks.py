@@ -1,10 +1,16 @@
 """The transformer's blocks: text refiner, double-stream and single-stream. Attribute names are the checkpoint's.
 
-A block gets the attention function as an argument and knows nothing of packing, caching or devices. Sequences are
-[image | text]; where `lengths` is given, only that many tokens of a sample are real and what stands behind is padding.
+A block gets what it computes with (`Compute`) as an argument and knows nothing of packing, caching or devices.
+Sequences are [image | text]; where `lengths` is given, only that many tokens of a sample are real and what stands
+behind is padding.
+
+Modulation, the shifts, scales and gates of a block, depends on timestep, guidance and pooled text alone, not on what
+flows through the block. So it is computed outside (`modulation`), for as many steps at once as one likes, and given to
+`forward`.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +18,17 @@ from torch import Tensor, nn
 
 from .attention import AttentionFunction
 from .embeddings import TimeTextEmbed
-from .norms import EPS, Modulation, modulate
-from .rope import rotate
+from .kernels import Heads, Kernels
+from .norms import EPS, Modulation
 
 Lengths = Sequence[int] | None
+
+
+class Compute(NamedTuple):
+    """The functions that blocks compute with."""
+
+    attention: AttentionFunction
+    kernels: Kernels
 
 
 def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
@@ -54,6 +67,10 @@ class FeedForward(nn.Module):
         """(..., dim) -> (..., dim)."""
         return self.net(x)
 
+    def with_kernels(self, x: Tensor, kernels: Kernels) -> Tensor:
+        """The same, for GELU."""
+        return self.net[2](kernels.linear_gelu(x, self.net[0].proj))
+
 
 class Attention(nn.Module):
     """Projections of one stream to queries, keys and values and, where `project_out`, back."""
@@ -70,9 +87,13 @@ class Attention(nn.Module):
             self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, L, dim) -> queries, keys and values (B, L, heads, D), the first two normalised."""
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.to_q, self.to_k, self.to_v))
-        return self.norm_q(q), self.norm_k(k), v
+        """(B, L, dim) -> queries, keys and values (B, L, heads, D), not normalised."""
+        q, k, v = (self.in_heads(layer(x)) for layer in (self.to_q, self.to_k, self.to_v))
+        return q, k, v
+
+    def in_heads(self, x: Tensor) -> Tensor:
+        """(B, L, dim) -> (B, L, heads, D)."""
+        return x.unflatten(-1, (self.heads, -1))
 
 
 class JointAttention(Attention):
@@ -87,18 +108,25 @@ class JointAttention(Attention):
         self.norm_added_k = nn.RMSNorm(dim // heads, eps=EPS)
         self.to_add_out = nn.Linear(dim, dim)
 
-    def text_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as `qkv`, for the text stream."""
-        layers = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in layers)
-        return self.norm_added_q(q), self.norm_added_k(k), v
-
     def forward(
-        self, image: Tensor, text: Tensor, rope: Tensor, attention: AttentionFunction, lengths: Lengths
+        self, image: Tensor, text: Tensor, rope: Tensor, compute: Compute, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
-        q, k, v = (torch.cat(pair, dim=1) for pair in zip(self.qkv(image), self.text_qkv(text), strict=True))
-        out = prefix_attention(attention, rotate(q, rope), rotate(k, rope), v, lengths)
+        attention, kernels = compute
+        q, k = (
+            kernels.norm_rotate(
+                [
+                    Heads(self.in_heads(of_image(image)), norm.weight, rope),
+                    Heads(self.in_heads(of_text(text)), added_norm.weight, None),
+                ]
+            )
+            for of_image, of_text, norm, added_norm in (
+                (self.to_q, self.add_q_proj, self.norm_q, self.norm_added_q),
+                (self.to_k, self.add_k_proj, self.norm_k, self.norm_added_k),
+            )
+        )
+        v = self.in_heads(kernels.join_linear((image, text), (self.to_v, self.add_v_proj)))
+        out = prefix_attention(attention, q, k, v, lengths)
         image, text = out.split([image.shape[1], text.shape[1]], dim=1)
         return self.to_out(image), self.to_add_out(text)
 
@@ -114,25 +142,37 @@ class DoubleStreamBlock(nn.Module):
         self.ff = FeedForward(dim, hidden)
         self.ff_context = FeedForward(dim, hidden)
 
-    def modulated_input(self, image: Tensor, temb: Tensor) -> Tensor:
+    def modulation(self, temb: Tensor) -> Tensor:
+        """All vectors of the block, image's six and text's six in a row: (..., dim) -> (..., 12 * dim)."""
+        return torch.cat([self.norm1(temb), self.norm1_context(temb)], dim=-1)
+
+    def modulated_input(self, image: Tensor, modulation: Tensor, kernels: Kernels) -> Tensor:
         """What the block's attention sees of the image stream: a step cache's measure of change."""
-        shift, scale, *_ = self.norm1(temb)
-        return modulate(image, shift, scale)
+        shift, scale, *_ = _vectors(modulation, 12)
+        return kernels.modulate(image, shift, scale)
 
     def forward(
-        self, image: Tensor, text: Tensor, temb: Tensor, rope: Tensor, attention: AttentionFunction, lengths: Lengths
+        self, image: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, compute: Compute, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
-        """Image (B, L_image, dim) and text (B, L_text, dim), conditioned on temb (B, dim)."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(temb)
-        c_shift, c_scale, c_gate, c_mlp_shift, c_mlp_scale, c_mlp_gate = self.norm1_context(temb)
+        """Image (B, L_image, dim) and text (B, L_text, dim), with one step's modulation (B, 12 * dim)."""
+        kernels = compute.kernels
+        (shift, scale, gate, *mlp), (c_shift, c_scale, c_gate, *c_mlp) = _halves(_vectors(modulation, 12))
         image_out, text_out = self.attn(
-            modulate(image, shift, scale), modulate(text, c_shift, c_scale), rope, attention, lengths
+            kernels.modulate(image, shift, scale), kernels.modulate(text, c_shift, c_scale), rope, compute, lengths
         )
-        image = image + gate * image_out
-        text = text + c_gate * text_out
-        image = image + mlp_gate * self.ff(modulate(image, mlp_shift, mlp_scale))
-        text = text + c_mlp_gate * self.ff_context(modulate(text, c_mlp_shift, c_mlp_scale))
-        return image, text
+        return (
+            _gated_mlp(image, image_out, gate, mlp, self.ff, kernels),
+            _gated_mlp(text, text_out, c_gate, c_mlp, self.ff_context, kernels),
+        )
+
+
+def _gated_mlp(
+    x: Tensor, attended: Tensor, gate: Tensor, mlp: Sequence[Tensor], ff: FeedForward, kernels: Kernels
+) -> Tensor:
+    """Add the gated attention to a stream, then its gated MLP."""
+    shift, scale, mlp_gate = mlp
+    x, x_in = kernels.add_gated_modulate(x, attended, gate, shift, scale)
+    return kernels.add_gated(x, ff.with_kernels(x_in, kernels), mlp_gate)
 
 
 class SingleStreamBlock(nn.Module):
@@ -145,14 +185,31 @@ class SingleStreamBlock(nn.Module):
         self.proj_mlp = nn.Linear(dim, hidden)
         self.proj_out = nn.Linear(dim + hidden, dim)
 
-    def forward(self, x: Tensor, temb: Tensor, rope: Tensor, attention: AttentionFunction, lengths: Lengths) -> Tensor:
-        """`x` (B, L, dim), conditioned on temb (B, dim)."""
-        shift, scale, gate = self.norm(temb)
-        x_in = modulate(x, shift, scale)
+    def modulation(self, temb: Tensor) -> Tensor:
+        """All vectors of the block in a row: (..., dim) -> (..., 3 * dim)."""
+        return self.norm(temb)
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, compute: Compute, lengths: Lengths) -> Tensor:
+        """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
+        attention, kernels = compute
+        shift, scale, gate = _vectors(modulation, 3)
+        x_in = kernels.modulate(x, shift, scale)
         q, k, v = self.attn.qkv(x_in)
-        attended = prefix_attention(attention, rotate(q, rope), rotate(k, rope), v, lengths)
-        mlp = F.gelu(self.proj_mlp(x_in), approximate="tanh")
-        return x + gate * self.proj_out(torch.cat([attended, mlp], dim=-1))
+        q = kernels.norm_rotate([Heads(q, self.attn.norm_q.weight, rope)])
+        k = kernels.norm_rotate([Heads(k, self.attn.norm_k.weight, rope)])
+        attended = prefix_attention(attention, q, k, v, lengths)
+        mlp = kernels.linear_gelu(x_in, self.proj_mlp)
+        return kernels.add_gated(x, kernels.linear_of_pair(attended, mlp, self.proj_out), gate)
+
+
+def _vectors(modulation: Tensor, count: int) -> Sequence[Tensor]:
+    """`count` vectors (B, 1, dim) of (B, count * dim)."""
+    return modulation.unsqueeze(1).chunk(count, dim=-1)
+
+
+def _halves(vectors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    middle = len(vectors) // 2
+    return vectors[:middle], vectors[middle:]
 
 
 class RefinerBlock(nn.Module):
@@ -168,7 +225,7 @@ class RefinerBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor, attention: AttentionFunction, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), conditioned on temb (B, dim)."""
-        gate, mlp_gate = self.norm_out(temb)
+        gate, mlp_gate = _vectors(self.norm_out(temb), 2)
         x = x + gate * self.attn.to_out(prefix_attention(attention, *self.attn.qkv(self.norm1(x)), lengths))
         return x + mlp_gate * self.ff(self.norm2(x))
 

@@ -6,7 +6,7 @@ nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +17,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import AttentionBackend, AttentionFunction, sdpa
-from .blocks import DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
+from .blocks import Compute, DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
 from .embeddings import CleanPatchEmbed, ImageProjection, PatchEmbed, TimeTextEmbed
+from .kernels import PLAIN, Kernels
 from .norms import Modulation, modulate
 from .rope import pool_table, rope_table, tokens_of
+from .section_context import Conditioning, Modulations, PackedHistory
 from .step_cache import NoCache, StepCache, TeaCache
-
-
-class ImageTokens(NamedTuple):
-    """Image tokens (B, L, dim) and their rotary table (B, L, 2 * head_dim)."""
-
-    tokens: Tensor
-    rope: Tensor
 
 
 class OutputProjection(nn.Linear):
@@ -47,6 +42,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
     Attributes:
         high_quality_fp32_output_for_inference: outside training the last projection and the output are float32.
         attention: the attention function in use; change it with `use_attention`.
+        kernels: the fused operations in use, from `kernels.resolve_kernels`; while gradients are recorded, plain ones.
         step_cache: decides whether a call runs the blocks; change it with `initialize_teacache`.
 
     Raises ValueError when sizes do not fit together.
@@ -99,6 +95,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         self.high_quality_fp32_output_for_inference = True
         self.gradient_checkpointing = False
         self.attention: AttentionFunction = sdpa
+        self.kernels: Kernels = PLAIN
         self.step_cache: StepCache = NoCache()
 
     def use_attention(self, backend: AttentionBackend) -> None:
@@ -148,48 +145,117 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         """
         if attention_kwargs:
             raise ValueError(f"attention_kwargs are not supported, got {sorted(attention_kwargs)}.")
-        sampled = self.embed_sampled(hidden_states, latent_indices)
-        history = self.embed_history(
+        conditioning = self.condition(
+            timestep.unsqueeze(0),
+            encoder_hidden_states,
+            encoder_attention_mask,
+            pooled_projections,
+            guidance,
+            image_embeddings,
+        )
+        history = self.pack(
             hidden_states,
+            latent_indices,
             {
                 4: (clean_latents_4x, clean_latent_4x_indices),
                 2: (clean_latents_2x, clean_latent_2x_indices),
                 1: (clean_latents, clean_latent_indices),
             },
         )
-        packed, rope = (torch.cat(parts, dim=1) for parts in zip(*history, sampled, strict=True))
-        temb = self.time_text_embed(timestep, pooled_projections, guidance)
-        context, lengths = self.embed_context(encoder_hidden_states, encoder_attention_mask, timestep, image_embeddings)
-
-        image = self.step_cache.run(
-            packed,
-            modulated_input=lambda: self.transformer_blocks[0].modulated_input(packed, temb),
-            blocks=lambda: self.run_blocks(packed, context, temb, rope, lengths),
-        )
-        out = self.project_out(image[:, -sampled.tokens.shape[1] :], temb, hidden_states.shape)
+        out = self.denoise(hidden_states, 0, conditioning, history)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def embed_sampled(self, latents: Tensor, indices: Tensor | None) -> ImageTokens:
-        """Tokens and rotary table of the latents being sampled."""
-        if indices is None:
-            indices = torch.arange(latents.shape[2], device=latents.device).unsqueeze(0)
-        return ImageTokens(self.x_embedder(latents), self.rope_of(latents, indices, 1))
+    def condition(
+        self,
+        timesteps: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        guidance: Tensor | None,
+        image_embeddings: Tensor | None,
+    ) -> Conditioning:
+        """What follows from the conditions, for all `timesteps` (S, B) at once; the others are `forward`'s arguments.
 
-    def embed_history(
-        self, latents: Tensor, history: dict[int, tuple[Tensor | None, Tensor | None]]
-    ) -> list[ImageTokens]:
-        """Tokens and rotary tables of the clean latents and indices given per factor of coarseness, in that order."""
-        parts = []
-        for factor, (clean, indices) in history.items():
+        It waits for the device once, to count the valid tokens.
+        """
+        if (image_embeddings is None) != (self.image_projection is None):
+            needs = "needs" if image_embeddings is None else "takes no"
+            raise ValueError(f"This model {needs} image_embeddings (has_image_proj is {self.config.has_image_proj}).")
+        counts = _valid_tokens(mask)
+        longest = max(counts)
+        lengths = None if min(counts) == longest else counts
+        refined = self.refine_text(text[:, :longest], mask[:, :longest], timesteps, lengths)
+        picture = None if self.image_projection is None else self.image_projection(image_embeddings)
+        if picture is not None and lengths is not None:
+            lengths = [picture.shape[1] + n for n in lengths]
+        return Conditioning(self.modulations(timesteps, pooled, guidance), refined, picture, lengths)
+
+    def refine_text(self, text: Tensor, mask: Tensor, timesteps: Tensor, lengths: Lengths) -> Tensor:
+        """Text tokens (S, B, L, dim) for timesteps (S, B), from states (B, L, text_dim)."""
+        steps, batch = timesteps.shape
+        refined = self.context_embedder(
+            text.repeat(steps, 1, 1),
+            mask.repeat(steps, 1),
+            timesteps.flatten(),
+            self.attention,
+            None if lengths is None else [*lengths] * steps,
+        )
+        return refined.unflatten(0, (steps, batch))
+
+    def modulations(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Modulations:
+        """Every block's vectors for timesteps (S, B). The modulation weights are read here and nowhere else."""
+        steps, batch = timesteps.shape
+        if guidance is not None:
+            guidance = guidance.repeat(steps)
+        temb = self.time_text_embed(timesteps.flatten(), pooled.repeat(steps, 1), guidance).unflatten(0, (steps, batch))
+        return Modulations(
+            tuple(block.modulation(temb) for block in self.transformer_blocks),
+            tuple(block.modulation(temb) for block in self.single_transformer_blocks),
+            self.norm_out(temb),
+        )
+
+    def pack(
+        self, sampled: Tensor, indices: Tensor | None, history: dict[int, tuple[Tensor | None, Tensor | None]]
+    ) -> PackedHistory:
+        """The history's tokens and all rotary tables.
+
+        Args:
+            sampled: latents (B, C, T, H, W) of the sampled frames' size, dtype and device; their values are not read.
+            indices: their time positions (B, T); None means 0..T-1.
+            history: clean latents and indices per factor of coarseness, in the order of the sequence.
+        """
+        if indices is None:
+            indices = torch.arange(sampled.shape[2], device=sampled.device).unsqueeze(0)
+        tokens, tables = [], []
+        for factor, (clean, positions) in history.items():
             if clean is None:
                 continue
             if self.clean_x_embedder is None:
                 raise ValueError("This model takes no clean latents (has_clean_x_embedder is False).")
-            if indices is None:
+            if positions is None:
                 raise ValueError(f"Clean latents at {factor}x need their time indices (B, {clean.shape[2]}).")
-            clean = clean.to(latents)
-            parts.append(ImageTokens(self.clean_x_embedder(clean, factor), self.rope_of(clean, indices, factor)))
-        return parts
+            clean = clean.to(sampled)
+            tokens.append(self.clean_x_embedder(clean, factor))
+            tables.append(self.rope_of(clean, positions, factor))
+        rope = torch.cat([*tables, self.rope_of(sampled, indices, 1)], dim=1)
+        none = sampled.new_empty(sampled.shape[0], 0, self.proj_out.in_features)
+        return PackedHistory(torch.cat([none, *tokens], dim=1), rope)
+
+    def denoise(self, latents: Tensor, step: int, conditioning: Conditioning, history: PackedHistory) -> Tensor:
+        """Predict v (B, C, T, H, W) for noisy `latents` of that shape at the step's timestep.
+
+        Gives `forward`'s numbers; it never waits for the device (a step cache may).
+        """
+        image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
+        compute = Compute(self.attention, PLAIN if torch.is_grad_enabled() else self.kernels)
+        first = conditioning.modulations.double_blocks[0][step]
+        sampled = image.shape[1] - history.tokens.shape[1]
+        image = self.step_cache.run(
+            image,
+            modulated_input=lambda: self.transformer_blocks[0].modulated_input(image, first, compute.kernels),
+            blocks=lambda: self.run_blocks(image, step, conditioning, history.rope, compute),
+        )
+        return self.project_out(image[:, -sampled:], conditioning.modulations.out[step], latents.shape)
 
     def rope_of(self, latents: Tensor, indices: Tensor, factor: int) -> Tensor:
         """Rotary table (B, L, 2 * head_dim) of latents (B, C, T, H, W) in patches `factor` times coarser."""
@@ -201,38 +267,20 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         table = rope_table(indices, height, width, self.config.rope_axes_dim, self.config.rope_theta)
         return tokens_of(pool_table(table, factor))
 
-    def embed_context(
-        self, text: Tensor, mask: Tensor, timestep: Tensor, image_embeddings: Tensor | None
-    ) -> tuple[Tensor, Lengths]:
-        """Image features and refined text as one stream (B, L, dim), and each sample's valid tokens in it.
-
-        The lengths are None when every token is valid.
-        """
-        if (image_embeddings is None) != (self.image_projection is None):
-            needs = "needs" if image_embeddings is None else "takes no"
-            raise ValueError(f"This model {needs} image_embeddings (has_image_proj is {self.config.has_image_proj}).")
-        counts = _valid_tokens(mask)
-        longest = max(counts)
-        lengths = None if min(counts) == longest else counts
-        text, mask = text[:, :longest], mask[:, :longest]
-        context = self.context_embedder(text, mask, timestep, self.attention, lengths)
-        if self.image_projection is None:
-            return context, lengths
-        prefix = self.image_projection(image_embeddings)
-        lengths = lengths and [prefix.shape[1] + n for n in lengths]
-        return torch.cat([prefix, context], dim=1), lengths
-
-    def run_blocks(self, image: Tensor, context: Tensor, temb: Tensor, rope: Tensor, lengths: Lengths) -> Tensor:
+    def run_blocks(
+        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, compute: Compute
+    ) -> Tensor:
         """The image stream (B, L, dim) behind all blocks."""
         image_length = image.shape[1]
-        if lengths is not None:
-            lengths = [image_length + n for n in lengths]
-        rest = (temb, rope, self.attention, lengths)
-        for block in self.transformer_blocks:
-            image, context = self._call(block, image, context, *rest)
-        x = torch.cat([image, context], dim=1)
-        for block in self.single_transformer_blocks:
-            x = self._call(block, x, *rest)
+        lengths = conditioning.lengths and [image_length + n for n in conditioning.lengths]
+        rest = (rope, compute, lengths)
+        text = conditioning.context(step)
+        modulations = conditioning.modulations
+        for block, modulation in zip(self.transformer_blocks, modulations.double_blocks, strict=True):
+            image, text = self._call(block, image, text, modulation[step], *rest)
+        x = torch.cat([image, text], dim=1)
+        for block, modulation in zip(self.single_transformer_blocks, modulations.single_blocks, strict=True):
+            x = self._call(block, x, modulation[step], *rest)
         return x[:, :image_length]
 
     def _call(self, block: nn.Module, *args: Any) -> Any:
@@ -240,9 +288,9 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
 
-    def project_out(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
-        """The sampled latents' tokens (B, L, dim) as latents of `shape`."""
-        scale, shift = self.norm_out(temb)
+    def project_out(self, tokens: Tensor, modulation: Tensor, shape: torch.Size) -> Tensor:
+        """The sampled latents' tokens (B, L, dim), with one step's (B, 2 * dim), as latents of `shape`."""
+        scale, shift = modulation.unsqueeze(1).chunk(2, dim=-1)
         in_float32 = self.high_quality_fp32_output_for_inference and not self.training
         patches = self.proj_out(modulate(tokens, shift, scale), in_float32)
         _, _, frames, height, width = shape
@@ -252,7 +300,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
 
 
 def _valid_tokens(mask: Tensor) -> list[int]:
-    """Valid tokens per sample, which must come first: the one place where forward waits for the device."""
+    """Valid tokens per sample, which must come first: the one place where the model waits for the device."""
     mask = mask.bool()
     counts = mask.sum(1)
     gaps = (mask != (torch.arange(mask.shape[1], device=mask.device) < counts.unsqueeze(1))).any()

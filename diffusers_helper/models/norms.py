@@ -8,16 +8,17 @@ EPS = 1e-6
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates of one block: `parts` vectors (B, 1, dim) from the conditioning vector."""
+    """Shifts, scales and gates of one block: `parts` vectors from the conditioning vector."""
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()
-        self.parts = parts
         self.linear = nn.Linear(dim, parts * dim)
 
-    def forward(self, temb: Tensor) -> tuple[Tensor, ...]:
-        """The vectors for temb (B, dim), in the checkpoint's order."""
-        return self.linear(F.silu(temb)).unsqueeze(1).chunk(self.parts, dim=-1)
+    def forward(self, temb: Tensor) -> Tensor:
+        """The vectors for temb (..., dim) in a row, in the checkpoint's order: (..., parts * dim)."""
+        weight, bias = self.linear.weight, self.linear.bias
+        # These weights may stay where they are stored: they are read once per video, not once per step.
+        return F.linear(F.silu(temb), weight.to(temb.device), bias.to(temb.device))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,245 @@
+"""Fused kernels for NVIDIA and AMD cards: every tensor is read once and written once, numbers are float32 in between.
+
+Imported only where Triton is; `kernels.resolve_kernels` decides. Their meaning is written in `kernels.PlainKernels`.
+Triton compiles each kernel once per kind of input, in a second or two, and keeps the result on disk.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from .kernels import Affine, Heads
+from .norms import EPS
+
+ROWS = 16
+"""Heads of tokens that one program of `_norm_rotate` takes."""
+
+
+@triton.jit
+def _residual_norm(
+    x, y, gate, shift, scale, out, normed,
+    length, dim, gate_stride, shift_stride, scale_stride, eps,
+    ADD: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token: out = x + gate * y (ADD), normed = layer_norm(out) * (1 + scale) + shift (NORM)."""
+    token = tl.program_id(0).to(tl.int64)
+    sample = token // length
+    column = tl.arange(0, BLOCK)
+    mask = column < dim
+    at = token * dim + column
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(gate + sample * gate_stride + column, mask=mask, other=0.0).to(tl.float32) * tl.load(
+            y + at, mask=mask, other=0.0
+        ).to(tl.float32)
+        rounded = value.to(out.dtype.element_ty)
+        tl.store(out + at, rounded, mask=mask)
+        value = rounded.to(tl.float32)
+    if NORM:
+        mean = tl.sum(value, 0) / dim
+        centred = tl.where(mask, value - mean, 0.0)
+        inverse = tl.rsqrt(tl.sum(centred * centred, 0) / dim + eps)
+        scales = tl.load(scale + sample * scale_stride + column, mask=mask, other=0.0).to(tl.float32)
+        shifts = tl.load(shift + sample * shift_stride + column, mask=mask, other=0.0).to(tl.float32)
+        result = centred * inverse * (1 + scales) + shifts
+        tl.store(normed + at, result.to(normed.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _norm_rotate(
+    x, weight, rope, out,
+    rows, heads, rotated, x_stride, rope_stride, out_stride, eps,
+    ROTATE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """ROWS heads of tokens: RMS norm over D, then pairs turned by the token's row of `rope` if it has one."""
+    sample = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, D)
+    inside = (row < rows)[:, None]
+    at = row[:, None] * D + column[None, :]
+    value = tl.load(x + sample * x_stride + at, mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+    value = value * inverse[:, None] * tl.load(weight + column).to(tl.float32)[None, :]
+    if ROTATE:
+        token = row // heads
+        has_position = (token < rotated)[:, None]
+        angle = rope + sample * rope_stride + token[:, None] * (2 * D) + column[None, :]
+        cos = tl.load(angle, mask=has_position, other=1.0)
+        sin = tl.load(angle + D, mask=has_position, other=0.0)
+        even, odd = tl.split(tl.reshape(value, (ROWS, D // 2, 2)))
+        turned = tl.reshape(tl.join(-odd, even), (ROWS, D))
+        value = value * cos + turned * sin
+    tl.store(out + sample * out_stride + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _channel_sums(
+    x, sums,
+    positions, stride, channels,
+    POSITIONS: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sums and sums of squares of each channel over POSITIONS * ROUNDS positions of one sample, channels last."""
+    sample = tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    inside = channel < channels
+    total = tl.zeros((POSITIONS, BLOCK), tl.float32)
+    squares = tl.zeros((POSITIONS, BLOCK), tl.float32)
+    start = tl.program_id(0).to(tl.int64) * POSITIONS * ROUNDS
+    for i in range(ROUNDS):
+        position = start + i * POSITIONS + tl.arange(0, POSITIONS)
+        mask = (position < positions)[:, None] & inside[None, :]
+        at = sample * stride + position[:, None] * channels + channel[None, :]
+        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        total += value
+        squares += value * value
+    at = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * 2 * channels + channel
+    tl.store(sums + at, tl.sum(total, 0), mask=inside)
+    tl.store(sums + at + channels, tl.sum(squares, 0), mask=inside)
+
+
+@triton.jit
+def _activate_padded(
+    x, scale, shift, out,
+    frames, height, width, x_stride, out_stride, channels,
+    ACTIVATE: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """POSITIONS pixels of one frame of `out` (channels last): SiLU(x * scale + shift) of the nearest pixel of x."""
+    sample = (tl.program_id(1) // frames).to(tl.int64)
+    frame = (tl.program_id(1) % frames).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    inside = channel < channels
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = position // (width + 2)
+    column = position % (width + 2)
+    source = tl.minimum(tl.maximum(row - 1, 0), height - 1) * width + tl.minimum(tl.maximum(column - 1, 0), width - 1)
+    mask = (position < (height + 2) * (width + 2))[:, None] & inside[None, :]
+    at = sample * x_stride + (frame * height * width + source)[:, None] * channels + channel[None, :]
+    value = tl.load(x + at, mask=mask, other=0.0)
+    if ACTIVATE:
+        scales = tl.load(scale + sample * channels + channel, mask=inside, other=0.0)
+        shifts = tl.load(shift + sample * channels + channel, mask=inside, other=0.0)
+        wide = value.to(tl.float32) * scales[None, :] + shifts[None, :]
+        value = (wide * tl.sigmoid(wide)).to(out.dtype.element_ty)
+    to = sample * out_stride + (frame * (height + 2) * (width + 2) + position)[:, None] * channels + channel[None, :]
+    tl.store(out + to, value, mask=mask)
+
+
+class TritonKernels:
+    """Fused operations for inference in half precision; head sizes must be powers of two."""
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """See Kernels."""
+        return _launch_residual_norm(x, None, None, shift, scale)[1]
+
+    def add_gated(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        """See Kernels."""
+        return _launch_residual_norm(x, y, gate, None, None)[0]
+
+    def add_gated_modulate(
+        self, x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See Kernels."""
+        return _launch_residual_norm(x, y, gate, shift, scale)
+
+    def norm_rotate(self, streams: Sequence[Heads]) -> Tensor:
+        """See Kernels."""
+        first = streams[0].x
+        batch, _, heads, size = first.shape
+        out = first.new_empty(batch, sum(x.shape[1] for x, _, _ in streams), heads, size)
+        start = 0
+        for x, weight, rope in streams:
+            x = x.contiguous()
+            rows = x.shape[1] * heads
+            if rope is not None:
+                rope = rope.contiguous()
+            _norm_rotate[(triton.cdiv(rows, ROWS), batch)](
+                x, weight, weight if rope is None else rope, out[:, start:],
+                rows, heads, 0 if rope is None else rope.shape[1],
+                x.stride(0), 0 if rope is None else rope.stride(0), out.stride(0), EPS,
+                ROTATE=rope is not None, D=size, ROWS=ROWS, num_warps=4,
+            )  # fmt: skip
+            start += x.shape[1]
+        return out
+
+    def join_linear(self, streams: Sequence[Tensor], layers: Sequence[nn.Linear]) -> Tensor:
+        """See Kernels."""
+        if len(streams) == 1:
+            return layers[0](streams[0])
+        lengths = [x.shape[1] for x in streams]
+        out = streams[0].new_empty(streams[0].shape[0], sum(lengths), layers[0].out_features)
+        for x, layer, place in zip(streams, layers, out.split(lengths, dim=1), strict=True):
+            weight, bias = layer.weight.t(), layer.bias
+            for sample, into in zip(x, place, strict=True):
+                torch.addmm(bias, sample, weight, out=into)
+        return out
+
+    def linear_gelu(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        """See Kernels. The product's own epilogue applies the activation, which on CUDA is the tanh form."""
+        if not x.is_cuda:
+            return F.gelu(layer(x), approximate="tanh")
+        product = torch._addmm_activation(layer.bias, x.flatten(0, 1), layer.weight.t(), use_gelu=True)
+        return product.unflatten(0, x.shape[:2])
+
+    def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
+        """See Kernels. Two products, the second added to the first: nothing is concatenated."""
+        weight = layer.weight
+        from_left, from_right = weight.split([left.shape[-1], right.shape[-1]], dim=1)
+        out = F.linear(left, from_left, layer.bias)
+        out.flatten(0, 1).addmm_(right.flatten(0, 1), from_right.t())
+        return out
+
+    def channel_sums(self, x: Tensor) -> Tensor:
+        """See Kernels. `x` has its channels last, as every tensor of the decoder on CUDA."""
+        batch, channels, *size = x.shape
+        positions, block, rounds = math.prod(size), triton.next_power_of_2(channels), 16
+        at_once = max(1, 4096 // block)
+        programs = triton.cdiv(positions, at_once * rounds)
+        sums = x.new_empty(programs, batch, 2, channels, dtype=torch.float32)
+        _channel_sums[(programs, batch)](
+            x, sums, positions, _sample_stride(x), channels,
+            POSITIONS=at_once, ROUNDS=rounds, BLOCK=block, num_warps=4,
+        )  # fmt: skip
+        return sums.sum(0, dtype=torch.float64).transpose(0, 1)
+
+    def activate_padded(self, x: Tensor, affine: Affine | None, out: Tensor) -> Tensor:
+        """See Kernels. `x` and `out` have their channels last."""
+        batch, channels, frames, height, width = x.shape
+        block = triton.next_power_of_2(channels)
+        at_once = max(1, 4096 // block)
+        scale, shift = (x, x) if affine is None else affine
+        _activate_padded[(triton.cdiv((height + 2) * (width + 2), at_once), batch * frames)](
+            x, scale, shift, out, frames, height, width, _sample_stride(x), _sample_stride(out), channels,
+            ACTIVATE=affine is not None, POSITIONS=at_once, BLOCK=block, num_warps=4,
+        )  # fmt: skip
+        return out
+
+
+def _sample_stride(x: Tensor) -> int:
+    """Between samples of a tensor (B, C, T, H, W) whose channels come last in memory."""
+    channels, width = x.shape[1], x.shape[4]
+    if x.stride()[1:] != (1, x.stride(2), width * channels, channels) or x.stride(2) != x.shape[3] * width * channels:
+        raise ValueError(f"This kernel needs channels last, got strides {x.stride()} of shape {tuple(x.shape)}.")
+    return x.stride(0)
+
+
+def _launch_residual_norm(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    batch, length, dim = x.shape
+    add, norm = y is not None, shift is not None
+    out = torch.empty_like(x) if add else x
+    normed = torch.empty_like(x) if norm else x
+    block = triton.next_power_of_2(dim)
+    _residual_norm[(batch * length,)](
+        x, y.contiguous() if y is not None else x,
+        *(x if v is None else v for v in (gate, shift, scale)), out, normed,
+        length, dim, *(0 if v is None else v.stride(0) for v in (gate, shift, scale)), EPS,
+        ADD=add, NORM=norm, BLOCK=block, num_warps=min(max(block // 512, 1), 8),
+    )  # fmt: skip
+    return out, normed

@@ -1,0 +1,267 @@
+"""HunyuanVideo's video decoder, run layer by layer over pieces of time: diffusers' weights and numbers, without its waste.
+
+Like `vae.decode` without spatial tiling, it decodes overlapping windows of five latent frames and fades them into each
+other; a window's group norms see all of its frames. Inside a window
+- a layer runs over pieces of a few frames: activation, padding and the frames before a piece are written once into the
+  buffer that the convolution reads, and what is not needed any more is freed as the next layer goes along;
+- attention of the middle block goes frame by frame over the keys up to that frame, without a mask;
+- a convolution behind nearest-neighbour upsampling is computed on the small frames: taps that see the same pixel are
+  one tap with the sum of their weights, which leaves 8 of 27 (12 where time is not doubled);
+- where memory is short, large activations are computed again instead of stored. The numbers are the same.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product, tee
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import Tensor, nn
+
+from .attention import sdpa
+from .kernels import Affine, Kernels
+
+HISTORY = 2
+"""Frames before its own that a convolution sees."""
+SHORT, AMPLE = 50_000_000, 400_000_000
+"""Numbers per piece where memory is short and where it is not: one frame of 640 x 608 in 128 channels is 50 million."""
+STORED = 2**30
+"""Bytes of the largest activation that is stored where memory is short."""
+
+PieceFunction = Callable[[Iterator[Tensor]], Iterator[Tensor]]
+
+
+class Activation:
+    """A tensor (B, C, T, H, W) in pieces of consecutive frames: stored, or computed anew from another each time."""
+
+    def __init__(
+        self,
+        source: "list[Tensor] | Activation",
+        function: PieceFunction | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.source = source
+        self.function = function
+        if isinstance(source, list):
+            first = source[0].shape
+            shape = (*first[:2], sum(piece.shape[2] for piece in source), *first[3:])
+        assert shape is not None, "only what is stored tells its shape"
+        self.shape = shape
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.source) if self.function is None else self.function(iter(self.source))
+
+    def drain(self) -> Iterator[Tensor]:
+        """The pieces for the last time: what is stored is let go piece by piece."""
+        if isinstance(self.source, Activation):
+            assert self.function is not None
+            yield from self.function(self.source.drain())
+        else:
+            while self.source:
+                yield self.source.pop(0)
+
+
+class VaeDecoder:
+    """Decodes raw (unscaled) latents with the weights of `vae`, on its device and in its dtype.
+
+    `short_of_memory` halves the memory and takes longer: no activation above STORED bytes is kept.
+    """
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, *, short_of_memory: bool = False) -> None:
+        self.vae = vae
+        self.kernels = kernels
+        self.piece = SHORT if short_of_memory else AMPLE
+        self.stored = STORED if short_of_memory else float("inf")
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, n, H, W) to pixels (B, 3, 4n-3, 8H, 8W)."""
+        return torch.cat([self._decode(sample) for sample in latents.split(1)])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        vae = self.vae
+        ratio = vae.temporal_compression_ratio
+        stride, overlap = vae.tile_sample_stride_num_frames, vae.tile_sample_min_num_frames
+        if not vae.use_framewise_decoding or latents.shape[2] <= overlap // ratio:
+            return self._window(latents)
+        before = self._window(latents[:, :, : overlap // ratio + 1])
+        pieces = [before[:, :, : stride + 1]]
+        # A window's first frame belongs to the one before, so one of a single latent frame adds nothing.
+        for start in range(stride // ratio, latents.shape[2] - 1, stride // ratio):
+            window = self._window(latents[:, :, start : start + overlap // ratio + 1])[:, :, 1:]
+            before = _fade(before, window, overlap - stride)
+            pieces.append(before[:, :, :stride])
+        return torch.cat(pieces, dim=2)[:, :, : (latents.shape[2] - 1) * ratio + 1]
+
+    def _window(self, latents: Tensor) -> Tensor:
+        """Decode one window whole."""
+        decoder = self.vae.decoder
+        x = Activation([self.vae.post_quant_conv(latents).contiguous(memory_format=_layout(latents))])
+        x = self._kept(self._convolved(x, decoder.conv_in.conv))
+        x = self._resnet(x, decoder.mid_block.resnets[0])
+        for attention, resnet in zip(decoder.mid_block.attentions, decoder.mid_block.resnets[1:], strict=True):
+            x = self._resnet(x if attention is None else self._attended(x, attention), resnet)
+        for block in decoder.up_blocks:
+            for resnet in block.resnets:
+                x = self._resnet(x, resnet)
+            if block.upsamplers:
+                x = self._kept(self._upsampled(x, block.upsamplers[0]))
+        affine = self._affine(decoder.conv_norm_out, x)
+        return torch.cat(list(self._convolve(x.drain(), decoder.conv_out.conv, affine)), dim=2)
+
+    # ---- layers
+
+    def _resnet(self, x: Activation, block: Any) -> Activation:
+        hidden = self._kept(self._convolved(x, block.conv1.conv, self._affine(block.norm1, x)))
+        affine = self._affine(block.norm2, hidden)
+        if hidden.function is None:
+            inputs, pieces = x.drain(), hidden.drain()
+        else:
+            inputs, again = tee(x.drain())
+            pieces = hidden.function(again)
+        shortcut = nn.Identity() if block.conv_shortcut is None else block.conv_shortcut.conv
+        out = self._convolve(pieces, block.conv2.conv, affine)
+        return Activation([y.add_(shortcut(piece)) for y, piece in zip(out, inputs, strict=True)])
+
+    def _attended(self, x: Activation, attention: Any) -> Activation:
+        """Every frame looks at itself and the frames before; `x` is small."""
+        batch, channels, frames, height, width = x.shape
+        scale, shift = self._affine(attention.group_norm, x)
+        whole = torch.cat(list(x.drain()), dim=2)
+        tokens = whole.movedim(1, -1).flatten(1, 3)
+        normed = (tokens * scale.unsqueeze(1) + shift.unsqueeze(1)).to(tokens.dtype)
+        q, k, v = (
+            layer(normed).unflatten(-1, (attention.heads, -1))
+            for layer in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        size = height * width
+        seen = (sdpa(q[:, end - size : end], k[:, :end], v[:, :end]) for end in range(size, frames * size + 1, size))
+        out = attention.to_out[0](torch.cat(list(seen), dim=1).flatten(2)) + tokens
+        whole = out.view(batch, frames, height, width, channels).movedim(-1, 1)
+        return Activation([whole.contiguous(memory_format=_layout(whole))])
+
+    def _upsampled(self, x: Activation, upsampler: Any) -> Activation:
+        """Twice the height and width and, but for the first frame, the frames; then the upsampler's convolution."""
+        doubled = upsampler.upsample_factor[0] == 2
+        conv = upsampler.conv.conv
+        weights = phase_weights(conv.weight, doubled)
+        batch, _, frames, height, width = x.shape
+        shape = (batch, conv.out_channels, 2 * frames - 1 if doubled else frames, 2 * height, 2 * width)
+        step = max(1, self.piece // (4 * len(weights) * conv.out_channels * height * width))
+
+        def function(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+            small = (part for piece in pieces for part in piece.split(step, dim=2))
+            for i, padded in enumerate(self._padded(small)):
+                if doubled:
+                    padded = padded[:, :, 1:]  # two taps in time are left
+                big = [_interleaved(F.conv3d(padded, w, conv.bias.repeat(4))) for w in weights]
+                yield from _in_turn(big, leave_out_first=doubled and i == 0)
+
+        return Activation(x, function, shape)
+
+    def _convolved(self, x: Activation, conv: nn.Conv3d, affine: Affine | None = None) -> Activation:
+        shape = (x.shape[0], conv.out_channels, *x.shape[2:])
+        return Activation(x, lambda pieces: self._convolve(pieces, conv, affine), shape)
+
+    def _convolve(self, pieces: Iterable[Tensor], conv: nn.Conv3d, affine: Affine | None) -> Iterator[Tensor]:
+        return (conv(padded) for padded in self._padded(pieces, affine))
+
+    # ---- below the layers
+
+    def _padded(self, pieces: Iterable[Tensor], affine: Affine | None = None) -> Iterator[Tensor]:
+        """Each piece, normed and activated if `affine` is given, behind the HISTORY frames before it, edges repeated.
+
+        The tensor is good until the next one is asked for.
+        """
+        buffer, filled = None, 0
+        for piece in pieces:
+            batch, channels, frames, height, width = piece.shape
+            last = buffer
+            if buffer is None or buffer.shape[2] < HISTORY + frames:
+                shape = (batch, channels, HISTORY + frames, height + 2, width + 2)
+                buffer = _new(shape, piece)
+            if last is not None:  # one by one, because they may overlap
+                for i in range(HISTORY):
+                    buffer[:, :, i].copy_(last[:, :, filled + i])
+            self.kernels.activate_padded(piece, affine, buffer[:, :, HISTORY : HISTORY + frames])
+            if last is None:
+                buffer[:, :, :HISTORY].copy_(buffer[:, :, HISTORY : HISTORY + 1])
+            filled = frames
+            yield buffer[:, :, : HISTORY + frames]
+
+    def _affine(self, norm: nn.GroupNorm, x: Activation) -> Affine:
+        """The group norm over all frames, as a scale and a shift per channel."""
+        sums = torch.stack([self.kernels.channel_sums(piece) for piece in x]).sum(0)  # (2, B, C)
+        batch, channels, frames, height, width = x.shape
+        size = channels // norm.num_groups
+        mean, square = sums.unflatten(-1, (norm.num_groups, size)).sum(-1) / (size * frames * height * width)
+        inverse = (square - mean.square() + norm.eps).rsqrt().repeat_interleave(size, dim=-1)
+        scale = inverse * norm.weight
+        return Affine(scale.float(), (norm.bias - mean.repeat_interleave(size, dim=-1) * scale).float())
+
+    def _kept(self, x: Activation) -> Activation:
+        """Computed and stored, unless it is too large for that."""
+        size = torch.Size(x.shape).numel() * self.vae.dtype.itemsize
+        return x if size > self.stored else Activation(list(x))
+
+
+def phase_weights(weight: Tensor, doubled: bool) -> list[Tensor]:
+    """Weights of a 3 x 3 x 3 convolution behind nearest-neighbour upsampling, for its input before the upsampling.
+
+    An output pixel of even row sees the rows (j - 1, j, j) of the input and one of odd row (j, j, j + 1), and so for
+    columns; so do frames if time is `doubled`, where even frames see (k - 1, k, k) and odd ones (k - 1, k - 1, k).
+
+    Returns:
+        Per frame phase (odd and even, or one) the weights (4 * out, in, 2 or 3, 2, 2), output channels by the phases
+        of (row, column): (even, even), (even, odd), (odd, even), (odd, odd).
+    """
+    weight = weight.float()
+    times = [_merged(weight, 2, late) for late in (True, False)] if doubled else [weight]
+    return [
+        torch.cat([_merged(_merged(w, 3, row), 4, column) for row, column in product((False, True), repeat=2)])
+        for w in times
+    ]
+
+
+def _merged(weight: Tensor, axis: int, odd: bool) -> Tensor:
+    first, middle, last = weight.split(1, dim=axis)
+    return torch.cat([first + middle, last] if odd else [first, middle + last], dim=axis)
+
+
+def _interleaved(phases: Tensor) -> Tensor:
+    """(B, 4 * C, T, H + 1, W + 1), from a convolution over padded frames, to (B, C, T, 2H, 2W)."""
+    batch, channels, frames, height, width = phases.shape
+    out = _new((batch, channels // 4, frames, 2 * height - 2, 2 * width - 2), phases)
+    for phase, (row, column) in zip(phases.chunk(4, dim=1), product((0, 1), repeat=2), strict=True):
+        out[..., row::2, column::2] = phase[..., row : row + height - 1, column : column + width - 1]
+    return out
+
+
+def _in_turn(phases: list[Tensor], leave_out_first: bool) -> Iterator[Tensor]:
+    """Frames of the tensors in turn, as one piece or, where they have one frame each, as they are."""
+    if len(phases) == 1 or phases[0].shape[2] == 1:
+        yield from phases[1:] if leave_out_first else phases
+        return
+    batch, channels, frames, *size = phases[0].shape
+    out = _new((batch, channels, len(phases) * frames, *size), phases[0])
+    for i, phase in enumerate(phases):
+        out[:, :, i :: len(phases)] = phase
+    yield out[:, :, 1:] if leave_out_first else out
+
+
+def _fade(before: Tensor, after: Tensor, overlap: int) -> Tensor:
+    """`after` with its first frames faded in from the last of `before`, linearly over `overlap` frames."""
+    overlap = min(overlap, before.shape[2], after.shape[2])
+    share = torch.arange(overlap, device=after.device, dtype=after.dtype).view(-1, 1, 1) / overlap
+    faded = before[:, :, before.shape[2] - overlap :] * (1 - share) + after[:, :, :overlap] * share
+    return torch.cat([faded, after[:, :, overlap:]], dim=2)
+
+
+def _new(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_layout(like))
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Channels last where the convolutions want it."""
+    return torch.channels_last_3d if x.is_cuda else torch.contiguous_format
