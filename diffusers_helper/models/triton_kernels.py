@@ -221,8 +221,7 @@ class TritonKernels:
 
 def _sample_stride(x: Tensor) -> int:
     """Between samples of a tensor (B, C, T, H, W) whose channels come last in memory."""
-    channels, width = x.shape[1], x.shape[4]
-    if x.stride()[1:] != (1, x.stride(2), width * channels, channels) or x.stride(2) != x.shape[3] * width * channels:
+    if not x.is_contiguous(memory_format=torch.channels_last_3d):
         raise ValueError(f"This kernel needs channels last, got strides {x.stride()} of shape {tuple(x.shape)}.")
     return x.stride(0)
 
