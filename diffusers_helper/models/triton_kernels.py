@@ -129,6 +129,29 @@ def _activate_padded(
     tl.store(out + to, value, mask=mask)
 
 
+@triton.jit
+def _spread(
+    phases, out,
+    height, width, phases_stride, out_stride, frame_stride, frames, channels,
+    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """POSITIONS pixels of one frame of `out` (channels last, height x width) from their phases."""
+    sample = (tl.program_id(1) // frames).to(tl.int64)
+    frame = (tl.program_id(1) % frames).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = position // width
+    column = position % width
+    phase = row % 2 * 2 + column % 2
+    source = ((row + 1) // 2) * (width // 2 + 1) + (column + 1) // 2
+    mask = (position < height * width)[:, None] & (channel < channels)[None, :]
+    pixels = (height // 2 + 1) * (width // 2 + 1)
+    at = sample * phases_stride + (frame * pixels + source)[:, None] * (4 * channels) + (phase * channels)[:, None]
+    value = tl.load(phases + at + channel[None, :], mask=mask)
+    to = sample * out_stride + frame * frame_stride + position.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(out + to, value, mask=mask)
+
+
 class TritonKernels:
     """Fused operations for inference in half precision; head sizes must be powers of two."""
 
@@ -215,6 +238,17 @@ class TritonKernels:
         _activate_padded[(triton.cdiv((height + 2) * (width + 2), at_once), batch * frames)](
             x, scale, shift, out, frames, height, width, _sample_stride(x), _sample_stride(out), channels,
             ACTIVATE=affine is not None, POSITIONS=at_once, BLOCK=block, num_warps=4,
+        )  # fmt: skip
+        return out
+
+    def spread(self, phases: Tensor, out: Tensor) -> Tensor:
+        """See Kernels. Both have their channels last; frames of `out` may be apart."""
+        batch, channels, frames, height, width = out.shape
+        block = triton.next_power_of_2(channels)
+        at_once = max(1, 4096 // block)
+        _spread[(triton.cdiv(height * width, at_once), batch * frames)](
+            phases, out, height, width, _sample_stride(phases), out.stride(0), out.stride(2), frames, channels,
+            POSITIONS=at_once, BLOCK=block, num_warps=4,
         )  # fmt: skip
         return out
 

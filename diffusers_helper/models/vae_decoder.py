@@ -1,4 +1,4 @@
-"""HunyuanVideo's video decoder, run layer by layer over pieces of time: diffusers' weights and numbers, without its waste.
+"""HunyuanVideo's video decoder, layer by layer over pieces of time: diffusers' weights and numbers without its waste.
 
 Like `vae.decode` without spatial tiling, it decodes overlapping windows of five latent frames and fades them into each
 other; a window's group norms see all of its frames. Inside a window
@@ -10,8 +10,9 @@ other; a window's group norms see all of its frames. Inside a window
 - where memory is short, large activations are computed again instead of stored. The numbers are the same.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import product, tee
+from itertools import product
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ class VaeDecoder:
     def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, *, short_of_memory: bool = False) -> None:
         self.vae = vae
         self.kernels = kernels
+        if vae.device.type == "cuda":  # once, instead of in every convolution; values and names stay
+            vae.decoder.to(memory_format=torch.channels_last_3d)
         self.piece = SHORT if short_of_memory else AMPLE
         self.stored = STORED if short_of_memory else float("inf")
 
@@ -115,14 +118,20 @@ class VaeDecoder:
     def _resnet(self, x: Activation, block: Any) -> Activation:
         hidden = self._kept(self._convolved(x, block.conv1.conv, self._affine(block.norm1, x)))
         affine = self._affine(block.norm2, hidden)
+        inputs: deque[Tensor] = deque()  # pieces of x between their use in the first convolution and in the sum
+
+        def drained() -> Iterator[Tensor]:
+            for piece in x.drain():
+                inputs.append(piece)
+                yield piece
+
         if hidden.function is None:
-            inputs, pieces = x.drain(), hidden.drain()
+            pieces = (piece for piece, _ in zip(hidden.drain(), drained(), strict=True))
         else:
-            inputs, again = tee(x.drain())
-            pieces = hidden.function(again)
+            pieces = hidden.function(drained())
         shortcut = nn.Identity() if block.conv_shortcut is None else block.conv_shortcut.conv
         out = self._convolve(pieces, block.conv2.conv, affine)
-        return Activation([y.add_(shortcut(piece)) for y, piece in zip(out, inputs, strict=True)])
+        return Activation([y.add_(shortcut(inputs.popleft())) for y in out])
 
     def _attended(self, x: Activation, attention: Any) -> Activation:
         """Every frame looks at itself and the frames before; `x` is small."""
@@ -155,10 +164,26 @@ class VaeDecoder:
             for i, padded in enumerate(self._padded(small)):
                 if doubled:
                     padded = padded[:, :, 1:]  # two taps in time are left
-                big = [_interleaved(F.conv3d(padded, w, conv.bias.repeat(4))) for w in weights]
-                yield from _in_turn(big, leave_out_first=doubled and i == 0)
+                phases = [F.conv3d(padded, weight, conv.bias.repeat(4)) for weight in weights]
+                yield from self._in_turn(phases, leave_out_first=doubled and i == 0)
 
         return Activation(x, function, shape)
+
+    def _in_turn(self, phases: list[Tensor], leave_out_first: bool) -> Iterator[Tensor]:
+        """Frames of the phases in turn, pixels where they belong: as one piece or, if they have one frame, as several.
+
+        Phases are (B, 4 * C, T, H + 1, W + 1), from convolutions over padded frames.
+        """
+        batch, channels, frames, height, width = phases[0].shape
+        size = (batch, channels // 4, frames, 2 * height - 2, 2 * width - 2)
+        if len(phases) == 1 or frames == 1:
+            for phase in phases[leave_out_first:]:
+                yield self.kernels.spread(phase, _new(size, phase))
+            return
+        out = _new((*size[:2], len(phases) * frames, *size[3:]), phases[0])
+        for i, phase in enumerate(phases):
+            self.kernels.spread(phase, out[:, :, i :: len(phases)])
+        yield out[:, :, leave_out_first:]
 
     def _convolved(self, x: Activation, conv: nn.Conv3d, affine: Affine | None = None) -> Activation:
         shape = (x.shape[0], conv.out_channels, *x.shape[2:])
@@ -193,7 +218,7 @@ class VaeDecoder:
     def _affine(self, norm: nn.GroupNorm, x: Activation) -> Affine:
         """The group norm over all frames, as a scale and a shift per channel."""
         sums = torch.stack([self.kernels.channel_sums(piece) for piece in x]).sum(0)  # (2, B, C)
-        batch, channels, frames, height, width = x.shape
+        _, channels, frames, height, width = x.shape
         size = channels // norm.num_groups
         mean, square = sums.unflatten(-1, (norm.num_groups, size)).sum(-1) / (size * frames * height * width)
         inverse = (square - mean.square() + norm.eps).rsqrt().repeat_interleave(size, dim=-1)
@@ -216,38 +241,18 @@ def phase_weights(weight: Tensor, doubled: bool) -> list[Tensor]:
         Per frame phase (odd and even, or one) the weights (4 * out, in, 2 or 3, 2, 2), output channels by the phases
         of (row, column): (even, even), (even, odd), (odd, even), (odd, odd).
     """
-    weight = weight.float()
-    times = [_merged(weight, 2, late) for late in (True, False)] if doubled else [weight]
+    wide = weight.float()
+    times = [_merged(wide, 2, odd) for odd in (True, False)] if doubled else [wide]
+    phases = list(product((False, True), repeat=2))
     return [
-        torch.cat([_merged(_merged(w, 3, row), 4, column) for row, column in product((False, True), repeat=2)])
-        for w in times
+        torch.cat([_merged(_merged(time, 3, row), 4, column) for row, column in phases]).to(weight.dtype)
+        for time in times
     ]
 
 
 def _merged(weight: Tensor, axis: int, odd: bool) -> Tensor:
     first, middle, last = weight.split(1, dim=axis)
     return torch.cat([first + middle, last] if odd else [first, middle + last], dim=axis)
-
-
-def _interleaved(phases: Tensor) -> Tensor:
-    """(B, 4 * C, T, H + 1, W + 1), from a convolution over padded frames, to (B, C, T, 2H, 2W)."""
-    batch, channels, frames, height, width = phases.shape
-    out = _new((batch, channels // 4, frames, 2 * height - 2, 2 * width - 2), phases)
-    for phase, (row, column) in zip(phases.chunk(4, dim=1), product((0, 1), repeat=2), strict=True):
-        out[..., row::2, column::2] = phase[..., row : row + height - 1, column : column + width - 1]
-    return out
-
-
-def _in_turn(phases: list[Tensor], leave_out_first: bool) -> Iterator[Tensor]:
-    """Frames of the tensors in turn, as one piece or, where they have one frame each, as they are."""
-    if len(phases) == 1 or phases[0].shape[2] == 1:
-        yield from phases[1:] if leave_out_first else phases
-        return
-    batch, channels, frames, *size = phases[0].shape
-    out = _new((batch, channels, len(phases) * frames, *size), phases[0])
-    for i, phase in enumerate(phases):
-        out[:, :, i :: len(phases)] = phase
-    yield out[:, :, 1:] if leave_out_first else out
 
 
 def _fade(before: Tensor, after: Tensor, overlap: int) -> Tensor:
