@@ -41,7 +41,7 @@ class Affine(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What the transformer's blocks and, the last three, the video decoder ask of a device."""
+    """What the transformer's blocks and, the last four, the video decoder ask of a device."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Layer norm without weights, then scale and shift."""
@@ -75,8 +75,11 @@ class Kernels(Protocol):
         `x` is (B, C, T, H, W) and `out` (B, C, T, H + 2, W + 2).
         """
 
-    def spread(self, phases: Tensor, out: Tensor) -> Tensor:
-        """Write what a convolution computed for four pixels at once to their places in `out`; return `out`.
+    def add_biased(self, x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
+        """`x + y` (B, C, T, H, W) and a bias per channel (C,); may be written over x."""
+
+    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+        """Write what a convolution computed for four pixels at once, and a bias (C,), to `out`; return `out`.
 
         `phases` is (B, 4 * C, T, H + 1, W + 1), channels by (row, column) in twos; `out` is (B, C, T, 2H, 2W). A pixel
         of an even row comes from the same row of `phases` halved, one of an odd row from the next; so for columns.
@@ -130,8 +133,13 @@ class PlainKernels:
             x = F.silu(x * scale + shift).to(x.dtype)
         return out.copy_(F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate"))
 
-    def spread(self, phases: Tensor, out: Tensor) -> Tensor:
+    def add_biased(self, x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
         """See Kernels."""
+        return x.add_(y).add_(bias[:, None, None, None])
+
+    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+        """See Kernels."""
+        phases = phases + bias.repeat(4)[:, None, None, None]
         height, width = (n - 1 for n in phases.shape[3:])
         for phase, (row, column) in zip(phases.chunk(4, dim=1), ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
             out[..., row::2, column::2] = phase[..., row : row + height, column : column + width]
@@ -197,14 +205,16 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "linear_of_pair": (x, y, layers[2]),
         "channel_sums": (video,),
         "activate_padded": (video, Affine(normal(2, 96).float(), normal(2, 96).float()), video_padded),
-        "spread": (video, video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d)),
+        "add_biased": (video.clone(memory_format=torch.preserve_format), -video, normal(96)),
+        "spread": (video, normal(24), video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d)),
     }
     errors = [_relative_error(kernels, name, arguments) for name, arguments in calls.items()]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on
 
 
 def _relative_error(kernels: Kernels, name: str, arguments: tuple[object, ...]) -> float:
-    result, exact = getattr(kernels, name)(*arguments), getattr(PLAIN, name)(*map(_in_float32, arguments))
+    exact = getattr(PLAIN, name)(*map(_in_float32, arguments))  # first: an argument may be written over
+    result = getattr(kernels, name)(*arguments)
     results, exacts = (x if isinstance(x, tuple) else (x,) for x in (result, exact))
     errors = [((a.float() - b).norm() / b.norm()).item() for a, b in zip(results, exacts, strict=True)]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on

@@ -13,11 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from .attention import sdpa
 from .kernels import Affine, Heads
 from .norms import EPS
 
 ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""
+KEYS = 128
+"""Keys of one block in cuDNN's attention."""
+ROWS_OF_QUERIES = 128
+"""Queries that one program of `_attend_to_rest` takes."""
 
 
 @triton.jit
@@ -131,7 +136,7 @@ def _activate_padded(
 
 @triton.jit
 def _spread(
-    phases, out,
+    phases, bias, out,
     height, width, phases_stride, out_stride, frame_stride, frames, channels,
     POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -147,9 +152,81 @@ def _spread(
     mask = (position < height * width)[:, None] & (channel < channels)[None, :]
     pixels = (height // 2 + 1) * (width // 2 + 1)
     at = sample * phases_stride + (frame * pixels + source)[:, None] * (4 * channels) + (phase * channels)[:, None]
-    value = tl.load(phases + at + channel[None, :], mask=mask)
+    value = tl.load(phases + at + channel[None, :], mask=mask).to(tl.float32)
+    value += tl.load(bias + channel, mask=channel < channels).to(tl.float32)[None, :]
     to = sample * out_stride + frame * frame_stride + position.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(out + to, value, mask=mask)
+    tl.store(out + to, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _sum_of_pieces(x, y, bias, out, size, channels, SIZE: tl.constexpr):
+    """SIZE numbers of x + y + bias, channels last."""
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    mask = at < size
+    total = tl.load(x + at, mask=mask).to(tl.float32) + tl.load(y + at, mask=mask).to(tl.float32)
+    total += tl.load(bias + at % channels, mask=mask).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _attend_to_rest(
+    q, k, v, out, lse,
+    length, rest, heads, scale,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, out_batch, out_row, out_head, lse_batch,
+    lse_head, lse_row,
+    D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """ROWS queries of one head over `rest` <= KEYS more keys, weighed into `out` by the sums of exponentials."""
+    sample = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    key = tl.arange(0, KEYS)
+    column = tl.arange(0, D)[None, :]
+    inside, present = row < length, key < rest
+    q += sample * q_batch + head * q_head
+    k += sample * k_batch + head * k_head
+    v += sample * v_batch + head * v_head
+    queries = tl.load(q + row[:, None] * q_row + column, mask=inside[:, None], other=0.0)
+    keys = tl.load(k + key[:, None] * k_row + column, mask=present[:, None], other=0.0)
+    values = tl.load(v + key[:, None] * v_row + column, mask=present[:, None], other=0.0)
+    scores = tl.where(present[None, :], tl.dot(queries, tl.trans(keys)) * scale, float("-inf"))
+    largest = tl.max(scores, 1)
+    weights = tl.exp(scores - largest[:, None])
+    total = tl.sum(weights, 1)
+    attended = tl.dot(weights.to(values.dtype), values) / total[:, None]
+    before = tl.load(lse + sample * lse_batch + head * lse_head + row * lse_row, mask=inside, other=0.0)
+    share = 1 / (1 + tl.exp(largest + tl.log(total) - before))[:, None]
+    at = out + sample * out_batch + head * out_head + row[:, None] * out_row + column
+    result = tl.load(at, mask=inside[:, None], other=0.0).to(tl.float32) * share + attended * (1 - share)
+    tl.store(at, result.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+def cudnn_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention (B, L, heads, D) by cuDNN, which is 9 % faster on Hopper where keys fill whole blocks of 128.
+
+    What is left over is attended to by a kernel of its own, and both results are weighed as softmax over all keys does.
+    """
+    whole = k.shape[1] // KEYS * KEYS
+    if whole in (0, k.shape[1]) or torch.is_grad_enabled():
+        return sdpa(q, k, v)
+    heads_first = (x.transpose(1, 2) for x in (q, k[:, :whole], v[:, :whole]))
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(*heads_first, None, True, 0.0, False, False)
+    out = out.transpose(1, 2)
+    add_rest(q, k[:, whole:], v[:, whole:], out, lse)
+    return out
+
+
+def add_rest(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Weigh attention over at most 128 more keys into `out` (B, L, heads, D).
+
+    `lse` (B, heads, L, 1) is the logarithm of the sum of exponentials behind `out` so far; it is not changed.
+    """
+    batch, length, heads, size = q.shape
+    strides = [stride for x in (q, k, v, out) for stride in x.stride()[:3]]
+    _attend_to_rest[(triton.cdiv(length, ROWS_OF_QUERIES), batch * heads)](
+        q, k, v, out, lse, length, k.shape[1], heads, size**-0.5, *strides, *lse.stride()[:3],
+        D=size, ROWS=ROWS_OF_QUERIES, KEYS=KEYS, num_warps=8,
+    )  # fmt: skip
 
 
 class TritonKernels:
@@ -241,13 +318,19 @@ class TritonKernels:
         )  # fmt: skip
         return out
 
-    def spread(self, phases: Tensor, out: Tensor) -> Tensor:
+    def add_biased(self, x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
+        """See Kernels. Both have their channels last and are dense."""
+        _sample_stride(x), _sample_stride(y)
+        _sum_of_pieces[(triton.cdiv(x.numel(), 4096),)](x, y, bias, x, x.numel(), x.shape[1], SIZE=4096, num_warps=4)
+        return x
+
+    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """See Kernels. Both have their channels last; frames of `out` may be apart."""
         batch, channels, frames, height, width = out.shape
         block = triton.next_power_of_2(channels)
         at_once = max(1, 4096 // block)
         _spread[(triton.cdiv(height * width, at_once), batch * frames)](
-            phases, out, height, width, _sample_stride(phases), out.stride(0), out.stride(2), frames, channels,
+            phases, bias, out, height, width, _sample_stride(phases), out.stride(0), out.stride(2), frames, channels,
             POSITIONS=at_once, BLOCK=block, num_warps=4,
         )  # fmt: skip
         return out

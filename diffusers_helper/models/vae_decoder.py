@@ -25,7 +25,7 @@ from .kernels import Affine, Kernels
 
 HISTORY = 2
 """Frames before its own that a convolution sees."""
-SHORT, AMPLE = 50_000_000, 400_000_000
+SHORT, AMPLE = 50_000_000, 800_000_000
 """Numbers per piece where memory is short and where it is not: one frame of 640 x 608 in 128 channels is 50 million."""
 STORED = 2**30
 """Bytes of the largest activation that is stored where memory is short."""
@@ -101,7 +101,7 @@ class VaeDecoder:
         """Decode one window whole."""
         decoder = self.vae.decoder
         x = Activation([self.vae.post_quant_conv(latents).contiguous(memory_format=_layout(latents))])
-        x = self._kept(self._convolved(x, decoder.conv_in.conv))
+        x = Activation([decoder.conv_in.conv(padded) for padded in self._padded(x)])
         x = self._resnet(x, decoder.mid_block.resnets[0])
         for attention, resnet in zip(decoder.mid_block.attentions, decoder.mid_block.resnets[1:], strict=True):
             x = self._resnet(x if attention is None else self._attended(x, attention), resnet)
@@ -111,13 +111,14 @@ class VaeDecoder:
             if block.upsamplers:
                 x = self._kept(self._upsampled(x, block.upsamplers[0]))
         affine = self._affine(decoder.conv_norm_out, x)
-        return torch.cat(list(self._convolve(x.drain(), decoder.conv_out.conv, affine)), dim=2)
+        return torch.cat([decoder.conv_out.conv(padded) for padded in self._padded(x.drain(), affine)], dim=2)
 
     # ---- layers
 
     def _resnet(self, x: Activation, block: Any) -> Activation:
-        hidden = self._kept(self._convolved(x, block.conv1.conv, self._affine(block.norm1, x)))
-        affine = self._affine(block.norm2, hidden)
+        affine = self._affine(block.norm1, x)
+        hidden = self._kept(self._convolved(x, block.conv1.conv, affine))  # without its bias: that goes into the norm
+        affine = self._affine(block.norm2, hidden, block.conv1.conv.bias)
         inputs: deque[Tensor] = deque()  # pieces of x between their use in the first convolution and in the sum
 
         def drained() -> Iterator[Tensor]:
@@ -129,9 +130,16 @@ class VaeDecoder:
             pieces = (piece for piece, _ in zip(hidden.drain(), drained(), strict=True))
         else:
             pieces = hidden.function(drained())
-        shortcut = nn.Identity() if block.conv_shortcut is None else block.conv_shortcut.conv
-        out = self._convolve(pieces, block.conv2.conv, affine)
-        return Activation([y.add_(shortcut(inputs.popleft())) for y in out])
+        shortcut = block.conv_shortcut and block.conv_shortcut.conv
+        bias = block.conv2.conv.bias if shortcut is None else block.conv2.conv.bias + shortcut.bias
+        out = []
+        for y in self._convolve(pieces, block.conv2.conv, affine):
+            y = block.dropout(y)  # does nothing, but whoever watches the layers sees that work goes on
+            piece = inputs.popleft()
+            if shortcut is not None:
+                piece = F.conv3d(piece, shortcut.weight)
+            out.append(self.kernels.add_biased(y, piece, bias))
+        return Activation(out)
 
     def _attended(self, x: Activation, attention: Any) -> Activation:
         """Every frame looks at itself and the frames before; `x` is small."""
@@ -164,33 +172,31 @@ class VaeDecoder:
             for i, padded in enumerate(self._padded(small)):
                 if doubled:
                     padded = padded[:, :, 1:]  # two taps in time are left
-                phases = [F.conv3d(padded, weight, conv.bias.repeat(4)) for weight in weights]
-                yield from self._in_turn(phases, leave_out_first=doubled and i == 0)
+                yield from self._big(padded, weights, conv.bias, leave_out_first=doubled and i == 0)
 
         return Activation(x, function, shape)
 
-    def _in_turn(self, phases: list[Tensor], leave_out_first: bool) -> Iterator[Tensor]:
-        """Frames of the phases in turn, pixels where they belong: as one piece or, if they have one frame, as several.
-
-        Phases are (B, 4 * C, T, H + 1, W + 1), from convolutions over padded frames.
-        """
-        batch, channels, frames, height, width = phases[0].shape
-        size = (batch, channels // 4, frames, 2 * height - 2, 2 * width - 2)
-        if len(phases) == 1 or frames == 1:
-            for phase in phases[leave_out_first:]:
-                yield self.kernels.spread(phase, _new(size, phase))
+    def _big(self, padded: Tensor, weights: list[Tensor], bias: Tensor, leave_out_first: bool) -> Iterator[Tensor]:
+        """Big frames from small ones, those of each weight in turn: one piece or, of one frame each, several."""
+        frames = padded.shape[2] - weights[0].shape[2] + 1
+        batch, _, _, height, width = padded.shape
+        size = (batch, len(bias), frames, 2 * height - 4, 2 * width - 4)
+        if len(weights) == 1 or frames == 1:
+            for weight in weights[leave_out_first:]:
+                yield self.kernels.spread(F.conv3d(padded, weight), bias, _new(size, padded))
             return
-        out = _new((*size[:2], len(phases) * frames, *size[3:]), phases[0])
-        for i, phase in enumerate(phases):
-            self.kernels.spread(phase, out[:, :, i :: len(phases)])
+        out = _new((*size[:2], len(weights) * frames, *size[3:]), padded)
+        for i, weight in enumerate(weights):
+            self.kernels.spread(F.conv3d(padded, weight), bias, out[:, :, i :: len(weights)])
         yield out[:, :, leave_out_first:]
 
-    def _convolved(self, x: Activation, conv: nn.Conv3d, affine: Affine | None = None) -> Activation:
+    def _convolved(self, x: Activation, conv: nn.Conv3d, affine: Affine) -> Activation:
+        """A convolution without its bias, which takes a pass of its own where it is not part of something else."""
         shape = (x.shape[0], conv.out_channels, *x.shape[2:])
         return Activation(x, lambda pieces: self._convolve(pieces, conv, affine), shape)
 
-    def _convolve(self, pieces: Iterable[Tensor], conv: nn.Conv3d, affine: Affine | None) -> Iterator[Tensor]:
-        return (conv(padded) for padded in self._padded(pieces, affine))
+    def _convolve(self, pieces: Iterable[Tensor], conv: nn.Conv3d, affine: Affine) -> Iterator[Tensor]:
+        return (F.conv3d(padded, conv.weight) for padded in self._padded(pieces, affine))
 
     # ---- below the layers
 
@@ -215,15 +221,18 @@ class VaeDecoder:
             filled = frames
             yield buffer[:, :, : HISTORY + frames]
 
-    def _affine(self, norm: nn.GroupNorm, x: Activation) -> Affine:
-        """The group norm over all frames, as a scale and a shift per channel."""
-        sums = torch.stack([self.kernels.channel_sums(piece) for piece in x]).sum(0)  # (2, B, C)
+    def _affine(self, norm: nn.GroupNorm, x: Activation, bias: Tensor | None = None) -> Affine:
+        """The group norm of x, with a bias per channel added, over all frames: as a scale and a shift per channel."""
         _, channels, frames, height, width = x.shape
+        sums = torch.stack([self.kernels.channel_sums(piece) for piece in x]).sum(0)
+        mean, square = sums / (frames * height * width)  # per sample and channel
+        if bias is None:
+            bias = torch.zeros_like(norm.bias)
+        mean, square = mean + bias, square + 2 * bias * mean + bias.square()
         size = channels // norm.num_groups
-        mean, square = sums.unflatten(-1, (norm.num_groups, size)).sum(-1) / (size * frames * height * width)
-        inverse = (square - mean.square() + norm.eps).rsqrt().repeat_interleave(size, dim=-1)
-        scale = inverse * norm.weight
-        return Affine(scale.float(), (norm.bias - mean.repeat_interleave(size, dim=-1) * scale).float())
+        mean, square = (v.unflatten(-1, (-1, size)).mean(-1).repeat_interleave(size, dim=-1) for v in (mean, square))
+        scale = (square - mean.square() + norm.eps).rsqrt() * norm.weight
+        return Affine(scale.float(), ((bias - mean) * scale + norm.bias).float())
 
     def _kept(self, x: Activation) -> Activation:
         """Computed and stored, unless it is too large for that."""
