@@ -23,6 +23,7 @@ from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, out_o
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.kernels import resolve_kernels
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
@@ -63,6 +64,7 @@ class Components:
         device: where they compute.
         dtype: of all of them; None is bfloat16 for the transformer and float16 for the rest, on a CPU float32 for all.
         attention: name of the transformer's attention backend.
+        fused: compile kernels for the device where that works.
         on_progress: gets a part's title, the bytes of it that are here and those in all, while it is downloaded;
             what it raises stops the download.
         offline: never use a network.
@@ -82,6 +84,7 @@ class Components:
         device: torch.device | str,
         dtype: torch.dtype | None = None,
         attention: str = "auto",
+        fused: bool = True,
         on_progress: OnProgress | None = None,
         offline: bool = False,
         preserved_gb: float = 6.0,
@@ -93,6 +96,7 @@ class Components:
         self._encoder_dtype = dtype or (torch.float32 if on_cpu else torch.float16)
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb))
         self._attention = attention
+        self._fused = fused
         self._on_progress = on_progress
         self._offline = offline
         self._loaded: dict[str, Any] = {}
@@ -189,6 +193,7 @@ class Components:
         backend = resolve_attention(self._attention, self.device, self.dtype, head_dim)  # before 26 GB are read
         transformer = _load_weights(Transformer, folder, self.dtype)
         transformer.use_attention(backend)
+        transformer.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
         return transformer
 
     def _give_up(self, *names: str) -> None:

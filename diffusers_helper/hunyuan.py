@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffusers_helper.models.kernels import Kernels, resolve_kernels
+from diffusers_helper.models.vae_decoder import VaeDecoder
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
     from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase
@@ -111,13 +114,17 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
 
 
 @torch.no_grad()
-def vae_decode(latents: Tensor, vae: AutoencoderKLHunyuanVideo, image_mode: bool = False) -> Tensor:
+def vae_decode(
+    latents: Tensor, vae: AutoencoderKLHunyuanVideo, image_mode: bool = False, kernels: Kernels | None = None
+) -> Tensor:
     """Decode scaled latents into pixels.
 
     Args:
         latents: (B, 16, n, H, W), any device and dtype.
-        vae: computes on its own device in its own dtype.
+        vae: computes on its own device in its own dtype; where its tiling is enabled, with little memory and to the
+            same numbers.
         image_mode: decode each latent frame as a picture by itself instead of as frames of one video.
+        kernels: what to compute with; None is the fastest that works.
 
     Returns:
         (B, 3, 4n-3, 8H, 8W), about -1..1 and not clamped, on the autoencoder's device and in its dtype; n frames in
@@ -125,7 +132,8 @@ def vae_decode(latents: Tensor, vae: AutoencoderKLHunyuanVideo, image_mode: bool
     """
     raw = (latents.float() / vae.config.scaling_factor).to(vae.device, vae.dtype)
     pieces = raw.split(1, dim=2) if image_mode else (raw,)
-    return torch.cat([vae.decode(piece).sample for piece in pieces], dim=2)
+    decode = VaeDecoder(vae, kernels or resolve_kernels(vae.device, vae.dtype), short_of_memory=vae.use_tiling)
+    return torch.cat([decode(piece) for piece in pieces], dim=2)
 
 
 def vae_decode_fake(latents: Tensor) -> Tensor:

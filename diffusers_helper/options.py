@@ -37,7 +37,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--offline", action="store_true", help="use what is on the disk, never a network")
     group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    group.add_argument("--attention", metavar="NAME", default="auto", help="auto, sdpa, sage, flash or xformers")
+    group.add_argument("--attention", metavar="NAME", default="auto", help="auto, cudnn, sdpa, sage, flash or xformers")
+    group.add_argument(
+        "--no-compile", action="store_true", help="compile no kernels for the GPU: slower steps, no wait"
+    )
     group.add_argument("--outputs", metavar="DIR", type=_folder, default=ROOT / "outputs", help="where results go")
     group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
 

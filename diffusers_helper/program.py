@@ -66,6 +66,7 @@ class Program:
         self.outputs: Path = options.outputs
         self._offline: bool = options.offline
         self._attention: str = options.attention
+        self._fused = not options.no_compile
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
         self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
@@ -82,6 +83,7 @@ class Program:
             self.source,
             self.device,
             attention=self._attention,
+            fused=self._fused,
             on_progress=self._downloading,
             offline=self._offline,
         )

@@ -68,8 +68,8 @@ class _Sampling:
 def sample_video(
     plan: VideoPlan,
     *,
-    transformer: nn.Module,
-    vae: nn.Module,
+    transformer: Any,
+    vae: Any,
     start_latent: Tensor,
     conditions: Conditions,
     seed: int,
@@ -128,7 +128,8 @@ def sample_video(
         if decode:
             yield StageStarted("decode", f"Decoding {place}")
             with use(vae):
-                pixels = vae_decode(history.newest(section.decode_latents), vae).float().cpu()
+                pixels = vae_decode(history.newest(section.decode_latents), vae, kernels=transformer.kernels)
+                pixels = pixels.float().cpu()
             _require_finite(pixels, f"The pixels of {place}")
         yield SectionDone(section.index, latents.cpu(), pixels)
 

@@ -7,6 +7,7 @@ an argument. Streams are (B, L, dim), vectors of a modulation (B, 1, dim).
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -67,7 +68,7 @@ class Kernels(Protocol):
         """A linear layer of [left | right] (concatenated on the last axis)."""
 
     def channel_sums(self, x: Tensor) -> Tensor:
-        """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C) float64."""
+        """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""
 
     def activate_padded(self, x: Tensor, affine: Affine | None, out: Tensor) -> Tensor:
         """Write SiLU(scale * x + shift), or x without `affine`, to `out`, its edges repeated once; return `out`.
@@ -123,8 +124,9 @@ class PlainKernels:
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""
-        x = x.to(torch.float64 if x.dtype == torch.float32 else torch.float32)
-        return torch.stack([x.sum((2, 3, 4)), x.square().sum((2, 3, 4))]).double()
+        wide = torch.float32 if x.device.type == "mps" else torch.float64  # which has nothing wider
+        x = x.to(wide)
+        return torch.stack([x.sum((2, 3, 4)), x.square().sum((2, 3, 4))])
 
     def activate_padded(self, x: Tensor, affine: Affine | None, out: Tensor) -> Tensor:
         """See Kernels."""
@@ -154,22 +156,24 @@ def resolve_kernels(device: torch.device | str, dtype: torch.dtype, *, fused: bo
 
     `fused` False asks for the plain ones.
     """
-    device = torch.device(device)
-    reason = _reason_for_plain(device, dtype) if fused else "fused kernels are switched off"
+    return _fastest(torch.device(device), dtype) if fused else PLAIN
+
+
+@cache
+def _fastest(device: torch.device, dtype: torch.dtype) -> Kernels:
+    reason = _reason_for_plain(device, dtype)
     if reason is not None:
         log.info("Plain kernels: %s.", reason)
         return PLAIN
     from .triton_kernels import TritonKernels
 
-    log.info("Fused kernels (Triton) on %s.", torch.cuda.get_device_name(device))
+    log.info("Fused kernels (Triton) on %s.", device)
     return TritonKernels()
 
 
 def _reason_for_plain(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return f"the fused ones run on CUDA devices, not on {device.type}"
-    if dtype not in (torch.float16, torch.bfloat16):
-        return f"the fused ones are for half precision, not {dtype}"
     try:
         from .triton_kernels import TritonKernels
 

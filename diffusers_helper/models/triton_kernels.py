@@ -1,7 +1,8 @@
 """Fused kernels for NVIDIA and AMD cards: every tensor is read once and written once, numbers are float32 in between.
 
 Imported only where Triton is; `kernels.resolve_kernels` decides. Their meaning is written in `kernels.PlainKernels`.
-Triton compiles each kernel once per kind of input, in a second or two, and keeps the result on disk.
+Triton compiles each kernel once per kind of input, in a second or two, and keeps the result on disk. Numbers of tokens
+and pixels are not specialised on, so that another text or bucket compiles nothing.
 """
 
 import math
@@ -25,7 +26,7 @@ ROWS_OF_QUERIES = 128
 """Queries that one program of `_attend_to_rest` takes."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _residual_norm(
     x, y, gate, shift, scale, out, normed,
     length, dim, gate_stride, shift_stride, scale_stride, eps,
@@ -55,7 +56,7 @@ def _residual_norm(
         tl.store(normed + at, result.to(normed.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "rotated"])
 def _norm_rotate(
     x, weight, rope, out,
     rows, heads, rotated, x_stride, rope_stride, out_stride, eps,
@@ -82,7 +83,7 @@ def _norm_rotate(
     tl.store(out + sample * out_stride + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions"])
 def _channel_sums(
     x, sums,
     positions, stride, channels,
@@ -107,7 +108,7 @@ def _channel_sums(
     tl.store(sums + at + channels, tl.sum(squares, 0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "height", "width"])
 def _activate_padded(
     x, scale, shift, out,
     frames, height, width, x_stride, out_stride, channels,
@@ -134,7 +135,7 @@ def _activate_padded(
     tl.store(out + to, value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "frames"])
 def _spread(
     phases, bias, out,
     height, width, phases_stride, out_stride, frame_stride, frames, channels,
@@ -158,7 +159,7 @@ def _spread(
     tl.store(out + to, value.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _sum_of_pieces(x, y, bias, out, size, channels, SIZE: tl.constexpr):
     """SIZE numbers of x + y + bias, channels last."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
@@ -168,7 +169,7 @@ def _sum_of_pieces(x, y, bias, out, size, channels, SIZE: tl.constexpr):
     tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "rest", "lse_batch", "lse_head"])
 def _attend_to_rest(
     q, k, v, out, lse,
     length, rest, heads, scale,

@@ -125,6 +125,7 @@ class VaeDecoder:
             for piece in x.drain():
                 inputs.append(piece)
                 yield piece
+                del piece  # before the next one is computed
 
         if hidden.function is None:
             pieces = (piece for piece, _ in zip(hidden.drain(), drained(), strict=True))
@@ -135,10 +136,9 @@ class VaeDecoder:
         out = []
         for y in self._convolve(pieces, block.conv2.conv, affine):
             y = block.dropout(y)  # does nothing, but whoever watches the layers sees that work goes on
-            piece = inputs.popleft()
-            if shortcut is not None:
-                piece = F.conv3d(piece, shortcut.weight)
-            out.append(self.kernels.add_biased(y, piece, bias))
+            residual = inputs.popleft() if shortcut is None else F.conv3d(inputs.popleft(), shortcut.weight)
+            out.append(self.kernels.add_biased(y, residual, bias))
+            del residual
         return Activation(out)
 
     def _attended(self, x: Activation, attention: Any) -> Activation:
@@ -218,6 +218,7 @@ class VaeDecoder:
             self.kernels.activate_padded(piece, affine, buffer[:, :, HISTORY : HISTORY + frames])
             if last is None:
                 buffer[:, :, :HISTORY].copy_(buffer[:, :, HISTORY : HISTORY + 1])
+            del piece, last  # before the next piece is computed
             filled = frames
             yield buffer[:, :, : HISTORY + frames]
 

@@ -1,0 +1,46 @@
+"""The measurements run anywhere at tiny size and end in one line of JSON."""
+
+import json
+
+import pytest
+
+from benchmarks import common, decode, step
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch):
+    monkeypatch.setattr(common.torch.cuda, "is_available", lambda: False)
+
+
+def last_line(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_step(capsys):
+    step.main(["--tiny", "--repeat", "1"])
+    line = last_line(capsys)
+    assert line["benchmark"] == "step"
+    assert line["tokens"] > 100
+    for variant in ("product, forward", "product, prepared"):
+        assert line["results"][variant]["seconds"] > 0
+        assert line["results"][variant]["relative_error"] < 1e-5
+    found = line["results"]["error to float32, few blocks"]
+    assert 0 < found["fused"] < 1.2 * found["diffusers"]
+
+
+def test_decode(capsys):
+    decode.main(["--tiny", "--repeat", "1", "--frames", "2"])
+    line = last_line(capsys)
+    for variant in ("product", "product, short of memory"):
+        assert line["results"][variant]["relative_error"] < 1e-5
+    assert line["results"]["diffusers, tiled"]["relative_error"] > 0.01
+
+
+def test_a_variant_that_fails_is_reported_and_the_rest_goes_on(capsys):
+    def broken():
+        raise RuntimeError("no kernel image")
+
+    bench = common.Bench("step", 1)
+    assert bench.measure("broken", broken) is None
+    bench.report()
+    assert last_line(capsys)["results"] == {"broken": {"failed": "RuntimeError: no kernel image"}}
