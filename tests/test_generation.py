@@ -162,7 +162,7 @@ def test_running_out_of_memory_is_told_and_the_next_job_works(components, photo,
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with components.vae() as vae:
-        module = components.transformer("original").proj_out if part == "transformer" else vae.decoder
+        module = components.transformer("original").proj_out if part == "transformer" else vae.decoder.conv_in.conv
     hook = module.register_forward_pre_hook(out_of_memory)
     try:
         with pytest.raises(OutOfMemoryError, match="memory"):
