@@ -132,3 +132,16 @@ def test_the_smoke_call_leaves_the_random_state_alone():
     state = torch.get_rng_state()
     resolve_attention("sdpa", "cpu", torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [5, 128, 300, 1000])
+def test_cudnn_over_whole_blocks_is_softmax_attention_on_the_gpu(length):
+    device = torch.device("cuda")
+    backend = BACKENDS["cudnn"]
+    if backend.constraint(device, torch.bfloat16, 128):
+        pytest.skip("it is for Hopper")
+    q, k, v = torch.randn(3, 1, length, 2, 128, device=device).mul(3).bfloat16().unbind(0)
+    with torch.inference_mode():
+        out, exact = backend.load()(q, k, v).float(), sdpa(q.float(), k.float(), v.float())
+    assert (out - exact).norm() / exact.norm() < 0.005

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper, prepared_model, timesteps_of
+from diffusers_helper.models.kernels import PLAIN, resolve_kernels
 from diffusers_helper.models.norms import Modulation
 from tests.golden import golden_meta
 from tests.models import golden_transformer
@@ -118,3 +119,19 @@ def test_a_prepared_model_is_the_wrapper_s_with_guidance():
         for sigma in sigmas.split(1):
             expected = plain(inputs["hidden_states"], sigma, positive=fixed, negative=negative, **guidance)
             torch.testing.assert_close(prepared(inputs["hidden_states"], sigma), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("text", [(9,), (9, 4)])
+def test_fused_kernels_are_as_near_to_float32_as_plain_ones_on_the_gpu(text):
+    model = build(attention_head_dim=64, rope_axes_dim=(8, 28, 28)).cuda()
+    inputs = {k: v.cuda() for k, v in random_inputs(model, batch=len(text), height=20, width=22, text=text).items()}
+    exact = run(model, inputs)
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+    model.bfloat16()
+    errors = []
+    for fused in (False, True):
+        model.kernels = resolve_kernels("cuda", torch.bfloat16, fused=fused)
+        errors.append((run(model, half) - exact).norm() / exact.norm())
+    assert model.kernels is not PLAIN
+    assert errors[1] < 1.2 * errors[0] < 0.05

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.models import vae_decoder
-from diffusers_helper.models.kernels import PLAIN
+from diffusers_helper.models.kernels import PLAIN, resolve_kernels
 from diffusers_helper.models.vae_decoder import Activation, VaeDecoder, phase_weights
 from tests.golden import golden_meta
 from tests.models import golden_vae
@@ -175,3 +175,17 @@ def test_a_decode_can_be_stopped_between_layers():
 
     with interruptible(vae, check), pytest.raises(StopError):
         decoder()(torch.randn(1, 16, 4, 2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{"piece": 10**9, "stored": 1e9}, {"piece": 1, "stored": 0}], ids=str)
+def test_pixels_are_diffusers_s_on_the_gpu(settings):
+    latents = torch.randn(1, 16, 9, 12, 10)
+    exact = diffusers_decode(latents)
+    vae = AutoencoderKLHunyuanVideo(**golden_meta()["vae_config"])
+    vae.load_state_dict(golden_vae().state_dict())
+    vae.to("cuda", torch.float16)
+    made = VaeDecoder(vae, resolve_kernels("cuda", torch.float16))
+    assert made.kernels is not PLAIN
+    made.piece, made.stored = settings["piece"], settings["stored"]
+    assert relative_error(made(latents.to("cuda", torch.float16)).float().cpu(), exact) < 0.01
