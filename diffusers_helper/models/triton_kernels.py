@@ -226,7 +226,7 @@ def add_rest(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
     strides = [stride for x in (q, k, v, out) for stride in x.stride()[:3]]
     _attend_to_rest[(triton.cdiv(length, ROWS_OF_QUERIES), batch * heads)](
         q, k, v, out, lse, length, k.shape[1], heads, size**-0.5, *strides, *lse.stride()[:3],
-        D=size, ROWS=ROWS_OF_QUERIES, KEYS=KEYS, num_warps=8,
+        D=size, ROWS=ROWS_OF_QUERIES, KEYS=KEYS, num_warps=4,
     )  # fmt: skip
 
 
