@@ -102,10 +102,10 @@ def peak_bytes(decode, latents):
 
 def test_memory_stays_near_one_activation_where_it_is_short():
     latents = torch.randn(1, 16, 5, 8, 8)
-    largest = 4 * 16 * 17 * 64 * 64  # bytes of what the last upsampling makes: 16 channels, 17 frames
+    largest = 4 * 8 * 17 * 64 * 64  # bytes of an activation in full resolution: 8 channels, 17 frames
     short = peak_bytes(decoder(piece=1, stored=0), latents)
     ample = peak_bytes(decoder(), latents)
-    assert short < 1.6 * largest
+    assert short < 2 * largest
     assert short < ample
 
 
