@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING, Any
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, QueueFullError, UnknownJobError
 from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previews, changes, ending
+from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class JobManager:
         run: makes the events of a job; ended by ``close()`` on what it returns.
         max_waiting: how many jobs may wait.
         keep: how many ended jobs are remembered.
-        make_preview: turns ``StepDone.denoised`` into a JPEG; None for no previews.
+        new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
         prepare: called once in the worker before its first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
     """
@@ -89,14 +87,14 @@ class JobManager:
         *,
         max_waiting: int = 20,
         keep: int = 100,
-        make_preview: Callable[[Tensor], bytes] | None = None,
+        new_previewer: Callable[[], Previewer] | None = None,
         prepare: Callable[[], None] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._max_waiting = max_waiting
         self._keep = keep
-        self._previews = Previews(make_preview) if make_preview else None
+        self._new_previewer = new_previewer
         self._prepare = prepare
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -230,9 +228,10 @@ class JobManager:
 
     def _consume(self, job: Job) -> Finished:
         pace, finished = Pace(), None
+        previews = Previews(self._new_previewer()) if self._new_previewer else None
         with closing(self._run(job)) as events:
             for event in events:
-                self._update(job.id, **changes(event, self.snapshot(job.id), pace, self._previews))
+                self._update(job.id, **changes(event, self.snapshot(job.id), pace, previews))
                 if isinstance(event, Finished):
                     finished = event  # too late to stop: the video is there
                 else:

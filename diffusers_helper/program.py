@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event
@@ -27,6 +26,7 @@ from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.progress import Previewer
 
 if TYPE_CHECKING:
     from diffusers_helper.components import Components
@@ -130,7 +130,7 @@ class Program:
         def run(job: Job) -> Generator[Event, None, None]:
             return self.generate(job.request, job.photo, job.id, check=job.check, say=job.say)
 
-        return JobManager(run, make_preview=preview, prepare=self.prepare, on_failure=self.release)
+        return JobManager(run, new_previewer=_new_previewer, prepare=self.prepare, on_failure=self.release)
 
     def lock(self, port: int) -> AbstractContextManager[None]:
         """Hold the GPU for this process; nothing to hold on a CPU. Raises SettingsError if another one has it."""
@@ -162,12 +162,7 @@ def pick_device(choice: str) -> torch.device:
     return device
 
 
-def preview(denoised: Tensor) -> bytes:
-    """Return the guess of a section, latents (B, 16, T, H, W), as a JPEG with its frames side by side."""
-    from einops import rearrange
+def _new_previewer() -> Previewer:
+    from diffusers_helper.previewer import LatentPreviewer
 
-    from diffusers_helper.hunyuan import vae_decode_fake
-    from diffusers_helper.media.video import preview_jpeg
-
-    pixels = rearrange(vae_decode_fake(denoised), "b c t h w -> (b h) (t w) c")
-    return preview_jpeg((pixels * 255).round().byte().cpu().numpy())
+    return LatentPreviewer()

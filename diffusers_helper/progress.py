@@ -31,8 +31,10 @@ logger = logging.getLogger(__name__)
 
 Outcome = Finished | Cancelled | Failed
 State = Literal["queued", "running", "done", "cancelled", "failed"]
+Previewer = Callable[["Tensor"], bytes | None]
+"""Turns ``StepDone.denoised`` into a JPEG, or gives one of an earlier call that was not ready then."""
 PREVIEW_INTERVAL = 0.25
-"""Seconds between two previews: nobody watches more than four a second, and each one waits for the device."""
+"""Seconds between two previews: nobody watches more than four a second."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,13 @@ class Pace:
 class Previews:
     """Makes pictures of latents, not too many, and never lets one end a job."""
 
-    def __init__(self, make: Callable[[Tensor], bytes], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, make: Previewer, clock: Callable[[], float] = time.monotonic) -> None:
         self._make = make
         self._clock = clock
         self._next = float("-inf")
 
     def __call__(self, denoised: Tensor) -> bytes | None:
-        """Return a picture; None if the last one is too fresh or this one could not be made."""
+        """Return a picture; None if the last one is too fresh, or this one is not ready or could not be made."""
         if self._clock() < self._next:
             return None
         try:

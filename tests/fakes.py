@@ -153,7 +153,7 @@ def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "",
     outputs = folder / "outputs"
     outputs.mkdir(parents=True)
     run = FakeRun(outputs)
-    manager = JobManager(run, make_preview=fake_preview)
+    manager = JobManager(run, new_previewer=lambda: fake_preview)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))

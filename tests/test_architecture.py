@@ -17,7 +17,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory",
     "model_files components",
     "framepack.engine framepack.generation",
-    "jobs progress",
+    "jobs progress previewer",
     "gradio program cli options logs locks",
     "launch",
     "__main__",

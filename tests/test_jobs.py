@@ -92,7 +92,7 @@ def test_a_job_from_start_to_end(manage):
         yield grown(job)
         yield finished(job)
 
-    manager = manage(run, make_preview=lambda denoised: b"jpeg")
+    manager = manage(run, new_previewer=lambda: lambda denoised: b"jpeg")
     job = manager.submit(REQUEST, None)
     end = manager.wait(job, SECONDS)
     assert (end.state, end.video, end.frames, end.partial, end.error) == ("done", f"{job}.mp4", 37, False, "")

@@ -1,5 +1,4 @@
 import argparse
-import io
 import logging
 import os
 import sys
@@ -7,14 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.framepack.events import Finished, StageStarted
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.options import add_options
-from diffusers_helper.program import Program, pick_device, preview
+from diffusers_helper.program import Program, pick_device
 
 
 def options(*argv):
@@ -154,8 +152,3 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
             pass
     with tiny.lock(7861):
         pass
-
-
-def test_preview_is_a_strip_of_the_sections_frames():
-    picture = Image.open(io.BytesIO(preview(torch.randn(1, 16, 9, 8, 12))))
-    assert (picture.format, picture.size) == ("JPEG", (9 * 12, 8))
