@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
 from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
 from training import family, pool, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
@@ -278,7 +279,8 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
     monkeypatch.setattr(pool, "CHUNK", 2)
-    for name, value in {"CROP": 32, "FULL": 32, "CROP_CLIPS": 10, "CROP_STILLS": 20}.items():
+    sizes = {(1, 32): 20, (17, 32): 10}
+    for name, value in {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes}.items():
         monkeypatch.setattr(train_vae, name, value)
     folder, mirror = tmp_path / "run", tmp_path / "mirror"
     common = ["--folder", str(folder)]
@@ -293,4 +295,4 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     assert record["steps"] == 4
     assert all(np.isfinite(point["loss"]) for point in record["curve"])
     assert sorted(file.name for file in mirror.iterdir()) == ["transformer-0.safetensors", "transformer.json"]
-    assert (tmp_path / "tiny" / family.F1_FOLDER / "config.json").is_file()
+    LocalFolder(tmp_path / "tiny").check(["original", "f1"])

@@ -22,21 +22,21 @@ DEFAULTS = {
     "resolution": 128,
     "steps": 16,
     "guidance_scale": 10.0,
+    "same_files": {F1_FOLDER: ORIGINAL_FOLDER},
 }
 
 
 def export(folder: Path, output: Path, *, defaults: dict[str, Any] | None = None) -> None:
     """Write what was trained in `folder` as the model folder `output`, in half precision.
 
-    Both variants use the same transformer, which learned both section layouts; it is written once for each.
+    Both variants use the same transformer, which learned both section layouts; it is written once.
     """
     words = Words.load(folder)
     encoders, mover = load_encoders(folder, words), load_mover(folder)
     hunyuan, redux = output / HUNYUAN_FOLDER, output / REDUX_FOLDER
     for repository in (ORIGINAL_FOLDER, F1_FOLDER, HUNYUAN_FOLDER, REDUX_FOLDER):
         shutil.rmtree(output / repository, ignore_errors=True)
-    for repository in (ORIGINAL_FOLDER, F1_FOLDER):
-        mover.transformer.half().save_pretrained(output / repository, max_shard_size=SHARD)
+    mover.transformer.half().save_pretrained(output / ORIGINAL_FOLDER, max_shard_size=SHARD)
     load_vae(folder).half().save_pretrained(hunyuan / "vae")
     encoders.llama.half().save_pretrained(hunyuan / "text_encoder")
     encoders.clip.half().save_pretrained(hunyuan / "text_encoder_2")

@@ -187,7 +187,7 @@ class PictureSource:
         rows, columns = _unit_grid(height, width, self.device)
         angle, period, phase, edge, checked = self._uniform(0, 1, 5, count)[..., None, None]
         angle = angle * math.pi
-        period = 0.08 * 8**period
+        period = 0.125 * 5**period
         along = columns * torch.cos(angle) + rows * torch.sin(angle)
         across = rows * torch.cos(angle) - columns * torch.sin(angle)
         wave = torch.sin(2 * math.pi * (along / period + phase))
@@ -204,7 +204,7 @@ class PictureSource:
 
     def _dead_leaves(self, count: int, height: int, width: int) -> Tensor:
         """Leaves of all sizes that hide each other: the statistics of edges in natural pictures (Lee et al., 2001)."""
-        leaves = self._scatter(self._gradients(count, height, width), number=110, smallest=0.06, largest=0.9)
+        leaves = self._scatter(self._gradients(count, height, width), number=80, smallest=0.09, largest=0.9)
         grain = self._noise(count, height, width) - 0.5
         return (leaves + self._uniform(0, 0.5, count)[:, None, None, None] * grain).clamp(0, 1)
 
@@ -282,7 +282,7 @@ def _text_page(rng: np.random.Generator) -> Image.Image:
     ground, ink = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
     page = Image.new("RGB", (512, 512), ground)
     draw = ImageDraw.Draw(page)
-    size = int(rng.integers(24, 90))
+    size = int(rng.integers(40, 110))
     font = ImageFont.load_default(size=size)
     for top in range(8, 512, int(size * 1.3)):
         draw.text((int(rng.integers(-40, 40)), top), " ".join(rng.choice(WORDS, 8)), fill=ink, font=font)

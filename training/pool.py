@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from training.captions import caption
 from training.clips import render
 from training.family import IMAGE_SIZE
 from training.latents import encode
-from training.loop import autocast
 from training.motions import Motion, draw_motion
 from training.pictures import PictureSource
+from training.quick_vae import arranged
 from training.sections import NOTHING, SEGMENT_LATENTS, START, draw_pattern, segment_starts, stacked
 from training.texts import Words, padded
 
@@ -94,7 +95,8 @@ class LatentPool:
     def __init__(
         self, vae: AutoencoderKLHunyuanVideo, words: Words, size: int, seed: int, device: torch.device
     ) -> None:
-        self.vae, self.words, self.device = vae, words, device
+        half = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.vae, self.words, self.device = arranged(copy.deepcopy(vae)).to(half), words, device
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
@@ -204,9 +206,8 @@ def make_latents(
     begin = torch.from_numpy(4 * (LATENT_WINDOW * firsts - 1)).to(device)
     times = begin[:, None] + torch.arange(4 * SEGMENT_LATENTS + 1, device=device)
     frames = render(sources, motions, times.float())
-    with autocast(device):
-        starts = encode(vae, still * 2 - 1)[:, :, 0]
-        segments = encode(vae, frames * 2 - 1)[:, :, 1:].transpose(1, 2)
+    starts = encode(vae, (still * 2 - 1).to(vae.dtype))[:, :, 0]
+    segments = encode(vae, (frames * 2 - 1).to(vae.dtype))[:, :, 1:].transpose(1, 2)
     return starts, segments, thumbnails_of(still[:, :, 0])
 
 

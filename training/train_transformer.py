@@ -22,6 +22,7 @@ from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu
 from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
 from training.loop import Average, Budget, Run, autocast, pick_device, say
+from training.muon import Muon
 from training.pool import Batch, LatentPool
 from training.texts import TextEncoders, Words
 from training.train_text import load_encoders
@@ -97,7 +98,6 @@ def train_transformer(
     run = Run(folder, NAME, budget, mirror, settings)
     torch.manual_seed(seed + len(run.record["calls"]))
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     words = Words.load(folder)
     vae = load_vae(folder).to(device)
@@ -162,7 +162,7 @@ def _optimizers(model: Mover) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         in_block = "_blocks." in name and parameter.ndim == 2 and any(part in name for part in inner)
         (matrices if in_block else others).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(matrices, lr=MUON_RATE, weight_decay=0.01)
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer, rate in ((muon, MUON_RATE), (adam, ADAM_RATE)):
         for group in optimizer.param_groups:

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.clips import render
 from training.family import build_vae
+from training.graphs import GraphedStep, set_rates
 from training.latents import decode, normalise, posterior
-from training.loop import Average, Budget, Run, autocast, pick_device, say, sync
+from training.loop import Average, Budget, Run, pick_device, sync
 from training.motions import draw_motion
+from training.muon import Muon
 from training.pictures import HELD_OUT_PHOTOS, PictureSource
+from training.quick_vae import QuickVae
 
 NAME = "vae"
 CLIP_FRAMES = 17
-CROP, CROP_CLIPS, CROP_STILLS = 64, 32, 256
-FULL, FULL_CLIPS, FULL_STILLS = 128, 10, 64
-FULL_FROM = 0.6
+CROP, FULL = 64, 128
+BATCHES = {(1, CROP): 48, (CLIP_FRAMES, CROP): 8, (1, FULL): 16, (CLIP_FRAMES, FULL): 3}
+"""Samples of a step, by frames and side."""
+BANKS = {(1, CROP): 16_000, (CLIP_FRAMES, CROP): 1600, (1, FULL): 4000, (CLIP_FRAMES, FULL): 400}
+"""Samples that are kept and drawn from."""
+BANK_PIXELS = 2**20
+"""Drawn at a time."""
+RENEW_SHARE = 0.2
+"""Part of the time that goes into new samples."""
+FULL_FROM = 0.75
 """From this part of the training on, whole pictures instead of crops."""
-CLIPS_FROM = 0.25
-"""Until this part, four steps of five are stills: they show more pictures for the same work."""
-RATE = 1.5e-3
-WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 5e-4}
+CLIPS_FROM = 0.4
+"""Until this part, seven steps of eight are stills: they show more pictures for the same work."""
+MUON_RATE, ADAM_RATE = 4e-3, 2e-3
+DECAY_FROM = 0.4
+WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 1e-4}
 
 
 class ClipSource:
@@ -40,11 +50,50 @@ class ClipSource:
 
     def sample(self, count: int, frames: int, height: int, width: int) -> Tensor:
         """`count` clips (count, 3, frames, height, width), -1..1; half of them begin at the start picture."""
-        pictures = self.pictures.sample(count, 2 * height, 2 * width)
+        pictures = self._pieces(count, 2 * height, 2 * width)
         motions = [draw_motion(self.rng) for _ in range(count)]
         starts = torch.tensor([self.rng.choice((0, self.rng.randrange(90))) for _ in range(count)])
         times = (starts[:, None] + torch.arange(frames)).float().to(self.device)
         return render(pictures, motions, times) * 2 - 1
+
+    def _pieces(self, count: int, height: int, width: int) -> Tensor:
+        """Pictures, or for smaller sizes their parts: details are as large as in whole pictures."""
+        across = max(1, 2 * FULL // max(height, width))
+        whole = self.pictures.sample(-(-count // across**2), height * across, width * across)
+        rows = whole.unflatten(-2, (across, height)).unflatten(-1, (across, width))
+        return rows.movedim((2, 4), (1, 2)).flatten(0, 2)[:count]
+
+
+class ClipBank:
+    """Samples to draw batches from, renewed little by little: drawing them takes longer than training on them.
+
+    Args:
+        source: draws them.
+        size: kept at most.
+        frames: of a sample.
+        side: of its pictures.
+    """
+
+    def __init__(self, source: ClipSource, size: int, frames: int, side: int) -> None:
+        self.source, self.key = source, (frames, side)
+        dtype = torch.float16 if source.device.type == "cuda" else torch.float32
+        self.clips = torch.empty(size, 3, frames, side, side, dtype=dtype, device=source.device)
+        self.filled = self.next = 0
+
+    def batch(self, count: int) -> Tensor:
+        """Draw `count` samples, half of such batches mirrored; until the bank is full, it grows first."""
+        if self.filled < len(self.clips):
+            self.renew()
+        clips = self.clips[torch.randint(self.filled, (count,), device=self.source.device)].float()
+        return clips.flip(-1) if self.source.rng.random() < 0.5 else clips
+
+    def renew(self) -> None:
+        """Put new samples in place of the oldest."""
+        frames, side = self.key
+        count = min(len(self.clips) - self.next, max(1, BANK_PIXELS // (frames * side * side)))
+        self.clips[self.next : self.next + count] = self.source.sample(count, frames, side, side).to(self.clips.dtype)
+        self.filled = max(self.filled, self.next + count)
+        self.next = (self.next + count) % len(self.clips)
 
 
 def train_vae(
@@ -59,28 +108,39 @@ def train_vae(
     """Train, or go on training, the autoencoder in `folder`; `scale` below 1 shrinks the batches, for trials."""
     device = pick_device(device_name)
     model = build_vae().to(device)
-    run = Run(folder, NAME, budget, mirror, {"seed": seed, "scale": scale, "rate": RATE, "weights": WEIGHTS})
-    run.resume(model)
+    settings = {"seed": seed, "scale": scale, "rates": [MUON_RATE, ADAM_RATE], "weights": WEIGHTS}
+    run = Run(folder, NAME, budget, mirror, settings)
+    if not run.resume(model):
+        begin_nearly_linear(model)
     call_seed = seed + 1000 * len(run.record["calls"])
     torch.manual_seed(call_seed)
     source = ClipSource(device, call_seed)
-    layout = _faster_layout(model, device)
-    model = model.to(memory_format=layout)
-    average = Average(model, 0.998)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
-
+    torch.backends.cudnn.benchmark = True
+    average = Average(model, 0.999)
+    optimizers = _optimizers(model)
+    quick = QuickVae(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    step = GraphedStep(lambda clips, first: _losses(quick, clips, first), list(model.parameters()), optimizers)
+    banks = {
+        (frames, side): ClipBank(source, int(size * scale) + 1, frames, side) for (frames, side), size in BANKS.items()
+    }
+    renewing = 0.0
     while not run.over:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * run.rate()
-        clips = _batch(source, run, scale).contiguous(memory_format=layout)
-        losses = _losses(model, clips, device, source.rng)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        set_rates(optimizers, run.rate(DECAY_FROM))
+        side = CROP if run.fraction < FULL_FROM else FULL
+        still = run.steps % 8 > 0 if run.fraction < CLIPS_FROM else run.steps % 2 == 0
+        bank = banks[1 if still else CLIP_FRAMES, side]
+        clips = bank.batch(max(1, int(BATCHES[bank.key] * scale)))
+        # A piece in the middle of a video begins with a latent of four frames, and shows only the last of them.
+        first = source.rng.randint(0, min(1, clips.shape[2] - 1))
+        losses = step(clips, first)
         average.update()
         run.save_now_and_then(model, average)
         run.step(losses)
+        if run.steps % 16 == 0 and renewing < RENEW_SHARE * run.elapsed:
+            before = run.elapsed
+            bank.renew()
+            sync(device)
+            renewing += run.elapsed - before
 
     average.swap()
     _normalise_latents(model, source, device, scale)
@@ -90,37 +150,46 @@ def train_vae(
     return run
 
 
-def _batch(source: ClipSource, run: Run, scale: float) -> Tensor:
-    """Stills and clips in turn; crops at first, whole pictures in the end."""
-    still = run.steps % 5 > 0 if run.fraction < CLIPS_FROM else run.steps % 3 == 0
-    if run.fraction < FULL_FROM:
-        count, side = (CROP_STILLS if still else CROP_CLIPS), CROP
-    else:
-        count, side = (FULL_STILLS if still else FULL_CLIPS), FULL
-    return source.sample(max(1, int(count * scale)), 1 if still else CLIP_FRAMES, side, side)
+@torch.no_grad()
+def begin_nearly_linear(model: AutoencoderKLHunyuanVideo) -> None:
+    """Let residual branches add nothing at first, and all else keep lengths: the last tap in time, orthogonal in space.
 
-
-def _losses(
-    model: AutoencoderKLHunyuanVideo, clips: Tensor, device: torch.device, rng: random.Random
-) -> dict[str, Tensor]:
-    """Losses of clips (B, 3, T, H, W): all is encoded, and decoded from the first latent or from the second.
-
-    A piece in the middle of a video begins with a latent of four frames, and shows only the last of them.
+    So the first thing learnt is what principal components do, and what is not linear comes on top of that.
     """
-    with autocast(device):
-        mean, logvar = posterior(model, clips)
-        std = torch.exp(0.5 * logvar)
-        latents = mean + std * torch.randn_like(mean)
-        first = rng.randint(0, min(1, latents.shape[2] - 1))
-        out = decode(model, latents[:, :, first:]).float()
+    for name, weight in model.named_parameters():
+        if weight.ndim == 5:
+            nn.init.zeros_(weight)
+            if not name.endswith("conv2.conv.weight"):
+                weight[:, :, -1].copy_(nn.init.orthogonal_(torch.empty_like(weight[:, :, -1])))
+
+
+def _optimizers(model: AutoencoderKLHunyuanVideo) -> list[torch.optim.Optimizer]:
+    """Muon for kernels between features, AdamW for the ends, biases and norms."""
+    kernels, others = [], []
+    for parameter in model.parameters():
+        (kernels if parameter.ndim > 1 and min(parameter.shape[:2]) > 3 else others).append(parameter)
+    on_gpu = others[0].is_cuda
+    rates = [torch.tensor(rate, device=others[0].device) if on_gpu else rate for rate in (MUON_RATE, ADAM_RATE)]
+    muon = Muon(kernels, lr=rates[0], momentum=0.9)
+    adam = torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.99), weight_decay=0.0, capturable=on_gpu)
+    for optimizer, rate in ((muon, MUON_RATE), (adam, ADAM_RATE)):
+        for group in optimizer.param_groups:
+            group["full_rate"] = rate
+    return [muon, adam]
+
+
+def _losses(model: QuickVae, clips: Tensor, first: int) -> dict[str, Tensor]:
+    """Losses of clips (B, 3, T, H, W): all is encoded, and decoded from latent `first` on."""
+    mean, std, out = model(clips, first)
     error = out - clips[:, :, 4 * first : 4 * first + out.shape[2]]
+    factor = model.scaling_factor
 
     parts = {
         "mse": error.square().mean(),
         "l1": error.abs().mean(),
         "slope": error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean(),
         "flicker": error.diff(dim=2).abs().mean() if error.shape[2] > 1 else error.new_zeros(()),
-        "kl": _kl(mean * model.config.scaling_factor, std * model.config.scaling_factor),
+        "kl": _kl(mean * factor, std * factor),
     }
     psnr = -10 * torch.log10(parts["mse"].detach() / 4)
     return {
@@ -133,34 +202,6 @@ def _losses(
 
 def _kl(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
-
-
-def _faster_layout(model: AutoencoderKLHunyuanVideo, device: torch.device) -> torch.memory_format:
-    """The memory layout in which this device trains faster, by trying; the same for cuDNN's own search for kernels."""
-    if device.type != "cuda":
-        return torch.contiguous_format
-    seconds = {}
-    for layout in (torch.contiguous_format, torch.channels_last_3d):
-        for search in (False, True):
-            torch.backends.cudnn.benchmark = search
-            seconds[layout, search] = _step_seconds(model.to(memory_format=layout), layout, device)
-            say(f"{layout}, search {search}: {1000 * seconds[layout, search]:.0f} ms for {CROP_CLIPS} clips of {CROP}")
-    layout, torch.backends.cudnn.benchmark = min(seconds, key=seconds.__getitem__)
-    return layout
-
-
-def _step_seconds(model: AutoencoderKLHunyuanVideo, layout: torch.memory_format, device: torch.device) -> float:
-    """Seconds of a training step on clips, once warm."""
-    clips = torch.rand(CROP_CLIPS, 3, CLIP_FRAMES, CROP, CROP, device=device).contiguous(memory_format=layout)
-    start = 0.0
-    for turn in range(8):
-        if turn == 4:
-            sync(device)
-            start = time.monotonic()
-        _losses(model, clips, device, random.Random(turn % 2))["loss"].backward()
-        model.zero_grad(set_to_none=True)
-    sync(device)
-    return (time.monotonic() - start) / 4
 
 
 @torch.no_grad()

@@ -58,13 +58,15 @@ class ModelSource(ABC):
 class LocalFolder(ModelSource):
     """A folder that holds the repositories by their ids.
 
-    `framepack.json` in it, if there is one, gives its title, whether it is trained, and its default settings.
+    `framepack.json` in it, if there is one, gives its title, whether it is trained, its default settings, and as
+    `same_files` the repositories whose files are another's there: `{"its id": "the other's id"}`.
     """
 
     def __init__(self, path: Path, *, is_tiny: bool = False) -> None:
         self.path = path
         self.is_tiny = is_tiny
         self.title = path.name
+        self.same_files: dict[str, str] = {}
         if (path / "framepack.json").is_file():
             self._read_settings(path / "framepack.json")
 
@@ -75,7 +77,7 @@ class LocalFolder(ModelSource):
 
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
         """The folder of `part`, after a look at its files; raises ModelFilesError."""
-        folder = self.path / part.repository / part.folder
+        folder = self.path / self.same_files.get(part.repository, part.repository) / part.folder
         problems = find_problems(part, folder)
         if not problems:
             return folder
@@ -96,6 +98,7 @@ class LocalFolder(ModelSource):
             content = json.loads(file.read_bytes())
             self.title = str(content.pop("title", self.title))
             self.trained = bool(content.pop("trained", True))
+            self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
             self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelFilesError(f"{file} cannot be used: {error} Correct it or delete it.") from None
