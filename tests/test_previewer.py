@@ -22,6 +22,7 @@ def test_another_guess_is_another_picture():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_on_cuda_a_picture_comes_later_and_nothing_waits_for_the_device():
     previewer, latents = LatentPreviewer(), torch.randn(1, 16, 9, 8, 12, device="cuda")
     previewer(latents)  # the first use of a kernel may wait
@@ -29,8 +30,8 @@ def test_on_cuda_a_picture_comes_later_and_nothing_waits_for_the_device():
     previewer = LatentPreviewer()
     assert previewer(latents) is None
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         torch.cuda._sleep(10**9)
         assert size_of(previewer(latents) or b"") == ("JPEG", (9 * 12, 8))
         assert previewer(latents) is None  # the sleep is not over
