@@ -18,7 +18,10 @@ from training.clips import render, thing_path
 from training.latents import decode, normalise, posterior
 from training.loop import Average, Budget, Run
 from training.motions import ACTIONS, FULL_PROGRESS, PARTS, REST, Motion, Thing, camera_motion, draw_motion, progress
+from training.muon import Muon, orthogonal
+from training.patches import with_matrices
 from training.pictures import PictureSource, load_photos
+from training.quick_vae import QuickVae
 from training.run import main
 from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts
 from training.texts import TextEncoders, Words, save_words
@@ -164,6 +167,43 @@ def test_pictures_repeat_with_their_seed_and_differ_from_each_other() -> None:
     assert first.max() <= 1
     torch.testing.assert_close(first, again)
     assert (first[0] - first[1]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_the_quick_autoencoder_gives_the_same_numbers_and_gradients(frames: int) -> None:
+    torch.manual_seed(0)
+    model = AutoencoderKLHunyuanVideo(**SMALL_VAE | {"mid_block_add_attention": False})
+    clips = torch.randn(2, 3, frames, 32, 32)
+    mean, logvar = model.quant_conv(model.encoder(clips)).chunk(2, dim=1)
+    out = decode(model, mean)
+    (out.square().mean() + mean.square().mean() + logvar.mean()).backward()
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    quick_mean, std, quick_out = QuickVae(model, torch.float32)(clips, 0, noise=0.0)
+    (quick_out.square().mean() + quick_mean.square().mean() + 2 * std.log().mean()).backward()
+    torch.testing.assert_close(quick_mean, mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(quick_out, out, atol=1e-4, rtol=1e-4)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-3, rtol=1e-3)
+
+
+def test_patch_matrices_are_the_convolution() -> None:
+    conv = torch.nn.Conv3d(4, 6, kernel_size=(2, 4, 4), stride=(2, 4, 4))
+    latents = torch.randn(2, 4, 4, 8, 12)
+    holder = with_matrices(torch.nn.Sequential(conv))
+    assert holder[0] is not conv
+    torch.testing.assert_close(holder(latents), conv(latents))
+    assert list(holder.state_dict()) == ["0.weight", "0.bias"]
+
+
+def test_muon_steps_along_orthogonal_directions() -> None:
+    assert torch.linalg.svdvals(orthogonal(torch.randn(3, 8, 20))).sub(1).abs().max() < 0.45
+    kernel = torch.nn.Parameter(torch.zeros(4, 2, 3))
+    kernel.grad = torch.randn(4, 2, 3)
+    Muon([kernel], lr=0.1).step()
+    assert kernel.detach().square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.3)
+    assert (kernel * kernel.grad).sum() < 0
 
 
 def test_normalised_latents_have_unit_variance_and_pictures_stay_the_same() -> None:

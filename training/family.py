@@ -43,7 +43,7 @@ TRANSFORMER = {
 VAE = {
     "block_out_channels": (16, 32, 64, 96),
     "layers_per_block": 1,
-    "norm_num_groups": 8,
+    "norm_num_groups": 1,
     "mid_block_add_attention": False,
 }
 

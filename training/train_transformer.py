@@ -23,6 +23,7 @@ from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
 from training.loop import Average, Budget, Run, autocast, pick_device, say
 from training.muon import Muon
+from training.patches import with_matrices
 from training.pool import Batch, LatentPool
 from training.texts import TextEncoders, Words
 from training.train_text import load_encoders
@@ -46,6 +47,7 @@ class Mover(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = build_transformer()
+        with_matrices(self.transformer)
         self.siglip = build_siglip()
         _begin_as_identity(self.transformer)
 

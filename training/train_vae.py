@@ -35,7 +35,7 @@ FULL_FROM = 0.75
 """From this part of the training on, whole pictures instead of crops."""
 CLIPS_FROM = 0.4
 """Until this part, seven steps of eight are stills: they show more pictures for the same work."""
-MUON_RATE, ADAM_RATE = 4e-3, 2e-3
+MUON_RATE, ADAM_RATE = 2e-3, 1e-3
 DECAY_FROM = 0.4
 WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 1e-4}
 
