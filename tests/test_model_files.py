@@ -242,7 +242,17 @@ def test_folder_settings(tmp_path):
     assert "noise" in source.note
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"steps": 0}', '{"stepps": 3}', '{"resolution": 100}'])
+def test_one_repository_can_stand_for_another(tmp_path):
+    for part in parts_for(["original"]):
+        copy_part(part, tmp_path)
+    f1, original = VARIANTS["f1"].checkpoint, VARIANTS["original"].checkpoint
+    (tmp_path / "framepack.json").write_text(json.dumps({"same_files": {f1: original}}))
+    source = LocalFolder(tmp_path)
+    source.check(["original", "f1"])
+    assert [source.folder(part) for part in parts_for(["f1"]) if part.repository == f1] == [tmp_path / original]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"same_files": []}', '{"steps": 0}', '{"stepps": 3}', '{"resolution": 100}'])
 def test_folder_settings_that_are_no_good(tmp_path, content):
     (tmp_path / "framepack.json").write_text(content)
     with pytest.raises(ModelFilesError, match=r"framepack\.json cannot be used"):
