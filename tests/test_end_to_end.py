@@ -59,6 +59,7 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
         tab.locator("#end").click()
         shows_idle(tab, seconds=5)
 
+        tab.locator("#seconds input[type=number]").fill("2.4")  # two sections: each shows at least one preview
         start(tab)
         shows_running(tab)
         expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
@@ -68,9 +69,9 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
         expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)
         shows_idle(tab)
         duration, loops, error = tab.locator("#video video").evaluate(PLAYED)
-        assert duration == pytest.approx(37 / 30, abs=0.02)
+        assert duration == pytest.approx(73 / 30, abs=0.02)
         assert (loops, error) == (True, None)
 
     [video] = (path for path in (tmp_path / "outputs").glob("*.mp4") if "partial" not in path.name)
     with av.open(video) as file:
-        assert sum(1 for _ in file.decode(video=0)) == 37
+        assert sum(1 for _ in file.decode(video=0)) == 73

@@ -20,7 +20,7 @@ from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 @pytest.fixture
 def fake(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, make_preview=fake_preview)
+    manager = JobManager(run, new_previewer=lambda: fake_preview)
     yield run, manager
     run.hold.set()
     assert manager.close(10)
