@@ -21,6 +21,8 @@ Picture = NDArray[np.float64]
 
 ENDS = 0.15
 """Part of a video at each end that drift compares (Zhang and Agrawala, arXiv 2504.12626)."""
+PERFECT = 99.0
+"""In place of an infinite PSNR, dB."""
 QUIET = 0.25
 """A change between frames below which a joint cannot be told from rounding, in levels of 255."""
 UPSAMPLING = 20
@@ -29,9 +31,9 @@ POLAR = 180, 128
 
 
 def psnr(found: Frames, wanted: Frames) -> float:
-    """Peak signal to noise ratio, dB; infinite for equal pictures."""
+    """Peak signal to noise ratio, dB; PERFECT for equal pictures."""
     error = float(np.mean((found.astype(np.float64) - wanted) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return PERFECT if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def ssim(found: Frames, wanted: Frames) -> float:
@@ -57,8 +59,8 @@ class Movement:
     light: float
 
     def pixels(self, side: float) -> NDArray[np.float64]:
-        """(x, y, zoom, turn) in pixels: the last two as a point moves that lies a third of `side` off the middle."""
-        return np.array([self.x, self.y, self.zoom * side / 3, math.radians(self.turn) * side / 3])
+        """(x, y, zoom, turn) in pixels: the last two as a point moves that lies half of `side` off the middle."""
+        return np.array([self.x, self.y, self.zoom * side / 2, math.radians(self.turn) * side / 2])
 
 
 def movement(first: Frames, last: Frames) -> Movement:
@@ -80,7 +82,8 @@ def movement(first: Frames, last: Frames) -> Movement:
 def joint_ratio(frames: Frames, section_frames: int) -> float:
     """Mean change from frame to frame at sections' joints over the median change inside sections.
 
-    The start picture is frame 0; section k ends at frame `section_frames` * (k + 1). 1 where nothing moves.
+    The start picture is frame 0; section k ends at frame `section_frames` * (k + 1). 1 where nothing moves, NaN where
+    there is no joint.
     """
     changes = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean(axis=(1, 2, 3)) + QUIET
     joints = np.arange(section_frames, len(changes), section_frames)
@@ -95,7 +98,7 @@ def drift(frames: Frames) -> dict[str, float]:
     """|mean over the first 15 % - mean over the last 15 %| of frames: sharpness, contrast, colour, identity.
 
     Sharpness is the logarithm (base 2) of the Laplacian's spread, contrast the luminance's spread (L*), colour the
-    mean colour (CIE L*a*b*, so the difference is a colour distance), identity the likeness to frame 0 at low resolution.
+    mean colour (CIE L*a*b*, so the difference is a colour distance), identity the likeness to frame 0, 32 pixels wide.
     """
     count = max(1, round(ENDS * len(frames)))
     ends = [[_looks(frame, frames[0]) for frame in part] for part in (frames[:count], frames[-count:])]

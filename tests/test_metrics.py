@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage import data
 
-from benchmarks.metrics import drift, joint_ratio, movement, psnr, ssim
+from benchmarks.metrics import PERFECT, drift, joint_ratio, movement, psnr, ssim
 from training.clips import render
 from training.motions import LIGHT, PAN, TURN, ZOOM, Motion, camera_motion
 
@@ -58,13 +58,13 @@ def test_a_pan_with_a_zoom_is_both():
 def test_pixels_put_turns_and_zooms_in_the_measure_of_pans():
     clip = clip_of(camera_motion("turn clockwise"))
     pixels = movement(clip[0], clip[-1]).pixels(96)
-    assert pixels[3] == pytest.approx(math.radians(23 * TURN) * 32, abs=0.4)
+    assert pixels[3] == pytest.approx(math.radians(23 * TURN) * 48, abs=0.5)
 
 
 def test_likeness():
     picture = clip_of(Motion(), frames=1)[0]
     brighter = np.clip(picture.astype(int) + 10, 0, 255).astype(np.uint8)
-    assert psnr(picture, picture) == math.inf
+    assert psnr(picture, picture) == PERFECT
     assert psnr(brighter, picture) == pytest.approx(20 * math.log10(255 / 10), abs=0.2)
     assert ssim(picture, picture) == 1
     assert ssim(np.roll(picture, 9, axis=1), picture) < 0.5

@@ -1,0 +1,83 @@
+"""Clips for measuring: from a model folder, through the product's own path, as frames before any compression."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.metrics import Frames
+from diffusers_helper.bucket_tools import find_nearest_bucket
+from diffusers_helper.components import Components
+from diffusers_helper.framepack.events import SectionDone
+from diffusers_helper.framepack.generation import generate
+from diffusers_helper.framepack.planning import LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.hunyuan import vae_decode, vae_encode
+from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
+from diffusers_helper.media.photo import Photo, resize_and_center_crop
+
+SECTION_FRAMES = 4 * LATENT_WINDOW
+SECTION_SECONDS = 1.2
+REPEAT = "repeat"
+"""The plain baseline: every section is a video of its own, which starts from the last frame of the one before."""
+METHODS = ("original", "f1", REPEAT)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Makes clips.
+
+    Attributes:
+        components: the models.
+        settings: of every clip but its prompt, variant and length.
+    """
+
+    components: Components
+    settings: GenerationRequest
+
+    def picture(self, photo: Photo) -> Frames:
+        """The photo as the models see it, (H, W, 3)."""
+        resolution = self.settings.resolution or self.components.defaults.resolution
+        height, width = find_nearest_bucket(photo.image.height, photo.image.width, resolution)
+        return resize_and_center_crop(np.asarray(photo.image), width, height)
+
+    def clip(self, picture: Frames, prompt: str, method: str, seconds: float) -> Frames:
+        """Frames (T, H, W, 3) of a video that `method`, one of METHODS, makes of `picture`."""
+        if method != REPEAT:
+            return self._video(picture, prompt, method, seconds)
+        frames = picture[None]
+        for _ in range(sections_for(seconds)):
+            frames = np.concatenate([frames[:-1], self._video(frames[-1], prompt, "f1", SECTION_SECONDS)])
+        return frames
+
+    @torch.inference_mode()
+    def reconstruction(self, picture: Frames) -> Frames:
+        """What the autoencoder alone makes of `picture`."""
+        pixels = (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+        with self.components.vae() as vae:
+            latents = vae_encode(pixels, vae, torch.Generator("cpu").manual_seed(self.settings.seed))
+            return next(iter(rgb_frames(vae_decode(latents, vae))))
+
+    def _video(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Frames:
+        request = self.settings.model_copy(update={"prompt": prompt, "variant": variant, "seconds": seconds})
+        plan = plan_video(variant, request.sections)
+        photo = Photo(Image.fromarray(picture), "picture", ())
+        clip: torch.Tensor | None = None
+        with tempfile.TemporaryDirectory() as folder:
+            for event in generate(request, photo, components=self.components, output=Path(folder) / "clip"):
+                if not isinstance(event, SectionDone) or event.pixels is None:
+                    continue
+                overlap = plan.sections[event.index].overlap_pixels
+                if clip is None:
+                    clip = event.pixels
+                elif plan.grows_at_front:
+                    clip = soft_append_bcthw(event.pixels, clip, overlap)
+                else:
+                    clip = soft_append_bcthw(clip, event.pixels, overlap)
+        assert clip is not None, "a finished video has sections"
+        return np.stack(list(rgb_frames(clip)))
