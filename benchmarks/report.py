@@ -94,7 +94,9 @@ def plot(result: Numbers, path: Path) -> None:
         for method in dict.fromkeys(entry["method"] for entry in found["drift"]):
             entries = [entry for entry in found["drift"] if entry["method"] == method]
             axis.plot([e["seconds"] for e in entries], [e[name] for e in entries], marker="o", label=method)
-        axis.set(title=f"Drift of {name}", xlabel="seconds", ylim=(0, None))
+        axis.set(
+            title=f"Drift of {name}", xlabel="seconds", ylim=(0, 1.1 * max(e[name] for e in found["drift"]) + 1e-6)
+        )
         axis.legend()
     figure.savefig(path, dpi=100)
 
