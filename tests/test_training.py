@@ -195,6 +195,9 @@ def test_patch_matrices_are_the_convolution() -> None:
     assert holder[0] is not conv
     torch.testing.assert_close(holder(latents), conv(latents))
     assert list(holder.state_dict()) == ["0.weight", "0.bias"]
+    flat = torch.nn.Conv2d(3, 5, kernel_size=8, stride=8)
+    pictures = torch.randn(2, 3, 16, 24)
+    torch.testing.assert_close(with_matrices(torch.nn.Sequential(flat))(pictures), flat(pictures))
 
 
 def test_muon_steps_along_orthogonal_directions() -> None:

@@ -47,8 +47,8 @@ class Mover(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = build_transformer()
-        with_matrices(self.transformer)
         self.siglip = build_siglip()
+        with_matrices(self)
         _begin_as_identity(self.transformer)
 
     def forward(
