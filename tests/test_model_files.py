@@ -252,7 +252,9 @@ def test_one_repository_can_stand_for_another(tmp_path):
     assert [source.folder(part) for part in parts_for(["f1"]) if part.repository == f1] == [tmp_path / original]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"same_files": []}', '{"steps": 0}', '{"stepps": 3}', '{"resolution": 100}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"same_files": []}', '{"steps": 0}', '{"stepps": 3}', '{"resolution": 100}']
+)
 def test_folder_settings_that_are_no_good(tmp_path, content):
     (tmp_path / "framepack.json").write_text(content)
     with pytest.raises(ModelFilesError, match=r"framepack\.json cannot be used"):
