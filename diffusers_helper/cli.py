@@ -1,5 +1,6 @@
 """The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
 
+The commands ``models`` and ``doctor`` are in modules of their own.
 Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the
 video is the only line on stdout.
 """
@@ -7,27 +8,24 @@ video is the only line on stdout.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
-from diffusers_helper import options
-from diffusers_helper.framepack.errors import CancelledError, SettingsError
+from diffusers_helper import doctor, models_command, options
+from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.jobs import new_job_id
 from diffusers_helper.logs import logging_to
 from diffusers_helper.media.files import whole_file
+from diffusers_helper.signals import stop_on_interrupt
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
@@ -69,7 +67,7 @@ def generate(parsed: argparse.Namespace) -> int:
         sys.stderr.write(f"{program.source.note}\n")
     program.prepare()
     total = request.sections * request.steps
-    with stop_on_interrupt() as check, tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
+    with stop_on_interrupt("after this step") as check, tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
         events = program.generate(request, photo, new_job_id(), check=check, say=bar.set_description_str)
         video = follow(events, check, bar)
     if parsed.output is not None:
@@ -97,27 +95,6 @@ def follow(events: Generator[Event, None, None], check: Callable[[], None], bar:
         raise
     assert newest is not None, "a run ends with Finished or an exception"
     return newest
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], None]]:
-    """Give a check that raises CancelledError after Ctrl+C, so that the step ends in order; a second one is at once."""
-    pressed = threading.Event()
-
-    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-        os.write(2, b"\nStopping after this step; press Ctrl+C again to stop at once.\n")  # stderr itself may be busy
-
-    def check() -> None:
-        if pressed.is_set():
-            raise CancelledError("Stopped.")
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _show(event: Event, bar: tqdm[Any]) -> None:
@@ -154,4 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
     )
     options.add_options(make)
+
+    models_command.add_parser(commands)
+    doctor.add_parser(commands)
     return parser

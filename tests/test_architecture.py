@@ -18,8 +18,8 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "model_files components",
     "framepack.engine framepack.generation",
     "jobs progress previewer",
-    "gradio program cli options logs locks",
-    "launch",
+    "gradio program options logs locks signals",
+    "launch cli models_command doctor machine",
     "__main__",
 ]
 LEVEL = {f"{PACKAGE}.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -34,7 +34,7 @@ def test_without_triton_kernels_are_plain_and_the_log_says_why(caplog, monkeypat
 
 
 def test_fused_kernels_can_be_switched_off(monkeypatch):
-    monkeypatch.setattr(kernels, "_reason_for_plain", lambda *_: pytest.fail("nobody should ask"))
+    monkeypatch.setattr(kernels, "reason_for_plain", lambda *_: pytest.fail("nobody should ask"))
     assert resolve_kernels("cuda", torch.bfloat16, fused=False) is PLAIN
 
 

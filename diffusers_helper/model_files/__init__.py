@@ -5,14 +5,23 @@
 """
 
 from diffusers_helper.model_files.parts import Part, parts_for, transformer_part
-from diffusers_helper.model_files.source import HubSource, LocalFolder, ModelSource, resolve_models
+from diffusers_helper.model_files.source import (
+    HubSource,
+    LocalFolder,
+    ModelSource,
+    free_bytes,
+    readable_size,
+    resolve_models,
+)
 
 __all__ = [
     "HubSource",
     "LocalFolder",
     "ModelSource",
     "Part",
+    "free_bytes",
     "parts_for",
+    "readable_size",
     "resolve_models",
     "transformer_part",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diffusers_helper.framepack.variants import VARIANTS, Variant, variant_named
@@ -46,6 +47,11 @@ class Part:
             stem = self.weights
             names = [self.config, f"{stem}.safetensors", f"{stem}-*-of-*.safetensors", f"{stem}.safetensors.index.json"]
         return [f"{self.folder}/{name}" if self.folder else name for name in names]
+
+    def bytes_in(self, folder: Path) -> int:
+        """Bytes of its files in `folder`, without those of other parts and formats."""
+        names = [pattern.rpartition("/")[2] for pattern in self.patterns]
+        return sum(file.stat().st_size for file in {file for name in names for file in folder.glob(name)})
 
     def expected_width(self, config: dict[str, Any]) -> int | None:
         """Length of the marker's last axis by `config`; None when the config leaves it to the default."""

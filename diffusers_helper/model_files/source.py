@@ -43,6 +43,15 @@ class ModelSource(ABC):
             return f"The tiny model is at work. {noise}For real videos: --models framepack, on a computer with a GPU."
         return noise.strip()
 
+    @property
+    @abstractmethod
+    def root(self) -> Path:
+        """The folder below which the files are, or will be."""
+
+    @abstractmethod
+    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+        """The folder of `part`, None if nothing of it is there, and all that is wrong with its files; no network."""
+
     @abstractmethod
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
         """Raise ModelFilesError, one sentence and what to do, if the named variants' files are not usable.
@@ -70,6 +79,19 @@ class LocalFolder(ModelSource):
         if (path / "framepack.json").is_file():
             self._read_settings(path / "framepack.json")
 
+    @property
+    def root(self) -> Path:
+        """The folder itself."""
+        return self.path
+
+    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+        """As in the base class."""
+        folder = self._place(part)
+        return (folder if folder.is_dir() else None), find_problems(part, folder)
+
+    def _place(self, part: Part) -> Path:
+        return self.path / self.same_files.get(part.repository, part.repository) / part.folder
+
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
         """As in the base class; nothing is ever downloaded into a local folder."""
         for part in parts_for(variants):
@@ -77,7 +99,7 @@ class LocalFolder(ModelSource):
 
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
         """The folder of `part`, after a look at its files; raises ModelFilesError."""
-        folder = self.path / self.same_files.get(part.repository, part.repository) / part.folder
+        folder = self._place(part)
         problems = find_problems(part, folder)
         if not problems:
             return folder
@@ -110,11 +132,16 @@ class HubSource(ModelSource):
     def __init__(self, hub: HuggingFaceHub | None = None) -> None:
         self.hub = hub or HuggingFaceHub()
 
+    @property
+    def root(self) -> Path:
+        """The cache."""
+        return self.hub.cache_dir
+
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
         """As in the base class; asks the hub for sizes only when something has to be downloaded."""
         lacking = {}
         for part in parts_for(variants):
-            _folder, problems = self._look(part)
+            _folder, problems = self.look(part)
             if problems:
                 lacking[part] = problems
         if not lacking:
@@ -125,7 +152,7 @@ class HubSource(ModelSource):
             need = sum(self._bytes_lacking(part, problems) for part, problems in lacking.items())
         except HubError as error:
             raise self._unavailable(lacking, f"{error}.") from error
-        if need > _free_bytes(self.hub.cache_dir):
+        if need > free_bytes(self.hub.cache_dir):
             raise ModelFilesError(
                 f"{_lacking_text(lacking)} {_room(need, self.hub.cache_dir)} "
                 "Make room there, or set HF_HOME to a folder on a larger disk."
@@ -133,7 +160,7 @@ class HubSource(ModelSource):
 
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
         """The folder of `part` in the cache, downloaded or completed first where needed; raises ModelFilesError."""
-        folder, problems = self._look(part)
+        folder, problems = self.look(part)
         if folder is not None and not problems:
             return folder
         if offline or self.hub.offline:
@@ -143,7 +170,8 @@ class HubSource(ModelSource):
         except HubError as error:
             raise self._unavailable({part: problems}, f"{error}.") from error
 
-    def _look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+        """As in the base class."""
         folder = self.hub.cached_folder(part)
         return folder, find_problems(part, folder or self.hub.cache_dir / "nothing")
 
@@ -214,17 +242,18 @@ def _lacking_text(lacking: dict[Part, list[Problem]]) -> str:
 
 
 def _room(need: int, where: Path) -> str:
-    return f"Still to download: {_readable(need)}; free in {where}: {_readable(_free_bytes(where))}."
+    return f"Still to download: {readable_size(need)}; free in {where}: {readable_size(free_bytes(where))}."
 
 
-def _free_bytes(where: Path) -> int:
+def free_bytes(where: Path) -> int:
     """Free bytes on the disk of `where`, which need not exist yet."""
     return shutil.disk_usage(
         next(folder for folder in (where.absolute(), *where.absolute().parents) if folder.exists())
     ).free
 
 
-def _readable(size: int) -> str:
+def readable_size(size: int) -> str:
+    """`size` in bytes as people write it."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 

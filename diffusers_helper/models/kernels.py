@@ -161,7 +161,7 @@ def resolve_kernels(device: torch.device | str, dtype: torch.dtype, *, fused: bo
 
 @cache
 def _fastest(device: torch.device, dtype: torch.dtype) -> Kernels:
-    reason = _reason_for_plain(device, dtype)
+    reason = reason_for_plain(device, dtype)
     if reason is not None:
         log.info("Plain kernels: %s.", reason)
         return PLAIN
@@ -171,7 +171,8 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> Kernels:
     return TritonKernels()
 
 
-def _reason_for_plain(device: torch.device, dtype: torch.dtype) -> str | None:
+def reason_for_plain(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the fused kernels cannot be used on `device` in `dtype`, after small calls; None when they can."""
     if device.type != "cuda":
         return f"the fused ones run on CUDA devices, not on {device.type}"
     try:

@@ -1,0 +1,244 @@
+"""What this computer is and has, as plain data: gathered once, judged by ``doctor``. All sizes are bytes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
+from diffusers_helper.launch import open_port
+from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, resolve_models
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The CUDA card that would be used; ``architectures`` are those that this torch has kernels for ("sm_90")."""
+
+    name: str
+    capability: tuple[int, int]
+    architectures: tuple[str, ...]
+    free: int
+    resident: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one attention backend did: ``fits`` says whether it is installed and meant for the device."""
+
+    name: str
+    fits: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The model that would be used.
+
+    Attributes:
+        title: for people.
+        small: whether any computer runs it.
+        error: the sentence with which a start would end; None if it would not.
+        lacking: bytes still to download, about.
+        size: bytes of all its weights; ``largest`` of its largest part.
+        root: where its files are.
+        free: room on the disk of ``root``.
+    """
+
+    title: str
+    small: bool
+    error: str | None
+    lacking: int
+    size: int
+    largest: int
+    root: Path
+    free: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the checks look at.
+
+    Attributes:
+        cuda_build: version of CUDA that torch was built for; None if for none.
+        driver: version of NVIDIA's driver; None if there is none.
+        wanted_device: what ``--device`` says.
+        device: type of the device that models would run on; ``device_error`` is why the wanted one cannot.
+        gpu: the card; None if ``device`` is not "cuda".
+        plain_kernels: why no fused kernels are used; None if they are.
+        wanted_attention: what ``--attention`` says.
+        h264: whether the video library can write H.264.
+        port_error: why the page could not be served; None if it could.
+    """
+
+    python: tuple[int, int, int]
+    torch: str
+    cuda_build: str | None
+    driver: str | None
+    wanted_device: str
+    device: str
+    device_error: str | None
+    gpu: Gpu | None
+    plain_kernels: str | None
+    attention: tuple[Attempt, ...]
+    wanted_attention: str
+    memory: int
+    swap: int
+    models: Models
+    outputs: Path
+    outputs_free: int
+    outputs_writable: bool
+    h264: bool
+    port_error: str | None
+
+
+def gather(options: argparse.Namespace) -> Facts:
+    """Look at this computer with the eyes of a program that was started with ``options``.
+
+    Small kernels run on the device. Raises SettingsError for a model folder that does not exist.
+    """
+    import psutil
+    import torch
+    from av.codec import codecs_available
+
+    device, device_error = _device(options.device)
+    outputs: Path = options.outputs
+    return Facts(
+        python=sys.version_info[:3],
+        torch=torch.__version__,
+        cuda_build=torch.version.cuda,
+        driver=_driver(),
+        wanted_device=options.device,
+        device=device.type,
+        device_error=device_error,
+        gpu=_gpu(device) if device.type == "cuda" else None,
+        plain_kernels=_plain_kernels(device, wanted=not options.no_compile),
+        attention=_attention(device),
+        wanted_attention=options.attention,
+        memory=psutil.virtual_memory().available,
+        swap=psutil.swap_memory().free,
+        models=_models(options, accelerator=device.type != "cpu"),
+        outputs=outputs,
+        outputs_free=free_bytes(outputs),
+        outputs_writable=_writable(outputs),
+        h264="libx264" in codecs_available,
+        port_error=_port_error(options.server, options.port),
+    )
+
+
+def _device(choice: str) -> tuple[torch.device, str | None]:
+    import torch
+
+    from diffusers_helper.program import pick_device
+
+    try:
+        return pick_device(choice), None
+    except SettingsError as error:
+        return torch.device("cpu"), str(error)
+
+
+def _driver() -> str | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split()), None)
+
+
+def _gpu(device: torch.device) -> Gpu:
+    import torch
+
+    from diffusers_helper.memory import choose_policy, get_cuda_free_memory_gb
+    from diffusers_helper.memory.devices import GIB
+
+    free = get_cuda_free_memory_gb(device)
+    return Gpu(
+        name=torch.cuda.get_device_name(device),
+        capability=torch.cuda.get_device_capability(device),
+        architectures=tuple(torch.cuda.get_arch_list()),
+        free=int(free * GIB),
+        resident=choose_policy(free, 0).resident,
+    )
+
+
+def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
+    import torch
+
+    from diffusers_helper.models.kernels import reason_for_plain
+
+    return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
+
+
+_LIBRARIES = {"cudnn": "triton", "sage": "sageattention", "flash": "flash_attn", "xformers": "xformers"}
+
+
+def _attention(device: torch.device) -> tuple[Attempt, ...]:
+    import torch
+
+    from diffusers_helper.models.attention import BACKENDS
+
+    attempts = []
+    for name, backend in BACKENDS.items():
+        reason = backend.constraint(device, torch.bfloat16, 128)
+        if reason is None and name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
+            reason = f"{_LIBRARIES[name]} is not installed"
+        fits = reason is None
+        attempts.append(Attempt(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason))
+    return tuple(attempts)
+
+
+def _models(options: argparse.Namespace, *, accelerator: bool) -> Models:
+    source = resolve_models(options.models, accelerator=accelerator)
+    try:
+        source.check((options.variant,), offline=options.offline)
+        error = None
+    except ModelFilesError as failure:
+        error = str(failure)
+    sizes, lacking = _sizes(source, options.variant)
+    return Models(
+        title=source.title,
+        small=source.is_tiny,
+        error=error,
+        lacking=lacking,
+        size=sum(sizes),
+        largest=max(sizes),
+        root=source.root,
+        free=free_bytes(source.root),
+    )
+
+
+def _sizes(source: ModelSource, variant: str) -> tuple[list[int], int]:
+    """Bytes of each part, and of those that are not in order."""
+    sizes, lacking = [], 0
+    for part in parts_for((variant,)):
+        folder, problems = source.look(part)
+        here = folder is not None and not problems
+        sizes.append(part.bytes_in(folder) if here and folder else part.size)
+        lacking += 0 if here else part.size
+    return sizes, lacking
+
+
+def _writable(folder: Path) -> bool:
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _port_error(server: str, port: int) -> str | None:
+    try:
+        open_port(server, port).close()
+    except FramePackError as error:
+        return str(error)
+    return None

@@ -1,0 +1,138 @@
+"""``python -m diffusers_helper models list|download|verify|where``: a model's files without the model.
+
+Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; ``list`` only tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffusers_helper import options
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, readable_size, resolve_models
+from diffusers_helper.signals import stop_on_interrupt
+
+Command = Callable[[ModelSource, Sequence[str], bool], int]
+"""Gets the source, the variants' names and whether the network is forbidden; returns an exit code."""
+
+
+def list_parts(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+    """Write a table of the parts: name, repository, folder, size, and whether they are here."""
+    rows = [("part", "repository", "folder", "size", "state")]
+    lacking = 0
+    for part in parts_for(variants):
+        folder, problems = source.look(part)
+        size = readable_size(part.bytes_in(folder)) if folder and not problems else f"~{readable_size(part.size)}"
+        state = _state(folder, problems)
+        lacking += bool(problems)
+        rows.append((part.name, part.repository, part.folder or "-", size, state))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _say(f"{source.title}, in {source.root}: {len(rows) - 1 - lacking} of {len(rows) - 1} parts are here.")
+    _say(f"Free on this disk: {readable_size(free_bytes(source.root))}.")
+    return options.DONE
+
+
+def download(source: ModelSource, variants: Sequence[str], offline: bool) -> int:
+    """Fetch what is missing or damaged, and keep what is complete; a download that was cut short goes on."""
+    source.check(variants, offline=offline)  # the disk may be too small: said before the first byte
+    with stop_on_interrupt("the download, which goes on from here the next time") as check:
+        for part in parts_for(variants):
+            check()
+            if not source.look(part)[1]:
+                continue
+            with _bar(part) as bar:
+                source.folder(part, offline=offline, on_progress=_shown_on(bar, check))
+    _say(f"Everything is in {source.root}.")
+    return options.DONE
+
+
+def verify(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+    """Look at every part's files (complete, of this model, safetensors) and say which are fine."""
+    code = options.DONE
+    for part in parts_for(variants):
+        folder, problems = source.look(part)
+        if folder and not problems:
+            _say(f"fine     {part.name}: {readable_size(part.bytes_in(folder))} in {folder}")
+            continue
+        code = options.MODELS_MISSING
+        for problem in problems:
+            _say(f"problem  {part.name}: {problem.file} of {part.repository} {problem.text}.")
+    if code != options.DONE:
+        sys.stderr.write("Not all parts are in order. To fetch what can be fetched: models download\n")
+    return code
+
+
+def where(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+    """Write each part's name and folder, with a tab between; parts that are not here go to stderr."""
+    code = options.DONE
+    for part in parts_for(variants):
+        folder, _problems = source.look(part)
+        if folder:
+            _say(f"{part.name}\t{folder}")
+        else:
+            code = options.MODELS_MISSING
+            sys.stderr.write(f"{part.name} ({part.repository}) is not here. To fetch it: models download\n")
+    return code
+
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "list": (list_parts, "what a model consists of, and what of it is here"),
+    "download": (download, "fetch what is missing; goes on where it was stopped"),
+    "verify": (verify, "whether the files are complete and of this model"),
+    "where": (where, "the folder of each part"),
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``models`` to the command line's subparsers."""
+    parser = commands.add_parser("models", help="list, download, verify or find the weights")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, (action, text) in COMMANDS.items():
+        one = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        one.set_defaults(command=run, action=action)
+        one.add_argument(
+            "--models", metavar="NAME", default="framepack", help="framepack (the published weights), tiny, or a folder"
+        )
+        one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
+        one.add_argument("--offline", action="store_true", help="never use a network")
+        one.add_argument("--log-level", choices=options.LEVELS, default=None, help="how much the log tells")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Do the action that was asked for."""
+    source = resolve_models(parsed.models, accelerator=True)
+    action: Command = parsed.action
+    return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed.offline)
+
+
+def _state(folder: Path | None, problems: Sequence[Any]) -> str:
+    if not problems:
+        return "here"
+    return f"{problems[0].file} {problems[0].text}" if folder else "not here"
+
+
+def _bar(part: Part) -> tqdm[Any]:
+    return tqdm(desc=part.name, unit="B", unit_scale=True, unit_divisor=1000, dynamic_ncols=True)
+
+
+def _shown_on(bar: tqdm[Any], check: Callable[[], None]) -> Callable[[str, int, int], None]:
+    def report(_title: str, done: int, total: int) -> None:
+        check()
+        if bar.total is None:  # what was here before this download does not count for its speed
+            bar.reset(total)
+            bar.initial = done
+        bar.update(done - bar.n)
+
+    return report
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

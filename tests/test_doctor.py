@@ -1,0 +1,229 @@
+"""The doctor: every finding from facts that are made up, and a real look at this computer."""
+
+import argparse
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper import cli, machine, options
+from diffusers_helper.doctor import Finding, Level, examine, has_kernels, report
+from diffusers_helper.machine import Attempt, Facts, Gpu, Models, gather
+
+GB = 1_000_000_000
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+GPU = Gpu(name="Card", capability=(9, 0), architectures=ARCHITECTURES, free=80 * GB, resident=True)
+MODELS = Models(
+    title="FramePack",
+    small=False,
+    error=None,
+    lacking=0,
+    size=42 * GB,
+    largest=26 * GB,
+    root=Path("/weights"),
+    free=100 * GB,
+)
+GOOD = Facts(
+    python=(3, 12, 4),
+    torch="2.13.0+cu130",
+    cuda_build="13.0",
+    driver="590.1",
+    wanted_device="auto",
+    device="cuda",
+    device_error=None,
+    gpu=GPU,
+    plain_kernels=None,
+    attention=(Attempt("cudnn", True, None), Attempt("sdpa", True, None), Attempt("sage", False, "not installed")),
+    wanted_attention="auto",
+    memory=64 * GB,
+    swap=0,
+    models=MODELS,
+    outputs=Path("/results"),
+    outputs_free=50 * GB,
+    outputs_writable=True,
+    h264=True,
+    port_error=None,
+)
+ON_CPU = replace(GOOD, device="cpu", gpu=None, driver=None, cuda_build=None, plain_kernels="they run on CUDA")
+TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
+SMALL_GPU = replace(GPU, free=20 * GB, resident=False)
+
+
+def gpu(**changes):
+    return {"gpu": replace(GPU, **changes)}
+
+
+def of_models(**changes):
+    return {"models": replace(MODELS, **changes)}
+
+
+def tried(name, fits, reason, wanted="auto"):
+    return {"attention": (Attempt(name, fits, reason),), "wanted_attention": wanted}
+
+
+def test_a_good_computer_has_nothing_but_ok():
+    findings = examine(GOOD)
+    assert {finding.level for finding in findings} == {Level.OK}
+    assert len({finding.subject for finding in findings}) == len(findings) == 14
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "subject", "level", "words"),
+    [
+        (GOOD, {"python": (3, 10, 9)}, "Python", "problem", "3.10.9 is not among those tested. Install 3.11"),
+        (GOOD, {"python": (3, 14, 0)}, "Python", "problem", "3.14.0 is not"),
+        (GOOD, {"python": (3, 13, 9)}, "Python", "ok", "3.13.9"),
+        (GOOD, {}, "torch", "ok", "kernels for the Card (sm_90)"),
+        (GOOD, gpu(capability=(13, 0)), "torch", "problem", "no kernel image for the Card (sm_130), only for sm_75"),
+        (GOOD, gpu(capability=(6, 1)), "torch", "problem", "requirements.txt"),
+        (GOOD, {"device_error": "There is no cuda."}, "torch", "problem", "There is no cuda."),
+        (ON_CPU, {"driver": "590.1"}, "torch", "problem", "built without CUDA"),
+        (ON_CPU, {"driver": "590.1", "cuda_build": "13.0"}, "torch", "problem", "Update the driver"),
+        (ON_CPU, {"driver": "590.1", "wanted_device": "cpu"}, "torch", "ok", "on cpu"),
+        (ON_CPU, {}, "torch", "ok", "on cpu"),
+        (GOOD, {}, "driver", "ok", "NVIDIA 590.1"),
+        (GOOD, {"driver": None}, "driver", "note", "nvidia-smi"),
+        (ON_CPU, {}, "driver", "ok", "none is needed"),
+        (ON_CPU, {}, "device", "note", "hours"),
+        (ON_CPU, {"models": TINY}, "device", "ok", "cpu"),
+        (GOOD, gpu(capability=(7, 5)), "device", "note", "bfloat16"),
+        (GOOD, {}, "GPU memory", "ok", "80.0 GB are free: everything stays"),
+        (GOOD, {"gpu": SMALL_GPU}, "GPU memory", "ok", "as they are needed"),
+        (GOOD, gpu(free=5 * GB, resident=False), "GPU memory", "problem", "Close other programs on the card"),
+        (GOOD, gpu(free=5 * GB, resident=False) | {"models": TINY}, "GPU memory", "ok", "5.0 GB"),
+        (ON_CPU, {}, "GPU memory", "ok", "none"),
+        (GOOD, {"plain_kernels": "no gcc"}, "kernels", "note", "slower: no gcc. Triton needs gcc"),
+        (ON_CPU, {}, "kernels", "ok", "plain"),
+        (GOOD, {"memory": 30 * GB}, "RAM", "ok", "need 26.0 GB"),
+        (GOOD, {"memory": 30 * GB, "gpu": SMALL_GPU}, "RAM", "problem", "12.0 GB are lacking"),
+        (GOOD, {"memory": 30 * GB, "gpu": SMALL_GPU, "swap": 12 * GB}, "RAM", "note", "swap, which is slow"),
+        (ON_CPU, {"memory": 42 * GB}, "RAM", "ok", "need 42.0 GB"),
+        (GOOD, of_models(error="x is missing. Fetch it."), "models", "problem", "x is missing. Fetch it."),
+        (GOOD, of_models(lacking=26 * GB), "models", "note", "26.0 GB are still to download to /weights"),
+        (GOOD, {}, "models", "ok", "/weights"),
+        (GOOD, {"outputs_writable": False}, "outputs", "problem", "/results cannot be written to"),
+        (GOOD, {"outputs_free": GB // 2}, "outputs", "problem", "only 0.5 GB are free in /results"),
+        (GOOD, {"h264": False}, "encoder", "problem", "libx264"),
+        (GOOD, {"port_error": "Port 7860 is taken."}, "port", "problem", "Port 7860 is taken."),
+        (GOOD, tried("sdpa", True, "no kernel image"), "attention sdpa", "problem", "no kernel image"),
+        (GOOD, tried("sage", True, "off by 0.5"), "attention sage", "note", "off by 0.5. It is left out"),
+        (GOOD, tried("sage", True, "off by 0.5", "sage"), "attention sage", "problem", "Leave --attention out"),
+        (GOOD, tried("sage", False, "not there", "sage"), "attention sage", "problem", "not there"),
+        (GOOD, tried("sage", False, "not there"), "attention sage", "ok", "not used: not there"),
+    ],
+)
+def test_each_finding(base, changes, subject, level, words):
+    found = {finding.subject: finding for finding in examine(replace(base, **changes))}
+    assert (found[subject].level, words in found[subject].sentence) == (level, True), found[subject]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((8, 9), "sm_80 sm_86 sm_90", True),
+        ((8, 0), "sm_86 sm_90", False),
+        ((9, 0), "sm_80 sm_86", False),
+        ((9, 0), "sm_80 compute_80", True),
+        ((7, 5), "sm_80 compute_80", False),
+        ((9, 0), "sm_90a", True),
+        ((9, 1), "sm_90a", False),
+        ((12, 0), "sm_100 sm_120", True),
+        ((12, 0), "sm_100 sm_90", False),
+        ((8, 0), "", False),
+    ],
+)
+def test_which_code_runs_on_which_card(capability, architectures, expected):
+    assert has_kernels(capability, tuple(architectures.split())) is expected
+
+
+@pytest.mark.parametrize(
+    ("levels", "code", "last"),
+    [
+        ("ok note ok", 0, "Nothing is in the way."),
+        ("ok problem", 1, "1 problem: see docs/troubleshooting.md."),
+        ("problem problem", 1, "2 problems: see docs/troubleshooting.md."),
+    ],
+)
+def test_report_is_a_line_each_and_an_exit_code(levels, code, last, capsys):
+    findings = [Finding(Level(level), f"thing {n}", "A sentence.") for n, level in enumerate(levels.split())]
+    assert report(findings) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == levels.split()
+    assert lines[0].endswith("thing 0: A sentence.")
+    assert lines[-1] == last
+
+
+# a real look
+
+
+def parsed(*argv):
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(variant="f1", server="127.0.0.1", port=0)
+    options.add_options(parser)
+    return parser.parse_args(["--device", "cpu", *argv])
+
+
+def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    argv = ["doctor", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "new"), "--port", "0"]
+    assert cli.main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "attention sdpa: works." in shown
+    assert shown.endswith("Nothing is in the way.\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_gathered_is_what_is_there(tmp_path):
+    facts = gather(parsed("--models", "tiny", "--attention", "flash"))
+    assert (facts.device, facts.gpu, facts.h264, facts.port_error) == ("cpu", None, True, None)
+    assert {attempt.name: attempt.fits for attempt in facts.attention}["sdpa"]
+    assert facts.wanted_attention == "flash"
+    assert facts.models.small
+    assert facts.models.error is None
+    assert 1e6 < facts.models.largest < facts.models.size < 20e6
+
+
+def test_models_that_are_missing_are_what_a_start_would_say(tmp_path):
+    found = gather(parsed("--models", str(tmp_path))).models
+    assert "hf download" in found.error
+    assert found.lacking == found.size > 40 * GB
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert f"Port {port} is taken" in gather(argparse.Namespace(**vars(parsed()) | {"port": port})).port_error
+
+
+def test_a_device_that_is_not_there_is_a_finding(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    facts = gather(parsed("--device", "cuda"))
+    assert facts.device == "cpu"
+    assert "There is no cuda device" in facts.device_error
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("echo 590.48.01", "590.48.01"), ("exit 9", None), ("true", None), (None, None)],
+)
+def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
+    if script:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    assert machine._driver() == expected
+
+
+def test_folders_that_can_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    assert machine._writable(tmp_path / "new" / "newer")
+    assert not machine._writable(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    assert not machine._writable(tmp_path / "new")

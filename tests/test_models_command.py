@@ -1,0 +1,203 @@
+"""``models list|download|verify|where``: on the tiny model's folder, and on a hub of this machine."""
+
+import io
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from diffusers_helper import cli, models_command, options
+from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
+from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.source import TINY_FOLDER
+from tests.fake_hub import fake_hub
+from tests.test_model_hub import SHARDS, tiny_repositories
+
+F1 = transformer_part("f1")
+NAMES = [part.name for part in parts_for(["f1"])]
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of what F1 needs of the tiny model, to be spoilt; small, as the original's transformer stays away."""
+    for part in parts_for(["f1"]):
+        place = Path(part.repository) / part.folder
+        shutil.copytree(TINY_FOLDER / place, tmp_path / place, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with fake_hub(tiny_repositories()) as server:
+        yield server
+
+
+@pytest.fixture
+def source(hub, tmp_path):
+    return HubSource(HuggingFaceHub(tmp_path / "hub", hub.url))
+
+
+def run(*argv):
+    return cli.main(["models", *map(str, argv)])
+
+
+def cut(folder):
+    path = folder / F1.repository / SHARDS[1]
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def drop(folder):
+    shutil.rmtree(folder / F1.repository)
+
+
+def keep(_folder):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("damage", "action", "code", "out", "err"),
+    [
+        (keep, "list", 0, "8 of 8 parts are here", ""),
+        (keep, "verify", 0, "fine     transformer_f1: ", ""),
+        (keep, "where", 0, f"transformer_f1\t{{folder}}/{F1.repository}\n", ""),
+        (keep, "download", 0, "Everything is in {folder}.", ""),
+        (cut, "list", 0, f"{SHARDS[1]} is cut short", ""),
+        (cut, "verify", 3, f"problem  transformer_f1: {SHARDS[1]} of {F1.repository} is cut short", "Not all parts"),
+        (cut, "where", 0, f"transformer_f1\t{{folder}}/{F1.repository}\n", ""),
+        (cut, "download", 3, "", f"hf download {F1.repository}"),
+        (drop, "list", 0, "7 of 8 parts are here", ""),
+        (drop, "verify", 3, "problem  transformer_f1: config.json", "Not all parts"),
+        (drop, "where", 3, "vae\t", f"transformer_f1 ({F1.repository}) is not here"),
+        (drop, "download", 3, "", f"hf download {F1.repository}"),
+    ],
+)
+def test_a_folder(folder, damage, action, code, out, err, capsys):
+    damage(folder)
+    assert run(action, "--models", folder, "--variant", "f1") == code
+    shown = capsys.readouterr()
+    assert out.format(folder=folder) in shown.out
+    assert err in shown.err
+    assert bool(shown.err) == bool(err)
+
+
+def test_the_table_says_what_each_part_is_and_how_large(capsys):
+    assert run("list", "--models", "tiny", "--variant", "f1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:9]] == NAMES
+    row = lines[1 + NAMES.index("vae")].split()
+    size = sum(path.stat().st_size for path in (TINY_FOLDER / parts.VAE.repository / "vae").iterdir())
+    assert row == ["vae", parts.VAE.repository, "vae", f"{size / 1e6:.1f}", "MB", "here"]
+    assert lines[-1].startswith("Free on this disk: ")
+
+
+def test_a_missing_part_has_the_public_size(folder, capsys):
+    drop(folder)
+    run("list", "--models", folder, "--variant", "f1")
+    assert "~25.8 GB  not here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("argv", "count"), [([], 9), (["--variant", "f1"], 8), (["--variant", "original"], 8)])
+def test_without_a_variant_it_is_about_both(argv, count, capsys):
+    run("where", "--models", "tiny", *argv)
+    assert len(capsys.readouterr().out.splitlines()) == count
+
+
+@pytest.mark.parametrize("argv", [["list", "--models", "/nowhere"], ["verify", "--models", "tinny"]])
+def test_no_such_folder_exits_2(argv, capsys):
+    assert run(*argv) == options.WRONG_SETTINGS
+    assert "There is no model folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["remove"], ["list", "--variant", "f2"]])
+def test_wrong_arguments_exit_2(argv):
+    with pytest.raises(SystemExit) as ended:
+        run(*argv)
+    assert ended.value.code == 2
+
+
+def test_nothing_is_asked_of_the_hub_but_by_download(source, hub, capsys):
+    for action, code in ((models_command.list_parts, 0), (models_command.verify, 3), (models_command.where, 3)):
+        assert action(source, ["f1"], False) == code
+    assert hub.requests == []
+    assert "0 of 8 parts are here" in capsys.readouterr().out
+
+
+def test_a_download_brings_everything_and_the_second_one_nothing(source, hub, capsys):
+    assert models_command.download(source, list(VARIANTS), False) == 0
+    shown = capsys.readouterr()
+    assert f"Everything is in {source.root}." in shown.out
+    assert all(f"{part.name}: 100%" in shown.err for part in parts_for(VARIANTS))
+    assert models_command.verify(source, list(VARIANTS), False) == 0
+    asked = len(hub.requests)
+    capsys.readouterr()
+    assert models_command.download(source, list(VARIANTS), True) == 0
+    assert (len(hub.requests), capsys.readouterr().err) == (asked, "")
+
+
+def test_a_broken_connection_is_taken_up_where_it_was(source, hub, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.break_off[SHARDS[1]] = 500_000
+    assert models_command.download(source, ["f1"], False) == 0
+    ranges = [headers.get("Range") for method, path, headers in hub.requests if (method, path) == ("GET", SHARDS[1])]
+    assert ranges == [None, "bytes=500000-"]
+
+
+def test_a_damaged_file_alone_is_fetched_again(source, hub):
+    models_command.download(source, ["f1"], False)
+    (source.look(F1)[0] / SHARDS[1]).resolve().write_bytes(b"short")
+    hub.requests.clear()
+    assert models_command.verify(source, ["f1"], False) == 3
+    assert models_command.download(source, ["f1"], False) == 0
+    assert hub.downloads == [SHARDS[1]]
+
+
+def test_offline_and_missing_says_how_to_fetch(source, hub):
+    with pytest.raises(ModelFilesError, match=r"Going online is switched off.*hf download"):
+        models_command.download(source, ["f1"], True)
+    assert hub.requests == []
+
+
+def test_too_small_a_disk_is_said_before_the_first_byte(source, hub, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 200_000))
+    with pytest.raises(ModelFilesError, match="Make room there"):
+        models_command.download(source, ["f1"], False)
+    assert hub.downloads == []
+
+
+def test_ctrl_c_ends_in_order_and_keeps_what_is_there(source, hub, capfd):
+    class Pressed(HubSource):
+        """Ctrl+C comes with the first progress."""
+
+        def folder(self, part, *, offline=False, on_progress=None):
+            def report(*progress):
+                signal.raise_signal(signal.SIGINT)
+                on_progress(*progress)
+
+            return super().folder(part, offline=offline, on_progress=report)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(CancelledError):
+        models_command.download(Pressed(source.hub), ["f1"], False)
+    assert "press Ctrl+C again" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert models_command.download(source, ["f1"], False) == 0
+
+
+def test_progress_starts_with_what_was_here():
+    with models_command._bar(F1) as bar:
+        bar.fp = io.StringIO()
+        report = models_command._shown_on(bar, lambda: None)
+        report("the transformer", 600, 1000)
+        assert (bar.initial, bar.n, bar.total) == (600, 600, 1000)
+        report("the transformer", 1000, 1000)
+        assert (bar.initial, bar.n) == (600, 1000)
