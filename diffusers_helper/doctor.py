@@ -81,12 +81,12 @@ def torch_build(facts: Facts) -> Finding:
 def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
     """Whether a card can run code for one of ``architectures``.
 
-    Machine code (sm_86) runs on cards of the same major number and at least that minor one, that with a letter
+    Machine code (sm_86) runs on cards of the same major number and at least that minor one, with an "a"
     (sm_90a) on this very card only; PTX (compute_80) is translated for every newer card.
     """
     for kind, major, minor, letter in re.findall(r"\b(sm|compute)_(\d+)(\d)([a-z]?)\b", " ".join(architectures)):
         target = (int(major), int(minor))
-        if letter:
+        if letter == "a":
             fits = target == capability
         elif kind == "compute":
             fits = target <= capability

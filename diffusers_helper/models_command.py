@@ -20,6 +20,7 @@ from diffusers_helper.signals import stop_on_interrupt
 
 Command = Callable[[ModelSource, Sequence[str], bool], int]
 """Gets the source, the variants' names and whether the network is forbidden; returns an exit code."""
+_FETCH = "To fetch what is missing: python -m diffusers_helper models download"
 
 
 def list_parts(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
@@ -45,7 +46,6 @@ def download(source: ModelSource, variants: Sequence[str], offline: bool) -> int
     source.check(variants, offline=offline)  # the disk may be too small: said before the first byte
     with stop_on_interrupt("the download, which goes on from here the next time") as check:
         for part in parts_for(variants):
-            check()
             if not source.look(part)[1]:
                 continue
             with _bar(part) as bar:
@@ -66,7 +66,7 @@ def verify(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
         for problem in problems:
             _say(f"problem  {part.name}: {problem.file} of {part.repository} {problem.text}.")
     if code != options.DONE:
-        sys.stderr.write("Not all parts are in order. To fetch what can be fetched: models download\n")
+        sys.stderr.write(f"Not all parts are in order. {_FETCH}\n")
     return code
 
 
@@ -79,7 +79,7 @@ def where(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
             _say(f"{part.name}\t{folder}")
         else:
             code = options.MODELS_MISSING
-            sys.stderr.write(f"{part.name} ({part.repository}) is not here. To fetch it: models download\n")
+            sys.stderr.write(f"{part.name} ({part.repository}) is not here. {_FETCH}\n")
     return code
 
 

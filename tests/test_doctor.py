@@ -131,6 +131,7 @@ def test_each_finding(base, changes, subject, level, words):
         ((9, 1), "sm_90a", False),
         ((12, 0), "sm_100 sm_120", True),
         ((12, 0), "sm_100 sm_90", False),
+        ((10, 3), "sm_100f", True),
         ((8, 0), "", False),
     ],
 )
