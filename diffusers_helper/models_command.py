@@ -15,15 +15,17 @@ from tqdm import tqdm
 
 from diffusers_helper import options
 from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.logs import LEVELS
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, readable_size, resolve_models
+from diffusers_helper.model_files.check import find_changed
 from diffusers_helper.signals import stop_on_interrupt
 
-Command = Callable[[ModelSource, Sequence[str], bool], int]
-"""Gets the source, the variants' names and whether the network is forbidden; returns an exit code."""
+Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
+"""Gets the source, the variants' names and its own options; returns an exit code."""
 _FETCH = "To fetch what is missing: python -m diffusers_helper models download"
 
 
-def list_parts(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:
     """Write a table of the parts: name, repository, folder, size, and whether they are here."""
     rows = [("part", "repository", "folder", "size", "state")]
     lacking = 0
@@ -41,26 +43,30 @@ def list_parts(source: ModelSource, variants: Sequence[str], _offline: bool) -> 
     return options.DONE
 
 
-def download(source: ModelSource, variants: Sequence[str], offline: bool) -> int:
+def download(source: ModelSource, variants: Sequence[str], own: argparse.Namespace) -> int:
     """Fetch what is missing or damaged, and keep what is complete; a download that was cut short goes on."""
-    source.check(variants, offline=offline)  # the disk may be too small: said before the first byte
+    source.check(variants, offline=own.offline)  # the disk may be too small: said before the first byte
     with stop_on_interrupt("the download, which goes on from here the next time") as check:
         for part in parts_for(variants):
             if not source.look(part)[1]:
                 continue
             with _bar(part) as bar:
-                source.folder(part, offline=offline, on_progress=_shown_on(bar, check))
+                source.folder(part, offline=own.offline, on_progress=_shown_on(bar, check))
     _say(f"Everything is in {source.root}.")
     return options.DONE
 
 
-def verify(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+def verify(source: ModelSource, variants: Sequence[str], own: argparse.Namespace) -> int:
     """Look at every part's files (complete, of this model, safetensors) and say which are fine."""
     code = options.DONE
     for part in parts_for(variants):
         folder, problems = source.look(part)
+        compared = 0
+        if folder and not problems and own.checksums:
+            problems, compared = find_changed(part, folder)
         if folder and not problems:
-            _say(f"fine     {part.name}: {readable_size(part.bytes_in(folder))} in {folder}")
+            checksums = f", {compared} by checksum" if own.checksums else ""
+            _say(f"fine     {part.name}: {readable_size(part.bytes_in(folder))} in {folder}{checksums}")
             continue
         code = options.MODELS_MISSING
         for problem in problems:
@@ -70,7 +76,7 @@ def verify(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
     return code
 
 
-def where(source: ModelSource, variants: Sequence[str], _offline: bool) -> int:
+def where(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:
     """Write each part's name and folder, with a tab between; parts that are not here go to stderr."""
     code = options.DONE
     for part in parts_for(variants):
@@ -103,14 +109,17 @@ def add_parser(commands: Any) -> None:
         )
         one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
         one.add_argument("--offline", action="store_true", help="never use a network")
-        one.add_argument("--log-level", choices=options.LEVELS, default=None, help="how much the log tells")
+        one.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+        if action is verify:
+            text = "also read every byte of what the hub sent, and compare: minutes"
+            one.add_argument("--checksums", action="store_true", help=text)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
     source = resolve_models(parsed.models, accelerator=True)
     action: Command = parsed.action
-    return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed.offline)
+    return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
 
 
 def _state(folder: Path | None, problems: Sequence[Any]) -> str:

@@ -1,8 +1,10 @@
 """``models list|download|verify|where``: on the tiny model's folder, and on a hub of this machine."""
 
+import hashlib
 import io
 import shutil
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.fake_hub import fake_hub
 from tests.test_model_hub import SHARDS, tiny_repositories
 
 F1 = transformer_part("f1")
+ONLINE, OFFLINE = (Namespace(offline=offline, checksums=False) for offline in (False, True))
 NAMES = [part.name for part in parts_for(["f1"])]
 
 
@@ -71,6 +74,7 @@ def keep(_folder):
         (keep, "verify", 0, "fine     transformer_f1: ", ""),
         (keep, "where", 0, f"transformer_f1\t{{folder}}/{F1.repository}\n", ""),
         (keep, "download", 0, "Everything is in {folder}.", ""),
+        (keep, "verify --checksums", 0, ", 0 by checksum", ""),
         (cut, "list", 0, f"{SHARDS[1]} is cut short", ""),
         (cut, "verify", 3, f"problem  transformer_f1: {SHARDS[1]} of {F1.repository} is cut short", "Not all parts"),
         (cut, "where", 0, f"transformer_f1\t{{folder}}/{F1.repository}\n", ""),
@@ -83,7 +87,7 @@ def keep(_folder):
 )
 def test_a_folder(folder, damage, action, code, out, err, capsys):
     damage(folder)
-    assert run(action, "--models", folder, "--variant", "f1") == code
+    assert run(*action.split(), "--models", folder, "--variant", "f1") == code
     shown = capsys.readouterr()
     assert out.format(folder=folder) in shown.out
     assert err in shown.err
@@ -127,50 +131,74 @@ def test_wrong_arguments_exit_2(argv):
 
 def test_nothing_is_asked_of_the_hub_but_by_download(source, hub, capsys):
     for action, code in ((models_command.list_parts, 0), (models_command.verify, 3), (models_command.where, 3)):
-        assert action(source, ["f1"], False) == code
+        assert action(source, ["f1"], ONLINE) == code
     assert hub.requests == []
     assert "0 of 8 parts are here" in capsys.readouterr().out
 
 
 def test_a_download_brings_everything_and_the_second_one_nothing(source, hub, capsys):
-    assert models_command.download(source, list(VARIANTS), False) == 0
+    assert models_command.download(source, list(VARIANTS), ONLINE) == 0
     shown = capsys.readouterr()
     assert f"Everything is in {source.root}." in shown.out
     assert all(f"{part.name}: 100%" in shown.err for part in parts_for(VARIANTS))
-    assert models_command.verify(source, list(VARIANTS), False) == 0
+    assert models_command.verify(source, list(VARIANTS), ONLINE) == 0
     asked = len(hub.requests)
     capsys.readouterr()
-    assert models_command.download(source, list(VARIANTS), True) == 0
+    assert models_command.download(source, list(VARIANTS), OFFLINE) == 0
     assert (len(hub.requests), capsys.readouterr().err) == (asked, "")
 
 
 def test_a_broken_connection_is_taken_up_where_it_was(source, hub, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     hub.break_off[SHARDS[1]] = 500_000
-    assert models_command.download(source, ["f1"], False) == 0
+    assert models_command.download(source, ["f1"], ONLINE) == 0
     ranges = [headers.get("Range") for method, path, headers in hub.requests if (method, path) == ("GET", SHARDS[1])]
     assert ranges == [None, "bytes=500000-"]
 
 
 def test_a_damaged_file_alone_is_fetched_again(source, hub):
-    models_command.download(source, ["f1"], False)
+    models_command.download(source, ["f1"], ONLINE)
     (source.look(F1)[0] / SHARDS[1]).resolve().write_bytes(b"short")
     hub.requests.clear()
-    assert models_command.verify(source, ["f1"], False) == 3
-    assert models_command.download(source, ["f1"], False) == 0
+    assert models_command.verify(source, ["f1"], ONLINE) == 3
+    assert models_command.download(source, ["f1"], ONLINE) == 0
     assert hub.downloads == [SHARDS[1]]
+
+
+def test_checksums_find_what_headers_do_not(source, hub, capsys):
+    models_command.download(source, ["f1"], ONLINE)
+    link = source.look(F1)[0] / SHARDS[1]
+    data = link.read_bytes()
+    blob = link.resolve().with_name(hashlib.sha256(data).hexdigest())  # as the real hub names a large file
+    link.resolve().rename(blob)
+    link.unlink()
+    link.symlink_to(blob)
+    every_byte = Namespace(offline=False, checksums=True)
+    assert models_command.verify(source, ["f1"], every_byte) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(", 1 by checksum")
+
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert models_command.verify(source, ["f1"], ONLINE) == 0
+    capsys.readouterr()
+    assert models_command.verify(source, ["f1"], every_byte) == 3
+    expected = f"problem  transformer_f1: {SHARDS[1]} of {F1.repository} has another checksum than on the hub"
+    assert f"{expected}; delete {blob} to have" in capsys.readouterr().out
+
+    blob.unlink()
+    assert models_command.download(source, ["f1"], ONLINE) == 0
+    assert link.read_bytes() == data
 
 
 def test_offline_and_missing_says_how_to_fetch(source, hub):
     with pytest.raises(ModelFilesError, match=r"Going online is switched off.*hf download"):
-        models_command.download(source, ["f1"], True)
+        models_command.download(source, ["f1"], OFFLINE)
     assert hub.requests == []
 
 
 def test_too_small_a_disk_is_said_before_the_first_byte(source, hub, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 200_000))
     with pytest.raises(ModelFilesError, match="Make room there"):
-        models_command.download(source, ["f1"], False)
+        models_command.download(source, ["f1"], ONLINE)
     assert hub.downloads == []
 
 
@@ -179,18 +207,19 @@ def test_ctrl_c_ends_in_order_and_keeps_what_is_there(source, hub, capfd):
         """Ctrl+C comes with the first progress."""
 
         def folder(self, part, *, offline=False, on_progress=None):
-            def report(*progress):
-                signal.raise_signal(signal.SIGINT)
-                on_progress(*progress)
+            def report(title, done, total):
+                if done == 0:
+                    signal.raise_signal(signal.SIGINT)
+                on_progress(title, done, total)
 
             return super().folder(part, offline=offline, on_progress=report)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(CancelledError):
-        models_command.download(Pressed(source.hub), ["f1"], False)
+        models_command.download(Pressed(source.hub), ["f1"], ONLINE)
     assert "press Ctrl+C again" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
-    assert models_command.download(source, ["f1"], False) == 0
+    assert models_command.download(source, ["f1"], ONLINE) == 0
 
 
 def test_progress_starts_with_what_was_here():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +16,7 @@ from diffusers_helper.model_files.parts import Part
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MAX_HEADER = 100_000_000
 """The safetensors format's own limit on its header, bytes."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Fault(Enum):
@@ -64,6 +67,24 @@ def find_problems(part: Part, folder: Path) -> list[Problem]:
     if foreign:
         return [*problems, foreign]
     return problems + (_weight_problems(part, folder, config) if part.weights else [])
+
+
+def find_changed(part: Part, folder: Path) -> tuple[list[Problem], int]:
+    """Read every byte of the part's files in `folder`: what is not as the hub sent it, and how many were compared.
+
+    The hub's cache keeps a large file under its SHA-256; files elsewhere, and small ones, have nothing to compare with.
+    """
+    problems, compared = [], 0
+    for file in part.files_in(folder):
+        expected = file.resolve().name
+        if not _SHA256.fullmatch(expected):
+            continue
+        compared += 1
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != expected:
+                text = f"has another checksum than on the hub; delete {file.resolve()} to have it fetched again"
+                problems.append(Problem(file.name, text, Fault.DAMAGED))
+    return problems, compared
 
 
 def intact_bytes(part: Part, folder: Path, problems: list[Problem]) -> int:

@@ -48,10 +48,14 @@ class Part:
             names = [self.config, f"{stem}.safetensors", f"{stem}-*-of-*.safetensors", f"{stem}.safetensors.index.json"]
         return [f"{self.folder}/{name}" if self.folder else name for name in names]
 
-    def bytes_in(self, folder: Path) -> int:
-        """Bytes of its files in `folder`, without those of other parts and formats."""
+    def files_in(self, folder: Path) -> list[Path]:
+        """Its files in `folder`, sorted, without those of other parts and formats."""
         names = [pattern.rpartition("/")[2] for pattern in self.patterns]
-        return sum(file.stat().st_size for file in {file for name in names for file in folder.glob(name)})
+        return sorted({file for name in names for file in folder.glob(name)})
+
+    def bytes_in(self, folder: Path) -> int:
+        """Bytes of its files in `folder`."""
+        return sum(file.stat().st_size for file in self.files_in(folder))
 
     def expected_width(self, config: dict[str, Any]) -> int | None:
         """Length of the marker's last axis by `config`; None when the config leaves it to the default."""
