@@ -105,7 +105,9 @@ def test_the_torch_free_layer_imports_no_torch() -> None:
 
 def test_the_programs_choose_their_environment_before_any_library_reads_it() -> None:
     heavy = ("torch", "transformers", "diffusers", "huggingface_hub", "gradio")
-    done = import_all([f"{PACKAGE}.launch"], f"print([name for name in {heavy} if name in sys.modules])")
+    done = import_all(
+        [f"{PACKAGE}.launch", f"{PACKAGE}.cli"], f"print([name for name in {heavy} if name in sys.modules])"
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
