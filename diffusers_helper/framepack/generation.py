@@ -29,8 +29,8 @@ from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import encode_prompt_conds, truncation_notes, vae_encode
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
+from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
-from diffusers_helper.media.video import GrowingVideo
 from diffusers_helper.memory import out_of_memory_as_error
 
 TEXT_TOKENS = 512

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
-import torch
+from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 from torch import Tensor
 
 from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
-from diffusers_helper.media.files import output_error, require_free_space, whole_file
+from diffusers_helper.media.files import require_free_space, whole_file
 from diffusers_helper.media.frames import crop_or_pad_yield_mask, require_finite, rgb_frames, soft_append_bcthw
 
 __all__ = [
-    "GrowingVideo",
     "crop_or_pad_yield_mask",
     "preview_jpeg",
     "require_free_space",
@@ -30,8 +29,9 @@ __all__ = [
     "soft_append_bcthw",
 ]
 
-logger = logging.getLogger(__name__)
 Check = Callable[[], None]
+FAST_START = {"movflags": "+faststart"}
+"""Puts the index before the pictures, so that a browser starts to play before it has the whole file."""
 
 
 def save_bcthw_as_mp4(
@@ -47,17 +47,35 @@ def save_bcthw_as_mp4(
     Raises NumericsError for NaN or infinite pixels, OutputError where the file cannot be written.
     """
     require_finite(video, "The video")
-    _write_mp4(rgb_frames(video), Path(path), fps, crf, check)
+    with whole_file(Path(path)) as part:
+        encode_mp4(rgb_frames(video), part, exact_rate(fps), crf, check=check)
 
 
-def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, crf: int, check: Check | None) -> None:
-    """Encode ``frames``, uint8 (H, W, 3), at least one and all of one size."""
-    rate = Fraction(fps).limit_denominator(1001)
+def exact_rate(fps: float) -> Fraction:
+    """Return ``fps`` as the fraction that the file states."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def encode_mp4(
+    frames: Iterable[np.ndarray],
+    file: Path | BinaryIO,
+    rate: Fraction,
+    crf: int,
+    *,
+    key_frame: int = 0,
+    check: Check | None = None,
+) -> None:
+    """Encode ``frames``, uint8 (H, W, 3), at least one and all of one size.
+
+    No frame from ``key_frame`` on needs one before it, and the other way round: the clip can be cut there without
+    encoding anything again.
+    """
     frames = iter(frames)
     first = next(frames)
-    with whole_file(path) as part, av.open(part, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    options = FAST_START if isinstance(file, Path) else {}  # the second pass that moves the index opens the file again
+    with av.open(file, "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF))}
+        stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF)), "forced-idr": "1"}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
         context = stream.codec_context
@@ -68,6 +86,8 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, crf: int, c
                 check()
             picture = _yuv(frame)
             picture.pts, picture.time_base = index, 1 / rate
+            if index == key_frame:
+                picture.pict_type = PictureType.I
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
@@ -79,91 +99,6 @@ def _yuv(frame: np.ndarray) -> av.VideoFrame:
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
     return rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-
-
-class GrowingVideo:
-    """A video that is playable after every section, and longer each time.
-
-    Only the frames that the next section may cross-fade with stay float32; all others are kept as they are shown,
-    uint8. The result is that of ``soft_append_bcthw`` over all sections.
-
-    Attributes:
-        frames: pixel frames so far.
-        sections: sections so far.
-        partial: the newest playable file, None before the first and after ``finish``.
-    """
-
-    def __init__(self, path_stem: Path, grows_at_front: bool, crf: int, fps: float = 30) -> None:
-        """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``."""
-        self._stem = path_stem
-        self._grows_at_front = grows_at_front
-        self._crf = crf
-        self._fps = fps
-        self._edge: Tensor | None = None
-        self._settled: list[np.ndarray] = []
-        self._previous: Path | None = None
-        self.frames = 0
-        self.sections = 0
-        self.partial: Path | None = None
-
-    def add(self, pixels: Tensor, overlap: int, check: Check | None = None) -> Path:
-        """Join a section, (B, 3, T, H, W) about -1..1, and return a new file that holds the video so far.
-
-        ``overlap`` frames cross-fade with the section before: 0 for the first, and later at most the overlap of the
-        section before (its whole length if that was 0); ValueError otherwise. ``check`` as in ``save_bcthw_as_mp4``.
-        The file before this one stays, as a browser may still be playing it; older ones go. Raises NumericsError and
-        OutputError; an error, or what ``check`` raises, leaves video and files as they were.
-        """
-        number = self.sections + 1
-        require_finite(pixels, f"Section {number}")
-        edge, settled = self._joined(pixels.detach().to("cpu", torch.float32), overlap)
-        path = self._stem.with_name(f"{self._stem.name}_partial_{number:02d}.mp4")
-        _write_mp4(self._in_time_order(edge, settled), path, self._fps, self._crf, check)
-
-        _remove(self._previous)
-        self._previous, self.partial = self.partial, path
-        self._edge, self._settled, self.sections = edge, settled, number
-        self.frames = edge.shape[2] + sum(len(chunk) for chunk in settled)
-        return path
-
-    def _joined(self, pixels: Tensor, overlap: int) -> tuple[Tensor, list[np.ndarray]]:
-        """Cross-fade ``pixels`` with the edge; return the new edge and the settled chunks, in time order."""
-        edge = pixels[:, :, :0] if self._edge is None else self._edge
-        keep = overlap or pixels.shape[2]
-        if self._grows_at_front:
-            joined = soft_append_bcthw(pixels, edge, overlap)
-            edge, rest = joined[:, :, :keep], joined[:, :, keep:]
-        else:
-            joined = soft_append_bcthw(edge, pixels, overlap)
-            rest, edge = joined.tensor_split([joined.shape[2] - keep], dim=2)
-        chunk = [np.stack(list(rgb_frames(rest)))] if rest.shape[2] else []
-        return edge.clone(), [*chunk, *self._settled] if self._grows_at_front else [*self._settled, *chunk]
-
-    def _in_time_order(self, edge: Tensor, settled: list[np.ndarray]) -> Iterator[np.ndarray]:
-        parts = (rgb_frames(edge), chain.from_iterable(settled))
-        return chain(*parts) if self._grows_at_front else chain(*reversed(parts))
-
-    def finish(self) -> Path:
-        """Give the newest file its final name, remove the other one, and return the path; OutputError if it cannot."""
-        if self.partial is None:
-            raise ValueError("a video needs at least one section")
-        final = self._stem.with_name(f"{self._stem.name}.mp4")
-        try:
-            os.replace(self.partial, final)
-        except OSError as error:
-            raise output_error(final, error) from error
-        _remove(self._previous)
-        self.partial = self._previous = None
-        return final
-
-
-def _remove(path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("The old file %s could not be removed: %s.", path, error.strerror)
 
 
 def preview_jpeg(rgb: np.ndarray) -> bytes:

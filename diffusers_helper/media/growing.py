@@ -1,0 +1,165 @@
+"""A video that grows by sections at a cost that does not: old frames are copied as encoded, never decoded or held."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import torch
+from torch import Tensor
+
+from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.media.files import output_error, whole_file
+from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
+from diffusers_helper.media.video import FAST_START, Check, encode_mp4, exact_rate
+
+logger = logging.getLogger(__name__)
+REORDER = 2
+"""Frames that decoding runs ahead of showing: what x264's default B-frames need, in a clip of any length."""
+
+
+class GrowingVideo:
+    """A video that is playable after every section, and longer each time.
+
+    Only the frames that the next section may cross-fade with (the edge) are held, as float32. All others are settled:
+    they are in the newest file, encoded once, and the next file copies them from there. The pictures are those of
+    ``soft_append_bcthw`` over all sections; every section begins with a key frame.
+
+    Attributes:
+        frames: pixel frames so far.
+        sections: sections so far.
+        partial: the newest playable file, None before the first and after ``finish``.
+    """
+
+    def __init__(self, path_stem: Path, grows_at_front: bool, crf: int, fps: float = 30) -> None:
+        """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``."""
+        self._stem = path_stem
+        self._grows_at_front = grows_at_front
+        self._crf = crf
+        self._rate = exact_rate(fps)
+        self._edge: Tensor | None = None
+        self._previous: Path | None = None
+        self.frames = 0
+        self.sections = 0
+        self.partial: Path | None = None
+
+    def add(self, pixels: Tensor, overlap: int, check: Check | None = None) -> Path:
+        """Join a section, (B, 3, T, H, W) about -1..1, and return a new file that holds the video so far.
+
+        ``overlap`` frames cross-fade with the section before: 0 for the first, and later at most the overlap of the
+        section before (its whole length if that was 0); ValueError otherwise. ``check`` as in ``save_bcthw_as_mp4``,
+        and before every copied frame. The file before this one stays, as a browser may still be playing it; older ones
+        go. Raises NumericsError and OutputError; an error, or what ``check`` raises, leaves video and files as they
+        were.
+        """
+        number = self.sections + 1
+        require_finite(pixels, f"Section {number}")
+        joined = self._joined(pixels.detach().to("cpu", torch.float32), overlap)
+        fresh, keep = joined.shape[2], overlap or pixels.shape[2]
+        edge = slice(keep) if self._grows_at_front else slice(fresh - keep, None)
+        border = keep if self._grows_at_front else fresh - keep
+        section = io.BytesIO()
+        encode_mp4(rgb_frames(joined), section, self._rate, self._crf, key_frame=border, check=check)
+        section.seek(0)
+
+        path = self._stem.with_name(f"{self._stem.name}_partial_{number:02d}.mp4")
+        cuts = [*self._settled(), Cut(section, 0, fresh)]
+        with whole_file(path) as part:
+            join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check)
+        _remove(self._previous)
+        self._previous, self.partial = self.partial, path
+        self._edge, self.sections = joined[:, :, edge].clone(), number
+        self.frames = sum(cut.stop - cut.start for cut in cuts)
+        return path
+
+    def _joined(self, pixels: Tensor, overlap: int) -> Tensor:
+        """Cross-fade ``pixels`` with the edge."""
+        edge = pixels[:, :, :0] if self._edge is None else self._edge
+        return soft_append_bcthw(*((pixels, edge) if self._grows_at_front else (edge, pixels)), overlap)
+
+    def _settled(self) -> Iterator[Cut]:
+        """Yield the part of the newest file that no cross-fade changes any more, unless there is none."""
+        if self.partial is not None and self._edge is not None and (edge := self._edge.shape[2]) < self.frames:
+            start = edge if self._grows_at_front else 0
+            yield Cut(self.partial, start, start + self.frames - edge)
+
+    def finish(self) -> Path:
+        """Give the newest file its final name, remove the other one, and return the path; OutputError if it cannot."""
+        if self.partial is None:
+            raise ValueError("a video needs at least one section")
+        final = self._stem.with_name(f"{self._stem.name}.mp4")
+        try:
+            os.replace(self.partial, final)
+        except OSError as error:
+            raise output_error(final, error) from error
+        _remove(self._previous)
+        self.partial = self._previous = None
+        return final
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Frames ``start`` to ``stop`` of an MP4 that ``encode_mp4`` or ``join_mp4`` made; cuts lie at key frames."""
+
+    file: Path | BinaryIO
+    start: int
+    stop: int
+
+
+def join_mp4(cuts: Iterable[Cut], path: Path, rate: Fraction, check: Check | None = None) -> None:
+    """Write the cuts one after the other to ``path`` by copying packets; all were encoded with the same settings.
+
+    Every packet is shown at its frame's place and decoded ``REORDER`` frames before its own, so neither has gaps.
+    Raises OutputError if a cut's file is not there any more or not as it was written.
+    """
+    offset = copied = 0
+    with av.open(path, "w", format="mp4", options=FAST_START) as output:
+        stream = None
+        for cut in cuts:
+            with _reading(cut.file) as source:
+                stream = stream or output.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.pts is None or packet.time_base is None:  # the demuxer's end mark
+                        continue
+                    frame = round(packet.pts * packet.time_base * rate)
+                    if not cut.start <= frame < cut.stop:
+                        continue
+                    if check is not None:
+                        check()
+                    packet.stream, packet.time_base = stream, 1 / rate
+                    packet.pts, packet.dts, packet.duration = offset + frame - cut.start, copied - REORDER, 1
+                    output.mux(packet)
+                    copied += 1
+            offset += cut.stop - cut.start
+            if copied != offset:
+                raise _changed(cut.file)
+
+
+def _reading(file: Path | BinaryIO) -> av.container.InputContainer:
+    try:
+        return av.open(file, "r")
+    except av.FFmpegError as error:
+        raise _changed(file) from error
+
+
+def _changed(file: Path | BinaryIO) -> OutputError:
+    return OutputError(
+        f"{file} holds the video so far and was deleted, moved or changed meanwhile. "
+        "Leave the files of a running job in their place, and start again."
+    )
+
+
+def _remove(path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("The old file %s could not be removed: %s.", path, error.strerror)
