@@ -1,3 +1,4 @@
+import base64
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffusers_helper.framepack.errors import CancelledError, NumericsError, Out
 from diffusers_helper.media.frames import soft_append_bcthw
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.video import save_bcthw_as_mp4
+from tests.browsing import headless
 from tests.clips import HEIGHT, WIDTH, boxes, clip, decoded, packets
 
 
@@ -221,6 +223,45 @@ def test_an_old_file_that_cannot_be_removed_is_logged(tmp_path, caplog):
     growing.add(clip(3), 0)
     growing.add(clip(3), 0)
     assert "id_partial_01.mp4 could not be removed" in caplog.text
+
+
+SEEN = """async ([data, times]) => {
+  const video = document.createElement("video"), canvas = document.createElement("canvas").getContext("2d"), seen = [];
+  video.src = "data:video/mp4;base64," + data;
+  const event = name => new Promise((done, fail) => { video["on" + name] = done; video.onerror = fail; });
+  await event("loadeddata");
+  for (const time of times) {
+    const there = event("seeked");
+    video.currentTime = time;
+    await there;
+    canvas.drawImage(video, 0, 0);
+    seen.push(canvas.getImageData(9, 9, 1, 1).data[0]);
+  }
+  video.playbackRate = 4;
+  video.currentTime = 0;
+  const end = event("ended");
+  await video.play();
+  await end;
+  return [video.duration, seen];
+}"""
+"""Seeks to the times in seconds, plays to the end; the duration, and the red level of the picture at every time."""
+
+
+@pytest.mark.browser
+def test_a_browser_seeks_to_every_frame_and_plays_to_the_end(chromium, tmp_path):
+    ramp = torch.linspace(-0.9, 0.9, 29).view(1, 1, -1, 1, 1).expand(1, 3, 29, HEIGHT, WIDTH)
+    whole = {True: [(24, 29), (16, 29), (8, 21), (0, 13)], False: [(0, 5), (0, 13), (8, 21), (16, 29)]}
+    with headless(chromium) as browser:
+        page = browser.new_page()
+        for front, parts in whole.items():
+            growing = GrowingVideo(tmp_path / "id", front, crf=4)
+            for index, (begin, end) in enumerate(parts):
+                growing.add(ramp[:, :, begin:end], 5 if index else 0)
+            data = base64.b64encode(growing.finish().read_bytes()).decode()
+            order = [*range(29), *reversed(range(0, 29, 3))]
+            duration, seen = page.evaluate(SEEN, [data, [(frame + 0.5) / 30 for frame in order]])
+            assert duration == pytest.approx(29 / 30, abs=0.002)
+            assert seen == pytest.approx([float(ramp[0, 0, frame, 0, 0]) * 127.5 + 127.5 for frame in order], abs=4)
 
 
 def test_nothing_to_finish(tmp_path):
