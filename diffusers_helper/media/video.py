@@ -33,6 +33,9 @@ Check = Callable[[], None]
 FAST_START = {"movflags": "+faststart"}
 """Puts the index before the pictures, so that a browser starts to play before it has the whole file."""
 
+CUTTABLE = {"forced-idr": "1", "x264-params": "mbtree=0"}
+"""mbtree saves bits on frames that few others build on, the last before a cut: quality would step there by 1.5 dB."""
+
 
 def save_bcthw_as_mp4(
     video: Tensor, path: str | os.PathLike[str], fps: float = 30, crf: int = 16, *, check: Check | None = None
@@ -75,7 +78,7 @@ def encode_mp4(
     options = FAST_START if isinstance(file, Path) else {}  # the second pass that moves the index opens the file again
     with av.open(file, "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF)), "forced-idr": "1"}
+        stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF)), **CUTTABLE}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
         context = stream.codec_context
