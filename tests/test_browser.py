@@ -253,6 +253,14 @@ def test_length_size_and_notes_are_told_before_the_start(user):
     expect(tab.locator("#size-hint")).to_contain_text("640")
 
 
+DRAFT_IS_KEPT = """() => {
+  const draft = localStorage.getItem('framepack-draft'), now = performance.now();
+  if (draft !== window.lastDraft) [window.lastDraft, window.lastChange] = [draft, now];
+  return now - window.lastChange > 2000;
+}"""
+"""True once the browser has written nothing for two seconds: a busy computer takes that long."""
+
+
 def test_quick_choices_fill_the_form_and_are_kept(user):
     tab = user.open()
     tab.locator("#ideas").get_by_text("Wave").click()
@@ -262,6 +270,7 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     tab.get_by_text("More settings").click()
     tab.locator("#negative-prompt textarea").fill("blur")
 
+    tab.wait_for_function(DRAFT_IS_KEPT)
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
     expect(tab.locator("#seed input")).to_have_value("-1")
