@@ -11,12 +11,14 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
+from diffusers_helper.embedding_cache import EmbeddingCache, key_of
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, out_of_memory_as_error, policy_for
@@ -69,9 +71,11 @@ class Components:
             what it raises stops the download.
         offline: never use a network.
         preserved_gb: device memory to leave free for the work where not everything fits, GiB.
+        embeddings: keeps what the encoders gave; None keeps nothing.
 
     Attributes:
         device: as given.
+        embeddings: as given, or one that never holds anything.
         dtype: the transformer's.
         residency: places models on the device; the transformer's user goes through it.
 
@@ -88,6 +92,7 @@ class Components:
         on_progress: OnProgress | None = None,
         offline: bool = False,
         preserved_gb: float = 6.0,
+        embeddings: EmbeddingCache | None = None,
     ) -> None:
         self.source = source
         self.device = torch.device(device)
@@ -95,6 +100,7 @@ class Components:
         self.dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
         self._encoder_dtype = dtype or (torch.float32 if on_cpu else torch.float16)
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb))
+        self.embeddings = embeddings or EmbeddingCache(None)
         self._attention = attention
         self._fused = fused
         self._on_progress = on_progress
@@ -118,6 +124,20 @@ class Components:
     def check(self, variants: Iterable[str]) -> None:
         """Raise ModelFilesError if the files of the named variants cannot be used; reads no weights."""
         self.source.check(variants, offline=self._offline)
+
+    def embedding_key(self, wanted: Iterable[Part], *facts: object) -> str | None:
+        """The cache's name for what `wanted` make of an input with these `facts`; None while files are lacking.
+
+        It changes with the files, the dtype, the device's kind and the libraries: all that may shape a number.
+        """
+        identities = []
+        for part in wanted:
+            folder, problems = self.source.look(part)
+            if folder is None or problems:
+                return None
+            identities.append(part.identity_in(folder))
+        versions = [version(name) for name in ("torch", "transformers")]
+        return key_of(identities, versions, _device_name(self.device), str(self._encoder_dtype), *facts)
 
     @contextmanager
     def text(self) -> Iterator[TextEncoders]:
@@ -201,6 +221,10 @@ class Components:
             self._loaded.pop(name, None)
         if names:
             empty_caches()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 _CLASSES = {

@@ -42,6 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--no-compile", action="store_true", help="compile no kernels for the GPU: slower steps, no wait"
     )
     group.add_argument("--outputs", metavar="DIR", type=_folder, default=ROOT / "outputs", help="where results go")
+    group.add_argument(
+        "--cache", metavar="DIR", type=_folder, default=ROOT / "cache", help="where work that can be done again is kept"
+    )
+    group.add_argument(
+        "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
+    )
     group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
 
 

@@ -67,6 +67,7 @@ class Program:
         self._offline: bool = options.offline
         self._attention: str = options.attention
         self._fused = not options.no_compile
+        self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
         self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
@@ -78,6 +79,7 @@ class Program:
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
         from diffusers_helper.components import Components
+        from diffusers_helper.embedding_cache import EmbeddingCache
 
         return Components(
             self.source,
@@ -86,6 +88,7 @@ class Program:
             fused=self._fused,
             on_progress=self._downloading,
             offline=self._offline,
+            embeddings=EmbeddingCache(self._embeddings),
         )
 
     def prepare(self) -> None:

@@ -14,9 +14,10 @@ PACKAGE = "diffusers_helper"
 LAYERS = [  # a module imports from its own layer and from those above; a name stands for all that is in it
     "framepack.request framepack.planning framepack.variants framepack.events framepack.errors "
     "bucket_tools thread_utils",
-    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory",
+    "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
+    "embedding_cache",
     "model_files components",
-    "framepack.engine framepack.generation",
+    "framepack.engine framepack.conditions framepack.generation",
     "jobs progress previewer",
     "gradio program options logs locks signals",
     "launch cli models_command doctor machine",

@@ -7,7 +7,7 @@ It knows which model is needed when, and neither threads, queues nor pages. File
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,27 +18,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.clip_vision import hf_clip_vision_encode
-from diffusers_helper.components import Components, TextEncoders
-from diffusers_helper.framepack.engine import Conditions, sample_video
+from diffusers_helper.components import Components
+from diffusers_helper.framepack.conditions import Check, make_conditions
+from diffusers_helper.framepack.engine import sample_video
 from diffusers_helper.framepack.events import Event, Finished, Note, SectionDone, StageStarted, VideoGrown
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
-from diffusers_helper.hunyuan import encode_prompt_conds, truncation_notes, vae_encode
+from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
-from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.memory import out_of_memory_as_error
 
-TEXT_TOKENS = 512
-"""Length that Llama's states are padded to."""
 BYTES_PER_PIXEL = 0.5
 """Generous guess of an MP4's size, for the check before the start."""
-
-Check = Callable[[], None]
 
 
 def generate(
@@ -72,7 +67,7 @@ def _stages(
     picture = _prepare(request, photo, components, output)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
-    conditions = yield from _conditions(request, picture, components, check)
+    conditions = yield from make_conditions(request, picture, components, check)
     yield StageStarted("image", "Encoding the photo")
     with components.vae() as vae, interruptible(vae, check):
         start_latent = vae_encode(_pixels_of(picture), vae, torch.Generator("cpu").manual_seed(request.seed))
@@ -132,31 +127,6 @@ def _notes_on(request: GenerationRequest) -> Iterator[str]:
         yield f"MP4 compression {request.mp4_crf} was set to {request.crf}: browsers play 1 to 51."
     if request.negative_prompt and request.cfg_scale == 1.0:
         yield "The negative prompt has no effect while CFG is 1."
-
-
-def _conditions(
-    request: GenerationRequest, picture: NDArray[np.uint8], components: Components, check: Check
-) -> Generator[Event, None, Conditions]:
-    yield StageStarted("text", "Reading the prompt")
-    with components.text() as text, interruptible(text.text_encoder, check):
-        notes = truncation_notes(request.prompt, text.tokenizer, text.tokenizer_2)
-        positive = _encode_prompt(request.prompt, text)
-        negative = _encode_prompt(request.negative_prompt, text) if request.cfg_scale != 1.0 else (None, None, None)
-    for note in notes:
-        yield Note(note)
-    yield StageStarted("image", "Looking at the photo")
-    with components.vision() as vision, interruptible(vision.image_encoder, check):
-        seen = hf_clip_vision_encode(picture, vision.feature_extractor, vision.image_encoder)
-    return Conditions(*positive, *negative, image_embeddings=seen.last_hidden_state)
-
-
-def _encode_prompt(prompt: str, text: TextEncoders) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Llama states (1, 512, 4096), their mask (1, 512) and the pooled vector (1, 768)."""
-    llama, pooled = encode_prompt_conds(
-        prompt, text.text_encoder, text.text_encoder_2, text.tokenizer, text.tokenizer_2, device=text.device
-    )
-    embeds, mask = crop_or_pad_yield_mask(llama, TEXT_TOKENS)
-    return embeds, mask, pooled
 
 
 def _pixels_of(picture: NDArray[np.uint8]) -> Tensor:

@@ -57,6 +57,10 @@ class Part:
         """Bytes of its files in `folder`."""
         return sum(file.stat().st_size for file in self.files_in(folder))
 
+    def identity_in(self, folder: Path) -> list[tuple[str, str]]:
+        """What tells its files in `folder` from others, as data: the hub's checksum, or size and time of change."""
+        return [(file.name, _content_of(file.resolve())) for file in self.files_in(folder)]
+
     def expected_width(self, config: dict[str, Any]) -> int | None:
         """Length of the marker's last axis by `config`; None when the config leaves it to the default."""
         product = 1
@@ -67,6 +71,12 @@ class Part:
                 return None
             product *= value
         return product
+
+
+def _content_of(file: Path) -> str:
+    """The hub's cache names a file by its checksum; other files are told apart by size and time of change."""
+    facts = file.stat()
+    return file.name if file.parent.name == "blobs" else f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 _HUNYUAN = "hunyuanvideo-community/HunyuanVideo"
@@ -163,8 +173,10 @@ def _transformer(variant: Variant) -> Part:
     )
 
 
+TEXT_PARTS = (TEXT_ENCODER, TOKENIZER, TEXT_ENCODER_2, TOKENIZER_2)
+VISION_PARTS = (IMAGE_ENCODER, FEATURE_EXTRACTOR)
 _TRANSFORMERS = {name: _transformer(variant) for name, variant in VARIANTS.items()}
-_SHARED = (TEXT_ENCODER, TOKENIZER, TEXT_ENCODER_2, TOKENIZER_2, VAE, IMAGE_ENCODER, FEATURE_EXTRACTOR)
+_SHARED = (*TEXT_PARTS, VAE, *VISION_PARTS)
 
 
 def transformer_part(variant: str) -> Part:
