@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, QueueFullError, UnknownJobError
-from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished
+from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
+from diffusers_helper.watch import Watch
 
 if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo
@@ -48,6 +49,7 @@ class Job:
     photo: Photo
     say: Callable[[str], None]
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def stop(self) -> None:
         """Ask the run to stop; it does at the next event or ``check``."""
@@ -59,7 +61,8 @@ class Job:
         return self._stop.is_set()
 
     def check(self) -> None:
-        """Raise CancelledError if the job was asked to stop; for hooks inside long calls."""
+        """Raise CancelledError if the job was asked to stop; for hooks inside long calls. It is a sign of life, too."""
+        self._pulse()
         if self.stopping:
             raise CancelledError("The job was stopped.")
 
@@ -67,6 +70,11 @@ class Job:
 def new_job_id() -> str:
     """Return a name that sorts by time and has 64 random bits, so that nobody cancels a job that is not theirs."""
     return f"{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}"
+
+
+def public_name(job_id: str) -> str:
+    """Return what of a job's id anybody may know: when it was made, without the part that gives the right to it."""
+    return job_id.rpartition("_")[0]
 
 
 class JobManager:
@@ -79,6 +87,9 @@ class JobManager:
         new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
         prepare: called once in the worker before its first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
+
+    Attributes:
+        watch: what is seen of the worker.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class JobManager:
         self._new_previewer = new_previewer
         self._prepare = prepare
         self._on_failure = on_failure
+        self.watch = Watch()
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
@@ -123,13 +135,15 @@ class JobManager:
                 return self._tokens[token]
             if self._closing:
                 raise QueueFullError("The server is stopping and takes no new jobs.")
+            if self.watch.lost:
+                raise QueueFullError(self.watch.lost)
             if len(self._queue) >= self._max_waiting:
                 raise QueueFullError(
                     f"{len(self._queue)} jobs are waiting already; try again when one of them is done."
                 )
             job_id = new_job_id()
             say = partial(self._say, job_id)
-            job = Job(job_id, request.with_seed(), photo, say)
+            job = Job(job_id, request.with_seed(), photo, say, _pulse=self.watch.pulse)
             if token is not None:
                 self._tokens[token] = job.id
             self._queue.append(job)
@@ -174,6 +188,18 @@ class JobManager:
         with self._changed:
             return list(self._snapshots.values())
 
+    @property
+    def closing(self) -> bool:
+        """Whether it was told to close."""
+        return self._closing
+
+    def abandon(self, message: str) -> None:
+        """Fail the running job with ``message``, though its run hangs; whatever it does later is no longer told."""
+        with self._changed:
+            if self._running is not None:
+                self._running.stop()
+                self._end(self._running.id, Failed(message, self._path(self._running)))
+
     def close(self, timeout: float | None = None) -> bool:
         """Take no new jobs, drop those that wait, stop the running one; return whether the worker ended in time."""
         with self._changed:
@@ -191,21 +217,24 @@ class JobManager:
     def _work(self) -> None:
         if self._prepare is not None:
             _guarded(self._prepare, "Preparing for the first job failed")
+        self.watch.prepared = True
         while (job := self._next()) is not None:
             outcome = self._drive(job)
             if isinstance(outcome, Failed) and self._on_failure is not None:
                 _guarded(self._on_failure, "Freeing memory after a failed job failed")
             with self._changed:
                 self._running = None
+                self.watch.job_left()
                 self._end(job.id, outcome)
 
     def _next(self) -> Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._changed.wait_for(lambda: (self._queue and not self.watch.lost) or self._closing)
             if self._closing:
                 return None
             self._running = job = self._queue.popleft()
             self._update(job.id, state="running", position=0, started=time.time())
+            self.watch.job_started()
             self._renumber()
         request = job.request
         logger.info("Job %s: %s, %d frames, seed %d", job.id, request.variant, request.total_frames, request.seed)
@@ -231,7 +260,10 @@ class JobManager:
         previews = Previews(self._new_previewer()) if self._new_previewer else None
         with closing(self._run(job)) as events:
             for event in events:
+                slow = self.watch.saw(event)
                 self._update(job.id, **changes(event, self.snapshot(job.id), pace, previews))
+                if slow:
+                    self._update(job.id, **changes(Note(slow), self.snapshot(job.id), pace, previews))
                 if isinstance(event, Finished):
                     finished = event  # too late to stop: the video is there
                 else:
@@ -245,6 +277,7 @@ class JobManager:
         return Path(video) if video else None
 
     def _say(self, job_id: str, text: str) -> None:
+        self.watch.pulse()
         with self._changed:
             if self._running is not None and self._running.id == job_id and not self._running.stopping:
                 self._update(job_id, description=text)
@@ -252,13 +285,18 @@ class JobManager:
     def _update(self, job_id: str, **fields: Any) -> None:
         with self._changed:
             seen = self._snapshots[job_id]
+            if seen.ended:
+                return  # an abandoned run still talks
             self._snapshots[job_id] = replace(seen, version=seen.version + 1, **fields)
             self._changed.notify_all()
 
     def _end(self, job_id: str, outcome: Outcome) -> None:
-        """Give a job its last state, and forget the oldest of the ended ones."""
+        """Give a job its last state, if it has none yet, and forget the oldest of the ended ones."""
         with self._changed:
+            if job_id not in self._snapshots or self._snapshots[job_id].ended:
+                return  # it was abandoned
             self._update(job_id, **ending(outcome), position=0, preview=None, finished=time.time())
+            self.watch.job_ended(self.snapshot(job_id).state)
             ended = sorted((s for s in self._snapshots.values() if s.ended), key=lambda s: s.finished or 0.0)
             for old in ended[: -self._keep]:
                 del self._snapshots[old.id]

@@ -60,19 +60,26 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
     program = Program(parsed, variant.name)
     with program.lock(listener.getsockname()[1]):
         from diffusers_helper.gradio.app import app_options, build_app
+        from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import serve, share
+        from diffusers_helper.watchdog import Watchdog
 
         if parsed.server not in ("127.0.0.1", "localhost", "::1"):
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
         manager = program.make_manager()
+        monitor = Monitor(manager, program.about(listener.getsockname()[1]), program.computer())
         blocks = build_app(
             variant, manager, defaults=program.defaults, models_note=program.source.note, outputs=program.outputs
         )
+        watchdog = Watchdog(manager)
+        watchdog.start()
+        endpoints = routes(monitor)
         stopped = (
-            share(blocks, manager, listener, options=app_options())
+            share(blocks, manager, listener, options=app_options(), routes=endpoints)
             if parsed.share
-            else serve(blocks, manager, listener, options=app_options(), inbrowser=parsed.inbrowser)
+            else serve(blocks, manager, listener, options=app_options(), inbrowser=parsed.inbrowser, routes=endpoints)
         )
+        watchdog.stop()
     if not stopped:
         # The worker is inside a call that nothing interrupts, and Python would wait for the device's threads.
         logger.warning("The job did not stop in time; what it had finished is kept")

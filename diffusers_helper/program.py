@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.health import About
 from diffusers_helper.jobs import Job, JobManager
 from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.memory import default_device, empty_caches
@@ -64,6 +66,7 @@ class Program:
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
         self.device = pick_device(options.device)
         self.outputs: Path = options.outputs
+        self._variant = variant
         self._offline: bool = options.offline
         self._attention: str = options.attention
         self._fused = not options.no_compile
@@ -133,7 +136,25 @@ class Program:
         def run(job: Job) -> Generator[Event, None, None]:
             return self.generate(job.request, job.photo, job.id, check=job.check, say=job.say)
 
-        return JobManager(run, new_previewer=_new_previewer, prepare=self.prepare, on_failure=self.release)
+        def after_failure() -> None:
+            manager.watch.lost = device_fault(self.device)
+            if not manager.watch.lost:
+                self.release()
+
+        manager = JobManager(run, new_previewer=_new_previewer, prepare=self.prepare, on_failure=after_failure)
+        return manager
+
+    def about(self, port: int) -> About:
+        """Return what the endpoints tell of this process, whose page is at ``port``."""
+        card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        return About(port, str(self.device), card, self._variant, self.source.title)
+
+    def computer(self) -> Computer:
+        """Return what looks at this computer, and at the GPU if one is in use."""
+        if self.device.type != "cuda":
+            return Computer(self.outputs)
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        return Computer(self.outputs, uuid, lambda: torch.cuda.memory_reserved(self.device))
 
     def lock(self, port: int) -> AbstractContextManager[None]:
         """Hold the GPU for this process; nothing to hold on a CPU. Raises SettingsError if another one has it."""
@@ -163,6 +184,23 @@ def pick_device(choice: str) -> torch.device:
             f"There is no {choice} device that can be used here. Leave --device out, or add --device cpu."
         )
     return device
+
+
+def device_fault(device: torch.device) -> str:
+    """Return why ``device`` computes no more; empty if it does.
+
+    After an illegal access, or an error that the driver calls Xid, every later call of the process fails as well.
+    """
+    if device.type != "cuda":
+        return ""
+    try:
+        torch.zeros(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return ""
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        return f"The GPU does not answer any more ({reason})."
+    return ""
 
 
 def _new_previewer() -> Previewer:

@@ -18,8 +18,8 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "embedding_cache",
     "model_files components",
     "framepack.engine framepack.conditions framepack.generation",
-    "jobs progress previewer",
-    "gradio program options logs locks signals",
+    "jobs progress previewer watch",
+    "gradio program options logs locks signals health prometheus computer watchdog",
     "launch cli models_command doctor machine",
     "__main__",
 ]

@@ -10,13 +10,14 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from diffusers_helper.jobs import JobManager
 
@@ -36,9 +37,15 @@ def address(listener: socket.socket) -> str:
 
 
 def serve(
-    blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, options: dict[str, Any], inbrowser: bool
+    blocks: gr.Blocks,
+    manager: JobManager,
+    listener: socket.socket,
+    *,
+    options: dict[str, Any],
+    inbrowser: bool,
+    routes: Sequence[Route] = (),
 ) -> bool:
-    """Serve until a signal; return whether the running job stopped in time."""
+    """Serve the page, and ``routes`` beside it, until a signal; return whether the running job stopped in time."""
     stopped = True
 
     @asynccontextmanager
@@ -49,18 +56,31 @@ def serve(
         logger.info("Stopping")
         stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
 
-    app = gr.mount_gradio_app(FastAPI(lifespan=lifespan), blocks, path="/", **options)
+    app = gr.mount_gradio_app(FastAPI(lifespan=lifespan, routes=list(routes)), blocks, path="/", **options)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=CONNECTION_SECONDS)
     _until_interrupted(lambda: uvicorn.Server(config).run(sockets=[listener]))
     return stopped
 
 
-def share(blocks: gr.Blocks, manager: JobManager, listener: socket.socket, *, options: dict[str, Any]) -> bool:
-    """Serve with a public link until a signal; return whether the running job stopped in time."""
+def share(
+    blocks: gr.Blocks,
+    manager: JobManager,
+    listener: socket.socket,
+    *,
+    options: dict[str, Any],
+    routes: Sequence[Route] = (),
+) -> bool:
+    """The same with a public link."""
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
     _, local, public = blocks.launch(
-        share=True, server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **options
+        share=True,
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        app_kwargs={"routes": list(routes)},
+        **options,
     )
     _ready(manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)

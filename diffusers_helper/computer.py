@@ -1,0 +1,150 @@
+"""What the computer is doing now: memory, load, disk, and an NVIDIA card's own figures. All sizes are bytes.
+
+Reading starts nothing on the device: the card is asked through NVIDIA's management library, by its UUID.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 0.9
+"""However many tabs and scrapers ask, the computer is looked at about once a second."""
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """One card now.
+
+    Attributes:
+        total, used, free: its memory, by everybody.
+        reserved: memory that this program holds on it.
+        utilisation: how much of the last moment it computed, 0 to 1; None if it does not tell.
+        celsius: its temperature; None if it does not tell.
+    """
+
+    name: str
+    total: int
+    used: int
+    free: int
+    reserved: int
+    utilisation: float | None
+    celsius: int | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the computer; ``memory_own`` is what this process holds, ``cpu`` the load of all cores, 0 to 1."""
+
+    memory_total: int
+    memory_free: int
+    memory_own: int
+    cpu: float
+    disk_total: int
+    disk_free: int
+    gpu: GpuReading | None
+
+
+class Computer:
+    """Looks at the computer, at most about once a second.
+
+    Args:
+        outputs: the folder on whose disk results go.
+        gpu_uuid: of the NVIDIA card in use, as torch writes it; None for none.
+        reserved: says how much of the card's memory this program holds.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        outputs: Path,
+        gpu_uuid: str | None = None,
+        reserved: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outputs = outputs
+        self._card = _Card(gpu_uuid, reserved) if gpu_uuid else None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._process = psutil.Process()
+        self._reading: Reading | None = None
+        self._until = float("-inf")
+
+    def read(self) -> Reading:
+        """Return how it is now, or was a moment ago."""
+        with self._lock:
+            if self._reading is None or self._clock() >= self._until:
+                self._reading = self._read()
+                self._until = self._clock() + FRESH_SECONDS
+            return self._reading
+
+    def _read(self) -> Reading:
+        memory = psutil.virtual_memory()
+        disk = psutil.disk_usage(
+            str(next(place for place in (self._outputs, *self._outputs.parents) if place.exists()))
+        )
+        return Reading(
+            memory_total=memory.total,
+            memory_free=memory.available,
+            memory_own=self._process.memory_info().rss,
+            cpu=psutil.cpu_percent() / 100,
+            disk_total=disk.total,
+            disk_free=disk.free,
+            gpu=self._card.read() if self._card else None,
+        )
+
+
+class _Card:
+    """One NVIDIA card through nvidia-ml-py; asked no more after it once failed to answer."""
+
+    def __init__(self, uuid: str, reserved: Callable[[], int]) -> None:
+        self._uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+        self._reserved = reserved
+        self._handle: Any = None
+        self._failed = False
+
+    def read(self) -> GpuReading | None:
+        if self._failed:
+            return None
+        import pynvml
+
+        try:
+            if self._handle is None:
+                pynvml.nvmlInit()
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
+            name = pynvml.nvmlDeviceGetName(self._handle)
+        except pynvml.NVMLError as error:
+            self._failed = True
+            logger.warning("The GPU's figures cannot be read: %s", error)
+            return None
+        load = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu, pynvml.NVMLError)
+        celsius = _told(
+            lambda: pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU), pynvml.NVMLError
+        )
+        return GpuReading(
+            name=name,
+            total=int(memory.total),
+            used=int(memory.used),
+            free=int(memory.free),
+            reserved=self._reserved(),
+            utilisation=None if load is None else load / 100,
+            celsius=celsius,
+        )
+
+
+def _told(ask: Callable[[], int], refusal: type[Exception]) -> int | None:
+    """What a card answers; None if it does not tell that, as the parts of a divided card do."""
+    try:
+        return ask()
+    except refusal:
+        return None

@@ -1,0 +1,96 @@
+"""Whether the program is well, in one word and a few figures: what /healthz, /readyz and the page's panel tell.
+
+The words: "loading" until the worker has imported what it needs, then "idle" or "busy", "stopping" after a signal, and
+"wedged" where the worker gives no sign of life or has lost its device. No job id is told: an id is the right to look
+at a job and to cancel it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffusers_helper.jobs import JobManager, public_name
+from diffusers_helper.progress import JobSnapshot
+
+State = Literal["loading", "idle", "busy", "wedged", "stopping"]
+HANG_SECONDS = 900.0
+"""A job that is silent for so long hangs: signs come between the layers of every model, and while files are read."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What does not change while the program runs; ``gpu`` is the card's name, None without one."""
+
+    port: int
+    device: str
+    gpu: str | None
+    variant: str
+    models: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """One look at the program; ``waiting`` is the length of the queue."""
+
+    state: State
+    job: JobSnapshot | None
+    waiting: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has to do anything."""
+        return self.state != "wedged"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes jobs and works on them."""
+        return self.state in ("idle", "busy")
+
+
+def look(manager: JobManager, hang_seconds: float = HANG_SECONDS) -> Health:
+    """Say how the worker of ``manager`` is."""
+    jobs = manager.jobs()
+    running = next((job for job in jobs if job.state == "running"), None)
+    waiting = sum(job.state == "queued" for job in jobs)
+    return Health(_state(manager, busy=running is not None, hang_seconds=hang_seconds), running, waiting)
+
+
+def as_json(health: Health, about: About) -> dict[str, Any]:
+    """Return what the endpoints answer."""
+    return {
+        "state": health.state,
+        "job": _job(health.job) if health.job else None,
+        "waiting": health.waiting,
+        "device": about.device,
+        "gpu": about.gpu,
+        "port": about.port,
+        "pid": os.getpid(),
+        "variant": about.variant,
+        "models": about.models,
+    }
+
+
+def _state(manager: JobManager, *, busy: bool, hang_seconds: float) -> State:
+    watch = manager.watch
+    if watch.lost or watch.silent_seconds > hang_seconds:
+        return "wedged"
+    if manager.closing:
+        return "stopping"
+    if not watch.prepared:
+        return "loading"
+    return "busy" if busy else "idle"
+
+
+def _job(job: JobSnapshot) -> dict[str, Any]:
+    return {
+        "name": public_name(job.id),
+        "stage": job.stage,
+        "section": job.section,
+        "sections": job.sections,
+        "step": job.step,
+        "steps": job.steps,
+        "progress": round(job.total_progress, 4),
+        "eta_seconds": job.eta_seconds,
+    }

@@ -1,0 +1,81 @@
+"""The program's figures for Prometheus: read when they are asked for, in a registry of their own.
+
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from diffusers_helper.computer import Computer, Reading
+from diffusers_helper.health import State, look
+from diffusers_helper.jobs import JobManager
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def metrics_text(manager: JobManager, computer: Computer) -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Figures(manager, computer))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    def __init__(self, manager: JobManager, computer: Computer) -> None:
+        self._manager = manager
+        self._computer = computer
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric with its value now."""
+        yield from _of_the_work(self._manager)
+        yield from _of_the_computer(self._computer.read())
+
+
+def _of_the_work(manager: JobManager) -> Iterator[Metric]:
+    health, watch = look(manager), manager.watch
+    state = GaugeMetricFamily("framepack_state", "1 for the state that the program is in.", labels=["state"])
+    for name in get_args(State):
+        state.add_metric([name], float(name == health.state))
+    yield state
+    yield GaugeMetricFamily("framepack_jobs_waiting", "Jobs in the queue.", health.waiting)
+    ended = CounterMetricFamily("framepack_jobs", "Jobs by how they ended.", labels=["state"])
+    for name in ("done", "cancelled", "failed"):
+        ended.add_metric([name], watch.ended[name])
+    yield ended
+    steps = SummaryMetricFamily("framepack_step_seconds", "Time of a sampling step.", watch.steps, watch.step_seconds)
+    yield steps
+    yield CounterMetricFamily("framepack_slow_steps", "Steps that took ten times the median.", watch.slow_steps)
+    yield GaugeMetricFamily(
+        "framepack_silent_seconds", "Since the running job's last sign of life.", watch.silent_seconds
+    )
+    progress = health.job.total_progress if health.job else 0.0
+    yield GaugeMetricFamily("framepack_job_progress_ratio", "How much of the running job is done.", progress)
+
+
+def _of_the_computer(now: Reading) -> Iterator[Metric]:
+    gauges = {
+        "framepack_memory_total_bytes": ("The computer's memory.", now.memory_total),
+        "framepack_memory_free_bytes": ("Of it, what programs can still have.", now.memory_free),
+        "framepack_memory_own_bytes": ("Of it, what this program holds.", now.memory_own),
+        "framepack_cpu_ratio": ("Load of all cores.", now.cpu),
+        "framepack_disk_free_bytes": ("Room on the disk of the results.", now.disk_free),
+    }
+    if now.gpu is not None:
+        gauges |= {
+            "framepack_gpu_memory_total_bytes": ("The GPU's memory.", now.gpu.total),
+            "framepack_gpu_memory_used_bytes": ("Of it, what all programs hold.", now.gpu.used),
+            "framepack_gpu_memory_free_bytes": ("Of it, what nobody holds.", now.gpu.free),
+            "framepack_gpu_memory_reserved_bytes": ("Of it, what this program holds.", now.gpu.reserved),
+        }
+        if now.gpu.utilisation is not None:
+            gauges["framepack_gpu_utilisation_ratio"] = ("How busy the GPU is.", now.gpu.utilisation)
+        if now.gpu.celsius is not None:
+            gauges["framepack_gpu_temperature_celsius"] = ("The GPU's temperature.", now.gpu.celsius)
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(name, text, value)

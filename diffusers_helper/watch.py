@@ -1,0 +1,113 @@
+"""What is seen of the worker from outside: signs of life, how long steps take, how jobs ended.
+
+The worker tells; health, metrics and the watchdog read. It knows neither jobs nor a device.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from statistics import median
+
+from diffusers_helper.framepack.events import Event, StepDone
+
+logger = logging.getLogger(__name__)
+
+SLOW = 10
+"""How many times the median a step takes before somebody should hear of it."""
+ENOUGH_STEPS = 5
+"""So many steps make a median."""
+
+
+class Watch:
+    """The record of one worker; any thread may read it.
+
+    Args:
+        clock: seconds that only grow.
+
+    Attributes:
+        prepared: the worker is past its slow imports.
+        lost: why the worker cannot go on, a sentence; empty while it can.
+        steps, step_seconds: how many steps were timed, and their sum.
+        slow_steps: how many of them took ten times the median.
+        ended: jobs by their last state.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._recent: deque[float] = deque(maxlen=100)
+        self._last_step: tuple[int, float] | None = None
+        self._sign: float | None = None
+        self._told = False
+        self.prepared = False
+        self.lost = ""
+        self.steps = 0
+        self.step_seconds = 0.0
+        self.slow_steps = 0
+        self.ended: Counter[str] = Counter()
+
+    def job_started(self) -> None:
+        """A job is running from now on."""
+        with self._lock:
+            self._last_step, self._told = None, False
+            self._sign = self._clock()
+
+    def pulse(self) -> None:
+        """The running job does something; cheap enough for every layer of a model."""
+        self._sign = self._clock()
+
+    def saw(self, event: Event) -> str:
+        """Note an event of the running job; return a sentence for its user at the first step that was far too slow."""
+        self.pulse()
+        if not isinstance(event, StepDone):
+            return ""
+        with self._lock:
+            now, before = self._clock(), self._last_step
+            self._last_step = event.section, now
+            if before is None or before[0] != event.section:
+                return ""  # decoding and writing lie between the sections
+            return self._timed(now - before[1], event)
+
+    def job_ended(self, state: str) -> None:
+        """A job has reached its last state; one that never ran, too."""
+        with self._lock:
+            self.ended[state] += 1
+
+    def job_left(self) -> None:
+        """No job is running any more."""
+        self._sign = None
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the running job has given no sign of life; 0 while none runs."""
+        sign = self._sign
+        return 0.0 if sign is None else self._clock() - sign
+
+    @property
+    def recent(self) -> list[float]:
+        """The times of the latest steps, oldest first, seconds."""
+        with self._lock:
+            return list(self._recent)
+
+    def _timed(self, seconds: float, event: StepDone) -> str:
+        usual = median(self._recent) if len(self._recent) >= ENOUGH_STEPS else None
+        self._recent.append(seconds)
+        self.steps += 1
+        self.step_seconds += seconds
+        if usual is None or seconds < SLOW * usual:
+            return ""
+        self.slow_steps += 1
+        logger.warning(
+            "Step %d of section %d took %.1f s; %.2f s are usual", event.step, event.section + 1, seconds, usual
+        )
+        if self._told:
+            return ""
+        self._told = True
+        return (
+            f"Step {event.step} of section {event.section + 1} took {seconds:.1f} s, where {usual:.1f} s are usual. "
+            "Another program may be using this computer or its GPU."
+        )

@@ -1,0 +1,135 @@
+"""The states of a program, as /healthz, /readyz and /metrics tell them over HTTP."""
+
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from diffusers_helper import health
+from diffusers_helper.computer import Computer, GpuReading, Reading
+from diffusers_helper.framepack.events import Finished, StepDone
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.gradio.endpoints import Monitor, routes
+from diffusers_helper.health import About
+from diffusers_helper.jobs import JobManager
+from tests.fakes import wait_for
+
+ABOUT = About(7861, "cuda:0", "NVIDIA H100", "f1", "FramePack")
+
+
+class Server:
+    """A queue whose run and preparation wait for the test, and its endpoints."""
+
+    def __init__(self, folder):
+        self.go_on, self.prepare = threading.Event(), threading.Event()
+        self.manager = JobManager(self.run, prepare=self.prepare.wait)
+        monitor = Monitor(self.manager, ABOUT, Computer(folder))
+        self.client = TestClient(Starlette(routes=routes(monitor)))
+
+    def run(self, job):
+        yield StepDone(0, 2, 1, 4, None)
+        while not self.go_on.wait(0.01):
+            pass  # no sign of life, and no look at whether to stop
+        yield Finished(None, 37)
+
+    def submit(self):
+        return self.manager.submit(GenerationRequest(seconds=2.4, steps=4, prompt="a secret wish"), None)
+
+    def get(self, path):
+        answer = self.client.get(path)
+        return answer.status_code, answer.json()["state"]
+
+    def metrics(self):
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        return {
+            (sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples
+        }
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    yield server
+    server.prepare.set()
+    server.go_on.set()
+    assert server.manager.close(5)
+
+
+def states(server):
+    """What the three endpoints say, as one word and the statuses of the first two."""
+    (alive, state), (ready, same) = server.get("/healthz"), server.get("/readyz")
+    told = [name[1] for name, value in server.metrics().items() if name[0] == "framepack_state" and value]
+    assert told == [state] == [same]
+    return state, alive, ready
+
+
+def test_every_state_over_http(server, monkeypatch):
+    server.manager.start()
+    assert states(server) == ("loading", 200, 503)
+    server.prepare.set()
+    wait_for(lambda: server.manager.watch.prepared)
+    assert states(server) == ("idle", 200, 200)
+    job = server.submit()
+    wait_for(lambda: server.manager.snapshot(job).step)
+    assert states(server) == ("busy", 200, 200)
+    monkeypatch.setattr(health.look, "__defaults__", (0.0,))  # any silence is too long
+    assert states(server) == ("wedged", 503, 503)
+    monkeypatch.undo()
+    server.go_on.set()
+    server.manager.wait(job, 5)
+    assert states(server) == ("idle", 200, 200)
+    server.manager.watch.lost = "The GPU does not answer any more."
+    assert states(server) == ("wedged", 503, 503)
+    server.manager.watch.lost = ""
+    assert server.manager.close(5)
+    assert states(server) == ("stopping", 200, 503)
+
+
+def test_what_is_told_of_the_running_job_gives_nobody_the_right_to_it(server):
+    server.prepare.set()
+    job, waiting = server.submit(), server.submit()
+    wait_for(lambda: server.manager.snapshot(job).step)
+    answer = server.client.get("/healthz")
+    content = answer.json()
+    assert answer.headers["cache-control"] == "no-store"
+    assert content["job"] == {
+        "name": job[:15],
+        "stage": "",
+        "section": 1,
+        "sections": 2,
+        "step": 1,
+        "steps": 4,
+        "progress": 0.125,
+        "eta_seconds": None,
+    }
+    assert (content["waiting"], content["port"], content["gpu"], content["variant"]) == (1, 7861, "NVIDIA H100", "f1")
+    for text in (answer.text, server.client.get("/metrics").text):
+        assert not any(secret in text for secret in (job, waiting, job.rpartition("_")[2], "wish"))
+
+
+def test_metrics_count(server):
+    server.prepare.set()
+    server.go_on.set()
+    for _ in range(2):
+        server.manager.wait(server.submit(), 5)
+    watch = server.manager.watch
+    watch.steps, watch.step_seconds, watch.slow_steps = 10, 2.5, 1
+    found = server.metrics()
+    assert found["framepack_jobs_total", "done"] == 2
+    assert found["framepack_jobs_total", "failed"] == 0
+    assert (found["framepack_step_seconds_count",], found["framepack_step_seconds_sum",]) == (10, 2.5)
+    assert found["framepack_slow_steps_total",] == 1
+    assert found["framepack_memory_total_bytes",] > found["framepack_memory_own_bytes",] > 1e7
+    assert found["framepack_disk_free_bytes",] > 0
+    assert not any("gpu" in name[0] for name in found)
+
+
+def test_metrics_of_a_gpu(server, monkeypatch):
+    gpu = GpuReading("NVIDIA H100", 80, 60, 20, 50, utilisation=None, celsius=61)
+    monkeypatch.setattr(Computer, "read", lambda self: Reading(1, 1, 1, 0.5, 1, 1, gpu))
+    found = {name[0].removeprefix("framepack_gpu_"): value for name, value in server.metrics().items()}
+    sizes = [found[f"memory_{kind}_bytes"] for kind in ("total", "used", "free", "reserved")]
+    assert (sizes, found["temperature_celsius"]) == ([80, 60, 20, 50], 61)
+    assert "utilisation_ratio" not in found
