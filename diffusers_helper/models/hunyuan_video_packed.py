@@ -6,7 +6,7 @@ nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]
 
     @register_to_config
     def __init__(

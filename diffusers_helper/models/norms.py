@@ -8,7 +8,12 @@ EPS = 1e-6
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates of one block: `parts` vectors from the conditioning vector."""
+    """Shifts, scales and gates of one block: `parts` vectors from the conditioning vector.
+
+    Its weights are read once per video, not once per step: they may stay where they are stored.
+    """
+
+    read_once = True
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()
@@ -17,7 +22,6 @@ class Modulation(nn.Module):
     def forward(self, temb: Tensor) -> Tensor:
         """The vectors for temb (..., dim) in a row, in the checkpoint's order: (..., parts * dim)."""
         weight, bias = self.linear.weight, self.linear.bias
-        # These weights may stay where they are stored: they are read once per video, not once per step.
         return F.linear(F.silu(temb), weight.to(temb.device), bias.to(temb.device))
 
 

@@ -1,0 +1,174 @@
+"""A block's weights in one piece of memory, so that they travel in one copy.
+
+A block is a layer that runs as a whole; `blocks_of` finds those of a model by the list that diffusers and transformers
+both keep of them. `block_layout` says where in the piece each tensor lies, `HostBuffer` is the piece in the machine's
+memory, `packed` finds or makes it.
+"""
+
+import logging
+import math
+import mmap
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+ALIGNMENT = 256
+"""Bytes: what matrix products want, and what torch's own allocator gives."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where one tensor lies in a packed block: `offset` in bytes."""
+
+    name: str
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All tensors of a block: what every run of it reads in front, what is read once (`Modulation`) behind.
+
+    Attributes:
+        fields: in the order of their offsets.
+        travelling: bytes of the front part.
+        nbytes: of all.
+    """
+
+    fields: tuple[Field, ...]
+    travelling: int
+    nbytes: int
+
+    def views(self, memory: Tensor) -> dict[str, Tensor]:
+        """The tensors in `memory` (uint8, of `travelling` or `nbytes` bytes): those of its size."""
+        inside = (field for field in self.fields if field.offset + field.nbytes <= len(memory))
+        return {
+            field.name: memory[field.offset : field.offset + field.nbytes].view(field.dtype).view(field.shape)
+            for field in inside
+        }
+
+
+class BlockSource(Protocol):
+    """The weights of a block that has none in memory: its attribute `weight_source`."""
+
+    layout: Layout
+
+    def read_into(self, buffer: Tensor) -> None:
+        """Fill `buffer` (uint8, of `travelling` or `nbytes` bytes); any thread may call it."""
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of `model` that must not be split, in the order in which they were made (and, mostly, run)."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names and tensors_of(module)]
+
+
+def tensors_of(block: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those that are read once at the end."""
+    once = {id(part) for module in block.modules() if getattr(module, "read_once", False) for part in module.modules()}
+    found: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+    for prefix, module in block.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found[id(module) in once][f"{prefix}.{name}" if prefix else name] = tensor
+    return found[0] | found[1]
+
+
+def block_layout(block: nn.Module) -> Layout:
+    """The layout of a block's tensors, which may be on the meta device."""
+    once = {f"{prefix}." for prefix, module in block.named_modules() if prefix and getattr(module, "read_once", False)}
+    fields, offset, travelling = [], 0, 0
+    for name, tensor in tensors_of(block).items():
+        field = Field(name, offset, tensor.shape, tensor.dtype)
+        fields.append(field)
+        offset += -(-field.nbytes // ALIGNMENT) * ALIGNMENT
+        if not any(name.startswith(prefix) for prefix in once):
+            travelling = offset
+    return Layout(tuple(fields), travelling, offset)
+
+
+class HostBuffer:
+    """Zeroed pages of the machine's memory; its views keep them alive.
+
+    Attributes:
+        bytes: the whole, uint8.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._pages = _Pages(-1, max(1, nbytes), **_PRIVATE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._pages.madvise(mmap.MADV_HUGEPAGE)
+        self.bytes: Tensor = torch.frombuffer(self._pages, dtype=torch.uint8)[:nbytes]
+
+    def pin(self) -> bool:
+        """Let CUDA read the pages without a copy in between; False, with a warning, if the system has none to give.
+
+        Cheapest when the pages are filled; several threads may pin at a time.
+        """
+        pages = self._pages
+        if pages.pinned_at is None and torch.cuda.is_available():
+            address = self.bytes.data_ptr()
+            if torch.cuda.cudart().cudaHostRegister(address, len(pages), 0) == 0:
+                pages.pinned_at = address
+            else:
+                logger.warning("No pinned memory for %.2f GB of weights: they travel slower.", len(pages) / 1e9)
+        return pages.pinned_at is not None
+
+
+_PRIVATE: dict[str, int] = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+"""Shared pages, Python's default, would never be huge ones."""
+
+
+class _Pages(mmap.mmap):
+    """Pages that tell CUDA before they go."""
+
+    pinned_at: int | None = None
+
+    def __del__(self) -> None:
+        if self.pinned_at is not None:
+            torch.cuda.cudart().cudaHostUnregister(self.pinned_at)
+
+
+def packed(block: nn.Module) -> tuple[Layout, Tensor]:
+    """A block's layout and all its bytes in the machine's memory; its tensors are views of them from then on.
+
+    What already lies so is left as it is; else it is copied, once, into pinned memory. The tensors stay the same
+    objects.
+    """
+    layout, tensors = block_layout(block), tensors_of(block)
+    memory = _common_memory(layout, tensors)
+    if memory is None:
+        buffer = HostBuffer(layout.nbytes)
+        memory = buffer.bytes
+        with torch.no_grad(), torch.inference_mode(mode=False):
+            for name, view in layout.views(memory).items():
+                tensors[name].data = view.copy_(tensors[name])
+        buffer.pin()
+    return layout, memory
+
+
+def _common_memory(layout: Layout, tensors: dict[str, Tensor]) -> Tensor | None:
+    """The bytes that all of `tensors` share, laid out so; None if they do not."""
+    first = tensors[layout.fields[0].name]
+    storage, start = first.untyped_storage(), first.data_ptr()
+    for field in layout.fields:
+        tensor = tensors[field.name]
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.data_ptr() != start + field.offset:
+            return None
+        if tensor.untyped_storage().data_ptr() != storage.data_ptr():
+            return None
+    if start - storage.data_ptr() + layout.nbytes > storage.nbytes():
+        return None
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return whole[start - storage.data_ptr() :][: layout.nbytes]
