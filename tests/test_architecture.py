@@ -17,8 +17,8 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
     "embedding_cache",
     "model_files components",
-    "framepack.engine framepack.conditions framepack.generation",
-    "jobs progress previewer watch",
+    "framepack.engine framepack.conditions framepack.generation framepack.checkpoint",
+    "jobs progress previewer watch job_store",
     "gradio program options logs locks signals health prometheus computer watchdog",
     "launch cli models_command doctor machine",
     "__main__",

@@ -8,7 +8,8 @@
     ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
     ├── NumericsError          NaN or infinite latents or pixels
     ├── OutOfMemoryError       the device or the machine ran out of memory
-    ├── OutputError            a result that could not be written (disk full, folder read-only)
+    ├── OutputError            a result that could not be written (folder read-only or gone)
+    │   └── DiskFullError      no room for it: worth another try when there is
     ├── QueueFullError         too many jobs are waiting
     ├── UnknownJobError        a job id this server never gave out (also a KeyError)
     └── CancelledError         the user pressed End: not a fault, and never logged as one
@@ -43,6 +44,10 @@ class OutOfMemoryError(FramePackError):
 
 class OutputError(FramePackError):
     """A result could not be written."""
+
+
+class DiskFullError(OutputError):
+    """A result could not be written because the disk is full."""
 
 
 class QueueFullError(FramePackError):

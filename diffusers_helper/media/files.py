@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.framepack.errors import DiskFullError, OutputError
 
 NAME_CHARACTERS = 80
 """The longest name shown to a user."""
@@ -51,13 +51,13 @@ def generate_timestamp() -> str:
 
 
 def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> None:
-    """Raise OutputError if ``folder`` does not exist or its disk has less than ``bytes_needed`` free."""
+    """Raise OutputError if ``folder`` does not exist, DiskFullError if its disk has less than ``bytes_needed`` free."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise output_error(folder, error) from error
     if free < bytes_needed:
-        raise OutputError(
+        raise DiskFullError(
             f"There is too little room in {folder}: {_megabytes(free)} MB are free and {_megabytes(bytes_needed)} MB "
             "are needed. Free some space or choose another folder."
         )
@@ -80,6 +80,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # some file systems report a full disk only now
         os.replace(part, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -89,4 +90,16 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """Return the sentence for ``error``, met while writing ``path``."""
-    return OutputError(f"{path} could not be written: {_REASONS.get(error.errno or 0, error.strerror or error)}.")
+    reason = _REASONS.get(error.errno or 0, error.strerror or error)
+    kind = DiskFullError if reason is _FULL else OutputError
+    return kind(f"{path} could not be written: {reason}.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut; not every system can, and the file itself is written."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
