@@ -18,6 +18,7 @@ from diffusers_helper import options
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.logs import logging_to
+from diffusers_helper.texts import LANGUAGES
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
 
     program = Program(parsed, variant.name)
     with program.lock(listener.getsockname()[1]):
-        from diffusers_helper.gradio.app import app_options, build_app
+        from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import serve, share
         from diffusers_helper.watchdog import Watchdog
@@ -68,16 +69,21 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
         manager = program.make_manager()
         monitor = Monitor(manager, program.about(listener.getsockname()[1]), program.computer())
-        blocks = build_app(
-            variant, manager, defaults=program.defaults, models_note=program.source.note, outputs=program.outputs
+        pages = build_pages(
+            [parsed.language] if parsed.language else LANGUAGES,
+            variant,
+            manager,
+            defaults=program.defaults,
+            models_note=program.source.note,
+            outputs=program.outputs,
         )
         watchdog = Watchdog(manager)
         watchdog.start()
         endpoints = routes(monitor)
         stopped = (
-            share(blocks, manager, listener, options=app_options(), routes=endpoints)
+            share(pages, manager, listener, routes=endpoints)
             if parsed.share
-            else serve(blocks, manager, listener, options=app_options(), inbrowser=parsed.inbrowser, routes=endpoints)
+            else serve(pages, manager, listener, inbrowser=parsed.inbrowser, routes=endpoints)
         )
         watchdog.stop()
     if not stopped:
@@ -96,6 +102,7 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=7860)
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
+    parser.add_argument("--language", choices=LANGUAGES, help="of the page; without it that of each visitor's browser")
     options.add_options(parser)
     return parser
 

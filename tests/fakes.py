@@ -23,7 +23,8 @@ from diffusers_helper.framepack.events import Finished, Note, StageStarted, Step
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL, Variant
-from diffusers_helper.gradio.app import app_options, build_app
+from diffusers_helper.gradio.app import build_pages
+from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.jobs import JobManager
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
@@ -148,7 +149,9 @@ class FakePage:
 
 
 @contextmanager
-def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "", **defaults) -> Iterator[FakePage]:
+def serve_page(
+    folder: Path, variant: Variant = ORIGINAL, models_note: str = "", languages=("en",), **defaults
+) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own."""
     outputs = folder / "outputs"
     outputs.mkdir(parents=True)
@@ -158,13 +161,14 @@ def serve_page(folder: Path, variant: Variant = ORIGINAL, models_note: str = "",
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        blocks = in_a_loop(build_app, variant, manager, defaults=request, models_note=models_note, outputs=outputs)
-        app = in_a_loop(gr.mount_gradio_app, FastAPI(), blocks, path="/", **app_options())
+        about = {"defaults": request, "models_note": models_note, "outputs": outputs}
+        pages = in_a_loop(build_pages, languages, variant, manager, **about)
+        app = in_a_loop(mount_pages, FastAPI(), pages)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs, blocks)
+            yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs, pages[languages[0]])
         finally:
             run.hold.set()
             assert manager.close(10)

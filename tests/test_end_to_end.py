@@ -24,7 +24,18 @@ PATIENCE = 120_000
 @contextmanager
 def program(demo, folder):
     """Start ``demo``, give its address, end it as Ctrl+C does and see that it ends well."""
-    options = ["--models", "tiny", "--device", "cpu", "--port", "0", "--outputs", folder / "outputs", "--cache", folder / "cache"]
+    options = [
+        "--models",
+        "tiny",
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+        "--outputs",
+        folder / "outputs",
+        "--cache",
+        folder / "cache",
+    ]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
     with subprocess.Popen(
         [sys.executable, demo, *options],

@@ -37,12 +37,16 @@ def uploads(tmp_path, monkeypatch):
     return {"path": str(file)}
 
 
+def handlers(variant, manager):
+    return PageHandlers(variant, manager, Visitors(manager))
+
+
 PROGRESS, STAGE, VIDEO, DETAILS, START, END = range(1, 7)  # of what tick returns, after the word for it all
 
 
 def test_two_visitors_see_only_their_own_jobs(fake, uploads):
     run, manager = fake
-    page, ann, bob = PageHandlers(ORIGINAL, manager), new_visitor(), new_visitor()
+    page, ann, bob = handlers(ORIGINAL, manager), new_visitor(), new_visitor()
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     wait_for(lambda: run.jobs)
@@ -59,7 +63,7 @@ def test_two_visitors_see_only_their_own_jobs(fake, uploads):
 
 def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, uploads):
     manager = fake[1]
-    page, ann, bob = PageHandlers(F1, manager), new_visitor(), new_visitor()
+    page, ann, bob = handlers(F1, manager), new_visitor(), new_visitor()
     page.start(ann, "", uploads, **GOOD)
     page.start(bob, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
@@ -73,7 +77,7 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
 
 def test_pressing_start_twice_starts_one_job(fake, uploads):
     run, manager = fake
-    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
     run.hold.clear()
     threads = [threading.Thread(target=page.start, args=(ann, "", uploads), kwargs=GOOD) for _ in range(4)]
     for thread in threads:
@@ -86,7 +90,7 @@ def test_pressing_start_twice_starts_one_job(fake, uploads):
 
 def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
     run, manager = fake
-    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     shown = page.end(ann, "")
@@ -103,7 +107,7 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
 
 def test_a_tab_is_sent_only_what_changed(fake, uploads):
     run, manager = fake
-    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
     seen, *parts = page.tick(ann, "")
     assert gr.skip() not in parts
     assert page.tick(ann, seen) == [gr.skip()] * 7
@@ -120,7 +124,7 @@ def test_a_tab_is_sent_only_what_changed(fake, uploads):
 
 def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     run, manager = fake
-    page, ann = PageHandlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
     run.fault = NumericsError("The model gave <b>NaN</b>.")
     page.start(ann, "", uploads, **GOOD)
     manager.wait(manager.jobs()[0].id, 10)
@@ -142,7 +146,7 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     ],
 )
 def test_a_bad_entry_is_told_on_the_page_and_takes_no_place_in_the_queue(fake, uploads, image, changes, told):
-    page = PageHandlers(ORIGINAL, fake[1])
+    page = handlers(ORIGINAL, fake[1])
     with pytest.warns(UserWarning, match=told):  # where no browser listens, Gradio's toast is a Python warning
         message, *_ = page.start(new_visitor(), "", uploads if image else None, **GOOD | changes)
     assert told in message
@@ -152,12 +156,12 @@ def test_a_bad_entry_is_told_on_the_page_and_takes_no_place_in_the_queue(fake, u
 def test_a_page_without_a_visitor_word_is_told_to_reload(fake, uploads):
     for word in (None, "", "me", 7, ["x"], "x" * 23):
         with pytest.warns(UserWarning, match="reload it"):
-            PageHandlers(ORIGINAL, fake[1]).start(word, "", uploads, **GOOD)
+            handlers(ORIGINAL, fake[1]).start(word, "", uploads, **GOOD)
     assert fake[1].jobs() == []
 
 
 def test_a_reload_brings_back_photo_and_settings(fake, uploads):
-    page = PageHandlers(ORIGINAL, fake[1])
+    page = handlers(ORIGINAL, fake[1])
     draft = {"photo": uploads["path"], **GOOD, "prompt": "Dance", "steps": 0, "unknown": 1}
     visitor, photo, *rest = page.restore(None, draft)
     settings = dict(zip(SETTINGS, rest, strict=False))
@@ -169,7 +173,7 @@ def test_a_reload_brings_back_photo_and_settings(fake, uploads):
 
 @pytest.mark.parametrize("draft", [None, [], "x", 7, {"photo": 7, "seed": "abc", "prompt": None, "steps": math.nan}])
 def test_a_draft_that_makes_no_sense_is_left_alone(fake, draft):
-    _, *controls = PageHandlers(ORIGINAL, fake[1]).restore("garbage", draft)
+    _, *controls = handlers(ORIGINAL, fake[1]).restore("garbage", draft)
     assert controls[: 1 + len(SETTINGS)] == [gr.skip()] * (1 + len(SETTINGS))
 
 
@@ -194,10 +198,11 @@ def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_
         assert uploaded_file(bad) is None, bad
 
 
-def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
-    assert "640 × 608" in PageHandlers.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
-    assert "no longer here" in PageHandlers.size_hint({"path": "/etc/passwd"}, 640)
-    assert "fp-fault" not in PageHandlers.size_hint(None, 640)
+def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(fake, uploads):
+    page = handlers(ORIGINAL, fake[1])
+    assert "640 × 608" in page.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
+    assert "no longer here" in page.size_hint({"path": "/etc/passwd"}, 640)
+    assert "fp-fault" not in page.size_hint(None, 640)
 
 
 def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):

@@ -20,8 +20,9 @@ from PIL import Image
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from diffusers_helper.framepack.variants import F1
-from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, app_options, build_app
+from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs import JobManager
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
@@ -319,7 +320,7 @@ def test_building_a_page_binds_and_calls_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(socket.socket, name, refuse)
     before = threading.active_count()
     about = {"defaults": GenerationRequest(variant="f1"), "models_note": "Tiny <model>", "outputs": tmp_path}
-    app = in_a_loop(build_app, F1, JobManager(FakeRun(tmp_path)), **about)
+    app = in_a_loop(build_pages, ["en"], F1, JobManager(FakeRun(tmp_path)), **about)["en"]
     assert not app.is_running
     assert threading.active_count() == before
     html = [block.value for block in app.blocks.values() if isinstance(block, gr.HTML)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.texts import Message
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ ORIGINAL = Variant(
     checkpoint="lllyasviel/FramePackI2V_HY",
     planner="original",
     title="FramePack",
-    note="The ending is generated first and the video grows towards its start, "
-    "so the photo's own moment appears last. Early sections may barely move.",
+    note=Message(
+        "The ending is generated first and the video grows towards its start, "
+        "so the photo's own moment appears last. Early sections may barely move."
+    ),
 )
 F1 = Variant(
     name="f1",

@@ -1,4 +1,4 @@
-"""The page: ``build_app`` lays it out and connects it; nothing here opens a port or starts a job.
+"""The page: ``build_pages`` lays it out and connects it, once per language; nothing here opens a port or starts a job.
 
 A timer reads snapshots; no handler is a generator and nothing is held open, so any number of tabs may watch a job.
 What the browser must remember (its visitor word and the draft) is in ``gr.BrowserState``. Values go to and from the
@@ -8,6 +8,7 @@ handlers as raw JSON: one model validates them, and no video is copied or probed
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
-from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs import JobManager
-
-__all__ = ["app_options", "build_app"]
+from diffusers_helper.texts import ENGLISH, Language, language
 
 POLL_SECONDS = 1
 REMEMBERED_SESSIONS = 50
@@ -37,14 +37,29 @@ _RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "show_progres
 _QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
 
+def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
+    """Return a page for each tag of ``texts.LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
+    visitors = Visitors(manager)
+    return {tag: build_app(variant, manager, visitors, language(tag), **about) for tag in tags}
+
+
 def build_app(
-    variant: Variant, manager: JobManager, *, defaults: GenerationRequest, models_note: str, outputs: Path
+    variant: Variant,
+    manager: JobManager,
+    visitors: Visitors,
+    t: Language = ENGLISH,
+    *,
+    defaults: GenerationRequest,
+    models_note: str,
+    outputs: Path,
 ) -> gr.Blocks:
-    """Return the page for ``variant``, not launched.
+    """Return the page for ``variant`` in one language, not launched.
 
     Args:
         variant: which model it drives.
         manager: runs the jobs.
+        visitors: which job is whose.
+        t: the language.
         defaults: what the controls show at first; a ``resolution`` of None shows 640.
         models_note: a sentence about the models that a user must see; empty for none.
         outputs: the folder of the videos, served as it is.
@@ -55,18 +70,19 @@ def build_app(
         visitor = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
-        gr.HTML(view.header(variant.title, models_note), apply_default_css=False)
+        gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
-                form = lay_out_form(defaults)
+                form = lay_out_form(defaults, t)
             with gr.Column(elem_id="result"):
-                result = _lay_out_result()
+                result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
-                options = lay_out_options(defaults)
+                options = lay_out_options(defaults, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
-        _connect_form(form, options, inputs, draft)
-        _connect_jobs(app, PageHandlers(variant, manager), form, inputs, visitor, draft, [seen, *result])
+        page = PageHandlers(variant, manager, visitors, t)
+        _connect_form(page, form, options, inputs, draft)
+        _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result])
         _connect_api(ApiHandlers(variant, manager), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
@@ -74,11 +90,11 @@ def build_app(
     return app
 
 
-def _lay_out_result() -> list[gr.components.Component]:
+def _lay_out_result(t: Language) -> list[gr.components.Component]:
     return [
         gr.HTML(elem_id="progress", apply_default_css=False),
-        gr.HTML(view.stage(None), elem_id="stage", apply_default_css=False),
-        gr.Video(label="Video", visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
+        gr.HTML(view.stage(None, t), elem_id="stage", apply_default_css=False),
+        gr.Video(label=t("Video"), visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
         gr.HTML(elem_id="details", apply_default_css=False),
     ]
 
@@ -107,7 +123,9 @@ def _connect_jobs(
     form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
 
 
-def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState) -> None:
+def _connect_form(
+    page: PageHandlers, form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState
+) -> None:
     """Connect hints, quick choices, and the draft, which the browser keeps without asking the server."""
     keep: dict[str, Any] = {
         "fn": None,
@@ -123,12 +141,12 @@ def _connect_form(form: Form, options: Options, inputs: dict[str, Any], draft: g
     resolution = inputs["resolution"]
     gr.on(
         [form.image.change, resolution.change],
-        PageHandlers.size_hint,
+        page.size_hint,
         [form.image, resolution],
         form.size_hint,
         **_QUICK,
     )
-    form.seconds.change(view.length_hint, form.seconds, form.length_hint, **_QUICK)
+    form.seconds.change(page.length_hint, form.seconds, form.length_hint, **_QUICK)
 
 
 def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from diffusers_helper.gradio.inputs import (
 )
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs import JobManager
+from diffusers_helper.texts import ENGLISH, Language
 
 
 class PageHandlers:
@@ -33,12 +34,15 @@ class PageHandlers:
     Args:
         variant: which model the page is for.
         manager: runs the jobs.
+        visitors: which job is whose.
+        t: the language of the page.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager) -> None:
+    def __init__(self, variant: Variant, manager: JobManager, visitors: Visitors, t: Language = ENGLISH) -> None:
         self._variant = variant
         self._manager = manager
-        self._visitors = Visitors(manager)
+        self._visitors = visitors
+        self._t = t
 
     def restore(self, visitor: object, draft: object) -> list[Any]:
         """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
@@ -68,8 +72,8 @@ class PageHandlers:
             request, photo = read_request(self._variant.name, settings), read_photo(image)
             self._visitors.start(visitor, lambda: self._manager.submit(request, photo))
         except FramePackError as error:
-            message = str(error)
-            gr.Warning(escape(message), duration=6)
+            message = self._t(str(error))
+            gr.Warning(escape(message), duration=6, title=self._t("Not started"))
         return [view.fault(message), *self.tick(visitor, seen)]
 
     def end(self, visitor: object, seen: object) -> list[Any]:
@@ -77,27 +81,31 @@ class PageHandlers:
         self._visitors.stop(visitor)
         return self.tick(visitor, seen)
 
-    @staticmethod
-    def size_hint(image: object, resolution: int) -> str:
+    def length_hint(self, seconds: float) -> str:
+        """Return the exact length that ``seconds`` leads to."""
+        return view.length_hint(seconds, self._t)
+
+    def size_hint(self, image: object, resolution: int) -> str:
         """Return the size the video will have with this photo, or why the photo cannot be used."""
         if image is None:
-            return view.size_hint(None, resolution)
+            return view.size_hint(None, resolution, self._t)
         try:
-            return view.size_hint(read_photo(image).image.size, resolution)
+            return view.size_hint(read_photo(image).image.size, resolution, self._t)
         except FramePackError as error:
-            return view.fault(str(error))
+            return view.fault(self._t(str(error)))
 
     def _values(self, visitor: object) -> list[Any]:
         """Return progress, stage, video, details, Start and End for the visitor's newest job."""
         job = self._visitors.job(visitor)
         busy = self._visitors.busy(visitor)
-        start = "Start" if not busy else "In the queue" if job and job.state == "queued" else "Making your video"
+        t = self._t
+        waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
         video = job.video if job else None
         return [
-            view.progress(job),
-            view.stage(job),
+            view.progress(job, t),
+            view.stage(job, t),
             gr.update(value=file_value(video), visible=video is not None),
-            view.details(job),
-            gr.update(value=start, interactive=not busy),
+            view.details(job, t),
+            gr.update(value=waiting if busy else t("Start"), interactive=not busy),
             gr.update(interactive=busy),
         ]

@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from diffusers_helper.gradio.pages import mount_pages
+from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs import JobManager
 
 logger = logging.getLogger(__name__)
@@ -37,15 +39,14 @@ def address(listener: socket.socket) -> str:
 
 
 def serve(
-    blocks: gr.Blocks,
+    pages: Mapping[str, gr.Blocks],
     manager: JobManager,
     listener: socket.socket,
     *,
-    options: dict[str, Any],
     inbrowser: bool,
     routes: Sequence[Route] = (),
 ) -> bool:
-    """Serve the page, and ``routes`` beside it, until a signal; return whether the running job stopped in time."""
+    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time."""
     stopped = True
 
     @asynccontextmanager
@@ -56,23 +57,19 @@ def serve(
         logger.info("Stopping")
         stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
 
-    app = gr.mount_gradio_app(FastAPI(lifespan=lifespan, routes=list(routes)), blocks, path="/", **options)
+    app = mount_pages(FastAPI(lifespan=lifespan, routes=list(routes)), pages)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=CONNECTION_SECONDS)
     _until_interrupted(lambda: uvicorn.Server(config).run(sockets=[listener]))
     return stopped
 
 
 def share(
-    blocks: gr.Blocks,
-    manager: JobManager,
-    listener: socket.socket,
-    *,
-    options: dict[str, Any],
-    routes: Sequence[Route] = (),
+    pages: Mapping[str, gr.Blocks], manager: JobManager, listener: socket.socket, *, routes: Sequence[Route] = ()
 ) -> bool:
-    """The same with a public link."""
+    """The same for the first of the pages, with a public link."""
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
+    tag, blocks = next(iter(pages.items()))
     _, local, public = blocks.launch(
         share=True,
         server_name=host,
@@ -80,7 +77,7 @@ def share(
         prevent_thread_lock=True,
         quiet=True,
         app_kwargs={"routes": list(routes)},
-        **options,
+        **app_options(tag),
     )
     _ready(manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)

@@ -39,9 +39,10 @@ def theme() -> gr.themes.Base:
     )
 
 
-def app_options() -> dict[str, Any]:
-    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page."""
+def app_options(language: str = "en") -> dict[str, Any]:
+    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page in ``language``, a tag."""
     return {
+        "js": f"() => {{ document.documentElement.lang = '{language}'; }}",
         "theme": theme(),
         "css": make_progress_bar_css(),
         "css_paths": [STYLE_SHEET],

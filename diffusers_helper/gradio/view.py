@@ -16,30 +16,40 @@ from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, sections_for
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
 from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.texts import ENGLISH, Language
 
-_EMPTY = "<strong>Your video appears here</strong><span>Add a photo, say what should happen, press Start.</span>"
 
-
-def header(title: str, models_note: str) -> str:
+def header(title: str, models_note: str, t: Language = ENGLISH) -> str:
     """Return the page's heading, with the note about the models in use where there is one."""
-    note = f'<div class="fp-note" role="note">{escape(models_note)}</div>' if models_note else ""
-    return f'<div class="fp-head"><h1>{escape(title)}</h1><p>A photo and a few words become a video.</p></div>{note}'
+    note = f'<div class="fp-note" role="note">{escape(t(models_note))}</div>' if models_note else ""
+    slogan = t("A photo and a few words become a video.")
+    return f'<div class="fp-head"><h1>{escape(title)}</h1><p>{slogan}</p></div>{note}'
 
 
-def length_hint(seconds: float) -> str:
+def length_hint(seconds: float, t: Language = ENGLISH) -> str:
     """Return the exact length that ``seconds`` leads to."""
     sections = sections_for(seconds)
     frames = total_frames(sections)
-    parts = "1 section" if sections == 1 else f"{sections} sections"
-    return _hint(f"The video will have <b>{frames} frames</b>, exactly <b>{frames / FPS:.2f} s</b>, made in {parts}.")
+    parts = t("1 section") if sections == 1 else t("{sections} sections", sections=sections)
+    return _hint(
+        t(
+            "The video will have <b>{frames} frames</b>, exactly <b>{seconds:.2f} s</b>, made in {parts}.",
+            frames=frames,
+            seconds=frames / FPS,
+            parts=parts,
+        )
+    )
 
 
-def size_hint(photo_size: tuple[int, int] | None, resolution: int) -> str:
+def size_hint(photo_size: tuple[int, int] | None, resolution: int, t: Language = ENGLISH) -> str:
     """Return the exact picture size for a photo of (width, height) pixels; a hint to add one for None."""
     if photo_size is None:
-        return _hint("The photo becomes the first picture of the video.")
+        return _hint(t("The photo becomes the first picture of the video."))
     height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
-    return _hint(f"The video will be <b>{width} × {height}</b> pixels; the photo is cropped to fit.")
+    text = t(
+        "The video will be <b>{width} × {height}</b> pixels; the photo is cropped to fit.", width=width, height=height
+    )
+    return _hint(text)
 
 
 def fault(message: str) -> str:
@@ -47,57 +57,69 @@ def fault(message: str) -> str:
     return f'<p class="fp-fault" role="alert">{escape(message)}</p>' if message else ""
 
 
-def stage(job: JobSnapshot | None) -> str:
+def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return the picture side of a job: its preview, or what it waits for; empty once only the video matters."""
     if job is None:
-        return f'<div class="fp-stage fp-empty">{_EMPTY}</div>'
+        title, steps = t("Your video appears here"), t("Add a photo, say what should happen, press Start.")
+        return f'<div class="fp-stage fp-empty"><strong>{title}</strong><span>{steps}</span></div>'
     if job.preview is not None:
-        return _film(job.preview, small=job.video is not None)
+        return _film(job.preview, t("A rough preview of the part being made"), small=job.video is not None)
     if job.ended or job.video:
         return ""
-    return f'<div class="fp-stage fp-empty fp-working"><strong>{_doing(job)}</strong></div>'
+    return f'<div class="fp-stage fp-empty fp-working"><strong>{_doing(job, t)}</strong></div>'
 
 
-def progress(job: JobSnapshot | None) -> str:
+def progress(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return the status sentence and, while sections are being made, a bar for the section and one for the video."""
     if job is None:
         return ""
     if job.state == "failed":
-        return f'<p class="fp-status fp-failed" role="alert">{escape(job.error)}</p>'
-    status = f'<p class="fp-status" role="status">{_doing(job)}</p>'
+        return f'<p class="fp-status fp-failed" role="alert">{escape(t(job.error))}</p>'
+    status = f'<p class="fp-status" role="status">{_doing(job, t)}</p>'
     if job.ended or not job.section:
         return status
     bars = (
         make_progress_bar_html(
             round(100 * job.section_progress),
-            f"Section {job.section} of {job.sections}, step {job.step} of {job.steps}",
+            t(
+                "Section {section} of {sections}, step {step} of {steps}",
+                section=job.section,
+                sections=job.sections,
+                step=job.step,
+                steps=job.steps,
+            ),
         ),
-        make_progress_bar_html(round(100 * job.total_progress), f"Whole video{_time_left(job)}"),
+        make_progress_bar_html(round(100 * job.total_progress), _whole_video(job, t)),
     )
     return f'{status}<div class="fp-bars">{"".join(bars)}</div>'
 
 
-def details(job: JobSnapshot | None) -> str:
+def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return what there is to know about the video so far, and the notes."""
     if job is None:
         return ""
-    about_variant = "" if job.ended else f"<p>{escape(variant_named(job.variant).note)}</p>"
-    notes = "".join(f'<div class="fp-note" role="note">{escape(note)}</div>' for note in job.notes)
-    return f'<div class="fp-details">{_facts(job)}{notes}{about_variant}</div>'
+    about_variant = "" if job.ended else f"<p>{escape(t(variant_named(job.variant).note))}</p>"
+    notes = "".join(f'<div class="fp-note" role="note">{escape(t(note))}</div>' for note in job.notes)
+    return f'<div class="fp-details">{_facts(job, t)}{notes}{about_variant}</div>'
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, t: Language = ENGLISH) -> str:
     """Return a time that is easy to read at a glance: "8 s", "2 min 5 s", "1 h 3 min"."""
     whole = max(1, round(seconds))
     if whole < 60:
-        return f"{whole} s"
+        return t("{seconds} s", seconds=whole)
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+        exact = rest and minutes < 10
+        return (
+            t("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
+            if exact
+            else t("{minutes} min", minutes=minutes)
+        )
+    return t("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
 
 
-def _film(jpeg: bytes, *, small: bool) -> str:
+def _film(jpeg: bytes, caption: str, *, small: bool) -> str:
     """Play the latent frames, side by side in ``jpeg``, in place: a section's 9 are 1.2 s."""
     with Image.open(BytesIO(jpeg)) as strip:
         width, height = strip.size
@@ -105,29 +127,32 @@ def _film(jpeg: bytes, *, small: bool) -> str:
     return (
         f'<figure class="fp-stage{" fp-small" if small else ""}"><div class="fp-film" style="{shape}">'
         f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" '
-        'alt="Rough preview of the part being made"></div>'
-        "<figcaption>A rough preview of the part being made</figcaption></figure>"
+        f'alt=""></div><figcaption>{caption}</figcaption></figure>'
     )
 
 
-def _doing(job: JobSnapshot) -> str:
+def _doing(job: JobSnapshot, t: Language) -> str:
     if job.state == "queued":
-        return "Next in line" if job.position == 1 else f"Waiting; {job.position - 1} before yours"
-    return escape(job.description) or "Starting"
+        return t("Next in line") if job.position == 1 else t("Waiting; {number} before yours", number=job.position - 1)
+    return escape(t(job.description)) or t("Starting")
 
 
-def _time_left(job: JobSnapshot) -> str:
-    return "" if job.eta_seconds is None else f", about {duration(job.eta_seconds)} left"
+def _whole_video(job: JobSnapshot, t: Language) -> str:
+    if job.eta_seconds is None:
+        return t("Whole video")
+    return t("Whole video, about {time} left", time=duration(job.eta_seconds, t))
 
 
-def _facts(job: JobSnapshot) -> str:
+def _facts(job: JobSnapshot, t: Language) -> str:
     facts = []
-    if job.video:
-        so_far = f" of {job.total_frames}" if job.partial else ""
-        facts.append(f"{job.frames}{so_far} frames, {job.frames / FPS:.2f} s")
-    facts.append(f"seed {job.seed}")
+    length = {"frames": job.frames, "seconds": job.frames / FPS}
+    if job.video and job.partial:
+        facts.append(t("{frames} of {total} frames, {seconds:.2f} s", total=job.total_frames, **length))
+    elif job.video:
+        facts.append(t("{frames} frames, {seconds:.2f} s", **length))
+    facts.append(t("seed {seed}", seed=job.seed))
     if job.started and job.finished:
-        facts.append(f"made in {duration(job.finished - job.started)}")
+        facts.append(t("made in {time}", time=duration(job.finished - job.started, t)))
     return f"<p>{' · '.join(facts)}</p>"
 
 

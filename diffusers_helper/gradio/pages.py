@@ -1,0 +1,52 @@
+"""One page per language at one address: each visitor's browser gets the one that its Accept-Language header asks for.
+
+A page is built in its language, so whatever Gradio draws needs no translation in the browser; jobs and visitors are
+shared, so that a visitor who changes the language finds everything again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from diffusers_helper.gradio.style import app_options
+from diffusers_helper.texts import preferred
+
+
+class ByLanguage:
+    """Hands every request to the page in the visitor's language.
+
+    Args:
+        pages: a page for each tag of ``texts.LANGUAGES``; the first one is for everybody else.
+    """
+
+    def __init__(self, pages: Mapping[str, FastAPI]) -> None:
+        self._pages = pages
+        self._first = next(iter(pages.values()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        page = self._pages.get(preferred(Headers(scope=scope).get("accept-language", "")), self._first)
+        await page(scope, receive, send)
+
+
+def mount_pages(app: FastAPI, pages: Mapping[str, gr.Blocks]) -> FastAPI:
+    """Serve the pages of ``build_pages`` at the root of ``app``, after the routes it has already; return ``app``."""
+    inner = {tag: gr.mount_gradio_app(FastAPI(), blocks, path="/", **app_options(tag)) for tag, blocks in pages.items()}
+    outer_lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with outer_lifespan(app), AsyncExitStack() as stack:
+            for page in inner.values():
+                await stack.enter_async_context(page.router.lifespan_context(page))
+            yield
+
+    app.router.lifespan_context = lifespan
+    app.mount("/", ByLanguage(inner))
+    return app
