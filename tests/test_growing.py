@@ -276,3 +276,44 @@ def test_a_browser_seeks_to_every_frame_and_plays_to_the_end(chromium, tmp_path)
 def test_nothing_to_finish(tmp_path):
     with pytest.raises(ValueError, match="at least one section"):
         GrowingVideo(Path(tmp_path / "id"), grows_at_front=False, crf=20).finish()
+
+
+@pytest.mark.parametrize("front", [True, False])
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_a_video_goes_on_in_another_process_frame_for_frame(tmp_path, front, done):
+    """With brackets in its name, as folders may have them."""
+    parts = sections(front)
+    whole, first, again = (GrowingVideo(tmp_path / f"{name}[1]", front, crf=20) for name in ("whole", "id", "id"))
+    for pixels, overlap in parts:
+        whole.add(pixels, overlap)
+    for pixels, overlap in parts[:done]:
+        first.add(pixels, overlap)
+    assert again.reopen(done, first.frames)
+    again.recall(*parts[done - 1])
+    assert (again.frames, again.sections, again.partial) == (first.frames, first.sections, first.partial)
+    assert [path.name for path in tmp_path.glob("id*")] == [first.partial.name]
+    for pixels, overlap in parts[done:]:
+        again.add(pixels, overlap)
+    assert again.finish().read_bytes() == whole.finish().read_bytes()
+    assert [path.name for path in tmp_path.glob("id*")] == ["id[1].mp4"]
+
+
+def test_a_finished_file_needs_no_edge_to_get_its_name(tmp_path):
+    growing, again = (GrowingVideo(tmp_path / "id", False, crf=20) for _ in range(2))
+    growing.add(clip(6), 0)
+    assert again.reopen(1, 6)
+    assert again.finish() == tmp_path / "id.mp4"
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-700], lambda content: content[:40], lambda content: b""])
+def test_a_file_that_is_not_whole_is_not_gone_on_with(tmp_path, damage):
+    growing = GrowingVideo(tmp_path / "id", False, crf=20)
+    growing.add(clip(6), 0)
+    growing.add(clip(6), 3)
+    growing.partial.write_bytes(damage(growing.partial.read_bytes()))
+    again = GrowingVideo(tmp_path / "id", False, crf=20)
+    assert not again.reopen(2, 9)
+    assert not again.reopen(3, 12)
+    assert (again.sections, again.frames, again.partial) == (0, 0, None)
+    assert again.reopen(1, 6)
+    assert not growing.partial.exists()

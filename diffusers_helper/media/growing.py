@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,7 +70,7 @@ class GrowingVideo:
         encode_mp4(rgb_frames(joined), section, self._rate, self._crf, key_frame=border, check=check)
         section.seek(0)
 
-        path = self._stem.with_name(f"{self._stem.name}_partial_{number:02d}.mp4")
+        path = self._partial(number)
         cuts = [*self._settled(), Cut(section, 0, fresh)]
         with whole_file(path) as part:
             join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check)
@@ -78,6 +79,32 @@ class GrowingVideo:
         self._edge, self.sections = joined[:, :, edge].clone(), number
         self.frames = sum(cut.stop - cut.start for cut in cuts)
         return path
+
+    def reopen(self, sections: int, frames: int) -> bool:
+        """Go on with the file that another ``GrowingVideo`` of this stem left after ``sections`` sections.
+
+        Returns whether it is there with all its ``frames``; then ``recall`` has to come before ``add``. The files of
+        other lengths are removed.
+        """
+        path = self._partial(sections)
+        if count_frames(path) != frames:
+            return False
+        for other in path.parent.glob(f"{escape(self._stem.name)}_partial_*.mp4"):
+            _remove(other if other != path else None)
+        self.partial, self.sections, self.frames = path, sections, frames
+        return True
+
+    def recall(self, pixels: Tensor, overlap: int) -> None:
+        """Hold the edge again: ``pixels`` and ``overlap`` are what ``add`` got for the newest section in the file.
+
+        The frames of a section that the next one may cross-fade with are never cross-faded themselves.
+        """
+        keep = overlap or pixels.shape[2]
+        edge = slice(keep) if self._grows_at_front else slice(pixels.shape[2] - keep, None)
+        self._edge = pixels[:, :, edge].detach().to("cpu", torch.float32, copy=True)
+
+    def _partial(self, sections: int) -> Path:
+        return self._stem.with_name(f"{self._stem.name}_partial_{sections:02d}.mp4")
 
     def _joined(self, pixels: Tensor, overlap: int) -> Tensor:
         """Cross-fade ``pixels`` with the edge."""
@@ -111,6 +138,15 @@ class Cut:
     file: Path | BinaryIO
     start: int
     stop: int
+
+
+def count_frames(file: Path) -> int:
+    """Return how many frames an MP4 holds; 0 for one that is not there or cannot be read to its end."""
+    try:
+        with av.open(file, "r") as source:
+            return sum(packet.pts is not None and not packet.is_corrupt for packet in source.demux())
+    except av.FFmpegError:
+        return 0
 
 
 def join_mp4(cuts: Iterable[Cut], path: Path, rate: Fraction, check: Check | None = None) -> None:
