@@ -19,6 +19,7 @@ from diffusers_helper.logs import LEVELS
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, readable_size, resolve_models
 from diffusers_helper.model_files.check import find_changed
 from diffusers_helper.signals import stop_on_interrupt
+from diffusers_helper.terminal import table
 
 Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
 """Gets the source, the variants' names and its own options; returns an exit code."""
@@ -35,9 +36,7 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
         state = _state(folder, problems)
         lacking += bool(problems)
         rows.append((part.name, part.repository, part.folder or "-", size, state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.write(table(rows))
     _say(f"{source.title}, in {source.root}: {len(rows) - 1 - lacking} of {len(rows) - 1} parts are here.")
     _say(f"Free on this disk: {readable_size(free_bytes(source.root))}.")
     return options.DONE

@@ -130,6 +130,10 @@ class Program:
             self.components.release_all()
         empty_caches()
 
+    def fault(self) -> str:
+        """Return why the device computes no more; empty if it does."""
+        return device_fault(self.device)
+
     def make_manager(self) -> JobManager:
         """Return the queue that runs this program's jobs."""
 
@@ -137,7 +141,7 @@ class Program:
             return self.generate(job.request, job.photo, job.id, check=job.check, say=job.say)
 
         def after_failure() -> None:
-            manager.watch.lost = device_fault(self.device)
+            manager.watch.lost = self.fault()
             if not manager.watch.lost:
                 self.release()
 

@@ -10,6 +10,7 @@ from diffusers_helper import cli
 from diffusers_helper.framepack.errors import ModelFilesError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.terminal import SETTINGS
 
 
 class FakeProgram:
@@ -121,7 +122,7 @@ def test_settings_come_from_the_options_then_the_models_then_the_request(program
 
 def test_every_setting_of_a_request_has_an_option(program):
     others = {"prompt", "variant", "teacache"}
-    assert set(cli.SETTINGS) | others == set(GenerationRequest.model_fields)
+    assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5"]
     assert cli.main(argv) == 0

@@ -1,0 +1,195 @@
+"""``python -m diffusers_helper batch FOLDER|jobs.csv|jobs.jsonl``: one video for each photo or line.
+
+A video that is there is not made again, so a batch that was stopped goes on when it is started again. What fails is
+told at the end and keeps nothing else from being made. Exit codes: 0 all there, 1 something failed, 2 a wrong list or
+settings, 3 models missing, 130 stopped with Ctrl+C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffusers_helper import options
+from diffusers_helper.batch_list import BatchJob, plan, read_list
+from diffusers_helper.framepack.errors import CancelledError, FramePackError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media.files import whole_file
+from diffusers_helper.signals import stop_on_interrupt
+from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar, table
+
+if TYPE_CHECKING:
+    from diffusers_helper.program import Program
+
+logger = logging.getLogger(__name__)
+
+State = Literal["made", "there", "failed", "stopped", "waiting"]
+_TITLES = {
+    "made": "made",
+    "there": "was there already",
+    "failed": "FAILED",
+    "stopped": "stopped",
+    "waiting": "not made yet",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job: its video, or why there is none; ``seconds`` is how long it took."""
+
+    job: BatchJob
+    state: State
+    video: Path | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the report holds."""
+        return {
+            "job": self.job.name,
+            "where": self.job.entry.where,
+            "photo": str(self.job.entry.photo),
+            "state": self.state,
+            "video": str(self.video) if self.video else None,
+            "error": self.error,
+            "seconds": round(self.seconds, 1),
+            "request": self.job.request.model_dump() if self.job.request else None,
+        }
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``batch`` to the command line's subparsers."""
+    text = (
+        "Every photo of a folder, or every line of a list, becomes a video. Videos that are there are not made again."
+    )
+    parser = commands.add_parser("batch", help="make many videos", description=text)
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "source", metavar="FOLDER|LIST", type=Path, help="a folder of photos, or jobs.csv or jobs.jsonl"
+    )
+    parser.add_argument("--prompt", default=argparse.SUPPRESS, help="for every photo without one of its own")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be made, and what is wrong")
+    parser.add_argument(
+        "--report", metavar="FILE.json", type=Path, help="where the report goes (outputs/batch_NAME.json)"
+    )
+    add_settings(parser)
+    options.add_options(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Make what is missing, write the report and a table; return the exit code."""
+    entries = read_list(parsed.source)
+    given = given_settings(parsed)
+    GenerationRequest.from_fields(given)  # what is wrong with all of them is told before anything is loaded
+
+    from diffusers_helper.program import Program
+
+    program = Program(parsed, parsed.variant)
+    jobs = plan(entries, program.defaults.model_dump() | given, program.source.title)
+    variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
+    program.source.check(sorted(variants), offline=parsed.offline)
+    if program.source.note:
+        sys.stderr.write(f"{program.source.note}\n")
+    if parsed.dry_run:
+        return _finish([_foreseen(job, program.outputs) for job in jobs])
+    report = parsed.report or program.outputs / f"batch_{parsed.source.resolve().stem}.json"
+    program.outputs.mkdir(parents=True, exist_ok=True)
+    with stop_on_interrupt("after this step") as check:
+        results = make_all(jobs, program, check, lambda results: _write(report, parsed.source, results))
+    sys.stderr.write(f"Report: {report}\n")
+    return _finish(results)
+
+
+def make_all(
+    jobs: Sequence[BatchJob], program: Program, check: Callable[[], None], report: Callable[[Sequence[Result]], None]
+) -> list[Result]:
+    """Make the jobs in their order until all are through or ``check`` raises CancelledError.
+
+    ``report`` gets all results after every job.
+    """
+    program.prepare()
+    results = [Result(job, "waiting") for job in jobs]
+    for index, job in enumerate(jobs):
+        sys.stderr.write(f"[{index + 1} of {len(jobs)}] {job.entry.where}\n")
+        try:
+            results[index] = _make(job, program, check)
+        finally:
+            report(results)
+        if results[index].state == "stopped":
+            break
+        if fault := program.fault():
+            sys.stderr.write(f"{fault} Start the batch again: it goes on from here.\n")
+            break
+    return results
+
+
+def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
+    from diffusers_helper.media.photo import open_photo
+
+    before = _foreseen(job, program.outputs, look=False)
+    if job.request is None or before.state != "waiting":
+        return before
+    started = time.monotonic()
+    try:
+        check()
+        with steps_bar(job.request) as bar:
+            events = program.generate(
+                job.request, open_photo(job.entry.photo), job.name, check=check, say=bar.set_description_str
+            )
+            return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
+    except CancelledError:
+        return Result(job, "stopped", seconds=time.monotonic() - started)
+    except FramePackError as error:
+        message = str(error)
+    except Exception as error:  # whatever one job meets, the others are made
+        message = f"{type(error).__name__} (error {secrets.token_hex(3)}); the log has the details."
+        logger.exception("%s: %s", job.entry.where, message)
+    program.release()
+    return Result(job, "failed", error=message, seconds=time.monotonic() - started)
+
+
+def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
+    """What is known of a job before it is made; with ``look`` its photo is opened."""
+    if job.request is None:
+        return Result(job, "failed", error=job.problem)
+    video = outputs / f"{job.name}.mp4"
+    if video.exists():  # only a whole one has this name
+        return Result(job, "there", video)
+    if look:
+        from diffusers_helper.media.photo import open_photo
+
+        try:
+            open_photo(job.entry.photo)
+        except FramePackError as error:
+            return Result(job, "failed", error=str(error))
+    return Result(job, "waiting")
+
+
+def _write(report: Path, source: Path, results: Sequence[Result]) -> None:
+    content = {
+        "source": str(source),
+        "counts": Counter(result.state for result in results),
+        "jobs": [result.to_dict() for result in results],
+    }
+    with whole_file(report) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _finish(results: Sequence[Result]) -> int:
+    rows = [("state", "job", "video or reason")]
+    rows += [(_TITLES[r.state], r.job.entry.where, r.error or str(r.video or r.job.name)) for r in results]
+    sys.stdout.write(table(rows))
+    counts = Counter(result.state for result in results)
+    sys.stdout.write(", ".join(f"{counts[state]} {title}" for state, title in _TITLES.items() if counts[state]) + "\n")
+    if counts["stopped"]:
+        return options.INTERRUPTED
+    return options.FAILED if counts["failed"] else options.DONE

@@ -1,0 +1,87 @@
+"""What the commands that make videos share: options for the settings, a progress line, a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import VARIANTS
+
+SETTINGS = {
+    "negative_prompt": "what should not happen; needs --cfg-scale above 1",
+    "seconds": "length, 1 to 120 s (5)",
+    "seed": "-1 for a random one (31337)",
+    "steps": "sampling steps per section (25)",
+    "guidance_scale": "distilled guidance, 1 to 32 (10)",
+    "cfg_scale": "classifier-free guidance, 1 to 32; 1 is off and twice as fast (1)",
+    "cfg_rescale": "how far guided predictions are scaled back, 0 to 1 (0)",
+    "preserved_memory_gb": "GPU memory to leave free on a small card, GB (6)",
+    "mp4_crf": "H.264 compression: 1 large and good, 51 small and bad (16)",
+    "resolution": "base size of the picture: 128, 256, 384, 512, 640 or 768 (that of the models)",
+}
+"""The fields of a request that are options with a value; the request itself says which values are valid."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every setting but the prompt; what is not given leaves no trace in the result."""
+    parser.add_argument("--variant", choices=VARIANTS, default="original")
+    for name, text in SETTINGS.items():
+        flag, kind = f"--{name.replace('_', '-')}", int if name == "resolution" else str
+        parser.add_argument(flag, metavar="N", type=kind, default=argparse.SUPPRESS, help=text)
+    parser.add_argument(
+        "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
+    )
+
+
+def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that were given."""
+    return {name: value for name, value in vars(parsed).items() if name in GenerationRequest.model_fields}
+
+
+def steps_bar(request: GenerationRequest) -> tqdm[Any]:
+    """Return a progress line for the steps of ``request``, on stderr."""
+    return tqdm(total=request.sections * request.steps, unit="step", dynamic_ncols=True)
+
+
+def follow(events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any]) -> Path:
+    """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept."""
+    newest: Path | None = None
+    try:
+        with closing(events):
+            for event in events:
+                _show(event, bar)
+                if isinstance(event, VideoGrown | Finished):
+                    newest = event.path
+                if not isinstance(event, Finished):
+                    check()
+    except BaseException:
+        if newest is not None:
+            bar.write(f"What was finished is kept: {newest}", file=sys.stderr)
+        raise
+    assert newest is not None, "a run ends with Finished or an exception"
+    return newest
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return ``rows`` as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _show(event: Event, bar: tqdm[Any]) -> None:
+    match event:
+        case StageStarted():
+            bar.set_description_str(event.text)
+        case Note():
+            bar.write(event.text, file=sys.stderr)
+        case StepDone():
+            bar.update(event.section * event.steps + event.step - bar.n)

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from diffusers_helper.batch_list import plan, read_list
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+
+SHARED = GenerationRequest(seconds=2, resolution=128).model_dump()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "a.JPG", "a.txt", "notes.md", ".hidden"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub.png").mkdir()
+    return tmp_path
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_a_folder_is_its_photos_with_the_words_beside_them(folder):
+    entries = read_list(folder)
+    assert [(entry.where, dict(entry.fields)) for entry in entries] == [("a.JPG", {"prompt": "a.txt"}), ("b.png", {})]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table(folder, delimiter):
+    rows = ["photo|prompt|seconds|resolution|teacache", "a.JPG|Look left|3|256|true", "b.png||||"]
+    source = write(folder, "jobs.csv", "\ufeff" + "\n".join(rows).replace("|", delimiter))
+    first, second = plan(read_list(source), SHARED, "tiny")
+    assert (first.entry.photo, first.entry.where, second.entry.where) == (folder / "a.JPG", "line 2", "line 3")
+    request = first.request
+    assert (request.prompt, request.seconds, request.resolution, request.teacache) == ("Look left", 3, 256, True)
+    assert second.request == GenerationRequest(seconds=2, resolution=128)
+
+
+def test_cells_may_hold_quotes_and_line_breaks(folder):
+    source = write(folder, "jobs.csv", 'photo,prompt\na.JPG,"Say ""hi"",\nthen wave"\nb.png,x\n')
+    assert [entry.fields["prompt"] for entry in read_list(source)] == ['Say "hi",\nthen wave', "x"]
+
+
+def test_json_lines(folder):
+    lines = [{"photo": "a.JPG", "seed": 3, "variant": "f1"}, {"photo": str(folder / "b.png"), "prompt": "{} é"}]
+    source = write(folder, "jobs.jsonl", "\n\n".join(map(json.dumps, lines)))
+    first, second = plan(read_list(source), SHARED, "tiny")
+    assert (first.request.seed, first.request.variant, first.request.seconds) == (3, "f1", 2)
+    assert (second.request.prompt, second.entry.photo, second.entry.where) == ("{} é", folder / "b.png", "line 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("jobs.csv", "", "names no photo"),
+        ("jobs.csv", "photo,prompt\n", "no jobs"),
+        ("jobs.csv", "prompt\nx\n", "names no photo"),
+        ("jobs.csv", "photo,windo\na,1\n", "'windo', which is no setting"),
+        ("jobs.csv", "photo,prompt\na\n", "line 2.*as many cells"),
+        ("jobs.csv", "photo,prompt\na,b,c\n", "line 2.*as many cells"),
+        ("jobs.csv", "photo,prompt\n,b\n", "line 2.*names no photo"),
+        ("jobs.jsonl", '{"photo": "a"}\n[1]', "line 2.*no.* JSON object"),
+        ("jobs.jsonl", '{"photo": "a"', "line 1.*no.* JSON object"),
+        ("jobs.jsonl", '{"photo": 7}', "line 1.*names no photo"),
+        ("jobs.jsonl", '{"photo": "a", "latent_window_size": 33}', "no setting"),
+        ("jobs.xls", "x", "no list that ends with"),
+        ("none.csv", None, "no folder"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_told_with_its_line(tmp_path, name, text, told):
+    if text is not None:
+        write(tmp_path, name, text)
+    with pytest.raises(SettingsError, match=f"(?i){told}"):
+        read_list(tmp_path / name)
+
+
+def test_a_list_in_another_encoding_and_an_empty_folder(tmp_path):
+    (tmp_path / "jobs.csv").write_bytes("photo,prompt\na.png,é".encode("latin-1"))
+    with pytest.raises(SettingsError, match="UTF-8"):
+        read_list(tmp_path / "jobs.csv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="no photos"):
+        read_list(tmp_path / "empty")
+
+
+def test_what_cannot_be_made_is_told_beside_what_can(folder):
+    source = write(folder, "jobs.csv", "photo,steps\na.JPG,0\ngone.png,5\nb.png,5\n")
+    wrong, gone, good = plan(read_list(source), SHARED, "tiny")
+    assert "steps: " in wrong.problem
+    assert "gone.png cannot be read: No such file" in gone.problem
+    assert (wrong.request, gone.request, good.problem, good.request.steps) == (None, None, "", 5)
+
+
+def names(folder, shared=SHARED, model="tiny"):
+    return [job.name for job in plan(read_list(folder), shared, model)]
+
+
+def test_a_name_is_made_from_what_goes_into_the_video(folder):
+    before = names(folder)
+    assert before == names(folder)
+    assert len(set(before)) == 2
+    for other in (names(folder, SHARED | {"seed": 1}), names(folder, model="FramePack")):
+        assert not set(before) & set(other)
+    (folder / "b.png").write_text("another picture")
+    after = names(folder)
+    assert (after[0], after[1] != before[1]) == (before[0], True)
+
+
+def test_a_name_fits_every_file_system(tmp_path):
+    (tmp_path / f"{'長い ../名前?' * 9}.png".replace("/", "_")).write_bytes(b"x")
+    [name] = names(tmp_path)
+    assert len(name.encode()) < 200
+    assert not set(name) & set('/\\:*?"<>|. ')
