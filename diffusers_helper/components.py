@@ -1,27 +1,26 @@
 """The parts of one model, loaded when a stage of the work needs them and placed on the device while it does.
 
-The files are `model_files`' concern and the placing is `memory`'s; here they become modules. diffusers and
-transformers are imported with the first part, so that a page can open before.
+The files are `model_files`' concern, making modules of them is `building`'s and `loading`'s, placing is `memory`'s.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
+from diffusers_helper.building import attention_head_dim, build
 from diffusers_helper.embedding_cache import EmbeddingCache, key_of
-from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, out_of_memory_as_error, policy_for
+from diffusers_helper.loading import Place
+from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, policy_for
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
@@ -69,6 +68,7 @@ class Components:
         fused: compile kernels for the device where that works.
         on_progress: gets a part's title, the bytes of it that are here and those in all, while it is downloaded;
             what it raises stops the download.
+        on_loading: the same while a large part is read from the disk.
         offline: never use a network.
         preserved_gb: device memory to leave free for the work where not everything fits, GiB.
         embeddings: keeps what the encoders gave; None keeps nothing.
@@ -93,6 +93,7 @@ class Components:
         offline: bool = False,
         preserved_gb: float = 6.0,
         embeddings: EmbeddingCache | None = None,
+        on_loading: OnProgress = lambda title, done, total: None,
     ) -> None:
         self.source = source
         self.device = torch.device(device)
@@ -104,6 +105,7 @@ class Components:
         self._attention = attention
         self._fused = fused
         self._on_progress = on_progress
+        self._loading = on_loading
         self._offline = offline
         self._loaded: dict[str, Any] = {}
 
@@ -188,33 +190,28 @@ class Components:
         if part.name not in self._loaded:
             folder = self.source.folder(part, offline=self._offline, on_progress=self._on_progress)
             logger.info("Loading %s", part.title)
-            with _loading_errors(part, folder):
-                self._loaded[part.name] = self._load(part, folder)
+            self._loaded[part.name] = self._load(part, folder)
         return self._loaded[part.name]
 
     def _load(self, part: Part, folder: Path) -> Any:
-        if part is parts.VAE:
-            vae = _load_weights(_class_of(part), folder, self._encoder_dtype)
-            if self.policy.tile_vae:
-                vae.enable_tiling()
-                vae.enable_slicing()
-            return vae
-        if part.name in _CLASSES:
-            part_class = _class_of(part)
-            if part.weights:
-                return _load_weights(part_class, folder, self._encoder_dtype)
-            return part_class.from_pretrained(folder, local_files_only=True)
-        return self._load_transformer(folder)
+        is_transformer = part.name.startswith("transformer")
+        if is_transformer:  # before 26 GB are read
+            backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(folder))
+        dtype = self.dtype if is_transformer else self._encoder_dtype
+        loaded = build(part, folder, dtype, self._place(), partial(self._loading, part.title))
+        if is_transformer:
+            loaded.use_attention(backend)
+            loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
+        if part is parts.VAE and self.policy.tile_vae:
+            loaded.enable_tiling()
+            loaded.enable_slicing()
+        return loaded
 
-    def _load_transformer(self, folder: Path) -> HunyuanVideoTransformer3DModelPacked:
-        from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
-
-        head_dim = Transformer.load_config(folder)["attention_head_dim"]
-        backend = resolve_attention(self._attention, self.device, self.dtype, head_dim)  # before 26 GB are read
-        transformer = _load_weights(Transformer, folder, self.dtype)
-        transformer.use_attention(backend)
-        transformer.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
-        return transformer
+    def _place(self) -> Place:
+        """Where the weights of a large part go."""
+        if self.policy.resident:
+            return Place(self.device)
+        return Place(cpu, pin=self.device.type == "cuda")
 
     def _give_up(self, *names: str) -> None:
         for name in names:
@@ -225,47 +222,3 @@ class Components:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-_CLASSES = {
-    parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),
-    # Takes tokenizer.json as it is; LlamaTokenizer, which folders name, would split words as Llama 2 did.
-    parts.TOKENIZER.name: ("transformers", "PreTrainedTokenizerFast"),
-    parts.TEXT_ENCODER_2.name: ("transformers", "CLIPTextModel"),
-    parts.TOKENIZER_2.name: ("transformers", "CLIPTokenizer"),
-    parts.VAE.name: ("diffusers", "AutoencoderKLHunyuanVideo"),
-    parts.IMAGE_ENCODER.name: ("transformers", "SiglipVisionModel"),
-    # The one that needs no torchvision.
-    parts.FEATURE_EXTRACTOR.name: ("transformers", "SiglipImageProcessorPil"),
-}
-"""The library and class of each part; transformers are ours."""
-
-
-def _class_of(part: Part) -> Any:
-    library, name = _CLASSES[part.name]
-    return getattr(importlib.import_module(library), name)
-
-
-def _load_weights(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A model ready for inference, on the CPU; raises ModelFilesError when the files lack some of its weights."""
-    model, info = model_class.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelFilesError(f"The files in {folder} lack {len(missing)} weights of the model, such as {missing[0]}.")
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _loading_errors(part: Part, folder: Path) -> Iterator[None]:
-    try:
-        with out_of_memory_as_error():
-            yield
-    except FramePackError:
-        raise
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelFilesError(
-            f"{folder} could not be loaded as {part.title}: {reason} Replace it with the files of {part.repository}."
-        ) from error

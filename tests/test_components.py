@@ -205,7 +205,7 @@ def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
     def refuse(*_arguments, **_settings):
         raise AssertionError("read")
 
-    monkeypatch.setattr(HunyuanVideoTransformer3DModelPacked, "from_pretrained", refuse)
+    monkeypatch.setattr("diffusers_helper.building.load_weights", refuse)
     for name in ("nonsense", "flash"):
         with pytest.raises(SettingsError, match="attention backend"):
             Components(source, "cpu", attention=name).transformer("f1")
@@ -290,7 +290,7 @@ def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
     def full(*_arguments, **_settings):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(HunyuanVideoTransformer3DModelPacked, "from_pretrained", full)
+    monkeypatch.setattr("diffusers_helper.building.load_weights", full)
     with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to preserve"):
         components.transformer("f1")
 

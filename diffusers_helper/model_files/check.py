@@ -69,6 +69,14 @@ def find_problems(part: Part, folder: Path) -> list[Problem]:
     return problems + (_weight_problems(part, folder, config) if part.weights else [])
 
 
+def weight_files(part: Part, folder: Path) -> list[Path]:
+    """The safetensors files that `part` is loaded from; raises ValueError, to follow a file's name, if unclear."""
+    shards = _shards(part, folder)
+    if isinstance(shards, Problem):
+        raise ValueError(f"{shards.file} {shards.text}.")
+    return [folder / name for name in shards]
+
+
 def find_changed(part: Part, folder: Path) -> tuple[list[Problem], int]:
     """Read every byte of the part's files in `folder`: what is not as the hub sent it, and how many were compared.
 

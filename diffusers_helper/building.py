@@ -1,0 +1,110 @@
+"""From a part's files to a module: the two large models block by block (`loading`), the rest by their libraries.
+
+diffusers and transformers are imported with the first part, so that a page can open before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
+from diffusers_helper.loading import Place, Report, lacking, load_weights
+from diffusers_helper.memory import out_of_memory_as_error
+from diffusers_helper.model_files import Part, parts
+from diffusers_helper.model_files.check import weight_files
+from diffusers_helper.model_files.shards import Shards
+from diffusers_helper.texts import Message
+
+_CLASSES = {
+    parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),
+    # Takes tokenizer.json as it is; LlamaTokenizer, which folders name, would split words as Llama 2 did.
+    parts.TOKENIZER.name: ("transformers", "PreTrainedTokenizerFast"),
+    parts.TEXT_ENCODER_2.name: ("transformers", "CLIPTextModel"),
+    parts.TOKENIZER_2.name: ("transformers", "CLIPTokenizer"),
+    parts.VAE.name: ("diffusers", "AutoencoderKLHunyuanVideo"),
+    parts.IMAGE_ENCODER.name: ("transformers", "SiglipVisionModel"),
+    # The one that needs no torchvision.
+    parts.FEATURE_EXTRACTOR.name: ("transformers", "SiglipImageProcessorPil"),
+}
+"""The library and class of each part; transformers are ours."""
+
+
+def build(part: Part, folder: Path, dtype: torch.dtype, place: Place, report: Report) -> Any:
+    """The module or tokenizer in `folder`, ready for inference; only a large model's weights go to `place`.
+
+    Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
+    """
+    with _loading_errors(part, folder):
+        empty = _EMPTY.get(part.name) or (_empty_transformer if part.name.startswith("transformer") else None)
+        if empty is not None:
+            return load_weights(empty(folder), Shards(weight_files(part, folder)), dtype, place, report)
+        library, name = _CLASSES[part.name]
+        part_class = getattr(importlib.import_module(library), name)
+        if part.weights:
+            return _load_small(part_class, folder, dtype)
+        return part_class.from_pretrained(folder, local_files_only=True)
+
+
+def attention_head_dim(folder: Path) -> int:
+    """Width of a transformer's attention heads, by its config.json."""
+    return int(json.loads((folder / "config.json").read_bytes())["attention_head_dim"])
+
+
+def _empty_transformer(folder: Path) -> nn.Module:
+    from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
+
+    with torch.device("meta"):
+        return Transformer.from_config(Transformer.load_config(folder, local_files_only=True))
+
+
+def _empty_llama(folder: Path) -> nn.Module:
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = LlamaModel(config)
+    model.rotary_emb = type(model.rotary_emb)(config)  # its numbers are computed, not stored
+    return model
+
+
+_EMPTY: dict[str, Callable[[Path], nn.Module]] = {parts.TEXT_ENCODER.name: _empty_llama}
+
+
+def _load_small(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model on the CPU; raises ModelFilesError when the files lack some of its weights."""
+    model, info = model_class.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise lacking(folder, missing)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _loading_errors(part: Part, folder: Path) -> Iterator[None]:
+    try:
+        with out_of_memory_as_error():
+            yield
+    except FramePackError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelFilesError(
+            Message(
+                "{folder} could not be loaded as {title}: {reason} Replace it with the files of {repository}.",
+                folder=folder,
+                title=part.title,
+                reason=reason,
+                repository=part.repository,
+            )
+        ) from error

@@ -1,0 +1,257 @@
+"""Weights from safetensors files straight to where they stay: a buffer per block in RAM, or the device.
+
+A model is built without memory for its weights (on the "meta" device); then every weight gets its final place, and
+threads read the files into these places. So no weight ever exists twice, a conversion to another dtype holds only a
+piece of a weight, and several threads share what one could not read fast enough.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.memory.packing import HostBuffer, Layout, block_layout, blocks_of
+from diffusers_helper.model_files.shards import Shards, Stored
+from diffusers_helper.texts import Message
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+}
+"""torch's dtype by safetensors' name."""
+CHUNK_BYTES = 32 * 1024**2
+"""What one thread reads at once: large enough for a disk, small enough that the threads end together."""
+PREFIXES = ("", "model.")
+"""What may stand before a weight's name in a file: a causal language model is saved with "model."."""
+
+Model = TypeVar("Model", bound=nn.Module)
+Report = Callable[[int, int], None]
+"""Gets the bytes that were read and those in all; what it raises stops the loading."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where weights go.
+
+    Attributes:
+        device: of the weights when they are loaded.
+        pin: page-lock the blocks' buffers, for fast copies to a CUDA device; only where `device` is the CPU.
+        ram: bytes of blocks that may be kept in RAM; the others are left in their files, and read when they are used.
+    """
+
+    device: torch.device
+    pin: bool = False
+    ram: float = float("inf")
+
+
+def load_weights(
+    model: Model, shards: Shards, dtype: torch.dtype, place: Place, report: Report = lambda done, total: None
+) -> Model:
+    """Give `model`, built on the meta device, the weights in `shards`, as `dtype`; returns it ready for inference.
+
+    Floating weights become `dtype`, but 8-bit ones and their scales stay as they are. Raises ModelFilesError when
+    weights are missing, ValueError when one has another shape, OSError when a file cannot be read.
+    """
+    stored = _stored_names(model, shards)
+    with torch.inference_mode(False), torch.no_grad():
+        _set_dtypes(model, dtype)
+        jobs = list(_allocate(model, shards, stored, place))
+        _run(jobs, shards, place, report)
+    return model.eval().requires_grad_(False)
+
+
+def lacking(folder: Path, missing: list[str]) -> ModelFilesError:
+    """The error for files that hold only a part of a model's weights."""
+    return ModelFilesError(
+        Message(
+            "The files in {folder} lack {count} weights of the model, such as {name}.",
+            folder=folder,
+            count=len(missing),
+            name=missing[0],
+        )
+    )
+
+
+def _stored_names(model: nn.Module, shards: Shards) -> dict[str, Stored]:
+    """Where each weight of the model is; what the files hold beyond that is left alone."""
+    names = model.state_dict().keys()
+    prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in shards.tensors for name in names))
+    found = {name: shards.tensors[prefix + name] for name in names if prefix + name in shards.tensors}
+    missing = sorted(names - found.keys())
+    if missing:
+        raise lacking(shards.files[0].parent, missing)
+    for name, tensor in model.state_dict().items():
+        if tuple(tensor.shape) != found[name].shape:
+            raise ValueError(f"{name} should have shape {tuple(tensor.shape)}, not {found[name].shape}.")
+    return found
+
+
+def _set_dtypes(model: nn.Module, dtype: torch.dtype) -> None:
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(weight.to(dtype), requires_grad=False)
+
+
+def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[leaf] = tensor
+
+
+@dataclass
+class _Buffer:
+    """One block's memory; `waiting` counts the reads until it may be pinned."""
+
+    host: HostBuffer | None
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Fill `target`, one-dimensional and of any dtype and device, from a stored tensor's number `first` on."""
+
+    stored: Stored
+    first: int
+    target: Tensor
+    buffer: _Buffer | None
+
+
+class _FileBlock:
+    """A block whose weights stay in their files (see memory.packing.BlockSource)."""
+
+    def __init__(self, layout: Layout, shards: Shards, stored: dict[str, Stored], kept: dict[str, Tensor]) -> None:
+        self.layout = layout
+        self._shards = shards
+        self._stored = stored
+        self._kept = kept
+
+    def read_into(self, buffer: Tensor) -> None:
+        """Fill `buffer`, which is in RAM, with all fields of the layout that it has room for."""
+        staging = _Staging(pinned=False)
+        for name, view in self.layout.views(buffer).items():
+            if name in self._kept:
+                view.copy_(self._kept[name])
+                continue
+            for read in _pieces(self._stored[name], view, None):
+                _fill(read, self._shards, staging)
+
+
+def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place: Place) -> Iterator[_Read]:
+    """Give every weight its place, and yield what has to be read into it."""
+    names = {id(module): name for name, module in model.named_modules()}
+    left, rest = place.ram, dict(stored)
+    for block in blocks_of(model):
+        layout = block_layout(block)
+        inside = {field.name: f"{names[id(block)]}.{field.name}" for field in layout.fields}
+        of_block = {name: rest.pop(inside[name]) for name in inside if inside[name] in rest}
+        computed = {name: block.get_buffer(name) for name in inside.keys() - of_block.keys()}  # in no file
+        if layout.nbytes > left:
+            block.weight_source = _FileBlock(layout, shards, of_block, computed)
+            for field in layout.fields:
+                if field.offset >= layout.travelling:
+                    _set(block, field.name, _mapped(shards, of_block[field.name], field.dtype))
+            continue
+        left -= layout.nbytes
+        host = HostBuffer(layout.nbytes) if place.device.type == "cpu" else None
+        memory = host.bytes if host else torch.empty(layout.nbytes, dtype=torch.uint8, device=place.device)
+        buffer = _Buffer(host)
+        for name, view in layout.views(memory).items():
+            if name in of_block:
+                yield from _pieces(of_block[name], view, buffer)
+            else:
+                view.copy_(computed[name])
+            _set(block, name, view)
+    outside = model.state_dict()
+    for name, where in rest.items():
+        tensor = torch.empty_like(outside[name], device=place.device)
+        _set(model, name, tensor)
+        yield from _pieces(where, tensor, None)
+
+
+def _pieces(stored: Stored, tensor: Tensor, buffer: _Buffer | None) -> Iterator[_Read]:
+    flat = tensor.view(-1)
+    count = CHUNK_BYTES // DTYPES[stored.dtype].itemsize
+    for first in range(0, flat.numel(), count):
+        if buffer is not None:
+            buffer.waiting += 1
+        yield _Read(stored, first, flat[first : first + count], buffer)
+
+
+class _Staging(threading.local):
+    """Each thread's piece of RAM for weights that are converted or go to a device."""
+
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._memory: Tensor | None = None
+
+    def take(self, nbytes: int) -> Tensor:
+        """`nbytes` of it, uint8; what was taken before is written over."""
+        if self._memory is None:
+            self._memory = torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=self._pinned)
+        return self._memory[:nbytes]
+
+
+def _run(reads: list[_Read], shards: Shards, place: Place, report: Report) -> None:
+    """Do all reads, in the order of the files; what the report or a read raises stops the rest."""
+    reads.sort(key=lambda read: (read.stored.file, read.stored.start, read.first))
+    staging = _Staging(pinned=place.device.type == "cuda")
+    counting = threading.Lock()
+
+    def do(read: _Read) -> int:
+        nbytes = _fill(read, shards, staging)
+        if read.buffer is not None and place.pin:
+            with counting:
+                read.buffer.waiting -= 1
+                last = read.buffer.waiting == 0
+            if last and read.buffer.host:
+                read.buffer.host.pin()
+        return nbytes
+
+    total = sum(read.target.numel() * DTYPES[read.stored.dtype].itemsize for read in reads)
+    done = 0
+    report(done, total)
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="loading")
+    try:
+        for future in as_completed([pool.submit(do, read) for read in reads]):
+            done += future.result()
+            report(done, total)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fill(read: _Read, shards: Shards, staging: _Staging) -> int:
+    """Do one read; returns its bytes."""
+    dtype, target = DTYPES[read.stored.dtype], read.target
+    straight = target.dtype == dtype and target.device.type == "cpu"
+    numbers = target if straight else staging.take(target.numel() * dtype.itemsize).view(dtype)
+    raw = numbers.view(torch.uint8)
+    shards.read_into(read.stored, read.first * dtype.itemsize, memoryview(raw.numpy()))
+    if not straight:
+        target.copy_(numbers)
+    return raw.numel()
+
+
+def _mapped(shards: Shards, stored: Stored, dtype: torch.dtype) -> Tensor:
+    """A tensor in the file itself, which the system reads when it is used and forgets when RAM is short."""
+    return torch.frombuffer(shards.mapped(stored), dtype=DTYPES[stored.dtype]).view(stored.shape).to(dtype)

@@ -1,0 +1,85 @@
+"""Reading safetensors files straight into memory that is there already, by any number of threads. No torch.
+
+A read goes from the system's file cache to its final place: nothing is mapped, and no second copy of a weight exists.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from diffusers_helper.model_files.check import read_header
+
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
+"""Bytes of one number, by safetensors' name of its dtype."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: which file, where its bytes are, and what they are."""
+
+    file: int
+    start: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Shards:
+    """The tensors of several safetensors files, by name; the files stay open as long as this lives.
+
+    Raises ValueError for a file that is no whole safetensors file, OSError for one that cannot be opened.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+        self.tensors: dict[str, Stored] = {}
+        self._descriptors: list[int] = []
+        self._maps: dict[int, mmap.mmap] = {}
+        self._close = weakref.finalize(self, _close_all, self._descriptors)
+        for number, file in enumerate(files):
+            self._descriptors.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+            self._list(number, file)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def read_into(self, stored: Stored, offset: int, target: memoryview) -> None:
+        """Fill `target` with the bytes of a tensor from `offset` on; raises OSError where the file has no more."""
+        rest, position = target.cast("B"), stored.start + offset
+        while rest:
+            count = os.preadv(self._descriptors[stored.file], [rest], position)
+            if count == 0:
+                raise OSError(f"{self.files[stored.file]} ended early; was it changed while it was read?")
+            rest, position = rest[count:], position + count
+
+    def mapped(self, stored: Stored) -> memoryview:
+        """A tensor's bytes as the file's own pages: read when they are used, and private where they are written."""
+        if stored.file not in self._maps:
+            self._maps[stored.file] = mmap.mmap(self._descriptors[stored.file], 0, access=mmap.ACCESS_COPY)
+        return memoryview(self._maps[stored.file])[stored.start : stored.start + stored.nbytes]
+
+    def _list(self, number: int, file: Path) -> None:
+        try:
+            header = read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{file.name} {error}") from None
+        end = file.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            stored = Stored(number, end + first, last - first, entry["dtype"], tuple(entry["shape"]))
+            if stored.nbytes != prod(stored.shape) * ITEM_BYTES.get(stored.dtype, -1):
+                raise ValueError(f"{file.name} holds {name} as {stored.dtype}, which is not read here, or damaged.")
+            self.tensors[name] = stored
+
+
+def _close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
