@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "diffusers_helper"
 LAYERS = [  # a module imports from its own layer and from those above; a name stands for all that is in it
-    "framepack.request framepack.planning framepack.variants framepack.events framepack.errors "
+    "framepack.request framepack.planning framepack.variants framepack.events framepack.errors framepack.beside "
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
     "embedding_cache",

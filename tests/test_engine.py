@@ -1,11 +1,13 @@
 import copy
+import threading
+import time
 
 import pytest
 import torch
 
 from diffusers_helper.framepack.engine import Conditions, sample_video
-from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.framepack.events import SectionDone, StageStarted, StepDone
+from diffusers_helper.framepack.errors import CancelledError, NumericsError
+from diffusers_helper.framepack.events import Note, SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
@@ -115,13 +117,15 @@ def test_every_step_is_an_event_in_order(name):
     steps = VIDEOS[name]["steps"]
     seen = list(events)
     for index in range(len(plan.sections)):
-        stage, *done, section = seen[index * (steps + 2) : (index + 1) * (steps + 2)]
+        stage, *done, sampled, section = seen[index * (steps + 3) : (index + 1) * (steps + 3)]
         assert isinstance(stage, StageStarted)
         assert [(e.section, e.sections, e.step, e.steps) for e in done] == [
             (index, len(plan.sections), step, steps) for step in range(1, steps + 1)
         ]
+        assert isinstance(sampled, SectionSampled)
         assert isinstance(section, SectionDone)
         assert section.pixels is None
+        assert section.latents is sampled.latents
         torch.testing.assert_close(section.latents, done[-1].denoised, rtol=0, atol=0)
 
 
@@ -204,3 +208,151 @@ def test_a_batch_of_two_gives_what_each_gives_alone():
     torch.testing.assert_close(
         latents[:1], load_golden("video_f1_1")["section_0.latents"], rtol=0, atol=1e-4 * float(latents.std())
     )
+
+
+def ends(events):
+    """The events of the sections' ends, with the numbers they carry."""
+    kept = [event for event in events if isinstance(event, SectionSampled | SectionDone)]
+    return [
+        (type(event).__name__, event.index, [value for value in vars(event).values() if torch.is_tensor(value)])
+        for event in kept
+    ]
+
+
+@pytest.mark.parametrize("name", ["i2v_5", "f1_3"])
+def test_ends_beside_the_sampling_give_the_same_bits_in_the_same_order(name):
+    serial, beside = (ends(golden_events(name, overlap=overlap)[1]) for overlap in (False, True))
+    assert [end[:2] for end in beside] == [end[:2] for end in serial]
+    assert len(serial) == 2 * VIDEOS[name]["sections"]
+    for (kind, index, got), (_, _, want) in zip(beside, serial, strict=True):
+        assert len(got) == 2
+        assert all(map(torch.equal, got, want)), f"{kind} {index}"
+
+
+def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
+    """The end of every section but the last waits until the next one is all sampled."""
+    steps, sampled, log = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), []
+
+    def then(events, check):
+        for event in events:
+            yield event
+            if isinstance(event, SectionDone):
+                log.append((event.index, threading.current_thread().name, torch.is_inference_mode_enabled()))
+                assert event.index == 2 or sampled.acquire(timeout=20)
+                yield Note(f"end of {event.index}")
+
+    order = []
+    for event in golden_events("f1_3", overlap=True, then=then)[1]:
+        if isinstance(event, StepDone) and event.step == steps:
+            order.append(f"sampled {event.section}")
+            if event.section > 0:
+                sampled.release()
+        if isinstance(event, Note):
+            order.append(event.text)
+    assert order == ["sampled 0", "sampled 1", "end of 0", "sampled 2", "end of 1", "end of 2"]
+    assert log == [(index, "section-end", False) for index in range(3)]
+
+
+def test_the_thread_decodes_without_gradients():
+    modes, vae = [], golden_vae()
+    hook = vae.post_quant_conv.register_forward_pre_hook(
+        lambda *_: modes.append((torch.is_inference_mode_enabled(), threading.current_thread().name))
+    )
+    try:
+        list(golden_events("f1_3", overlap=True)[1])
+    finally:
+        hook.remove()
+    assert set(modes) == {(True, "section-end")}
+
+
+def test_stages_are_told_only_while_they_are_waited_for():
+    stages = [event.stage for event in golden_events("f1_3", overlap=True)[1] if isinstance(event, StageStarted)]
+    assert stages == ["sample", "sample", "sample", "decode"]
+
+
+def never_ending(log):
+    """What stays in a section's end until it is told to stop."""
+
+    def then(events, check):
+        try:
+            yield from events
+            while True:
+                check()
+                time.sleep(0.005)
+        finally:
+            log.append("stopped")
+
+    return then
+
+
+def end_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "section-end"]
+
+
+def test_closing_stops_the_end_beside_and_waits_for_it():
+    log = []
+    _, events = golden_events("f1_3", overlap=True, then=never_ending(log))
+    while not (isinstance(event := next(events), StepDone) and event.section == 1):
+        pass
+    assert end_threads()
+    began = time.monotonic()
+    events.close()
+    assert time.monotonic() - began < 1
+    assert (log, end_threads()) == (["stopped"], [])
+
+
+def test_closing_stops_a_decode_at_its_next_layer():
+    layers, vae = [], golden_vae()
+    _, events = golden_events("f1_3", overlap=True)
+
+    def slow(*_):
+        layers.append(1)
+        time.sleep(0.1)
+
+    hook = vae.decoder.up_blocks[0].resnets[0].dropout.register_forward_hook(slow)
+    hooks = [hook, *(block.register_forward_hook(slow) for block in vae.decoder.modules() if "Dropout" in str(block))]
+    try:
+        while not layers:
+            next(events)
+        events.close()
+        seen = len(layers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen <= 3
+    assert not end_threads()
+
+
+def test_an_error_in_the_sampling_stops_the_end_beside():
+    log, calls = [], []
+    steps = VIDEOS["f1_3"]["steps"]
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) > steps + 1:
+            raise RuntimeError("no luck")
+
+    hook = golden_transformer().transformer_blocks[0].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="no luck"):
+            list(golden_events("f1_3", overlap=True, then=never_ending(log))[1])
+    finally:
+        hook.remove()
+    assert (log, end_threads()) == (["stopped"], [])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no room"), CancelledError("stopped"), SystemExit(3)])
+def test_an_error_in_the_end_ends_the_video(error):
+    def then(events, check):
+        for event in events:
+            yield event
+            if isinstance(event, SectionDone) and event.index == 1:
+                raise error
+
+    seen = []
+    events = golden_events("f1_3", overlap=True, then=then)[1]
+    with pytest.raises(type(error)) as raised:
+        seen.extend(event for event in events)
+    assert raised.value is error
+    assert not end_threads()
+    assert [event.index for event in seen if isinstance(event, SectionDone)] == [0, 1]

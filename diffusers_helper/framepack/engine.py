@@ -2,21 +2,27 @@
 
 It knows the method (what a section reads, samples and decodes) and neither text encoders, files, pages nor variants.
 Whoever consumes the iterator may close it at any step; memory is freed on the way out.
+
+What follows a section's sampling is its end: decoding, and whatever ``then`` adds. Ends come one after the other,
+either before the next section's sampling or in a thread beside it; the numbers are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffusers_helper.framepack.beside import Beside
 from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.framepack.events import Event, SectionDone, StageStarted, StepDone
+from diffusers_helper.framepack.events import Event, SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
+from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import SectionPlan, VideoPlan
 from diffusers_helper.hunyuan import vae_decode
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
@@ -28,6 +34,13 @@ VAE_SCALE = 8
 """Pixels per latent, each way."""
 
 Use = Callable[[nn.Module], AbstractContextManager[Any]]
+Check = Callable[[], None]
+Events = Generator[Event, None, None]
+Then = Callable[[Events, Check], Events]
+
+
+def _nothing_more(events: Events, _check: Check) -> Events:
+    return events
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +95,8 @@ def sample_video(
     dtype: torch.dtype,
     decode: bool = True,
     use: Use = nullcontext,
+    overlap: bool = False,
+    then: Then = _nothing_more,
 ) -> Iterator[Event]:
     """Sample and decode the sections of ``plan`` one by one.
 
@@ -99,10 +114,45 @@ def sample_video(
         device, dtype: where the sampling runs, and the transformer's dtype.
         decode: turn latents into pixels.
         use: makes the context in which one of the two models can run on ``device``; it moves weights on small cards.
+        overlap: run each section's end in a thread beside the next one's sampling; needs memory for both models. On
+            a GPU it has a stream of its own.
+        then: gets the events of a section's end and gives those that are yielded instead: more of them, usually. It
+            runs where the end does; its second argument raises CancelledError there once the iterator is closed.
 
-    Yields StageStarted, StepDone and SectionDone. Raises NumericsError when a section holds NaN or infinity.
+    Yields StageStarted, StepDone, SectionSampled and SectionDone. Those of one kind come in the order of the sections;
+    with ``overlap`` a section's end comes between the next one's steps, and without its StageStarted as long as
+    nothing waits for it. Raises NumericsError when a section holds NaN or infinity.
     """
     settings = _Sampling(steps, guidance_scale, cfg_scale, cfg_rescale, teacache, torch.device(device), dtype)
+    end = _End(vae if decode else None, transformer.kernels if decode else None, use, then)
+    sampled = _sections(plan, transformer, start_latent, conditions, seed, settings, use)
+    with closing(sampled):
+        yield from _ended_beside(sampled, end, settings.device) if overlap else _ended_in_turn(sampled, end)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """A section whose end has not begun: what the history holds from now on does not reach it.
+
+    Attributes:
+        place: which section it is, for people.
+        newest: the latents to decode, (B, 16, n, H, W).
+    """
+
+    event: SectionSampled
+    place: str
+    newest: Tensor
+
+
+def _sections(
+    plan: VideoPlan,
+    transformer: Any,
+    start_latent: Tensor,
+    conditions: Conditions,
+    seed: int,
+    settings: _Sampling,
+    use: Use,
+) -> Generator[Event | _Sampled, None, None]:
     generator = torch.Generator("cpu").manual_seed(seed)
     history = LatentHistory(plan, start_latent.to(settings.device, torch.float32))
     guidance: _Guidance | None = None
@@ -123,15 +173,67 @@ def sample_video(
             latents = yield from _sample_section(section, plan, transformer, noise, history, guidance, settings)
         _require_finite(latents, f"The latents of {place}")
         history.grow(section, latents)
+        event = SectionSampled(section.index, latents.cpu(), generator.get_state())
+        yield _Sampled(event, place, history.newest(section.decode_latents))
 
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """What is done with a sampled section; ``vae`` and ``kernels`` are None where nothing is decoded."""
+
+    vae: Any
+    kernels: Any
+    use: Use
+    then: Then
+
+    def __call__(self, sampled: _Sampled, check: Check) -> Events:
+        return self.then(self._decoded(sampled, check), check)
+
+    @torch.inference_mode()  # a thread's own
+    def _decoded(self, sampled: _Sampled, check: Check) -> Events:
+        yield sampled.event
         pixels = None
-        if decode:
-            yield StageStarted("decode", f"Decoding {place}")
-            with use(vae):
-                pixels = vae_decode(history.newest(section.decode_latents), vae, kernels=transformer.kernels)
-                pixels = pixels.float().cpu()
-            _require_finite(pixels, f"The pixels of {place}")
-        yield SectionDone(section.index, latents.cpu(), pixels)
+        if self.vae is not None:
+            yield StageStarted("decode", f"Decoding {sampled.place}")
+            with self.use(self.vae), interruptible(self.vae, check):
+                pixels = vae_decode(sampled.newest, self.vae, kernels=self.kernels).float().cpu()
+            _require_finite(pixels, f"The pixels of {sampled.place}")
+        yield SectionDone(sampled.event.index, sampled.event.latents, pixels)
+
+
+def _ended_in_turn(sections: Iterator[Event | _Sampled], end: _End) -> Iterator[Event]:
+    for item in sections:
+        if isinstance(item, _Sampled):
+            yield from end(item, lambda: None)
+        else:
+            yield item
+
+
+def _ended_beside(sections: Iterator[Event | _Sampled], end: _End, device: torch.device) -> Iterator[Event]:
+    with Beside[Event]() as beside:
+        for item in sections:
+            if isinstance(item, _Sampled):
+                yield from beside.items(wait=True)
+                beside.start(end(item, beside.check), _own_stream(device))
+            else:
+                yield item
+                yield from (event for event in beside.items(wait=False) if not isinstance(event, StageStarted))
+        yield from beside.items(wait=True)
+
+
+def _own_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """On a GPU a context with another stream, which begins with the results of the current one so far."""
+    if device.type != "cuda":
+        return nullcontext()
+    stream = _side_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: torch's allocator keeps freed memory per stream."""
+    return torch.cuda.Stream(device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,21 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True, eq=False)
+class SectionSampled(Event):
+    """One section is sampled; its decoding follows.
+
+    Attributes:
+        index: its place in sampling order, from 0.
+        latents: the section as sampled, (B, 16, w, H, W) float32, on the CPU.
+        generator_state: of the CPU generator that draws the noise of the sections after it.
+    """
+
+    index: int
+    latents: Tensor
+    generator_state: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class SectionDone(Event):
     """One section is sampled and, unless told otherwise, decoded.
 

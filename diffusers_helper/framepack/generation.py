@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.components import Components
 from diffusers_helper.framepack.conditions import Check, make_conditions
-from diffusers_helper.framepack.engine import sample_video
+from diffusers_helper.framepack.engine import Events, sample_video
 from diffusers_helper.framepack.events import Event, Finished, Note, SectionDone, StageStarted, VideoGrown
 from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.planning import VideoPlan, plan_video
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import vae_encode
@@ -81,7 +81,7 @@ def _stages(
 
     plan = plan_video(request.variant, request.sections)
     video = GrowingVideo(output, plan.grows_at_front, request.crf)
-    for event in sample_video(
+    yield from sample_video(
         plan,
         transformer=transformer,
         vae=vae,
@@ -96,13 +96,25 @@ def _stages(
         device=components.device,
         dtype=transformer.dtype,
         use=use,
-    ):
+        overlap=components.policy.resident and components.device.type == "cuda",  # a CPU has nothing left to do it with
+        then=lambda events, stopped: _saved(events, video, plan, (check, stopped)),
+    )
+    yield Finished(video.finish(), video.frames)
+
+
+def _saved(events: Events, video: GrowingVideo, plan: VideoPlan, checks: tuple[Check, Check]) -> Events:
+    """Let ``video`` grow with each section that ``events`` finish."""
+
+    def check() -> None:
+        for one in checks:
+            one()
+
+    for event in events:
         yield event
         if isinstance(event, SectionDone) and event.pixels is not None:
             yield StageStarted("save", "Writing the video")
             path = video.add(event.pixels, plan.sections[event.index].overlap_pixels, check=check)
             yield VideoGrown(path, video.frames, event.index + 1)
-    yield Finished(video.finish(), video.frames)
 
 
 def _prepare(request: GenerationRequest, photo: Photo, components: Components, output: Path) -> NDArray[np.uint8]:
