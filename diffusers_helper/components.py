@@ -18,6 +18,7 @@ import torch
 
 from diffusers_helper.building import attention_head_dim, build
 from diffusers_helper.embedding_cache import EmbeddingCache, key_of
+from diffusers_helper.environment import environment
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.loading import Place
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, policy_for
@@ -140,6 +141,11 @@ class Components:
             identities.append(part.identity_in(folder))
         versions = [version(name) for name in ("torch", "transformers")]
         return key_of(identities, versions, _device_name(self.device), str(self._encoder_dtype), *facts)
+
+    def environment(self, variant: str) -> dict[str, str]:
+        """What the bits of a video of ``variant`` depend on here, besides its request; by name, as words."""
+        choices = {"precision": str(self.dtype), "attention": self._attention, "fused kernels": self._fused}
+        return environment(self.source, variant, self.device, **choices)
 
     @contextmanager
     def text(self) -> Iterator[TextEncoders]:

@@ -1,0 +1,49 @@
+import os
+import shutil
+
+import pytest
+import torch
+
+from diffusers_helper.environment import differences, environment
+from diffusers_helper.model_files import LocalFolder, resolve_models
+
+CPU = torch.device("cpu")
+
+
+def test_it_is_the_same_twice_and_says_what_matters():
+    tiny = resolve_models("tiny", accelerator=False)
+    found = environment(tiny, "f1", CPU, attention="sdpa")
+    assert found == environment(tiny, "f1", CPU, attention="sdpa")
+    assert found["torch"] == torch.__version__
+    assert (found["device"], found["threads"], found["attention"]) == ("cpu", "1", "sdpa")
+    assert differences(found, found) == differences({}, found) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("torch", "1.0", "torch 1.0; here it is"),
+        ("device", "H100", "device H100; here it is cpu"),
+        ("models", "x", "the model's files changed"),
+        ("program", "x", "this program's code changed"),
+    ],
+)
+def test_a_difference_is_a_sentence(name, value, says):
+    found = environment(resolve_models("tiny", accelerator=False), "f1", CPU)
+    text = differences(found | {name: value}, found)
+    assert says in text
+    assert text.endswith("may not match exactly what the first part led to.")
+
+
+def test_other_weights_of_the_same_size_are_other_models(tmp_path):
+    source = resolve_models("tiny", accelerator=False)
+    shutil.copytree(source.root, tmp_path / "copy", copy_function=shutil.copy2)
+    copy = LocalFolder(tmp_path / "copy")
+    same = environment(copy, "f1", CPU)
+    assert same == environment(source, "f1", CPU)
+    weights = sorted((tmp_path / "copy").rglob("*F1*/*.safetensors"))[0]
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert os.path.getsize(weights) == len(content)
+    assert environment(copy, "f1", CPU)["models"] != same["models"]
+    assert environment(copy, "original", CPU) == environment(source, "original", CPU)
