@@ -94,6 +94,15 @@ def open_photo(path: str | os.PathLike[str] | None) -> Photo:
         return _finished(image, name)
 
 
+def photo_of(image: Image.Image) -> Photo:
+    """Take a picture that is in memory; raises PhotoError for a size or kind that cannot be used."""
+    name = "the picture"
+    _check_size(image, name)
+    notes: list[str] = []
+    turn = _orientation(image, notes)
+    return _composed(_eight_bits(image, name, notes), image.info.get("icc_profile"), turn, name, notes)
+
+
 def _identified(file: BinaryIO, name: str) -> ImageFile:
     """Read the header only. ``Image.open`` does the same, but hides the size of what it takes for a bomb."""
     head = file.read(_HEAD_BYTES)
@@ -150,6 +159,12 @@ def _finished(image: ImageFile, name: str) -> Photo:
         picture = _halved(picture) if _pixels(picture) > EXACT_PIXELS else picture
     if picture.mode == "P":
         notes.append("The file has a palette of at most 256 colours: a JPEG or PNG photo gives a better video.")
+    return _composed(picture, profile, turn, name, notes)
+
+
+def _composed(
+    picture: Image.Image, profile: bytes | None, turn: Image.Transpose | None, name: str, notes: list[str]
+) -> Photo:
     colour, alpha = _without_alpha(picture)
     rgb = _srgb(colour, profile, notes)
     if alpha is not None and alpha.getextrema() != (255, 255):

@@ -1,0 +1,172 @@
+"""FramePack in somebody's own program: ``from diffusers_helper import FramePack``.
+
+::
+
+    framepack = FramePack.load("tiny", variant="f1")
+    framepack("photo.jpg", "pan left", seconds=2.4).save("out.mp4")
+
+    for event in framepack.stream("photo.jpg", "pan left"):
+        ...  # framepack.events; leaving the loop stops the work
+
+Importing this costs nothing; torch and the models come with ``load`` and the first video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers_helper import options
+from diffusers_helper.framepack.events import Event, Finished, Note
+from diffusers_helper.framepack.planning import FPS
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import variant_named
+from diffusers_helper.jobs import new_job_id
+from diffusers_helper.media.files import whole_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diffusers_helper.program import Program
+
+
+class _TemporaryFolder:
+    """A folder that is there as long as somebody holds this."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="framepack-")).resolve()
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished video.
+
+    Attributes:
+        path: the MP4, in the folder of the results.
+        frames: pixel frames in it.
+        request: the settings it was made with; the seed is the one in use.
+        notes: sentences about the result, such as a prompt that was cut.
+    """
+
+    path: Path
+    frames: int
+    request: GenerationRequest
+    notes: tuple[str, ...]
+    _folder: _TemporaryFolder | None = field(default=None, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.frames / FPS
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Copy it to ``path``, whole or not at all; return the path. Raises OutputError."""
+        with whole_file(Path(path)) as part:
+            shutil.copyfile(self.path, part)
+        return Path(path)
+
+
+class FramePack:
+    """A model on a device, that makes one video at a time. Made by ``load``.
+
+    Attributes:
+        defaults: the settings that suit the model; those of a video count before them.
+        outputs: the folder of the results.
+    """
+
+    def __init__(self, program: Program, folder: _TemporaryFolder | None = None) -> None:
+        self._program = program
+        self._folder = folder
+        self.defaults = program.defaults
+        self.outputs = program.outputs
+
+    @classmethod
+    def load(
+        cls,
+        models: str | os.PathLike[str] | None = None,
+        *,
+        variant: str = "original",
+        outputs: str | os.PathLike[str] | None = None,
+        **machine: Any,
+    ) -> FramePack:
+        """Find the model and the device; weights are read by the first video.
+
+        Args:
+            models: "framepack" (the published weights), "tiny", or a folder; None is the first where there is a GPU.
+            variant: "original" or "f1".
+            outputs: where results go; None for a temporary folder, which is gone with this object and its videos, so
+                ``save`` what you want to keep.
+            machine: the programs' other options by their names, such as ``device="cpu"``, ``offline=True``.
+
+        Raises SettingsError for what does not work here and ModelFilesError for files that are missing.
+        """
+        from diffusers_helper.program import Program
+
+        folder = _TemporaryFolder() if outputs is None else None
+        place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()
+        parsed = _options(models=None if models is None else os.fspath(models), outputs=place, **machine)
+        options.set_environment(offline=parsed.offline)
+        program = Program(parsed, variant_named(variant).name)
+        program.prepare()
+        return cls(program, folder)
+
+    def __call__(self, photo: str | os.PathLike[str] | Image, prompt: str = "", **settings: Any) -> Video:
+        """Make a video of ``photo`` (a file, or a picture of Pillow's); takes and raises the same as ``stream``."""
+        request = self.request(prompt, **settings).with_seed()
+        notes, finished = [], None
+        with closing(self._events(request, photo)) as events:
+            for event in events:
+                if isinstance(event, Note):
+                    notes.append(event.text)
+                finished = event if isinstance(event, Finished) else finished
+        assert finished is not None, "a run ends with Finished or an exception"
+        return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
+
+    def stream(
+        self, photo: str | os.PathLike[str] | Image, prompt: str = "", **settings: Any
+    ) -> Generator[Event, None, None]:
+        """Make a video and yield what happens, up to ``Finished``; closing the iterator stops the work within a step.
+
+        ``settings`` are the fields of a GenerationRequest, such as ``seconds=2.4`` or ``seed=7``. Raises SettingsError
+        and PhotoError at once, and in the loop every FramePackError that a user can mend.
+        """
+        return self._events(self.request(prompt, **settings).with_seed(), photo)
+
+    def request(self, prompt: str = "", **settings: Any) -> GenerationRequest:
+        """Return the request that a video of these settings has; raises SettingsError."""
+        return GenerationRequest.from_fields(self.defaults.model_dump() | settings | {"prompt": prompt})
+
+    def release(self) -> None:
+        """Give up the models; the next video loads them again."""
+        self._program.release()
+
+    def _events(
+        self, request: GenerationRequest, picture: str | os.PathLike[str] | Image
+    ) -> Generator[Event, None, None]:
+        from diffusers_helper.media.photo import open_photo, photo_of
+
+        photo = open_photo(picture) if isinstance(picture, str | os.PathLike) else photo_of(picture)
+        return self._program.generate(request, photo, new_job_id(), check=_nothing, say=_nothing)
+
+
+def _options(**given: Any) -> argparse.Namespace:
+    """The programs' options as they are without a command line, with ``given`` in place of some; raises TypeError."""
+    options.add_options(parser := argparse.ArgumentParser())
+    parsed = parser.parse_args([])
+    if unknown := given.keys() - vars(parsed).keys():
+        raise TypeError(f"load() has no option {min(unknown)!r}; there are {', '.join(sorted(vars(parsed)))}.")
+    vars(parsed).update(given)
+    return parsed
+
+
+def _nothing(*_said: str) -> None:
+    pass

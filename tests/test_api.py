@@ -1,0 +1,170 @@
+"""The class for other people's programs, on a program that computes nothing, and once on the tiny model."""
+
+import gc
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import pytest
+from PIL import Image
+
+from diffusers_helper import FramePack
+from diffusers_helper.framepack.errors import ModelFilesError, OutputError, PhotoError, SettingsError
+from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone
+from diffusers_helper.thread_utils import async_run
+
+ROOT = Path(__file__).parents[1]
+CPU = {"device": "cpu", "no_embedding_cache": True}
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Requests and photos that were asked for; the videos are files of a few bytes."""
+    calls = []
+
+    def generate(request, photo, *, components, output, check):
+        call = SimpleNamespace(request=request, photo=photo, closed=False)
+        calls.append(call)
+        try:
+            yield StageStarted("text", "Reading the prompt")
+            yield Note("The prompt was cut.")
+            for step in range(1, 4):
+                yield StepDone(0, 1, step, 3, None)
+            output.parent.mkdir(exist_ok=True)
+            output.with_suffix(".mp4").write_bytes(b"video")
+            yield Finished(output.with_suffix(".mp4"), request.total_frames)
+        finally:
+            call.closed = True
+
+    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (128, 96), "red").save("photo.jpg")
+    return calls
+
+
+def test_a_video_in_one_line(calls):
+    saved = FramePack.load("tiny", variant="f1", **CPU)("photo.jpg", "pan left", seconds=2.4).save("out.mp4")
+    assert (saved, saved.read_bytes()) == (Path("out.mp4"), b"video")
+    request = calls[0].request
+    assert (request.variant, request.prompt, request.seconds, request.resolution) == ("f1", "pan left", 2.4, 128)
+
+
+def test_what_is_told_of_a_video(calls):
+    video = FramePack.load("tiny", outputs="results", **CPU)("photo.jpg", seconds=1, seed=-1)
+    assert (video.frames, round(video.seconds, 2), video.notes) == (37, 1.23, ("The prompt was cut.",))
+    assert video.request == calls[0].request
+    assert video.request.seed >= 0
+    assert video.path.parent == Path("results").resolve()
+
+
+def test_a_temporary_folder_is_there_as_long_as_its_videos(calls):
+    video = FramePack.load("tiny", **CPU)("photo.jpg")
+    gc.collect()
+    assert video.path.exists()
+    path = video.path
+    del video
+    gc.collect()
+    assert not path.parent.exists()
+
+
+def test_events_come_as_they_happen_and_leaving_the_loop_stops_the_work(calls):
+    framepack = FramePack.load("tiny", **CPU)
+    assert [type(event) for event in framepack.stream("photo.jpg")][-2:] == [StepDone, Finished]
+    for event in framepack.stream("photo.jpg"):
+        if isinstance(event, StepDone):
+            break
+    gc.collect()
+    assert [call.closed for call in calls] == [True, True]
+    assert len(list(framepack.outputs.glob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("photo", "settings", "error", "told"),
+    [
+        ("none.jpg", {}, PhotoError, "no file"),
+        (Image.new("RGB", (9, 9)), {}, PhotoError, "9 x 9"),
+        ("photo.jpg", {"steps": 0}, SettingsError, "steps: "),
+        ("photo.jpg", {"latent_window_size": 33}, SettingsError, "latent_window_size: "),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(calls, photo, settings, error, told):
+    with pytest.raises(error, match=told):
+        FramePack.load("tiny", **CPU).stream(photo, **settings)
+    assert calls == []
+
+
+def test_a_picture_in_memory(calls):
+    picture = Image.new("RGBA", (96, 128), (255, 0, 0, 0))
+    picture.getexif()[274] = 6  # lies on its side
+    FramePack.load("tiny", **CPU)(picture)
+    photo = calls[0].photo
+    assert (photo.image.size, photo.image.mode, photo.image.getpixel((5, 5))) == ((128, 96), "RGB", (255, 255, 255))
+    assert photo.notes == ("Transparent parts were filled with white.",)
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "error", "told"),
+    [
+        ("/no/folder", {}, SettingsError, "/no/folder"),
+        ("framepack", {"offline": True}, ModelFilesError, "hf download"),
+        ("tiny", {"variant": "f2"}, SettingsError, "'f2'"),
+        ("tiny", {"colour": "red"}, TypeError, "'colour'.*attention"),
+    ],
+)
+def test_a_model_that_cannot_be_had(models, options, error, told):
+    with pytest.raises(error, match=told):
+        FramePack.load(models, **CPU | options)
+
+
+def test_a_target_that_cannot_be_written(calls):
+    video = FramePack.load("tiny", **CPU)("photo.jpg")
+    with pytest.raises(OutputError, match="missing"):
+        video.save("missing/out.mp4")
+
+
+def test_the_documentation_runs(calls, monkeypatch):
+    before = FramePack.load.__func__
+    monkeypatch.setattr(
+        FramePack, "load", classmethod(lambda cls, *args, **options: before(cls, *args, **options, **CPU))
+    )
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert Path("out.mp4").exists()
+    assert len(calls) == 3
+    assert names["event"] == "done"
+
+    def end_at_once():
+        stream = type(names["stream"])()
+        stream.input_queue.push("end")
+        async_run(names["work"], stream).result(10)
+        events = []
+        while (event := stream.output_queue.pop()) is not None:
+            events.append(event)
+        return events
+
+    assert len(end_at_once()) == 2
+    assert calls[-1].closed
+
+
+def test_the_readme_shows_what_is_tested_here():
+    assert (
+        'FramePack.load("tiny", variant="f1")("photo.jpg", "pan left", seconds=2.4).save("out.mp4")'
+        in (ROOT / "README.md").read_text()
+    )
+
+
+def test_on_the_tiny_model(tmp_path):
+    photo = Image.radial_gradient("L").resize((128, 128))
+    framepack = FramePack.load("tiny", variant="f1", **CPU)
+    video = framepack(photo, "pan left", seconds=1, steps=1, resolution=128)
+    framepack.release()
+    with av.open(video.save(tmp_path / "out.mp4")) as file:
+        assert sum(1 for _ in file.decode(video=0)) == video.frames == 37
