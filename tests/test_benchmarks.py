@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common, decode, step
+from benchmarks import common, decode, loading, step
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +44,11 @@ def test_a_variant_that_fails_is_reported_and_the_rest_goes_on(capsys):
     assert bench.measure("broken", broken) is None
     bench.report()
     assert last_line(capsys)["results"] == {"broken": {"failed": "RuntimeError: no kernel image"}}
+
+
+def test_loading(capsys, tmp_path):
+    loading.main(["--folder", str(tmp_path), "--tiny", "--ways", "buffers"])
+    line = last_line(capsys)
+    assert line["gigabytes"] == pytest.approx(0.095, rel=0.1)
+    assert line["results"]["buffers"]["seconds"] > 0
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
