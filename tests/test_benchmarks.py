@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common, decode, loading, step
+from benchmarks import common, decode, loading, step, timeline
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,17 @@ def test_decode(capsys):
     for variant in ("product", "product, short of memory"):
         assert line["results"][variant]["relative_error"] < 1e-5
     assert line["results"]["diffusers, tiled"]["relative_error"] > 0.01
+
+
+def test_timeline(capsys):
+    timeline.main(["--tiny", "--sections", "2", "--steps", "2"])
+    line = last_line(capsys)
+    assert line["same_bits"]
+    for mode in line["results"].values():
+        (began, sampled), decoding = mode["sampling"]["0"], mode["decoding"]["0"]
+        assert began < sampled <= decoding[0] < decoding[1] < mode["saved"]["0"] < mode["decoding"]["1"][0]
+        assert mode["seconds"] == mode["saved"]["1"]
+    assert line["results"]["in turn"]["waited_between_sections"] > 0
 
 
 def test_a_variant_that_fails_is_reported_and_the_rest_goes_on(capsys):
