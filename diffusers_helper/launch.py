@@ -76,6 +76,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
             defaults=program.defaults,
             models_note=program.source.note,
             outputs=program.outputs,
+            computer=monitor.computer,
         )
         watchdog = Watchdog(manager)
         watchdog.start()

@@ -29,6 +29,7 @@ from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.progress import Previewer
+from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers_helper.components import Components
@@ -203,7 +204,7 @@ def device_fault(device: torch.device) -> str:
         return ""
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
-        return f"The GPU does not answer any more ({reason})."
+        return Message("The GPU does not answer any more ({reason}).", reason=reason)
     return ""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from statistics import median
 
 from diffusers_helper.framepack.events import Event, StepDone
+from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,11 @@ class Watch:
         if self._told:
             return ""
         self._told = True
-        return (
-            f"Step {event.step} of section {event.section + 1} took {seconds:.1f} s, where {usual:.1f} s are usual. "
-            "Another program may be using this computer or its GPU."
+        return Message(
+            "Step {step} of section {section} took {seconds:.1f} s, where {usual:.1f} s are usual. "
+            "Another program may be using this computer or its GPU.",
+            step=event.step,
+            section=event.section + 1,
+            seconds=seconds,
+            usual=usual,
         )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from diffusers_helper.health import HANG_SECONDS
 from diffusers_helper.jobs import JobManager
+from diffusers_helper.texts import Message, in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +72,17 @@ class Watchdog:
         watch = self._manager.watch
         if watch.silent_seconds > self._hang_seconds:
             minutes = round(self._hang_seconds / 60)
-            return f"The job gave no sign of life for {minutes} minutes and was given up."
+            return Message("The job gave no sign of life for {minutes} minutes and was given up.", minutes=minutes)
         return watch.lost
 
     def _give_up(self, reason: str) -> None:
         logger.error("%s The program starts itself anew", reason)
-        self._manager.watch.lost = f"{reason} The program is being started again; try once more in a minute."
+        again = Message("The program is being started again; try once more in a minute.")
+        self._manager.watch.lost = in_turn((reason, again))
         self._manager.abandon(reason)
         self._replace()
-        self._manager.watch.lost = (
-            f"{reason} Starting again did not help: stop the program, and see docs/troubleshooting.md."
-        )
+        no_more = Message("Starting again did not help: stop the program, and see docs/troubleshooting.md.")
+        self._manager.watch.lost = in_turn((reason, no_more))
         logger.critical("It was started anew %d times in ten minutes: no more", MOST_REPLACEMENTS)
 
 

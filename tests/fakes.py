@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
@@ -161,7 +162,7 @@ def serve_page(
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        about = {"defaults": request, "models_note": models_note, "outputs": outputs}
+        about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
         app = in_a_loop(mount_pages, FastAPI(), pages)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))

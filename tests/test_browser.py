@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
@@ -284,3 +286,22 @@ def test_the_page_fits_its_window(browser, server, width, scheme):
         make, result = tab.locator("#make").bounding_box(), tab.locator("#result").bounding_box()
         assert (result["x"] > make["x"]) is (width > 1000)
         assert tab.locator("#start").bounding_box()["height"] >= 44
+
+
+def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, monkeypatch):
+    looks, read = [], Computer.read
+    monkeypatch.setattr(Computer, "read", lambda self: looks.append(1) or read(self))
+    tab = user.open()
+    panel, button = tab.locator("#computer"), tab.locator("#computer").get_by_role("button")
+    expect(panel.locator(".fp-computer")).to_have_count(0)
+    button.click()
+    expect(panel.locator(".fp-computer")).to_contain_text("GB free")
+    for step in range(1, 5):
+        server.manager.watch.saw(StepDone(0, 1, step, 9, None))
+    expect(panel.locator("polyline")).to_have_count(1)  # it came with the timer
+    button.click()
+    expect(panel.locator(".fp-computer")).to_be_hidden()
+    tab.wait_for_timeout(300)
+    before = len(looks)
+    tab.wait_for_timeout(2500)
+    assert len(looks) == before >= 2

@@ -14,10 +14,12 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
@@ -52,6 +54,7 @@ def build_app(
     defaults: GenerationRequest,
     models_note: str,
     outputs: Path,
+    computer: Computer | None = None,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -63,6 +66,7 @@ def build_app(
         defaults: what the controls show at first; a ``resolution`` of None shows 640.
         models_note: a sentence about the models that a user must see; empty for none.
         outputs: the folder of the videos, served as it is.
+        computer: what the panel "Computer" looks at; without it there is no panel.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -78,6 +82,8 @@ def build_app(
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
                 options = lay_out_options(defaults, t)
+                if computer is not None:
+                    lay_out_computer(computer, manager.watch, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
         page = PageHandlers(variant, manager, visitors, t)

@@ -1,0 +1,98 @@
+"""The panel "Computer": memory, load, temperature, room on the disk, and the times of the latest steps.
+
+It has a timer of its own, which runs only while the panel is open; the HTML is a pure function of what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from statistics import median
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.computer import Computer, GpuReading, Reading
+from diffusers_helper.texts import ENGLISH, Language
+from diffusers_helper.watch import Watch
+
+POLL_SECONDS = 2
+PLOT_STEPS = 60
+GB = 1e9
+_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def lay_out_computer(computer: Computer, watch: Watch, t: Language) -> None:
+    """Make the panel, folded, inside the current column, and connect it."""
+
+    def look() -> str:
+        return panel(computer.read(), watch.recent, t)
+
+    with gr.Accordion(t("Computer"), open=False, elem_id="computer") as accordion:
+        shown = gr.HTML(apply_default_css=False)
+    timer = gr.Timer(POLL_SECONDS, active=False)
+    timer.tick(look, None, shown, trigger_mode="once", **_QUIET)
+    accordion.expand(lambda: (look(), gr.Timer(active=True)), None, [shown, timer], **_QUIET)
+    accordion.collapse(lambda: gr.Timer(active=False), None, timer, **_QUIET)
+
+
+def panel(now: Reading, steps: Sequence[float], t: Language = ENGLISH) -> str:
+    """Return the panel's HTML; ``steps`` are the times of the latest steps, oldest first, seconds."""
+    rows = [
+        *(_of_gpu(now.gpu, t) if now.gpu else ()),
+        _row(
+            t("Memory"),
+            t("{free:.1f} GB of {total:.1f} GB free", free=now.memory_free / GB, total=now.memory_total / GB),
+            1 - now.memory_free / now.memory_total,
+        ),
+        _row(t("Processor"), f"{now.cpu:.0%}", now.cpu),
+        _row(
+            t("Disk of the results"),
+            t("{free:.1f} GB of {total:.1f} GB free", free=now.disk_free / GB, total=now.disk_total / GB),
+            1 - now.disk_free / now.disk_total,
+        ),
+    ]
+    return f'<dl class="fp-computer">{"".join(rows)}</dl>{_plot(steps[-PLOT_STEPS:], t)}'
+
+
+def _of_gpu(gpu: GpuReading, t: Language) -> list[str]:
+    memory = t(
+        "{used:.1f} GB of {total:.1f} GB used, {own:.1f} GB of it here, {free:.1f} GB free",
+        used=gpu.used / GB,
+        total=gpu.total / GB,
+        own=gpu.reserved / GB,
+        free=gpu.free / GB,
+    )
+    load = [] if gpu.utilisation is None else [f"{gpu.utilisation:.0%}"]
+    load += [] if gpu.celsius is None else [f"{gpu.celsius} °C"]
+    rows = [_row(t("GPU memory"), memory, gpu.used / gpu.total)]
+    if load:
+        rows.insert(0, _row(gpu.name, ", ".join(load), gpu.utilisation))
+    return rows
+
+
+def _row(name: str, text: str, filled: float | None) -> str:
+    bar = "" if filled is None else f'<i style="--fp-filled: {min(max(filled, 0), 1):.3f}" aria-hidden="true"></i>'
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(text)}{bar}</dd></div>"
+
+
+def _plot(steps: Sequence[float], t: Language) -> str:
+    """Draw the times as a line from 0 to the longest one."""
+    if len(steps) < 2:
+        return ""
+    text = t(
+        "A step takes {usual:.2f} s; the last {count} steps: {least:.2f} to {most:.2f} s",
+        usual=median(steps),
+        count=len(steps),
+        least=min(steps),
+        most=max(steps),
+    )
+    top = max(max(steps), 1e-9)
+    points = " ".join(
+        f"{100 * index / (len(steps) - 1):.1f},{30 * (1 - seconds / top):.1f}" for index, seconds in enumerate(steps)
+    )
+    return (
+        f'<figure class="fp-steps"><figcaption>{escape(text)}</figcaption>'
+        '<svg viewBox="0 -1 100 32" preserveAspectRatio="none" aria-hidden="true">'
+        f'<polyline points="{points}" vector-effect="non-scaling-stroke"/></svg></figure>'
+    )
