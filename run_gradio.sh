@@ -11,7 +11,7 @@ usage() {
 ./run_gradio.sh logs [PORT] [-f]   the end of output_PORT.log; -f follows it
 
 One more on a second GPU:   ./run_gradio.sh start --gpu 1 --port 7861 --f1
-For the whole house:        ./run_gradio.sh start --server 0.0.0.0
+For the whole house:        ./run_gradio.sh start --server 0.0.0.0 --allow-anonymous
 Exit status: 0 done, 1 failed or not running, 2 the port is taken by another program or an argument is wrong.
 END
 }

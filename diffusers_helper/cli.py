@@ -1,6 +1,6 @@
 """The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
 
-The commands ``batch``, ``models`` and ``doctor`` are in modules of their own.
+The commands ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
 Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the
 video is the only line on stdout.
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers_helper import batch, doctor, models_command, options
+from diffusers_helper import accounts, batch, doctor, models_command, options
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs import new_job_id
@@ -80,4 +80,5 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_parser(commands)
     models_command.add_parser(commands)
     doctor.add_parser(commands)
+    accounts.add_parser(commands)
     return parser

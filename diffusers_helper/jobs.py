@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from diffusers_helper.framepack.errors import CancelledError, FramePackError, Qu
 from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
+from diffusers_helper.texts import Message
 from diffusers_helper.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Run = Callable[["Job"], Generator[Event, None, None]]
+UNKNOWN_JOB = Message("This job is not known here; the server may have been restarted.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Job:
         id: unique and not to be guessed; also fit for a file name.
         request: the settings, with a fixed seed.
         photo: the start picture.
+        owner: for whom it is; "" for nobody in particular.
         say: shows a sentence as the job's description, for what takes long inside one stage.
     """
 
@@ -48,6 +51,7 @@ class Job:
     request: GenerationRequest
     photo: Photo
     say: Callable[[str], None]
+    owner: str = ""
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
 
@@ -77,12 +81,18 @@ def public_name(job_id: str) -> str:
     return job_id.rpartition("_")[0]
 
 
+def user_folder(name: str) -> str:
+    """Return the folder, inside that of all results, where a signed-in user's results are."""
+    return f"user_{name}"
+
+
 class JobManager:
     """The queue, its worker, and a snapshot of every job.
 
     Args:
         run: makes the events of a job; ended by ``close()`` on what it returns.
         max_waiting: how many jobs may wait.
+        max_per_owner: how many of them may be for one owner; None for no limit.
         keep: how many ended jobs are remembered.
         new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
         prepare: called once in the worker before its first job, for slow imports.
@@ -97,6 +107,7 @@ class JobManager:
         run: Run,
         *,
         max_waiting: int = 20,
+        max_per_owner: int | None = None,
         keep: int = 100,
         new_previewer: Callable[[], Previewer] | None = None,
         prepare: Callable[[], None] | None = None,
@@ -104,6 +115,7 @@ class JobManager:
     ) -> None:
         self._run = run
         self._max_waiting = max_waiting
+        self._max_per_owner = max_per_owner
         self._keep = keep
         self._new_previewer = new_previewer
         self._prepare = prepare
@@ -124,11 +136,11 @@ class JobManager:
                 self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
                 self._worker.start()
 
-    def submit(self, request: GenerationRequest, photo: Photo, token: str | None = None) -> str:
+    def submit(self, request: GenerationRequest, photo: Photo, token: str | None = None, *, owner: str = "") -> str:
         """Queue a job and return its id.
 
-        The same ``token`` gives the same job, so that a button pressed twice starts one. Raises QueueFullError if too
-        many wait or the server is stopping.
+        The same ``token`` gives the same job, so that a button pressed twice starts one. Owners take turns: nobody's
+        first job waits for somebody else's second. Raises QueueFullError if too many wait or the server is stopping.
         """
         with self._changed:
             if token is not None and token in self._tokens:
@@ -137,20 +149,42 @@ class JobManager:
                 raise QueueFullError("The server is stopping and takes no new jobs.")
             if self.watch.lost:
                 raise QueueFullError(self.watch.lost)
-            if len(self._queue) >= self._max_waiting:
-                raise QueueFullError(
-                    f"{len(self._queue)} jobs are waiting already; try again when one of them is done."
-                )
+            self._require_room(owner)
             job_id = new_job_id()
             say = partial(self._say, job_id)
-            job = Job(job_id, request.with_seed(), photo, say, _pulse=self.watch.pulse)
+            job = Job(job_id, request.with_seed(), photo, say, owner, _pulse=self.watch.pulse)
             if token is not None:
                 self._tokens[token] = job.id
-            self._queue.append(job)
+            self._queue.insert(self._turn(owner), job)
             self._snapshots[job.id] = _first_snapshot(job)
             self._renumber()
         self.start()
         return job.id
+
+    def _require_room(self, owner: str) -> None:
+        if len(self._queue) >= self._max_waiting:
+            raise QueueFullError(
+                Message(
+                    "{waiting} jobs are waiting already, and no more than {most} may; try again when one is done.",
+                    waiting=len(self._queue),
+                    most=self._max_waiting,
+                )
+            )
+        own = sum(job.owner == owner for job in self._queue)
+        if self._max_per_owner is not None and own >= self._max_per_owner:
+            raise QueueFullError(
+                Message("{waiting} of your jobs are waiting already; try again when one is done.", waiting=own)
+            )
+
+    def _turn(self, owner: str) -> int:
+        """Return the place in the queue of a new job: before those that are a later one of their owner's."""
+        jobs = Counter([self._running.owner] if self._running else [])
+        own = jobs[owner] + sum(job.owner == owner for job in self._queue)
+        for place, job in enumerate(self._queue):
+            if jobs[job.owner] > own:
+                return place
+            jobs[job.owner] += 1
+        return len(self._queue)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job: one that waits never starts, one that runs stops within a step, an ended one stays as it is.
@@ -175,7 +209,7 @@ class JobManager:
             try:
                 return self._snapshots[job_id]
             except KeyError:
-                raise UnknownJobError("This job is not known here; the server may have been restarted.") from None
+                raise UnknownJobError(UNKNOWN_JOB) from None
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobSnapshot:
         """Wait until the job has ended, at most ``timeout`` seconds; return its snapshot. Raises UnknownJobError."""
@@ -320,6 +354,7 @@ def _first_snapshot(job: Job) -> JobSnapshot:
         sections=request.sections,
         steps=request.steps,
         created=time.time(),
+        owner=job.owner,
     )
 
 

@@ -13,14 +13,19 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers_helper import options
+from diffusers_helper.access import Access, access_from, add_access_options
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.logs import logging_to
 from diffusers_helper.texts import LANGUAGES
 
 logger = logging.getLogger(__name__)
+
+JOBS_PER_OWNER = 10
+"""How many jobs one user, or one network address, may have waiting where several people share a server."""
 
 
 def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
@@ -50,25 +55,31 @@ def open_port(server: str, port: int) -> socket.socket:
 
 def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
     with open_port(parsed.server, parsed.port) as listener:
-        folder = options.ROOT / "logs" / str(listener.getsockname()[1])
-        with logging_to(folder, parsed.log_level or "info"):
-            return options.ending(lambda: _run(variant, parsed, listener))
+        host, port = listener.getsockname()[:2]
+        access = access_from(parsed, host)
+        with logging_to(options.ROOT / "logs" / str(port), parsed.log_level or "info"):
+            return options.ending(lambda: _run(variant, parsed, listener, access))
 
 
-def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) -> int:
+def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
     from diffusers_helper.program import Program
 
     program = Program(parsed, variant.name)
-    with program.lock(listener.getsockname()[1]):
+    port = listener.getsockname()[1]
+    with program.lock(port):
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(options.ROOT / "uploads" / str(port)))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import serve, share
         from diffusers_helper.watchdog import Watchdog
 
-        if parsed.server not in ("127.0.0.1", "localhost", "::1"):
+        if parsed.allow_anonymous and not access.accounts:
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
-        manager = program.make_manager()
-        monitor = Monitor(manager, program.about(listener.getsockname()[1]), program.computer())
+        shared = parsed.auth or parsed.allow_anonymous
+        manager = program.make_manager(
+            by_user=access.accounts is not None, max_per_owner=JOBS_PER_OWNER if shared else None
+        )
+        monitor = Monitor(manager, program.about(port), program.computer())
         pages = build_pages(
             [parsed.language] if parsed.language else LANGUAGES,
             variant,
@@ -80,11 +91,11 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket) 
         )
         watchdog = Watchdog(manager)
         watchdog.start()
-        endpoints = routes(monitor)
+        how: dict[str, Any] = {"access": access, "outputs": program.outputs, "routes": routes(monitor)}
         stopped = (
-            share(pages, manager, listener, routes=endpoints)
+            share(pages, manager, listener, **how)
             if parsed.share
-            else serve(pages, manager, listener, inbrowser=parsed.inbrowser, routes=endpoints)
+            else serve(pages, manager, listener, inbrowser=parsed.inbrowser, **how)
         )
         watchdog.stop()
     if not stopped:
@@ -99,11 +110,14 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"{variant.title}: a photo and a prompt become a video, in a web page."
     )
-    parser.add_argument("--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network")
+    parser.add_argument(
+        "--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network; see access"
+    )
     parser.add_argument("--port", type=_port, default=7860)
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
     parser.add_argument("--language", choices=LANGUAGES, help="of the page; without it that of each visitor's browser")
+    add_access_options(parser)
     options.add_options(parser)
     return parser
 

@@ -1,10 +1,10 @@
-"""One process uses one GPU: a lock file per card, which the system lets go of however its process ends."""
+"""One process uses one GPU and one folder of results: lock files, which the system frees however a process ends."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,25 +17,50 @@ def lock_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "framepack"
 
 
-@contextmanager
-def sole_user_of(uuid: str, who: str, folder: Path) -> Iterator[None]:
+def sole_user_of(uuid: str, who: str, folder: Path) -> AbstractContextManager[None]:
     """Hold the card ``uuid`` inside; ``who`` is what a second process is told of this one.
 
     Raises SettingsError if another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / f"{uuid}.txt"
-    lock = FileLock(folder / f"{uuid}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        other = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise SettingsError(
+    return _held(
+        folder / uuid,
+        who,
+        lambda other: (
             f"This GPU is in use by another FramePack ({other}). Stop that one, or choose another GPU with "
             "CUDA_VISIBLE_DEVICES=1 and another port with --port 7861."
-        ) from None
+        ),
+    )
+
+
+def sole_writer_of(outputs: Path, who: str) -> AbstractContextManager[None]:
+    """Hold the folder ``outputs``, with its unfinished jobs; ``who`` is what a second process is told of this one.
+
+    Raises SettingsError if another process holds it, or if it cannot be written.
+    """
+    return _held(
+        outputs / ".page",
+        who,
+        lambda other: (
+            f"{outputs} is in use by another FramePack ({other}). Stop that one, or choose another folder "
+            "with --outputs DIR."
+        ),
+    )
+
+
+@contextmanager
+def _held(name: Path, who: str, refusal: Callable[[str], str]) -> Iterator[None]:
+    """Hold ``NAME.lock`` inside, with ``who`` in ``NAME.txt``; ``refusal`` tells of who holds it."""
+    holder, lock = name.with_name(f"{name.name}.txt"), FileLock(name.with_name(f"{name.name}.lock"))
     try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
         holder.write_text(who, encoding="utf-8")
+    except Timeout:
+        other = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise SettingsError(refusal(other)) from None
+    except OSError as error:
+        raise SettingsError(f"{name.parent} cannot be written: {error.strerror}. Choose another folder.") from error
+    try:
         yield
     finally:
         lock.release()

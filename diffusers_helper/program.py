@@ -10,8 +10,8 @@ import argparse
 import importlib
 import logging
 import os
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.health import About
-from diffusers_helper.jobs import Job, JobManager
-from diffusers_helper.locks import lock_folder, sole_user_of
+from diffusers_helper.jobs import Job, JobManager, user_folder
+from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
@@ -135,18 +135,30 @@ class Program:
         """Return why the device computes no more; empty if it does."""
         return device_fault(self.device)
 
-    def make_manager(self) -> JobManager:
-        """Return the queue that runs this program's jobs."""
+    def make_manager(self, *, by_user: bool = False, max_per_owner: int | None = None) -> JobManager:
+        """Return the queue that runs this program's jobs.
+
+        Args:
+            by_user: keep the results of each owner in a folder of their own.
+            max_per_owner: how many jobs of one owner may wait; None for no limit.
+        """
 
         def run(job: Job) -> Generator[Event, None, None]:
-            return self.generate(job.request, job.photo, job.id, check=job.check, say=job.say)
+            name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
+            return self.generate(job.request, job.photo, name, check=job.check, say=job.say)
 
         def after_failure() -> None:
             manager.watch.lost = self.fault()
             if not manager.watch.lost:
                 self.release()
 
-        manager = JobManager(run, new_previewer=_new_previewer, prepare=self.prepare, on_failure=after_failure)
+        manager = JobManager(
+            run,
+            max_per_owner=max_per_owner,
+            new_previewer=_new_previewer,
+            prepare=self.prepare,
+            on_failure=after_failure,
+        )
         return manager
 
     def about(self, port: int) -> About:
@@ -161,12 +173,16 @@ class Program:
         uuid = str(torch.cuda.get_device_properties(self.device).uuid)
         return Computer(self.outputs, uuid, lambda: torch.cuda.memory_reserved(self.device))
 
-    def lock(self, port: int) -> AbstractContextManager[None]:
-        """Hold the GPU for this process; nothing to hold on a CPU. Raises SettingsError if another one has it."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        uuid = torch.cuda.get_device_properties(self.device).uuid
-        return sole_user_of(str(uuid), f"process {os.getpid()}, port {port}", lock_folder())
+    @contextmanager
+    def lock(self, port: int) -> Iterator[None]:
+        """Hold the GPU and the folder of results for this process. Raises SettingsError if another one has them."""
+        who = f"process {os.getpid()}, port {port}"
+        with ExitStack() as held:
+            if self.device.type == "cuda":
+                uuid = torch.cuda.get_device_properties(self.device).uuid
+                held.enter_context(sole_user_of(str(uuid), who, lock_folder()))
+            held.enter_context(sole_writer_of(self.outputs, who))
+            yield
 
 
 def pick_device(choice: str) -> torch.device:

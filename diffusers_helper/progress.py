@@ -58,6 +58,7 @@ class JobSnapshot:
         notes: sentences about the result, for example a setting that was clamped.
         error, error_id: why it failed, as a sentence; the word to look for in the log if it was unexpected.
         created, started, finished: seconds since the epoch; None if not yet.
+        owner: for whom it is; "" for nobody in particular.
     """
 
     id: str
@@ -88,6 +89,7 @@ class JobSnapshot:
     error_id: str = ""
     started: float | None = None
     finished: float | None = None
+    owner: str = ""
 
     @property
     def ended(self) -> bool:
@@ -95,9 +97,9 @@ class JobSnapshot:
         return self.state in ("done", "cancelled", "failed")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: everything but the picture."""
+        """Return what JSON can hold: everything but the picture, and for whom it is."""
         fields = asdict(self)
-        del fields["preview"]
+        del fields["preview"], fields["owner"]
         return fields
 
 

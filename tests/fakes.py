@@ -16,17 +16,17 @@ import gradio as gr
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 
+from diffusers_helper.access import Access
 from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
-from diffusers_helper.gradio.pages import mount_pages
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.gradio.server import application
+from diffusers_helper.jobs import JobManager, user_folder
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
 """A photograph that the gradio package ships."""
@@ -53,10 +53,11 @@ class FakeRun:
     ``hold`` stops every job after the first step of section ``hold_at`` until it is set; ``fault`` is raised there.
     """
 
-    def __init__(self, outputs: Path, *, step_seconds: float = 0.02, hold_at: int = 0):
+    def __init__(self, outputs: Path, *, step_seconds: float = 0.02, hold_at: int = 0, by_user: bool = False):
         self.outputs = outputs
         self.step_seconds = step_seconds
         self.hold_at = hold_at
+        self.by_user = by_user
         self.hold = threading.Event()
         self.hold.set()
         self.fault: BaseException | None = None
@@ -66,6 +67,7 @@ class FakeRun:
     def __call__(self, job):
         self.jobs.append(job)
         request, path = job.request, None
+        outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", "Reading the prompt")
         for note in (*job.photo.notes, *self.notes):
             yield Note(note)
@@ -77,9 +79,9 @@ class FakeRun:
                 if (section, step) == (self.hold_at, 1):
                     self._hold(job)
             frames = 4 * LATENT_WINDOW * (section + 1) + 1
-            path = write_video(self.outputs / f"{job.id}_partial_{section:02d}.mp4", frames)
+            path = write_video(outputs / f"{job.id}_partial_{section:02d}.mp4", frames)
             yield VideoGrown(path, frames, section + 1)
-        yield Finished(path.rename(self.outputs / f"{job.id}.mp4"), request.total_frames)
+        yield Finished(path.rename(outputs / f"{job.id}.mp4"), request.total_frames)
 
     def _hold(self, job):
         while not self.hold.wait(0.02):
@@ -151,12 +153,18 @@ class FakePage:
 
 @contextmanager
 def serve_page(
-    folder: Path, variant: Variant = ORIGINAL, models_note: str = "", languages=("en",), **defaults
+    folder: Path,
+    variant: Variant = ORIGINAL,
+    models_note: str = "",
+    languages=("en",),
+    access: Access | None = None,
+    **defaults,
 ) -> Iterator[FakePage]:
-    """Serve as the program does: Gradio mounted in an application of its own."""
+    """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
     outputs = folder / "outputs"
     outputs.mkdir(parents=True)
-    run = FakeRun(outputs)
+    access = access or Access()
+    run = FakeRun(outputs, by_user=access.accounts is not None)
     manager = JobManager(run, new_previewer=lambda: fake_preview)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
@@ -164,8 +172,9 @@ def serve_page(
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
-        app = in_a_loop(mount_pages, FastAPI(), pages)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        app = in_a_loop(application, pages, access, outputs)
+        config = uvicorn.Config(app, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -19,7 +19,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "model_files environment loading building components",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs progress previewer watch job_store",
-    "gradio program options logs locks signals health prometheus computer watchdog",
+    "gradio program options logs locks signals health prometheus computer watchdog access accounts",
     "launch cli api terminal batch batch_list models_command doctor machine",
     "__main__",
 ]

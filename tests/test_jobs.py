@@ -475,3 +475,42 @@ def test_concurrent_readers_and_writers(manage):
     for reader in readers:
         reader.join(SECONDS)
     assert not errors
+
+
+@pytest.mark.parametrize(
+    ("submitted", "expected"),
+    [
+        ("aaa", "aaa"),
+        ("aaab", "abaa"),  # the first a runs already
+        ("aaabbc", "abcaba"),
+        ("abab", "abab"),
+        ("aaabbbccc", "abcabcabc"),
+    ],
+)
+def test_owners_take_turns(manage, gate, submitted, expected):
+    manager = manage(gate)
+    first = manager.submit(REQUEST, None, owner=submitted[0])
+    assert gate.reached.wait(SECONDS)
+    owners = {manager.submit(REQUEST, None, owner=owner): owner for owner in submitted[1:]} | {first: submitted[0]}
+    gate.open.set()
+    for job in owners:
+        assert manager.wait(job, SECONDS).state == "done"
+    assert "".join(owners[job] for job in gate.started) == expected
+
+
+def test_nobody_fills_the_queue_alone(manage, gate):
+    manager = manage(gate, max_waiting=6, max_per_owner=3)
+    manager.submit(REQUEST, None, owner="a")
+    assert gate.reached.wait(SECONDS)
+    for number in range(500):
+        if number < 3:
+            manager.submit(REQUEST, None, owner="a")
+        else:
+            with pytest.raises(QueueFullError, match="3 of your jobs are waiting"):
+                manager.submit(REQUEST, None, owner="a")
+    assert manager.snapshot(manager.submit(REQUEST, None, owner="b")).position == 1
+    for owner in "cd":
+        manager.submit(REQUEST, None, owner=owner)
+    with pytest.raises(QueueFullError, match="6 jobs are waiting already, and no more than 6"):
+        manager.submit(REQUEST, None, owner="e")
+    assert "owner" not in manager.jobs()[0].to_dict()

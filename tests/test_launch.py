@@ -44,7 +44,7 @@ def run(job):
         print("freed", flush=True)
 
 class Program(program.Program):
-    def make_manager(self):
+    def make_manager(self, **_):
         manager = JobManager(run)
         if kind != "idle":
             manager.submit(GenerationRequest(), types.SimpleNamespace(notes=()))
@@ -142,6 +142,8 @@ def test_wrong_arguments_exit_2(argv):
         (["--device", "cuda"], "", 2, "cuda"),
         ([], "9", 2, "CUDA_VISIBLE_DEVICES=9"),
         (["--models", "/no/such/folder"], "", 2, "/no/such/folder"),
+        (["--server", "0.0.0.0"], "", 2, "--allow-anonymous"),
+        (["--auth", "/no/such/file"], "", 2, "/no/such/file"),
         (["--models", "framepack", "--offline"], "", 3, "hf download"),
     ],
 )

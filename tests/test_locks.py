@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.locks import lock_folder, sole_user_of
+from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
 
 HOLD = """
 import sys, time
@@ -55,3 +55,20 @@ def test_the_folder_is_the_users_own(monkeypatch, cache, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     monkeypatch.setenv("HOME", "/h")
     assert lock_folder() == Path(expected)
+
+
+def test_the_second_process_on_a_folder_of_results_is_told_of_the_first(tmp_path):
+    folder = tmp_path / "{results}"
+    with sole_writer_of(folder, "process 4711, port 7860"):
+        with pytest.raises(SettingsError, match=r"results.*process 4711, port 7860.*--outputs"):
+            sole_writer_of(folder, "me").__enter__()
+        with sole_writer_of(tmp_path / "other", "me"):
+            pass
+    with sole_writer_of(folder, "me"):
+        pass
+
+
+def test_a_folder_of_results_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"cannot be written.*another folder"):
+        sole_writer_of(tmp_path / "file" / "results", "me").__enter__()

@@ -135,9 +135,16 @@ def test_release_gives_up_the_models_and_is_harmless_before_there_are_any(tiny):
     assert released
 
 
-def test_a_cpu_is_shared(tiny):
-    with tiny.lock(1), tiny.lock(2):
-        pass
+def test_two_processes_do_not_write_into_one_folder(tiny):
+    with tiny.lock(1), pytest.raises(SettingsError, match=r"port 1.*--outputs"), tiny.lock(2):
+        pytest.fail("two in one folder")
+
+
+def test_a_cpu_is_shared(tiny, tmp_path):
+    with tiny.lock(1):
+        tiny.outputs = tmp_path / "other"
+        with tiny.lock(2):
+            pass
 
 
 def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
@@ -146,6 +153,7 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
     tiny.device = torch.device("cuda", 0)
     with tiny.lock(7860):
         message = f"process {os.getpid()}, port 7860"
+        tiny.outputs = tmp_path / "other"
         with pytest.raises(SettingsError, match=message), tiny.lock(7861):
             pytest.fail("two on one GPU")
         with sole_user_of("56-78", "me", lock_folder()):

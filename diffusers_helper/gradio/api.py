@@ -9,7 +9,9 @@ import gradio as gr
 from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request, setting_fault
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.gradio.privacy import owner_of, user_of
+from diffusers_helper.jobs import UNKNOWN_JOB, JobManager
+from diffusers_helper.progress import JobSnapshot
 
 
 class ApiHandlers:
@@ -24,42 +26,53 @@ class ApiHandlers:
         self._variant = variant
         self._manager = manager
 
-    def check_generate(self, image: object, **settings: Any) -> list[dict[str, Any]]:
+    def check_generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> list[dict[str, Any]]:
         """Validate every input of ``generate`` on its own, so that each fault is told with its field's name."""
-        faults = [_photo_fault(image), *(setting_fault(name, value) for name, value in settings.items())]
+        faults = [
+            _photo_fault(image, user_of(request)),
+            *(setting_fault(name, value) for name, value in settings.items()),
+        ]
         return [_answer(fault) for fault in faults]
 
-    def generate(self, image: object, **settings: Any) -> str:
+    def generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            return self._manager.submit(read_request(self._variant.name, settings), read_photo(image))
+            photo = read_photo(image, user_of(request))
+            return self._manager.submit(read_request(self._variant.name, settings), photo, owner=owner_of(request))
         except FramePackError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def check_job(self, job_id: object) -> dict[str, Any]:
-        """Validate a job id."""
+    def check_job(self, job_id: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Validate a job id: that of a job here, and of the user's own where users sign in."""
         fault = ""
         try:
-            self._manager.snapshot(str(job_id))
+            self._own(str(job_id), request)
         except UnknownJobError as error:
             fault = str(error)
         return _answer(fault)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+    def cancel(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
         """Stop a job, within a step if it runs, and return its snapshot."""
         try:
-            self._manager.cancel(job_id)
+            self._manager.cancel(self._own(job_id, request).id)
         except UnknownJobError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return self._manager.snapshot(job_id).to_dict()
 
-    def snapshot(self, job_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def snapshot(self, job_id: str, request: gr.Request | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return how far a job is and, once it has ended, the video it made; None until then or if there is none."""
         try:
-            job = self._manager.snapshot(job_id)
+            job = self._own(job_id, request)
         except UnknownJobError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return job.to_dict(), file_value(job.video) if job.ended else None
+
+    def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
+        """Return the job; raises UnknownJobError, for another user's, too."""
+        job, user = self._manager.snapshot(job_id), user_of(request)
+        if user and job.owner != user:
+            raise UnknownJobError(UNKNOWN_JOB)
+        return job
 
 
 def _answer(fault: str) -> dict[str, Any]:
@@ -67,9 +80,9 @@ def _answer(fault: str) -> dict[str, Any]:
     return answer
 
 
-def _photo_fault(image: object) -> str:
+def _photo_fault(image: object, user: str) -> str:
     try:
-        read_photo(image)
+        read_photo(image, user)
     except FramePackError as error:
         return str(error)
     return ""

@@ -23,6 +23,7 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     uploaded_file,
 )
+from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.texts import ENGLISH, Language
@@ -44,18 +45,18 @@ class PageHandlers:
         self._visitors = visitors
         self._t = t
 
-    def restore(self, visitor: object, draft: object) -> list[Any]:
+    def restore(self, visitor: object, draft: object, request: gr.Request | None = None) -> list[Any]:
         """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
         visitor = visitor if is_visitor(visitor) else new_visitor()
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        photo = uploaded_file(draft.get("photo"))
-        return [visitor, file_value(photo) if photo else gr.skip(), *controls, *self.tick(visitor, "")]
+        photo = uploaded_file(draft.get("photo"), user_of(request))
+        return [visitor, file_value(photo) if photo else gr.skip(), *controls, *self.tick(visitor, "", request)]
 
-    def tick(self, visitor: object, seen: object) -> list[Any]:
+    def tick(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
         """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of ``_values``."""
-        values = self._values(visitor)
+        values = self._values(visitor_of(visitor, request))
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
         known = seen.split() if isinstance(seen, str) else []
         if digests == known:
@@ -65,32 +66,35 @@ class PageHandlers:
         changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=True)]
         return [" ".join(digests), *changed]
 
-    def start(self, visitor: object, seen: object, image: object, **settings: Any) -> list[Any]:
+    def start(
+        self, visitor: object, seen: object, image: object, request: gr.Request | None = None, **settings: Any
+    ) -> list[Any]:
         """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
         message = ""
         try:
-            request, photo = read_request(self._variant.name, settings), read_photo(image)
-            self._visitors.start(visitor, lambda: self._manager.submit(request, photo))
+            wanted, photo = read_request(self._variant.name, settings), read_photo(image, user_of(request))
+            owner = owner_of(request)
+            self._visitors.start(visitor_of(visitor, request), lambda: self._manager.submit(wanted, photo, owner=owner))
         except FramePackError as error:
             message = self._t(str(error))
             gr.Warning(escape(message), duration=6, title=self._t("Not started"))
-        return [view.fault(message), *self.tick(visitor, seen)]
+        return [view.fault(message), *self.tick(visitor, seen, request)]
 
-    def end(self, visitor: object, seen: object) -> list[Any]:
+    def end(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
         """Stop the visitor's job; return everything ``tick`` returns."""
-        self._visitors.stop(visitor)
-        return self.tick(visitor, seen)
+        self._visitors.stop(visitor_of(visitor, request))
+        return self.tick(visitor, seen, request)
 
     def length_hint(self, seconds: float) -> str:
         """Return the exact length that ``seconds`` leads to."""
         return view.length_hint(seconds, self._t)
 
-    def size_hint(self, image: object, resolution: int) -> str:
+    def size_hint(self, image: object, resolution: int, request: gr.Request | None = None) -> str:
         """Return the size the video will have with this photo, or why the photo cannot be used."""
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            return view.size_hint(read_photo(image).image.size, resolution, self._t)
+            return view.size_hint(read_photo(image, user_of(request)).image.size, resolution, self._t)
         except FramePackError as error:
             return view.fault(self._t(str(error)))
 

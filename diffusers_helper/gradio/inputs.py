@@ -16,6 +16,7 @@ from gradio.utils import get_upload_folder
 
 from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.photo import Photo, open_photo
 
 SETTINGS = (
@@ -42,8 +43,8 @@ def file_value(path: str | Path | None) -> dict[str, Any] | None:
     return FileData(path=str(path), orig_name=Path(path).name).model_dump() if path else None
 
 
-def uploaded_file(path: object) -> Path | None:
-    """Return ``path`` if it is an upload that is still here, else None.
+def uploaded_file(path: object, user: str = "") -> Path | None:
+    """Return ``path`` if it is an upload that is still here, and of ``user`` if users sign in; else None.
 
     Paths come back from browsers and scripts, so only Gradio's own upload folder counts: FOLDER/SHA-256/NAME, no link.
     """
@@ -53,15 +54,17 @@ def uploaded_file(path: object) -> Path | None:
     if not _CONTENT_HASH.fullmatch(file.parent.name) or file.parent.parent.resolve() != folder:
         return None
     inside = file.resolve().parent == folder / file.parent.name
-    return file if inside and file.is_file() else None
+    if not inside or not file.is_file():
+        return None
+    return file if not user or Uploads(folder).belongs(file, user) else None
 
 
-def read_photo(image: object) -> Photo:
-    """Open the picture in an image control's value; raises PhotoError, also for no picture."""
+def read_photo(image: object, user: str = "") -> Photo:
+    """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
         raise PhotoError("Add a photo first: drop one on the picture field, or click it to choose a file.")
-    file = uploaded_file(path)
+    file = uploaded_file(path, user)
     if file is None:
         raise PhotoError("The photo is no longer here: choose it again.")
     return open_photo(file)

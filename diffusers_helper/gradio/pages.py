@@ -6,8 +6,9 @@ shared, so that a visitor who changes the language finds everything again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
@@ -35,9 +36,15 @@ class ByLanguage:
         await page(scope, receive, send)
 
 
-def mount_pages(app: FastAPI, pages: Mapping[str, gr.Blocks]) -> FastAPI:
-    """Serve the pages of ``build_pages`` at the root of ``app``, after the routes it has already; return ``app``."""
-    inner = {tag: gr.mount_gradio_app(FastAPI(), blocks, path="/", **app_options(tag)) for tag, blocks in pages.items()}
+def mount_pages(app: FastAPI, pages: Mapping[str, gr.Blocks], options: Callable[[], dict[str, Any]]) -> FastAPI:
+    """Serve the pages of ``build_pages`` at the root of ``app``, after the routes it has already; return ``app``.
+
+    ``options`` gives what each page's Gradio has to be told beside how it looks; Gradio changes what it is given.
+    """
+    inner = {}
+    for tag, blocks in pages.items():
+        page = FastAPI(openapi_url=None)
+        inner[tag] = gr.mount_gradio_app(page, blocks, path="/", **app_options(tag), **options())
     outer_lifespan = app.router.lifespan_context
 
     @asynccontextmanager

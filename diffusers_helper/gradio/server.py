@@ -10,17 +10,26 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan
 
+from diffusers_helper.access import Access
+from diffusers_helper.accounts import Accounts
+from diffusers_helper.gradio.guards import guarded
 from diffusers_helper.gradio.pages import mount_pages
+from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
 from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs import JobManager
 
 logger = logging.getLogger(__name__)
@@ -38,11 +47,43 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def application(
+    pages: Mapping[str, gr.Blocks],
+    access: Access,
+    outputs: Path,
+    routes: Sequence[Route] = (),
+    lifespan: Lifespan[FastAPI] | None = None,
+) -> ASGIApp:
+    """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
+    app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
+    return guarded(mount_pages(app, pages, lambda: for_gradio(access, outputs)), access)
+
+
+def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
+    """Return what Gradio has to be told about access, however it is served."""
+    uploads = Uploads(Path(get_upload_folder()))
+    return {
+        "auth": _sign_in(access.accounts) if access.accounts else None,
+        "max_file_size": access.max_upload,
+        "root_path": access.root_path or None,
+        "app_kwargs": {"middleware": [Middleware(OwnFiles, outputs, uploads), Middleware(OwnUploads, uploads)]},
+    }
+
+
+def _sign_in(accounts: Accounts) -> Callable[[str, str], Awaitable[bool]]:
+    async def check(name: str, password: str) -> bool:
+        return await asyncio.to_thread(accounts.check, name, password)
+
+    return check
+
+
 def serve(
     pages: Mapping[str, gr.Blocks],
     manager: JobManager,
     listener: socket.socket,
     *,
+    access: Access,
+    outputs: Path,
     inbrowser: bool,
     routes: Sequence[Route] = (),
 ) -> bool:
@@ -57,27 +98,41 @@ def serve(
         logger.info("Stopping")
         stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
 
-    app = mount_pages(FastAPI(lifespan=lifespan, routes=list(routes)), pages)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=CONNECTION_SECONDS)
+    config = uvicorn.Config(
+        application(pages, access, outputs, routes, lifespan),
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # a guard does that
+        timeout_graceful_shutdown=CONNECTION_SECONDS,
+    )
     _until_interrupted(lambda: uvicorn.Server(config).run(sockets=[listener]))
     return stopped
 
 
 def share(
-    pages: Mapping[str, gr.Blocks], manager: JobManager, listener: socket.socket, *, routes: Sequence[Route] = ()
+    pages: Mapping[str, gr.Blocks],
+    manager: JobManager,
+    listener: socket.socket,
+    *,
+    access: Access,
+    outputs: Path,
+    routes: Sequence[Route] = (),
 ) -> bool:
     """The same for the first of the pages, with a public link."""
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
     tag, blocks = next(iter(pages.items()))
+    protected = for_gradio(access, outputs)
+    protected["app_kwargs"]["middleware"].insert(0, Middleware(guarded, access, tunnel=True))
+    protected["app_kwargs"]["routes"] = list(routes)
     _, local, public = blocks.launch(
         share=True,
         server_name=host,
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
-        app_kwargs={"routes": list(routes)},
         **app_options(tag),
+        **protected,
     )
     _ready(manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)

@@ -47,7 +47,6 @@ def app_options(language: str = "en") -> dict[str, Any]:
         "css": make_progress_bar_css(),
         "css_paths": [STYLE_SHEET],
         "footer_links": [],
-        "max_file_size": "200mb",
         "show_error": True,
         "enable_monitoring": False,
         "run_history": False,

@@ -1,0 +1,223 @@
+"""What stands between a network and the page: small ASGI middlewares, each refusing one kind of request.
+
+They know nothing of jobs or users. ``guarded`` puts them in order: first whom the request is from, then whether it is
+meant for this server and from one of its own pages, then how large it is and how often somebody guesses a password.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from diffusers_helper.access import Access
+
+JSON_BYTES = 4_000_000
+"""The largest request that uploads nothing: prompts and settings are thousands of bytes."""
+MULTIPART_BYTES = 65_536
+"""What a form adds to the file in it; a single file that is too large is found by Gradio, which cleans up after it."""
+FREE_ATTEMPTS = 3
+LONGEST_PAUSE = 60.0
+FORGET_SECONDS = 900.0
+REMEMBERED_ADDRESSES = 10_000
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "frame-ancestors 'self'",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "same-origin",  # "no-referrer" would make browsers hide the Origin of the page's own calls
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
+_BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
+
+
+def guarded(app: ASGIApp, access: Access, *, tunnel: bool = False) -> ASGIApp:
+    """Return ``app`` behind all guards; a ``tunnel`` has a host name that nobody knows beforehand."""
+    if access.accounts:
+        app = slow_guessing(app, Guesses())
+    app = own_origin(size_limit(app, access.max_upload))
+    if not tunnel:
+        app = known_host(app, access.host_names)
+    return forwarded(safe_headers(app), access.trusted_proxies)
+
+
+def forwarded(app: ASGIApp, proxies: tuple[str, ...]) -> ASGIApp:
+    """Believe X-Forwarded-For and -Proto from trusted proxies alone; for anybody else they are not there.
+
+    Gradio would also take the page's own address from X-Forwarded-Host and X-Gradio-Server. Nobody needs them: a proxy
+    passes the Host header on.
+    """
+    proxied = ProxyHeadersMiddleware(app, list(proxies))  # type: ignore[arg-type]
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await app(scope, receive, send)
+        trusted = scope["client"] is not None and scope["client"][0] in proxied.trusted_hosts
+        dropped = _NEVER_BELIEVED if trusted else _NEVER_BELIEVED + _BELIEVED_FROM_PROXIES
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in dropped]}
+        return await proxied(scope, receive, send)  # type: ignore[arg-type]
+
+    return guard
+
+
+def known_host(app: ASGIApp, names: tuple[str, ...]) -> ASGIApp:
+    """Answer 400 to a Host that is not ours: a foreign name that leads here is an attack (DNS rebinding).
+
+    Addresses are always ours, since no name service can point them elsewhere.
+    """
+    refusal = PlainTextResponse("This server does not answer to that name; --host-name NAME adds one.", 400)
+
+    def ours(host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in ("localhost", *names) or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        fine = scope["type"] == "lifespan" or ours(Headers(scope=scope).get("host", ""))
+        await (app if fine else refusal)(scope, receive, send)
+
+    return guard
+
+
+def own_origin(app: ASGIApp) -> ASGIApp:
+    """Answer 403 to what a page of another site asks for.
+
+    Browsers send Origin with whatever a script or a form of a foreign page sends, and with no link or picture; programs
+    send none. Where a browser says itself how the two sites are related, that counts.
+    """
+    refusal = PlainTextResponse("Pages of other sites may not use this server.", 403)
+
+    def own(headers: Headers) -> bool:
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is None:
+            return True
+        if site is not None:
+            return site in ("same-origin", "none")
+        return origin.partition("://")[2].lower() == headers.get("host", "").lower()
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        fine = scope["type"] == "lifespan" or own(Headers(scope=scope))
+        await (app if fine else refusal)(scope, receive, send)
+
+    return guard
+
+
+def safe_headers(app: ASGIApp) -> ASGIApp:
+    """Keep browsers from guessing types, from framing the page elsewhere and from telling others where users were."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        await app(scope, receive, with_headers)
+
+    return guard
+
+
+def size_limit(app: ASGIApp, max_upload: int) -> ASGIApp:
+    """Answer 413 as soon as a request is larger than it may be: by what it announces, else while it comes in."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        upload = scope["path"].rstrip("/").endswith("/upload")
+        limit = max_upload + MULTIPART_BYTES if upload else JSON_BYTES
+        refusal = PlainTextResponse(f"A request may have at most {limit / 1e6:.0f} MB.", 413)
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > limit:
+            return await refusal(scope, receive, send)
+        received, refused = 0, False
+
+        async def counted() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received <= limit:
+                return message
+            if not refused:
+                refused = True
+                await refusal(scope, receive, send)
+            return {"type": "http.disconnect"}
+
+        async def unless_refused(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        try:
+            return await app(scope, counted, unless_refused)
+        except Exception:
+            if not refused:  # else it is only the application's surprise that the rest did not come
+                raise
+
+    return guard
+
+
+class Guesses:
+    """Counts failed sign-ins of each address; the pause after one doubles, up to a minute, with every failure."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: dict[str, tuple[int, float]] = {}  # how many, and when the last one was; the oldest first
+
+    def attempt(self, address: str) -> float:
+        """Return the seconds to wait; if none, count this attempt as a failure until ``succeeded`` says otherwise."""
+        now = self._clock()
+        count, last = self._failures.get(address, (0, now))
+        if now - last > FORGET_SECONDS:
+            count = 0
+        pause = min(LONGEST_PAUSE, 2.0 ** (count - FREE_ATTEMPTS)) if count >= FREE_ATTEMPTS else 0.0
+        if now - last < pause:
+            return last + pause - now
+        self._failures.pop(address, None)
+        self._failures[address] = count + 1, now
+        while len(self._failures) > REMEMBERED_ADDRESSES:
+            del self._failures[next(iter(self._failures))]
+        return 0.0
+
+    def succeeded(self, address: str) -> None:
+        """Forget the failures of ``address``."""
+        self._failures.pop(address, None)
+
+
+def slow_guessing(app: ASGIApp, guesses: Guesses) -> ASGIApp:
+    """Answer 429 to a sign-in that follows failed ones too soon."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        login = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
+        if not login:
+            return await app(scope, receive, send)
+        address = _household(scope["client"][0] if scope["client"] else "")
+        pause = guesses.attempt(address)
+        if pause > 0:
+            after = {"Retry-After": str(math.ceil(pause))}
+            refusal = PlainTextResponse("Too many wrong passwords; wait a moment.", 429, after)
+            return await refusal(scope, receive, send)
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                guesses.succeeded(address)
+            await send(message)
+
+        return await app(scope, receive, noting)
+
+    return guard
+
+
+def _household(address: str) -> str:
+    """Return what one computer can change at will counted as one: an IPv6 address without its lower half."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))

@@ -1,0 +1,200 @@
+"""The guards around a small application that says what it got; no socket is opened."""
+
+import asyncio
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from diffusers_helper.access import Access
+from diffusers_helper.accounts import Accounts, PasswordHash
+from diffusers_helper.gradio.guards import JSON_BYTES, MULTIPART_BYTES, SECURITY_HEADERS, Guesses, guarded
+
+ACCESS = Access(host_names=("video.example.org",), max_upload=1_000_000, trusted_proxies=("10.0.0.0/8",))
+WITH_USERS = Access(accounts=Accounts({"ann": PasswordHash.of("correct horse", ln=4, p=1)}))
+
+
+async def echo(scope, receive, send):
+    """Answer with what an application sees; 400 for a sign-in without the right password."""
+    request = Request(scope, receive)
+    body = b"".join([part async for part in request.stream()])
+    told = {
+        "client": scope["client"][0],
+        "scheme": scope["scheme"],
+        "headers": dict(request.headers),
+        "size": len(body),
+    }
+    failed = request.url.path.endswith("/login") and b"correct" not in body
+    await JSONResponse(told, 400 if failed else 200)(scope, receive, send)
+
+
+def ask(*requests, access=ACCESS, client="203.0.113.7", tunnel=False, **first):
+    """Send one request or several to one application; the answers."""
+
+    async def send_all():
+        transport = httpx.ASGITransport(guarded(echo, access, tunnel=tunnel), client=(client, 4711))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860") as browser:
+            return [
+                await browser.request(**{"method": "POST", "url": "/x"} | request) for request in requests or [first]
+            ]
+
+    answers = asyncio.run(send_all())
+    return answers if requests else answers[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:7860", 200),
+        ("localhost:7860", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:7860", 200),
+        ("192.168.1.7", 200),
+        ("video.example.org", 200),
+        ("video.example.org:8443", 200),
+        ("rebind.attacker", 400),
+        ("rebind.attacker:7860", 400),
+        ("localhost.attacker", 400),
+        ("evil.video.example.org", 400),
+        ("127.0.0.1@attacker", 400),
+        ("127.0.0.1.attacker", 400),
+        ("[::1", 400),
+        ("", 400),
+    ],
+)
+def test_a_host_that_is_not_ours(host, status):
+    for method in ("GET", "POST"):
+        assert ask(method=method, headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://127.0.0.1:7860"}, 200),
+        ({"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 200),  # a link on another page
+        ({"Origin": "https://attacker"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Origin": "http://127.0.0.1:7860.attacker"}, 403),
+        ({"Origin": "https://attacker", "Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://127.0.0.1:3000", "Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "url"), [("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("GET", "/")]
+)
+def test_a_request_of_another_sites_page(method, url, headers, status):
+    assert ask(method=method, url=url, headers=headers).status_code == status
+
+
+def test_a_tunnel_may_have_any_name_but_no_foreign_origin():
+    name = {"Host": "abc.gradio.live"}
+    assert ask(headers=name, tunnel=True).status_code == 200
+    assert ask(headers=name | {"Origin": "https://attacker"}, tunnel=True).status_code == 403
+
+
+@pytest.mark.parametrize("changes", [{}, {"headers": {"Host": "attacker"}}, {"headers": {"Origin": "null"}}])
+def test_every_answer_has_the_headers_that_protect(changes):
+    found = ask(**changes).headers
+    assert {name: found[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert found["x-content-type-options"] == "nosniff"
+    assert found["referrer-policy"] == "same-origin"
+    assert "frame-ancestors" in found["content-security-policy"]
+
+
+FORWARDED = {"X-Forwarded-For": "198.51.100.9", "X-Forwarded-Proto": "https"}
+FORGED = {"X-Forwarded-Host": "attacker", "X-Gradio-Server": "http://attacker"}
+
+
+@pytest.mark.parametrize(
+    ("client", "seen"), [("10.1.2.3", ("198.51.100.9", "https")), ("203.0.113.7", ("203.0.113.7", "http"))]
+)
+def test_only_a_trusted_proxy_says_whom_a_request_is_from(client, seen):
+    told = ask(client=client, headers=FORWARDED | FORGED).json()
+    assert (told["client"], told["scheme"]) == seen
+    assert ("x-forwarded-proto" in told["headers"]) == (client == "10.1.2.3")
+    assert not {"x-forwarded-host", "x-gradio-server"} & told["headers"].keys()
+
+
+def test_what_a_client_forges_before_a_trusted_proxy_does_not_count():
+    told = ask(client="10.1.2.3", headers={"X-Forwarded-For": "1.1.1.1, 198.51.100.9, 10.9.9.9"}).json()
+    assert told["client"] == "198.51.100.9"
+
+
+@pytest.mark.parametrize(
+    ("url", "size", "status"),
+    [
+        ("/gradio_api/upload", ACCESS.max_upload, 200),
+        ("/gradio_api/upload/", ACCESS.max_upload + MULTIPART_BYTES + 1, 413),
+        ("/gradio_api/queue/join", JSON_BYTES, 200),
+        ("/gradio_api/queue/join", JSON_BYTES + 1, 413),
+        ("/nowhere", JSON_BYTES + 1, 413),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_request_that_is_too_large(url, size, status, announced):
+    read = []
+
+    async def pieces():
+        for begin in range(0, size, 100_000):
+            read.append(begin)
+            yield bytes(min(100_000, size - begin))
+
+    answer = ask(url=url, content=pieces(), headers={"Content-Length": str(size)} if announced else {})
+    assert answer.status_code == status
+    if status == 413:
+        assert "at most" in answer.text
+    else:
+        assert answer.json()["size"] == size
+
+
+def test_a_length_that_is_no_number():
+    assert ask(headers={"Content-Length": "-1"}).status_code == 413
+
+
+def test_guesses_become_slow_and_the_right_password_wipes_them_out():
+    now = 1000.0
+    guesses = Guesses(lambda: now)
+    assert [guesses.attempt("a") for _ in range(4)] == [0, 0, 0, 1]
+    assert guesses.attempt("b") == 0
+    waited = []
+    for _ in range(9):
+        waited.append(guesses.attempt("a"))
+        now += waited[-1]
+        assert guesses.attempt("a") == 0
+    assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    now += 1000
+    assert [guesses.attempt("a") for _ in range(4)] == [0, 0, 0, 1]
+    guesses.succeeded("a")
+    assert guesses.attempt("a") == 0
+
+
+def test_an_address_that_guesses_is_told_to_wait_and_the_others_are_not():
+    wrong, right = ({"url": "/login", "data": {"password": word}} for word in ("wrong", "correct"))
+    answers = ask(right, wrong, wrong, wrong, right, access=WITH_USERS)
+    assert [answer.status_code for answer in answers] == [200, 400, 400, 400, 429]
+    assert answers[-1].headers["retry-after"] == "1"
+    assert [answer.status_code for answer in ask(*[wrong] * 3, {"url": "/x"}, access=WITH_USERS)] == [
+        400,
+        400,
+        400,
+        200,
+    ]
+    for pair in (("2001:db8::1", "2001:db8::2"), ("192.0.2.1", "192.0.2.1")):
+        app = guarded(echo, WITH_USERS)
+        assert [sign_in(app, address) for address in (*pair, *pair)] == [400, 400, 400, 429]
+    app = guarded(echo, WITH_USERS)
+    assert [sign_in(app, f"192.0.2.{last}") for last in range(5)] == [400] * 5
+
+
+def sign_in(app, address):
+    async def post():
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+            return (await browser.post("/login", data={"password": "wrong"})).status_code
+
+    return asyncio.run(post())
