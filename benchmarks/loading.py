@@ -97,7 +97,7 @@ def write_shards(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _product(place: Place) -> Callable[[Path], nn.Module]:
-    return lambda folder: build(PART, folder, torch.bfloat16, place, lambda done, total: None)
+    return lambda folder: build(PART, folder, torch.bfloat16, place, lambda text, done, total: None)
 
 
 def _diffusers(finish: Callable[[nn.Module], object]) -> Callable[[Path], nn.Module]:

@@ -97,8 +97,8 @@ def run(parsed: argparse.Namespace) -> int:
     jobs = plan(entries, program.defaults.model_dump() | given, program.source.title)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
     program.source.check(sorted(variants), offline=parsed.offline)
-    if program.source.note:
-        sys.stderr.write(f"{program.source.note}\n")
+    if program.note:
+        sys.stderr.write(f"{program.note}\n")
     if parsed.dry_run:
         return _finish([_foreseen(job, program.outputs) for job in jobs])
     report = parsed.report or program.outputs / f"batch_{parsed.source.resolve().stem}.json"

@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from diffusers_helper.eight_bit_files import converted
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
-from diffusers_helper.loading import Place, Report, lacking, load_weights
+from diffusers_helper.loading import Place, lacking, load_weights
 from diffusers_helper.memory import out_of_memory_as_error
+from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.shards import Shards
+from diffusers_helper.model_files.source import OnProgress
+from diffusers_helper.models.eight_bit import with_eight_bits
 from diffusers_helper.texts import Message
 
 _CLASSES = {
@@ -38,15 +43,25 @@ _CLASSES = {
 """The library and class of each part; transformers are ours."""
 
 
-def build(part: Part, folder: Path, dtype: torch.dtype, place: Place, report: Report) -> Any:
+def build(
+    part: Part, folder: Path, dtype: torch.dtype, place: Place, tell: OnProgress, eight_bit: Path | None = None
+) -> Any:
     """The module or tokenizer in `folder`, ready for inference; only a large model's weights go to `place`.
 
+    `tell` gets what is being done to a large model, and the bytes of it that are done and in all. `eight_bit` is the
+    file of a transformer's 8-bit weights, made where it is not there; None is the exact weights.
     Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
     """
     with _loading_errors(part, folder):
         empty = _EMPTY.get(part.name) or (_empty_transformer if part.name.startswith("transformer") else None)
         if empty is not None:
-            return load_weights(empty(folder), Shards(weight_files(part, folder)), dtype, place, report)
+            model, files = empty(folder), weight_files(part, folder)
+            if eight_bit is not None:
+                layers = with_eight_bits(model, blocks_of(model))
+                report = partial(tell, Message("Converting {title} to 8 bits, once", title=part.title))
+                files.append(converted(Shards(files), layers, eight_bit, report))
+            report = partial(tell, Message("Loading {title}", title=part.title))
+            return load_weights(model, Shards(files), dtype, place, report)
         library, name = _CLASSES[part.name]
         part_class = getattr(importlib.import_module(library), name)
         if part.weights:

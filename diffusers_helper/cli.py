@@ -44,8 +44,8 @@ def generate(parsed: argparse.Namespace) -> int:
     photo = open_photo(parsed.photo)
     program = Program(parsed, parsed.variant)
     request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
-    if program.source.note:
-        sys.stderr.write(f"{program.source.note}\n")
+    if program.note:
+        sys.stderr.write(f"{program.note}\n")
     program.prepare()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar:
         events = program.generate(request, photo, new_job_id(), check=check, say=bar.set_description_str)

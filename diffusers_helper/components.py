@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, 
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.eight_bit import use_kernels
 from diffusers_helper.models.kernels import resolve_kernels
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ class Components:
         fused: compile kernels for the device where that works.
         on_progress: gets a part's title, the bytes of it that are here and those in all, while it is downloaded;
             what it raises stops the download.
-        on_loading: the same while a large part is read from the disk.
+        on_loading: gets what is being done to a large part ("Loading ..."), the bytes of it that are done and in all;
+            what it raises stops that.
+        eight_bit: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
+            half the RAM. None uses the exact ones.
         offline: never use a network.
         preserved_gb: device memory to leave free for the work where not everything fits, GiB.
         embeddings: keeps what the encoders gave; None keeps nothing.
@@ -94,7 +97,8 @@ class Components:
         offline: bool = False,
         preserved_gb: float = 6.0,
         embeddings: EmbeddingCache | None = None,
-        on_loading: OnProgress = lambda title, done, total: None,
+        on_loading: OnProgress = lambda text, done, total: None,
+        eight_bit: Path | None = None,
     ) -> None:
         self.source = source
         self.device = torch.device(device)
@@ -106,7 +110,8 @@ class Components:
         self._attention = attention
         self._fused = fused
         self._on_progress = on_progress
-        self._loading = on_loading
+        self._on_loading = on_loading
+        self._eight_bit = eight_bit
         self._offline = offline
         self._loaded: dict[str, Any] = {}
 
@@ -145,6 +150,7 @@ class Components:
     def environment(self, variant: str) -> dict[str, str]:
         """What the bits of a video of ``variant`` depend on here, besides its request; by name, as words."""
         choices = {"precision": str(self.dtype), "attention": self._attention, "fused kernels": self._fused}
+        choices["weights"] = "8 bits" if self._eight_bit else "exact"
         return environment(self.source, variant, self.device, **choices)
 
     @contextmanager
@@ -204,14 +210,20 @@ class Components:
         if is_transformer:  # before 26 GB are read
             backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(folder))
         dtype = self.dtype if is_transformer else self._encoder_dtype
-        loaded = build(part, folder, dtype, self._place(), partial(self._loading, part.title))
+        eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
+        loaded = build(part, folder, dtype, self._place(), self._on_loading, eight_bit)
         if is_transformer:
             loaded.use_attention(backend)
             loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
+            use_kernels(loaded, loaded.kernels)
         if part is parts.VAE and self.policy.tile_vae:
             loaded.enable_tiling()
             loaded.enable_slicing()
         return loaded
+
+    def _eight_bit_file(self, part: Part, folder: Path) -> Path | None:
+        key = key_of("eight bits", part.identity_in(folder))
+        return self._eight_bit / f"{part.name}-{key[:16]}.safetensors" if self._eight_bit else None
 
     def _place(self) -> Place:
         """Where the weights of a large part go."""

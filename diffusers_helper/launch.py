@@ -85,7 +85,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
             variant,
             manager,
             defaults=program.defaults,
-            models_note=program.source.note,
+            models_note=program.note,
             outputs=program.outputs,
             computer=monitor.computer,
         )

@@ -37,6 +37,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--offline", action="store_true", help="use what is on the disk, never a network")
     group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    group.add_argument(
+        "--weights",
+        choices=("exact", "fp8"),
+        default="exact",
+        help="fp8: the transformer in 8 bits, half the RAM and the transfers; an approximation, made once, in --cache",
+    )
     group.add_argument("--attention", metavar="NAME", default="auto", help="auto, cudnn, sdpa, sage, flash or xformers")
     group.add_argument(
         "--no-compile", action="store_true", help="compile no kernels for the GPU: slower steps, no wait"

@@ -16,7 +16,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
     "embedding_cache",
-    "model_files environment loading building components",
+    "model_files environment loading eight_bit_files building components",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs progress previewer watch job_store",
     "gradio program options logs locks signals health prometheus computer watchdog access accounts",

@@ -2,7 +2,6 @@
 
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +17,7 @@ class FakeProgram:
 
     made: "list[FakeProgram]"
     defaults = GenerationRequest(resolution=128, steps=4)
-    source = SimpleNamespace(note="The tiny model is at work.")
+    note = "The tiny model is at work."
     outputs: Path
     failure: BaseException | None = None
     interrupts = 0

@@ -67,6 +67,9 @@ class Kernels(Protocol):
     def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
         """A linear layer of [left | right] (concatenated on the last axis)."""
 
+    def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
+        """Write float8 e4m3 `codes` (rows, columns) times a scale per row (rows,), float32, to `out`; return `out`."""
+
     def channel_sums(self, x: Tensor) -> Tensor:
         """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""
 
@@ -121,6 +124,10 @@ class PlainKernels:
     def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
         """See Kernels."""
         return layer(torch.cat([left, right], dim=-1))
+
+    def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
+        """See Kernels."""
+        return out.copy_(codes).mul_(scales[:, None])
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""
@@ -208,6 +215,7 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "join_linear": ((x, y[:, :2]), layers[:2]),
         "linear_gelu": (x, layers[0]),
         "linear_of_pair": (x, y, layers[2]),
+        "expand": (normal(6, 40).to(torch.float8_e4m3fn), normal(6).float(), normal(6, 40)),
         "channel_sums": (video,),
         "activate_padded": (video, Affine(normal(2, 96).float(), normal(2, 96).float()), video_padded),
         "add_biased": (video.clone(memory_format=torch.preserve_format), -video, normal(96)),

@@ -1,0 +1,118 @@
+"""A transformer's weights in 8 bits as a file: made once from the published ones, row by row, then read like any other.
+
+Of the original files it replaces the linear weights of the blocks; all else is still read from them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_helper.loading import CHUNK_BYTES, DTYPES, Report
+from diffusers_helper.media.files import output_error, require_free_space, whole_file
+from diffusers_helper.model_files.shards import ITEM_BYTES, Shards
+from diffusers_helper.models.eight_bit import quantize
+
+logger = logging.getLogger(__name__)
+
+
+def converted(shards: Shards, layers: list[str], file: Path, report: Report) -> Path:
+    """Write codes and scales of the weights of `layers` in `shards` to `file`, if it is not there; returns it.
+
+    The log tells the relative error for each kind of layer; `report` gets the bytes of the original that are done, and
+    what it raises ends the work. Raises OutputError where there is no room for the file.
+    """
+    if file.is_file():
+        return file
+    header, total = _header(shards, layers)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(file.parent, error) from error
+    require_free_space(file.parent, total + len(text))
+    logger.info("Converting weights to 8 bits, which is done once: %s", file)
+    with whole_file(file) as part, part.open("wb") as target:
+        target.write(len(text).to_bytes(8, "little") + text)
+        target.truncate(8 + len(text) + total)
+        errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report)
+    for kind, relative in sorted(errors.items()):
+        logger.info("8-bit weights: relative error %.4f in %s", relative, kind)
+    return file
+
+
+def _header(shards: Shards, layers: list[str]) -> tuple[dict[str, dict[str, Any]], int]:
+    """The safetensors header (huggingface.co/docs/safetensors), and the bytes behind it; scales first."""
+    header: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, dtype, axes in (("scales", "F32", 1), ("codes", "F8_E4M3", 2)):
+        for layer in layers:
+            shape = shards.tensors[f"{layer}.weight"].shape[:axes]
+            start, end = end, end + prod(shape) * ITEM_BYTES[dtype]
+            header[f"{layer}.{name}"] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    return header, end
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """From where and to where: `start` is where the data begin in the new file."""
+
+    shards: Shards
+    header: dict[str, dict[str, Any]]
+    descriptor: int
+    start: int
+
+    def rows(self, layer: str, first: int, count: int) -> tuple[str, Tensor]:
+        """Convert `count` rows; returns the layer and the sums of squares of error and weight."""
+        stored = self.shards.tensors[f"{layer}.weight"]
+        dtype, columns = DTYPES[stored.dtype], stored.shape[1]
+        weight = torch.empty(count, columns, dtype=dtype)
+        offset = first * columns * dtype.itemsize
+        self.shards.read_into(stored, offset, memoryview(weight.view(torch.uint8).numpy()))
+        codes, scales = quantize(weight)
+        self._write(f"{layer}.codes", first * columns, codes)
+        self._write(f"{layer}.scales", first * 4, scales)
+        error = codes.float() * scales[:, None] - weight.float()
+        return layer, torch.stack([error.square().sum(), weight.float().square().sum()]).double()
+
+    def _write(self, name: str, offset: int, tensor: Tensor) -> None:
+        data = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+        place = self.start + self.header[name]["data_offsets"][0] + offset
+        while data:
+            count = os.pwrite(self.descriptor, data, place)
+            data, place = data[count:], place + count
+
+
+def _convert(work: _Conversion, layers: list[str], report: Report) -> dict[str, float]:
+    """Convert everything in threads; returns the relative error by kind of layer."""
+    pieces, sizes = [], {}
+    for layer in layers:
+        rows, columns = work.shards.tensors[f"{layer}.weight"].shape
+        sizes[layer] = work.shards.tensors[f"{layer}.weight"].nbytes / rows
+        at_once = max(1, CHUNK_BYTES // (8 * columns))  # as float32, twice
+        pieces += [(layer, first, min(at_once, rows - first)) for first in range(0, rows, at_once)]
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+    done, total = 0.0, sum(sizes[layer] * count for layer, _, count in pieces)
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="converting")
+    try:
+        futures = {pool.submit(work.rows, *piece): piece for piece in pieces}
+        for future in as_completed(futures):
+            layer, squares = future.result()
+            sums[re.sub(r"\.\d+\.", ".*.", layer, count=1)] += squares
+            done += sizes[layer] * futures[future][2]
+            report(int(done), int(total))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return {kind: float((error / weight).sqrt()) for kind, (error, weight) in sums.items()}

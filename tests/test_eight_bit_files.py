@@ -1,0 +1,124 @@
+"""8-bit weights on the disk: made once, loaded like any others, and their error told."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from diffusers_helper.components import Components, LocalFolder
+from diffusers_helper.eight_bit_files import converted
+from diffusers_helper.framepack.errors import CancelledError, DiskFullError
+from diffusers_helper.memory.packing import block_layout, blocks_of
+from diffusers_helper.model_files.check import weight_files
+from diffusers_helper.model_files.parts import transformer_part
+from diffusers_helper.model_files.shards import Shards
+from diffusers_helper.model_files.source import TINY_FOLDER
+from diffusers_helper.models.eight_bit import quantize
+
+PART = transformer_part("f1")
+FOLDER = TINY_FOLDER / PART.repository
+
+
+def components(folder, **settings):
+    return Components(LocalFolder(TINY_FOLDER), "cpu", eight_bit=folder, **settings)
+
+
+def call(transformer):
+    """One call on random inputs of the tiny model's sizes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    with torch.inference_mode():
+        return transformer(
+            hidden_states=normal(1, 16, 3, 8, 8),
+            timestep=torch.tensor([500.0]),
+            encoder_hidden_states=normal(1, 6, 96),
+            encoder_attention_mask=torch.ones(1, 6, dtype=torch.bool),
+            pooled_projections=normal(1, 64),
+            guidance=torch.tensor([10000.0]),
+            image_embeddings=normal(1, 4, 64),
+            return_dict=False,
+        )[0]
+
+
+def test_the_transformer_in_eight_bits(tmp_path, caplog):
+    """The whole call's error is that of 8-bit weights, all else is exact, and the blocks take half of bfloat16."""
+    exact, told = components(None).transformer("f1"), []
+    with caplog.at_level(logging.INFO):
+        rounded = components(tmp_path / "new", on_loading=lambda *told_: told.append(told_)).transformer("f1")
+    error = ((call(rounded) - call(exact)).norm() / call(exact).norm()).item()
+    assert 1e-4 < error < 0.05
+    stored = rounded.state_dict()
+    for name, weight in exact.state_dict().items():
+        if name in stored:
+            assert torch.equal(stored[name], weight)
+        else:
+            layer = name.removesuffix(".weight")
+            codes, scales = quantize(weight)
+            assert torch.equal(stored[f"{layer}.codes"].float(), codes.float())
+            assert torch.equal(stored[f"{layer}.scales"], scales)
+    sizes = [sum(block_layout(block).nbytes for block in blocks_of(model)) for model in (exact, rounded)]
+    assert sizes[1] < 0.3 * sizes[0]  # of float32
+    assert "relative error 0.02" in caplog.text
+    assert "in transformer_blocks.*.attn.to_q" in caplog.text
+    assert {text for text, _, _ in told} == {
+        "Converting the FramePack F1 transformer to 8 bits, once",
+        "Loading the FramePack F1 transformer",
+    }
+    assert all(done <= total for _, done, total in told)
+
+
+def test_it_is_converted_once(tmp_path):
+    first = components(tmp_path).transformer("f1")
+    [file] = tmp_path.iterdir()
+    written, told = file.stat().st_mtime_ns, []
+    again = components(tmp_path, on_loading=lambda *told_: told.append(told_)).transformer("f1")
+    assert [file.stat().st_mtime_ns for file in tmp_path.iterdir()] == [written]
+    assert not [text for text, _, _ in told if text.startswith("Converting")]
+    assert torch.equal(call(first), call(again))
+
+
+def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
+    models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=shutil.copyfile)  # new times
+    for source in (LocalFolder(TINY_FOLDER), LocalFolder(models)):
+        for variant in ("f1", "original"):
+            Components(source, "cpu", eight_bit=tmp_path / "cache").transformer(variant)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def shards():
+    return Shards(weight_files(PART, FOLDER))
+
+
+LAYERS = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_out"]
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path):
+    def stop(done, total):
+        raise CancelledError("Stopped.")
+
+    with pytest.raises(CancelledError):
+        converted(shards(), LAYERS, tmp_path / "file", stop)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DiskFullError, match="too little room"):
+        converted(shards(), LAYERS, tmp_path / "file", lambda done, total: None)
+
+
+def test_the_file_is_a_safetensors_file(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr("diffusers_helper.eight_bit_files.CHUNK_BYTES", 10_000)  # several pieces per weight
+    converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None)
+    stored, original = load_file(tmp_path / "a.safetensors"), components(None).transformer("f1").state_dict()
+    for layer in LAYERS:
+        codes, scales = quantize(original[f"{layer}.weight"])
+        assert torch.equal(stored[f"{layer}.codes"].view(torch.uint8), codes.view(torch.uint8))
+        assert torch.equal(stored[f"{layer}.scales"], scales)
