@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper models list|download|verify|where``: a model's files without the model.
+"""``python -m diffusers_helper models list|download|verify|where|copy``: a model's files without the model.
 
 Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; ``list`` only tells.
 """
@@ -6,6 +6,7 @@ Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from tqdm import tqdm
 from diffusers_helper import options
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.logs import LEVELS
-from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, readable_size, resolve_models
+from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
 from diffusers_helper.model_files.check import find_changed
+from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.signals import stop_on_interrupt
 from diffusers_helper.terminal import table
 
@@ -28,14 +30,15 @@ _FETCH = "To fetch what is missing: python -m diffusers_helper models download"
 
 def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:
     """Write a table of the parts: name, repository, folder, size, and whether they are here."""
-    rows = [("part", "repository", "folder", "size", "state")]
+    rows = [("part", "repository", "folder", "commit", "size", "state")]
     lacking = 0
     for part in parts_for(variants):
         folder, problems = source.look(part)
         size = readable_size(part.bytes_in(folder)) if folder and not problems else f"~{readable_size(part.size)}"
         state = _state(folder, problems)
         lacking += bool(problems)
-        rows.append((part.name, part.repository, part.folder or "-", size, state))
+        commit = (source.revision(part) or "-")[:7]
+        rows.append((part.name, part.repository, part.folder or "-", commit, size, state))
     sys.stdout.write(table(rows))
     _say(f"{source.title}, in {source.root}: {len(rows) - 1 - lacking} of {len(rows) - 1} parts are here.")
     _say(f"Free on this disk: {readable_size(free_bytes(source.root))}.")
@@ -49,7 +52,7 @@ def download(source: ModelSource, variants: Sequence[str], own: argparse.Namespa
         for part in parts_for(variants):
             if not source.look(part)[1]:
                 continue
-            with _bar(part) as bar:
+            with _bar(part.name) as bar:
                 source.folder(part, offline=own.offline, on_progress=_shown_on(bar, check))
     _say(f"Everything is in {source.root}.")
     return options.DONE
@@ -62,7 +65,7 @@ def verify(source: ModelSource, variants: Sequence[str], own: argparse.Namespace
         folder, problems = source.look(part)
         compared = 0
         if folder and not problems and own.checksums:
-            problems, compared = find_changed(part, folder)
+            problems, compared = find_changed(part, folder, source.sums(part))
         if folder and not problems:
             checksums = f", {compared} by checksum" if own.checksums else ""
             _say(f"fine     {part.name}: {readable_size(part.bytes_in(folder))} in {folder}{checksums}")
@@ -88,11 +91,25 @@ def where(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace
     return code
 
 
+def copy(source: ModelSource, variants: Sequence[str], own: argparse.Namespace) -> int:
+    """Copy all parts into a folder for a computer without a network; a copy that was cut short goes on."""
+    with stop_on_interrupt("the copy, which goes on from here the next time") as check, _bar("copy") as bar:
+
+        def on_bytes(count: int) -> None:
+            check()
+            bar.update(count)
+
+        size = copy_model(source, parts_for(variants), own.target, on_bytes)
+    _say(f"{readable_size(size)} are in {own.target}. Use them there with: --models {shlex.quote(str(own.target))}")
+    return options.DONE
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "list": (list_parts, "what a model consists of, and what of it is here"),
     "download": (download, "fetch what is missing; goes on where it was stopped"),
     "verify": (verify, "whether the files are complete and of this model"),
     "where": (where, "the folder of each part"),
+    "copy": (copy, "copy everything into a folder, for a computer without a network"),
 }
 
 
@@ -109,6 +126,8 @@ def add_parser(commands: Any) -> None:
         one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
         one.add_argument("--offline", action="store_true", help="never use a network")
         one.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+        if action is copy:
+            one.add_argument("target", metavar="FOLDER", type=Path, help="where to; made if need be")
         if action is verify:
             text = "also read every byte of what the hub sent, and compare: minutes"
             one.add_argument("--checksums", action="store_true", help=text)
@@ -127,8 +146,8 @@ def _state(folder: Path | None, problems: Sequence[Any]) -> str:
     return f"{problems[0].file} {problems[0].text}" if folder else "not here"
 
 
-def _bar(part: Part) -> tqdm[Any]:
-    return tqdm(desc=part.name, unit="B", unit_scale=True, unit_divisor=1000, dynamic_ncols=True)
+def _bar(title: str) -> tqdm[Any]:
+    return tqdm(desc=title, unit="B", unit_scale=True, unit_divisor=1000, dynamic_ncols=True)
 
 
 def _shown_on(bar: tqdm[Any], check: Callable[[], None]) -> Callable[[str, int, int], None]:

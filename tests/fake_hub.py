@@ -19,11 +19,15 @@ class FakeHub:
     Attributes:
         commits: by commit, {repository: {path: bytes}}; the last one is `main`.
         break_off: paths whose first download ends after that many bytes.
+        garble: paths whose next downloads, so many of them, have a wrong byte.
+        refuse: repositories that are answered with that status.
         requests: (method, path in the repository or address, headers) in order.
     """
 
     commits: dict[str, dict[str, dict[str, bytes]]]
     break_off: dict[str, int] = field(default_factory=dict)
+    garble: dict[str, int] = field(default_factory=dict)
+    refuse: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
 
@@ -61,12 +65,21 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def answer(self, body: bool) -> None:
             words = urlsplit(self.path).path.strip("/").split("/")
+            refused = next((hub.refuse[name] for name in hub.refuse if name in self.path), None)
+            if self.asks_for_unknown_commit(words):
+                refused = 404
+            if refused:
+                hub.requests.append((self.command, self.path, dict(self.headers)))
+                return self.send(b"{}", {"Content-Type": "application/json"}, status=refused, body=body)
             if words[:2] == ["api", "models"]:
                 hub.requests.append((self.command, self.path, dict(self.headers)))
                 return self.send(json.dumps(self.listing(*words[2:])).encode(), {"Content-Type": "application/json"})
             repository, _, revision, *path = "/".join(words[:2]), *words[2:]
             hub.requests.append((self.command, "/".join(path), dict(self.headers)))
             return self.send_file(repository, revision, "/".join(path), body)
+
+        def asks_for_unknown_commit(self, words: list[str]) -> bool:
+            return any(len(word) == 40 and word not in hub.commits for word in words)
 
         def listing(self, owner: str, name: str, kind: str = "revision", revision: str = "main", *_rest: str):
             commit = self.commit(revision)
@@ -86,10 +99,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             commit = self.commit(revision)
             data = hub.commits[commit][repository][path]
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            headers = {"ETag": f'"{digest(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            headers = {"ETag": f'"{etag(path, data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             stop = hub.break_off.pop(path, None) if body else None
+            if body and hub.garble.get(path):
+                hub.garble[path] -= 1
+                data = data[:-1] + bytes([data[-1] ^ 1])
             self.send(data[start:], headers, status=206 if start else 200, body=body, stop=stop)
 
         def send(self, data: bytes, headers: dict[str, str], status=200, body=True, stop=None) -> None:
@@ -106,6 +122,11 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+def etag(path: str, data: bytes) -> str:
+    """What the hub calls a file's content: large files are named by their SHA-256."""
+    return hashlib.sha256(data).hexdigest() if path.endswith(".safetensors") else digest(data)
 
 
 def digest(data: bytes) -> str:

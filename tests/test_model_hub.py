@@ -1,5 +1,6 @@
 """The Hugging Face cache and downloads, with the real client and a hub on this machine."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,9 @@ from huggingface_hub import constants
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
+from diffusers_helper.model_files.check import find_changed
 from diffusers_helper.model_files.hub import HuggingFaceHub, _byte_counter
+from diffusers_helper.model_files.revisions import Revisions
 from diffusers_helper.model_files.source import TINY_FOLDER
 from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
 
@@ -126,6 +129,90 @@ def test_truncated_file_is_fetched_again(source, server, part):
     source.folder(part)
     assert server.downloads == [str(Path(part.folder) / name)]
     assert (folder / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("part", [TRANSFORMER, parts.VAE], ids=["at the root", "in a folder"])
+def test_a_file_with_another_checksum_is_fetched_again(source, server, part):
+    path = str(Path(part.folder) / next((TINY_FOLDER / part.repository / part.folder).glob("*.safetensors")).name)
+    server.garble[path] = 1
+    folder = source.folder(part)
+    assert server.downloads.count(path) == 2
+    assert find_changed(part, folder) == ([], len(list(folder.glob("*.safetensors"))))
+
+
+def test_a_file_that_never_has_its_checksum_is_named(source, server):
+    server.garble[SHARDS[2]] = 9
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[2]} .* another checksum.*also after it was downloaded again"):
+        source.folder(TRANSFORMER)
+    assert server.downloads.count(SHARDS[2]) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "401: the token in HF_TOKEN"),
+        (403, "403: the token"),
+        (404, "404: .* is not there"),
+        (429, "429: too many"),
+    ],
+)
+@pytest.mark.parametrize("call", ["check", "folder"])
+def test_what_the_hub_refuses_is_told_with_what_to_do(source, server, monkeypatch, status, told, call):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client tries again
+    server.refuse[TRANSFORMER.repository] = status
+    with pytest.raises(ModelFilesError, match=f"{TRANSFORMER.repository} could not be read .*{told}") as error:
+        source.check(["f1"]) if call == "check" else source.folder(TRANSFORMER)
+    assert f"hf download {TRANSFORMER.repository}" in str(error.value)
+    server.refuse.clear()
+    assert source.folder(TRANSFORMER).is_dir()
+
+
+def test_a_file_that_the_hub_lacks_is_named(source, server):
+    del server.commits[COMMIT][TRANSFORMER.repository][SHARDS[1]]
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[1]} of {TRANSFORMER.repository} .* is missing"):
+        source.folder(TRANSFORMER)
+
+
+# which version of a repository
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "models.lock"
+
+
+def hub_with(lock, server, cache):
+    return HubSource(HuggingFaceHub(cache, server.url, Revisions(lock)))
+
+
+def test_the_first_download_decides_for_a_version(server, lock, tmp_path):
+    hub_with(lock, server, tmp_path / "one").folder(TRANSFORMER)
+    assert json.loads(lock.read_text()) == {TRANSFORMER.repository: COMMIT}
+    server.commits[NEWER_COMMIT] = tiny_repositories()
+    later = hub_with(lock, server, tmp_path / "two")  # an empty cache, or another computer with a copy of the lock
+    assert later.revision(TRANSFORMER) == COMMIT
+    assert COMMIT in str(later.folder(TRANSFORMER))
+    assert NEWER_COMMIT in str(later.folder(parts.VAE))  # of another repository, which nobody decided for
+    assert json.loads(lock.read_text())[parts.VAE.repository] == NEWER_COMMIT
+
+
+def test_a_version_that_is_gone_is_told(server, lock, tmp_path):
+    lock.write_text(json.dumps({TRANSFORMER.repository: "c" * 40}))
+    with pytest.raises(ModelFilesError, match=r"404.*models\.lock"):
+        hub_with(lock, server, tmp_path / "hub").folder(TRANSFORMER)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": "main"}', "\xff"])
+def test_a_lock_that_makes_no_sense_is_told(server, lock, tmp_path, content):
+    lock.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ModelFilesError, match=r"models\.lock is no list of commits"):
+        hub_with(lock, server, tmp_path / "hub").check(["f1"])
+
+
+def test_a_lock_that_cannot_be_written_stops_no_download(server, tmp_path, caplog):
+    source = hub_with(tmp_path / "none" / "models.lock", server, tmp_path / "hub")
+    assert source.folder(TRANSFORMER).is_dir()
+    assert "version is not kept" in caplog.text
 
 
 def test_file_that_is_damaged_on_the_hub_is_named(source, server):

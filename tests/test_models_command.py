@@ -1,9 +1,9 @@
 """``models list|download|verify|where``: on the tiny model's folder, and on a hub of this machine."""
 
-import hashlib
 import io
 import shutil
 import signal
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from diffusers_helper import cli, models_command, options
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
+from diffusers_helper.model_files import HubSource, LocalFolder, copying, parts, parts_for, transformer_part
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.model_files.source import TINY_FOLDER
 from tests.fake_hub import fake_hub
@@ -100,7 +100,7 @@ def test_the_table_says_what_each_part_is_and_how_large(capsys):
     assert [line.split()[0] for line in lines[1:9]] == NAMES
     row = lines[1 + NAMES.index("vae")].split()
     size = sum(path.stat().st_size for path in (TINY_FOLDER / parts.VAE.repository / "vae").iterdir())
-    assert row == ["vae", parts.VAE.repository, "vae", f"{size / 1e6:.1f}", "MB", "here"]
+    assert row == ["vae", parts.VAE.repository, "vae", "-", f"{size / 1e6:.1f}", "MB", "here"]
     assert lines[-1].startswith("Free on this disk: ")
 
 
@@ -168,14 +168,10 @@ def test_a_damaged_file_alone_is_fetched_again(source, hub):
 def test_checksums_find_what_headers_do_not(source, hub, capsys):
     models_command.download(source, ["f1"], ONLINE)
     link = source.look(F1)[0] / SHARDS[1]
-    data = link.read_bytes()
-    blob = link.resolve().with_name(hashlib.sha256(data).hexdigest())  # as the real hub names a large file
-    link.resolve().rename(blob)
-    link.unlink()
-    link.symlink_to(blob)
+    data, blob = link.read_bytes(), link.resolve()
     every_byte = Namespace(offline=False, checksums=True)
     assert models_command.verify(source, ["f1"], every_byte) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith(", 1 by checksum")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(", 3 by checksum")
 
     blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert models_command.verify(source, ["f1"], ONLINE) == 0
@@ -187,6 +183,79 @@ def test_checksums_find_what_headers_do_not(source, hub, capsys):
     blob.unlink()
     assert models_command.download(source, ["f1"], ONLINE) == 0
     assert link.read_bytes() == data
+
+
+# a copy for a computer without a network
+
+
+def copy_to(source, target):
+    return models_command.copy(source, ["f1"], Namespace(offline=True, target=target))
+
+
+def test_a_copy_is_a_model_folder_whose_every_byte_can_be_checked(source, hub, tmp_path, capsys):
+    models_command.download(source, ["f1"], ONLINE)
+    target = tmp_path / "usb stick"
+    capsys.readouterr()
+    assert copy_to(source, target) == 0
+    assert f"--models '{target}'" in capsys.readouterr().out
+    assert run("verify", "--checksums", "--models", target, "--variant", "f1") == 0
+    assert [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        f"{len(part.files_in(source.look(part)[0]))} by checksum" for part in parts_for(["f1"])
+    ]
+    assert not [path for path in target.rglob("*") if path.is_symlink()]
+    done = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=target, capture_output=True)
+    assert done.returncode == 0
+
+    file = target / F1.repository / SHARDS[0]
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert run("verify", "--models", target, "--variant", "f1") == 0
+    assert run("verify", "--checksums", "--models", target, "--variant", "f1") == 3
+    assert f"{SHARDS[0]} of {F1.repository} has another checksum" in capsys.readouterr().out
+
+
+def test_a_copy_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
+    source, target, copied = LocalFolder(folder), tmp_path / "copy", []
+    before = copying._copy
+
+    def noted(file, to, on_bytes):
+        if len(copied) == 5:
+            raise CancelledError("Stopped.")
+        copied.append(file.name)
+        return before(file, to, on_bytes)
+
+    monkeypatch.setattr(copying, "_copy", noted)
+    with pytest.raises(CancelledError):
+        copy_to(source, target)
+    first = list(copied)
+    copied.clear()
+    monkeypatch.setattr(copying, "_copy", lambda *args: copied.append(args[0].name) or before(*args))
+    assert copy_to(source, target) == 0
+    files = [file.name for part in parts_for(["f1"]) for file in part.files_in(source.look(part)[0])]
+    assert first + copied == files
+    LocalFolder(target).check(["f1"])
+
+
+def test_what_changed_while_it_lay_there_is_not_copied(source, hub, tmp_path):
+    models_command.download(source, ["f1"], ONLINE)
+    blob = (source.look(F1)[0] / SHARDS[1]).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[1]} has another checksum"):
+        copy_to(source, tmp_path / "copy")
+    assert not (tmp_path / "copy" / F1.repository / SHARDS[1]).exists()
+
+
+def test_no_copy_of_what_is_missing_or_has_no_room(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 200_000))
+    with pytest.raises(ModelFilesError, match=r"The copy needs .* MB, and 0\.2 MB are free"):
+        copy_to(LocalFolder(folder), tmp_path / "copy")
+    drop(folder)
+    with pytest.raises(ModelFilesError, match=f"of {F1.repository} .* is missing.*models download"):
+        copy_to(LocalFolder(folder), tmp_path / "copy")
+
+
+def test_the_settings_of_a_model_folder_are_copied(tmp_path):
+    assert run("copy", tmp_path / "copy", "--models", "tiny", "--variant", "f1") == 0
+    assert LocalFolder(tmp_path / "copy").defaults == LocalFolder(TINY_FOLDER).defaults
 
 
 def test_offline_and_missing_says_how_to_fetch(source, hub):
@@ -223,7 +292,7 @@ def test_ctrl_c_ends_in_order_and_keeps_what_is_there(source, hub, capfd):
 
 
 def test_progress_starts_with_what_was_here():
-    with models_command._bar(F1) as bar:
+    with models_command._bar("transformer") as bar:
         bar.fp = io.StringIO()
         report = models_command._shown_on(bar, lambda: None)
         report("the transformer", 600, 1000)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffusers_helper.model_files.parts import Part
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MAX_HEADER = 100_000_000
 """The safetensors format's own limit on its header, bytes."""
-_SHA256 = re.compile("[0-9a-f]{64}")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Fault(Enum):
@@ -77,15 +78,16 @@ def weight_files(part: Part, folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
-def find_changed(part: Part, folder: Path) -> tuple[list[Problem], int]:
+def find_changed(part: Part, folder: Path, sums: Mapping[str, str] | None = None) -> tuple[list[Problem], int]:
     """Read every byte of the part's files in `folder`: what is not as the hub sent it, and how many were compared.
 
-    The hub's cache keeps a large file under its SHA-256; files elsewhere, and small ones, have nothing to compare with.
+    `sums` are SHA-256 sums by file name. The hub's cache keeps a large file under its sum; for others without one there
+    is nothing to compare with.
     """
     problems, compared = [], 0
     for file in part.files_in(folder):
-        expected = file.resolve().name
-        if not _SHA256.fullmatch(expected):
+        expected = (sums or {}).get(file.name, file.resolve().name)
+        if not SHA256.fullmatch(expected):
             continue
         compared += 1
         with file.open("rb") as content:

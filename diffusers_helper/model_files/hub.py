@@ -14,8 +14,17 @@ from typing import Any
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.revisions import Revisions
 
 REACH_SECONDS = 10
+_TOKEN = "the token in HF_TOKEN is missing, wrong or too old, or it may not read this repository"
+_REASONS = {
+    401: f"401: {_TOKEN}",
+    403: f"403: {_TOKEN}",
+    404: "404: the repository, or the version of it that models.lock names, is not there",
+    429: "429: too many requests; wait some minutes, or set HF_TOKEN",
+}
+"""What a status of the hub's answer means to a user."""
 
 
 class HubError(ModelFilesError):
@@ -28,11 +37,15 @@ class HuggingFaceHub:
     Args:
         cache_dir: where files are kept; None for the client's own, below HF_HOME.
         endpoint: address of the hub; None for the client's own.
+        revisions: which commits to use; those of files in the cache count before them.
     """
 
-    def __init__(self, cache_dir: Path | None = None, endpoint: str | None = None) -> None:
+    def __init__(
+        self, cache_dir: Path | None = None, endpoint: str | None = None, revisions: Revisions | None = None
+    ) -> None:
         self._cache_dir = cache_dir
         self._endpoint = endpoint
+        self._revisions = revisions or Revisions(None)
 
     @property
     def cache_dir(self) -> Path:
@@ -68,7 +81,7 @@ class HuggingFaceHub:
 
         with _hub_errors(part):
             info = HfApi(endpoint=self._endpoint).model_info(
-                part.repository, revision=self._cached_revision(part), files_metadata=True, timeout=REACH_SECONDS
+                part.repository, revision=self.revision(part), files_metadata=True, timeout=REACH_SECONDS
             )
         return {
             file.rfilename.rpartition("/")[2]: file.size or 0
@@ -87,12 +100,13 @@ class HuggingFaceHub:
         with _hub_errors(part):
             root = snapshot_download(
                 part.repository,
-                revision=self._cached_revision(part),
+                revision=self.revision(part),
                 allow_patterns=part.patterns,
                 cache_dir=self.cache_dir,
                 endpoint=self._endpoint,
                 tqdm_class=_byte_counter(report),
             )
+        self._revisions.remember(part.repository, Path(root).name)
         return Path(root) / part.folder
 
     def fetch_again(self, part: Part, folder: Path, name: str, report: Callable[[int], None]) -> None:
@@ -111,12 +125,15 @@ class HuggingFaceHub:
                 tqdm_class=_byte_counter(report),
             )
 
-    def _cached_revision(self, part: Part) -> str | None:
-        """The commit of which files of the part's repository are here already: a model is never mixed of two."""
+    def revision(self, part: Part) -> str | None:
+        """The commit to use of the part's repository; None for its newest.
+
+        That of which files are here already, since a model is never mixed of two, else the one decided for.
+        """
         for sibling in parts_for(VARIANTS):
             if sibling.repository == part.repository and (folder := self.cached_folder(sibling)):
                 return _revision(folder, sibling)
-        return None
+        return self._revisions.of(part.repository)
 
 
 def _revision(folder: Path, part: Part) -> str:
@@ -131,7 +148,8 @@ def _hub_errors(part: Part) -> Iterator[None]:
     except FramePackError:
         raise  # what `report` raised
     except Exception as error:  # the client lets errors of its HTTP library through, which is another by version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _REASONS.get(getattr(getattr(error, "response", None), "status_code", 0))
+        reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"{part.repository} could not be read from the Hugging Face hub ({reason})") from error
 
 

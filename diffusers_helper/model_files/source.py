@@ -11,11 +11,13 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.check import Fault, Problem, find_changed, find_problems, intact_bytes
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
+SUMS_FILE = "SHA256SUMS"
 OnProgress = Callable[[str, int, int], None]
 """Gets a part's title, the bytes of it that are here, and its bytes in all; may raise to stop a download."""
 
@@ -51,6 +53,14 @@ class ModelSource(ABC):
     @abstractmethod
     def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """The folder of `part`, None if nothing of it is there, and all that is wrong with its files; no network."""
+
+    def sums(self, _part: Part) -> dict[str, str]:
+        """SHA-256 sums of files of `part` by their names, where the files themselves do not tell them."""
+        return {}
+
+    def revision(self, _part: Part) -> str | None:
+        """The commit of the part's repository; None if that is not known."""
+        return None
 
     @abstractmethod
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
@@ -88,6 +98,11 @@ class LocalFolder(ModelSource):
         """As in the base class."""
         folder = self._place(part)
         return (folder if folder.is_dir() else None), find_problems(part, folder)
+
+    def sums(self, part: Part) -> dict[str, str]:
+        """From the file that `models copy` writes, which `sha256sum -c` reads as well."""
+        place = self._place(part).relative_to(self.path)
+        return {Path(name).name: digest for name, digest in read_sums(self.path).items() if Path(name).parent == place}
 
     def _place(self, part: Part) -> Path:
         return self.path / self.same_files.get(part.repository, part.repository) / part.folder
@@ -130,7 +145,7 @@ class HubSource(ModelSource):
     """The public checkpoints, from the Hugging Face cache or downloaded into it."""
 
     def __init__(self, hub: HuggingFaceHub | None = None) -> None:
-        self.hub = hub or HuggingFaceHub()
+        self.hub = hub or HuggingFaceHub(revisions=Revisions(LOCK_FILE))
 
     @property
     def root(self) -> Path:
@@ -175,6 +190,10 @@ class HubSource(ModelSource):
         folder = self.hub.cached_folder(part)
         return folder, find_problems(part, folder or self.hub.cache_dir / "nothing")
 
+    def revision(self, part: Part) -> str | None:
+        """As in the base class."""
+        return self.hub.revision(part)
+
     def _bytes_lacking(self, part: Part, problems: list[Problem]) -> int:
         """Bytes to download; raises HubError, and ModelFilesError if the hub has no safetensors of the part."""
         sizes = self.hub.sizes(part)
@@ -197,10 +216,11 @@ class HubSource(ModelSource):
 
         report(0)
         folder = self.hub.fetch(part, report)
-        for problem in find_problems(part, folder):
+        problems = _all_problems(part, folder)
+        for problem in problems:
             if problem.fault in (Fault.DAMAGED, Fault.FOREIGN):
                 self.hub.fetch_again(part, folder, problem.file, report)
-        left = find_problems(part, folder)
+        left = _all_problems(part, folder) if problems else []
         if left:
             file = f"{left[0].file} of {part.repository} ({part.title})"
             raise ModelFilesError(f"{file} {left[0].text}, also after it was downloaded again. Try again later.")
@@ -218,6 +238,13 @@ class HubSource(ModelSource):
         )
 
 
+def read_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 sums by path below `folder`, from its SHA256SUMS; empty without one."""
+    file = folder / SUMS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
 def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
     """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
 
@@ -232,6 +259,11 @@ def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
     if not path.is_dir():
         raise SettingsError(f"There is no model folder {choice}. Choose framepack, tiny, or an existing folder.")
     return LocalFolder(path)
+
+
+def _all_problems(part: Part, folder: Path) -> list[Problem]:
+    """What is wrong with files that were just downloaded: as ever, and byte for byte."""
+    return find_problems(part, folder) or find_changed(part, folder)[0]
 
 
 def _lacking_text(lacking: dict[Part, list[Problem]]) -> str:

@@ -1,0 +1,88 @@
+"""Copy a model's files into a folder that another computer, without a network, can use: ``--models FOLDER``."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.media.files import whole_file
+from diffusers_helper.model_files.check import SHA256
+from diffusers_helper.model_files.parts import Part
+from diffusers_helper.model_files.source import (
+    SUMS_FILE,
+    LocalFolder,
+    ModelSource,
+    free_bytes,
+    read_sums,
+    readable_size,
+)
+
+CHUNK = 16 * 1024 * 1024
+
+
+def copy_model(
+    source: ModelSource, parts: Iterable[Part], target: Path, on_bytes: Callable[[int], None] = lambda _n: None
+) -> int:
+    """Copy `parts` into `target` and return the bytes that are there then; what is there already stays.
+
+    Each file is whole or not there, and its SHA-256 is written to `target`/SHA256SUMS, which `models verify
+    --checksums` and `sha256sum -c` read. `on_bytes` gets the bytes of every piece; what it raises stops the copy, which
+    goes on from there the next time. Raises ModelFilesError for files that are missing, or changed while they lay
+    there, and for too small a disk; OutputError where it cannot be written.
+    """
+    files = [(file, target / part.repository / part.folder / file.name) for part, file in _files(source, parts)]
+    target.mkdir(parents=True, exist_ok=True)
+    sums = read_sums(target)
+    todo = [(file, to) for file, to in files if not _is_there(file, to, sums, target)]
+    need, free = sum(file.stat().st_size for file, _ in todo), free_bytes(target)
+    if need > free:
+        raise ModelFilesError(
+            f"The copy needs {readable_size(need)}, and {readable_size(free)} are free in {target}. Make room there."
+        )
+    for file, to in todo:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        sums[str(to.relative_to(target))] = _copy(file, to, on_bytes)
+        _write_sums(target, sums)
+    settings = source.root / "framepack.json"
+    if isinstance(source, LocalFolder) and settings.is_file():
+        shutil.copyfile(settings, target / settings.name)
+    return sum(to.stat().st_size for _, to in files)
+
+
+def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Part, Path]]:
+    for part in parts:
+        folder, problems = source.look(part)
+        if folder is None or problems:
+            raise ModelFilesError(
+                f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}. "
+                "Fetch it first: python -m diffusers_helper models download"
+            )
+        yield from ((part, file) for file in part.files_in(folder))
+
+
+def _copy(file: Path, to: Path, on_bytes: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content, whole_file(to) as part, part.open("wb") as copied:
+        while piece := content.read(CHUNK):
+            digest.update(piece)
+            copied.write(piece)
+            on_bytes(len(piece))
+        expected = file.resolve().name  # what the hub's cache calls a large file
+        if SHA256.fullmatch(expected) and digest.hexdigest() != expected:
+            raise ModelFilesError(
+                f"{file} has another checksum than on the hub. Delete {file.resolve()}, and fetch it again: "
+                "python -m diffusers_helper models download"
+            )
+    return digest.hexdigest()
+
+
+def _is_there(file: Path, to: Path, sums: dict[str, str], target: Path) -> bool:
+    return to.is_file() and to.stat().st_size == file.stat().st_size and str(to.relative_to(target)) in sums
+
+
+def _write_sums(target: Path, sums: dict[str, str]) -> None:
+    with whole_file(target / SUMS_FILE) as part:
+        part.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), encoding="utf-8")
