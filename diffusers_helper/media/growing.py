@@ -6,6 +6,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from glob import escape
@@ -19,11 +20,10 @@ from torch import Tensor
 from diffusers_helper.framepack.errors import OutputError
 from diffusers_helper.media.files import output_error, whole_file
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
-from diffusers_helper.media.video import FAST_START, Check, encode_mp4, exact_rate
+from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
+from diffusers_helper.media.video import Check, encode_mp4, exact_rate
 
 logger = logging.getLogger(__name__)
-REORDER = 2
-"""Frames that decoding runs ahead of showing: what x264's default B-frames need, in a clip of any length."""
 
 
 class GrowingVideo:
@@ -150,39 +150,22 @@ def count_frames(file: Path) -> int:
 
 
 def join_mp4(cuts: Iterable[Cut], path: Path, rate: Fraction, check: Check | None = None) -> None:
-    """Write the cuts one after the other to ``path`` by copying packets; all were encoded with the same settings.
+    """Write the cuts one after the other to ``path``; all were encoded with the same settings.
 
-    Every packet is shown at its frame's place and decoded ``REORDER`` frames before its own, so neither has gaps.
-    Raises OutputError if a cut's file is not there any more or not as it was written.
+    ``check`` is called before each ``mp4.BLOCK`` bytes. Raises OutputError if a cut's file is not there any more or not
+    as it was written.
     """
-    offset = copied = 0
-    with av.open(path, "w", format="mp4", options=FAST_START) as output:
-        stream = None
-        for cut in cuts:
-            with _reading(cut.file) as source:
-                stream = stream or output.add_stream_from_template(source.streams.video[0])
-                for packet in source.demux(video=0):
-                    if packet.pts is None or packet.time_base is None:  # the demuxer's end mark
-                        continue
-                    frame = round(packet.pts * packet.time_base * rate)
-                    if not cut.start <= frame < cut.stop:
-                        continue
-                    if check is not None:
-                        check()
-                    packet.stream, packet.time_base = stream, 1 / rate
-                    packet.pts, packet.dts, packet.duration = offset + frame - cut.start, copied - REORDER, 1
-                    output.mux(packet)
-                    copied += 1
-            offset += cut.stop - cut.start
-            if copied != offset:
-                raise _changed(cut.file)
+    with ExitStack() as opened, open(path, "wb") as output:
+        pieces = [_frames_of(cut, rate, opened) for cut in cuts]
+        write_joined(pieces, output, rate, check or (lambda: None))
 
 
-def _reading(file: Path | BinaryIO) -> av.container.InputContainer:
+def _frames_of(cut: Cut, rate: Fraction, opened: ExitStack) -> Frames:
     try:
-        return av.open(file, "r")
-    except av.FFmpegError as error:
-        raise _changed(file) from error
+        file = opened.enter_context(cut.file.open("rb")) if isinstance(cut.file, Path) else cut.file
+        return read_frames(file, rate).cut(cut.start, cut.stop)
+    except (OSError, NotAsWrittenError) as error:
+        raise _changed(cut.file) from error
 
 
 def _changed(file: Path | BinaryIO) -> OutputError:
