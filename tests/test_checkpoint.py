@@ -1,18 +1,24 @@
 import pytest
 import torch
 
-from diffusers_helper.framepack.checkpoint import Checkpoint, SampledSection
+from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.engine import Conditions
 from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.framepack.events import SectionSampled
 
 
 def section(seed):
     generator = torch.Generator().manual_seed(seed)
-    return SampledSection(torch.randn(1, 16, 9, 2, 3, generator=generator), generator.get_state())
+    return SectionSampled(seed, torch.randn(1, 16, 9, 2, 3, generator=generator), generator.get_state())
+
+
+def conditions():
+    return Conditions(torch.zeros(1, 2, 3), torch.ones(1, 2) > 0, torch.zeros(1, 4)), torch.zeros(1, 16, 1, 2, 3)
 
 
 def filled(folder, count=3):
     checkpoint = Checkpoint(folder)
+    checkpoint.begin({}, *conditions())
     for seed in range(count):
         checkpoint.append(section(seed))
     return folder / f"section_{count - 1:03d}.safetensors"
@@ -22,9 +28,10 @@ def test_sections_come_back_bit_for_bit_in_a_new_process(tmp_path):
     filled(tmp_path / "job")
     found = Checkpoint(tmp_path / "job")
     assert len(found) == 3
-    for seed, (latents, state) in enumerate(found):
-        assert torch.equal(latents, section(seed).latents)
-        assert torch.equal(state, section(seed).generator_state)
+    for seed, again in enumerate(found):
+        assert again.index == seed
+        assert torch.equal(again.latents, section(seed).latents)
+        assert torch.equal(again.generator_state, section(seed).generator_state)
     assert torch.equal(found[-1].latents, section(2).latents)
     assert [len(item) for item in (found[1:], found[5:])] == [2, 0]
     with pytest.raises(IndexError):
@@ -65,8 +72,8 @@ def test_a_damaged_section_falls_back_to_the_one_before(tmp_path, damage):
     assert last.read_bytes() != content
     found = Checkpoint(tmp_path)
     assert len(found) == 2
-    found.append(section(9))
-    assert torch.equal(Checkpoint(tmp_path)[2].latents, section(9).latents)
+    found.append(section(2))
+    assert last.read_bytes() == content
 
 
 def test_what_comes_after_a_damaged_section_does_not_count(tmp_path):
@@ -79,7 +86,7 @@ def test_a_section_that_changes_meanwhile_is_not_read(tmp_path):
     last = filled(tmp_path)
     found = Checkpoint(tmp_path)
     last.write_bytes(last.read_bytes()[:-1])
-    with pytest.raises(IndexError, match="changed"):
+    with pytest.raises(OutputError, match=r"section_002.*changed"):
         found[2]
 
 
@@ -89,7 +96,7 @@ def test_conditions_come_back_in_their_types(tmp_path, guided):
     given = Conditions(*texts, *(texts if guided else ()), image_embeddings=torch.randn(1, 3, 4))
     checkpoint, start = Checkpoint(tmp_path), torch.randn(1, 16, 1, 2, 3)
     assert checkpoint.conditions() is None
-    checkpoint.keep_conditions(given, start)
+    checkpoint.begin({"torch": "2.13.0"}, given, start)
     found, latent = Checkpoint(tmp_path).conditions()
     assert torch.equal(latent, start)
     for name, tensor in vars(given).items():
@@ -107,7 +114,7 @@ def test_conditions_come_back_in_their_types(tmp_path, guided):
 def test_an_environment_that_cannot_be_read_is_empty(tmp_path, content):
     checkpoint = Checkpoint(tmp_path / "job")
     assert checkpoint.environment == {}
-    checkpoint.keep_environment({"torch": "2.13.0"})
+    checkpoint.begin({"torch": "2.13.0"}, *conditions())
     assert Checkpoint(tmp_path / "job").environment == {"torch": "2.13.0"}
     if content is not None:
         (tmp_path / "job/environment.json").write_text(content)
@@ -115,8 +122,16 @@ def test_an_environment_that_cannot_be_read_is_empty(tmp_path, content):
 
 
 def test_where_nothing_can_be_written_a_section_does_not_count(tmp_path):
+    filled(tmp_path)
     checkpoint = Checkpoint(tmp_path)
-    (tmp_path / "section_000.safetensors.part").mkdir()
+    (tmp_path / "section_003.safetensors.part").mkdir()
     with pytest.raises(OutputError):
-        checkpoint.append(section(0))
-    assert len(checkpoint) == 0
+        checkpoint.append(section(3))
+    assert len(checkpoint) == 3
+
+
+def test_nowhere_keeps_nothing():
+    checkpoint = Checkpoint(None)
+    checkpoint.begin({}, *conditions())
+    checkpoint.append(section(0))
+    assert (len(checkpoint), checkpoint.conditions(), checkpoint.environment) == (0, None, {})

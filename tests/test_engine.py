@@ -356,3 +356,25 @@ def test_an_error_in_the_end_ends_the_video(error):
     assert raised.value is error
     assert not end_threads()
     assert [event.index for event in seen if isinstance(event, SectionDone)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "done", "overlap"),
+    [("i2v_6_teacache", 1, False), ("i2v_5", 4, False), ("i2v_2_cfg", 1, False), ("f1_3", 2, False), ("f1_3", 1, True)],
+)
+def test_sections_of_an_earlier_run_are_not_sampled_again_and_the_others_come_out_the_same(name, done, overlap):
+    whole = ends(golden_events(name, overlap=overlap)[1])
+    sampled = [SectionSampled(index, *tensors) for kind, index, tensors in whole[: 2 * done : 2]]
+    again = list(golden_events(name, overlap=overlap, sampled=sampled, decode_from=done - 1)[1])
+    assert {event.section for event in again if isinstance(event, StepDone)} == set(
+        range(done, VIDEOS[name]["sections"])
+    )
+    assert [end[:2] for end in ends(again)] == [end[:2] for end in whole[2 * (done - 1) :]]
+    for (kind, index, got), (_, _, want) in zip(ends(again), whole[2 * (done - 1) :], strict=True):
+        assert all(map(torch.equal, got, want)), f"{kind} {index}"
+
+
+def test_where_all_is_sampled_nothing_is_left_to_do():
+    whole = ends(golden_events("f1_3")[1])
+    sampled = [SectionSampled(index, *tensors) for kind, index, tensors in whole[::2]]
+    assert not list(golden_events("f1_3", sampled=sampled, decode_from=3)[1])

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from diffusers_helper.components import Components, resolve_models
+from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.framepack.events import Finished, Note, SectionSampled, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.photo import Photo
@@ -31,8 +32,9 @@ def photo():
     return Photo(image=Image.fromarray(pixels), name="noise.png", notes=("The photo was odd.",))
 
 
-def run(components, photo, output, **changes):
-    return generate(GenerationRequest(**(SMALL | changes)), photo, components=components, output=output)
+def run(components, photo, output, checkpoint=None, **changes):
+    request = GenerationRequest(**(SMALL | changes))
+    return generate(request, photo, components=components, output=output, checkpoint=checkpoint)
 
 
 def frames_of(path):
@@ -184,3 +186,128 @@ def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):
         bias.copy_(saved)
     assert not list(tmp_path.glob("*.mp4"))
     assert json.loads(Path(tmp_path / "a.json").read_text())["seed"] == 5
+
+
+THREE = {"seconds": 3.6, "steps": 1}
+
+
+def quick_decode(latents, vae, kernels=None):
+    """Another picture for every latent frame, in a hundredth of the VAE's time."""
+    frames = latents[:, :3].repeat_interleave(4, dim=2)[:, :, 3:]
+    return frames.repeat_interleave(8, dim=3).repeat_interleave(8, dim=4)
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.framepack.engine.vae_decode", quick_decode)
+
+
+class Moments:
+    """A whole run in ``folder``, and copies of its files at many moments, as a power cut leaves them."""
+
+    def __init__(self, components, photo, folder, variant):
+        self.folder, self.cuts = folder, {}
+        whole = folder / "whole"
+        checkpoint = Checkpoint(whole / "job")
+        for event in run(components, photo, whole / "id", checkpoint, variant=variant, **THREE):
+            name = f"{type(event).__name__} {getattr(event, 'stage', '')} {len(checkpoint)}"
+            if isinstance(event, StageStarted | SectionSampled | VideoGrown):
+                self.cuts[name] = folder / name.replace(" ", "_")
+                shutil.copytree(whole, self.cuts[name], dirs_exist_ok=True)
+        self.latents = [section.latents for section in Checkpoint(whole / "job")]
+        self.video = (whole / "id.mp4").read_bytes()
+
+
+@pytest.fixture(scope="module", params=["original", "f1"])
+def moments(request, components, tmp_path_factory):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    photo = Photo(image=Image.fromarray(pixels), name="noise.png", notes=("The photo was odd.",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers_helper.framepack.engine.vae_decode", quick_decode)
+        return Moments(components, photo, tmp_path_factory.mktemp(request.param), request.param), request.param
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    ("moment", "sampled"),
+    [
+        ("StageStarted text 0", 0),
+        ("StageStarted sample 0", 0),
+        ("SectionSampled  1", 1),
+        ("StageStarted save 2", 2),
+        ("VideoGrown  2", 2),
+        ("VideoGrown  3", 3),
+    ],
+)
+def test_a_video_that_was_cut_off_goes_on_to_the_same_bits(components, photo, moments, moment, sampled):
+    whole, variant = moments
+    folder = whole.cuts[moment]
+    checkpoint = Checkpoint(folder / "job")
+    assert len(checkpoint) == sampled
+    events = list(run(components, photo, folder / "id", checkpoint, variant=variant, **THREE))
+    assert sum(isinstance(event, StepDone) for event in events) == 3 - sampled
+    assert [section.latents.equal(latents) for section, latents in zip(checkpoint, whole.latents, strict=True)] == [
+        True
+    ] * 3
+    assert events[-1] == Finished(folder / "id.mp4", 109)
+    assert (folder / "id.mp4").read_bytes() == whole.video
+    assert {path.name for path in folder.iterdir()} == {"id.mp4", "id.png", "id.json", "job"}
+    stages = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert ("text" in stages) == (moment == "StageStarted text 0")
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    ("lost", "sampled"),
+    [
+        (["id_partial_02.mp4", "id_partial_01.mp4"], 2),
+        (["job/section_001.safetensors"], 1),
+        (["job/section_000.safetensors"], 0),
+        (["job/conditions.safetensors"], 2),
+        (["job"], 0),
+    ],
+    ids=lambda lost: str(lost),
+)
+def test_what_is_damaged_is_made_again_to_the_same_bits(components, photo, moments, tmp_path, lost, sampled):
+    whole, variant = moments
+    shutil.copytree(whole.cuts["StageStarted sample 2"], tmp_path / "cut")
+    for name in lost:
+        path = tmp_path / "cut" / name
+        shutil.rmtree(path) if path.is_dir() else path.write_bytes(path.read_bytes()[:100])
+    checkpoint = Checkpoint(tmp_path / "cut/job")
+    assert len(checkpoint) == sampled
+    list(run(components, photo, tmp_path / "cut/id", checkpoint, variant=variant, **THREE))
+    assert [section.latents.equal(latents) for section, latents in zip(checkpoint, whole.latents, strict=True)] == [
+        True
+    ] * 3
+    assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
+    assert not list((tmp_path / "cut").glob("*_partial_*"))
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("refused", ["job/section_001.safetensors", "id_partial_02.mp4"])
+def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
+    components, photo, moments, tmp_path, monkeypatch, refused
+):
+    """/dev/full refuses as a full disk does; the link to it is gone after the first try, as if somebody made room."""
+    monkeypatch.setattr("diffusers_helper.framepack.room.POLL_SECONDS", 0.01)
+    whole, variant = moments
+    shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
+    (tmp_path / f"cut/{refused}.part").symlink_to("/dev/full")
+    checkpoint = Checkpoint(tmp_path / "cut/job")
+    events = list(run(components, photo, tmp_path / "cut/id", checkpoint, variant=variant, **THREE))
+    waits = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "wait"]
+    assert len(waits) == 1
+    assert "The disk is full" in waits[0]
+    assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
+    assert sum(isinstance(event, StepDone) for event in events) == 2
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_finished_video_is_not_made_again(components, photo, moments):
+    whole, variant = moments
+    folder = whole.folder / "whole"
+    (folder / "id_partial_03.mp4").touch()  # as if the power went between the last two lines
+    events = list(run(components, photo, folder / "id", Checkpoint(folder / "job"), variant=variant, **THREE))
+    assert events == [Finished(folder / "id.mp4", 109)]
+    assert not list(folder.glob("*_partial_*"))

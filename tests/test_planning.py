@@ -67,3 +67,12 @@ def test_f1_puts_the_coarsest_history_first():
 def test_what_cannot_be_planned_is_said(variant, sections, window):
     with pytest.raises(SettingsError, match=r"needs at least one|no variant"):
         plan_video(variant, sections, window)
+
+
+@pytest.mark.parametrize("variant", ["original", "f1"])
+@pytest.mark.parametrize("window", [2, 9])
+def test_the_frames_so_far(variant, window):
+    plan = plan_video(variant, 4, window)
+    frames = [plan.frames_after(sections) for sections in range(5)]
+    first = 4 * window + (1 if variant == "f1" else -3)
+    assert frames == [0, first, first + 4 * window, first + 8 * window, plan.total_frames]

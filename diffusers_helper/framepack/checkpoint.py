@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,105 +20,108 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_helper.framepack.engine import Conditions
+from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.framepack.events import SectionSampled
 from diffusers_helper.media.files import whole_file
+from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
+ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"
 START = "start_latent"
 
 
-class SampledSection(NamedTuple):
-    """A section that need not be sampled again.
-
-    Attributes:
-        latents: as sampled, (B, 16, w, H, W) float32 on the CPU.
-        generator_state: of the generator that draws the noise, after this section's; (n,) uint8.
-    """
-
-    latents: Tensor
-    generator_state: Tensor
-
-
-class Checkpoint(Sequence[SampledSection]):
+class Checkpoint(Sequence[SectionSampled]):
     """The sampled sections of one video, in sampling order, read from the disk one at a time.
 
     What is damaged counts as not there: the sequence ends before the first section whose checksum is wrong.
 
     Args:
-        folder: made when the first file is written.
+        folder: made when the first file is written; None keeps nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
         self._count = 0
-        while _read(self._section(self._count)) is not None:
+        while self._read(_section(self._count)) is not None:
             self._count += 1
 
     def __len__(self) -> int:
         return self._count
 
     @overload
-    def __getitem__(self, index: int) -> SampledSection: ...
+    def __getitem__(self, index: int) -> SectionSampled: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[SampledSection]: ...
-    def __getitem__(self, index: int | slice) -> SampledSection | Sequence[SampledSection]:
-        """Read a section; raises IndexError for one that is not there, or no longer as it was."""
+    def __getitem__(self, index: slice) -> Sequence[SectionSampled]: ...
+    def __getitem__(self, index: int | slice) -> SectionSampled | Sequence[SectionSampled]:
+        """Read a section; raises IndexError where there is none, and OutputError if it was changed meanwhile."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        tensors = _read(self._section(number))
+        tensors = self._read(_section(number))
         if tensors is None:
-            raise IndexError(f"section {number} was changed on the disk")
-        return SampledSection(**tensors)
+            raise OutputError(
+                Message(
+                    "{file} holds a finished section and was deleted or changed meanwhile. "
+                    "Leave the files of a running job in their place, and go on once more.",
+                    file=_section(number),
+                )
+            )
+        return SectionSampled(number, **tensors)
 
-    def append(self, section: SampledSection) -> None:
+    def append(self, section: SectionSampled) -> None:
         """Keep the next section; once this returns it survives a power cut. Raises OutputError."""
-        _write(self._section(self._count), section._asdict())
+        if self._folder is None:
+            return
+        assert section.index == self._count, "sections come in order"
+        tensors = {"latents": section.latents, "generator_state": section.generator_state}
+        self._write(_section(self._count), tensors)
         self._count += 1
 
     def conditions(self) -> tuple[Conditions, Tensor] | None:
         """Return the conditions and the start latent, (B, 16, 1, H, W); None if they are not here or damaged."""
-        tensors = _read(self.folder / "conditions.safetensors")
+        tensors = self._read(CONDITIONS)
         if tensors is None:
             return None
         start = tensors.pop(START)
         return Conditions(**tensors), start
 
-    def keep_conditions(self, conditions: Conditions, start_latent: Tensor) -> None:
-        """Keep what the whole video is sampled from. Raises OutputError."""
+    def begin(self, environment: Mapping[str, str], conditions: Conditions, start_latent: Tensor) -> None:
+        """Keep what the whole video is sampled from, and where. Raises OutputError."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._folder / ENVIRONMENT) as part:
+            part.write_text(json.dumps(dict(environment), indent=2), encoding="utf-8")
         given = {name: value for name, value in vars(conditions).items() if value is not None}
-        _write(self.folder / "conditions.safetensors", {**given, START: start_latent})
+        self._write(CONDITIONS, {**given, START: start_latent})
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the numbers of this video depend on, by name; empty if that was not written yet."""
+        """What the numbers of this video depend on, by name; empty if that was not written."""
         try:
-            found = json.loads((self.folder / "environment.json").read_bytes())
+            found = json.loads((self._folder / ENVIRONMENT).read_bytes()) if self._folder else {}
             return {str(name): str(value) for name, value in found.items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
-    def keep_environment(self, environment: Mapping[str, str]) -> None:
-        """Keep what the numbers depend on. Raises OutputError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.folder / "environment.json") as part:
-            part.write_text(json.dumps(environment, indent=2), encoding="utf-8")
+    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        # Cloned, because safetensors writes no two tensors of one storage.
+        ready = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+        content = save(ready, metadata={"digest": _digest(ready)})
+        assert self._folder is not None
+        with whole_file(self._folder / name) as part:
+            part.write_bytes(content)
 
-    def _section(self, number: int) -> Path:
-        return self.folder / f"section_{number:03d}.safetensors"
+    def _read(self, name: str) -> dict[str, Tensor] | None:
+        return None if self._folder is None else _read(self._folder / name)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    ready = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    content = save(ready, metadata={"digest": _digest(ready)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_bytes(content)
+def _section(number: int) -> str:
+    return f"section_{number:03d}.safetensors"
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file that ``_write`` made; None if it is not there or not as it was written."""
+    """Return the tensors of a file; None if it is not there or not as it was written."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

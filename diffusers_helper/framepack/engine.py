@@ -9,10 +9,11 @@ either before the next section's sampling or in a thread beside it; the numbers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -97,6 +98,8 @@ def sample_video(
     use: Use = nullcontext,
     overlap: bool = False,
     then: Then = _nothing_more,
+    sampled: Sequence[SectionSampled] = (),
+    decode_from: int = 0,
 ) -> Iterator[Event]:
     """Sample and decode the sections of ``plan`` one by one.
 
@@ -118,6 +121,9 @@ def sample_video(
             a GPU it has a stream of its own.
         then: gets the events of a section's end and gives those that are yielded instead: more of them, usually. It
             runs where the end does; its second argument raises CancelledError there once the iterator is closed.
+        sampled: the first sections as an earlier run sampled them: they are not sampled again, and the others come
+            out as if they had been.
+        decode_from: the first of those ``sampled`` that has its end again.
 
     Yields StageStarted, StepDone, SectionSampled and SectionDone. Those of one kind come in the order of the sections;
     with ``overlap`` a section's end comes between the next one's steps, and without its StageStarted as long as
@@ -125,9 +131,13 @@ def sample_video(
     """
     settings = _Sampling(steps, guidance_scale, cfg_scale, cfg_rescale, teacache, torch.device(device), dtype)
     end = _End(vae if decode else None, transformer.kernels if decode else None, use, then)
-    sampled = _sections(plan, transformer, start_latent, conditions, seed, settings, use)
-    with closing(sampled):
-        yield from _ended_beside(sampled, end, settings.device) if overlap else _ended_in_turn(sampled, end)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    history = LatentHistory(plan, start_latent.to(settings.device, torch.float32))
+    again = _sampled_before(plan, history, generator, sampled, decode_from)
+    new = _sections(plan, len(sampled), transformer, history, generator, conditions, settings, use)
+    with closing(new):
+        sections = chain(again, new)
+        yield from _ended_beside(sections, end, settings.device) if overlap else _ended_in_turn(sections, end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,29 +154,37 @@ class _Sampled:
     newest: Tensor
 
 
+def _sampled_before(
+    plan: VideoPlan,
+    history: LatentHistory,
+    generator: torch.Generator,
+    sampled: Sequence[SectionSampled],
+    decode_from: int,
+) -> Iterator[_Sampled]:
+    """Bring history and generator to where an earlier run left them; yield the sections from ``decode_from`` on."""
+    for section, event in zip(plan.sections, sampled, strict=False):
+        history.grow(section, event.latents.to(history.start.device))
+        generator.set_state(event.generator_state)
+        if section.index >= decode_from:
+            yield _Sampled(event, _place(section, plan), history.newest(section.decode_latents))
+
+
 def _sections(
     plan: VideoPlan,
+    first: int,
     transformer: Any,
-    start_latent: Tensor,
+    history: LatentHistory,
+    generator: torch.Generator,
     conditions: Conditions,
-    seed: int,
     settings: _Sampling,
     use: Use,
 ) -> Generator[Event | _Sampled, None, None]:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    history = LatentHistory(plan, start_latent.to(settings.device, torch.float32))
     guidance: _Guidance | None = None
-
-    for section in plan.sections:
-        place = f"section {section.index + 1} of {len(plan.sections)}"
+    batch, _, _, height, width = history.start.shape
+    for section in plan.sections[first:]:
+        place = _place(section, plan)
         yield StageStarted("sample", f"Sampling {place}")
-        noise = draw_noise(
-            start_latent.shape[0],
-            plan.section_frames,
-            start_latent.shape[-2] * VAE_SCALE,
-            start_latent.shape[-1] * VAE_SCALE,
-            generator,
-        )
+        noise = draw_noise(batch, plan.section_frames, height * VAE_SCALE, width * VAE_SCALE, generator)
         with use(transformer):
             if guidance is None:
                 guidance = _condition(transformer, conditions, noise, settings)
@@ -175,6 +193,10 @@ def _sections(
         history.grow(section, latents)
         event = SectionSampled(section.index, latents.cpu(), generator.get_state())
         yield _Sampled(event, place, history.newest(section.decode_latents))
+
+
+def _place(section: SectionPlan, plan: VideoPlan) -> str:
+    return f"section {section.index + 1} of {len(plan.sections)}"
 
 
 @dataclass(frozen=True, eq=False)

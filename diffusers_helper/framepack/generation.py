@@ -2,13 +2,14 @@
 
 It knows which model is needed when, and neither threads, queues nor pages. Files of one video, all beside each other:
 ``STEM.png`` (the photo as the models see it), ``STEM.json`` (the request), ``STEM_partial_NN.mp4`` while it grows and
-``STEM.mp4`` at the end.
+``STEM.mp4`` at the end. With a checkpoint a video that was cut off goes on where it was, to the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,22 @@ from torch import Tensor, nn
 
 from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.components import Components
+from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.conditions import Check, make_conditions
-from diffusers_helper.framepack.engine import Events, sample_video
-from diffusers_helper.framepack.events import Event, Finished, Note, SectionDone, StageStarted, VideoGrown
+from diffusers_helper.framepack.engine import Conditions, Events, sample_video
+from diffusers_helper.framepack.events import (
+    Event,
+    Finished,
+    Note,
+    SectionDone,
+    SectionSampled,
+    StageStarted,
+    VideoGrown,
+)
 from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.framepack.planning import VideoPlan, plan_video
+from diffusers_helper.framepack.planning import LATENT_WINDOW, VideoPlan, plan_video
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.room import when_there_is_room
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
@@ -33,7 +44,9 @@ from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.memory import out_of_memory_as_error
 
 BYTES_PER_PIXEL = 0.5
-"""Generous guess of an MP4's size, for the check before the start."""
+"""Generous guess of an MP4's size while it grows, for the check before the start."""
+CHECKPOINT_BYTES_PER_PIXEL = LATENT_WINDOW * 16 * 4 / 64
+"""What a section's latents take: 16 channels of float32 for every 8 x 8 pixels."""
 
 
 def generate(
@@ -43,6 +56,7 @@ def generate(
     components: Components,
     output: Path,
     check: Check = lambda: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Generator[Event, None, None]:
     """Make one video.
 
@@ -52,25 +66,34 @@ def generate(
         components: the models.
         output: the files' stem, for example ``outputs/20261122_101500_123``.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
+        checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
 
-    Yields events up to Finished. Raises a FramePackError for all that a user can mend; closing the iterator stops the
-    work and keeps the sections that were done.
+    Yields events up to Finished; where the disk is full it waits. Raises a FramePackError for all that a user can mend;
+    closing the iterator stops the work and keeps the sections that were done.
     """
+    kept = Checkpoint(None) if checkpoint is None else checkpoint
     with out_of_memory_as_error():
-        yield from _stages(request.with_seed(), photo, components, output, check)
+        yield from _stages(request.with_seed(), photo, components, output, check, kept)
 
 
 def _stages(
-    request: GenerationRequest, photo: Photo, components: Components, output: Path, check: Check
+    request: GenerationRequest,
+    photo: Photo,
+    components: Components,
+    output: Path,
+    check: Check,
+    checkpoint: Checkpoint,
 ) -> Generator[Event, None, None]:
     components.preserve_memory(request.preserved_memory_gb)
+    plan = plan_video(request.variant, request.sections)
+    video = GrowingVideo(output, plan.grows_at_front, request.crf)
+    if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
+        yield Finished(final, plan.total_frames)
+        return
     picture = _prepare(request, photo, components, output)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
-    conditions = yield from make_conditions(request, picture, components, check)
-    yield StageStarted("image", "Encoding the photo")
-    with components.vae() as vae, interruptible(vae, check):
-        start_latent = vae_encode(_pixels_of(picture), vae, torch.Generator("cpu").manual_seed(request.seed))
+    conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
     yield StageStarted("load", f"Loading the {variant_named(request.variant).title} transformer")
     transformer = components.transformer(request.variant)
 
@@ -79,8 +102,7 @@ def _stages(
         with components.residency.use(module, swap=module is transformer), interruptible(module, check):
             yield
 
-    plan = plan_video(request.variant, request.sections)
-    video = GrowingVideo(output, plan.grows_at_front, request.crf)
+    done = yield from _reopened(video, plan, checkpoint)
     yield from sample_video(
         plan,
         transformer=transformer,
@@ -97,24 +119,69 @@ def _stages(
         dtype=transformer.dtype,
         use=use,
         overlap=components.policy.resident and components.device.type == "cuda",  # a CPU has nothing left to do it with
-        then=lambda events, stopped: _saved(events, video, plan, (check, stopped)),
+        then=lambda events, stopped: _saved(events, video, plan, checkpoint, _both(check, stopped)),
+        sampled=checkpoint,
+        decode_from=done - 1 if 0 < done < request.sections else done,  # the newest one in the file for its edge
     )
     yield Finished(video.finish(), video.frames)
 
 
-def _saved(events: Events, video: GrowingVideo, plan: VideoPlan, checks: tuple[Check, Check]) -> Events:
-    """Let ``video`` grow with each section that ``events`` finish."""
+def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> Generator[Event, None, int]:
+    """Let ``video`` go on from the newest file that is whole; return the number of its sections."""
+    for sections in range(len(checkpoint), 0, -1):
+        if video.reopen(sections, frames := plan.frames_after(sections)):
+            assert video.partial is not None
+            yield VideoGrown(video.partial, frames, sections)
+            return sections
+    video.remove_partials()
+    return 0
 
-    def check() -> None:
-        for one in checks:
-            one()
 
+def _saved(
+    events: Events, video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint, check: Check
+) -> Generator[Event, None, None]:
+    """Keep each section that ``events`` finish, first as sampled, then in ``video``."""
     for event in events:
+        if isinstance(event, SectionSampled) and event.index == len(checkpoint):
+            keep = partial(checkpoint.append, event)
+            yield from when_there_is_room(keep, video.folder, 2 * event.latents.nbytes, check)
         yield event
         if isinstance(event, SectionDone) and event.pixels is not None:
+            overlap = plan.sections[event.index].overlap_pixels
+            if event.index < video.sections:
+                video.recall(event.pixels, overlap)
+                continue
             yield StageStarted("save", "Writing the video")
-            path = video.add(event.pixels, plan.sections[event.index].overlap_pixels, check=check)
+            write = partial(video.add, event.pixels, overlap, check=check)
+            path = yield from when_there_is_room(write, video.folder, video.bytes_for(event.pixels), check)
             yield VideoGrown(path, video.frames, event.index + 1)
+
+
+def _both(first: Check, second: Check) -> Check:
+    def check() -> None:
+        first()
+        second()
+
+    return check
+
+
+def _encoded(
+    request: GenerationRequest,
+    picture: NDArray[np.uint8],
+    components: Components,
+    check: Check,
+    checkpoint: Checkpoint,
+) -> Generator[Event, None, tuple[Conditions, Tensor, nn.Module]]:
+    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE."""
+    found = checkpoint.conditions()
+    conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
+    yield StageStarted("image", "Encoding the photo")
+    with components.vae() as vae, interruptible(vae, check):
+        noise = torch.Generator("cpu").manual_seed(request.seed)
+        start_latent = found[1] if found else vae_encode(_pixels_of(picture), vae, noise)
+    if not found:
+        checkpoint.begin(components.environment(request.variant), conditions, start_latent)
+    return conditions, start_latent, vae
 
 
 def _prepare(request: GenerationRequest, photo: Photo, components: Components, output: Path) -> NDArray[np.uint8]:
@@ -124,7 +191,7 @@ def _prepare(request: GenerationRequest, photo: Photo, components: Components, o
     picture = resize_and_center_crop(np.asarray(photo.image), width, height)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        require_free_space(output.parent, int(BYTES_PER_PIXEL * height * width * request.total_frames))
+        require_free_space(output.parent, _bytes_needed(request, height * width))
         with whole_file(output.with_name(f"{output.name}.png")) as part:
             Image.fromarray(picture).save(part, format="PNG")
         with whole_file(output.with_name(f"{output.name}.json")) as part:
@@ -132,6 +199,10 @@ def _prepare(request: GenerationRequest, photo: Photo, components: Components, o
     except OSError as error:
         raise output_error(output.parent, error) from error
     return picture
+
+
+def _bytes_needed(request: GenerationRequest, pixels: int) -> int:
+    return int(pixels * (BYTES_PER_PIXEL * request.total_frames + CHECKPOINT_BYTES_PER_PIXEL * request.sections))
 
 
 def _notes_on(request: GenerationRequest) -> Iterator[str]:

@@ -24,10 +24,13 @@ class LatentHistory:
     Args:
         plan: says where the video grows and what its sections read.
         start_latent: the start picture, (B, 16, 1, H, W) float32.
+
+    Attributes:
+        start: that picture.
     """
 
     def __init__(self, plan: VideoPlan, start_latent: Tensor) -> None:
-        self._start = start_latent
+        self.start = start_latent
         self._at_front = plan.grows_at_front
         self._kept = max(HISTORY_LATENTS, *(section.decode_latents for section in plan.sections))
         zeros = start_latent.new_zeros(start_latent.shape).repeat(1, 1, HISTORY_LATENTS, 1, 1)
@@ -37,7 +40,7 @@ class LatentHistory:
         """Return the clean latents that ``section`` reads."""
         newest = self._latents[:, :, section.clean_slot]
         return CleanLatents(
-            full=torch.cat([self._start, newest], dim=2),
+            full=torch.cat([self.start, newest], dim=2),
             half=self._latents[:, :, section.clean_2x_slot],
             quarter=self._latents[:, :, section.clean_4x_slot],
         )
@@ -45,7 +48,7 @@ class LatentHistory:
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
         """Add the section's ``latents`` (B, 16, w, H, W)."""
         if section.prepend_start:
-            latents = torch.cat([self._start, latents], dim=2)
+            latents = torch.cat([self.start, latents], dim=2)
         if self._at_front:
             self._latents = torch.cat([latents, self._latents], dim=2)[:, :, : self._kept]
         else:

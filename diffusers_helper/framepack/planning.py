@@ -79,6 +79,12 @@ class VideoPlan:
         """Pixel frames of the finished video."""
         return total_frames(len(self.sections), self.latent_window_size)
 
+    def frames_after(self, sections: int) -> int:
+        """Pixel frames that so many sections make together."""
+        return sum(
+            pixel_frames(section.decode_latents) - section.overlap_pixels for section in self.sections[:sections]
+        )
+
 
 def pixel_frames(latents: int) -> int:
     """Pixel frames that ``latents`` latent frames decode to: the VAE is causal and compresses time by 4."""

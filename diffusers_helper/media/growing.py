@@ -89,10 +89,22 @@ class GrowingVideo:
         path = self._partial(sections)
         if count_frames(path) != frames:
             return False
-        for other in path.parent.glob(f"{escape(self._stem.name)}_partial_*.mp4"):
-            _remove(other if other != path else None)
+        self.remove_partials(but=path)
         self.partial, self.sections, self.frames = path, sections, frames
         return True
+
+    def finished(self, frames: int) -> Path | None:
+        """Return the final file if a ``GrowingVideo`` of this stem made it with all its ``frames``, else None."""
+        final = self._final
+        if count_frames(final) != frames:
+            return None
+        self.remove_partials()
+        return final
+
+    def bytes_for(self, pixels: Tensor) -> int:
+        """Return about how much room ``add`` needs for these ``pixels``: the new file is written beside the old one."""
+        so_far = self.partial.stat().st_size if self.partial is not None and self.partial.exists() else 0
+        return so_far + pixels[:, 0].numel() // 2
 
     def recall(self, pixels: Tensor, overlap: int) -> None:
         """Hold the edge again: ``pixels`` and ``overlap`` are what ``add`` got for the newest section in the file.
@@ -103,8 +115,22 @@ class GrowingVideo:
         edge = slice(keep) if self._grows_at_front else slice(pixels.shape[2] - keep, None)
         self._edge = pixels[:, :, edge].detach().to("cpu", torch.float32, copy=True)
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._stem.parent
+
+    @property
+    def _final(self) -> Path:
+        return self._stem.with_name(f"{self._stem.name}.mp4")
+
     def _partial(self, sections: int) -> Path:
         return self._stem.with_name(f"{self._stem.name}_partial_{sections:02d}.mp4")
+
+    def remove_partials(self, but: Path | None = None) -> None:
+        """Remove the partial files of this stem, whoever made them."""
+        for path in self._stem.parent.glob(f"{escape(self._stem.name)}_partial_*.mp4"):
+            _remove(path if path != but else None)
 
     def _joined(self, pixels: Tensor, overlap: int) -> Tensor:
         """Cross-fade ``pixels`` with the edge."""
@@ -121,7 +147,7 @@ class GrowingVideo:
         """Give the newest file its final name, remove the other one, and return the path; OutputError if it cannot."""
         if self.partial is None:
             raise ValueError("a video needs at least one section")
-        final = self._stem.with_name(f"{self._stem.name}.mp4")
+        final = self._final
         try:
             os.replace(self.partial, final)
         except OSError as error:
