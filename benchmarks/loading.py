@@ -34,6 +34,8 @@ TINY: dict[str, Any] = FULL | {
     "image_proj_dim": 32,
 }
 SHARDS = 3
+EIGHT_BIT = "eight_bit"
+"""The file of 8-bit weights; no name that belongs to the part."""
 PART = transformer_part("original")
 
 
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     write_shards(args.folder, TINY if args.tiny or device.type == "cpu" else FULL)
     bench = Bench("loading", 1)
-    ways = args.ways or [way for way in WAYS if device.type == "cuda" or way in ("buffers", "diffusers")]
+    ways = args.ways or [way for way in WAYS if device.type == "cuda" or way in ON_A_CPU]
     for way in ways:
         command = [sys.executable, "-m", "benchmarks.loading", "--folder", str(args.folder), "--way", way]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -96,8 +98,14 @@ def write_shards(folder: Path, config: dict[str, Any]) -> None:
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def _product(place: Place) -> Callable[[Path], nn.Module]:
-    return lambda folder: build(PART, folder, torch.bfloat16, place, lambda text, done, total: None)
+def _product(place: Place, *, eight_bit: bool = False, anew: bool = False) -> Callable[[Path], nn.Module]:
+    def load(folder: Path) -> nn.Module:
+        file = folder / EIGHT_BIT if eight_bit else None
+        if file and anew:
+            file.unlink(missing_ok=True)
+        return build(PART, folder, torch.bfloat16, place, lambda text, done, total: None, file)
+
+    return load
 
 
 def _diffusers(finish: Callable[[nn.Module], object]) -> Callable[[Path], nn.Module]:
@@ -113,11 +121,16 @@ WAYS: dict[str, Callable[[Path], nn.Module]] = {
     "buffers": _product(Place(torch.device("cpu"))),
     "pinned": _product(Place(torch.device("cpu"), pin=True)),
     "device": _product(Place(torch.device("cuda"))),
+    "8 bits, converted": _product(Place(torch.device("cpu")), eight_bit=True, anew=True),
+    "8 bits, pinned": _product(Place(torch.device("cpu"), pin=True), eight_bit=True),
     "diffusers": _diffusers(lambda model: [weight.sum() for weight in model.parameters()]),  # it only maps the files
     "diffusers, pinned": _diffusers(lambda model: [packed(block) for block in blocks_of(model)]),
     "diffusers, device": _diffusers(lambda model: model.to("cuda")),
 }
 """How the weights come to where a step can use them."""
+
+
+ON_A_CPU = ("buffers", "8 bits, converted", "diffusers")
 
 
 def measure(way: str, folder: Path) -> dict[str, float]:
@@ -129,7 +142,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     model = WAYS[way](folder)
     synchronize()
     seconds = time.perf_counter() - start
-    weights = sum(weight.nbytes for weight in model.parameters())
+    weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()))
     return {
         "seconds": seconds,
         "gb_per_second": weights / 1e9 / seconds,

@@ -74,8 +74,8 @@ class _Conversion:
     descriptor: int
     start: int
 
-    def rows(self, layer: str, first: int, count: int) -> tuple[str, Tensor]:
-        """Convert `count` rows; returns the layer and the sums of squares of error and weight."""
+    def rows(self, layer: str, first: int, count: int) -> tuple[float, float]:
+        """Convert `count` rows; returns the sums of squares of error and weight."""
         stored = self.shards.tensors[f"{layer}.weight"]
         dtype, columns = DTYPES[stored.dtype], stored.shape[1]
         weight = torch.empty(count, columns, dtype=dtype)
@@ -85,7 +85,7 @@ class _Conversion:
         self._write(f"{layer}.codes", first * columns, codes)
         self._write(f"{layer}.scales", first * 4, scales)
         error = codes.float() * scales[:, None] - weight.float()
-        return layer, torch.stack([error.square().sum(), weight.float().square().sum()]).double()
+        return error.square().sum().item(), weight.float().square().sum().item()
 
     def _write(self, name: str, offset: int, tensor: Tensor) -> None:
         data = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
@@ -101,18 +101,22 @@ def _convert(work: _Conversion, layers: list[str], report: Report) -> dict[str, 
     for layer in layers:
         rows, columns = work.shards.tensors[f"{layer}.weight"].shape
         sizes[layer] = work.shards.tensors[f"{layer}.weight"].nbytes / rows
-        at_once = max(1, CHUNK_BYTES // (8 * columns))  # as float32, twice
+        at_once = max(1, CHUNK_BYTES // (32 * columns))  # small enough for a processor's cache
         pieces += [(layer, first, min(at_once, rows - first)) for first in range(0, rows, at_once)]
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+    errors: dict[str, float] = defaultdict(float)
+    weights: dict[str, float] = defaultdict(float)
     done, total = 0.0, sum(sizes[layer] * count for layer, _, count in pieces)
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="converting")
     try:
         futures = {pool.submit(work.rows, *piece): piece for piece in pieces}
         for future in as_completed(futures):
-            layer, squares = future.result()
-            sums[re.sub(r"\.\d+\.", ".*.", layer, count=1)] += squares
-            done += sizes[layer] * futures[future][2]
+            error, weight = future.result()
+            layer, _, rows = futures[future]
+            kind = re.sub(r"\.\d+\.", ".*.", layer, count=1)
+            errors[kind] += error
+            weights[kind] += weight
+            done += sizes[layer] * rows
             report(int(done), int(total))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return {kind: float((error / weight).sqrt()) for kind, (error, weight) in sums.items()}
+    return {kind: (errors[kind] / weights[kind]) ** 0.5 for kind in errors}
