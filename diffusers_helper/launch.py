@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import logging
 import os
 import signal
@@ -103,6 +104,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         logger.warning("The job did not stop in time; what it had finished is kept")
         logging.shutdown()
         os._exit(options.DONE)
+    gc.freeze()  # looking for garbage among all that torch made would take the end of the process seconds
     return options.DONE
 
 

@@ -1,0 +1,293 @@
+"""``run_gradio.sh``: starts, stops and lists instances of the page in the background, one per GPU and port.
+
+Each instance has a keeper of its own (``keeper``), so none depends on another one or on the shell that started it.
+Exit codes: 0 done, 1 failed or not running, 2 a port is taken or an argument wrong, 3 models missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
+from diffusers_helper.options import DONE, FAILED, ROOT, ending
+
+DEFAULT_PORT = 7860
+START_SECONDS = 180
+USAGE = """\
+./run_gradio.sh [start] [--gpus LIST] [--base-port PORT] [--f1] [options of demo_gradio.py]
+    Starts the page, or starts it again if it runs: GPU 0 on port 7860 unless told otherwise;
+    --gpus 0,1 starts two, the second one on port 7861. --gpu N and --port PORT mean the same for one.
+    The first time it makes the Python environment, which takes a few minutes.
+./run_gradio.sh restart [PORT ...]   the same once more, with the options each was last started with
+./run_gradio.sh stop [PORT ...]      ends them, by force where it takes longer than ten seconds
+./run_gradio.sh status [PORT ...]    GPU, port, state and the job in work
+./run_gradio.sh logs [PORT] [-f]     the end of output_PORT.log; -f follows it
+Without PORT: all that run. An instance that crashes is started again, later each time, and the others go on.
+Results of port 7860 are in outputs, those of other ports in outputs_PORT, unless --outputs says otherwise.
+
+For the whole house: ./run_gradio.sh start --server 0.0.0.0 --allow-anonymous (or --auth FILE: docs/deploy.md)
+Exit status: 0 done, 1 failed or not running, 2 a port is taken or an argument is wrong, 3 models are missing.
+"""
+
+
+def main(argv: Sequence[str], root: Path = ROOT) -> int:
+    """Do what ``argv`` says with the instances whose state is below ``root``; return the exit code."""
+    commands = {"start": start, "restart": restart, "stop": stop, "status": status, "logs": logs}
+    word = argv[0] if argv else "start"
+    if word in ("help", "-h", "--help"):
+        sys.stdout.write(USAGE)
+        return DONE
+    named = word in commands
+    if not (named or word.startswith("-") or word.isdecimal()):
+        sys.stderr.write(f"'{word}' is no command; see ./run_gradio.sh help\n")
+        return 2
+    command = commands[word] if named else start
+    return ending(lambda: command(list(argv[named:]), root))
+
+
+def start(arguments: list[str], root: Path) -> int:
+    """Start the instances that ``arguments`` describe, and wait until they answer."""
+    return _start(_plans(arguments), root)
+
+
+def restart(arguments: list[str], root: Path) -> int:
+    """Start again what runs, or what was started last, with the same options."""
+    ports = _ports(arguments) or _running(root) or _known(root) or [DEFAULT_PORT]
+    return _start([read(Plan, files(root, port)[0]) or _plan(port, None, [], False) for port in ports], root)
+
+
+def stop(arguments: list[str], root: Path) -> int:
+    """End instances."""
+    ports = _ports(arguments) or _running(root)
+    if not ports:
+        _say("FramePack does not run.")
+    _signal(ports, root)
+    for port in ports:
+        _say(f"Port {port}: stopped." if _stop(port, root) else f"FramePack does not run on port {port}.")
+    return DONE
+
+
+def status(arguments: list[str], root: Path) -> int:
+    """Say how instances are."""
+    asked = _ports(arguments)
+    running = [port for port in asked or _known(root) if _state(port, root)]
+    for port in running:
+        _say(_describe(port, root))
+    if not running:
+        _say("FramePack does not run" + "".join(f" on port {port}" for port in asked[:1]) + ".")
+    return DONE if running else FAILED
+
+
+def logs(arguments: list[str], root: Path) -> int:
+    """Show the end of a log, by ``tail``."""
+    ports = [int(word) for word in arguments if word.isdecimal()]
+    options = [word for word in arguments if not word.isdecimal()]
+    log = files(root, ports[0] if ports else next(iter(_running(root)), DEFAULT_PORT))[2]
+    return subprocess.run(["tail", "-n", "50", *options, str(log)]).returncode
+
+
+def _plans(arguments: list[str]) -> list[Plan]:
+    """Read the options that are ours; all others are the program's."""
+    parser = argparse.ArgumentParser(prog="./run_gradio.sh start", add_help=False, allow_abbrev=False)
+    parser.add_argument("--gpus", "--gpu", metavar="LIST")
+    parser.add_argument("--base-port", "--port", metavar="PORT")
+    parser.add_argument("--f1", action="store_true")
+    if arguments and arguments[0].isdecimal():
+        arguments = ["--port", *arguments]
+    ours, options = parser.parse_known_args(arguments)
+    [port] = _ports([ours.base_port or str(DEFAULT_PORT)])
+    gpus: list[str | None] = [None] if ours.gpus is None else [gpu.strip() for gpu in ours.gpus.split(",")]
+    if "" in gpus or len(set(gpus)) < len(gpus):
+        raise SettingsError(f"--gpus {ours.gpus}: give each GPU once, such as --gpus 0,1.")
+    _ports([str(port + len(gpus) - 1)])
+    options = [option for option in options if option != "--"]
+    return [_plan(port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]
+
+
+def _plan(port: int, gpu: str | None, options: list[str], f1: bool) -> Plan:
+    given = dict(pairwise(options)) | dict(word.split("=", 1) for word in options if "=" in word)
+    if port != DEFAULT_PORT and "--outputs" not in given:
+        options = [*options, "--outputs", f"outputs_{port}"]
+    address = given.get("--server", "127.0.0.1").strip("[]")
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return Plan(port, address, _visible(gpu), tuple(options), f1)
+
+
+def _visible(gpu: str | None) -> str | None:
+    """Return what CUDA_VISIBLE_DEVICES has to be: an instance sees one GPU; None to leave it alone."""
+    if shutil.which("nvidia-smi") is None:
+        if gpu is not None:
+            _say(f"There is no nvidia-smi here, so GPU {gpu} changes nothing.")
+        return None
+    return gpu or os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+
+
+def _start(plans: Sequence[Plan], root: Path) -> int:
+    (root / "run").mkdir(parents=True, exist_ok=True)
+    begun = []
+    _signal([plan.port for plan in plans], root)
+    for plan in plans:
+        if _stop(plan.port, root):
+            _say(f"Stopped the one that ran on port {plan.port}.")
+        with closing(socket.socket(socket.AF_INET6 if ":" in plan.address else socket.AF_INET)) as probe:
+            probe.settimeout(2)
+            if probe.connect_ex((plan.address, plan.port)) == 0:
+                raise SettingsError(
+                    f"Port {plan.port} is taken by another program. Choose another: ./run_gradio.sh start --port "
+                    f"{plan.port % 65535 + 1}"
+                )
+        write(plan, files(root, plan.port)[0])
+        begun.append((plan, _spawn(plan, root)))
+    return max([_await(plan, keeper, root) for plan, keeper in begun])
+
+
+def _spawn(plan: Plan, root: Path) -> subprocess.Popen[bytes]:
+    log = files(root, plan.port)[2]
+    with log.open("ab") as console:  # for what the keeper itself may complain of
+        return subprocess.Popen(
+            [sys.executable, "-m", "diffusers_helper.keeper", str(root), str(plan.port)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,  # so that Ctrl+C here does not reach it
+        )
+
+
+def _await(plan: Plan, keeper: subprocess.Popen[bytes], root: Path) -> int:
+    log = files(root, plan.port)[2]
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if (code := keeper.poll()) is not None:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+            sys.stderr.write("\n".join([f"FramePack did not start. The end of {log.name}:", *lines, ""]))
+            return code or FAILED
+        state = _state(plan.port, root)
+        if state and state.phase == "up":
+            host = f"[{plan.address}]" if ":" in plan.address else plan.address
+            gpu = f" on GPU {plan.gpu}" if plan.gpu else ""
+            _say(f"FramePack is at http://{host}:{plan.port}{gpu} (log: {log.name})")
+            return DONE
+        time.sleep(0.05)
+    raise FramePackError(
+        f"FramePack still does not answer after {START_SECONDS} seconds. Look with: ./run_gradio.sh logs {plan.port}"
+    )
+
+
+def _signal(ports: Sequence[int], root: Path) -> None:
+    """Tell all to end before one is waited for."""
+    for port in ports:
+        if (state := _state(port, root)) and state.kept:
+            with suppress(psutil.Error):  # waiting for it says what is wrong
+                psutil.Process(state.keeper).terminate()
+
+
+def _stop(port: int, root: Path) -> bool:
+    """End the instance at ``port``; return whether there was one."""
+    file = files(root, port)[1]
+    state: State | None = read(State, file)
+    was_there = state is not None and _lives(state, port)
+    if state and state.kept:
+        _end(state.keeper, STOP_SECONDS + 5)  # the keeper gives the program its time, and needs a little more
+    if state and _is_ours(state.program, port):  # its keeper was killed
+        _end(state.program, STOP_SECONDS)
+    file.unlink(missing_ok=True)
+    return was_there
+
+
+def _end(number: int | None, seconds: float) -> None:
+    """End a process in order, else by force."""
+    try:
+        process = psutil.Process(number)
+        process.terminate()
+        process.wait(seconds)
+    except psutil.TimeoutExpired:
+        process.kill()
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.AccessDenied:
+        raise FramePackError(f"Process {number} belongs to another user.") from None
+
+
+def _lives(state: State, port: int) -> bool:
+    return state.kept or _is_ours(state.program, port)
+
+
+def _is_ours(number: int | None, port: int) -> bool:
+    """Tell whether a process is still the program of ``port`` and not a stranger with its number."""
+    try:
+        return number is not None and psutil.Process(number).cmdline()[2:4] == ["--port", str(port)]
+    except psutil.Error:
+        return False
+
+
+def _describe(port: int, root: Path) -> str:
+    state, plan = _state(port, root), read(Plan, files(root, port)[0])
+    assert state is not None, "only what runs is described"
+    words = [f"GPU {plan.gpu}"] if plan and plan.gpu else []
+    words.append(f"{state.phase} ({state.why})" if state.phase == "waiting" else _health(plan, state))
+    words.append(f"process {state.program or state.keeper}" + ("" if state.kept else ", and nothing restarts it"))
+    if state.restarts:
+        words.append(f"restarts: {state.restarts}, the last time it {state.why}")
+    return f"Port {port}: {', '.join(words)}"
+
+
+def _health(plan: Plan | None, state: State) -> str:
+    """Return what the instance says of itself."""
+    answer = ask(plan.address, plan.port, "/healthz") if plan else None
+    if answer is None:
+        return "does not answer" if state.phase == "up" else state.phase
+    try:
+        health = json.loads(answer[1])
+        job = health["job"]
+        words = [str(health["state"])]
+        if job:
+            words.append(f"job {job['name']}: section {job['section']} of {job['sections']}, step {job['step']}")
+        if health["waiting"]:
+            words.append(f"{health['waiting']} waiting")
+    except (ValueError, KeyError, TypeError):
+        return "running"
+    return ", ".join(words)
+
+
+def _state(port: int, root: Path) -> State | None:
+    state: State | None = read(State, files(root, port)[1])
+    return state if state and _lives(state, port) else None
+
+
+def _known(root: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (root / "run").glob("*.json") if path.stem.isdecimal())
+
+
+def _running(root: Path) -> list[int]:
+    return [port for port in _known(root) if _state(port, root)]
+
+
+def _ports(words: list[str]) -> list[int]:
+    for word in words:
+        if not (word.isdecimal() and 0 < int(word) < 65536):
+            raise SettingsError(f"'{word}' is no port number.")
+    return [int(word) for word in words]
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
