@@ -13,7 +13,7 @@ from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
-from tests.fakes import serve_page, wait_for
+from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -305,3 +305,29 @@ def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, m
     before = len(looks)
     tab.wait_for_timeout(2500)
     assert len(looks) == before >= 2
+
+
+def test_many_photos_become_a_video_each(user, server, tmp_path):
+    names = ["one.jpg", "two.jpg", "no photo.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(LION.read_bytes() if name != "no photo.jpg" else b"x")
+    before = len(server.manager.jobs())
+    tab = user.open()
+    tab.locator("#prompt textarea").fill("Dance")
+    tab.locator("#series").get_by_role("button", name="Many photos").click()
+    tab.locator("#series-photos input[type=file]").set_input_files([tmp_path / name for name in names])
+    expect(tab.locator("#series-photos a")).to_have_count(3)
+    tab.locator("#series-start").click()
+    rows = tab.locator(".fp-series li")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("Done")
+    expect(rows.nth(2)).to_contain_text("is not an image")
+    jobs = server.manager.jobs()[before:]
+    assert [(job.state, job.total_frames) for job in jobs] == [("done", 37)] * 2
+    assert [job.request.prompt for job in server.run.jobs[-2:]] == ["Dance"] * 2
+
+    tab.reload()
+    tab.locator("#series").get_by_role("button", name="Many photos").click()
+    expect(rows).to_have_count(3)
+    link = tab.locator("#series-videos a[download]").first.get_attribute("href")
+    assert tab.request.get(link).headers["content-type"] == "video/mp4"

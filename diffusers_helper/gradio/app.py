@@ -23,6 +23,7 @@ from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.texts import ENGLISH, Language, language
@@ -41,8 +42,9 @@ _QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
 def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
     """Return a page for each tag of ``texts.LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
+    shared = {"series": Series(), **about}
     visitors = Visitors(manager)
-    return {tag: build_app(variant, manager, visitors, language(tag), **about) for tag in tags}
+    return {tag: build_app(variant, manager, visitors, language(tag), **shared) for tag in tags}
 
 
 def build_app(
@@ -55,6 +57,7 @@ def build_app(
     models_note: str,
     outputs: Path,
     computer: Computer | None = None,
+    series: Series | None = None,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -67,6 +70,7 @@ def build_app(
         models_note: a sentence about the models that a user must see; empty for none.
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
+        series: the photos that were queued together; None for a record of this page's own.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -82,6 +86,7 @@ def build_app(
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
                 options = lay_out_options(defaults, t)
+                many = lay_out_series(t)
                 if computer is not None:
                     lay_out_computer(computer, manager.watch, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
@@ -89,6 +94,8 @@ def build_app(
         page = PageHandlers(variant, manager, visitors, t)
         _connect_form(page, form, options, inputs, draft)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result])
+        handlers = SeriesHandlers(variant, manager, series or Series(), t)
+        connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
         _connect_api(ApiHandlers(variant, manager), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer

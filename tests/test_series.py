@@ -1,0 +1,135 @@
+"""Many photos, as the panel's handlers are called by Gradio."""
+
+import re
+
+import gradio as gr
+import pytest
+
+from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.gradio.series import Series, SeriesHandlers
+from diffusers_helper.gradio.visitors import new_visitor
+from diffusers_helper.jobs import JobManager
+from tests.fakes import GOOD, LION, FakeRun, wait_for
+
+LIST, VIDEOS, STOP = range(3)
+
+
+@pytest.fixture
+def fake(tmp_path):
+    run = FakeRun(tmp_path)
+    manager = JobManager(run, max_waiting=3)
+    yield run, manager
+    run.hold.set()
+    assert manager.close(10)
+
+
+@pytest.fixture
+def handlers(fake):
+    return SeriesHandlers(ORIGINAL, fake[1], Series())
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """Makes the value that the field has for an upload."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+
+    def make(name, content=None):
+        file = tmp_path / "uploads" / ("0" * 64) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content or LION.read_bytes())
+        return {"path": str(file), "orig_name": name}
+
+    return make
+
+
+def rows(html):
+    return re.findall(r"<li><span>(.*?)</span><span>(.*?)</span></li>", html)
+
+
+def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
+    run, manager = fake
+    ann = new_visitor()
+    run.hold.clear()
+    left, *shown = handlers.queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD | {"prompt": "Dance"})
+    assert left is None
+    assert shown[STOP] == gr.update(interactive=True)
+    wait_for(lambda: manager.jobs()[0].step)
+    assert rows(handlers.look(ann)[LIST]) == [("a.jpg", "50%"), ("b.jpg", "In the queue")]
+    run.hold.set()
+    jobs = [manager.wait(job.id, 10) for job in manager.jobs()]
+    assert [job.request.prompt for job in run.jobs] == ["Dance"] * 2
+    shown = handlers.look(ann)
+    assert rows(shown[LIST]) == [("a.jpg", "Done"), ("b.jpg", "Done")]
+    assert [video["path"] for video in shown[VIDEOS]["value"]] == [job.video for job in jobs]
+    assert shown[STOP] == gr.update(interactive=False)
+    assert rows(handlers.look(new_visitor())[LIST]) == []
+
+
+def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
+    run, manager = fake
+    run.hold.clear()
+    photos = [photo(f"{number}.jpg") for number in range(6)]
+    first, *_ = handlers.queue(new_visitor(), photos[:1], **GOOD)
+    wait_for(lambda: run.jobs)
+    ann = new_visitor()
+    left, *shown = handlers.queue(ann, photos[1:], **GOOD)
+    assert (first, left) == (None, photos[4:])
+    assert "are waiting already" in shown[LIST]
+    assert "photos that are left stay in the field" in shown[LIST]
+    assert len(rows(shown[LIST])) == 3
+    run.hold.set()
+    for job in manager.jobs():
+        manager.wait(job.id, 10)
+    assert handlers.queue(ann, left, **GOOD)[0] is None
+    assert len(rows(handlers.look(ann)[LIST])) == 5
+
+
+def test_a_photo_that_cannot_be_used_is_told_and_the_others_are_queued(fake, handlers, photo):
+    bad = photo("<b>.jpg", b"no picture")
+    left, *shown = handlers.queue(new_visitor(), [bad, photo("good.jpg")], **GOOD)
+    assert left is None
+    [wrong, good] = rows(shown[LIST])
+    assert (wrong[0], good[0], len(fake[1].jobs())) == ("&lt;b&gt;.jpg", "good.jpg", 1)
+    assert "is not an image" in wrong[1]
+
+
+@pytest.mark.parametrize(
+    ("visitor", "count", "changes", "told"),
+    [
+        (new_visitor(), 0, {}, "Add photos first"),
+        (new_visitor(), 1, {"steps": 0}, "steps: "),
+        ("me", 1, {}, "reload it"),
+        (None, 1, {}, "reload it"),
+    ],
+)
+def test_what_is_wrong_with_all_is_told_and_the_field_keeps_them(fake, handlers, photo, visitor, count, changes, told):
+    photos = [photo("a.jpg")] * count
+    left, *shown = handlers.queue(visitor, photos, **GOOD | changes)
+    assert (left or [], fake[1].jobs()) == (photos, [])
+    assert told in shown[LIST]
+
+
+@pytest.mark.parametrize("photos", [None, "x", [], {"path": "/etc/passwd"}])
+def test_a_value_that_makes_no_sense_is_no_photo(handlers, photos):
+    assert "Add photos first" in handlers.queue(new_visitor(), photos, **GOOD)[1]
+
+
+def test_a_file_that_is_no_upload_is_refused(handlers):
+    shown = handlers.queue(new_visitor(), [{"path": "/etc/passwd", "orig_name": "x"}, {}], **GOOD)[1]
+    assert [state for _, state in rows(shown)] == [
+        "The photo is no longer here: choose it again.",
+        "Add a photo first: drop one on the picture field, or click it to choose a file.",
+    ]
+
+
+def test_stop_ends_the_visitors_own_jobs(fake, handlers, photo):
+    run, manager = fake
+    ann, bob = new_visitor(), new_visitor()
+    run.hold.clear()
+    handlers.queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD)
+    handlers.queue(bob, [photo("c.jpg")], **GOOD)
+    handlers.stop(ann)
+    run.hold.set()
+    ends = [manager.wait(job.id, 10).state for job in manager.jobs()]
+    assert ends == ["cancelled", "cancelled", "done"]
+    assert [state for _, state in rows(handlers.look(ann)[LIST])] == ["Stopped before a part was finished"] * 2
