@@ -61,6 +61,10 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     shown = handlers.look(ann)
     assert rows(shown[LIST]) == [("a.jpg", "Done"), ("b.jpg", "Done")]
     assert [video["path"] for video in shown[VIDEOS]["value"]] == [job.video for job in jobs]
+    assert [(video["orig_name"], video["size"] > 1000) for video in shown[VIDEOS]["value"]] == [
+        ("a.mp4", True),
+        ("b.mp4", True),
+    ]
     assert shown[STOP] == gr.update(interactive=False)
     assert rows(handlers.look(new_visitor())[LIST]) == []
 

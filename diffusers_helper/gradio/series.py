@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,7 @@ from diffusers_helper.framepack.errors import FramePackError, PhotoError, QueueF
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
-from diffusers_helper.gradio.view import fault
+from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.gradio.visitors import MAX_VISITORS, is_visitor
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.media.files import display_name
@@ -110,7 +111,7 @@ class SeriesHandlers:
     def look(self, visitor: object, request: gr.Request | None = None, message: str = "") -> list[Any]:
         """Return the list, the finished videos, and whether there is something to stop."""
         pairs = [(entry, self._job(entry)) for entry in self._series.of(visitor_of(visitor, request))]
-        videos = [file_value(job.video) for _, job in pairs if job and job.ended and job.video]
+        videos = [_download(entry, job.video) for entry, job in pairs if job and job.ended and job.video]
         running = any(job and not job.ended for _, job in pairs)
         return [
             fault(message) + listing(pairs, self._t),
@@ -153,8 +154,9 @@ class SeriesPanel:
 def lay_out_series(t: Language) -> SeriesPanel:
     """Make the panel, folded, inside the current column."""
     with gr.Accordion(t("Many photos"), open=False, elem_id="series") as accordion:
+        gr.HTML(hint(t("Each photo becomes a video with the words and settings above.")), apply_default_css=False)
         photos = gr.File(
-            label=t("Photos: each becomes a video with the words and settings above"),
+            label=t("Photos"),
             file_count="multiple",
             file_types=["image"],
             height=160,
@@ -162,7 +164,7 @@ def lay_out_series(t: Language) -> SeriesPanel:
         )
         with gr.Row():
             start = gr.Button(t("Queue them all"), scale=3, min_width=160, elem_id="series-start")
-            stop = gr.Button(t("Stop all"), interactive=False, scale=1, min_width=90, elem_id="series-stop")
+            stop = gr.Button(t("Stop all"), interactive=False, scale=1, min_width=110, elem_id="series-stop")
         shown = gr.HTML(apply_default_css=False, elem_id="series-list")
         videos = gr.File(
             label=t("Videos"), file_count="multiple", interactive=False, visible=False, elem_id="series-videos"
@@ -200,6 +202,13 @@ def listing(pairs: Iterable[tuple[Entry, JobSnapshot | None]], t: Language = ENG
         if job or entry.error
     )
     return f'<ol class="fp-series">{rows}</ol>' if rows else ""
+
+
+def _download(entry: Entry, video: str) -> dict[str, Any]:
+    """Offer the file at ``video`` under the photo's name."""
+    file = Path(video)
+    size = file.stat().st_size if file.exists() else None
+    return {**(file_value(video) or {}), "orig_name": f"{Path(entry.name).stem}{file.suffix}", "size": size}
 
 
 def _state(job: JobSnapshot | None, t: Language) -> str:

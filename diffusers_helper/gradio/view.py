@@ -31,7 +31,7 @@ def length_hint(seconds: float, t: Language = ENGLISH) -> str:
     sections = sections_for(seconds)
     frames = total_frames(sections)
     parts = t("1 section") if sections == 1 else t("{sections} sections", sections=sections)
-    return _hint(
+    return hint(
         t(
             "The video will have <b>{frames} frames</b>, exactly <b>{seconds:.2f} s</b>, made in {parts}.",
             frames=frames,
@@ -44,12 +44,12 @@ def length_hint(seconds: float, t: Language = ENGLISH) -> str:
 def size_hint(photo_size: tuple[int, int] | None, resolution: int, t: Language = ENGLISH) -> str:
     """Return the exact picture size for a photo of (width, height) pixels; a hint to add one for None."""
     if photo_size is None:
-        return _hint(t("The photo becomes the first picture of the video."))
+        return hint(t("The photo becomes the first picture of the video."))
     height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
     text = t(
         "The video will be <b>{width} × {height}</b> pixels; the photo is cropped to fit.", width=width, height=height
     )
-    return _hint(text)
+    return hint(text)
 
 
 def fault(message: str) -> str:
@@ -156,5 +156,6 @@ def _facts(job: JobSnapshot, t: Language) -> str:
     return f"<p>{' · '.join(facts)}</p>"
 
 
-def _hint(html: str) -> str:
+def hint(html: str) -> str:
+    """Return a sentence in small print."""
     return f'<p class="fp-hint">{html}</p>'
