@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.texts import Message
 
 _LANDSCAPE = {
     128: [(96, 160), (112, 144), (128, 128)],
@@ -30,5 +31,7 @@ def find_nearest_bucket(h: int, w: int, resolution: int = 640) -> tuple[int, int
     try:
         buckets = BUCKETS[resolution]
     except KeyError:
-        raise SettingsError(f"There is no size {resolution}; choose one of {sorted(BUCKETS)}.") from None
+        raise SettingsError(
+            Message("There is no size {size}; choose one of {sizes}.", size=resolution, sizes=sorted(BUCKETS))
+        ) from None
     return min(reversed(buckets), key=lambda bucket: abs(h * bucket[1] - w * bucket[0]))

@@ -21,6 +21,7 @@ from diffusers_helper.logs import logging_to
 from diffusers_helper.media.files import whole_file
 from diffusers_helper.signals import stop_on_interrupt
 from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar
+from diffusers_helper.texts import Message, language
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(argv)
     options.set_environment(offline=parsed.offline)
     with logging_to(None, parsed.log_level or "warning"):
-        return options.ending(lambda: parsed.command(parsed))
+        return options.ending(lambda: parsed.command(parsed), parsed.language)
 
 
 def generate(parsed: argparse.Namespace) -> int:
@@ -41,15 +42,18 @@ def generate(parsed: argparse.Namespace) -> int:
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.program import Program
 
+    t = language(parsed.language)
     photo = open_photo(parsed.photo)
     program = Program(parsed, parsed.variant)
     request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     if program.note:
-        sys.stderr.write(f"{program.note}\n")
+        sys.stderr.write(f"{t(program.note)}\n")
     program.prepare()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar:
-        events = program.generate(request, photo, new_job_id(), check=check, say=bar.set_description_str)
-        video = follow(events, check, bar)
+        events = program.generate(
+            request, photo, new_job_id(), check=check, say=lambda text: bar.set_description_str(t(text))
+        )
+        video = follow(events, check, bar, t)
     if parsed.output is not None:
         with whole_file(parsed.output) as part:
             shutil.copyfile(video, part)
@@ -60,9 +64,9 @@ def generate(parsed: argparse.Namespace) -> int:
 
 def _require_target(output: Path) -> None:
     if output.suffix.lower() != ".mp4":
-        raise SettingsError(f"-o {output}: the name has to end with .mp4.")
+        raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
     if output.is_dir() or not output.parent.is_dir():
-        raise SettingsError(f"-o {output}: this is a folder, or its folder does not exist.")
+        raise SettingsError(Message("-o {output}: this is a folder, or its folder does not exist.", output=output))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusers_helper.models.kernels import Kernels, resolve_kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
+from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
@@ -88,7 +89,12 @@ def truncation_notes(
 
     reads = (("Llama", max_length, llama_read), ("CLIP", CLIP_TOKENS, clip_read))
     return tuple(
-        f"The {name} text encoder reads {limit} tokens: it truncated the prompt after “{_last_words(prompt[:read])}”."
+        Message(
+            "The {name} text encoder reads {limit} tokens: it truncated the prompt after “{words}”.",
+            name=name,
+            limit=limit,
+            words=_last_words(prompt[:read]),
+        )
         for name, limit, read in reads
         if prompt[read:].strip()
     )

@@ -68,7 +68,7 @@ class Job:
         """Raise CancelledError if the job was asked to stop; for hooks inside long calls. It is a sign of life, too."""
         self._pulse()
         if self.stopping:
-            raise CancelledError("The job was stopped.")
+            raise CancelledError(Message("The job was stopped."))
 
 
 def new_job_id() -> str:
@@ -146,7 +146,7 @@ class JobManager:
             if token is not None and token in self._tokens:
                 return self._tokens[token]
             if self._closing:
-                raise QueueFullError("The server is stopping and takes no new jobs.")
+                raise QueueFullError(Message("The server is stopping and takes no new jobs."))
             if self.watch.lost:
                 raise QueueFullError(self.watch.lost)
             self._require_room(owner)
@@ -197,7 +197,7 @@ class JobManager:
             if self._running is not None and self._running.id == job_id:
                 if not self._running.stopping:
                     self._running.stop()
-                    self._update(job_id, description="Stopping after this step", eta_seconds=None)
+                    self._update(job_id, description=Message("Stopping after this step"), eta_seconds=None)
                 return
             self._queue = deque(job for job in self._queue if job.id != job_id)
             self._end(job_id, Cancelled(None))
@@ -360,8 +360,10 @@ def _first_snapshot(job: Job) -> JobSnapshot:
 
 def _sentence(error: BaseException, error_id: str) -> str:
     if isinstance(error, MemoryError):
-        return f"The computer ran out of memory (error {error_id}). Close other programs or ask for a shorter video."
-    return f"Something unexpected went wrong (error {error_id}); the log has the details."
+        return Message(
+            "The computer ran out of memory (error {id}). Close other programs or ask for a shorter video.", id=error_id
+        )
+    return Message("Something unexpected went wrong (error {id}); the log has the details.", id=error_id)
 
 
 def _guarded(call: Callable[[], None], complaint: str) -> None:

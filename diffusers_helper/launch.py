@@ -21,7 +21,7 @@ from diffusers_helper.access import Access, access_from, add_access_options
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.logs import logging_to
-from diffusers_helper.texts import LANGUAGES
+from diffusers_helper.texts import LANGUAGES, Message
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
     parsed = _parser(variant).parse_args(argv)
     options.set_environment(offline=parsed.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
-    code = options.ending(lambda: _with_port(variant, parsed))
+    code = options.ending(lambda: _with_port(variant, parsed), parsed.language)
     return options.DONE if code == options.INTERRUPTED else code
 
 
@@ -49,9 +49,20 @@ def open_port(server: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise SettingsError(
-                f"Port {port} is taken, maybe by another FramePack. Choose another one: --port {port % 65535 + 1}"
+                Message(
+                    "Port {port} is taken, maybe by another FramePack. Choose another one: --port {other}",
+                    port=port,
+                    other=port % 65535 + 1,
+                )
             ) from None
-        raise SettingsError(f"The page cannot be served at {server} port {port}: {error.strerror}.") from None
+        raise SettingsError(
+            Message(
+                "The page cannot be served at {server} port {port}: {reason}.",
+                server=server,
+                port=port,
+                reason=error.strerror,
+            )
+        ) from None
 
 
 def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
@@ -59,7 +70,7 @@ def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         access = access_from(parsed, host)
         with logging_to(options.ROOT / "logs" / str(port), parsed.log_level or "info"):
-            return options.ending(lambda: _run(variant, parsed, listener, access))
+            return options.ending(lambda: _run(variant, parsed, listener, access), parsed.language)
 
 
 def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
@@ -118,7 +129,6 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=7860)
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
-    parser.add_argument("--language", choices=LANGUAGES, help="of the page; without it that of each visitor's browser")
     add_access_options(parser)
     options.add_options(parser)
     return parser

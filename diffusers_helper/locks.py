@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.texts import Message
 
 
 def lock_folder() -> Path:
@@ -25,9 +26,10 @@ def sole_user_of(uuid: str, who: str, folder: Path) -> AbstractContextManager[No
     return _held(
         folder / uuid,
         who,
-        lambda other: (
-            f"This GPU is in use by another FramePack ({other}). Stop that one, or choose another GPU with "
-            "CUDA_VISIBLE_DEVICES=1 and another port with --port 7861."
+        lambda other: Message(
+            "This GPU is in use by another FramePack ({other}). Stop that one, or choose another GPU with "
+            "CUDA_VISIBLE_DEVICES=1 and another port with --port 7861.",
+            other=other,
         ),
     )
 
@@ -40,9 +42,11 @@ def sole_writer_of(outputs: Path, who: str) -> AbstractContextManager[None]:
     return _held(
         outputs / ".page",
         who,
-        lambda other: (
-            f"{outputs} is in use by another FramePack ({other}). Stop that one, or choose another folder "
-            "with --outputs DIR."
+        lambda other: Message(
+            "{folder} is in use by another FramePack ({other}). Stop that one, or choose another folder "
+            "with --outputs DIR.",
+            folder=outputs,
+            other=other,
         ),
     )
 
@@ -59,7 +63,13 @@ def _held(name: Path, who: str, refusal: Callable[[str], str]) -> Iterator[None]
         other = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         raise SettingsError(refusal(other)) from None
     except OSError as error:
-        raise SettingsError(f"{name.parent} cannot be written: {error.strerror}. Choose another folder.") from error
+        raise SettingsError(
+            Message(
+                "{folder} cannot be written: {reason}. Choose another folder.",
+                folder=name.parent,
+                reason=error.strerror,
+            )
+        ) from error
     try:
         yield
     finally:

@@ -125,6 +125,7 @@ def add_parser(commands: Any) -> None:
         )
         one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
         one.add_argument("--offline", action="store_true", help="never use a network")
+        options.add_language(one)
         one.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
         if action is copy:
             one.add_argument("target", metavar="FOLDER", type=Path, help="where to; made if need be")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
 from diffusers_helper.logs import LEVELS
+from diffusers_helper.texts import LANGUAGES, language
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository's folder: results, logs and weights go below it wherever the program is started from."""
@@ -54,7 +55,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
     )
+    add_language(group)
     group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+
+
+def add_language(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option that chooses a language."""
+    text = "of what is said here (English) and of the page (without it that of each visitor's browser)"
+    parser.add_argument("--language", choices=LANGUAGES, help=text)
 
 
 def set_environment(*, offline: bool) -> None:
@@ -71,12 +79,15 @@ def set_environment(*, offline: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def ending(command: Callable[[], int]) -> int:
-    """Return the exit code of ``command``; what it raises becomes a sentence on stderr, or a traceback in the log."""
+def ending(command: Callable[[], int], tag: str | None = None) -> int:
+    """Return the exit code of ``command``; what it raises becomes a sentence on stderr, or a traceback in the log.
+
+    ``tag`` is what ``--language`` says.
+    """
     try:
         return command()
     except FramePackError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{language(tag)(str(error))}\n")
         return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED

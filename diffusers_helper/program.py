@@ -132,7 +132,9 @@ class Program:
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._check()
-        self._say(f"Downloading {title}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+        self._say(
+            Message("Downloading {part}: {done:.1f} of {total:.1f} GB", part=title, done=done / 1e9, total=total / 1e9)
+        )
 
     def _loading(self, text: str, done: int, total: int) -> None:
         self._check()
@@ -210,12 +212,18 @@ def pick_device(choice: str) -> torch.device:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
         raise SettingsError(
-            f"CUDA_VISIBLE_DEVICES={visible} names no GPU that can be used here. Set it to one that nvidia-smi lists, "
-            "or add --device cpu."
+            Message(
+                "CUDA_VISIBLE_DEVICES={visible} names no GPU that can be used here. Set it to one that nvidia-smi "
+                "lists, or add --device cpu.",
+                visible=visible,
+            )
         )
     if choice not in ("auto", device.type):
         raise SettingsError(
-            f"There is no {choice} device that can be used here. Leave --device out, or add --device cpu."
+            Message(
+                "There is no {choice} device that can be used here. Leave --device out, or add --device cpu.",
+                choice=choice,
+            )
         )
     return device
 

@@ -23,6 +23,7 @@ from diffusers_helper.framepack.events import (
     StepDone,
     VideoGrown,
 )
+from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,9 +195,16 @@ def ending(outcome: Outcome) -> dict[str, Any]:
     fields: dict[str, Any] = {"stage": "end", "eta_seconds": None}
     match outcome:
         case Finished():
-            return fields | {"state": "done", "description": "Done", "section_progress": 1.0, "total_progress": 1.0}
+            return fields | {
+                "state": "done",
+                "description": Message("Done"),
+                "section_progress": 1.0,
+                "total_progress": 1.0,
+            }
         case Cancelled(path):
-            text = "Stopped; the part that was finished is kept" if path else "Stopped before a part was finished"
+            kept = Message("Stopped; the part that was finished is kept")
+            nothing = Message("Stopped before a part was finished")
+            text = kept if path else nothing
             return fields | {"state": "cancelled", "description": text}
         case Failed(message):
-            return fields | {"state": "failed", "description": "Failed", "error": message}
+            return fields | {"state": "failed", "description": Message("Failed"), "error": message}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from diffusers_helper.framepack.errors import CancelledError
+from diffusers_helper.texts import Message
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def stop_on_interrupt(when: str) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if pressed.is_set():
-            raise CancelledError("Stopped.")
+            raise CancelledError(Message("Stopped."))
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.texts import ENGLISH, Language
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
@@ -51,20 +52,22 @@ def steps_bar(request: GenerationRequest) -> tqdm[Any]:
     return tqdm(total=request.sections * request.steps, unit="step", dynamic_ncols=True)
 
 
-def follow(events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any]) -> Path:
+def follow(
+    events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any], t: Language = ENGLISH
+) -> Path:
     """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept."""
     newest: Path | None = None
     try:
         with closing(events):
             for event in events:
-                _show(event, bar)
+                _show(event, bar, t)
                 if isinstance(event, VideoGrown | Finished):
                     newest = event.path
                 if not isinstance(event, Finished):
                     check()
     except BaseException:
         if newest is not None:
-            bar.write(f"What was finished is kept: {newest}", file=sys.stderr)
+            bar.write(t("What was finished is kept: {path}", path=newest), file=sys.stderr)
         raise
     assert newest is not None, "a run ends with Finished or an exception"
     return newest
@@ -77,11 +80,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _show(event: Event, bar: tqdm[Any]) -> None:
+def _show(event: Event, bar: tqdm[Any], t: Language) -> None:
     match event:
         case StageStarted():
-            bar.set_description_str(event.text)
+            bar.set_description_str(t(event.text))
         case Note():
-            bar.write(event.text, file=sys.stderr)
+            bar.write(t(event.text), file=sys.stderr)
         case StepDone():
             bar.update(event.section * event.steps + event.step - bar.n)

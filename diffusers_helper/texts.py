@@ -60,10 +60,9 @@ class Language:
 
     def __call__(self, text: str, /, **values: Any) -> str:
         """Return ``text`` in this language; a text that is not in the catalogue stays as it is."""
-        if isinstance(text, Message):
-            text, values = text.key, dict(text.values)
-        filled = {name: self(value) if isinstance(value, Message) else value for name, value in values.items()}
-        sentence = self._catalogue.get(text, text)
+        key, given = (text.key, text.values) if isinstance(text, Message) else (text, values)
+        filled = {name: self(value) if isinstance(value, Message) else value for name, value in given.items()}
+        sentence = self._catalogue.get(key, key)
         return sentence.format(**filled) if filled else sentence
 
 
@@ -71,14 +70,14 @@ ENGLISH = Language("en", {})
 
 
 @cache
-def language(tag: str) -> Language:
-    """Return the language called ``tag``, one of ``LANGUAGES``."""
-    if tag == ENGLISH.tag:
+def language(tag: str | None) -> Language:
+    """Return the language called ``tag``, one of ``LANGUAGES``; English for None."""
+    if tag is None or tag == ENGLISH.tag:
         return ENGLISH
     return Language(tag, json.loads((_CATALOGUES / f"{tag}.json").read_text(encoding="utf-8")))
 
 
-def in_turn(messages: Iterable[str]) -> str:
+def in_turn(messages: Iterable[str]) -> Message:
     """Return one message that is made of ``messages``, one after the other."""
     parts = {f"part{number}": message for number, message in enumerate(messages)}
     return Message(" ".join(f"{{{name}}}" for name in parts), **parts)

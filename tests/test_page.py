@@ -156,7 +156,7 @@ def test_every_bad_setting_is_named_at_once(page, lion):
 
 
 def test_a_script_reads_the_fault_as_a_sentence(client):
-    with pytest.raises(ValidationError, match="steps: should be less than or equal to 100"):
+    with pytest.raises(ValidationError, match="steps: should be at most 100"):
         client.predict(handle_file(LION), steps=101, api_name="/generate")
 
 

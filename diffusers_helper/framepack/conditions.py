@@ -22,6 +22,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.hunyuan import encode_prompt_conds, truncation_notes
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.model_files.parts import TEXT_PARTS, VISION_PARTS
+from diffusers_helper.texts import Message
 
 TEXT_TOKENS = 512
 """Length that Llama's states are padded to."""
@@ -40,12 +41,12 @@ def make_conditions(
         components: the encoders, loaded only for what the cache does not hold.
         check: called between the encoders' layers; may raise.
     """
-    yield StageStarted("text", "Reading the prompt")
+    yield StageStarted("text", Message("Reading the prompt"))
     guided = request.cfg_scale != 1.0
     read = _read({request.prompt, request.negative_prompt} if guided else {request.prompt}, components, check)
     for note in read[request.prompt].notes:
         yield Note(note)
-    yield StageStarted("image", "Looking at the photo")
+    yield StageStarted("image", Message("Looking at the photo"))
     states = _look(picture, components, check)
     negative = _padded(read[request.negative_prompt]) if guided else (None, None, None)
     return Conditions(*_padded(read[request.prompt]), *negative, image_embeddings=states)

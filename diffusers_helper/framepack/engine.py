@@ -30,6 +30,7 @@ from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
 from diffusers_helper.k_diffusion.wrapper import prepared_model, timesteps_of
 from diffusers_helper.models.section_context import Conditioning
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
+from diffusers_helper.texts import Message
 
 VAE_SCALE = 8
 """Pixels per latent, each way."""
@@ -145,12 +146,12 @@ class _Sampled:
     """A section whose end has not begun: what the history holds from now on does not reach it.
 
     Attributes:
-        place: which section it is, for people.
+        place: which section it is of how many, as values of a message.
         newest: the latents to decode, (B, 16, n, H, W).
     """
 
     event: SectionSampled
-    place: str
+    place: dict[str, int]
     newest: Tensor
 
 
@@ -183,20 +184,20 @@ def _sections(
     batch, _, _, height, width = history.start.shape
     for section in plan.sections[first:]:
         place = _place(section, plan)
-        yield StageStarted("sample", f"Sampling {place}")
+        yield StageStarted("sample", Message("Sampling section {number} of {sections}", **place))
         noise = draw_noise(batch, plan.section_frames, height * VAE_SCALE, width * VAE_SCALE, generator)
         with use(transformer):
             if guidance is None:
                 guidance = _condition(transformer, conditions, noise, settings)
             latents = yield from _sample_section(section, plan, transformer, noise, history, guidance, settings)
-        _require_finite(latents, f"The latents of {place}")
+        _require_finite(latents, Message("The latents of section {number} of {sections}", **place))
         history.grow(section, latents)
         event = SectionSampled(section.index, latents.cpu(), generator.get_state())
         yield _Sampled(event, place, history.newest(section.decode_latents))
 
 
-def _place(section: SectionPlan, plan: VideoPlan) -> str:
-    return f"section {section.index + 1} of {len(plan.sections)}"
+def _place(section: SectionPlan, plan: VideoPlan) -> dict[str, int]:
+    return {"number": section.index + 1, "sections": len(plan.sections)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,10 +217,10 @@ class _End:
         yield sampled.event
         pixels = None
         if self.vae is not None:
-            yield StageStarted("decode", f"Decoding {sampled.place}")
+            yield StageStarted("decode", Message("Decoding section {number} of {sections}", **sampled.place))
             with self.use(self.vae), interruptible(self.vae, check):
                 pixels = vae_decode(sampled.newest, self.vae, kernels=self.kernels).float().cpu()
-            _require_finite(pixels, f"The pixels of {sampled.place}")
+            _require_finite(pixels, Message("The pixels of section {number} of {sections}", **sampled.place))
         yield SectionDone(sampled.event.index, sampled.event.latents, pixels)
 
 
@@ -351,6 +352,9 @@ def _indices(positions: tuple[int, ...]) -> Tensor:
 def _require_finite(tensor: Tensor, what: str) -> None:
     if not torch.isfinite(tensor).all():
         raise NumericsError(
-            f"{what} hold numbers that are not finite, so the video would be black. "
-            "Try again without TeaCache, with CFG at 1, or with another attention backend (--attention sdpa)."
+            Message(
+                "{what} hold numbers that are not finite, so the video would be black. "
+                "Try again without TeaCache, with CFG at 1, or with another attention backend (--attention sdpa).",
+                what=what,
+            )
         )

@@ -42,6 +42,7 @@ from diffusers_helper.media.files import output_error, require_free_space, whole
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.memory import out_of_memory_as_error
+from diffusers_helper.texts import Message
 
 BYTES_PER_PIXEL = 0.5
 """Generous guess of an MP4's size while it grows, for the check before the start."""
@@ -94,7 +95,7 @@ def _stages(
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
     conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
-    yield StageStarted("load", f"Loading the {variant_named(request.variant).title} transformer")
+    yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
     transformer = components.transformer(request.variant)
 
     @contextmanager
@@ -151,7 +152,7 @@ def _saved(
             if event.index < video.sections:
                 video.recall(event.pixels, overlap)
                 continue
-            yield StageStarted("save", "Writing the video")
+            yield StageStarted("save", Message("Writing the video"))
             write = partial(video.add, event.pixels, overlap, check=check)
             path = yield from when_there_is_room(write, video.folder, video.bytes_for(event.pixels), check)
             yield VideoGrown(path, video.frames, event.index + 1)
@@ -175,7 +176,7 @@ def _encoded(
     """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE."""
     found = checkpoint.conditions()
     conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
-    yield StageStarted("image", "Encoding the photo")
+    yield StageStarted("image", Message("Encoding the photo"))
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
         start_latent = found[1] if found else vae_encode(_pixels_of(picture), vae, noise)
@@ -207,9 +208,11 @@ def _bytes_needed(request: GenerationRequest, pixels: int) -> int:
 
 def _notes_on(request: GenerationRequest) -> Iterator[str]:
     if request.crf != request.mp4_crf:
-        yield f"MP4 compression {request.mp4_crf} was set to {request.crf}: browsers play 1 to 51."
+        yield Message(
+            "MP4 compression {given} was set to {used}: browsers play 1 to 51.", given=request.mp4_crf, used=request.crf
+        )
     if request.negative_prompt and request.cfg_scale == 1.0:
-        yield "The negative prompt has no effect while CFG is 1."
+        yield Message("The negative prompt has no effect while CFG is 1.")
 
 
 def _pixels_of(picture: NDArray[np.uint8]) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.planning import FPS, sections_for, total_frames
+from diffusers_helper.texts import Message, in_turn
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1
@@ -33,7 +34,7 @@ def _clean_text(value: object) -> object:
 def _no_bool(value: object) -> object:
     """Refuse True and False where a number is meant; pydantic alone would read them as 1 and 0."""
     if isinstance(value, bool):
-        raise ValueError("must be a number")
+        raise ValueError("should be a number")
     return value
 
 
@@ -83,7 +84,7 @@ class GenerationRequest(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise SettingsError(" ".join(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(in_turn(_sentence(dict(entry)) for entry in error.errors())) from None
 
     @classmethod
     def from_json(cls, text: str) -> GenerationRequest:
@@ -91,7 +92,7 @@ class GenerationRequest(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise SettingsError(" ".join(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(in_turn(_sentence(dict(entry)) for entry in error.errors())) from None
 
     def to_json(self) -> str:
         """Return the request as JSON."""
@@ -122,7 +123,61 @@ class GenerationRequest(BaseModel):
         return min(max(self.mp4_crf, BEST_CRF), WORST_CRF)
 
 
-def _sentence(entry: dict[str, Any]) -> str:
-    field = ".".join(str(part) for part in entry["loc"]) or "request"
-    reason = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{field}: {reason[:1].lower()}{reason[1:]}."
+_NAMES: dict[str, Message] = {
+    name: name
+    for name in (
+        Message("prompt"),
+        Message("negative_prompt"),
+        Message("seconds"),
+        Message("seed"),
+        Message("steps"),
+        Message("guidance_scale"),
+        Message("cfg_scale"),
+        Message("cfg_rescale"),
+        Message("preserved_memory_gb"),
+        Message("mp4_crf"),
+        Message("resolution"),
+    )
+}
+"""What the fields are called in other languages; in English by the name that scripts use."""
+_WHOLE, _TEXT, _NUMBER = (
+    Message("should be a whole number"),
+    Message("should be text"),
+    Message("should be a number"),
+)
+_REASONS: dict[str, Message] = {
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": _NUMBER,
+    "value_error": _NUMBER,
+    "string_type": _TEXT,
+    "bool_type": Message("should be true or false"),
+    "bool_parsing": Message("should be true or false"),
+    "extra_forbidden": Message("is no setting"),
+}
+"""What is wrong, by pydantic's name for it."""
+
+
+def _sentence(entry: dict[str, Any]) -> Message:
+    """One sentence for one of pydantic's errors."""
+    name = ".".join(str(part) for part in entry["loc"]) or "request"
+    return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=_reason(entry))
+
+
+def _reason(entry: dict[str, Any]) -> str:
+    limits = entry.get("ctx", {})
+    match entry["type"]:
+        case "greater_than_equal":
+            return Message("should be at least {limit}", limit=limits["ge"])
+        case "less_than_equal":
+            return Message("should be at most {limit}", limit=limits["le"])
+        case "string_too_long":
+            return Message("should have at most {limit} characters", limit=limits["max_length"])
+        case "literal_error":
+            return Message("should be one of {values}", values=limits["expected"])
+    message = str(entry["msg"]).removeprefix("Input ")
+    return _REASONS.get(entry["type"], f"{message[:1].lower()}{message[1:]}")

@@ -52,4 +52,6 @@ def variant_named(name: str) -> Variant:
     try:
         return VARIANTS[name]
     except KeyError:
-        raise SettingsError(f"There is no variant {name!r}; choose one of {', '.join(VARIANTS)}.") from None
+        raise SettingsError(
+            Message("There is no variant {name!r}; choose one of {names}.", name=name, names=", ".join(VARIANTS))
+        ) from None

@@ -18,6 +18,7 @@ from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.photo import Photo, open_photo
+from diffusers_helper.texts import Message
 
 SETTINGS = (
     "prompt",
@@ -63,10 +64,10 @@ def read_photo(image: object, user: str = "") -> Photo:
     """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
-        raise PhotoError("Add a photo first: drop one on the picture field, or click it to choose a file.")
+        raise PhotoError(Message("Add a photo first: drop one on the picture field, or click it to choose a file."))
     file = uploaded_file(path, user)
     if file is None:
-        raise PhotoError("The photo is no longer here: choose it again.")
+        raise PhotoError(Message("The photo is no longer here: choose it again."))
     return open_photo(file)
 
 

@@ -14,6 +14,7 @@ from typing import TypeGuard
 from diffusers_helper.framepack.errors import SettingsError, UnknownJobError
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.texts import Message
 
 MAX_VISITORS = 10_000
 _WORD = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -62,7 +63,7 @@ class Visitors:
         Raises SettingsError for a word that is none of ``new_visitor``'s, and what ``submit`` raises.
         """
         if not is_visitor(visitor):
-            raise SettingsError("This page lost its place; reload it and press Start again.")
+            raise SettingsError(Message("This page lost its place; reload it and press Start again."))
         with self._lock:
             if self.busy(visitor):
                 return

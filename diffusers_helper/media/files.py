@@ -13,13 +13,14 @@ from datetime import datetime
 from pathlib import Path
 
 from diffusers_helper.framepack.errors import DiskFullError, OutputError
+from diffusers_helper.texts import Message
 
 NAME_CHARACTERS = 80
 """The longest name shown to a user."""
 
-_FULL = "the disk is full; free some space and start again"
-_READ_ONLY = "this program may not write there; change the folder's permissions or choose another folder"
-_GONE = "its folder does not exist, or was moved or deleted meanwhile; make it again or choose another folder"
+_FULL = Message("the disk is full; free some space and start again")
+_READ_ONLY = Message("this program may not write there; change the folder's permissions or choose another folder")
+_GONE = Message("its folder does not exist, or was moved or deleted meanwhile; make it again or choose another folder")
 _REASONS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -58,13 +59,14 @@ def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> Non
         raise output_error(folder, error) from error
     if free < bytes_needed:
         raise DiskFullError(
-            f"There is too little room in {folder}: {_megabytes(free)} MB are free and {_megabytes(bytes_needed)} MB "
-            "are needed. Free some space or choose another folder."
+            Message(
+                "There is too little room in {folder}: {free:,.0f} MB are free and {needed:,.0f} MB are needed. "
+                "Free some space or choose another folder.",
+                folder=folder,
+                free=free / 1e6,
+                needed=bytes_needed / 1e6,
+            )
         )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f}"
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """Return the sentence for ``error``, met while writing ``path``."""
     reason = _REASONS.get(error.errno or 0, error.strerror or error)
     kind = DiskFullError if reason is _FULL else OutputError
-    return kind(f"{path} could not be written: {reason}.")
+    return kind(Message("{path} could not be written: {reason}.", path=path, reason=reason))
 
 
 def _sync_folder(folder: Path) -> None:

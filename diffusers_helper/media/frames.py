@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.texts import Message
 
 
 def soft_append_bcthw(history: Tensor, current: Tensor, overlap: int = 0) -> Tensor:
@@ -37,8 +38,11 @@ def require_finite(pixels: Tensor, what: str) -> None:
     """Raise NumericsError, with ``what`` as the sentence's subject, if any value is NaN or infinite."""
     if not all(bound.isfinite() for bound in pixels.aminmax()):  # NaN wins in aminmax, and no mask is made
         raise NumericsError(
-            f"{what} came out with NaN or infinite pixels, so no video was made of it. "
-            "Try another seed, less guidance, or without TeaCache."
+            Message(
+                "{what} came out with NaN or infinite pixels, so no video was made of it. "
+                "Try another seed, less guidance, or without TeaCache.",
+                what=what,
+            )
         )
 
 

@@ -22,6 +22,7 @@ from diffusers_helper.media.files import output_error, whole_file
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
 from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
 from diffusers_helper.media.video import Check, encode_mp4, exact_rate
+from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class GrowingVideo:
         were.
         """
         number = self.sections + 1
-        require_finite(pixels, f"Section {number}")
+        require_finite(pixels, Message("Section {number}", number=number))
         joined = self._joined(pixels.detach().to("cpu", torch.float32), overlap)
         fresh, keep = joined.shape[2], overlap or pixels.shape[2]
         edge = slice(keep) if self._grows_at_front else slice(fresh - keep, None)
@@ -196,8 +197,11 @@ def _frames_of(cut: Cut, rate: Fraction, opened: ExitStack) -> Frames:
 
 def _changed(file: Path | BinaryIO) -> OutputError:
     return OutputError(
-        f"{file} holds the video so far and was deleted, moved or changed meanwhile. "
-        "Leave the files of a running job in their place, and start again."
+        Message(
+            "{file} holds the video so far and was deleted, moved or changed meanwhile. "
+            "Leave the files of a running job in their place, and start again.",
+            file=file,
+        )
     )
 
 

@@ -23,6 +23,7 @@ from PIL.ImageFile import ImageFile
 
 from diffusers_helper.framepack.errors import PhotoError
 from diffusers_helper.media.files import display_name
+from diffusers_helper.texts import Message
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 178_956_970
@@ -34,13 +35,13 @@ MAX_ASPECT = 4
 
 _HEAD_BYTES = 1024
 _FOREIGN = (
-    (re.compile(rb".{4}ftyp.{0,40}he[iv][cmsx]", re.DOTALL), "a HEIC photo"),
-    (re.compile(rb".{4}ftyp(?!avi[fs]|mif1|msf1)", re.DOTALL), "a video"),
-    (re.compile(rb"\s*<.*<?svg", re.DOTALL | re.IGNORECASE), "an SVG drawing"),
-    (re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE), "a web page"),
-    (re.compile(rb"%PDF"), "a PDF document"),
-    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "a PostScript drawing"),
-    (re.compile(rb"PK\x03\x04"), "a ZIP archive or an office document"),
+    (re.compile(rb".{4}ftyp.{0,40}he[iv][cmsx]", re.DOTALL), Message("a HEIC photo")),
+    (re.compile(rb".{4}ftyp(?!avi[fs]|mif1|msf1)", re.DOTALL), Message("a video")),
+    (re.compile(rb"\s*<.*<?svg", re.DOTALL | re.IGNORECASE), Message("an SVG drawing")),
+    (re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE), Message("a web page")),
+    (re.compile(rb"%PDF"), Message("a PDF document")),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), Message("a PostScript drawing")),
+    (re.compile(rb"PK\x03\x04"), Message("a ZIP archive or an office document")),
 )
 """What people most often take for a photo; each pattern is matched at the start of the file."""
 
@@ -80,14 +81,16 @@ class Photo:
 def open_photo(path: str | os.PathLike[str] | None) -> Photo:
     """Read the file at ``path``; raises PhotoError, whose text names the file, for all that cannot be used."""
     if not path:
-        raise PhotoError("There is no photo yet: choose one first.")
+        raise PhotoError(Message("There is no photo yet: choose one first."))
     name = display_name(path)
     if not Path(path).is_file():
-        raise PhotoError(f'There is no file "{name}": choose the photo again.')
+        raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
     try:
         file = open(path, "rb")  # noqa: SIM115 - only opening may fail here
     except OSError as error:
-        raise PhotoError(f'"{name}" could not be opened: {error.strerror}.') from error
+        raise PhotoError(
+            Message('"{name}" could not be opened: {reason}.', name=name, reason=error.strerror)
+        ) from error
     with file:
         image = _identified(file, name)
         _check_size(image, name)
@@ -107,10 +110,14 @@ def _identified(file: BinaryIO, name: str) -> ImageFile:
     """Read the header only. ``Image.open`` does the same, but hides the size of what it takes for a bomb."""
     head = file.read(_HEAD_BYTES)
     if not head:
-        raise PhotoError(f'"{name}" is not an image: the file is empty.')
+        raise PhotoError(Message('"{name}" is not an image: the file is empty.', name=name))
     for pattern, kind in _FOREIGN:
         if pattern.match(head):
-            raise PhotoError(f'"{name}" is {kind}, which cannot be used: save the picture as JPEG or PNG.')
+            raise PhotoError(
+                Message(
+                    '"{name}" is {kind}, which cannot be used: save the picture as JPEG or PNG.', name=name, kind=kind
+                )
+            )
     Image.init()
     for factory, accept in map(Image.OPEN.__getitem__, FORMATS):
         if accept is not None and accept(head) is True:
@@ -118,7 +125,11 @@ def _identified(file: BinaryIO, name: str) -> ImageFile:
                 file.seek(0)
                 image: ImageFile = factory(file, "")
             return image
-    raise PhotoError(f'"{name}" is not an image that can be read: use one of {", ".join(FORMATS)}.')
+    raise PhotoError(
+        Message(
+            '"{name}" is not an image that can be read: use one of {formats}.', name=name, formats=", ".join(FORMATS)
+        )
+    )
 
 
 @contextmanager
@@ -127,19 +138,35 @@ def _decoding(name: str) -> Iterator[None]:
         yield
     except _DECODER_ERRORS as error:
         raise PhotoError(
-            f'"{name}" is damaged, cut short, or of an unusual kind: try another copy, or save it again as JPEG or PNG.'
+            Message(
+                '"{name}" is damaged, cut short, or of an unusual kind: '
+                "try another copy, or save it again as JPEG or PNG.",
+                name=name,
+            )
         ) from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:
     short, long = sorted(image.size)
-    size = f'"{name}" has {image.width} x {image.height} pixels'
+    size = {"name": name, "width": image.width, "height": image.height}
     if short * long > MAX_PIXELS:
-        raise PhotoError(f"{size}: more than {MAX_PIXELS / 1e6:.0f} megapixels cannot be used. Scale it down first.")
+        raise PhotoError(
+            Message(
+                '"{name}" has {width} x {height} pixels: more than {most:.0f} megapixels cannot be used. '
+                "Scale it down first.",
+                most=MAX_PIXELS / 1e6,
+                **size,
+            )
+        )
     if short < MIN_SIDE or long > MAX_ASPECT * short:
         raise PhotoError(
-            f"{size}: each side needs at least {MIN_SIDE}, and one may be at most {MAX_ASPECT} times the other. "
-            "Crop it or choose another one."
+            Message(
+                '"{name}" has {width} x {height} pixels: each side needs at least {least}, and one may be at most '
+                "{aspect} times the other. Crop it or choose another one.",
+                least=MIN_SIDE,
+                aspect=MAX_ASPECT,
+                **size,
+            )
         )
 
 
@@ -147,7 +174,7 @@ def _finished(image: ImageFile, name: str) -> Photo:
     notes: list[str] = []
     with _decoding(name):
         if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a JPEG with a second view inside
-            notes.append("The file holds several pictures: the first one is used.")
+            notes.append(Message("The file holds several pictures: the first one is used."))
         large = _pixels(image) > EXACT_PIXELS
         if large:
             image.draft(None, (image.width // 2, image.height // 2))  # a JPEG can be decoded at half its size
@@ -155,10 +182,12 @@ def _finished(image: ImageFile, name: str) -> Photo:
     profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
     picture = _eight_bits(image, name, notes)
     if large:
-        notes.append("The photo is very large: it was halved first.")
+        notes.append(Message("The photo is very large: it was halved first."))
         picture = _halved(picture) if _pixels(picture) > EXACT_PIXELS else picture
     if picture.mode == "P":
-        notes.append("The file has a palette of at most 256 colours: a JPEG or PNG photo gives a better video.")
+        notes.append(
+            Message("The file has a palette of at most 256 colours: a JPEG or PNG photo gives a better video.")
+        )
     return _composed(picture, profile, turn, name, notes)
 
 
@@ -168,7 +197,7 @@ def _composed(
     colour, alpha = _without_alpha(picture)
     rgb = _srgb(colour, profile, notes)
     if alpha is not None and alpha.getextrema() != (255, 255):
-        notes.append("Transparent parts were filled with white.")
+        notes.append(Message("Transparent parts were filled with white."))
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
     return Photo(rgb if turn is None else rgb.transpose(turn), name, tuple(notes))
 
@@ -181,7 +210,7 @@ def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DECODER_ERRORS:
-        notes.append("The photo's EXIF data cannot be read: it may lie on its side.")
+        notes.append(Message("The photo's EXIF data cannot be read: it may lie on its side."))
         return None
 
 
@@ -194,11 +223,11 @@ def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     values = np.asarray(image, dtype=np.float32)
     black, white = float(values.min()), float(values.max())
     if not np.isfinite([black, white]).all():
-        raise PhotoError(f'"{name}" has NaN or infinite values: save it again as JPEG or PNG.')
+        raise PhotoError(Message('"{name}" has NaN or infinite values: save it again as JPEG or PNG.', name=name))
     usual = [top for top in (1, 255, 65535) if black >= 0 and white <= top]
     if usual:
         black, white = 0.0, usual[0]
-    notes.append(f"The file's values from {black:g} to {white:g} were scaled to 8 bits.")
+    notes.append(Message("The file's values from {low:g} to {high:g} were scaled to 8 bits.", low=black, high=white))
     return Image.fromarray(np.rint((values - black) * (255 / max(white - black, 1e-30))).astype(np.uint8))
 
 
@@ -232,12 +261,12 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
                 flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
         except (ImageCms.PyCMSError, OSError):
-            notes.append("The photo's colour profile cannot be read: it was ignored.")
+            notes.append(Message("The photo's colour profile cannot be read: it was ignored."))
         else:
             assert converted is not None  # None is the answer only when converting in place
             return converted
     elif image.mode == "CMYK":
-        notes.append("The photo has print colours (CMYK) without a profile: they may look a little different.")
+        notes.append(Message("The photo has print colours (CMYK) without a profile: they may look a little different."))
     return image.convert("RGB")
 
 

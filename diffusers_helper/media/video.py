@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
 from diffusers_helper.media.files import require_free_space, whole_file
 from diffusers_helper.media.frames import crop_or_pad_yield_mask, require_finite, rgb_frames, soft_append_bcthw
+from diffusers_helper.texts import Message
 
 __all__ = [
     "crop_or_pad_yield_mask",
@@ -49,7 +50,7 @@ def save_bcthw_as_mp4(
 
     Raises NumericsError for NaN or infinite pixels, OutputError where the file cannot be written.
     """
-    require_finite(video, "The video")
+    require_finite(video, Message("The video"))
     with whole_file(Path(path)) as part:
         encode_mp4(rgb_frames(video), part, exact_rate(fps), crf, check=check)
 

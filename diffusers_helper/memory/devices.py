@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from diffusers_helper.framepack.errors import OutOfMemoryError
+from diffusers_helper.texts import Message
 
 GIB = 1024**3
 cpu = torch.device("cpu")
@@ -61,8 +62,10 @@ def out_of_memory_as_error() -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)
         empty_caches()
         raise OutOfMemoryError(
-            "The device or the machine ran out of memory. Raise the GPU memory to preserve, make the picture smaller "
-            "or the video shorter, or close other programs, and start again."
+            Message(
+                "The device or the machine ran out of memory. Raise the GPU memory to leave free, make the picture "
+                "smaller or the video shorter, or close other programs, and start again."
+            )
         ) from None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.model_files.parts import Part
+from diffusers_helper.texts import Message
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MAX_HEADER = 100_000_000
@@ -42,6 +43,16 @@ class Problem:
     text: str
     fault: Fault
 
+    def sentence(self, part: Part) -> Message:
+        """Return it as a whole sentence."""
+        return Message(
+            "{file} of {repository} ({part}) {problem}.",
+            file=self.file,
+            repository=part.repository,
+            part=part.title,
+            problem=self.text,
+        )
+
 
 class _Bad(Exception):
     """A file that cannot be read as what it should be; the text follows its name in a sentence."""
@@ -50,7 +61,7 @@ class _Bad(Exception):
 def find_problems(part: Part, folder: Path) -> list[Problem]:
     """Everything that keeps the files in `folder` from being loaded as `part`; empty when they are fine."""
     problems = [
-        Problem(names[0], "is missing", Fault.MISSING)
+        Problem(names[0], Message("is missing"), Fault.MISSING)
         for names in part.needs
         if not any((folder / name).is_file() for name in names)
     ]
@@ -92,7 +103,9 @@ def find_changed(part: Part, folder: Path, sums: Mapping[str, str] | None = None
         compared += 1
         with file.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != expected:
-                text = f"has another checksum than on the hub; delete {file.resolve()} to have it fetched again"
+                text = Message(
+                    "has another checksum than on the hub; delete {file} to have it fetched again", file=file.resolve()
+                )
                 problems.append(Problem(file.name, text, Fault.DAMAGED))
     return problems, compared
 
@@ -112,33 +125,36 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         if start == b"version ":
-            raise ValueError("is only a Git LFS pointer, not the file itself")
+            raise ValueError(Message("is only a Git LFS pointer, not the file itself"))
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if length > _MAX_HEADER:
-            raise ValueError("is not a safetensors file")
+            raise ValueError(Message("is not a safetensors file"))
         text = file.read(length)
     if len(start) < 8 or len(text) < length:
-        raise ValueError(f"is cut short after {size} bytes")
+        raise ValueError(Message("is cut short after {size} bytes", size=size))
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-        raise ValueError("is not a safetensors file") from None
+        raise ValueError(Message("is not a safetensors file")) from None
     if size != end:
-        raise ValueError(f"is {'cut short' if size < end else 'damaged'}: it has {size} of {end} bytes")
+        sizes = {"size": size, "whole": end}
+        if size < end:
+            raise ValueError(Message("is cut short: it has {size} of {whole} bytes", **sizes))
+        raise ValueError(Message("is damaged: it has {size} bytes instead of {whole}", **sizes))
     return dict(header)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any] | Problem:
     path = folder / name
     if not path.is_file():
-        return Problem(name, "is missing", Fault.MISSING)
+        return Problem(name, Message("is missing"), Fault.MISSING)
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
-        return Problem(name, "is not complete JSON", Fault.DAMAGED)
-    return content if isinstance(content, dict) else Problem(name, "is not a JSON object", Fault.DAMAGED)
+        return Problem(name, Message("is not complete JSON"), Fault.DAMAGED)
+    return content if isinstance(content, dict) else Problem(name, Message("is not a JSON object"), Fault.DAMAGED)
 
 
 def _foreign_config(part: Part, config: dict[str, Any]) -> Problem | None:
@@ -147,7 +163,11 @@ def _foreign_config(part: Part, config: dict[str, Any]) -> Problem | None:
     if set(part.kinds) & set(names):
         return None
     found = next((name for name in names if name), "nothing known")
-    return Problem(part.config, f"describes {found}, where {part.kinds[0]} is needed", Fault.FOREIGN)
+    return Problem(
+        part.config,
+        Message("describes {found}, where {needed} is needed", found=found, needed=part.kinds[0]),
+        Fault.FOREIGN,
+    )
 
 
 def _weight_problems(part: Part, folder: Path, config: dict[str, Any]) -> list[Problem]:
@@ -158,7 +178,7 @@ def _weight_problems(part: Part, folder: Path, config: dict[str, Any]) -> list[P
     shapes: dict[str, list[int]] = {}
     for name, weights in shards.items():
         if not (folder / name).is_file():
-            problems.append(Problem(name, "is missing", Fault.MISSING))
+            problems.append(Problem(name, Message("is missing"), Fault.MISSING))
             continue
         try:
             header = read_header(folder / name)
@@ -167,7 +187,7 @@ def _weight_problems(part: Part, folder: Path, config: dict[str, Any]) -> list[P
             continue
         absent = sorted(weights - set(header))
         if absent:
-            text = f"does not hold {absent[0]}, which its index promises"
+            text = Message("does not hold {name}, which its index promises", name=absent[0])
             problems.append(Problem(name, text, Fault.FOREIGN))
         shapes |= {weight: entry["shape"] for weight, entry in header.items()}
     return problems or _foreign_weights(part, config, shapes, next(iter(shards)))
@@ -181,23 +201,25 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
         if (folder / single).is_file():
             return {single: set()}
         if any(folder.glob(f"{part.weights}-*-of-*.safetensors")):
-            return Problem(index_name, "is missing", Fault.MISSING)
+            return Problem(index_name, Message("is missing"), Fault.MISSING)
         pickle = next((file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES), None)
         if pickle:
-            text = "is a pickle file, which can run any code and is never loaded; only safetensors files are"
+            text = Message("is a pickle file, which can run any code and is never loaded; only safetensors files are")
             return Problem(pickle, text, Fault.PICKLE)
-        return Problem(single, "is missing", Fault.MISSING)
+        return Problem(single, Message("is missing"), Fault.MISSING)
     index = _read_json(folder, index_name)
     if isinstance(index, Problem):
         return index
     shards: dict[str, set[str]] = {}
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        return Problem(index_name, "lists no weights", Fault.DAMAGED)
+        return Problem(index_name, Message("lists no weights"), Fault.DAMAGED)
     for weight, name in weight_map.items():
         # The index is data from outside: it may name files of its own folder only.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            return Problem(index_name, f"names {name!r}, which is no weight file of its folder", Fault.FOREIGN)
+            return Problem(
+                index_name, Message("names {name!r}, which is no weight file of its folder", name=name), Fault.FOREIGN
+            )
         shards.setdefault(name, set()).add(weight)
     return dict(sorted(shards.items()))
 
@@ -205,9 +227,19 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
 def _foreign_weights(part: Part, config: dict[str, Any], shapes: dict[str, list[int]], name: str) -> list[Problem]:
     shape = next((shape for weight, shape in shapes.items() if weight.endswith(part.marker)), None)
     if shape is None:
-        return [Problem(name, f"has no weight {part.marker}: it belongs to another model", Fault.FOREIGN)]
+        return [
+            Problem(
+                name, Message("has no weight {marker}: it belongs to another model", marker=part.marker), Fault.FOREIGN
+            )
+        ]
     width = part.expected_width(config)
     if width is not None and shape[-1:] != [width]:
-        text = f"does not fit its {part.config}: {part.marker} has shape {shape}, and its last size should be {width}"
+        text = Message(
+            "does not fit its {config}: {marker} has shape {shape}, and its last size should be {width}",
+            config=part.config,
+            marker=part.marker,
+            shape=shape,
+            width=width,
+        )
         return [Problem(name, text, Fault.FOREIGN)]
     return []

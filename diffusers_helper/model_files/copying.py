@@ -19,8 +19,10 @@ from diffusers_helper.model_files.source import (
     read_sums,
     readable_size,
 )
+from diffusers_helper.texts import Message, in_turn
 
 CHUNK = 16 * 1024 * 1024
+_DOWNLOAD = "python -m diffusers_helper models download"
 
 
 def copy_model(
@@ -40,7 +42,12 @@ def copy_model(
     need, free = sum(file.stat().st_size for file, _ in todo), free_bytes(target)
     if need > free:
         raise ModelFilesError(
-            f"The copy needs {readable_size(need)}, and {readable_size(free)} are free in {target}. Make room there."
+            Message(
+                "The copy needs {need}, and {free} are free in {folder}. Make room there.",
+                need=readable_size(need),
+                free=readable_size(free),
+                folder=target,
+            )
         )
     for file, to in todo:
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +64,7 @@ def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Part, P
         folder, problems = source.look(part)
         if folder is None or problems:
             raise ModelFilesError(
-                f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}. "
-                "Fetch it first: python -m diffusers_helper models download"
+                in_turn([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
             )
         yield from ((part, file) for file in part.files_in(folder))
 
@@ -73,8 +79,12 @@ def _copy(file: Path, to: Path, on_bytes: Callable[[int], None]) -> str:
         expected = file.resolve().name  # what the hub's cache calls a large file
         if SHA256.fullmatch(expected) and digest.hexdigest() != expected:
             raise ModelFilesError(
-                f"{file} has another checksum than on the hub. Delete {file.resolve()}, and fetch it again: "
-                "python -m diffusers_helper models download"
+                Message(
+                    "{file} has another checksum than on the hub. Delete {original}, and fetch it again: {command}",
+                    file=file,
+                    original=file.resolve(),
+                    command=_DOWNLOAD,
+                )
             )
     return digest.hexdigest()
 

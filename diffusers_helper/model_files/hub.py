@@ -15,20 +15,21 @@ from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files.parts import Part, parts_for
 from diffusers_helper.model_files.revisions import Revisions
+from diffusers_helper.texts import Message
 
 REACH_SECONDS = 10
-_TOKEN = "the token in HF_TOKEN is missing, wrong or too old, or it may not read this repository"
+_TOKEN = Message("the token in HF_TOKEN is missing, wrong or too old, or it may not read this repository")
 _REASONS = {
-    401: f"401: {_TOKEN}",
-    403: f"403: {_TOKEN}",
-    404: "404: the repository, or the version of it that models.lock names, is not there",
-    429: "429: too many requests; wait some minutes, or set HF_TOKEN",
+    401: _TOKEN,
+    403: _TOKEN,
+    404: Message("the repository, or the version of it that models.lock names, is not there"),
+    429: Message("too many requests; wait some minutes, or set HF_TOKEN"),
 }
 """What a status of the hub's answer means to a user."""
 
 
 class HubError(ModelFilesError):
-    """The hub could not be asked, or did not deliver; the text is no whole sentence yet."""
+    """The hub could not be asked, or did not deliver."""
 
 
 class HuggingFaceHub:
@@ -148,9 +149,17 @@ def _hub_errors(part: Part) -> Iterator[None]:
     except FramePackError:
         raise  # what `report` raised
     except Exception as error:  # the client lets errors of its HTTP library through, which is another by version
-        reason = _REASONS.get(getattr(getattr(error, "response", None), "status_code", 0))
-        reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise HubError(f"{part.repository} could not be read from the Hugging Face hub ({reason})") from error
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if meaning := _REASONS.get(status):
+            reason = Message("{status}: {meaning}", status=status, meaning=meaning)
+        raise HubError(
+            Message(
+                "{repository} could not be read from the Hugging Face hub ({reason}).",
+                repository=part.repository,
+                reason=reason,
+            )
+        ) from error
 
 
 def _byte_counter(report: Callable[[int], None]) -> type:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.framepack.variants import VARIANTS, Variant, variant_named
+from diffusers_helper.texts import Message
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ _REDUX = "lllyasviel/flux_redux_bfl"
 
 TEXT_ENCODER = Part(
     name="text_encoder",
-    title="the Llama text encoder",
+    title=Message("the Llama text encoder"),
     repository=_HUNYUAN,
     folder="text_encoder",
     size=15_000_000_000,
@@ -96,7 +97,7 @@ TEXT_ENCODER = Part(
 )
 TOKENIZER = Part(
     name="tokenizer",
-    title="the Llama tokenizer",
+    title=Message("the Llama tokenizer"),
     repository=_HUNYUAN,
     folder="tokenizer",
     size=9_000_000,
@@ -104,7 +105,7 @@ TOKENIZER = Part(
 )
 TEXT_ENCODER_2 = Part(
     name="text_encoder_2",
-    title="the CLIP text encoder",
+    title=Message("the CLIP text encoder"),
     repository=_HUNYUAN,
     folder="text_encoder_2",
     size=250_000_000,
@@ -116,7 +117,7 @@ TEXT_ENCODER_2 = Part(
 )
 TOKENIZER_2 = Part(
     name="tokenizer_2",
-    title="the CLIP tokenizer",
+    title=Message("the CLIP tokenizer"),
     repository=_HUNYUAN,
     folder="tokenizer_2",
     size=2_000_000,
@@ -124,7 +125,7 @@ TOKENIZER_2 = Part(
 )
 VAE = Part(
     name="vae",
-    title="the VAE",
+    title=Message("the VAE"),
     repository=_HUNYUAN,
     folder="vae",
     size=500_000_000,
@@ -136,7 +137,7 @@ VAE = Part(
 )
 IMAGE_ENCODER = Part(
     name="image_encoder",
-    title="the SigLIP image encoder",
+    title=Message("the SigLIP image encoder"),
     repository=_REDUX,
     folder="image_encoder",
     size=860_000_000,
@@ -148,7 +149,7 @@ IMAGE_ENCODER = Part(
 )
 FEATURE_EXTRACTOR = Part(
     name="feature_extractor",
-    title="the SigLIP image processor",
+    title=Message("the SigLIP image processor"),
     repository=_REDUX,
     folder="feature_extractor",
     size=1_000,
@@ -160,7 +161,7 @@ FEATURE_EXTRACTOR = Part(
 def _transformer(variant: Variant) -> Part:
     return Part(
         name=f"transformer_{variant.name}",
-        title=f"the {variant.title} transformer",
+        title=Message("the {model} transformer", model=variant.title),
         repository=variant.checkpoint,
         folder="",
         size=25_750_000_000,

@@ -15,11 +15,13 @@ from diffusers_helper.model_files.check import Fault, Problem, find_changed, fin
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
+from diffusers_helper.texts import Message, in_turn
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
 SUMS_FILE = "SHA256SUMS"
 OnProgress = Callable[[str, int, int], None]
 """Gets a part's title, the bytes of it that are here, and its bytes in all; may raise to stop a download."""
+_OFFLINE = Message("Going online is switched off.")
 
 
 class ModelSource(ABC):
@@ -40,10 +42,11 @@ class ModelSource(ABC):
     @property
     def note(self) -> str:
         """A sentence about the model that a user must see; empty for none."""
-        noise = "" if self.trained else "Its weights are random, so its pictures are noise. "
-        if self.is_tiny:
-            return f"The tiny model is at work. {noise}For real videos: --models framepack, on a computer with a GPU."
-        return noise.strip()
+        noise = [] if self.trained else [Message("Its weights are random, so its pictures are noise.")]
+        if not self.is_tiny:
+            return in_turn(noise)
+        advice = Message("For real videos: --models framepack, on a computer with a GPU.")
+        return in_turn([Message("The tiny model is at work."), *noise, advice])
 
     @property
     @abstractmethod
@@ -119,16 +122,24 @@ class LocalFolder(ModelSource):
         if not problems:
             return folder
         problem = problems[0]
-        text = f"{folder / problem.file} ({part.title} of {part.repository}) {problem.text}."
+        text = Message(
+            "{file} ({part} of {repository}) {problem}.",
+            file=folder / problem.file,
+            part=part.title,
+            repository=part.repository,
+            problem=problem.text,
+        )
         if self.is_tiny:
-            advice = f"It ships with the repository: git -C {shlex.quote(str(self.path))} checkout -- ."
+            command = f"git -C {shlex.quote(str(self.path))} checkout -- ."
+            advice = [Message("It ships with the repository: {command}", command=command)]
         elif problem.fault.fetching_helps:
             lacking = max(part.size - intact_bytes(part, folder, problems), 0)
             where = f"--local-dir {shlex.quote(str(self.path / part.repository))}"
-            advice = f"{_room(lacking, self.path)} Fetch it with: {_commands([part], where)}"
+            command = Message("Fetch it with: {command}", command=_commands([part], where))
+            advice = [_room(lacking, self.path), command]
         else:
-            advice = f"Put the files of {part.repository} there instead."
-        raise ModelFilesError(f"{text} {advice}")
+            advice = [Message("Put the files of {repository} there instead.", repository=part.repository)]
+        raise ModelFilesError(in_turn([text, *advice]))
 
     def _read_settings(self, file: Path) -> None:
         try:
@@ -138,7 +149,9 @@ class LocalFolder(ModelSource):
             self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
             self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
         except (ValueError, AttributeError, TypeError) as error:
-            raise ModelFilesError(f"{file} cannot be used: {error} Correct it or delete it.") from None
+            raise ModelFilesError(
+                Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
+            ) from None
 
 
 class HubSource(ModelSource):
@@ -162,15 +175,20 @@ class HubSource(ModelSource):
         if not lacking:
             return
         if offline or self.hub.offline:
-            raise self._unavailable(lacking, "Going online is switched off.")
+            raise self._unavailable(lacking, _OFFLINE)
         try:
             need = sum(self._bytes_lacking(part, problems) for part, problems in lacking.items())
         except HubError as error:
-            raise self._unavailable(lacking, f"{error}.") from error
+            raise self._unavailable(lacking, str(error)) from error
         if need > free_bytes(self.hub.cache_dir):
             raise ModelFilesError(
-                f"{_lacking_text(lacking)} {_room(need, self.hub.cache_dir)} "
-                "Make room there, or set HF_HOME to a folder on a larger disk."
+                in_turn(
+                    [
+                        *_lacking_texts(lacking),
+                        _room(need, self.hub.cache_dir),
+                        Message("Make room there, or set HF_HOME to a folder on a larger disk."),
+                    ]
+                )
             )
 
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
@@ -179,11 +197,11 @@ class HubSource(ModelSource):
         if folder is not None and not problems:
             return folder
         if offline or self.hub.offline:
-            raise self._unavailable({part: problems}, "Going online is switched off.")
+            raise self._unavailable({part: problems}, _OFFLINE)
         try:
             return self._fetch(part, problems, on_progress)
         except HubError as error:
-            raise self._unavailable({part: problems}, f"{error}.") from error
+            raise self._unavailable({part: problems}, str(error)) from error
 
     def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""
@@ -199,7 +217,11 @@ class HubSource(ModelSource):
         sizes = self.hub.sizes(part)
         if part.weights and not any(name.endswith(".safetensors") for name in sizes):
             raise ModelFilesError(
-                f"{part.repository} has no safetensors files of {part.title}, and others are not read"
+                Message(
+                    "{repository} has no safetensors files of {part}, and others are not read.",
+                    repository=part.repository,
+                    part=part.title,
+                )
             )
         folder = self.hub.cached_folder(part)
         bad = {problem.file for problem in problems}
@@ -222,8 +244,9 @@ class HubSource(ModelSource):
                 self.hub.fetch_again(part, folder, problem.file, report)
         left = _all_problems(part, folder) if problems else []
         if left:
-            file = f"{left[0].file} of {part.repository} ({part.title})"
-            raise ModelFilesError(f"{file} {left[0].text}, also after it was downloaded again. Try again later.")
+            raise ModelFilesError(
+                in_turn([left[0].sentence(part), Message("It was downloaded again already. Try again later.")])
+            )
         return folder
 
     def _unavailable(self, lacking: dict[Part, list[Problem]], reason: str) -> ModelFilesError:
@@ -233,8 +256,14 @@ class HubSource(ModelSource):
             need += max(part.size - (intact_bytes(part, folder, problems) if folder else 0), 0)
         where = f"--cache-dir {shlex.quote(str(self.hub.cache_dir))}"
         return ModelFilesError(
-            f"{_lacking_text(lacking)} {reason} {_room(need, self.hub.cache_dir)} "
-            f"Fetch the files where there is a network: {_commands(lacking, where)}"
+            in_turn(
+                [
+                    *_lacking_texts(lacking),
+                    reason,
+                    _room(need, self.hub.cache_dir),
+                    Message("Fetch the files where there is a network: {command}", command=_commands(lacking, where)),
+                ]
+            )
         )
 
 
@@ -257,7 +286,9 @@ def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
         return LocalFolder(TINY_FOLDER, is_tiny=True)
     path = Path(choice).expanduser().resolve()
     if not path.is_dir():
-        raise SettingsError(f"There is no model folder {choice}. Choose framepack, tiny, or an existing folder.")
+        raise SettingsError(
+            Message("There is no model folder {choice}. Choose framepack, tiny, or an existing folder.", choice=choice)
+        )
     return LocalFolder(path)
 
 
@@ -266,15 +297,20 @@ def _all_problems(part: Part, folder: Path) -> list[Problem]:
     return find_problems(part, folder) or find_changed(part, folder)[0]
 
 
-def _lacking_text(lacking: dict[Part, list[Problem]]) -> str:
+def _lacking_texts(lacking: dict[Part, list[Problem]]) -> list[Message]:
     part, problems = next(iter(lacking.items()))
     others = len(lacking) - 1
-    more = f" Files of {others} more part{'s' if others > 1 else ''} are not in order either." if others else ""
-    return f"{problems[0].file} of {part.repository} ({part.title}) {problems[0].text}.{more}"
+    texts = [problems[0].sentence(part)]
+    if others == 1:
+        texts.append(Message("Files of one more part are not in order either."))
+    elif others:
+        texts.append(Message("Files of {number} more parts are not in order either.", number=others))
+    return texts
 
 
-def _room(need: int, where: Path) -> str:
-    return f"Still to download: {readable_size(need)}; free in {where}: {readable_size(free_bytes(where))}."
+def _room(need: int, where: Path) -> Message:
+    sizes = {"need": readable_size(need), "free": readable_size(free_bytes(where))}
+    return Message("Still to download: {need}; free in {where}: {free}.", where=where, **sizes)
 
 
 def free_bytes(where: Path) -> int:

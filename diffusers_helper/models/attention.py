@@ -15,6 +15,7 @@ from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..framepack.errors import SettingsError
+from ..texts import Message
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,11 @@ def resolve_attention(
     Raises SettingsError for an unknown name and for a backend that is not installed or does not work here.
     """
     if name not in NAMES:
-        raise SettingsError(f"There is no attention backend {name!r}. Choose one of: {', '.join(NAMES)}.")
+        raise SettingsError(
+            Message(
+                "There is no attention backend {name!r}. Choose one of: {names}.", name=name, names=", ".join(NAMES)
+            )
+        )
     device = torch.device(device)
     for candidate in AUTO if name == "auto" else (name,):
         backend = BACKENDS[candidate]
@@ -181,7 +186,13 @@ def resolve_attention(
             log.warning("Attention backend %s is disabled: %s", name, reason)
         else:
             log.info("Attention is not %s: %s", candidate, reason)
-    raise SettingsError(f"The attention backend {name!r} cannot be used here: {reason}. Choose another, such as sdpa.")
+    raise SettingsError(
+        Message(
+            "The attention backend {name!r} cannot be used here: {reason}. Choose another, such as sdpa.",
+            name=name,
+            reason=reason,
+        )
+    )
 
 
 def _described(backend: AttentionBackend, device: torch.device) -> str:
