@@ -20,12 +20,15 @@ from diffusers_helper.embedding_cache import EmbeddingCache, key_of
 from diffusers_helper.environment import environment
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.loading import Place
-from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, policy_for
+from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
+from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
+from diffusers_helper.memory.schedule import spread
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.eight_bit import use_kernels
 from diffusers_helper.models.kernels import resolve_kernels
+from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
@@ -117,7 +120,7 @@ class Components:
 
     @property
     def policy(self) -> MemoryPolicy:
-        """How memory is shared; chosen once, from what was free before anything was loaded."""
+        """How memory is shared."""
         return self.residency.policy
 
     @property
@@ -125,9 +128,33 @@ class Components:
         """Settings that suit the model; the resolution is never None."""
         return self.source.defaults
 
-    def preserve_memory(self, gb: float) -> None:
-        """From the next use on leave `gb` GiB of the device free where not everything fits."""
-        self.residency.policy = replace(self.policy, preserved_gb=gb)
+    def plan_memory(self, preserved_gb: float) -> None:
+        """Choose anew how memory is shared, from what is free now: for each job, before its first part.
+
+        `preserved_gb` GiB of the device stay free where not everything fits.
+        """
+        policy = policy_for(self.device, preserved_gb)
+        if self.policy.resident and not policy.resident:  # what is on the device gives way, and is loaded otherwise
+            self.release_all()
+        self.residency.policy = policy
+
+    def plan_sampling(self, transformer: HunyuanVideoTransformer3DModelPacked, work: Work) -> Message | None:
+        """Decide what of `transformer` stays on the device while it samples, and how its sections are decoded.
+
+        Returns what the user should know of it; None where everything stays.
+        """
+        if self.policy.resident:
+            return None
+        weights = weights_of(transformer)
+        free = int(get_cuda_free_memory_gb(self.device) * GIB)
+        plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
+        self.residency.policy = replace(self.policy, places=plan.places, room=plan.room, tile_vae=plan.tile_vae)
+        transformer.mlp_rows = plan.rows
+        if parts.VAE.name in self._loaded:
+            self._tile(self._loaded[parts.VAE.name])
+        said = sentence(plan, len(weights.blocks), len(spread(weights.blocks, plan.room)))
+        logger.info("%s %s", said, plan)
+        return said
 
     def check(self, variants: Iterable[str]) -> None:
         """Raise ModelFilesError if the files of the named variants cannot be used; reads no weights."""
@@ -182,6 +209,7 @@ class Components:
     def vae(self) -> Iterator[AutoencoderKLHunyuanVideo]:
         """The video autoencoder, ready to run, in tiles and slices where the policy says so."""
         with self.residency.use(self._part(parts.VAE)) as vae:
+            self._tile(vae)
             yield vae
 
     def transformer(self, variant: str) -> HunyuanVideoTransformer3DModelPacked:
@@ -195,8 +223,9 @@ class Components:
 
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""
-        self.residency.release_all()
+        self.residency.stop_swapping()
         self._give_up(*self._loaded)
+        self.residency.release_all()  # what somebody still holds
 
     def _part(self, part: Part) -> Any:
         if part.name not in self._loaded:
@@ -216,14 +245,16 @@ class Components:
             loaded.use_attention(backend)
             loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
             use_kernels(loaded, loaded.kernels)
-        if part is parts.VAE and self.policy.tile_vae:
-            loaded.enable_tiling()
-            loaded.enable_slicing()
         return loaded
 
     def _eight_bit_file(self, part: Part, folder: Path) -> Path | None:
         key = key_of("eight bits", part.identity_in(folder))
         return self._eight_bit / f"{part.name}-{key[:16]}.safetensors" if self._eight_bit else None
+
+    def _tile(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        tiled = self.policy.tile_vae
+        for change in (vae.enable_tiling, vae.enable_slicing) if tiled else (vae.disable_tiling, vae.disable_slicing):
+            change()
 
     def _place(self) -> Place:
         """Where the weights of a large part go."""

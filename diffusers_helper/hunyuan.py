@@ -6,11 +6,15 @@ encoder needs, so the numbers depend neither on a tokenizer's padding side nor o
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diffusers_helper.memory import empty_caches
+from diffusers_helper.memory.devices import is_shortage
 from diffusers_helper.models.kernels import Kernels, resolve_kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
 from diffusers_helper.texts import Message
@@ -18,6 +22,8 @@ from diffusers_helper.texts import Message
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
     from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 PROMPT_PREFIX = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
@@ -119,6 +125,10 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
     return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
 
 
+def _decode(pieces: Sequence[Tensor], decode: VaeDecoder) -> Tensor:
+    return torch.cat([decode(piece) for piece in pieces], dim=2)
+
+
 @torch.no_grad()
 def vae_decode(
     latents: Tensor, vae: AutoencoderKLHunyuanVideo, image_mode: bool = False, kernels: Kernels | None = None
@@ -138,8 +148,16 @@ def vae_decode(
     """
     raw = (latents.float() / vae.config.scaling_factor).to(vae.device, vae.dtype)
     pieces = raw.split(1, dim=2) if image_mode else (raw,)
-    decode = VaeDecoder(vae, kernels or resolve_kernels(vae.device, vae.dtype), short_of_memory=vae.use_tiling)
-    return torch.cat([decode(piece) for piece in pieces], dim=2)
+    kernels = kernels or resolve_kernels(vae.device, vae.dtype)
+    if not vae.use_tiling:
+        try:
+            return _decode(pieces, VaeDecoder(vae, kernels))
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            logger.warning("Out of memory: these frames are decoded again, in smaller pieces.")
+        empty_caches()  # here the error is gone, and with it what had been computed
+    return _decode(pieces, VaeDecoder(vae, kernels, short_of_memory=True))
 
 
 def vae_decode_fake(latents: Tensor) -> Tensor:

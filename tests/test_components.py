@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError,
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode
 from diffusers_helper.memory import MemoryPolicy
+from diffusers_helper.memory.budget import Work, weights_of
 from diffusers_helper.model_files.source import TINY_FOLDER
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
@@ -187,9 +189,44 @@ def test_vae_is_whole_with_much_memory(components):
         assert (vae.use_tiling, vae.use_slicing) == (False, False)
 
 
-def test_preserved_memory_can_change(components):
-    with_little_memory(components).preserve_memory(3.5)
-    assert components.policy == MemoryPolicy(resident=False, preserved_gb=3.5, tile_vae=True)
+def test_memory_is_shared_anew_for_each_job(source, monkeypatch):
+    free = 70.0
+    monkeypatch.setattr("diffusers_helper.memory.residency.get_cuda_free_memory_gb", lambda _device: free)
+    components = Components(source, "meta")
+    assert components.policy == MemoryPolicy(resident=True, preserved_gb=6.0, tile_vae=False)
+    with components.vision() as vision:
+        encoder = weakref.ref(vision.image_encoder)
+    del vision
+    components.plan_memory(3.5)
+    assert components.policy == MemoryPolicy(resident=True, preserved_gb=3.5, tile_vae=False)
+    assert not is_gone(encoder)
+    free = 10.0  # another program came
+    components.plan_memory(2.5)
+    assert components.policy == MemoryPolicy(resident=False, preserved_gb=2.5, tile_vae=True)
+    assert is_gone(encoder)
+
+
+def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
+    transformer = components.transformer("f1")
+    weights = weights_of(transformer)
+    work = Work(128, 128)
+    assert components.plan_sampling(transformer, work) is None
+    free = 1.0
+    one_stays = free - (weights.beside + 3 * max(weights.blocks) + weights.blocks[-1]) / 2**30
+    with_little_memory(components).residency.policy = replace(LITTLE_MEMORY, preserved_gb=one_stays)
+    monkeypatch.setattr("diffusers_helper.components.get_cuda_free_memory_gb", lambda _device: free)
+    with components.vae() as vae:
+        assert vae.use_tiling
+    caplog.set_level("INFO")
+    assert "1 of the model's 6 blocks stay" in components.plan_sampling(transformer, work)
+    assert "1 of the model's 6 blocks stay" in caplog.text
+    assert (components.policy.places, components.policy.tile_vae, transformer.mlp_rows) == (3, True, None)
+    free = 10
+    assert "6 of the model's 6" in components.plan_sampling(transformer, work)
+    assert (vae.use_tiling, vae.use_slicing) == (False, False)
+    free = 0.001
+    assert "may need 0.6. If it stops, choose" in components.plan_sampling(transformer, work)
+    assert (components.policy.room, components.policy.tile_vae, transformer.mlp_rows) == (0, True, 4096)
 
 
 # transformer

@@ -12,6 +12,7 @@ from diffusers_helper.hunyuan import (
     vae_decode_fake,
     vae_encode,
 )
+from diffusers_helper.models.vae_decoder import AMPLE, SHORT, VaeDecoder
 from tests.golden import golden_meta, load_golden
 from tests.models import golden_vae
 from tests.tiny import tiny_text
@@ -170,6 +171,29 @@ def test_in_image_mode_every_latent_frame_is_a_picture_by_itself(vae):
     assert pictures.shape == (2, 3, 3, 32, 48)
     assert torch.equal(pictures[:, :, 1:2], vae_decode(latents[:, :, 1:2], vae))
     assert not torch.allclose(pictures[:, :, 2], vae_decode(latents, vae)[:, :, 8])
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_frames_that_do_not_fit_are_decoded_again_in_smaller_pieces(vae, monkeypatch, caplog, tiled):
+    latents = torch.randn(1, 16, 2, 4, 6)
+    expected = vae_decode(latents, vae)
+    decoders, decode = [], VaeDecoder.__call__
+
+    def too_much(decoder, raw):
+        decoders.append(decoder.piece)
+        if len(decoders) == 1:
+            raise torch.OutOfMemoryError("full")
+        return decode(decoder, raw)
+
+    monkeypatch.setattr(VaeDecoder, "__call__", too_much)
+    monkeypatch.setattr(vae, "use_tiling", tiled)
+    if tiled:
+        with pytest.raises(torch.OutOfMemoryError):
+            vae_decode(latents, vae)
+        return
+    torch.testing.assert_close(vae_decode(latents, vae), expected)
+    assert decoders == [AMPLE, SHORT]
+    assert "decoded again" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

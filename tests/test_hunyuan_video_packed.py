@@ -385,3 +385,20 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for name, grad in gradients(model, inputs).items():
         torch.testing.assert_close(grad, plain[name], atol=1e-6, rtol=1e-4)
     assert recomputed == ["DoubleStreamBlock"] * 2 + ["SingleStreamBlock"] * 2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 10**6])
+def test_mlps_go_over_a_few_tokens_at_a_time_where_memory_is_short(rows):
+    model = build(seed=0)
+    inputs = random_inputs(model, batch=2, text=(7, 5))
+    whole = run(model, inputs)
+    seen = []
+    for layer in [model.transformer_blocks[0].ff.net[2], model.single_transformer_blocks[0].proj_out]:
+        layer.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
+    model.mlp_rows = rows
+    assert_same(run(model, inputs), whole)
+    assert max(seen) <= rows
+    with torch.enable_grad():
+        seen.clear()
+        model(**inputs)
+        assert max(seen) > min(rows, 70)  # training keeps to whole products

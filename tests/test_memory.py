@@ -20,6 +20,10 @@ from diffusers_helper.memory import (
     get_cuda_free_memory_gb,
     policy_for,
 )
+from diffusers_helper.memory.packing import blocks_of
+from tests.gpus import PatientGpu
+from tests.models import golden_transformer
+from tests.test_hunyuan_video_packed import random_inputs
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SWAPPING = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)  # nothing ever fits
@@ -98,11 +102,13 @@ def test_free_memory_of_a_cpu_is_what_the_system_has():
     assert get_cuda_free_memory_gb("cpu") == pytest.approx(psutil.virtual_memory().available / 2**30, rel=0.2)
 
 
-def test_free_memory_of_cuda_counts_what_torch_holds_unused(monkeypatch):
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 6.0), (0.5, 3.5)])
+def test_free_memory_of_cuda_counts_what_torch_holds_unused_and_keeps_to_its_share(monkeypatch, share, expected):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: share)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (3 * 2**30, 9 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 4 * 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 2**30)
-    assert get_cuda_free_memory_gb("cuda:0") == 6.0
+    assert get_cuda_free_memory_gb("cuda:0") == expected
 
 
 # policy
@@ -269,6 +275,26 @@ def test_swapped_use_moves_what_fits_and_reads_the_rest():
         assert devices(model) == {"cpu"}
     assert classes(model) == classes(plain)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_swapped_use_of_blocks_copies_them_ahead_and_places_the_rest():
+    model = golden_transformer()
+    inputs = random_inputs(model)
+    expected = model(**inputs, return_dict=False)[0]
+    before = [id(parameter) for parameter in model.parameters()]
+    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, places=3, room=10**9)
+    residency = Residency(CPU, policy, streams=PatientGpu())
+    for _ in range(2):
+        with residency.use(model, swap=True):
+            assert torch.equal(model(**inputs, return_dict=False)[0], expected)
+            assert DynamicSwapInstaller.prefetcher_of(model).kept == list(range(len(blocks_of(model))))
+            assert id(model.proj_out.weight) not in before
+        assert DynamicSwapInstaller.prefetcher_of(model) is None
+        assert [id(parameter) for parameter in model.parameters()] == before
+    with pytest.raises(ZeroDivisionError), residency.use(model, swap=True):
+        _ = 1 / 0
+    assert [id(parameter) for parameter in model.parameters()] == before
 
 
 def test_nested_use_belongs_to_the_outer_one():

@@ -42,6 +42,7 @@ from diffusers_helper.media.files import output_error, require_free_space, whole
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.memory import out_of_memory_as_error
+from diffusers_helper.memory.budget import Work
 from diffusers_helper.texts import Message
 
 BYTES_PER_PIXEL = 0.5
@@ -85,7 +86,7 @@ def _stages(
     check: Check,
     checkpoint: Checkpoint,
 ) -> Generator[Event, None, None]:
-    components.preserve_memory(request.preserved_memory_gb)
+    components.plan_memory(request.preserved_memory_gb)
     plan = plan_video(request.variant, request.sections)
     video = GrowingVideo(output, plan.grows_at_front, request.crf)
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
@@ -97,6 +98,12 @@ def _stages(
     conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
     transformer = components.transformer(request.variant)
+    height, width = picture.shape[:2]
+    told = components.plan_sampling(
+        transformer, Work(height, width, cfg=request.cfg_scale != 1.0, teacache=request.teacache)
+    )
+    if told:
+        yield Note(told)
 
     @contextmanager
     def use(module: nn.Module) -> Iterator[None]:

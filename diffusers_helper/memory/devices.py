@@ -30,15 +30,17 @@ def default_device() -> torch.device:
 def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
     """Memory that tensors on `device` (None: the default one) can still take, GiB.
 
-    On CUDA that is what the driver has free and what torch has reserved and does not use; elsewhere, where the device
-    shares the machine's memory, what the system has available.
+    On CUDA that is what the driver has free and what torch has reserved and does not use, within the share of the card
+    that torch was allowed; elsewhere, where the device shares the machine's memory, what the system has available.
     """
     device = default_device() if device is None else torch.device(device)
     if device.type != "cuda":
         return float(psutil.virtual_memory().available) / GIB
-    free, _total = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return (free + unused) / GIB
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free + unused, share * total - allocated) / GIB
 
 
 def empty_caches() -> None:
@@ -56,7 +58,7 @@ def out_of_memory_as_error() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_shortage(error):
+        if not is_shortage(error):
             raise
         # Tensors of the frames that failed would live as long as somebody keeps the error.
         traceback.clear_frames(error.__traceback__)
@@ -69,7 +71,8 @@ def out_of_memory_as_error() -> Iterator[None]:
         ) from None
 
 
-def _is_shortage(error: Exception) -> bool:
+def is_shortage(error: Exception) -> bool:
+    """Whether `error` says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

@@ -109,7 +109,8 @@ class HostBuffer:
         self._pages = _Pages(-1, max(1, nbytes), **_PRIVATE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._pages.madvise(mmap.MADV_HUGEPAGE)
-        self.bytes: Tensor = torch.frombuffer(self._pages, dtype=torch.uint8)[:nbytes]
+        with torch.inference_mode(mode=False):  # to be written from anywhere
+            self.bytes: Tensor = torch.frombuffer(self._pages, dtype=torch.uint8)[:nbytes]
 
     def pin(self) -> bool:
         """Let CUDA read the pages without a copy in between; False, with a warning, if the system has none to give.

@@ -1,4 +1,4 @@
-"""How a device's memory is shared among the models of one video: a policy, chosen once, and what carries it out.
+"""How a device's memory is shared among the models of one video: a policy, chosen per job, and what carries it out.
 
 The engine says only `with residency.use(model)`; how the weights reach the device is decided here.
 """
@@ -12,8 +12,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diffusers_helper.memory.devices import cpu, empty_caches, get_cuda_free_memory_gb
+from diffusers_helper.memory.devices import GIB, cpu, empty_caches, get_cuda_free_memory_gb
 from diffusers_helper.memory.moving import move_model_to_device_with_memory_preservation
+from diffusers_helper.memory.packing import blocks_of
+from diffusers_helper.memory.prefetching import Beside
+from diffusers_helper.memory.schedule import Device
 from diffusers_helper.memory.swapping import DynamicSwapInstaller
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,11 +33,15 @@ class MemoryPolicy:
         resident: models stay on the device once they are there; else each is there only while it works.
         preserved_gb: memory that swapped weights leave free for the work itself, GiB.
         tile_vae: the VAE works in tiles and slices.
+        places: blocks of a swapping model that are on the device at a time.
+        room: bytes for those of its blocks that stay there.
     """
 
     resident: bool
     preserved_gb: float
     tile_vae: bool
+    places: int = 2
+    room: int = 0
 
 
 def choose_policy(free_gb: float, preserved_gb: float) -> MemoryPolicy:
@@ -44,18 +51,27 @@ def choose_policy(free_gb: float, preserved_gb: float) -> MemoryPolicy:
 
 
 def policy_for(device: torch.device, preserved_gb: float) -> MemoryPolicy:
-    """The policy for `device` as it is now. On a plain CPU weights are where they are needed: nothing is moved."""
+    """The policy for `device` as it is now, all that torch holds there counted as free, because it is the models'.
+
+    On a plain CPU weights are where they are needed: nothing is moved.
+    """
     if device.type == "cpu":
         return MemoryPolicy(resident=True, preserved_gb=0, tile_vae=False)
-    return choose_policy(get_cuda_free_memory_gb(device), preserved_gb)
+    ours = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+    return choose_policy(get_cuda_free_memory_gb(device) + ours, preserved_gb)
 
 
 class Residency:
-    """Places models on `device` as `policy` says, and takes them back."""
+    """Places models on `device` as `policy` says, and takes them back.
 
-    def __init__(self, device: torch.device | str, policy: MemoryPolicy) -> None:
+    `streams` copies the blocks of swapping models ahead; None is CUDA's own if `device` is one, else nothing does.
+    """
+
+    def __init__(self, device: torch.device | str, policy: MemoryPolicy, streams: Device | None = None) -> None:
         self.device = torch.device(device)
         self.policy = policy
+        self._streams = streams
+        self._beside: dict[nn.Module, Beside] = {}
         self._in_use: set[nn.Module] = set()
         self._placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -63,7 +79,7 @@ class Residency:
     def use(self, model: Model, *, swap: bool = False) -> Iterator[Model]:
         """Inside, `model` runs on the device; a model already in use is left to the outer use.
 
-        `swap`: it may be too big for the device, and what does not fit is moved there layer by layer as it runs.
+        `swap`: it may be too big for the device, and its blocks (where it has none, its layers) arrive as they run.
         """
         if model in self._in_use:
             yield model
@@ -85,15 +101,30 @@ class Residency:
             self._take_back(model)
         self._in_use.clear()
 
+    def stop_swapping(self) -> None:
+        """Give models that swap their own weights back, wherever these are."""
+        for model in list(self._placed):
+            self._uninstall(model)
+
     def _place(self, model: nn.Module, swap: bool) -> None:
-        if swap:
-            DynamicSwapInstaller.install_model(model, self.device)
-            move_model_to_device_with_memory_preservation(model, self.device, self.policy.preserved_gb)
-        else:
+        if not swap:
             model.to(self.device)
+            return
+        DynamicSwapInstaller.install_model(
+            model, self.device, places=self.policy.places, room=self.policy.room, streams=self._streams
+        )
+        if DynamicSwapInstaller.prefetcher_of(model):
+            self._beside[model] = Beside(model, blocks_of(model), self.device)
+        else:
+            move_model_to_device_with_memory_preservation(model, self.device, self.policy.preserved_gb)
 
     def _take_back(self, model: nn.Module) -> None:
-        DynamicSwapInstaller.uninstall_model(model)
+        self._uninstall(model)
         model.to(cpu)
         self._placed.discard(model)
         empty_caches()
+
+    def _uninstall(self, model: nn.Module) -> None:
+        if model in self._beside:
+            self._beside.pop(model).take_back()
+        DynamicSwapInstaller.uninstall_model(model)

@@ -9,7 +9,7 @@ flows through the block. So it is computed outside (`modulation`), for as many s
 `forward`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,10 +25,11 @@ Lengths = Sequence[int] | None
 
 
 class Compute(NamedTuple):
-    """The functions that blocks compute with."""
+    """The functions that blocks compute with, and how many tokens their MLPs take at a time (None: all)."""
 
     attention: AttentionFunction
     kernels: Kernels
+    mlp_rows: int | None = None
 
 
 def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
@@ -40,6 +41,24 @@ def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tens
         return attention(q, k, v).flatten(2)
     samples = [attention(*(x[i : i + 1, :n] for x in (q, k, v))) for i, n in enumerate(lengths)]
     return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
+
+
+def in_pieces(function: Callable[..., Tensor], rows: int | None, *streams: Tensor) -> Tensor:
+    """`function` of streams (B, L, ...), to (B, L, dim): over `rows` tokens at a time, so that less is held at once.
+
+    The pieces' products may be summed in another order than the whole's, which rounds otherwise in the last bit.
+    """
+    length = streams[0].shape[1]
+    if rows is None or length <= rows:
+        return function(*streams)
+    out: Tensor | None = None
+    for start in range(0, length, rows):
+        piece = function(*(x[:, start : start + rows] for x in streams))
+        if out is None:
+            out = piece.new_empty(len(piece), length, *piece.shape[2:])
+        out[:, start : start + rows] = piece
+    assert out is not None
+    return out
 
 
 class Activated(nn.Module):
@@ -67,9 +86,13 @@ class FeedForward(nn.Module):
         """(..., dim) -> (..., dim)."""
         return self.net(x)
 
-    def with_kernels(self, x: Tensor, kernels: Kernels) -> Tensor:
+    def computed(self, x: Tensor, compute: Compute) -> Tensor:
         """The same, for GELU."""
-        return self.net[2](kernels.linear_gelu(x, self.net[0].proj))
+
+        def mlp(x: Tensor) -> Tensor:
+            return self.net[2](compute.kernels.linear_gelu(x, self.net[0].proj))
+
+        return in_pieces(mlp, compute.mlp_rows, x)
 
 
 class Attention(nn.Module):
@@ -112,7 +135,7 @@ class JointAttention(Attention):
         self, image: Tensor, text: Tensor, rope: Tensor, compute: Compute, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
-        attention, kernels = compute
+        attention, kernels, _ = compute
         q, k = (
             kernels.norm_rotate(
                 [
@@ -161,18 +184,18 @@ class DoubleStreamBlock(nn.Module):
             kernels.modulate(image, shift, scale), kernels.modulate(text, c_shift, c_scale), rope, compute, lengths
         )
         return (
-            _gated_mlp(image, image_out, gate, mlp, self.ff, kernels),
-            _gated_mlp(text, text_out, c_gate, c_mlp, self.ff_context, kernels),
+            _gated_mlp(image, image_out, gate, mlp, self.ff, compute),
+            _gated_mlp(text, text_out, c_gate, c_mlp, self.ff_context, compute),
         )
 
 
 def _gated_mlp(
-    x: Tensor, attended: Tensor, gate: Tensor, mlp: Sequence[Tensor], ff: FeedForward, kernels: Kernels
+    x: Tensor, attended: Tensor, gate: Tensor, mlp: Sequence[Tensor], ff: FeedForward, compute: Compute
 ) -> Tensor:
     """Add the gated attention to a stream, then its gated MLP."""
     shift, scale, mlp_gate = mlp
-    x, x_in = kernels.add_gated_modulate(x, attended, gate, shift, scale)
-    return kernels.add_gated(x, ff.with_kernels(x_in, kernels), mlp_gate)
+    x, x_in = compute.kernels.add_gated_modulate(x, attended, gate, shift, scale)
+    return compute.kernels.add_gated(x, ff.computed(x_in, compute), mlp_gate)
 
 
 class SingleStreamBlock(nn.Module):
@@ -191,15 +214,19 @@ class SingleStreamBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, compute: Compute, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
-        attention, kernels = compute
+        attention, kernels, rows = compute
         shift, scale, gate = _vectors(modulation, 3)
         x_in = kernels.modulate(x, shift, scale)
         q, k, v = self.attn.qkv(x_in)
         q = kernels.norm_rotate([Heads(q, self.attn.norm_q.weight, rope)])
         k = kernels.norm_rotate([Heads(k, self.attn.norm_k.weight, rope)])
         attended = prefix_attention(attention, q, k, v, lengths)
-        mlp = kernels.linear_gelu(x_in, self.proj_mlp)
-        return kernels.add_gated(x, kernels.linear_of_pair(attended, mlp, self.proj_out), gate)
+        del q, k, v  # three of the fourteen tensors that would be held while the MLP runs
+
+        def joined(x_in: Tensor, attended: Tensor) -> Tensor:
+            return kernels.linear_of_pair(attended, kernels.linear_gelu(x_in, self.proj_mlp), self.proj_out)
+
+        return kernels.add_gated(x, in_pieces(joined, rows, x_in, attended), gate)
 
 
 def _vectors(modulation: Tensor, count: int) -> Sequence[Tensor]:

@@ -43,6 +43,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         high_quality_fp32_output_for_inference: outside training the last projection and the output are float32.
         attention: the attention function in use; change it with `use_attention`.
         kernels: the fused operations in use, from `kernels.resolve_kernels`; while gradients are recorded, plain ones.
+        mlp_rows: tokens that a block's MLP takes at a time where memory is short; None is all.
         step_cache: decides whether a call runs the blocks; change it with `initialize_teacache`.
 
     Raises ValueError when sizes do not fit together.
@@ -97,6 +98,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.attention: AttentionFunction = sdpa
         self.kernels: Kernels = PLAIN
+        self.mlp_rows: int | None = None
         self.step_cache: StepCache = NoCache()
 
     def use_attention(self, backend: AttentionBackend) -> None:
@@ -248,7 +250,9 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         Gives `forward`'s numbers; it never waits for the device (a step cache may).
         """
         image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
-        compute = Compute(self.attention, PLAIN if torch.is_grad_enabled() else self.kernels)
+        recording = torch.is_grad_enabled()
+        kernels, rows = (PLAIN, None) if recording else (self.kernels, self.mlp_rows)
+        compute = Compute(self.attention, kernels, rows)
         first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
         image = self.step_cache.run(

@@ -1,0 +1,139 @@
+"""What fits: arithmetic from a job's settings and the free memory to what is done about it, before the work begins.
+
+The constants are peaks measured on an H100 (docs/performance-log.md); they follow the sizes of the tensors, not the
+card.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers_helper.memory.packing import block_layout, blocks_of, tensors_of
+from diffusers_helper.texts import Message
+
+GIB = 1024**3
+STREAMS = 14
+"""Tensors of the size of the image stream that a block holds at its peak (18,269 tokens: 1.46 GiB), its MLP's four
+among them."""
+HIDDEN = 4
+"""Of them those of the MLP, which can go over a few tokens at a time."""
+PER_BRANCH = 3
+"""Further ones that a step cache keeps, for each branch of guidance."""
+ROWS = 4096
+"""Tokens of a piece of the MLP where memory is short."""
+MARGIN = GIB // 4
+"""Vectors of all steps, text, libraries' workspaces, and what an allocator cannot use."""
+VAE = GIB // 2
+"""The autoencoder's weights."""
+WHOLE_DECODE, SHORT_DECODE = 7.9 * GIB / (640 * 608), 3.2 * GIB / (640 * 608)
+"""Bytes per pixel of a frame: five latent frames decoded at once, stored or computed again."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step computes.
+
+    Attributes:
+        height, width: of the picture, pixels.
+        window: latent frames per section.
+        cfg: both branches of guidance run.
+        teacache: steps are skipped.
+        text: text tokens at most.
+    """
+
+    height: int
+    width: int
+    window: int = 9
+    cfg: bool = False
+    teacache: bool = False
+    text: int = 256
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence: sampled and clean frames, two frames of history at 2x, sixteen at 4x, photo, text."""
+        across, down = -(-self.width // 16), -(-self.height // 16)
+        half, quarter = -(-across // 2) * -(-down // 2), -(-across // 4) * -(-down // 4)
+        return (self.window + 2) * across * down + half + 4 * quarter + 729 + self.text
+
+    def nbytes(self, dim: int, rows: int | None = None) -> int:
+        """Memory beside the weights while blocks of width `dim` run in 16 bits, their MLPs `rows` tokens at a time."""
+        streams = STREAMS + (PER_BRANCH * (1 + self.cfg) if self.teacache else 0)
+        tokens = streams * self.tokens - (HIDDEN * max(0, self.tokens - rows) if rows else 0)
+        return 2 * dim * tokens + MARGIN
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A transformer's sizes: bytes of each block that travel, of all else, and the width."""
+
+    blocks: Sequence[int]
+    beside: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is done to fit.
+
+    Attributes:
+        places: blocks on the device at a time, those that stay not counted.
+        room: bytes for blocks that stay.
+        rows: tokens of a piece of the MLP; None is all.
+        tile_vae: decode with little memory.
+        need: bytes that the smallest way of working takes.
+        free: bytes there are.
+    """
+
+    places: int
+    room: int
+    rows: int | None
+    tile_vae: bool
+    need: int
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it should."""
+        return self.need <= self.free
+
+
+def weights_of(transformer: Any) -> Weights:
+    """The sizes of a packed transformer, wherever its weights are."""
+    blocks = blocks_of(transformer)
+    inside = {id(tensor) for block in blocks for tensor in tensors_of(block).values()}
+    beside = sum(tensor.nbytes for tensor in tensors_of(transformer).values() if id(tensor) not in inside)
+    return Weights([block_layout(block).travelling for block in blocks], beside, transformer.proj_out.in_features)
+
+
+def budget(free: int, preserved: int, work: Work, weights: Weights) -> Budget:
+    """Share `free` bytes of a device: first what must be, then whole MLPs, a third place, and blocks that stay.
+
+    The blocks that stay leave `preserved` bytes, or what the work takes if that is more.
+    """
+    largest = max(weights.blocks)
+    least = weights.beside + min(2, len(weights.blocks)) * largest
+    rows = None if least + work.nbytes(weights.dim) <= free else ROWS
+    need = least + work.nbytes(weights.dim, rows)
+    places = 3 if need + largest <= free else 2
+    left = free - weights.beside - places * largest - max(preserved, work.nbytes(weights.dim, rows))
+    room = sum(weights.blocks) if left + places * largest >= sum(weights.blocks) else max(0, left)
+    pixels = work.height * work.width
+    tile_vae = free < VAE + WHOLE_DECODE * pixels + MARGIN
+    decode = VAE + int((SHORT_DECODE if tile_vae else WHOLE_DECODE) * pixels)
+    return Budget(places, room, rows, tile_vae, max(need, decode), free)
+
+
+def sentence(plan: Budget, blocks: int, kept: int) -> Message:
+    """What the user should know of `plan`, with `kept` of the transformer's `blocks` staying on the device."""
+    if not plan.fits:
+        return Message(
+            "The GPU has {free:.1f} GiB free and this job may need {need:.1f}. If it stops, choose a smaller picture.",
+            free=plan.free / GIB,
+            need=plan.need / GIB,
+        )
+    return Message(
+        "The GPU has {free:.1f} GiB free: {kept} of the model's {blocks} blocks stay there, the others arrive in time.",
+        free=plan.free / GIB,
+        kept=kept,
+        blocks=blocks,
+    )

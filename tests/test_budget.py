@@ -1,0 +1,68 @@
+"""The memory planner: a table of cards and jobs, and sizes counted on real modules."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.step import PUBLISHED, random_inputs, tokens
+from diffusers_helper.memory.budget import GIB, ROWS, Weights, Work, budget, sentence, weights_of
+from diffusers_helper.memory.schedule import spread
+from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+from tests.models import golden_transformer
+
+WORK = Work(640, 608)
+FULL = Weights([453_000_000] * 20 + [226_600_000] * 40, 828_000_000, 3072)
+
+
+def test_tokens_are_those_of_the_sequence():
+    model = golden_transformer()
+    inputs = random_inputs(model, 640, 608, 9, 256, torch.device("cpu"), torch.float32)
+    photo = inputs["image_embeddings"].shape[1]
+    assert WORK.tokens == tokens(inputs) - photo + 729
+
+
+def test_sizes_of_the_published_transformer():
+    with torch.device("meta"):
+        model = HunyuanVideoTransformer3DModelPacked(**PUBLISHED).to(torch.bfloat16)
+    weights = weights_of(model)
+    assert weights.dim == 3072
+    assert weights.blocks[0] == pytest.approx(FULL.blocks[0], rel=0.001)
+    assert weights.blocks[-1] == pytest.approx(FULL.blocks[-1], rel=0.001)
+    assert weights.beside == pytest.approx(FULL.beside, rel=0.001)
+    modulation = (20 * 12 + 40 * 3) * 3072 * (3072 + 1) * 2
+    assert sum(weights.blocks) + weights.beside + modulation == pytest.approx(12.874e9 * 2, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("free", "preserved", "work", "expected"),
+    [  # places, blocks that stay, rows, tile_vae, fits
+        (3.0, 6.0, WORK, (2, 0, ROWS, True, False)),
+        (4.0, 6.0, WORK, (3, 0, None, True, True)),
+        (6.0, 6.0, WORK, (3, 0, None, True, True)),
+        (6.0, 2.0, WORK, (3, 7, None, True, True)),
+        (11.0, 6.0, WORK, (3, 11, None, False, True)),
+        (23.0, 6.0, WORK, (3, 53, None, False, True)),
+        (26.0, 6.0, WORK, (3, 60, None, False, True)),
+        (4.0, 6.0, replace(WORK, teacache=True), (2, 0, None, True, True)),
+        (4.0, 6.0, replace(WORK, teacache=True, cfg=True), (2, 0, None, True, True)),
+        (6.0, 6.0, Work(1280, 1216), (2, 0, ROWS, True, False)),
+        (4.0, 6.0, Work(320, 304), (3, 0, None, False, True)),
+    ],
+)
+def test_what_is_done_to_fit(free, preserved, work, expected):
+    plan = budget(int(free * GIB), int(preserved * GIB), work, FULL)
+    kept = spread(FULL.blocks, plan.room)
+    assert (plan.places, len(kept), plan.rows, plan.tile_vae, plan.fits) == expected
+    used = FULL.beside + work.nbytes(3072, plan.rows) + sum(FULL.blocks[block] for block in kept)
+    if len(kept) < 60:
+        used += plan.places * FULL.blocks[0]
+    if plan.fits:
+        assert used <= plan.free
+
+
+def test_the_sentence_says_what_was_decided():
+    plan = budget(6 * GIB, 6 * GIB, WORK, FULL)
+    assert "0 of the model's 60 blocks stay there" in sentence(plan, 60, 0)
+    plan = budget(3 * GIB, 6 * GIB, WORK, FULL)
+    assert "3.0 GiB free and this job may need 3.7" in sentence(plan, 60, 0)
