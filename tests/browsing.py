@@ -24,10 +24,10 @@ PLAYED = """video => new Promise(done => {
 
 
 @contextmanager
-def headless(chromium):
+def headless(chromium, *flags):
     expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *flags])
         yield browser
         browser.close()
 

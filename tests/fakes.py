@@ -158,6 +158,7 @@ def serve_page(
     models_note: str = "",
     languages=("en",),
     access: Access | None = None,
+    uploads: Path | None = None,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
@@ -168,7 +169,7 @@ def serve_page(
     manager = JobManager(run, new_previewer=lambda: fake_preview)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
