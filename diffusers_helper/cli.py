@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from diffusers_helper import accounts, batch, doctor, models_command, options
 from diffusers_helper.framepack.errors import SettingsError
@@ -34,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def generate(parsed: argparse.Namespace) -> int:
     """Make one video and write its path to stdout."""
-    given = given_settings(parsed)
-    GenerationRequest.from_fields(given)  # what is wrong is told before anything is loaded
     if parsed.output is not None:
         _require_target(parsed.output)
+    given, picture = _given(parsed)
+    variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
 
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.program import Program
 
     t = language(parsed.language)
-    photo = open_photo(parsed.photo)
-    program = Program(parsed, parsed.variant)
+    photo = open_photo(picture)
+    program = Program(parsed, variant)
     request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")
@@ -62,6 +63,26 @@ def generate(parsed: argparse.Namespace) -> int:
     return options.DONE
 
 
+def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+    """Return the settings that were given, those of ``--recipe`` included, and the photo."""
+    given = {name: value for name, value in given_settings(parsed).items() if value is not None}
+    if parsed.recipe is None:
+        if "prompt" not in given:
+            raise SettingsError(Message("Give a PHOTO and a PROMPT, or --recipe FILE."))
+        return given, parsed.photo
+
+    from diffusers_helper.media.recipe import read_recipe
+
+    recipe = read_recipe(parsed.recipe)
+    for note in recipe.notes:
+        sys.stderr.write(f"{language(parsed.language)(note)}\n")
+    if parsed.photo is None and not recipe.picture:
+        raise SettingsError(
+            Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
+        )
+    return recipe.settings | given, parsed.photo or parsed.recipe
+
+
 def _require_target(output: Path) -> None:
     if output.suffix.lower() != ".mp4":
         raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
@@ -75,10 +96,17 @@ def _parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser("generate", help="make one video", description="A photo and a prompt become a video.")
     make.set_defaults(command=generate)
-    make.add_argument("photo", metavar="PHOTO")
-    make.add_argument("prompt", metavar="PROMPT")
+    make.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="the first picture of the video")
+    make.add_argument("prompt", metavar="PROMPT", nargs="?", help="what should happen")
+    make.add_argument(
+        "--recipe",
+        metavar="FILE",
+        type=Path,
+        help="settings from a video, picture or JSON made before; what is given wins, and a PNG is the photo, too",
+    )
     make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
     add_settings(make)
+    make.set_defaults(variant=None)  # so that the recipe's counts
     options.add_options(make)
 
     batch.add_parser(commands)

@@ -56,6 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
     )
     add_language(group)
+    group.add_argument(
+        "--no-metadata", action="store_true", help="pictures and videos do not carry the prompt and the other settings"
+    )
     group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
 
 

@@ -76,6 +76,7 @@ class Program:
         self._offline: bool = options.offline
         self._attention: str = options.attention
         self._fused = not options.no_compile
+        self._metadata = not options.no_metadata
         self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
         if self._attention != "auto":
@@ -128,7 +129,10 @@ class Program:
         from diffusers_helper.framepack.generation import generate
 
         self._check, self._say = check, say
-        yield from generate(request, photo, components=self.components, output=self.outputs / name, check=check)
+        output = self.outputs / name
+        yield from generate(
+            request, photo, components=self.components, output=output, check=check, metadata=self._metadata
+        )
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._check()

@@ -4,11 +4,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffusers_helper import cli
 from diffusers_helper.framepack.errors import ModelFilesError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.terminal import SETTINGS
 
 
@@ -33,6 +35,7 @@ class FakeProgram:
         pass
 
     def generate(self, request, photo, name, *, check, say):
+        self.photo = photo
         self.events = self._events(request, name, say)  # held, so that it is not the garbage collector that closes it
         return self.events
 
@@ -153,9 +156,50 @@ def test_wrong_settings_exit_2_before_anything_is_loaded(program, argv, field, c
     assert not program.made
 
 
+@pytest.fixture
+def recipe(program):
+    """A picture and a JSON file with settings, in the current folder."""
+    text = recipe_of(GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256))
+    Image.new("RGB", (64, 64)).save("made.png", pnginfo=png_comment(text))
+    Path("made.json").write_text(text, encoding="utf-8")
+    return GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256)
+
+
+@pytest.mark.parametrize(
+    ("argv", "photo", "changes"),
+    [
+        (["--recipe", "made.png"], "made.png", {}),
+        (["a.jpg", "--recipe", "made.png", "--seed", "3"], "a.jpg", {"seed": 3}),
+        (["a.jpg", "a bear", "--recipe", "made.json", "--teacache"], "a.jpg", {"prompt": "a bear", "teacache": True}),
+        (["a.jpg", "--recipe", "made.json", "--variant", "original"], "a.jpg", {"variant": "original"}),
+    ],
+)
+def test_settings_come_from_a_recipe_and_what_is_given_wins(program, recipe, argv, photo, changes):
+    assert cli.main(["generate", *argv]) == 0
+    assert program.made[0].request == recipe.model_copy(update=changes)
+    assert program.made[0].photo == f"photo {photo}"
+    assert program.made[0].variant == changes.get("variant", "f1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "Give a PHOTO and a PROMPT"),
+        (["a.jpg"], "Give a PHOTO and a PROMPT"),
+        (["--recipe", "made.json"], "has settings and no photo"),
+        (["a.jpg", "--recipe", "nothing.json"], "holds no settings"),
+        (["a.jpg", "--recipe", "made.json", "--steps", "0"], "steps: "),
+    ],
+)
+def test_what_a_recipe_cannot_give_exits_2(program, recipe, argv, words, capsys):
+    assert cli.main(["generate", *argv]) == 2
+    assert words in capsys.readouterr().err
+    assert not program.made
+
+
 @pytest.mark.parametrize(
     "argv",
-    [[], ["generate"], ["generate", "a.png", "p", "--variant", "f2"], ["generate", "a.png", "p", "--window", "3"]],
+    [[], ["generate", "a.png", "p", "--variant", "f2"], ["generate", "a.png", "p", "--window", "3"]],
 )
 def test_wrong_arguments_exit_2(argv):
     with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -11,12 +12,14 @@ import torch
 from PIL import Image
 
 from diffusers_helper.components import Components, resolve_models
+from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, SectionSampled, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.photo import Photo
+from diffusers_helper.media.recipe import read_recipe
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}
 
@@ -56,7 +59,23 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     with Image.open(tmp_path / "clip.v1.png") as picture:
         assert shapes == {(picture.height, picture.width, 3)}
         assert picture.size == (144, 112)
-    assert GenerationRequest.from_json((tmp_path / "clip.v1.json").read_text()).seed == 5
+    for name in ("clip.v1.json", "clip.v1.png", "clip.v1.mp4"):
+        settings = read_recipe(tmp_path / name).settings
+        assert GenerationRequest(**settings) == GenerationRequest(**SMALL, variant=variant, resolution=128)
+
+
+def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry_it(
+    components, photo, tmp_path, monkeypatch
+):
+    request = GenerationRequest(**SMALL)
+    next(generate(request, photo, components=components, output=tmp_path / "a", metadata=False))
+    monkeypatch.setattr(generation, "can_carry", lambda _: False)
+    first = next(run(components, photo, tmp_path / "b"))
+    assert first == Note("The settings could not be written into the picture and the video.")
+    list(islice(run(components, photo, tmp_path / "b"), 3))
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert "Comment" not in picture.info
 
 
 @pytest.mark.slow

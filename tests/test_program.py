@@ -83,7 +83,7 @@ def test_wrong_choices(argv):
 def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatch, tmp_path):
     calls = []
 
-    def generate(request, photo, *, components, output, check):
+    def generate(request, photo, *, components, output, check, **_):
         calls.append((request, photo, output))
         yield StageStarted("text", "Reading")
         components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
@@ -106,7 +106,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
         if stop:
             raise CancelledError("Stopped.")
 
-    def generate(request, photo, *, components, output, check):
+    def generate(request, photo, *, components, output, check, **_):
         for done in (1, 2):
             components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
             yield StageStarted("text", "Reading")

@@ -41,6 +41,7 @@ from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
+from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.texts import Message
@@ -59,6 +60,7 @@ def generate(
     output: Path,
     check: Check = lambda: None,
     checkpoint: Checkpoint | None = None,
+    metadata: bool = True,
 ) -> Generator[Event, None, None]:
     """Make one video.
 
@@ -69,13 +71,16 @@ def generate(
         output: the files' stem, for example ``outputs/20261122_101500_123``.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
         checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
+        metadata: the picture and the video carry the request; see ``media.recipe``.
 
     Yields events up to Finished; where the disk is full it waits. Raises a FramePackError for all that a user can mend;
     closing the iterator stops the work and keeps the sections that were done.
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
+    request = request.with_seed()
+    request = request.model_copy(update={"resolution": request.resolution or components.defaults.resolution})
     with out_of_memory_as_error():
-        yield from _stages(request.with_seed(), photo, components, output, check, kept)
+        yield from _stages(request, photo, components, output, check, kept, recipe_of(request) if metadata else "")
 
 
 def _stages(
@@ -85,14 +90,18 @@ def _stages(
     output: Path,
     check: Check,
     checkpoint: Checkpoint,
+    recipe: str,
 ) -> Generator[Event, None, None]:
     components.plan_memory(request.preserved_memory_gb)
     plan = plan_video(request.variant, request.sections)
-    video = GrowingVideo(output, plan.grows_at_front, request.crf)
+    if recipe and not can_carry(recipe):
+        yield Note(Message("The settings could not be written into the picture and the video."))
+        recipe = ""
+    video = GrowingVideo(output, plan.grows_at_front, request.crf, comment=recipe)
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
-    picture = _prepare(request, photo, components, output)
+    picture = _prepare(request, photo, output, recipe)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
     conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
@@ -192,16 +201,16 @@ def _encoded(
     return conditions, start_latent, vae
 
 
-def _prepare(request: GenerationRequest, photo: Photo, components: Components, output: Path) -> NDArray[np.uint8]:
+def _prepare(request: GenerationRequest, photo: Photo, output: Path, recipe: str) -> NDArray[np.uint8]:
     """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
-    resolution = request.resolution or components.defaults.resolution
-    height, width = find_nearest_bucket(photo.image.height, photo.image.width, resolution)
+    assert request.resolution is not None, "generate fills it in"
+    height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
     picture = resize_and_center_crop(np.asarray(photo.image), width, height)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, _bytes_needed(request, height * width))
         with whole_file(output.with_name(f"{output.name}.png")) as part:
-            Image.fromarray(picture).save(part, format="PNG")
+            Image.fromarray(picture).save(part, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
         with whole_file(output.with_name(f"{output.name}.json")) as part:
             part.write_text(request.to_json(), encoding="utf-8")
     except OSError as error:

@@ -40,12 +40,16 @@ class GrowingVideo:
         partial: the newest playable file, None before the first and after ``finish``.
     """
 
-    def __init__(self, path_stem: Path, grows_at_front: bool, crf: int, fps: float = 30) -> None:
-        """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``."""
+    def __init__(self, path_stem: Path, grows_at_front: bool, crf: int, fps: float = 30, comment: str = "") -> None:
+        """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``.
+
+        ``comment`` is what every file says of itself.
+        """
         self._stem = path_stem
         self._grows_at_front = grows_at_front
         self._crf = crf
         self._rate = exact_rate(fps)
+        self._comment = comment
         self._edge: Tensor | None = None
         self._previous: Path | None = None
         self.frames = 0
@@ -68,7 +72,9 @@ class GrowingVideo:
         edge = slice(keep) if self._grows_at_front else slice(fresh - keep, None)
         border = keep if self._grows_at_front else fresh - keep
         section = io.BytesIO()
-        encode_mp4(rgb_frames(joined), section, self._rate, self._crf, key_frame=border, check=check)
+        encode_mp4(
+            rgb_frames(joined), section, self._rate, self._crf, key_frame=border, comment=self._comment, check=check
+        )
         section.seek(0)
 
         path = self._partial(number)

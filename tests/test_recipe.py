@@ -1,0 +1,148 @@
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media import recipe as recipe_module
+from diffusers_helper.media.growing import GrowingVideo
+from diffusers_helper.media.recipe import MAX_CHARACTERS, can_carry, png_comment, read_recipe, recipe_of
+from tests.clips import clip
+
+REQUEST = GenerationRequest(
+    prompt='Ein "Löwe" 🦁\n{0} %s <b>ライオン</b>', negative_prompt="blur", variant="f1", seconds=7.5, seed=2**53 - 1,
+    steps=7, guidance_scale=3.5, cfg_scale=1.5, cfg_rescale=0.7, teacache=True, preserved_memory_gb=8, mp4_crf=20,
+    resolution=512,
+)  # fmt: skip
+
+
+def png(path, text):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path, format="PNG", pnginfo=png_comment(text))
+    return path
+
+
+def mp4(path, text, front=False):
+    growing = GrowingVideo(path.with_suffix(""), front, crf=30, comment=text)
+    growing.add(clip(5), 0)
+    growing.add(clip(8), 3)
+    return growing.finish()
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def file_of(kind, folder, text):
+    return {"png": png, "mp4": mp4, "json": write}[kind](folder / f"a.{kind}", text)
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4", "json"])
+def test_every_setting_comes_back(tmp_path, kind):
+    found = read_recipe(file_of(kind, tmp_path, recipe_of(REQUEST)))
+    assert GenerationRequest(**found.settings) == REQUEST
+    assert found.settings.keys() == GenerationRequest.model_fields.keys()
+    assert (found.picture, found.notes) == (kind == "png", ())
+
+
+def test_both_ends_of_a_growing_video_keep_it(tmp_path):
+    for front in (True, False):
+        assert read_recipe(mp4(tmp_path / "a.mp4", recipe_of(REQUEST), front)).settings == REQUEST.model_dump()
+
+
+def test_a_request_as_jobs_keep_it_is_a_recipe(tmp_path):
+    assert read_recipe(write(tmp_path / "a.json", REQUEST.to_json())).settings == REQUEST.model_dump()
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+def test_ffprobe_shows_the_settings(tmp_path):
+    command = ["ffprobe", "-v", "error", "-show_entries", "format_tags=comment", "-of", "json"]
+    done = subprocess.run([*command, mp4(tmp_path / "a.mp4", recipe_of(REQUEST))], capture_output=True, check=True)
+    assert json.loads(done.stdout)["format"]["tags"]["comment"] == recipe_of(REQUEST)
+
+
+OBJECT = {"framepack_recipe": 1, "prompt": "a lion", "steps": 9}
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4", "json"])
+@pytest.mark.parametrize(
+    ("changes", "settings", "words"),
+    [
+        (
+            {"colour": 1, "x" * 500: 2},
+            {"prompt": "a lion", "steps": 9},
+            "not known here and were left out: colour, xxx",
+        ),
+        ({"framepack_recipe": 99}, {"prompt": "a lion", "steps": 9}, "another version"),
+        ({"framepack_recipe": None}, {"prompt": "a lion", "steps": 9}, "another version"),
+        ({"steps": "many"}, {"prompt": "a lion"}, "left out. steps: "),
+        ({"steps": 1e30}, {"prompt": "a lion"}, "left out. steps: "),
+        ({"steps": [9]}, {"prompt": "a lion"}, "left out. steps: "),
+        ({"steps": True}, {"prompt": "a lion"}, "left out. steps: must be a number"),
+        ({"seconds": float("nan")}, {"prompt": "a lion", "steps": 9}, "left out. seconds: "),
+        ({"prompt": "x" * 10_001}, {"steps": 9}, "left out. prompt: "),
+        ({"prompt": {"a": 1}}, {"steps": 9}, "left out. prompt: "),
+    ],
+)
+def test_what_does_not_fit_is_left_out_and_told(tmp_path, kind, changes, settings, words):
+    found = read_recipe(file_of(kind, tmp_path, json.dumps(OBJECT | changes)))
+    assert found.settings == settings
+    assert len(found.notes) == 1
+    assert words in found.notes[0]
+    assert len(found.notes[0]) < 300
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4", "json"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "Created with GIMP", "[]", "3", '"prompt"', "{}", '{"Software": "other"}', "[" * 100_000,
+     '{"steps": ' + "1" * 5000, '{"steps": ' + "1" * 5000 + "}", json.dumps(OBJECT) + "x" * MAX_CHARACTERS],
+)  # fmt: skip
+def test_files_without_settings_are_refused_with_a_sentence(tmp_path, kind, text):
+    with pytest.raises(SettingsError, match=rf"“a\.{kind}” holds no settings\. Choose "):
+        read_recipe(file_of(kind, tmp_path, text))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\0\0\0\x18ftypisom", b"\xff\xfe{", b"GIF89a", bytes(99)])
+def test_broken_files_are_refused(tmp_path, data):
+    path = tmp_path / "a\n.mp4"
+    path.write_bytes(data)
+    with pytest.raises(SettingsError, match=r"“a\.mp4” holds no settings"):
+        read_recipe(path)
+    with pytest.raises(SettingsError):
+        read_recipe(tmp_path / "nowhere.json")
+
+
+def test_fifty_megabytes_are_not_read(tmp_path):
+    text = json.dumps(OBJECT | {"prompt": "x" * 50_000_000})
+    for kind in ("json", "png"):
+        with pytest.raises(SettingsError, match="holds no settings"):
+            read_recipe(file_of(kind, tmp_path, text))
+
+
+def test_a_compressed_bomb_is_not_unpacked(tmp_path):
+    info = PngInfo()
+    info.add_text("Comment", "x" * 60_000_000, zip=True)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=info)
+    assert (tmp_path / "a.png").stat().st_size < 100_000
+    with pytest.raises(SettingsError, match="holds no settings"):
+        read_recipe(tmp_path / "a.png")
+
+
+def test_a_playlist_called_mp4_is_not_followed(tmp_path):
+    write(tmp_path / "a.mp4", f"ffconcat version 1.0\nfile {mp4(tmp_path / 'b.mp4', recipe_of(REQUEST))}\n")
+    with pytest.raises(SettingsError, match="holds no settings"):
+        read_recipe(tmp_path / "a.mp4")
+
+
+def test_a_text_that_files_cannot_carry_is_found_before_the_work(monkeypatch, caplog):
+    assert can_carry(recipe_of(REQUEST))
+    assert not can_carry("\ud800")  # a lone surrogate, which no request has
+    assert "cannot carry the settings" in caplog.text
+    monkeypatch.setattr(recipe_module, "encode_mp4", lambda *_, **__: None)
+    assert not can_carry(recipe_of(REQUEST))
