@@ -31,6 +31,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.jobs import new_job_id
 from diffusers_helper.media.files import whole_file
+from diffusers_helper.versions import require_versions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -109,6 +110,8 @@ class FramePack:
 
         Raises SettingsError for what does not work here and ModelFilesError for files that are missing.
         """
+        require_versions()
+
         from diffusers_helper.program import Program
 
         folder = _TemporaryFolder() if outputs is None else None

@@ -26,6 +26,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.files import whole_file
 from diffusers_helper.signals import stop_on_interrupt
 from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar, table
+from diffusers_helper.versions import require_versions
 
 if TYPE_CHECKING:
     from diffusers_helper.program import Program
@@ -90,6 +91,8 @@ def run(parsed: argparse.Namespace) -> int:
     entries = read_list(parsed.source)
     given = given_settings(parsed)
     GenerationRequest.from_fields(given)  # what is wrong with all of them is told before anything is loaded
+
+    require_versions()
 
     from diffusers_helper.program import Program
 

@@ -23,6 +23,7 @@ from diffusers_helper.media.files import whole_file
 from diffusers_helper.signals import stop_on_interrupt
 from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar
 from diffusers_helper.texts import Message, language
+from diffusers_helper.versions import require_versions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +40,8 @@ def generate(parsed: argparse.Namespace) -> int:
         _require_target(parsed.output)
     given, picture = _given(parsed)
     variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
+
+    require_versions()
 
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.program import Program

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from diffusers_helper import options
+from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.machine import Attempt, Facts, gather
@@ -23,6 +24,8 @@ PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the program is tested with."""
 GPU_BYTES = int(GenerationRequest.model_fields["preserved_memory_gb"].default * 1024**3)
 """GPU memory that the work itself takes beside swapped weights: what a request leaves free for it."""
+STEPS = GenerationRequest.model_fields["steps"].default
+SECTION_SECONDS = 4 * LATENT_WINDOW / FPS
 OUTPUT_BYTES = 1_000_000_000
 """Room for results below which somebody should be told; a long video's files take some hundred MB."""
 _TORCH_ADVICE = "Install the torch that requirements.txt names (scripts/setup), or a newer one for a newer card"
@@ -52,6 +55,20 @@ def python(facts: Facts) -> Finding:
         return Finding(Level.OK, "Python", f"{version}.")
     sentence = f"{version} is not among those tested. Install 3.11, 3.12 or 3.13, delete .venv and run scripts/setup."
     return Finding(Level.PROBLEM, "Python", sentence)
+
+
+def packages(facts: Facts) -> Finding:
+    """Whether the large libraries are of versions that the program is tested with."""
+    for package in facts.packages:
+        if package.too_old:
+            have = f"is too old ({package.installed})" if package.installed else "is not installed"
+            text = f"{package.name} {have}: {package.oldest} is needed. Run scripts/setup, which installs it."
+            return Finding(Level.PROBLEM, "packages", text)
+    newer = [f"{package.name} {package.installed}" for package in facts.packages if package.untested]
+    if newer:
+        text = f"newer than what was tested: {', '.join(newer)}. If something fails, run scripts/setup."
+        return Finding(Level.NOTE, "packages", text)
+    return Finding(Level.OK, "packages", ", ".join(f"{package.name} {package.installed}" for package in facts.packages))
 
 
 def torch_build(facts: Facts) -> Finding:
@@ -149,6 +166,26 @@ def kernels(facts: Facts) -> Finding:
     return Finding(Level.NOTE, "kernels", text)
 
 
+def speed(facts: Facts) -> Finding:
+    """How long a step will take with the published models."""
+    if facts.models.small:
+        return Finding(Level.OK, "speed", "the tiny model takes a moment per step.")
+    gpu, rates = facts.gpu, facts.speed
+    if gpu is None or rates is None:
+        return Finding(Level.OK, "speed", "nothing to measure here.")
+    seconds = rates.step_seconds(fused=facts.plain_kernels is None, resident=gpu.resident)
+    text = (
+        f"about {seconds:.1f} s per step at 640x608, so {readable_seconds(seconds * STEPS)} for each "
+        f"{SECTION_SECONDS} s of video, and less with TeaCache. Much slower than that: see docs/troubleshooting.md."
+    )
+    return Finding(Level.OK, "speed", text)
+
+
+def readable_seconds(seconds: float) -> str:
+    """A time as people say it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def attention(facts: Facts, attempt: Attempt) -> Finding:
     """Whether one backend works, and how much it matters."""
     subject = f"attention {attempt.name}"
@@ -223,7 +260,7 @@ def port(facts: Facts) -> Finding:
 
 Check = Callable[[Facts], Finding]
 CHECKS: tuple[Check, ...] = (
-    python, torch_build, driver, device, gpu_memory, kernels, memory, models, outputs, encoder, port,
+    python, packages, torch_build, driver, device, gpu_memory, kernels, speed, memory, models, outputs, encoder, port,
 )  # fmt: skip
 
 

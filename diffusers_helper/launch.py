@@ -22,6 +22,7 @@ from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.logs import logging_to
 from diffusers_helper.texts import LANGUAGES, Message
+from diffusers_helper.versions import require_versions
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
 
 
 def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
+    require_versions()
+
     from diffusers_helper.program import Program
 
     program = Program(parsed, variant.name)

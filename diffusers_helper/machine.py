@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
 from diffusers_helper.launch import open_port
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, resolve_models
+from diffusers_helper.speed import Speed, measure
+from diffusers_helper.versions import Package, installed_packages
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,8 @@ class Facts:
         wanted_device: what ``--device`` says.
         device: type of the device that models would run on; ``device_error`` is why the wanted one cannot.
         gpu: the card; None if ``device`` is not "cuda".
+        packages: the large libraries.
+        speed: what the card reaches; None without a card, or if it computes nothing.
         plain_kernels: why no fused kernels are used; None if they are.
         wanted_attention: what ``--attention`` says.
         h264: whether the video library can write H.264.
@@ -88,6 +92,8 @@ class Facts:
     device: str
     device_error: str | None
     gpu: Gpu | None
+    packages: tuple[Package, ...]
+    speed: Speed | None
     plain_kernels: str | None
     attention: tuple[Attempt, ...]
     wanted_attention: str
@@ -121,6 +127,8 @@ def gather(options: argparse.Namespace) -> Facts:
         device=device.type,
         device_error=device_error,
         gpu=_gpu(device) if device.type == "cuda" else None,
+        packages=tuple(installed_packages()),
+        speed=_speed(device),
         plain_kernels=_plain_kernels(device, wanted=not options.no_compile),
         attention=_attention(device),
         wanted_attention=options.attention,
@@ -172,6 +180,15 @@ def _gpu(device: torch.device) -> Gpu:
         free=int(free * GIB),
         resident=choose_policy(free, 0).resident,
     )
+
+
+def _speed(device: torch.device) -> Speed | None:
+    if device.type != "cuda":
+        return None
+    try:
+        return measure(device)
+    except (RuntimeError, SettingsError):  # no kernel image, no free memory: other findings say so
+        return None
 
 
 def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:

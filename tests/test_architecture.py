@@ -19,8 +19,8 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "model_files environment loading eight_bit_files building components",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs progress previewer watch job_store",
-    "gradio program options logs locks signals health prometheus computer watchdog access accounts",
-    "launch cli instances keeper api terminal batch batch_list models_command doctor machine",
+    "gradio program options logs locks signals health prometheus computer watchdog versions access accounts",
+    "launch cli instances keeper api terminal batch batch_list models_command doctor machine speed",
     "__main__",
 ]
 LEVEL = {f"{PACKAGE}.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}

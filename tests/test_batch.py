@@ -17,10 +17,11 @@ class FakeProgram:
     """Makes a file of a few bytes for each job; ``faults`` are raised, by the job's prompt, after the first section."""
 
     defaults = GenerationRequest(resolution=128, steps=4, seconds=1)
+    note = ""
 
     def __init__(self, options, variant):
         self.outputs, self.made, self.released = options.outputs, [], 0
-        self.source = SimpleNamespace(note="", title="tiny", check=self.check)
+        self.source = SimpleNamespace(title="tiny", check=self.check)
         self.checked = [variant]
         type(self).last = self
 

@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusers_helper import cli, machine, options
 from diffusers_helper.doctor import Finding, Level, examine, has_kernels, report
+from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.machine import Attempt, Facts, Gpu, Models, gather
+from diffusers_helper.speed import Speed, measure
+from diffusers_helper.versions import Package
 
 GB = 1_000_000_000
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
@@ -34,6 +38,8 @@ GOOD = Facts(
     device="cuda",
     device_error=None,
     gpu=GPU,
+    packages=(Package("torch", "2.13.0+cu130", "2.11", "2.13"), Package("gradio", "6.31.0", "6.31", "6.31")),
+    speed=Speed(products=785e12, attention=594e12, copies=55e9),
     plain_kernels=None,
     attention=(Attempt("cudnn", True, None), Attempt("sdpa", True, None), Attempt("sage", False, "not installed")),
     wanted_attention="auto",
@@ -59,6 +65,10 @@ def of_models(**changes):
     return {"models": replace(MODELS, **changes)}
 
 
+def installed(version):
+    return {"packages": (Package("gradio", version, "6.31", "6.33"),)}
+
+
 def tried(name, fits, reason, wanted="auto"):
     return {"attention": (Attempt(name, fits, reason),), "wanted_attention": wanted}
 
@@ -66,7 +76,7 @@ def tried(name, fits, reason, wanted="auto"):
 def test_a_good_computer_has_nothing_but_ok():
     findings = examine(GOOD)
     assert {finding.level for finding in findings} == {Level.OK}
-    assert len({finding.subject for finding in findings}) == len(findings) == 14
+    assert len({finding.subject for finding in findings}) == len(findings) == 16
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,18 @@ def test_a_good_computer_has_nothing_but_ok():
         (ON_CPU, {}, "GPU memory", "ok", "none"),
         (GOOD, {"plain_kernels": "no gcc"}, "kernels", "note", "slower: no gcc. Triton needs gcc"),
         (ON_CPU, {}, "kernels", "ok", "plain"),
+        (GOOD, {}, "packages", "ok", "torch 2.13.0+cu130, gradio 6.31.0"),
+        (GOOD, installed(None), "packages", "problem", "gradio is not installed: 6.31 is needed"),
+        (GOOD, installed("6.30.9"), "packages", "problem", "gradio is too old (6.30.9): 6.31 is needed"),
+        (GOOD, installed("6.33.2"), "packages", "ok", "gradio 6.33.2"),
+        (GOOD, installed("7.0rc1"), "packages", "note", "newer than what was tested: gradio 7.0rc1"),
+        (GOOD, {}, "speed", "ok", "about 0.8 s per step at 640x608, so 20 s for each 1.2 s"),
+        (GOOD, {"plain_kernels": "no gcc"}, "speed", "ok", "about 1.0 s per step"),
+        (GOOD, {"gpu": SMALL_GPU}, "speed", "ok", "about 0.8 s per step"),
+        (GOOD, {"gpu": SMALL_GPU, "speed": Speed(785e12, 594e12, 4e9)}, "speed", "ok", "about 6.4 s per step"),
+        (GOOD, {"speed": Speed(60e12, 40e12, 25e9)}, "speed", "ok", "about 11.1 s per step at 640x608, so 5 min"),
+        (GOOD, {"speed": None}, "speed", "ok", "nothing to measure"),
+        (ON_CPU, {"models": TINY}, "speed", "ok", "a moment"),
         (GOOD, {"memory": 30 * GB}, "RAM", "ok", "need 26.0 GB"),
         (GOOD, {"memory": 30 * GB, "gpu": SMALL_GPU}, "RAM", "problem", "12.0 GB are lacking"),
         (GOOD, {"memory": 30 * GB, "gpu": SMALL_GPU, "swap": 12 * GB}, "RAM", "note", "swap, which is slow"),
@@ -157,6 +179,23 @@ def test_report_is_a_line_each_and_an_exit_code(levels, code, last, capsys):
 
 
 # a real look
+
+
+def test_rates_are_measured():
+    speed = measure(torch.device("cpu"), side=128, tokens=64, heads=2, copied=2**20)
+    assert 1e6 < speed.products < 1e14
+    assert 1e6 < speed.attention < 1e14
+    assert 1e6 < speed.copies < 1e13
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel image"), SettingsError("no attention")])
+def test_a_card_that_computes_nothing_has_no_speed(monkeypatch, error):
+    def fail(device):
+        raise error
+
+    monkeypatch.setattr(machine, "measure", fail)
+    assert machine._speed(torch.device("cuda")) is None
+    assert machine._speed(torch.device("cpu")) is None
 
 
 def parsed(*argv):
