@@ -28,7 +28,7 @@ def calls(monkeypatch, tmp_path):
     """Requests and photos that were asked for; the videos are files of a few bytes."""
     calls = []
 
-    def generate(request, photo, *, components, output, check):
+    def generate(request, photo, *, output, **_rest):
         call = SimpleNamespace(request=request, photo=photo, closed=False)
         calls.append(call)
         try:
