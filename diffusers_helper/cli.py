@@ -1,6 +1,6 @@
 """The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
 
-The commands ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
+The commands ``resume``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
 Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the
 video is the only line on stdout.
 """
@@ -8,20 +8,26 @@ video is the only line on stdout.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper import accounts, batch, doctor, models_command, options
+from diffusers_helper import accounts, batch, doctor, models_command, options, resume_command
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs import new_job_id
 from diffusers_helper.logs import logging_to
-from diffusers_helper.media.files import whole_file
 from diffusers_helper.signals import stop_on_interrupt
-from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar
+from diffusers_helper.terminal import (
+    add_settings,
+    follow,
+    given_settings,
+    move_video,
+    require_target,
+    steps_bar,
+    telling_how_to_go_on,
+)
 from diffusers_helper.texts import Message, language
 from diffusers_helper.versions import require_versions
 
@@ -37,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(parsed: argparse.Namespace) -> int:
     """Make one video and write its path to stdout."""
     if parsed.output is not None:
-        _require_target(parsed.output)
+        require_target(parsed.output)
     given, picture = _given(parsed)
     variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
 
@@ -53,16 +59,11 @@ def generate(parsed: argparse.Namespace) -> int:
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")
     program.prepare()
-    with stop_on_interrupt("after this step") as check, steps_bar(request) as bar:
-        events = program.generate(
-            request, photo, new_job_id(), check=check, say=lambda text: bar.set_description_str(t(text))
-        )
+    name = new_job_id()
+    with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
+        events = program.generate(request, photo, name, check=check, say=lambda text: bar.set_description_str(t(text)))
         video = follow(events, check, bar, t)
-    if parsed.output is not None:
-        with whole_file(parsed.output) as part:
-            shutil.copyfile(video, part)
-        video.unlink()
-    sys.stdout.write(f"{parsed.output or video}\n")
+    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
     return options.DONE
 
 
@@ -86,13 +87,6 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     return recipe.settings | given, parsed.photo or parsed.recipe
 
 
-def _require_target(output: Path) -> None:
-    if output.suffix.lower() != ".mp4":
-        raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
-    if output.is_dir() or not output.parent.is_dir():
-        raise SettingsError(Message("-o {output}: this is a folder, or its folder does not exist.", output=output))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusers_helper", description="FramePack without its page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -112,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(variant=None)  # so that the recipe's counts
     options.add_options(make)
 
+    resume_command.add_parser(commands)
     batch.add_parser(commands)
     models_command.add_parser(commands)
     doctor.add_parser(commands)

@@ -13,7 +13,8 @@ import logging
 import re
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -22,10 +23,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
+from diffusers_helper.framepack.errors import CancelledError, FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.media.files import output_error, whole_file
+from diffusers_helper.media.files import display_name, output_error, whole_file
 from diffusers_helper.media.photo import Photo
+from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +47,22 @@ class JobRecord:
         request: the settings, with a fixed seed.
         state: "queued", "running", "stopped" by the user, "failed", or "done" (and kept to be made longer).
         created: seconds since the epoch.
-        owner: who submitted it, as the page knows people; empty for the command line.
-        output: the results' path without ending.
-        target: where the finished video has to go, if not there.
+        owner: for whom it is, as ``Job.owner`` says; empty for nobody in particular.
+        visitor: the browser that started it, as the page knows browsers; empty for the command line and scripts.
+        output: the results' path without ending, from the folder of results; empty until it has run.
+        models: the option that chose the models; empty for the usual ones.
         photo_name, photo_notes: of its ``Photo``.
         error: why it failed.
     """
 
     id: str
     request: GenerationRequest
-    output: str
     state: str = "queued"
     created: float = 0.0
     owner: str = ""
-    target: str = ""
+    visitor: str = ""
+    output: str = ""
+    models: str = ""
     photo_name: str = ""
     photo_notes: tuple[str, ...] = ()
     error: str = ""
@@ -83,12 +87,42 @@ class JobStore:
     """The jobs below one folder. Safe to use from several threads and processes: whoever holds a job may change it.
 
     Args:
-        folder: made with the first job.
+        folder: inside that of the results; made with the first job.
+
+    Attributes:
+        closing: the program is ending, so what stops now was interrupted by that and not by its user.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.closing = False
         self._held: dict[str, FileLock] = {}
+
+    @contextmanager
+    def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:
+        """Hold a job while it runs, and give the folder of its checkpoint.
+
+        A job that is new here, or was another one, is begun; ``about`` is more of its record. When it is done it goes;
+        where it stops or fails it stays if a section is done. Raises SettingsError if another process has it.
+        """
+        if not self.hold(job_id):
+            raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
+        try:
+            if not self._is_that(job_id, request):
+                shutil.rmtree(self.path(job_id), ignore_errors=True)
+                self.add(JobRecord(job_id, request), photo)
+            self.update(job_id, state="running", error="", **about)
+            try:
+                yield self.path(job_id)
+            except (CancelledError, GeneratorExit, KeyboardInterrupt):
+                self._left(job_id, "stopped")
+                raise
+            except BaseException as error:
+                self._left(job_id, "failed", str(error))
+                raise
+            self._done(job_id, request)
+        finally:
+            self.release(job_id)
 
     def add(self, record: JobRecord, photo: Photo) -> None:
         """Write a new job and hold it. Raises OutputError."""
@@ -105,7 +139,7 @@ class JobStore:
     def path(self, job_id: str) -> Path:
         """Return the folder of a job. Raises UnknownJobError for what cannot be an id."""
         if not _ID.fullmatch(job_id) or job_id.startswith("."):
-            raise UnknownJobError(f"There is no video {job_id!r}.")
+            raise UnknownJobError(Message("There is no unfinished video {name}.", name=display_name(job_id)))
         return self.folder / job_id
 
     def record(self, job_id: str) -> JobRecord:
@@ -114,9 +148,11 @@ class JobStore:
         try:
             return JobRecord.from_json(file.read_bytes())
         except FileNotFoundError:
-            raise UnknownJobError(f"There is no unfinished video {job_id}.") from None
+            raise UnknownJobError(Message("There is no unfinished video {name}.", name=job_id)) from None
         except (OSError, ValueError, TypeError, KeyError, FramePackError) as error:
-            raise UnknownJobError(f"{file} cannot be used: {error} Its video cannot go on.") from error
+            raise UnknownJobError(
+                Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=str(error))
+            ) from error
 
     def records(self) -> list[JobRecord]:
         """Return all jobs that can be read, oldest first."""
@@ -135,7 +171,9 @@ class JobStore:
             with Image.open(file) as image:
                 return Photo(image.convert("RGB"), record.photo_name, record.photo_notes)
         except (OSError, SyntaxError, ValueError) as error:
-            raise UnknownJobError(f"{file} cannot be read, so its video cannot go on.") from error
+            raise UnknownJobError(
+                Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=str(error))
+            ) from error
 
     def hold(self, job_id: str) -> bool:
         """Take the job for this process; return False if another one has it."""
@@ -173,6 +211,10 @@ class JobStore:
         with suppress(OSError):
             self._lock_file(job_id).unlink()  # nobody waits for what is gone
 
+    def sections(self, job_id: str) -> int:
+        """Return how many sampled sections are kept, without a look at what is in them."""
+        return sum(1 for _ in self.path(job_id).glob("section_*.safetensors"))
+
     def sweep(self) -> list[JobRecord]:
         """Clean up after processes that died: half-written files, and jobs that were left long ago.
 
@@ -182,7 +224,7 @@ class JobStore:
         for record in self.records():
             if not self.is_free(record.id):
                 continue
-            _remove_parts(Path(record.output).parent, f"{record.id}*.part")
+            _remove_parts(self.folder.parent, f"**/{record.id}*.part")
             _remove_parts(self.path(record.id), "*.part")
             newest = max(file.stat().st_mtime for file in self.path(record.id).iterdir())
             if record.state != "done" and time.time() - newest > STALE_DAYS * 86400:
@@ -192,17 +234,36 @@ class JobStore:
                 left.append(record)
         return left
 
+    def _is_that(self, job_id: str, request: GenerationRequest) -> bool:
+        try:
+            return self.record(job_id).request == request
+        except UnknownJobError:
+            return False
+
+    def _left(self, job_id: str, state: str, error: str = "") -> None:
+        """Note that a job ended before it was done; what is raised already matters more than what this meets."""
+        if self.closing:
+            return
+        if not self.sections(job_id):
+            self.discard(job_id)
+            return
+        try:
+            self.update(job_id, state=state, error=error)
+        except FramePackError as problem:
+            logger.warning("%s", problem)
+
+    def _done(self, job_id: str, request: GenerationRequest) -> None:
+        if "latents" in request.keep:
+            self.update(job_id, state="done")
+        else:
+            self.discard(job_id)
+
     def _write(self, record: JobRecord) -> None:
         with whole_file(self.path(record.id) / "job.json") as part:
             part.write_text(record.to_json(), encoding="utf-8")
 
     def _lock_file(self, job_id: str) -> Path:
         return self.folder / f"{job_id}.lock"
-
-
-def unfinished(record: JobRecord, store: JobStore) -> bool:
-    """Tell whether a job could go on."""
-    return record.state != "done" and store.is_free(record.id)
 
 
 def thumbnail(photo: Photo) -> str:

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffusers_helper.computer import Computer
+from diffusers_helper.environment import differences
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.health import About
+from diffusers_helper.job_store import JobStore
 from diffusers_helper.jobs import Job, JobManager, user_folder
 from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.memory import default_device, empty_caches
@@ -65,6 +67,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
+        store: the jobs that are not done, on the disk.
 
     Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
     """
@@ -72,7 +75,9 @@ class Program:
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
         self.device = pick_device(options.device)
         self.outputs: Path = options.outputs
+        self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
+        self._models: str = options.models or ""
         self._offline: bool = options.offline
         self._attention: str = options.attention
         self._fused = not options.no_compile
@@ -121,18 +126,38 @@ class Program:
         *,
         check: Callable[[], None],
         say: Callable[[str], None],
+        mixed: bool = False,
     ) -> Generator[Event, None, None]:
         """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``.
 
-        ``say`` gets sentences about what takes long inside one stage.
+        A video of this name and request that was cut off goes on: where it was if the environment is the same or it may
+        be ``mixed``, else from its start. ``say`` gets sentences about what takes long inside one stage.
         """
+        from diffusers_helper.framepack.checkpoint import Checkpoint
         from diffusers_helper.framepack.generation import generate
 
         self._check, self._say = check, say
-        output = self.outputs / name
-        yield from generate(
-            request, photo, components=self.components, output=output, check=check, metadata=self._metadata
-        )
+        request, job_id = request.with_seed(), name.rpartition("/")[2]
+        with self.store.running(job_id, request, photo, output=name, models=self._models) as folder:
+            checkpoint = Checkpoint(folder)
+            if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
+                checkpoint.forget()
+            yield from generate(
+                request,
+                photo,
+                components=self.components,
+                output=self.outputs / name,
+                check=check,
+                checkpoint=checkpoint,
+                metadata=self._metadata,
+            )
+
+    def caution(self, job_id: str) -> str:
+        """Return what is different here from where the video was begun; empty if nothing is."""
+        from diffusers_helper.framepack.checkpoint import environment_in
+
+        variant = self.store.record(job_id).request.variant
+        return differences(environment_in(self.store.path(job_id)), self.components.environment(variant))
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._check()

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from diffusers_helper import options
+from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.texts import ENGLISH, Language
+from diffusers_helper.media.files import whole_file
+from diffusers_helper.texts import ENGLISH, Language, Message
+
+if TYPE_CHECKING:
+    from diffusers_helper.program import Program
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
@@ -27,6 +35,7 @@ SETTINGS = {
     "preserved_memory_gb": "GPU memory to leave free on a small card, GB (6)",
     "mp4_crf": "H.264 compression: 1 large and good, 51 small and bad (16)",
     "resolution": "base size of the picture: 128, 256, 384, 512, 640 or 768 (that of the models)",
+    "keep": "what stays beside the video: any of photo,recipe,latents, or nothing (photo,recipe)",
 }
 """The fields of a request that are options with a value; the request itself says which values are valid."""
 
@@ -71,6 +80,38 @@ def follow(
         raise
     assert newest is not None, "a run ends with Finished or an exception"
     return newest
+
+
+@contextmanager
+def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
+    """Say how to go on with the video ``name`` where it ends before it is done and can go on."""
+    try:
+        yield
+    except BaseException:
+        if program.store.path(name).exists():
+            where = (
+                "" if program.outputs == options.ROOT / "outputs" else f" --outputs {shlex.quote(str(program.outputs))}"
+            )
+            sys.stderr.write(f"Go on with: python -m diffusers_helper resume {name}{where}\n")
+        raise
+
+
+def require_target(output: Path) -> None:
+    """Raise SettingsError if ``output`` cannot be the name of a video."""
+    if output.suffix.lower() != ".mp4":
+        raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
+    if output.is_dir() or not output.parent.is_dir():
+        raise SettingsError(Message("-o {output}: this is a folder, or its folder does not exist.", output=output))
+
+
+def move_video(video: Path, target: Path | None) -> Path:
+    """Move a finished video to ``target`` if there is one; return where it is. Raises OutputError and keeps it."""
+    if target is None:
+        return video
+    with whole_file(target) as part:
+        shutil.copyfile(video, part)
+    video.unlink()
+    return target
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -44,6 +44,7 @@ GOOD = {
     "preserved_memory_gb": 6.0,
     "mp4_crf": 16,
     "resolution": 256,
+    "keep": ["photo", "recipe"],
 }
 
 

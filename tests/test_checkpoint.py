@@ -79,7 +79,17 @@ def test_a_damaged_section_falls_back_to_the_one_before(tmp_path, damage):
 def test_what_comes_after_a_damaged_section_does_not_count(tmp_path):
     filled(tmp_path)
     (tmp_path / "section_000.safetensors").unlink()
-    assert len(Checkpoint(tmp_path)) == 0
+    found = Checkpoint(tmp_path)
+    assert len(found) == 0
+    found.append(section(0))
+    assert len(Checkpoint(tmp_path)) == 1
+
+
+def test_forgetting_leaves_nothing(tmp_path):
+    filled(tmp_path)
+    found = Checkpoint(tmp_path)
+    found.forget()
+    assert (len(found), found.environment, list(tmp_path.iterdir())) == (0, {}, [])
 
 
 def test_a_section_that_changes_meanwhile_is_not_read(tmp_path):

@@ -10,6 +10,7 @@ from diffusers_helper import cli
 from diffusers_helper.framepack.errors import ModelFilesError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.job_store import JobStore
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.terminal import SETTINGS
 
@@ -21,6 +22,7 @@ class FakeProgram:
     defaults = GenerationRequest(resolution=128, steps=4)
     note = "The tiny model is at work."
     outputs: Path
+    store: JobStore
     failure: BaseException | None = None
     interrupts = 0
     missing = False
@@ -70,6 +72,7 @@ class FakeProgram:
 def program(monkeypatch, tmp_path):
     (tmp_path / "outputs").mkdir()
     fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
+    fake.store = JobStore(tmp_path / "outputs/jobs")
     monkeypatch.setattr("diffusers_helper.program.Program", fake)
     monkeypatch.setattr("diffusers_helper.media.photo.open_photo", lambda path: f"photo {path}")
     monkeypatch.chdir(tmp_path)
@@ -126,11 +129,12 @@ def test_every_setting_of_a_request_has_an_option(program):
     others = {"prompt", "variant", "teacache"}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
-    argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5"]
+    argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]
     assert cli.main(argv) == 0
     request = program.made[0].request
     assert (request.resolution, request.steps, request.guidance_scale, request.mp4_crf) == (256, 9, 3, 20)
     assert (request.preserved_memory_gb, request.cfg_rescale) == (2, 0.5)
+    assert request.keep == ("recipe", "latents")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,24 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.errors import OutputError, UnknownJobError
+from diffusers_helper.framepack.errors import (
+    CancelledError,
+    OutOfMemoryError,
+    OutputError,
+    SettingsError,
+    UnknownJobError,
+)
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.job_store import STALE_DAYS, JobRecord, JobStore, thumbnail
 from diffusers_helper.media.photo import Photo
+
+REQUEST = GenerationRequest(seed=7)
 
 
 @pytest.fixture
@@ -25,14 +34,14 @@ def store(tmp_path):
 
 
 def new(store, photo, name="a", **fields):
-    store.add(JobRecord(name, GenerationRequest(seed=7), str(store.folder.parent / name), **fields), photo)
+    store.add(JobRecord(name, REQUEST, **fields), photo)
 
 
 def test_a_job_comes_back_in_another_process(store, photo):
-    new(store, photo, owner="me", target="/there.mp4")
+    new(store, photo, owner="me", visitor="word")
     other = JobStore(store.folder)
     record = other.record("a")
-    assert (record.request.seed, record.owner, record.target, record.state) == (7, "me", "/there.mp4", "queued")
+    assert (record.request.seed, record.owner, record.visitor, record.state) == (7, "me", "word", "queued")
     found = other.photo("a")
     assert (found.name, found.notes) == (photo.name, photo.notes)
     assert np.array_equal(np.asarray(found.image), np.asarray(photo.image))
@@ -102,7 +111,7 @@ def test_a_damaged_photo_is_a_sentence(store, photo):
     new(store, photo)
     file = store.folder / "a/photo.png"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UnknownJobError, match=r"photo\.png cannot be read"):
+    with pytest.raises(UnknownJobError, match=r"photo\.png cannot be used"):
         store.photo("a")
 
 
@@ -145,3 +154,68 @@ def test_a_thumbnail_is_small_and_keeps_the_shape(photo):
     assert thumbnail(photo).startswith("data:image/jpeg;base64,/9j/")
     assert len(thumbnail(photo)) < 20_000
     assert photo.image.size == (300, 90)
+
+
+def run(store, photo, *, sections=0, error=None, request=REQUEST, **about):
+    with store.running("a", request, photo, **about) as folder:
+        for number in range(sections):
+            (folder / f"section_{number:03d}.safetensors").touch()
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "sections", "state"),
+    [
+        (None, 2, None),
+        (CancelledError("stopped"), 2, "stopped"),
+        (CancelledError("stopped"), 0, None),
+        (GeneratorExit(), 1, "stopped"),
+        (KeyboardInterrupt(), 1, "stopped"),
+        (OutOfMemoryError("too little"), 1, "failed"),
+        (OutOfMemoryError("too little"), 0, None),
+        (KeyError("what"), 1, "failed"),
+    ],
+)
+def test_how_a_job_ends_decides_what_stays(store, photo, error, sections, state):
+    with pytest.raises(type(error)) if error else nullcontext():
+        run(store, photo, sections=sections, error=error, output="user/a", models="tiny")
+    assert store.is_free("a")
+    if state is None:
+        assert store.records() == []
+        return
+    [record] = store.records()
+    assert (record.state, record.output, record.models) == (state, "user/a", "tiny")
+    assert record.error == ("" if state == "stopped" else str(error))
+    assert store.sections("a") == sections
+    assert store.sweep() == [record]
+
+
+def test_a_job_whose_latents_are_wanted_stays(store, photo):
+    run(store, photo, sections=2, request=GenerationRequest(seed=7, keep=("latents",)))
+    assert [record.state for record in store.records()] == ["done"]
+    assert store.sweep() == []
+
+
+def test_a_job_that_ends_with_its_program_was_interrupted(store, photo):
+    store.closing = True
+    with pytest.raises(GeneratorExit):
+        run(store, photo, error=GeneratorExit())
+    assert [record.state for record in store.sweep()] == ["running"]
+
+
+def test_going_on_keeps_what_is_there_and_another_request_begins_anew(store, photo):
+    for sections in (2, 0):
+        with pytest.raises(CancelledError):
+            run(store, photo, sections=sections, error=CancelledError("stopped"))
+    assert store.sections("a") == 2
+    with pytest.raises(CancelledError):
+        run(store, photo, sections=1, error=CancelledError("stopped"), request=GenerationRequest(seed=8))
+    assert (store.sections("a"), store.record("a").request.seed) == (1, 8)
+
+
+def test_nobody_runs_the_job_of_another_process(store, photo):
+    new(store, photo)
+    with pytest.raises(SettingsError, match="another process"):
+        run(JobStore(store.folder), photo)
+    assert store.record("a").state == "queued"

@@ -6,13 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.framepack.events import Finished, StageStarted
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.locks import lock_folder, sole_user_of
+from diffusers_helper.media.photo import Photo
 from diffusers_helper.options import add_options
 from diffusers_helper.program import Program, pick_device
+
+PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
 
 def options(*argv):
@@ -92,11 +96,11 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
     manager = tiny.make_manager()
     request = GenerationRequest(variant="f1", seed=1)
-    job = manager.submit(request, "photo")
+    job = manager.submit(request, PHOTO)
     end = manager.wait(job, 20)
     assert manager.close(5)
     assert (end.state, end.video) == ("done", str(tmp_path / f"{job}.mp4"))
-    assert calls == [(request, "photo", tmp_path / job)]
+    assert calls == [(request, PHOTO, tmp_path / job)]
 
 
 def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
@@ -112,7 +116,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
             yield StageStarted("text", "Reading")
 
     monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
-    events = tiny.generate(GenerationRequest(), None, "name", check=check, say=said.append)
+    events = tiny.generate(GenerationRequest(), PHOTO, "name", check=check, say=said.append)
     next(events)
     stop.append(True)
     with pytest.raises(CancelledError):

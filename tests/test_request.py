@@ -103,3 +103,26 @@ def test_the_real_length_is_known_before_the_start(seconds, frames):
 def test_a_request_does_not_change():
     with pytest.raises(ValidationError):
         GenerationRequest().steps = 3
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("photo,latents", ("photo", "latents")),
+        (" latents , ", ("latents",)),
+        ("nothing", ()),
+        ("", ()),
+        (["recipe"], ("recipe",)),
+        ([], ()),
+    ],
+)
+def test_what_stays_beside_a_video(given, kept):
+    request = GenerationRequest.from_fields({"keep": given})
+    assert request.keep == kept
+    assert GenerationRequest.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize("given", ["photos", ["photo", 1], {"photo": 1}, 3, None])
+def test_what_cannot_stay(given):
+    with pytest.raises(SettingsError, match="keep"):
+        GenerationRequest.from_fields({"keep": given})

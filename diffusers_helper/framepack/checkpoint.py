@@ -73,6 +73,7 @@ class Checkpoint(Sequence[SectionSampled]):
         if self._folder is None:
             return
         assert section.index == self._count, "sections come in order"
+        self._remove_from(self._count)
         tensors = {"latents": section.latents, "generator_state": section.generator_state}
         self._write(_section(self._count), tensors)
         self._count += 1
@@ -95,14 +96,26 @@ class Checkpoint(Sequence[SectionSampled]):
         given = {name: value for name, value in vars(conditions).items() if value is not None}
         self._write(CONDITIONS, {**given, START: start_latent})
 
+    def forget(self) -> None:
+        """Begin anew: remove everything."""
+        if self._folder is None:
+            return
+        self._remove_from(0)
+        for name in (ENVIRONMENT, CONDITIONS):
+            (self._folder / name).unlink(missing_ok=True)
+        self._count = 0
+
     @property
     def environment(self) -> dict[str, str]:
         """What the numbers of this video depend on, by name; empty if that was not written."""
-        try:
-            found = json.loads((self._folder / ENVIRONMENT).read_bytes()) if self._folder else {}
-            return {str(name): str(value) for name, value in found.items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
+        return environment_in(self._folder) if self._folder else {}
+
+    def _remove_from(self, number: int) -> None:
+        """Remove sections that follow a damaged one: they may not be what will be sampled after it now."""
+        assert self._folder is not None
+        for path in self._folder.glob("section_*.safetensors"):
+            if path.name >= _section(number):
+                path.unlink(missing_ok=True)
 
     def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         # Cloned, because safetensors writes no two tensors of one storage.
@@ -114,6 +127,15 @@ class Checkpoint(Sequence[SectionSampled]):
 
     def _read(self, name: str) -> dict[str, Tensor] | None:
         return None if self._folder is None else _read(self._folder / name)
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """Return the environment of the checkpoint in ``folder`` without reading the rest; empty if there is none."""
+    try:
+        found = json.loads((folder / ENVIRONMENT).read_bytes())
+        return {str(name): str(value) for name, value in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _section(number: int) -> str:

@@ -140,7 +140,11 @@ def _stages(
         sampled=checkpoint,
         decode_from=done - 1 if 0 < done < request.sections else done,  # the newest one in the file for its edge
     )
-    yield Finished(video.finish(), video.frames)
+    path = video.finish()
+    for kept, ending in (("photo", "png"), ("recipe", "json")):
+        if kept not in request.keep:
+            output.with_name(f"{output.name}.{ending}").unlink(missing_ok=True)
+    yield Finished(path, video.frames)
 
 
 def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> Generator[Event, None, int]:

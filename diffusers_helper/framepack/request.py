@@ -21,6 +21,7 @@ MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript, and so the page, holds exactly."""
 MAX_SECONDS = 120
 BEST_CRF, WORST_CRF = 1, 51
+Kept = Literal["photo", "recipe", "latents"]
 Resolution = Literal[128, 256, 384, 512, 640, 768]
 
 
@@ -36,6 +37,13 @@ def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("should be a number")
     return value
+
+
+def _words(value: object) -> object:
+    """Take a text as a list of words between commas, as the command line has it; "nothing" is an empty one."""
+    if not isinstance(value, str):
+        return value
+    return [word.strip() for word in value.split(",") if word.strip() not in ("", "nothing")]
 
 
 Prompt = Annotated[str, BeforeValidator(_clean_text), Field(max_length=MAX_PROMPT_CHARACTERS)]
@@ -60,6 +68,8 @@ class GenerationRequest(BaseModel):
         preserved_memory_gb: GPU memory to leave free while sampling on a small card, GB.
         mp4_crf: H.264 compression, 0 to 100 as people's settings have it; ``crf`` is what is used.
         resolution: base size of the bucket table, None for the model folder's own.
+        keep: what stays beside the finished video: the photo as the models saw it, the settings, the latents (and with
+            them all that it takes to make the video longer).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +87,7 @@ class GenerationRequest(BaseModel):
     preserved_memory_gb: Annotated[Number, Field(ge=0, le=128)] = 6.0
     mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
     resolution: Resolution | None = None
+    keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> GenerationRequest:

@@ -159,6 +159,13 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.com
             defaults.crf,
             1,
         ),
+        "keep": gr.CheckboxGroup(
+            [(t("Photo"), "photo"), (t("Settings"), "recipe"), (t("Latents"), "latents")],
+            value=list(defaults.keep),
+            label=t("Keep with the video"),
+            info=t("The latents are what it takes to make the video longer later."),
+            elem_id="keep",
+        ),
     }
 
 

@@ -33,6 +33,7 @@ SETTINGS = (
     "preserved_memory_gb",
     "mp4_crf",
     "resolution",
+    "keep",
 )
 """The fields of a request that a user sets here; the variant belongs to the page."""
 

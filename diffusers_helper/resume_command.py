@@ -1,0 +1,113 @@
+"""``python -m diffusers_helper resume [ID]``: go on with videos that were cut off, stopped or failed.
+
+Exit codes: 0 done, 1 failed, 2 nothing or several to choose from, or another environment, 3 models missing, 130 stopped
+with Ctrl+C. The paths of the videos are the only lines on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusers_helper import options
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.signals import stop_on_interrupt
+from diffusers_helper.terminal import follow, move_video, require_target, steps_bar, table, telling_how_to_go_on
+from diffusers_helper.texts import Message, in_turn, language
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``resume`` to the command line's subparsers."""
+    text = "A video that was cut off, stopped or failed goes on after its last finished section."
+    parser = commands.add_parser("resume", help="go on with a video that was cut off", description=text)
+    parser.set_defaults(command=run)
+    parser.add_argument("id", metavar="ID", nargs="?", help="which one; not needed if there is only one")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--all", action="store_true", help="go on with all of them, one after the other")
+    what.add_argument("--list", action="store_true", help="only say which there are")
+    what.add_argument("--discard", action="store_true", help="give it up: keep the video so far, remove the rest")
+    parser.add_argument("--force", action="store_true", help="go on in another environment: the result may differ")
+    parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
+    options.add_options(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Do what the options say; return the exit code."""
+    store = JobStore(parsed.outputs / "jobs")
+    left = store.sweep()
+    if parsed.list:
+        sys.stdout.write(_listed(left, store))
+        return options.DONE
+    if parsed.output is not None:
+        require_target(parsed.output)
+    chosen = left if parsed.all else [_chosen(parsed.id, left, store)]
+    if parsed.discard:
+        for record in chosen:
+            store.discard(record.id)
+        return options.DONE
+    code = options.DONE
+    for record in chosen:
+        code = max(code, options.ending(partial(_go_on, record, parsed), parsed.language))
+        if code == options.INTERRUPTED:
+            break
+    return code
+
+
+def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobRecord:
+    """Return the job that is meant; raises SettingsError where that is not clear, UnknownJobError for a wrong name."""
+    if name is not None:
+        record = store.record(name)
+        if record.id not in [other.id for other in left]:
+            raise SettingsError(Message("The video {name} is being made by another process.", name=name))
+        return record
+    if len(left) == 1:
+        return left[0]
+    if not left:
+        raise SettingsError(Message("There is no unfinished video in {folder}.", folder=str(store.folder.parent)))
+    listed = _listed(left, store).rstrip()
+    raise SettingsError(Message("There are several; name one of them, or add --all:\n{listed}", listed=listed))
+
+
+def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
+    from diffusers_helper.program import Program
+
+    t, parsed = language(parsed.language), copy.copy(parsed)
+    parsed.models = parsed.models or record.models or None
+    program = Program(parsed, record.request.variant)
+    if caution := program.caution(record.id):
+        if not parsed.force:
+            raise SettingsError(in_turn([caution, Message("Add --force to go on nevertheless.")]))
+        logger.warning("%s", caution)
+    if program.note:
+        sys.stderr.write(f"{t(program.note)}\n")
+    program.prepare()
+    photo = program.store.photo(record.id)
+    name, request = record.output or record.id, record.request
+    with (
+        stop_on_interrupt("after this step") as check,
+        steps_bar(request) as bar,
+        telling_how_to_go_on(record.id, program),
+    ):
+        events = program.generate(
+            request, photo, name, check=check, say=lambda text: bar.set_description_str(t(text)), mixed=True
+        )
+        video = follow(events, check, bar, t)
+    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
+    return options.DONE
+
+
+def _listed(records: list[JobRecord], store: JobStore) -> str:
+    rows = [("id", "state", "sections", "variant", "prompt")]
+    for record in records:
+        state = "interrupted" if record.state == "running" else record.state
+        sections = f"{store.sections(record.id)} of {record.request.sections}"
+        rows.append((record.id, state, sections, record.request.variant, " ".join(record.request.prompt.split())[:50]))
+    return table(rows)
