@@ -20,7 +20,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs progress previewer watch job_store",
     "gradio program options logs locks signals health prometheus computer watchdog versions access accounts",
-    "launch cli instances keeper api terminal batch batch_list models_command doctor machine speed",
+    "launch cli instances keeper api terminal resume_command batch batch_list models_command doctor machine speed",
     "__main__",
 ]
 LEVEL = {f"{PACKAGE}.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}
