@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from diffusers_helper.eight_bit_files import converted
-from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
-from diffusers_helper.loading import Place, lacking, load_weights
+from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, OutOfMemoryError
+from diffusers_helper.loading import Place, bytes_of, lacking, load_weights
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files import Part, parts
@@ -60,6 +60,7 @@ def build(
                 layers = with_eight_bits(model, blocks_of(model))
                 report = partial(tell, Message("Converting {title} to 8 bits, once", title=part.title))
                 files.append(converted(Shards(files), layers, eight_bit, report))
+            _require_ram(part, bytes_of(model, dtype), place)
             report = partial(tell, Message("Loading {title}", title=part.title))
             return load_weights(model, Shards(files), dtype, place, report)
         library, name = _CLASSES[part.name]
@@ -67,6 +68,19 @@ def build(
         if part.weights:
             return _load_small(part_class, folder, dtype)
         return part_class.from_pretrained(folder, local_files_only=True)
+
+
+def _require_ram(part: Part, need: int, place: Place) -> None:
+    if place.device.type == "cpu" and not place.stream and need > place.ram:
+        raise OutOfMemoryError(
+            Message(
+                "{title} takes {need:.1f} GB of RAM, and {free:.1f} GB are free, swap included. Close other programs, "
+                "add swap, or use a smaller model.",
+                title=part.title,
+                need=need / 1e9,
+                free=place.ram / 1e9,
+            )
+        )
 
 
 def attention_head_dim(folder: Path) -> int:

@@ -19,9 +19,10 @@ from diffusers_helper.building import attention_head_dim, build
 from diffusers_helper.embedding_cache import EmbeddingCache, key_of
 from diffusers_helper.environment import environment
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.loading import Place
+from diffusers_helper.loading import Place, bytes_in_files
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
+from diffusers_helper.memory.ram import free_ram
 from diffusers_helper.memory.schedule import spread
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.source import OnProgress
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
 __all__ = ["Components", "LocalFolder", "ModelSource", "TextEncoders", "VisionEncoder", "resolve_models"]
+
+RAM_FOR_WORK = 2 * 1024**3
+"""RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +225,15 @@ class Components:
         self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
         return self._part(part)
 
+    def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
+        """Sentences for the user about how it was loaded."""
+        if left := bytes_in_files(transformer):
+            yield Message(
+                "{size:.1f} GB of the transformer's weights do not fit in RAM: they are read from the disk in every "
+                "step, which is slower. Close other programs, or start with --weights fp8.",
+                size=left / 1e9,
+            )
+
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""
         self.residency.stop_swapping()
@@ -240,7 +253,7 @@ class Components:
             backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(folder))
         dtype = self.dtype if is_transformer else self._encoder_dtype
         eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
-        loaded = build(part, folder, dtype, self._place(), self._on_loading, eight_bit)
+        loaded = build(part, folder, dtype, self._place(part), self._on_loading, eight_bit)
         if is_transformer:
             loaded.use_attention(backend)
             loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
@@ -256,11 +269,16 @@ class Components:
         for change in (vae.enable_tiling, vae.enable_slicing) if tiled else (vae.disable_tiling, vae.disable_slicing):
             change()
 
-    def _place(self) -> Place:
+    def _place(self, part: Part) -> Place:
         """Where the weights of a large part go."""
-        if self.policy.resident:
+        if self.policy.resident and self.device.type != "cpu":
             return Place(self.device)
-        return Place(cpu, pin=self.device.type == "cuda")
+        ram = free_ram()
+        if self.device.type != "cuda":
+            return Place(cpu, ram=ram.available + ram.swap)
+        # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
+        room = 0 if part is parts.TEXT_ENCODER else ram.available - RAM_FOR_WORK
+        return Place(cpu, pin=True, ram=room, stream=True)
 
     def _give_up(self, *names: str) -> None:
         for name in names:

@@ -204,12 +204,17 @@ def attention(facts: Facts, attempt: Attempt) -> Finding:
 
 
 def memory(facts: Facts) -> Finding:
-    """Whether the weights that are not on the card fit into RAM and swap."""
-    resident = facts.gpu is not None and facts.gpu.resident
-    need = facts.models.largest if resident else facts.models.size
-    text = f"{readable_size(facts.memory)} are free, and the weights need {readable_size(need)}"
+    """Whether RAM holds the weights that are not on the card; for a card the rest is read from the disk in time."""
+    free = f"{readable_size(facts.memory)} are free"
+    if facts.gpu is not None and facts.gpu.resident:
+        return Finding(Level.OK, "RAM", f"{free}; the weights go straight to the card.")
+    need = facts.models.largest if facts.gpu is not None else facts.models.size
+    text = f"{free}, and the weights need {readable_size(need)}"
     if facts.memory >= need:
         return Finding(Level.OK, "RAM", f"{text}.")
+    if facts.gpu is not None:
+        text = f"{text}: the rest is read from the disk in every step, which is slower. Close other programs, or start "
+        return Finding(Level.NOTE, "RAM", f"{text}with --weights fp8, which halves them.")
     if facts.memory + facts.swap >= need:
         return Finding(Level.NOTE, "RAM", f"{text}: the rest goes to swap, which is slow. Close other programs.")
     lacking = readable_size(need - facts.memory - facts.swap)

@@ -53,12 +53,26 @@ class Place:
     Attributes:
         device: of the weights when they are loaded.
         pin: page-lock the blocks' buffers, for fast copies to a CUDA device; only where `device` is the CPU.
-        ram: bytes of blocks that may be kept in RAM; the others are left in their files, and read when they are used.
+        ram: bytes that may be taken of it, where `device` is the CPU.
+        stream: blocks that would take more are left in their files, to be read whenever they run.
     """
 
     device: torch.device
     pin: bool = False
     ram: float = float("inf")
+    stream: bool = False
+
+
+def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
+    """What the weights of `model` take as `dtype`."""
+    parameters = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
+    return parameters + sum(buffer.nbytes for buffer in model.buffers())
+
+
+def bytes_in_files(model: nn.Module) -> int:
+    """Bytes of the blocks of `model` that were left in their files."""
+    sources = (getattr(block, "weight_source", None) for block in blocks_of(model))
+    return sum(source.layout.nbytes for source in sources if source is not None)
 
 
 def load_weights(
@@ -166,7 +180,7 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
         inside = {field.name: f"{names[id(block)]}.{field.name}" for field in layout.fields}
         of_block = {name: rest.pop(inside[name]) for name in inside if inside[name] in rest}
         computed = {name: block.get_buffer(name) for name in inside.keys() - of_block.keys()}  # in no file
-        if layout.nbytes > left:
+        if place.stream and layout.nbytes > left:
             block.weight_source = _FileBlock(layout, shards, of_block, computed)
             for field in layout.fields:
                 if field.offset >= layout.travelling:

@@ -112,11 +112,13 @@ def gather(options: argparse.Namespace) -> Facts:
 
     Small kernels run on the device. Raises SettingsError for a model folder that does not exist.
     """
-    import psutil
     import torch
     from av.codec import codecs_available
 
+    from diffusers_helper.memory.ram import free_ram
+
     device, device_error = _device(options.device)
+    ram = free_ram()
     outputs: Path = options.outputs
     return Facts(
         python=sys.version_info[:3],
@@ -132,8 +134,8 @@ def gather(options: argparse.Namespace) -> Facts:
         plain_kernels=_plain_kernels(device, wanted=not options.no_compile),
         attention=_attention(device),
         wanted_attention=options.attention,
-        memory=psutil.virtual_memory().available,
-        swap=psutil.swap_memory().free,
+        memory=ram.available,
+        swap=ram.swap,
         models=_models(options, accelerator=device.type != "cpu"),
         outputs=outputs,
         outputs_free=free_bytes(outputs),

@@ -7,16 +7,21 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from diffusers_helper.components import Components, LocalFolder, resolve_models
+from diffusers_helper.components import RAM_FOR_WORK, Components, LocalFolder, resolve_models
 from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError, SettingsError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode
-from diffusers_helper.memory import MemoryPolicy
+from diffusers_helper.loading import Place
+from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.budget import Work, weights_of
+from diffusers_helper.memory.packing import block_layout
+from diffusers_helper.memory.ram import Ram
+from diffusers_helper.model_files import parts
 from diffusers_helper.model_files.source import TINY_FOLDER
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
@@ -328,8 +333,45 @@ def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("diffusers_helper.building.load_weights", full)
-    with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to preserve"):
+    with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to leave free"):
         components.transformer("f1")
+
+
+# RAM
+
+
+def place_of(monkeypatch, device, part, *, resident=False, available=40, swap=3):
+    """Where a part would go, with so many GB free."""
+    monkeypatch.setattr("diffusers_helper.components.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
+    components = Components(Asked(), "cpu")
+    components.device = torch.device(device)
+    components.residency.policy = replace(LITTLE_MEMORY, resident=resident)
+    return components._place(part)
+
+
+def test_large_parts_go_where_there_is_room(monkeypatch):
+    transformer, text = parts.transformer_part("f1"), parts.TEXT_ENCODER
+    room = 40 * 10**9 - RAM_FOR_WORK
+    assert place_of(monkeypatch, "cuda", transformer, resident=True) == Place(torch.device("cuda"))
+    assert place_of(monkeypatch, "cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True)
+    assert place_of(monkeypatch, "cuda", text) == Place(cpu, pin=True, ram=0, stream=True)
+    assert place_of(monkeypatch, "cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9)
+
+
+def test_too_little_ram_is_told_before_anything_is_read(components, monkeypatch):
+    monkeypatch.setattr("diffusers_helper.components.free_ram", lambda: Ram(1000, 500))
+    monkeypatch.setattr("diffusers_helper.building.load_weights", lambda *_: pytest.fail("read"))
+    with pytest.raises(OutOfMemoryError, match=r"transformer takes 0\.0 GB of RAM, and 0\.0 GB are free"):
+        components.transformer("f1")
+
+
+def test_weights_that_stay_on_the_disk_are_told(components, monkeypatch):
+    transformer = components.transformer("f1")
+    assert list(components.notes_on(transformer)) == []
+    layout = block_layout(transformer.transformer_blocks[0])
+    transformer.transformer_blocks[0].weight_source = SimpleNamespace(layout=replace(layout, nbytes=4 * 10**9))
+    [note] = components.notes_on(transformer)
+    assert "4.0 GB of the transformer's weights do not fit in RAM" in note
 
 
 # a real accelerator

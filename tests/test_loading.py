@@ -84,7 +84,9 @@ def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
     source = Model()
     nbytes = block_layout(source.blocks[0]).nbytes
     shards = files_of(tmp_path, source.state_dict())
-    model = load_weights(empty(), shards, torch.bfloat16, Place(torch.device("cpu"), ram=2.5 * nbytes))
+    place = Place(torch.device("cpu"), ram=2.5 * nbytes, stream=True)
+    model = load_weights(empty(), shards, torch.bfloat16, place)
+    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).nbytes
     assert [hasattr(block, "weight_source") for block in model.blocks] == [False, False, True]
     block, original = model.blocks[2], source.blocks[2].to(torch.bfloat16)
     original.computed = original.computed.float()

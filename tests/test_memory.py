@@ -367,7 +367,7 @@ def raising(error):
     ],
 )
 def test_every_shortage_becomes_advice(work):
-    with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to preserve"), memory.out_of_memory_as_error():
+    with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to leave free"), memory.out_of_memory_as_error():
         work()
 
 
@@ -422,3 +422,11 @@ def test_cuda_memory_is_back_at_the_baseline_after_a_shortage():
     with pytest.raises(OutOfMemoryError), memory.out_of_memory_as_error():
         work()
     assert get_cuda_free_memory_gb(device) == pytest.approx(before, abs=0.1)
+
+
+def test_a_model_whose_blocks_are_in_files_is_placed_and_taken_back():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+    residency = Residency("cpu", MemoryPolicy(resident=False, preserved_gb=0, tile_vae=False))
+    with residency.use(model):
+        assert model[1].weight.is_meta
+    assert [weight.device.type for weight in model.parameters()] == ["cpu", "cpu", "meta", "meta"]

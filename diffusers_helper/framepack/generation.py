@@ -113,6 +113,8 @@ def _stages(
     )
     if told:
         yield Note(told)
+    for text in components.notes_on(transformer):
+        yield Note(text)
 
     @contextmanager
     def use(module: nn.Module) -> Iterator[None]:

@@ -108,7 +108,7 @@ class Residency:
 
     def _place(self, model: nn.Module, swap: bool) -> None:
         if not swap:
-            model.to(self.device)
+            _move(model, self.device)
             return
         DynamicSwapInstaller.install_model(
             model, self.device, places=self.policy.places, room=self.policy.room, streams=self._streams
@@ -120,7 +120,7 @@ class Residency:
 
     def _take_back(self, model: nn.Module) -> None:
         self._uninstall(model)
-        model.to(cpu)
+        _move(model, cpu)
         self._placed.discard(model)
         empty_caches()
 
@@ -128,3 +128,11 @@ class Residency:
         if model in self._beside:
             self._beside.pop(model).take_back()
         DynamicSwapInstaller.uninstall_model(model)
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Move the weights of `model`, but not those that are in no memory because their blocks are read from files."""
+    if device.type != "meta" and any(weight.is_meta for weight in model.parameters()):
+        model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+    else:
+        model.to(device)
