@@ -5,13 +5,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from playwright.sync_api import expect
 
 from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.events import StepDone
+from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
+from diffusers_helper.media.growing import GrowingVideo
+from diffusers_helper.media.recipe import png_comment, recipe_of
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 
@@ -274,6 +279,39 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
     expect(tab.locator("#seed input")).to_have_value("-1")
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4"])
+def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
+    made = GenerationRequest(prompt="A lion in 雪", negative_prompt="blur", seconds=7.5, seed=123, steps=7, cfg_scale=2,
+                             teacache=True, mp4_crf=20, resolution=512)  # fmt: skip
+    file = tmp_path / f"made.{kind}"
+    if kind == "png":
+        Image.new("RGB", (512, 512), "teal").save(file, pnginfo=png_comment(recipe_of(made)))
+    else:
+        growing = GrowingVideo(file.with_suffix(""), grows_at_front=True, crf=30, comment=recipe_of(made))
+        growing.add(torch.zeros(1, 3, 5, 64, 64), 0)
+        growing.finish()
+    tab = user.open()
+    tab.locator("#restore").get_by_role("button").first.click()
+    tab.locator("#recipe input[type=file]").set_input_files(file)
+    expect(tab.locator("#recipe-message")).to_contain_text("The settings are restored.")
+
+    def shows_them():
+        expect(tab.locator("#prompt textarea")).to_have_value(made.prompt)
+        expect(tab.locator("#seed input")).to_have_value("123")
+        expect(tab.locator("#seconds input[type=number]")).to_have_value("7.5")
+        expect(tab.locator("#teacache input")).to_be_checked()
+        expect(tab.locator("#size-hint")).to_contain_text("512 × 512" if kind == "png" else "first picture")
+        tab.locator("#more").get_by_role("button").first.click()
+        expect(tab.locator("#negative-prompt textarea, #negative-prompt input").first).to_have_value("blur")
+        expect(tab.get_by_label("number input for Steps")).to_have_value("7")
+        expect(tab.locator("#resolution input")).to_have_value("512")
+
+    shows_them()
+    tab.wait_for_function(DRAFT_IS_KEPT)
+    tab.reload()
+    shows_them()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(420, "dark"), (1400, "light")])

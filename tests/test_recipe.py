@@ -83,7 +83,7 @@ OBJECT = {"framepack_recipe": 1, "prompt": "a lion", "steps": 9}
         ({"steps": "many"}, {"prompt": "a lion"}, "left out. steps: "),
         ({"steps": 1e30}, {"prompt": "a lion"}, "left out. steps: "),
         ({"steps": [9]}, {"prompt": "a lion"}, "left out. steps: "),
-        ({"steps": True}, {"prompt": "a lion"}, "left out. steps: must be a number"),
+        ({"steps": True}, {"prompt": "a lion"}, "left out. steps: "),
         ({"seconds": float("nan")}, {"prompt": "a lion", "steps": 9}, "left out. seconds: "),
         ({"prompt": "x" * 10_001}, {"steps": 9}, "left out. prompt: "),
         ({"prompt": {"a": 1}}, {"steps": 9}, "left out. prompt: "),

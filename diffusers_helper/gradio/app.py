@@ -23,6 +23,7 @@ from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.recipe_panel import RecipeHandlers, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs import JobManager
@@ -86,13 +87,17 @@ def build_app(
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
                 options = lay_out_options(defaults, t)
+                recipe = lay_out_recipe(t)
                 many = lay_out_series(t)
                 if computer is not None:
                     lay_out_computer(computer, manager.watch, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
         page = PageHandlers(variant, manager, visitors, t)
-        _connect_form(page, form, options, inputs, draft)
+        keep = _keeping(inputs, draft)
+        _connect_form(page, form, options, inputs, keep)
+        restored = [recipe.message, *inputs.values()]
+        recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result])
         handlers = SeriesHandlers(variant, manager, series or Series(), t)
         connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
@@ -136,17 +141,16 @@ def _connect_jobs(
     form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
 
 
+def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
+    """Return the event that keeps the draft, which the browser does without asking the server."""
+    values = list(inputs.values())
+    return {"fn": None, "inputs": values, "outputs": draft, "js": _TO_DRAFT, "trigger_mode": "always_last"}
+
+
 def _connect_form(
-    page: PageHandlers, form: Form, options: Options, inputs: dict[str, Any], draft: gr.BrowserState
+    page: PageHandlers, form: Form, options: Options, inputs: dict[str, Any], keep: dict[str, Any]
 ) -> None:
-    """Connect hints, quick choices, and the draft, which the browser keeps without asking the server."""
-    keep: dict[str, Any] = {
-        "fn": None,
-        "inputs": list(inputs.values()),
-        "outputs": draft,
-        "js": _TO_DRAFT,
-        "trigger_mode": "always_last",
-    }
+    """Connect hints, quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private")

@@ -17,6 +17,7 @@ from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
+    carries_recipe,
     file_value,
     kept_settings,
     read_photo,
@@ -94,9 +95,11 @@ class PageHandlers:
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            return view.size_hint(read_photo(image, user_of(request)).image.size, resolution, self._t)
+            photo = read_photo(image, user_of(request))
         except FramePackError as error:
             return view.fault(self._t(str(error)))
+        size = view.size_hint(photo.image.size, resolution, self._t)
+        return size + (view.recipe_hint(self._t) if carries_recipe(image) else "")
 
     def _values(self, visitor: object) -> list[Any]:
         """Return progress, stage, video, details, Start and End for the visitor's newest job."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.photo import Photo, open_photo
+from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.texts import Message
 
 SETTINGS = (
@@ -70,6 +72,14 @@ def read_photo(image: object, user: str = "") -> Photo:
     if file is None:
         raise PhotoError(Message("The photo is no longer here: choose it again."))
     return open_photo(file)
+
+
+def carries_recipe(image: object) -> bool:
+    """Tell whether the picture in an image control, which ``read_photo`` can open, has settings in it."""
+    file = uploaded_file(image.get("path")) if isinstance(image, dict) else None
+    with suppress(SettingsError):
+        return file is not None and read_recipe(file).picture
+    return False
 
 
 def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:

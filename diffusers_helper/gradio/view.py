@@ -52,6 +52,11 @@ def size_hint(photo_size: tuple[int, int] | None, resolution: int, t: Language =
     return hint(text)
 
 
+def recipe_hint(t: Language = ENGLISH) -> str:
+    """Return where the settings inside a picture can be used."""
+    return hint(t("This picture has its settings in it: drop it on Restore settings to have them, too."))
+
+
 def fault(message: str) -> str:
     """Return an error message that belongs to what the user entered; empty for none."""
     return f'<p class="fp-fault" role="alert">{escape(message)}</p>' if message else ""

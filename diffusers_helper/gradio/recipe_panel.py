@@ -1,0 +1,81 @@
+"""The panel "Restore settings": a file that FramePack made fills the controls with what it was made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
+from diffusers_helper.framepack.variants import Variant, variant_named
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, uploaded_file
+from diffusers_helper.gradio.privacy import user_of
+from diffusers_helper.media.recipe import Recipe, read_recipe
+from diffusers_helper.texts import ENGLISH, Language, Message
+
+
+class RecipeHandlers:
+    """What the panel does.
+
+    Args:
+        variant: which model the page is for.
+        t: the language of the page.
+    """
+
+    def __init__(self, variant: Variant, t: Language = ENGLISH) -> None:
+        self._variant = variant
+        self._t = t
+
+    def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
+        """Return a message, then photo and settings as the file has them; what it does not have stays."""
+        path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user_of(request))
+        try:
+            if path is None:
+                raise SettingsError(Message("The file is no longer here: choose it again."))
+            recipe = read_recipe(path)
+        except FramePackError as error:
+            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
+        settings = recipe.settings
+        if "mp4_crf" in settings:
+            settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
+        if settings.get("resolution", 0) is None:
+            del settings["resolution"]
+        controls = [settings.get(name, gr.skip()) for name in SETTINGS]
+        return [self._told(recipe), file_value(path) if recipe.picture else gr.skip(), *controls]
+
+    def _told(self, recipe: Recipe) -> str:
+        made_by = recipe.settings.get("variant", self._variant.name)
+        texts = [Message("The settings are restored."), *recipe.notes]
+        if not recipe.picture:
+            texts.append(Message("The photo is not in this file: add it, or restore from the PNG beside the video."))
+        if made_by != self._variant.name:
+            title = variant_named(made_by).title
+            texts.append(
+                Message("They were made for another model, {title}, which has a page of its own.", title=title)
+            )
+        return "".join(view.hint(escape(self._t(text))) for text in texts)
+
+
+@dataclass(frozen=True)
+class RecipePanel:
+    """The panel's parts."""
+
+    file: gr.File
+    message: gr.HTML
+
+
+def lay_out_recipe(t: Language) -> RecipePanel:
+    """Make the panel, folded, inside the current column."""
+    with gr.Accordion(t("Restore settings"), open=False, elem_id="restore"):
+        file = gr.File(
+            label=t("A video, picture or JSON file made here"),
+            file_types=[".mp4", ".png", ".json"],
+            height=110,
+            elem_id="recipe",
+        )
+        message = gr.HTML(apply_default_css=False, elem_id="recipe-message")
+    return RecipePanel(file, message)
