@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
@@ -97,8 +98,8 @@ EPS = encoded(picture(), "EPS")
         pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', "an SVG", id="svg"),
         pytest.param(b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg width="99"/>', "an SVG", id="svg with xml head"),
         pytest.param(EPS, "a PostScript", id="eps"),
-        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "a HEIC photo", id="heic"),
-        pytest.param(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "a HEIC photo", id="heic by second brand"),
+        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "damaged", id="heic"),
+        pytest.param(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "damaged", id="heic by second brand"),
         pytest.param(b"\0\0\0\x18ftypisom\0\0\0\0isomavc1" + bytes(99), "a video", id="mp4"),
         pytest.param(JPEG[: len(JPEG) // 2], "cut short", id="half a jpeg"),
         pytest.param(PNG[: len(PNG) // 2], "cut short", id="half a png"),
@@ -372,3 +373,47 @@ def test_crop_is_that_of_pil_at_half_pixels():
 def test_a_fitting_picture_is_not_resampled():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_and_center_crop(pixels, 48, 64), pixels)
+
+
+# HEIC, with the optional library
+
+
+@pytest.fixture
+def heic(tmp_path):
+    """A phone's photo, stored on its side: blue above, red below."""
+    image = Image.new("RGB", (128, 96), "red")
+    image.paste("blue", (0, 0, 64, 96))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = tmp_path / "photo.heic"
+    pillow_heif.from_pillow(image).save(file, quality=95, exif=exif.tobytes())
+    return file
+
+
+def test_a_heic_photo_is_read(heic):
+    photo = open_photo(heic)
+    assert (photo.image.size, photo.image.mode, photo.notes) == ((96, 128), "RGB", ())
+    for row, channel in ((20, 2), (100, 0)):
+        pixel = photo.image.getpixel((48, row))
+        assert pixel[channel] > 240
+        assert sum(pixel) < 280
+
+
+def test_a_heic_photo_without_its_reader_is_told_with_what_to_install(heic, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PhotoError, match=r'"photo.heic" is a HEIC photo.*pip install pillow-heif.*JPEG or PNG'):
+        open_photo(heic)
+
+
+@pytest.mark.parametrize("keep", [40, 200, 0.5, 0.99])
+def test_a_heic_photo_that_is_cut_short_is_told(heic, keep):
+    data = heic.read_bytes()
+    heic.write_bytes(data[: keep if keep > 1 else int(keep * len(data))])
+    with pytest.raises(PhotoError, match="damaged"):
+        open_photo(heic)
+
+
+def test_a_heic_photo_of_too_many_pixels_is_refused_before_it_is_decoded(heic, monkeypatch):
+    monkeypatch.setattr("diffusers_helper.media.photo.MAX_PIXELS", 1000)
+    with pytest.raises(PhotoError, match="96 x 128 pixels: more than"):
+        open_photo(heic)

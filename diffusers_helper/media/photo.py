@@ -34,8 +34,8 @@ MIN_SIDE = 64
 MAX_ASPECT = 4
 
 _HEAD_BYTES = 1024
+_HEIC = re.compile(rb".{4}ftyp.{0,40}he[iv][cmsx]", re.DOTALL)
 _FOREIGN = (
-    (re.compile(rb".{4}ftyp.{0,40}he[iv][cmsx]", re.DOTALL), Message("a HEIC photo")),
     (re.compile(rb".{4}ftyp(?!avi[fs]|mif1|msf1)", re.DOTALL), Message("a video")),
     (re.compile(rb"\s*<.*<?svg", re.DOTALL | re.IGNORECASE), Message("an SVG drawing")),
     (re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE), Message("a web page")),
@@ -111,6 +111,8 @@ def _identified(file: BinaryIO, name: str) -> ImageFile:
     head = file.read(_HEAD_BYTES)
     if not head:
         raise PhotoError(Message('"{name}" is not an image: the file is empty.', name=name))
+    if _HEIC.match(head):
+        return _heic(file, name)
     for pattern, kind in _FOREIGN:
         if pattern.match(head):
             raise PhotoError(
@@ -130,6 +132,24 @@ def _identified(file: BinaryIO, name: str) -> ImageFile:
             '"{name}" is not an image that can be read: use one of {formats}.', name=name, formats=", ".join(FORMATS)
         )
     )
+
+
+def _heic(file: BinaryIO, name: str) -> ImageFile:
+    """Read the header of a phone's photo, for which Pillow needs another library; that one turns it upright, too."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise PhotoError(
+            Message(
+                '"{name}" is a HEIC photo, whose reader is not installed. Install it with: .venv/bin/pip install '
+                "pillow-heif, and start again; or save the picture as JPEG or PNG.",
+                name=name,
+            )
+        ) from None
+    with _decoding(name):
+        file.seek(0)
+        image: ImageFile = HeifImageFile(file, "")
+    return image
 
 
 @contextmanager
