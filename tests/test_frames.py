@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.media.frames import crop_or_pad_yield_mask, require_finite, rgb_frames, soft_append_bcthw
+from diffusers_helper.media.frames import (
+    crop_or_pad_yield_mask,
+    require_finite,
+    require_picture,
+    rgb_frames,
+    soft_append_bcthw,
+)
 
 
 def clip(frames, seed=0):
@@ -65,3 +71,38 @@ def test_finite_pixels_pass_and_the_sentence_names_its_subject():
     require_finite(clip(2), "The video")
     with pytest.raises(NumericsError, match=r"^Section 3 came out"):
         require_finite(torch.tensor([1.0, float("nan")]), "Section 3")
+
+
+def dark(frames):
+    return torch.full((1, 3, frames, 8, 8), -1.0)
+
+
+def changed(clip, index, value):
+    clip[index] = value
+    return clip
+
+
+STRIPES = torch.linspace(-1, 1, 8).expand(1, 3, 9, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (dark(9), "one flat colour"),
+        (dark(9) - torch.rand(1, 3, 9, 8, 8), "one flat colour"),  # below what is visible
+        (torch.tensor([1.0, -1, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 9, 8, 8), "one flat colour"),
+        (dark(9) + torch.linspace(0, 2, 9).view(1, 1, 9, 1, 1), "one flat colour"),  # it fades, and shows nothing
+        (STRIPES, "a picture that never changes"),
+        (STRIPES + 1e-4 * torch.rand(1, 3, 9, 8, 8), "a picture that never changes"),
+        (changed(dark(9), (0, 0, 4, 2, 2), 0.0), None),
+        (changed(STRIPES.clone(), (0, 0, 4, 2, 2), 0.9), None),
+        (STRIPES[:, :, :1], None),  # one frame cannot move
+        (changed(STRIPES.clone(), (0, 0, 4, 2, 2), float("nan")), None),  # another check's
+    ],
+)
+def test_a_clip_that_shows_nothing_is_told(pixels, told):
+    if told is None:
+        require_picture(pixels, 3)
+    else:
+        with pytest.raises(NumericsError, match=f"^Section 3 came out as {told}.*Try another seed.*models verify"):
+            require_picture(pixels, 3)

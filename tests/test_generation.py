@@ -15,7 +15,15 @@ from diffusers_helper.components import Components, resolve_models
 from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
-from diffusers_helper.framepack.events import Finished, Note, SectionSampled, StageStarted, StepDone, VideoGrown
+from diffusers_helper.framepack.events import (
+    Finished,
+    Note,
+    SectionDone,
+    SectionSampled,
+    StageStarted,
+    StepDone,
+    VideoGrown,
+)
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.photo import Photo
@@ -330,3 +338,21 @@ def test_a_finished_video_is_not_made_again(components, photo, moments):
     events = list(run(components, photo, folder / "id", Checkpoint(folder / "job"), variant=variant, **THREE))
     assert events == [Finished(folder / "id.mp4", 109)]
     assert not list(folder.glob("*_partial_*"))
+
+
+def black(plan, *, then, **_rest):
+    """Stands where ``sample_video`` does: one section without a picture."""
+    yield from then(iter([SectionDone(0, torch.zeros(1), torch.full((1, 3, 37, 112, 144), -1.0))]), lambda: None)
+
+
+def test_a_section_without_a_picture_fails_and_is_no_video(components, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "sample_video", black)
+    with pytest.raises(NumericsError, match="Section 1 came out as one flat colour"):
+        list(run(components, photo, tmp_path / "clip"))
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_a_photo_that_shows_nothing_may_become_such_a_video(components, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "sample_video", black)
+    blank = Photo(image=Image.new("RGB", (120, 90), (3, 3, 3)), name="black.png", notes=())
+    assert list(run(components, blank, tmp_path / "clip"))[-1].frames == 37

@@ -39,6 +39,7 @@ from diffusers_helper.framepack.room import when_there_is_room
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
+from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
@@ -46,6 +47,8 @@ from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.texts import Message
 
+BLANK = 8
+"""Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""
 BYTES_PER_PIXEL = 0.5
 """Generous guess of an MP4's size while it grows, for the check before the start."""
 CHECKPOINT_BYTES_PER_PIXEL = LATENT_WINDOW * 16 * 4 / 64
@@ -138,7 +141,9 @@ def _stages(
         dtype=transformer.dtype,
         use=use,
         overlap=components.policy.resident and components.device.type == "cuda",  # a CPU has nothing left to do it with
-        then=lambda events, stopped: _saved(events, video, plan, checkpoint, _both(check, stopped)),
+        then=lambda events, stopped: _saved(
+            _shown(events) if np.ptp(picture) > BLANK else events, video, plan, checkpoint, _both(check, stopped)
+        ),
         sampled=checkpoint,
         decode_from=done - 1 if 0 < done < request.sections else done,  # the newest one in the file for its edge
     )
@@ -178,6 +183,14 @@ def _saved(
             write = partial(video.add, event.pixels, overlap, check=check)
             path = yield from when_there_is_room(write, video.folder, video.bytes_for(event.pixels), check)
             yield VideoGrown(path, video.frames, event.index + 1)
+
+
+def _shown(events: Events) -> Events:
+    """Pass ``events`` on; raises NumericsError for a section that shows nothing."""
+    for event in events:
+        if isinstance(event, SectionDone) and event.pixels is not None:
+            require_picture(event.pixels, event.index + 1)
+        yield event
 
 
 def _both(first: Check, second: Check) -> Check:

@@ -11,6 +11,9 @@ from torch import Tensor
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.texts import Message
 
+FLAT, STILL = 4 / 255, 1 / 255
+"""Two levels of 8 bits between the darkest and the brightest value of a frame; half a level between frames."""
+
 
 def soft_append_bcthw(history: Tensor, current: Tensor, overlap: int = 0) -> Tensor:
     """Join two clips (B, C, T, H, W) in time, ``history`` first, cross-fading over ``overlap`` frames.
@@ -44,6 +47,31 @@ def require_finite(pixels: Tensor, what: str) -> None:
                 what=what,
             )
         )
+
+
+def require_picture(pixels: Tensor, section: int) -> None:
+    """Raise NumericsError if a clip (B, 3, T, H, W), -1..1, has one colour in every frame, or never changes at all.
+
+    No scene gives that, however quiet: it is what broken weights or a failed kernel look like. ``section`` is its
+    number for people.
+    """
+    steps = _spread(pixels, (3, 4)).amax() <= FLAT, _spread(pixels, (2,)).amax() <= STILL
+    flat, still = torch.stack(steps).tolist()
+    if flat or (still and pixels.shape[2] > 1):
+        looks = Message("one flat colour") if flat else Message("a picture that never changes")
+        raise NumericsError(
+            Message(
+                "Section {section} came out as {looks}, so no video was made of it. Try another seed, --attention sdpa "
+                "or without TeaCache, and look at the files: python -m diffusers_helper models verify --checksums",
+                section=section,
+                looks=looks,
+            )
+        )
+
+
+def _spread(pixels: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """How far the visible values lie apart along ``axes``."""
+    return pixels.amax(axes).clamp(-1, 1) - pixels.amin(axes).clamp(-1, 1)
 
 
 def rgb_frames(video: Tensor) -> Iterator[np.ndarray]:
