@@ -62,7 +62,8 @@ class Bench:
     def show(self, variant: str) -> None:
         """Print one line of the table."""
         numbers = self.results[variant]
-        print(f"{self.name:8} {variant:34}", *(f"{name} {value:.5g}" for name, value in numbers.items()), flush=True)
+        shown = {name: value for name, value in numbers.items() if isinstance(value, (int, float))}
+        print(f"{self.name:8} {variant:34}", *(f"{name} {value:.5g}" for name, value in shown.items()), flush=True)
 
     def report(self, **settings: Any) -> None:
         """Print everything as one JSON line."""

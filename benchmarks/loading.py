@@ -73,9 +73,16 @@ def write_shards(folder: Path, config: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = Transformer(**config)
     model.save_config(folder)
+    write_weights(folder, model, PART.weights, torch.bfloat16)
+
+
+def write_weights(folder: Path, model: nn.Module, stem: str, dtype: torch.dtype) -> None:
+    """Random 16-bit weights for `model`, which may be on the meta device: three shards STEM-... and their index."""
+    index = folder / f"{stem}.safetensors.index.json"
     shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     each = -(-sum(nn.Module.get_parameter(model, name).numel() for name in shapes) * 2 // SHARDS)
-    noise = memoryview(torch.randn(2**25).mul(0.02).bfloat16().view(torch.uint8).numpy())
+    noise = memoryview(torch.randn(2**25).mul(0.02).to(dtype).view(torch.uint8).numpy())
+    kind = {torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
     shards: list[dict[str, Any]] = [{}]
     for name, shape in shapes.items():
         start = max((entry["data_offsets"][1] for entry in shards[-1].values()), default=0)
@@ -83,10 +90,10 @@ def write_shards(folder: Path, config: dict[str, Any]) -> None:
             shards.append({})
             start = 0
         end = start + 2 * nn.Module.get_parameter(model, name).numel()
-        shards[-1][name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        shards[-1][name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     weight_map = {}
     for number, header in enumerate(shards, start=1):
-        name = f"{PART.weights}-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(header, name)
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common, decode, loading, step, timeline
+from benchmarks import common, decode, loading, memory, step, timeline
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +63,30 @@ def test_loading(capsys, tmp_path):
     assert line["gigabytes"] == pytest.approx(0.095, rel=0.1)
     assert line["results"]["buffers"]["seconds"] > 0
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_memory(capsys, tmp_path):
+    memory.main(
+        ["--sections", "1", "--steps", "2", "--ways", "resident", "within 6 GiB", "--output", f"{tmp_path}/so-far"]
+    )
+    line = last_line(capsys)
+    swapped = line["results"]["within 6 GiB"]
+    assert swapped["same_latents"]
+    assert swapped["sent_gb_per_step"] == pytest.approx(sum(swapped["swapped"]["sizes"]) / 1e9)
+    assert line["results"]["resident"]["sent_gb_per_step"] == 0
+    assert json.loads((tmp_path / "so-far").read_text()) == line["results"]
+    assert len(line["predicted"]) == len(memory.CARDS)
+
+
+@pytest.mark.parametrize(
+    ("rate", "places", "slower"),
+    [(10.0, 2, 1.0), (1.0, 2, 1.0), (0.5, 2, 2.0), (0.1, 3, 10.0), (1e-9, 9, 1.0)],
+)
+def test_the_schedule_hides_copies_that_are_quicker_than_the_work(rate, places, slower):
+    gigabytes = [10**9] * 8  # of one second's work each
+    assert memory.prediction(gigabytes, 8.0, rate, places)["slower"] == pytest.approx(slower)
+
+
+def test_uneven_blocks_wait_for_the_bus_only_where_it_is_behind():
+    sizes = [2 * 10**9] * 4 + [10**9] * 8  # two seconds of copies, then one, beside 1.5 seconds of work
+    assert 1.0 < memory.prediction(sizes, 18.0, 1.0)["slower"] < 8 / 6

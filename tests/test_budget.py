@@ -4,11 +4,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
 
 from benchmarks.step import PUBLISHED, random_inputs, tokens
-from diffusers_helper.memory.budget import GIB, ROWS, Weights, Work, budget, sentence, weights_of
+from diffusers_helper.hunyuan import vae_decode
+from diffusers_helper.memory.budget import (
+    GIB,
+    MARGIN,
+    ROWS,
+    SHORT_DECODE,
+    WHOLE_DECODE,
+    Weights,
+    Work,
+    budget,
+    sentence,
+    weights_of,
+)
 from diffusers_helper.memory.schedule import spread
+from diffusers_helper.models.attention import AttentionBackend
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+from diffusers_helper.models.section_context import Conditioning, Modulations, PackedHistory
+from diffusers_helper.models.step_cache import TeaCache
+from tests.counting import LeanKernels, MemoryPeak
 from tests.models import golden_transformer
 
 WORK = Work(640, 608)
@@ -34,6 +52,57 @@ def test_sizes_of_the_published_transformer():
     assert sum(weights.blocks) + weights.beside + modulation == pytest.approx(12.874e9 * 2, rel=0.001)
 
 
+def counted_step(work, rows=None, calls=1):
+    """Peak bytes beside the weights, of the full width and few blocks."""
+    config = PUBLISHED | {"num_layers": 2, "num_single_layers": 3}
+    with torch.device("meta"):
+        model = HunyuanVideoTransformer3DModelPacked(**config)
+        nn.Module.to(model, torch.bfloat16).eval()
+        sizes = {"double_blocks": (2, 36864), "single_blocks": (3, 9216)}
+        vectors = {kind: (torch.empty(calls, 1, width).bfloat16(),) * n for kind, (n, width) in sizes.items()}
+        sampled = work.window * (work.height // 16) * (work.width // 16)
+        clean = work.tokens - sampled - 729 - work.text
+        text = torch.empty(calls, 1, work.text, 3072).bfloat16()
+        modulations = Modulations(**vectors, out=torch.empty(calls, 1, 6144).bfloat16())
+        conditioning = Conditioning(modulations, text, torch.empty(1, 729, 3072).bfloat16(), None)
+        history = PackedHistory(torch.empty(1, clean, 3072).bfloat16(), torch.empty(1, clean + sampled, 256))
+        latents = torch.empty(1, 16, work.window, work.height // 8, work.width // 8).bfloat16()
+    model.use_attention(AttentionBackend("none", lambda: lambda q, k, v: torch.empty_like(q), ""))
+    model.kernels, model.mlp_rows = LeanKernels(), rows
+    if work.teacache:
+        model.step_cache = AlwaysComputing(calls)
+    with torch.inference_mode(), MemoryPeak() as memory:
+        for step in range(calls):
+            model.denoise(latents, step, conditioning, history)
+    return memory.peak
+
+
+class AlwaysComputing(TeaCache):
+    def _must_compute(self, state, current):
+        state.previous_input = current
+        return True
+
+
+@pytest.mark.parametrize("rows", [None, ROWS])
+@pytest.mark.parametrize("work", [WORK, replace(WORK, teacache=True), Work(384, 320)])
+def test_the_memory_of_a_step_is_foreseen(work, rows):
+    counted = counted_step(work, rows, calls=3 if work.teacache else 1)
+    foreseen = work.nbytes(3072, rows) - MARGIN
+    assert 0.8 * foreseen < counted < foreseen
+
+
+@pytest.mark.parametrize(("tiled", "constant"), [(False, WHOLE_DECODE), (True, SHORT_DECODE)])
+def test_the_memory_of_a_decode_is_foreseen(monkeypatch, tiled, constant):
+    monkeypatch.setattr("diffusers_helper.models.vae_decoder.sdpa", lambda q, k, v: torch.empty_like(q))
+    with torch.device("meta"):
+        vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval()
+        latents = torch.empty(1, 16, 9, 640 // 8, 608 // 8)
+    monkeypatch.setattr(vae, "use_tiling", tiled)
+    with torch.inference_mode(), MemoryPeak() as memory:
+        vae_decode(latents, vae, kernels=LeanKernels())
+    assert 0.85 * constant * 640 * 608 < memory.peak < constant * 640 * 608
+
+
 @pytest.mark.parametrize(
     ("free", "preserved", "work", "expected"),
     [  # places, blocks that stay, rows, tile_vae, fits
@@ -44,9 +113,9 @@ def test_sizes_of_the_published_transformer():
         (11.0, 6.0, WORK, (3, 11, None, False, True)),
         (23.0, 6.0, WORK, (3, 53, None, False, True)),
         (26.0, 6.0, WORK, (3, 60, None, False, True)),
-        (4.0, 6.0, replace(WORK, teacache=True), (2, 0, None, True, True)),
+        (4.0, 6.0, replace(WORK, teacache=True), (3, 0, None, True, True)),
         (4.0, 6.0, replace(WORK, teacache=True, cfg=True), (2, 0, None, True, True)),
-        (6.0, 6.0, Work(1280, 1216), (2, 0, ROWS, True, False)),
+        (6.0, 6.0, Work(1280, 1216), (3, 0, ROWS, True, False)),
         (4.0, 6.0, Work(320, 304), (3, 0, None, False, True)),
     ],
 )

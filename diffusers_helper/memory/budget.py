@@ -1,7 +1,7 @@
 """What fits: arithmetic from a job's settings and the free memory to what is done about it, before the work begins.
 
-The constants are peaks measured on an H100 (docs/performance-log.md); they follow the sizes of the tensors, not the
-card.
+The constants follow from the tensors' sizes, not from the card; tests count them, and what an H100 took beside that
+is added (docs/performance-log.md).
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,11 @@ from diffusers_helper.memory.packing import block_layout, blocks_of, tensors_of
 from diffusers_helper.texts import Message
 
 GIB = 1024**3
-STREAMS = 14
-"""Tensors of the size of the image stream that a block holds at its peak (18,269 tokens: 1.46 GiB), its MLP's four
-among them."""
-HIDDEN = 4
-"""Of them those of the MLP, which can go over a few tokens at a time."""
+IN_MLP, IN_ATTENTION, HIDDEN = 11, 9, 4
+"""Tensors of the stream's size that a step holds while a block's MLP runs (four are the MLP's own, and fewer if it goes
+over a few tokens at a time) and during attention: one more than are counted."""
 PER_BRANCH = 3
-"""Further ones that a step cache keeps, for each branch of guidance."""
+"""Further ones with a step cache, for each branch of guidance."""
 ROWS = 4096
 """Tokens of a piece of the MLP where memory is short."""
 MARGIN = GIB // 4
@@ -57,9 +55,10 @@ class Work:
 
     def nbytes(self, dim: int, rows: int | None = None) -> int:
         """Memory beside the weights while blocks of width `dim` run in 16 bits, their MLPs `rows` tokens at a time."""
-        streams = STREAMS + (PER_BRANCH * (1 + self.cfg) if self.teacache else 0)
-        tokens = streams * self.tokens - (HIDDEN * max(0, self.tokens - rows) if rows else 0)
-        return 2 * dim * tokens + MARGIN
+        at_once = self.tokens if rows is None else min(rows, self.tokens)
+        streams = max(IN_ATTENTION * self.tokens, (IN_MLP - HIDDEN) * self.tokens + HIDDEN * at_once)
+        cached = PER_BRANCH * (1 + self.cfg) * self.tokens if self.teacache else 0
+        return 2 * dim * (streams + cached) + MARGIN
 
 
 @dataclass(frozen=True)

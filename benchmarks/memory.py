@@ -1,0 +1,424 @@
+"""A whole short generation (text, photo, sections, decoding) under a hard limit of GPU memory, in several ways.
+
+``python -m benchmarks.memory --folder DIR`` writes a full-size model folder with random weights there (42 GB, once) and
+runs each way in a process of its own: everything resident, within 6 and 4 GiB, and from 8-bit weights; diffusers' class
+with its group offloading makes single steps beside them. ``--tiny``, or a computer without a GPU, runs the tiny model
+with a simulated GPU, for the schedule. The last line is JSON: seconds per step, peaks, bytes over the bus, whether the
+latents are those of the resident run, and what the measured bytes predict for other cards.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.common import GIB, Bench, default_device, synchronize
+from diffusers_helper.components import Components, LocalFolder
+from diffusers_helper.framepack.conditions import make_conditions
+from diffusers_helper.framepack.engine import sample_video
+from diffusers_helper.framepack.events import SectionDone, StepDone
+from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.hunyuan import vae_encode
+from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
+from diffusers_helper.memory.budget import Work
+from diffusers_helper.memory.feeds import BlockFeed
+from diffusers_helper.memory.packing import blocks_of
+from diffusers_helper.memory.schedule import Ring
+from diffusers_helper.model_files.source import TINY_FOLDER
+
+VARIANT = "f1"
+PROMPT = "A dog runs over a wide meadow in the evening sun, its ears flying, and turns towards the camera."
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a generation is run: GiB of GPU memory that torch may take (None: all), and what the weights are."""
+
+    limit: float | None = None
+    eight_bit: bool = False
+
+
+WAYS = {
+    "resident": Way(),
+    "within 6 GiB": Way(6),
+    "within 4 GiB": Way(4),
+    "8 bits, resident": Way(None, eight_bit=True),
+    "8 bits, within 4 GiB": Way(4, eight_bit=True),
+}
+PEER = "diffusers, group offloading"
+CANCEL = "cancelled 20 times"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the full-size model is, or is written to")
+    parser.add_argument("--tiny", action="store_true", help="the tiny model")
+    parser.add_argument("--ways", nargs="*", default=[], choices=[*WAYS, PEER, CANCEL], help="only these")
+    parser.add_argument("--height", type=int, default=640)
+    parser.add_argument("--width", type=int, default=608)
+    parser.add_argument("--sections", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6, help="per section")
+    parser.add_argument("--seconds", type=float, default=150, help="that a way may take")
+    parser.add_argument("--output", type=Path, help="a file for the results, written after each way")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    device = default_device()
+    args.tiny = args.tiny or device.type == "cpu"
+    if args.tiny:
+        args.folder, args.height, args.width = TINY_FOLDER, 128, 128
+    if args.way:
+        print(json.dumps(run(args.way, args, device)))
+        return
+    if not args.tiny:
+        from benchmarks.model_folder import write_folder
+
+        write_folder(args.folder, VARIANT)
+    on_cpu = [name for name, way in WAYS.items() if not way.eight_bit]
+    bench = Bench("memory", 1)
+    for name in args.ways or (on_cpu if device.type == "cpu" else [*WAYS, PEER, CANCEL]):
+        bench.results[name] = run(name, args, device) if device.type == "cpu" else in_a_process(name, args)
+        bench.show(name)
+        compare(bench.results)
+        if args.output:
+            args.output.write_text(json.dumps(bench.results))
+    bench.report(
+        size=[args.height, args.width], sections=args.sections, steps=args.steps, tiny=args.tiny,
+        predicted=predictions(bench.results),
+    )  # fmt: skip
+
+
+def in_a_process(way: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one way in a fresh process: peaks of RAM are a process's."""
+    given = ["--way", way, "--folder", str(args.folder), "--sections", str(args.sections), "--steps", str(args.steps)]
+    given += ["--height", str(args.height), "--width", str(args.width)] + ["--tiny"] * args.tiny
+    command = [sys.executable, "-m", "benchmarks.memory", *given]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=args.seconds)
+    except subprocess.TimeoutExpired as late:
+        return {"failed": f"{late}"}
+    sys.stderr.write("".join(f"  {line}\n" for line in done.stderr.splitlines()[-12:]))
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.stderr[-300:]}
+
+
+def run(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Run one way in this process."""
+    if name == PEER:
+        return diffusers_steps(args, device)
+    if name == CANCEL:
+        return cancelled(args, device)
+    way = WAYS[name]
+    if way.limit and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(way.limit * GIB / total)
+    meter = Meter(device)
+    for _ in generation(components_for(way, args, device), args, meter):
+        pass
+    return meter.numbers()
+
+
+def components_for(way: Way, args: argparse.Namespace, device: torch.device) -> Components:
+    """The product's parts; on a CPU the limited ways run on a simulated GPU."""
+    eight_bit = args.folder / "eight_bit" if way.eight_bit else None
+    components = Components(LocalFolder(args.folder), device, offline=True, eight_bit=eight_bit)
+    if device.type == "cpu" and way.limit:
+        from tests.gpus import PatientGpu
+
+        policy = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)
+        components.residency = Residency(device, policy, streams=PatientGpu())
+    return components
+
+
+class Meter:
+    """What one generation took."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stages: dict[str, float] = {}
+        self.steps: list[float] = []
+        self.sent: list[int] = []
+        self.hash = hashlib.sha256()
+        self.pixels = hashlib.sha256()
+        self.planned = ""
+        self.swapped: dict[str, Any] = {}
+        self._last = time.perf_counter()
+        self._sent_before: int | None = None
+
+    def stage(self, name: str) -> None:
+        """All since the last stage or step was this one's; one done twice is summed up."""
+        synchronize()
+        now = time.perf_counter()
+        self.stages[name] = self.stages.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def step(self, transformer: nn.Module, first: bool) -> None:
+        """A step is done; the first of a section holds preparations and is not counted."""
+        synchronize()
+        now = time.perf_counter()
+        prefetcher = DynamicSwapInstaller.prefetcher_of(transformer)
+        sent = prefetcher.bytes_sent if prefetcher else 0
+        if not first:
+            self.steps.append(now - self._last)
+            self.sent.append(sent - (self._sent_before or 0))
+        self._sent_before, self._last = sent, now
+        if prefetcher and not self.swapped:
+            self.swapped = {"blocks_kept": len(prefetcher.kept), "sizes": prefetcher.sizes}
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        found: dict[str, Any] = {
+            "step_seconds": statistics.median(self.steps),
+            "slowest_step": max(self.steps),
+            "sent_gb_per_step": statistics.median(self.sent) / 1e9,
+            "ram_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+        }
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            context = total - free - torch.cuda.memory_reserved(self.device)
+            found |= {
+                "peak_allocated_gib": torch.cuda.max_memory_allocated(self.device) / GIB,
+                "peak_reserved_gib": torch.cuda.max_memory_reserved(self.device) / GIB,
+                "beside_torch_gib": context / GIB,
+                "bus_gb_per_second": bus(self.device),
+            }
+        found["stages"] = {name: round(seconds, 2) for name, seconds in self.stages.items()}
+        return found | {
+            "latents": self.hash.hexdigest()[:16], "pixels": self.pixels.hexdigest()[:16], "plan": self.planned,
+            "swapped": self.swapped,
+        }  # fmt: skip
+
+
+def generation(components: Components, args: argparse.Namespace, meter: Meter) -> Iterator[None]:
+    """The stages of `framepack.generation` but for files; yields after every step."""
+    request = GenerationRequest(prompt=PROMPT, variant=VARIANT, seed=7, steps=args.steps)
+    picture = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
+    conditions = result_of(make_conditions(request, picture, components, lambda: None))
+    meter.stage("text and photo")
+    pixels = (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+    with components.vae() as vae:
+        start_latent = vae_encode(pixels, vae, torch.Generator("cpu").manual_seed(7))
+    meter.stage("encode the photo")
+    transformer = components.transformer(VARIANT)
+    meter.stage("load the transformer")
+    meter.planned = str(components.plan_sampling(transformer, Work(args.height, args.width)))
+    events = sample_video(
+        plan_video(VARIANT, args.sections), transformer=transformer, vae=vae, start_latent=start_latent,
+        conditions=conditions, seed=7, steps=args.steps, device=components.device, dtype=transformer.dtype,
+        use=lambda model: components.residency.use(model, swap=model is transformer),
+    )  # fmt: skip
+    try:
+        for event in events:
+            if isinstance(event, StepDone):
+                meter.step(transformer, first=event.step == 1)
+                yield
+            elif isinstance(event, SectionDone):
+                meter.stage("decode")
+                meter.hash.update(event.latents.numpy().tobytes())
+                meter.pixels.update(event.pixels.numpy().tobytes())
+    finally:
+        events.close()
+
+
+def result_of(events: Any) -> Any:
+    """What a generator returns whose events nobody needs."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value
+
+
+def cancelled(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Allocated bytes after one job that was stopped in a step, and after twenty."""
+    tiny = argparse.Namespace(**{**vars(args), "folder": TINY_FOLDER, "height": 128, "width": 128, "tiny": True})
+    components = components_for(Way(4), tiny, device)
+    components.residency.policy = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)
+    held = []
+    for job in range(20):
+        running = generation(components, tiny, Meter(device))
+        for _ in range(1 + job % 3):
+            next(running)
+        if job % 2:  # in the middle of a step, as `interruptible` stops one
+            stop = blocks_of(components.transformer(VARIANT))[3].register_forward_pre_hook(_stop)
+            with suppress(InterruptedError):
+                next(running)
+                raise AssertionError("the step was not stopped")
+            stop.remove()
+        running.close()
+        synchronize()
+        held.append(torch.cuda.memory_allocated() if device.type == "cuda" else 0)
+    return {"bytes_after_1": held[0], "bytes_after_20": held[-1], "same": len(set(held)) == 1}
+
+
+def _stop(*_: object) -> None:
+    raise InterruptedError
+
+
+def diffusers_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """diffusers' class with the same weights and its block-wise group offloading: three steps."""
+    from diffusers import HunyuanVideoFramepackTransformer3DModel as Peer
+    from diffusers.hooks import apply_group_offloading
+
+    from benchmarks.step import PUBLISHED, peer_inputs, random_inputs
+
+    components = Components(LocalFolder(args.folder), "cpu", dtype=torch.bfloat16)
+    model = components.transformer(VARIANT)
+    with torch.device("meta"):
+        peer = Peer(**PUBLISHED)
+    peer.load_state_dict(model.state_dict(), assign=True)
+    start = time.perf_counter()
+    apply_group_offloading(
+        peer.eval(), onload_device=device, offload_device=torch.device("cpu"), offload_type="block_level",
+        num_blocks_per_group=1, use_stream=True, record_stream=True,
+    )  # fmt: skip
+    pinned = time.perf_counter() - start
+    inputs = random_inputs(model, args.height, args.width, 9, 40, device, torch.bfloat16)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(4):
+            start = time.perf_counter()
+            peer(**peer_inputs(inputs), return_dict=False)
+            synchronize()
+            seconds.append(time.perf_counter() - start)
+    return {
+        "step_seconds": statistics.median(seconds[1:]),
+        "pinning_seconds": pinned,
+        "peak_allocated_gib": torch.cuda.max_memory_allocated() / GIB,
+        "peak_reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+        "ram_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+    }
+
+
+def bus(device: torch.device) -> float:
+    """Gigabytes per second from pinned memory."""
+    source = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+    to = torch.empty_like(source, device=device)
+    to.copy_(source)
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(4):
+        to.copy_(source, non_blocking=True)
+    synchronize()
+    return 4 * len(source) / 1e9 / (time.perf_counter() - start)
+
+
+def compare(results: dict[str, dict[str, Any]]) -> None:
+    """Each way against the resident one with the same weights; how much of its copies the work hid."""
+    for name, numbers in results.items():
+        base = results.get("8 bits, resident" if "8 bits" in name else "resident", {})
+        if "step_seconds" not in numbers or "step_seconds" not in base:
+            continue
+        numbers["slower"] = numbers["step_seconds"] / base["step_seconds"]
+        if "latents" in numbers:
+            numbers["same_latents"] = numbers["latents"] == base["latents"]
+        if numbers.get("sent_gb_per_step") and "bus_gb_per_second" in numbers:
+            copying = numbers["sent_gb_per_step"] / numbers["bus_gb_per_second"]
+            numbers["hidden"] = 1 - max(0.0, numbers["step_seconds"] - base["step_seconds"]) / copying
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it."""
+
+    name: str
+    tflops: float
+    bus: float
+
+
+CARDS = (
+    Card("RTX 3060, PCIe 4 x16", 25.5, 25),
+    Card("RTX 3060, PCIe 4 x8", 25.5, 12),
+    Card("RTX 4060, PCIe 4 x8", 30, 12),
+    Card("RTX 4090, PCIe 4 x16", 165, 25),
+    Card("RTX 4090, PCIe 4 x8", 165, 12),
+    Card("RTX 5090, PCIe 5 x16", 210, 50),
+    Card("RTX 5090, PCIe 4 x8", 210, 12),
+    Card("H100 at 12 GB/s", 675, 12),
+)
+STEP_TFLOP = 494
+"""One step at 640x608, window 9: 248 in linears, 246 in attention."""
+
+
+def predictions(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The travelling weights on other cards, if these computed at their data sheet's rate: slower cards hide more."""
+    sizes = next((n["swapped"]["sizes"] for n in results.values() if n.get("swapped")), None)
+    if sizes is None:
+        return []
+    return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
+
+
+def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, places: int = 2) -> dict[str, float]:
+    """A step that computes for `compute` seconds, the same in each block, while blocks of `sizes` (bytes) travel.
+
+    It is the product's own schedule that runs, on a device that has only clocks.
+    """
+    gpu = TimedGpu(gb_per_second)
+    ring = Ring(gpu, BlockFeed([torch.empty(size, dtype=torch.uint8, device="meta") for size in sizes]), sizes, places)
+    ends = []
+    for _ in range(3):
+        for block in range(len(sizes)):
+            ring.enter(block)
+            gpu.main.now += compute / len(sizes)
+            ring.leave(block)
+        ends.append(gpu.main.now)
+    seconds = ends[-1] - ends[-2]
+    return {"compute": compute, "copying": sum(sizes) / 1e9 / gb_per_second, "slower": seconds / compute}
+
+
+class TimedStream:
+    """When its work so far is done, seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def wait_event(self, event: "TimedEvent") -> None:
+        self.now = max(self.now, event.at)
+
+
+class TimedEvent:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def record(self, stream: TimedStream) -> None:
+        self.at = stream.now
+
+    def synchronize(self) -> None:
+        """Nothing happens in real time."""
+
+
+class TimedGpu:
+    """A device of two clocks; a copy takes its bytes' time on the bus."""
+
+    def __init__(self, gb_per_second: float) -> None:
+        self.main, self.side = TimedStream(), TimedStream()
+        self._rate = gb_per_second * 1e9
+
+    def compute(self) -> TimedStream:
+        return self.main
+
+    def event(self) -> TimedEvent:
+        return TimedEvent()
+
+    def memory(self, nbytes: int) -> torch.Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device="meta")
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        self.side.now += len(source) / self._rate
+
+
+if __name__ == "__main__":
+    main()
