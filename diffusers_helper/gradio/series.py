@@ -24,7 +24,7 @@ from diffusers_helper.gradio.visitors import MAX_VISITORS, is_visitor
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.media.files import display_name
 from diffusers_helper.progress import JobSnapshot
-from diffusers_helper.texts import ENGLISH, Language
+from diffusers_helper.texts import ENGLISH, Language, Message
 
 POLL_SECONDS = 2
 _REMEMBERED = 100
@@ -88,10 +88,10 @@ class SeriesHandlers:
         message, left = "", files
         try:
             if not is_visitor(whose):
-                raise PhotoError("This page lost its place; reload it and press Start again.")
+                raise PhotoError(Message("This page lost its place; reload it and press Start again."))
             wanted = read_request(self._variant.name, settings)
             if not files:
-                raise PhotoError("Add photos first: drop them on the field, or click it to choose files.")
+                raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             while left:
                 name = display_name(str(left[0].get("orig_name") or left[0].get("path") or ""))
                 try:
