@@ -27,6 +27,7 @@ from diffusers_helper.framepack.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.server import application
 from diffusers_helper.jobs import JobManager, user_folder
+from diffusers_helper.texts import Message
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
 """A photograph that the gradio package ships."""
@@ -69,10 +70,12 @@ class FakeRun:
         self.jobs.append(job)
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
-        yield StageStarted("text", "Reading the prompt")
+        yield StageStarted("text", Message("Reading the prompt"))
         for note in (*job.photo.notes, *self.notes):
             yield Note(note)
-        yield StageStarted("sample", "Sampling")
+        yield StageStarted(
+            "sample", Message("Sampling section {number} of {sections}", number=1, sections=request.sections)
+        )
         for section in range(request.sections):
             for step in range(1, request.steps + 1):
                 time.sleep(self.step_seconds)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from diffusers_helper.gradio.progress_bar import make_progress_bar_css
+from diffusers_helper.texts import language
 
 STYLE_SHEET = Path(__file__).with_name("style.css")
+SCRIPT = Path(__file__).with_name("page.js")
 
 
 def theme() -> gr.themes.Base:
@@ -33,16 +36,16 @@ def theme() -> gr.themes.Base:
         input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         slider_color="*primary_600",
     )
 
 
-def app_options(language: str = "en") -> dict[str, Any]:
-    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page in ``language``, a tag."""
+def app_options(tag: str = "en") -> dict[str, Any]:
+    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page in the language ``tag``."""
     return {
-        "js": f"() => {{ document.documentElement.lang = '{language}'; }}",
+        "js": f"() => ({SCRIPT.read_text(encoding='utf-8')})({json.dumps(_for_script(tag))})",
         "theme": theme(),
         "css": make_progress_bar_css(),
         "css_paths": [STYLE_SHEET],
@@ -51,3 +54,8 @@ def app_options(language: str = "en") -> dict[str, Any]:
         "enable_monitoring": False,
         "run_history": False,
     }
+
+
+def _for_script(tag: str) -> dict[str, str]:
+    t = language(tag)
+    return {"language": tag, "ask": t("Stop the video now? What is finished is kept.")}

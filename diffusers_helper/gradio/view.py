@@ -80,7 +80,7 @@ def progress(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         return ""
     if job.state == "failed":
         return f'<p class="fp-status fp-failed" role="alert">{escape(t(job.error))}</p>'
-    status = f'<p class="fp-status" role="status">{_doing(job, t)}</p>'
+    status = f'<p class="fp-status">{_doing(job, t)}</p>'
     if job.ended or not job.section:
         return status
     bars = (

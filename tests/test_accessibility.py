@@ -1,0 +1,202 @@
+"""The page for everybody: in four languages, by keyboard alone, heard, light and dark, wide and narrow."""
+
+import re
+import time
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from diffusers_helper.texts import LANGUAGES, language
+from tests.browsing import fill, headless, shows_idle, shows_running, start, visit
+from tests.fakes import LION, serve_page, wait_for
+
+pytestmark = pytest.mark.browser
+
+NAMES = {"FramePack", "TeaCache", "CFG", "GPU", "MP", "GB", "A", "lion", "roars"}
+"""Latin letters that may stand in a page of any language; the last three are a prompt."""
+FOCUSED = """() => {
+  const element = document.activeElement, style = getComputedStyle(element);
+  return [element.closest("[id]")?.id ?? "", style.outlineStyle !== "none" || style.boxShadow !== "none"];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with headless(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serve_page(tmp_path_factory.mktemp("page"), languages=list(LANGUAGES)) as served:
+        yield served
+
+
+@pytest.fixture
+def server(served):
+    yield served
+    served.run.hold_at = 0
+    served.run.hold.set()
+    served.wait_until_idle()
+
+
+def unfold(tab):
+    for heading in tab.locator("button.label-wrap").all():
+        heading.click()
+
+
+def until(tab, condition):
+    """Wait while the browser may still tell something."""
+    wait_for(lambda: tab.wait_for_timeout(50) or condition())
+
+
+def serious(tab):
+    """What axe calls serious or critical, but for Gradio's toasts: a button in a button, said elsewhere, too."""
+    violations = Axe().run(tab, context={"exclude": [".toast-wrap"]}).response["violations"]
+    return [
+        (found["id"], [node["target"] for node in found["nodes"]])
+        for found in violations
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "width", "locale"), [("light", 1400, "en-US"), ("dark", 420, "ja")])
+def test_axe_finds_no_serious_violation(browser, server, scheme, width, locale):
+    size = {"width": width, "height": 900}
+    with visit(browser, server.url, color_scheme=scheme, viewport=size, locale=locale) as user:
+        tab = user.open()
+        start(tab)
+        expect(tab.locator("#message [role=alert]")).to_be_visible()
+        unfold(tab)
+        assert serious(tab) == [], "with a message and everything unfolded"
+
+        server.run.hold_at = 1
+        server.run.hold.clear()
+        tab.locator("#seconds input[type=number]").fill("2.4")
+        tab.locator("#photo input[type=file]").set_input_files(LION)
+        expect(tab.locator("#photo img")).to_be_visible()
+        start(tab)
+        shows_running(tab)
+        expect(tab.locator("#stage img")).to_be_visible()
+        expect(tab.locator("#video video")).to_be_visible()
+        assert serious(tab) == [], "while a video is being made"
+
+
+def test_the_keyboard_alone_makes_a_video_and_ends_one(browser, server):
+    with visit(browser, server.url) as user:
+        tab = user.open()
+        tab.wait_for_function("localStorage.getItem('framepack-visitor')")  # the page is as it was left before
+        server.run.hold.clear()
+        places = []
+        while not places or places[-1][0] != "photo":
+            tab.keyboard.press("Tab")
+            places.append(tab.evaluate(FOCUSED))
+        choosers = []
+        tab.on("filechooser", lambda chooser: choosers.append(chooser))
+        tab.keyboard.press("Enter")
+        until(tab, lambda: choosers)
+        choosers[0].set_files(LION)
+        expect(tab.locator("#photo img")).to_be_visible()
+        while places[-1][0] != "start":
+            tab.keyboard.press("Tab")
+            places.append(tab.evaluate(FOCUSED))
+            if places[-1][0] == "prompt":
+                tab.keyboard.type("A lion roars.")
+            assert places[-1][1], f"the focus cannot be seen on {places[-1][0]}"
+            assert len(places) < 20
+        tab.locator("#prompt textarea").focus()
+        tab.keyboard.press("Control+Enter")
+        shows_running(tab)
+        job = server.manager.jobs()[-1].id
+        wait_for(lambda: server.run.jobs and server.run.jobs[-1].request.prompt == "A lion roars.")
+
+        asked = []
+        tab.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        tab.keyboard.press("Escape")
+        until(tab, lambda: asked)
+        assert not server.manager.snapshot(job).ended
+        tab.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+        tab.keyboard.press("Escape")
+        wait_for(lambda: server.manager.snapshot(job).ended)
+        shows_idle(tab)
+        assert asked == ["Stop the video now? What is finished is kept."] * 2
+
+        tab.keyboard.press("Escape")  # nothing runs: nothing is asked
+        assert len(asked) == 2
+
+
+def test_escape_that_closes_a_list_asks_nothing(browser, server):
+    with visit(browser, server.url) as user:
+        tab = user.open()
+        tab.on("dialog", lambda dialog: user.errors.append(dialog.message))
+        fill(tab)
+        server.run.hold.clear()
+        start(tab)
+        shows_running(tab)
+        unfold(tab)
+        tab.locator("#resolution input").click()
+        expect(tab.get_by_role("option").first).to_be_visible()
+        tab.keyboard.press("Escape")
+        expect(tab.get_by_role("option").first).to_be_hidden()
+
+
+def test_a_screen_reader_hears_each_status_once(browser, server):
+    with visit(browser, server.url) as user:
+        tab = user.open()
+        tab.evaluate("""() => {
+          window.heard = [];
+          const voice = document.querySelector('.fp-voice[role=status]');
+          new MutationObserver(() => heard.push(voice.textContent)).observe(voice, {childList: true});
+        }""")
+        fill(tab)
+        server.run.step_seconds = 0.4
+        start(tab)
+        expect(tab.locator("#progress")).to_have_text("Done")
+        server.run.step_seconds = 0.02
+        heard = tab.evaluate("heard")
+        assert heard[-1] == "Done"
+        assert len(heard) == len(set(heard)) <= 4
+
+
+@pytest.mark.parametrize("tag", LANGUAGES)
+def test_a_page_is_in_one_language_and_fits(browser, server, tag):
+    with visit(browser, server.url, locale={"en": "en-US"}.get(tag, tag)) as user:
+        tab = user.open()
+        server.run.hold_at = 1
+        server.run.hold.clear()
+        unfold(tab)
+        tab.locator("#seconds input[type=number]").fill("2.4")
+        tab.locator("#photo input[type=file]").set_input_files(LION)
+        tab.locator("#prompt textarea").fill("A lion roars.")
+        start(tab)
+        expect(tab.locator("#video video")).to_be_visible()
+        expect(tab.locator("#progress [role=progressbar]")).to_have_count(2)
+        expect(tab.locator("html")).to_have_attribute("lang", tag)
+        expect(tab.locator("#end")).to_have_text(language(tag)("End"))
+        expect(tab.locator("#video")).not_to_contain_text("NaN")  # Gradio's player before it knows the length
+        words = set(re.findall("[A-Za-z]+", tab.locator("body").inner_text())) - NAMES
+        assert tag == "en" or words == set()
+        for width in (1400, 420):
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.locator("#end").click()
+
+
+def test_the_page_outlives_a_network_that_goes_away(browser, server):
+    """As when a laptop sleeps: the form stays, and the job is followed again."""
+    with visit(browser, server.url) as user:
+        tab = user.open()
+        fill(tab)
+        server.run.hold.clear()
+        start(tab)
+        shows_running(tab)
+        user.context.set_offline(True)
+        time.sleep(6)
+        server.run.hold.set()
+        server.wait_until_idle()
+        user.context.set_offline(False)
+        expect(tab.locator("#progress")).to_have_text("Done")
+        expect(tab.locator("#prompt textarea")).to_have_value("A lion roars.")
+        expect(tab.locator("#photo img")).to_be_visible()
+        shows_idle(tab)
