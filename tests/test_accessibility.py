@@ -86,14 +86,14 @@ def test_axe_finds_no_serious_violation(browser, server, scheme, width, locale):
 def test_the_keyboard_alone_makes_a_video_and_ends_one(browser, server):
     with visit(browser, server.url) as user:
         tab = user.open()
+        choosers = []
+        tab.on("filechooser", lambda chooser: choosers.append(chooser))
         tab.wait_for_function("localStorage.getItem('framepack-visitor')")  # the page is as it was left before
         server.run.hold.clear()
         places = []
         while not places or places[-1][0] != "photo":
             tab.keyboard.press("Tab")
             places.append(tab.evaluate(FOCUSED))
-        choosers = []
-        tab.on("filechooser", lambda chooser: choosers.append(chooser))
         tab.keyboard.press("Enter")
         until(tab, lambda: choosers)
         choosers[0].set_files(LION)
