@@ -175,6 +175,16 @@ class JobStore:
                 Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=str(error))
             ) from error
 
+    def thumbnail(self, job_id: str) -> str:
+        """Return a small picture of the job's photo as a ``data:`` URL; empty if it cannot be read."""
+        try:
+            image, file = self.photo(job_id).image, BytesIO()
+        except UnknownJobError:
+            return ""
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        image.save(file, "JPEG", quality=80)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
     def hold(self, job_id: str) -> bool:
         """Take the job for this process; return False if another one has it."""
         lock = self._held.get(job_id) or FileLock(self._lock_file(job_id), thread_local=False)
@@ -264,14 +274,6 @@ class JobStore:
 
     def _lock_file(self, job_id: str) -> Path:
         return self.folder / f"{job_id}.lock"
-
-
-def thumbnail(photo: Photo) -> str:
-    """Return a small JPEG of the photo as a ``data:`` URL."""
-    small, file = photo.image.copy(), BytesIO()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    small.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def _remove_parts(folder: Path, pattern: str) -> None:

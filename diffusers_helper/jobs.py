@@ -19,11 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers_helper.framepack.errors import CancelledError, FramePackError, QueueFullError, UnknownJobError
-from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note
+from diffusers_helper.framepack.errors import (
+    CancelledError,
+    FramePackError,
+    QueueFullError,
+    SettingsError,
+    UnknownJobError,
+)
+from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
 from diffusers_helper.texts import Message
+from diffusers_helper.unfinished import Unfinished
 from diffusers_helper.watch import Watch
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Run = Callable[["Job"], Generator[Event, None, None]]
+_HOW_TO_GO_ON = ("resumable", "caution", "thumbnail", "sections_kept")
 UNKNOWN_JOB = Message("This job is not known here; the server may have been restarted.")
 
 
@@ -52,6 +60,7 @@ class Job:
     photo: Photo
     say: Callable[[str], None]
     owner: str = ""
+    mixed: bool = False
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
 
@@ -97,9 +106,11 @@ class JobManager:
         new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
         prepare: called once in the worker before its first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
+        unfinished: the jobs on the disk; None keeps them in memory alone.
 
     Attributes:
         watch: what is seen of the worker.
+        recovered: the newest job that an earlier process left, by its visitor.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class JobManager:
         new_previewer: Callable[[], Previewer] | None = None,
         prepare: Callable[[], None] | None = None,
         on_failure: Callable[[], None] | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._run = run
         self._max_waiting = max_waiting
@@ -120,6 +132,9 @@ class JobManager:
         self._new_previewer = new_previewer
         self._prepare = prepare
         self._on_failure = on_failure
+        self._unfinished = unfinished
+        self.recovered: dict[str, str] = {}
+        self._last_section: tuple[str, int] | None = None  # a job, and after how many of its sections it stops
         self.watch = Watch()
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
@@ -130,36 +145,124 @@ class JobManager:
         self._closing = False
 
     def start(self) -> None:
-        """Start the worker, which otherwise starts with the first job."""
+        """Start the worker, which otherwise starts with the first job, with the jobs that an earlier process left."""
         with self._changed:
             if self._worker is None and not self._closing:
+                if self._unfinished is not None:
+                    self._recover(self._unfinished)
                 self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
                 self._worker.start()
 
-    def submit(self, request: GenerationRequest, photo: Photo, token: str | None = None, *, owner: str = "") -> str:
+    def submit(
+        self,
+        request: GenerationRequest,
+        photo: Photo,
+        token: str | None = None,
+        *,
+        owner: str = "",
+        visitor: str = "",
+    ) -> str:
         """Queue a job and return its id.
 
         The same ``token`` gives the same job, so that a button pressed twice starts one. Owners take turns: nobody's
-        first job waits for somebody else's second. Raises QueueFullError if too many wait or the server is stopping.
+        first job waits for somebody else's second. Raises QueueFullError if too many wait or the server is stopping,
+        and OutputError if the job cannot be kept.
         """
+        self.start()
         with self._changed:
             if token is not None and token in self._tokens:
                 return self._tokens[token]
-            if self._closing:
-                raise QueueFullError(Message("The server is stopping and takes no new jobs."))
-            if self.watch.lost:
-                raise QueueFullError(self.watch.lost)
-            self._require_room(owner)
-            job_id = new_job_id()
-            say = partial(self._say, job_id)
-            job = Job(job_id, request.with_seed(), photo, say, owner, _pulse=self.watch.pulse)
-            if token is not None:
-                self._tokens[token] = job.id
-            self._queue.insert(self._turn(owner), job)
-            self._snapshots[job.id] = _first_snapshot(job)
-            self._renumber()
-        self.start()
+            self._require_open(owner)
+        job = self._job(new_job_id(), request.with_seed(), photo, owner)
+        if self._unfinished is not None:  # outside the lock: it waits for the disk
+            self._unfinished.keep(job.id, job.request, photo, owner=owner, visitor=visitor)
+        try:
+            with self._changed:
+                if token is not None and self._tokens.setdefault(token, job.id) != job.id:
+                    self._drop(job.id)
+                    return self._tokens[token]
+                self._require_open(owner)
+                self._enqueue(job, self._turn(owner), visitor=visitor)
+        except QueueFullError:
+            self._tokens.pop(token or "", None)
+            self._drop(job.id)
+            raise
         return job.id
+
+    def resume(self, job_id: str) -> None:
+        """Queue a job again that ended before it was done: it goes on after the last section that is kept.
+
+        Nothing happens to a job that has not ended. Raises UnknownJobError, SettingsError if the job cannot go on, and
+        QueueFullError.
+        """
+        with self._changed:
+            seen = self.snapshot(job_id)
+            if not seen.ended:
+                return
+            if not seen.resumable or self._unfinished is None:
+                raise SettingsError(Message("This video cannot go on; start it again."))
+            self._require_open(seen.owner)
+            record, photo = self._unfinished.take(job_id)
+            job = self._job(job_id, record.request, photo, record.owner, mixed=True)
+            video = {"video": seen.video, "frames": seen.frames, "partial": seen.partial}
+            self._enqueue(job, self._turn(job.owner), visitor=record.visitor, version=seen.version + 1, **video)
+
+    def discard(self, job_id: str) -> None:
+        """Give up a job that could go on: only its video so far stays. Raises UnknownJobError."""
+        with self._changed:
+            seen = self.snapshot(job_id)
+            if seen.ended and seen.resumable:
+                self._drop(job_id)
+                given_up = {
+                    "state": "cancelled",
+                    "description": Message("Given up; the part that was finished is kept"),
+                }
+                self._snapshots[job_id] = replace(seen, resumable=False, version=seen.version + 1, **given_up)
+                self._changed.notify_all()
+
+    def unfinished(self, visitor: str) -> JobSnapshot | None:
+        """Return the visitor's newest job that ended before it was done and can go on."""
+        with self._changed:
+            found = (job for job in reversed(self._snapshots.values()) if job.visitor == visitor and job.resumable)
+            return next(found, None)
+
+    def _recover(self, unfinished: Unfinished) -> None:
+        """Queue what waited in an earlier process; what ran there, or had ended before it was done, can go on."""
+        for record in unfinished.recovered():
+            try:
+                if record.state == "queued":
+                    record, photo = unfinished.take(record.id)
+                    job = self._job(record.id, record.request, photo, record.owner)
+                    self._enqueue(job, len(self._queue), visitor=record.visitor)
+                else:
+                    ended = _first_snapshot(record.id, record.request, record.owner, record.visitor)
+                    fields = {"finished": time.time(), "description": Message("Interrupted")}
+                    self._snapshots[record.id] = replace(ended, **fields | unfinished.about(record.id))
+            except FramePackError as error:
+                logger.warning("The video %s cannot go on: %s", public_name(record.id), error)
+                continue
+            if record.visitor:
+                self.recovered[record.visitor] = record.id
+
+    def _job(self, job_id: str, request: GenerationRequest, photo: Photo, owner: str, *, mixed: bool = False) -> Job:
+        return Job(job_id, request, photo, partial(self._say, job_id), owner, mixed, _pulse=self.watch.pulse)
+
+    def _enqueue(self, job: Job, place: int, *, visitor: str, **fields: Any) -> None:
+        self._queue.insert(place, job)
+        self._snapshots.pop(job.id, None)
+        self._snapshots[job.id] = replace(_first_snapshot(job.id, job.request, job.owner, visitor), **fields)
+        self._renumber()
+
+    def _drop(self, job_id: str) -> None:
+        if self._unfinished is not None:
+            self._unfinished.drop(job_id)
+
+    def _require_open(self, owner: str) -> None:
+        if self._closing:
+            raise QueueFullError(Message("The server is stopping and takes no new jobs."))
+        if self.watch.lost:
+            raise QueueFullError(self.watch.lost)
+        self._require_room(owner)
 
     def _require_room(self, owner: str) -> None:
         if len(self._queue) >= self._max_waiting:
@@ -186,22 +289,27 @@ class JobManager:
             jobs[job.owner] += 1
         return len(self._queue)
 
-    def cancel(self, job_id: str) -> None:
-        """Stop a job: one that waits never starts, one that runs stops within a step, an ended one stays as it is.
+    def cancel(self, job_id: str, *, after_section: bool = False) -> None:
+        """Stop a job: one that waits never starts, an ended one stays as it is.
 
-        Raises UnknownJobError.
+        One that runs stops within a step or, with ``after_section``, once the section in hand is in the video. Raises
+        UnknownJobError.
         """
         with self._changed:
-            if self.snapshot(job_id).ended:
+            seen = self.snapshot(job_id)
+            if seen.ended:
                 return
-            if self._running is not None and self._running.id == job_id:
-                if not self._running.stopping:
-                    self._running.stop()
-                    self._update(job_id, description=Message("Stopping after this step"), eta_seconds=None)
-                return
-            self._queue = deque(job for job in self._queue if job.id != job_id)
-            self._end(job_id, Cancelled(None))
-            self._renumber()
+            if self._running is None or self._running.id != job_id:
+                self._queue = deque(job for job in self._queue if job.id != job_id)
+                self._drop(job_id)
+                self._end(job_id, Cancelled(None))
+                self._renumber()
+            elif after_section and not self._running.stopping:
+                self._last_section = job_id, max(seen.section, 1)
+                self._update(job_id, stopping=Message("Stopping after this section"), eta_seconds=None)
+            elif not self._running.stopping:
+                self._running.stop()
+                self._update(job_id, description=Message("Stopping after this step"), eta_seconds=None)
 
     def snapshot(self, job_id: str) -> JobSnapshot:
         """Return how the job is now; raises UnknownJobError."""
@@ -238,8 +346,13 @@ class JobManager:
         """Take no new jobs, drop those that wait, stop the running one; return whether the worker ended in time."""
         with self._changed:
             self._closing = True
+            if self._unfinished is not None:
+                self._unfinished.closing()
             while self._queue:
-                self._end(self._queue.popleft().id, Cancelled(None))
+                job = self._queue.popleft()
+                if self._unfinished is not None:
+                    self._unfinished.let_go(job.id)
+                self._end(job.id, Cancelled(None))
             if self._running is not None:
                 self._running.stop()
             self._changed.notify_all()
@@ -267,6 +380,7 @@ class JobManager:
             if self._closing:
                 return None
             self._running = job = self._queue.popleft()
+            self._last_section = None
             self._update(job.id, state="running", position=0, started=time.time())
             self.watch.job_started()
             self._renumber()
@@ -300,11 +414,18 @@ class JobManager:
                     self._update(job.id, **changes(Note(slow), self.snapshot(job.id), pace, previews))
                 if isinstance(event, Finished):
                     finished = event  # too late to stop: the video is there
-                else:
-                    job.check()
+                    continue
+                job.check()
+                if isinstance(event, VideoGrown) and self._was_last(job, event.sections_done):
+                    raise CancelledError(Message("The job was stopped."))
         if finished is None:
             raise RuntimeError("The run ended without a video.")
         return finished
+
+    def _was_last(self, job: Job, sections: int) -> bool:
+        """Tell whether the user wanted no more than these ``sections``; not of the last one, which ends the video."""
+        last = self._last_section
+        return last is not None and last[0] == job.id and last[1] <= sections < job.request.sections
 
     def _path(self, job: Job) -> Path | None:
         video = self.snapshot(job.id).video
@@ -329,7 +450,11 @@ class JobManager:
         with self._changed:
             if job_id not in self._snapshots or self._snapshots[job_id].ended:
                 return  # it was abandoned
-            self._update(job_id, **ending(outcome), position=0, preview=None, finished=time.time())
+            fields = ending(outcome) | {"position": 0, "preview": None, "finished": time.time(), "stopping": ""}
+            if self._unfinished is not None and not isinstance(outcome, Finished):
+                about = self._unfinished.about(job_id)
+                fields |= {name: about[name] for name in _HOW_TO_GO_ON if name in about}
+            self._update(job_id, **fields)
             self.watch.job_ended(self.snapshot(job_id).state)
             ended = sorted((s for s in self._snapshots.values() if s.ended), key=lambda s: s.finished or 0.0)
             for old in ended[: -self._keep]:
@@ -344,17 +469,18 @@ class JobManager:
         self._changed.notify_all()
 
 
-def _first_snapshot(job: Job) -> JobSnapshot:
-    request = job.request
+def _first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor: str) -> JobSnapshot:
     return JobSnapshot(
-        id=job.id,
+        id=job_id,
         variant=request.variant,
         seed=request.seed,
         total_frames=request.total_frames,
         sections=request.sections,
         steps=request.steps,
         created=time.time(),
-        owner=job.owner,
+        owner=owner,
+        visitor=visitor,
+        request=request,
     )
 
 

@@ -32,6 +32,7 @@ from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.progress import Previewer
 from diffusers_helper.texts import Message, in_turn
+from diffusers_helper.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from diffusers_helper.components import Components
@@ -189,7 +190,7 @@ class Program:
 
         def run(job: Job) -> Generator[Event, None, None]:
             name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
-            return self.generate(job.request, job.photo, name, check=job.check, say=job.say)
+            return self.generate(job.request, job.photo, name, check=job.check, say=job.say, mixed=job.mixed)
 
         def after_failure() -> None:
             manager.watch.lost = self.fault()
@@ -202,6 +203,7 @@ class Program:
             new_previewer=_new_previewer,
             prepare=self.prepare,
             on_failure=after_failure,
+            unfinished=Unfinished(self.store, self._variant, self.caution),
         )
         return manager
 

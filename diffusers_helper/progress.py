@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,10 +28,12 @@ from diffusers_helper.texts import Message
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusers_helper.framepack.request import GenerationRequest
+
 logger = logging.getLogger(__name__)
 
 Outcome = Finished | Cancelled | Failed
-State = Literal["queued", "running", "done", "cancelled", "failed"]
+State = Literal["queued", "running", "done", "cancelled", "failed", "interrupted"]
 Previewer = Callable[["Tensor"], bytes | None]
 """Turns ``StepDone.denoised`` into a JPEG, or gives one of an earlier call that was not ready then."""
 PREVIEW_INTERVAL = 0.25
@@ -45,9 +47,11 @@ class JobSnapshot:
     Attributes:
         id: its name, which is also the right to cancel it.
         variant, seed, total_frames: what was asked for; the seed is the one in use, never -1.
-        state: "queued", "running", and then exactly one of "done", "cancelled", "failed".
+        state: "queued", "running", and then exactly one of "done", "cancelled", "failed"; "interrupted" is a job whose
+            process ended.
         version: grows with every change, so that a reader can skip what it has seen.
         position: place in the queue, 1 for the next; 0 once it has started.
+        stopping: that it stops, and when; empty as long as nobody asked for it.
         stage, description: what it is doing, as a fixed name and for people.
         section, sections: which section is being sampled (from 1; 0 before the first), of how many.
         step, steps: which step of it is done (from 1; 0 before the first), of how many.
@@ -59,6 +63,11 @@ class JobSnapshot:
         notes: sentences about the result, for example a setting that was clamped.
         error, error_id: why it failed, as a sentence; the word to look for in the log if it was unexpected.
         created, started, finished: seconds since the epoch; None if not yet.
+        visitor: the browser that started it, as the page knows browsers.
+        request: what was asked for.
+        resumable: it ended before it was done and can go on, after the ``sections_kept`` that are sampled.
+        caution: what is different now from when it was begun, as a sentence; empty for nothing.
+        thumbnail: its photo, small, as a ``data:`` URL; only of a job that can go on.
         owner: for whom it is; "" for nobody in particular.
     """
 
@@ -72,6 +81,7 @@ class JobSnapshot:
     state: State = "queued"
     version: int = 0
     position: int = 0
+    stopping: str = ""
     stage: str = ""
     description: str = ""
     section: int = 0
@@ -91,16 +101,23 @@ class JobSnapshot:
     started: float | None = None
     finished: float | None = None
     owner: str = ""
+    visitor: str = ""
+    request: GenerationRequest | None = None
+    resumable: bool = False
+    caution: str = ""
+    thumbnail: str = ""
+    sections_kept: int = 0
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state in ("done", "cancelled", "failed")
+        return self.state in ("done", "cancelled", "failed", "interrupted")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: everything but the picture, and for whom it is."""
-        fields = asdict(self)
-        del fields["preview"], fields["owner"]
+        """Return what JSON can hold: everything but pictures, the request, and for whom it is."""
+        fields = asdict(replace(self, request=None))
+        for name in ("preview", "owner", "visitor", "thumbnail", "request"):
+            del fields[name]
         return fields
 
 

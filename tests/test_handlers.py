@@ -15,6 +15,7 @@ from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_fil
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs import JobManager
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
+from tests.test_unfinished import Life
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def handlers(variant, manager):
     return PageHandlers(variant, manager, Visitors(manager))
 
 
-PROGRESS, STAGE, VIDEO, DETAILS, START, END = range(1, 7)  # of what tick returns, after the word for it all
+# Of what tick returns, after the word for it all:
+PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER = range(1, 10)
 
 
 def test_two_visitors_see_only_their_own_jobs(fake, uploads):
@@ -70,7 +72,7 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     assert manager.wait(first.id, 10).state == "done"
     visitor, *_ = shown = page.restore(ann, None)
     assert visitor == ann
-    assert shown[-4]["value"]["path"] == manager.snapshot(first.id).video
+    assert shown[-7]["value"]["path"] == manager.snapshot(first.id).video
     assert manager.wait(second.id, 10).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
 
@@ -110,7 +112,7 @@ def test_a_tab_is_sent_only_what_changed(fake, uploads):
     page, ann = handlers(ORIGINAL, manager), new_visitor()
     seen, *parts = page.tick(ann, "")
     assert gr.skip() not in parts
-    assert page.tick(ann, seen) == [gr.skip()] * 7
+    assert page.tick(ann, seen) == [gr.skip()] * 10
     for nonsense in (None, 7, "x", "x " * 20):
         assert page.tick(ann, nonsense)[1:] == parts
 
@@ -215,3 +217,81 @@ def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):
     assert [visitors.job(word) is None for word in words] == [True, False, False]
     with pytest.raises(SettingsError):
         visitors.start("me", lambda: "job")
+
+
+@pytest.fixture
+def unfinished(tmp_path, uploads):
+    """Ann's page after the server was killed in her second section; the word that her browser keeps."""
+    first, ann = Life(tmp_path / "out"), new_visitor()
+    try:
+        handlers(ORIGINAL, first.manager).start(ann, "", uploads, **GOOD | {"seconds": 3.6, "prompt": "A <b>lion</b>."})
+        assert first.reached.wait(10)
+        second = Life(first.killed(), caution="It was begun with torch 2.11.0; here it is 2.13.0.")
+        second.manager.start()
+        yield second, handlers(ORIGINAL, second.manager), ann
+        second.gate.set()
+        assert second.manager.close(10)
+    finally:
+        assert first.manager.close(10)
+
+
+def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
+    life, page, ann = unfinished
+    shown = page.tick(ann, "")
+    assert "An unfinished video was found. Go on with it?" in shown[CARD]
+    assert "A &lt;b&gt;lion&lt;/b&gt;." in shown[CARD]
+    assert "1 of 3 sections are done." in shown[CARD]
+    assert "3.6 s, 2 steps, seed 7" in shown[CARD]
+    assert 'src="data:image/jpeg;base64,' in shown[CARD]
+    assert "begun with torch 2.11.0" in shown[CARD]
+    assert "Interrupted" in shown[PROGRESS]
+    assert shown[VIDEO]["value"]["path"].endswith("_partial_01.mp4")
+    assert (shown[BUTTONS]["visible"], shown[START]["interactive"]) == (True, True)
+
+    nobody = page.tick(new_visitor(), "")
+    assert (nobody[CARD], nobody[BUTTONS]["visible"]) == ("", False)
+    page.go_on(new_visitor(), "")
+    page.discard(new_visitor(), "")
+    assert page.tick(ann, "")[1:] == shown[1:]
+
+    message, *running = page.go_on(ann, "")
+    assert (message, running[CARD], running[BUTTONS]["visible"]) == ("", "", False)
+    assert not running[START]["interactive"]
+    life.gate.set()
+    [job] = life.manager.jobs()
+    assert life.manager.wait(job.id, 10).state == "done"
+    assert [section for _, section, _ in life.made] == [1, 2]
+
+
+def test_discard_takes_the_card_away_and_leaves_the_video(unfinished):
+    life, page, ann = unfinished
+    shown = page.discard(ann, "")
+    assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
+    assert shown[VIDEO]["value"]["path"].endswith("_partial_01.mp4")
+    assert life.store.records() == []
+
+
+def test_an_interrupted_video_waits_while_another_one_is_made_a_stopped_one_does_not(unfinished, uploads):
+    life, page, ann = unfinished
+    shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})[1:]
+    assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
+    assert life.reached.wait(10)
+    wait_for(lambda: page.tick(ann, "")[LATER]["visible"])
+    assert "Stopping after this section" in page.end_later(ann, "")[PROGRESS]
+    assert not page.tick(ann, "")[LATER]["interactive"]
+    life.gate.set()
+    stopped = life.manager.jobs()[-1].id
+    assert life.manager.wait(stopped, 10).sections_kept == 2
+    assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
+    page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})
+    assert life.manager.wait(life.manager.jobs()[-1].id, 10).state == "done"
+    assert "An unfinished video was found" in page.tick(ann, "")[CARD]
+    assert stopped not in [record.id for record in life.store.records()]
+
+
+def test_what_cannot_go_on_says_why(unfinished):
+    life, page, ann = unfinished
+    [job] = life.manager.jobs()
+    (life.outputs / "jobs" / job.id / "photo.png").unlink()
+    message = page.go_on(ann, "")[0]
+    assert "photo.png cannot be used, so its video cannot go on" in message

@@ -16,7 +16,7 @@ from diffusers_helper.framepack.errors import (
     UnknownJobError,
 )
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import STALE_DAYS, JobRecord, JobStore, thumbnail
+from diffusers_helper.job_store import STALE_DAYS, JobRecord, JobStore
 from diffusers_helper.media.photo import Photo
 
 REQUEST = GenerationRequest(seed=7)
@@ -150,10 +150,12 @@ def test_where_nothing_can_be_written_a_job_is_refused(store, photo):
         new(store, photo)
 
 
-def test_a_thumbnail_is_small_and_keeps_the_shape(photo):
-    assert thumbnail(photo).startswith("data:image/jpeg;base64,/9j/")
-    assert len(thumbnail(photo)) < 20_000
-    assert photo.image.size == (300, 90)
+def test_a_thumbnail_is_small(store, photo):
+    new(store, photo)
+    assert store.thumbnail("a").startswith("data:image/jpeg;base64,/9j/")
+    assert len(store.thumbnail("a")) < 20_000
+    (store.folder / "a/photo.png").write_bytes(b"")
+    assert store.thumbnail("a") == ""
 
 
 def run(store, photo, *, sections=0, error=None, request=REQUEST, **about):

@@ -98,10 +98,11 @@ def test_a_script_gets_its_video_in_five_lines(page):
         assert sum(1 for _ in file.decode(video=0)) == 37
 
 
-def test_the_endpoints_are_three_and_their_parameters_the_settings(client):
+def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
-    assert names == {"/generate": ["image", *SETTINGS], "/cancel": ["job_id"], "/snapshot": ["job_id"]}
+    of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
+    assert names == {"/generate": ["image", *SETTINGS], **{name: ["job_id"] for name in of_a_job}}
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant"}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)

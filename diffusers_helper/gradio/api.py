@@ -1,4 +1,4 @@
-"""The same jobs for scripts: /generate, /cancel and /snapshot, each checked by a validator that answers 422 itself."""
+"""The same jobs for scripts: start, look, stop and go on; each checked by a validator that answers 422 itself."""
 
 from __future__ import annotations
 
@@ -51,10 +51,25 @@ class ApiHandlers:
             fault = str(error)
         return _answer(fault)
 
+    def resume(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
+        """Go on with a job that ended before it was done, and return its snapshot."""
+        try:
+            self._manager.resume(self._own(job_id, request).id)
+        except FramePackError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return self._manager.snapshot(job_id).to_dict()
+
+    def end_after_section(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
+        """Stop a job once the section in hand is in the video, and return its snapshot."""
+        return self._cancel(job_id, request, after_section=True)
+
     def cancel(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
         """Stop a job, within a step if it runs, and return its snapshot."""
+        return self._cancel(job_id, request, after_section=False)
+
+    def _cancel(self, job_id: str, request: gr.Request | None, *, after_section: bool) -> dict[str, Any]:
         try:
-            self._manager.cancel(self._own(job_id, request).id)
+            self._manager.cancel(self._own(job_id, request).id, after_section=after_section)
         except UnknownJobError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return self._manager.snapshot(job_id).to_dict()

@@ -98,7 +98,7 @@ def build_app(
         _connect_form(page, form, options, inputs, keep)
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
-        _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result])
+        _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
         handlers = SeriesHandlers(variant, manager, series or Series(), t)
         connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
         _connect_api(ApiHandlers(variant, manager), inputs)
@@ -108,13 +108,19 @@ def build_app(
     return app
 
 
-def _lay_out_result(t: Language) -> list[gr.components.Component]:
-    return [
+def _lay_out_result(t: Language) -> list[Any]:
+    """Make what shows the newest job, then what belongs to an unfinished one; the last two are its buttons."""
+    result = [
         gr.HTML(elem_id="progress", apply_default_css=False),
         gr.HTML(view.stage(None, t), elem_id="stage", apply_default_css=False),
         gr.Video(label=t("Video"), visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
         gr.HTML(elem_id="details", apply_default_css=False),
+        gr.HTML(elem_id="unfinished", apply_default_css=False),
     ]
+    with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
+        go_on = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
+        discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
+    return [*result, buttons, go_on, discard]
 
 
 def _connect_jobs(
@@ -124,10 +130,11 @@ def _connect_jobs(
     inputs: dict[str, Any],
     visitor: gr.BrowserState,
     draft: gr.BrowserState,
-    result: list[gr.components.Component],
+    result: list[Any],
+    unfinished: list[gr.Button],
 ) -> None:
-    """Connect reload, timer, Start and End. Only Start goes through Gradio's queue, for its toasts."""
-    seen, shown = result[0], [*result, form.start, form.end]
+    """Connect reload, timer and buttons. Only Start goes through Gradio's queue, for its toasts."""
+    seen, shown = result[0], [*result, form.start, form.end, form.end_later]
     app.load(page.restore, [visitor, draft], [visitor, *inputs.values(), *shown], **_QUICK)
     gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
     form.start.click(
@@ -139,6 +146,10 @@ def _connect_jobs(
         **_RAW,
     )
     form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    form.end_later.click(page.end_later, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    go_on, discard = unfinished
+    go_on.click(page.go_on, [visitor, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
+    discard.click(page.discard, [visitor, seen], shown, trigger_mode="once", **_QUICK)
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
@@ -180,5 +191,6 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
         api_name="generate",
         **shared,
     )
-    gr.on([], api.cancel, job_id, state, validator=api.check_job, api_name="cancel", **shared)
+    for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):
+        gr.on([], call, job_id, state, validator=api.check_job, api_name=name, **shared)
     gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)

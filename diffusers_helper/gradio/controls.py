@@ -39,6 +39,7 @@ class Form:
     length_hint: gr.HTML
     start: gr.Button
     end: gr.Button
+    end_later: gr.Button
     message: gr.HTML
 
 
@@ -87,8 +88,9 @@ def lay_out_form(defaults: GenerationRequest, t: Language) -> Form:
     with gr.Row():
         start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")
         end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
+    end_later = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
     message = _html("", "message")
-    return Form(image, size_hint, prompt, ideas, seconds, length_hint, start, end, message)
+    return Form(image, size_hint, prompt, ideas, seconds, length_hint, start, end, end_later, message)
 
 
 def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:

@@ -75,7 +75,8 @@ class PageHandlers:
         try:
             wanted, photo = read_request(self._variant.name, settings), read_photo(image, user_of(request))
             owner = owner_of(request)
-            self._visitors.start(visitor_of(visitor, request), lambda: self._manager.submit(wanted, photo, owner=owner))
+            whose = visitor_of(visitor, request)
+            self._visitors.start(whose, lambda: self._manager.submit(wanted, photo, owner=owner, visitor=str(whose)))
         except FramePackError as error:
             message = self._t(str(error))
             gr.Warning(escape(message), duration=6, title=self._t("Not started"))
@@ -84,6 +85,25 @@ class PageHandlers:
     def end(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
         """Stop the visitor's job; return everything ``tick`` returns."""
         self._visitors.stop(visitor_of(visitor, request))
+        return self.tick(visitor, seen, request)
+
+    def end_later(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Stop the visitor's job once the section in hand is in the video; return everything ``tick`` returns."""
+        self._visitors.stop(visitor_of(visitor, request), after_section=True)
+        return self.tick(visitor, seen, request)
+
+    def go_on(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Go on with the visitor's unfinished video; return the message if it cannot, then what ``tick`` returns."""
+        message = ""
+        try:
+            self._visitors.go_on(visitor_of(visitor, request))
+        except FramePackError as error:
+            message = self._t(str(error))
+        return [view.fault(message), *self.tick(visitor, seen, request)]
+
+    def discard(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Give the visitor's unfinished video up; return everything ``tick`` returns."""
+        self._visitors.discard(visitor_of(visitor, request))
         return self.tick(visitor, seen, request)
 
     def length_hint(self, seconds: float) -> str:
@@ -102,8 +122,8 @@ class PageHandlers:
         return size + (view.recipe_hint(self._t) if carries_recipe(image) else "")
 
     def _values(self, visitor: object) -> list[Any]:
-        """Return progress, stage, video, details, Start and End for the visitor's newest job."""
-        job = self._visitors.job(visitor)
+        """Return what ``app`` shows of the visitor's newest job, in its order: HTML, video, card and buttons."""
+        job, unfinished = self._visitors.job(visitor), self._visitors.unfinished(visitor)
         busy = self._visitors.busy(visitor)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
@@ -113,6 +133,11 @@ class PageHandlers:
             view.stage(job, t),
             gr.update(value=file_value(video), visible=video is not None),
             view.details(job, t),
+            view.unfinished(unfinished, t),
+            gr.update(visible=unfinished is not None),
             gr.update(value=waiting if busy else t("Start"), interactive=not busy),
             gr.update(interactive=busy),
+            gr.update(
+                visible=busy and job is not None and job.state == "running", interactive=not (job and job.stopping)
+            ),
         ]

@@ -108,6 +108,30 @@ def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     return f'<div class="fp-details">{_facts(job, t)}{notes}{about_variant}</div>'
 
 
+def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
+    """Return the card of a video that can go on: its photo, its settings, how far it is, and what has changed since."""
+    if job is None or job.request is None:
+        return ""
+    asked = {
+        "interrupted": t("An unfinished video was found. Go on with it?"),
+        "failed": t("This video did not get done. Go on with it?"),
+    }.get(job.state, t("This video was stopped. Go on with it?"))
+    request = job.request
+    done = t("{done} of {sections} sections are done.", done=job.sections_kept, sections=job.sections)
+    settings = t(
+        "{seconds:.1f} s, {steps} steps, seed {seed}",
+        seconds=request.total_seconds,
+        steps=request.steps,
+        seed=request.seed,
+    )
+    picture = f'<img src="{escape(job.thumbnail)}" alt="">' if job.thumbnail else ""
+    caution = f'<div class="fp-note" role="note">{escape(t(job.caution))}</div>' if job.caution else ""
+    return (
+        f'<div class="fp-card" role="group">{picture}<div><strong>{asked}</strong><p>{escape(request.prompt)}</p>'
+        f"<p>{settings}</p><p>{done}</p></div></div>{caution}"
+    )
+
+
 def duration(seconds: float, t: Language = ENGLISH) -> str:
     """Return a time that is easy to read at a glance: "8 s", "2 min 5 s", "1 h 3 min"."""
     whole = max(1, round(seconds))
@@ -139,7 +163,7 @@ def _film(jpeg: bytes, caption: str, *, small: bool) -> str:
 def _doing(job: JobSnapshot, t: Language) -> str:
     if job.state == "queued":
         return t("Next in line") if job.position == 1 else t("Waiting; {number} before yours", number=job.position - 1)
-    return escape(t(job.description)) or t("Starting")
+    return escape(t(job.stopping or job.description)) or t("Starting")
 
 
 def _whole_video(job: JobSnapshot, t: Language) -> str:

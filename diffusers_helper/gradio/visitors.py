@@ -45,10 +45,10 @@ class Visitors:
 
     def job(self, visitor: object) -> JobSnapshot | None:
         """Return the visitor's newest job; None if there is none or it is long forgotten."""
-        if not is_visitor(visitor) or visitor not in self._jobs:
+        if not is_visitor(visitor):
             return None
         try:
-            return self._manager.snapshot(self._jobs[visitor])
+            return self._manager.snapshot(self._jobs.get(visitor) or self._manager.recovered.get(visitor, ""))
         except UnknownJobError:
             return None
 
@@ -67,16 +67,42 @@ class Visitors:
         with self._lock:
             if self.busy(visitor):
                 return
+            before = self.job(visitor)
             self._jobs.pop(visitor, None)
             self._jobs[visitor] = submit()
+            if before is not None and before.state in ("cancelled", "failed"):
+                self._manager.discard(before.id)  # its user saw it end, and chose to start another one
             while len(self._jobs) > MAX_VISITORS:
                 del self._jobs[next(iter(self._jobs))]
             self._stopped.intersection_update(self._jobs.values())
 
-    def stop(self, visitor: object) -> None:
-        """Stop the visitor's newest job, if there is one."""
+    def stop(self, visitor: object, *, after_section: bool = False) -> None:
+        """Stop the visitor's newest job, if there is one: now, or once the section in hand is in the video."""
         with self._lock:
             job = self.job(visitor)
             if job is not None and not job.ended:
-                self._stopped.add(job.id)
-                self._manager.cancel(job.id)
+                if not after_section:
+                    self._stopped.add(job.id)
+                self._manager.cancel(job.id, after_section=after_section)
+
+    def unfinished(self, visitor: object) -> JobSnapshot | None:
+        """Return the visitor's newest job that can go on, unless one of theirs is at work."""
+        if not is_visitor(visitor) or self.busy(visitor):
+            return None
+        return self._manager.unfinished(visitor)
+
+    def go_on(self, visitor: object) -> None:
+        """Go on with what ``unfinished`` returns. Raises what ``JobManager.resume`` raises."""
+        with self._lock:
+            job = self.unfinished(visitor)
+            if job is not None and is_visitor(visitor):
+                self._manager.resume(job.id)
+                self._jobs[visitor] = job.id
+                self._stopped.discard(job.id)
+
+    def discard(self, visitor: object) -> None:
+        """Give up what ``unfinished`` returns."""
+        with self._lock:
+            job = self.unfinished(visitor)
+            if job is not None:
+                self._manager.discard(job.id)

@@ -1,0 +1,92 @@
+"""What the queue knows of jobs that outlive their process: kept from the start, offered until they are done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.media.photo import Photo
+from diffusers_helper.texts import Message
+
+logger = logging.getLogger(__name__)
+_STATES = {"running": "interrupted", "stopped": "cancelled", "failed": "failed"}
+
+
+class Unfinished:
+    """The jobs of one queue on the disk.
+
+    Args:
+        store: where they are.
+        variant: of the jobs that this queue runs; others are left alone.
+        caution: gets a job's id; says what is different here from where it was begun, empty if nothing is.
+    """
+
+    def __init__(self, store: JobStore, variant: str, caution: Callable[[str], str]) -> None:
+        self._store = store
+        self._variant = variant
+        self._caution = caution
+
+    def keep(self, job_id: str, request: GenerationRequest, photo: Photo, *, owner: str, visitor: str) -> None:
+        """Write a new job. Raises OutputError and leaves nothing."""
+        try:
+            self._store.add(JobRecord(job_id, request, owner=owner, visitor=visitor), photo)
+        except BaseException:
+            self._store.discard(job_id)
+            raise
+
+    def drop(self, job_id: str) -> None:
+        """Remove a job; its video so far stays."""
+        self._store.discard(job_id)
+
+    def let_go(self, job_id: str) -> None:
+        """Leave a job as it is to whoever comes next."""
+        self._store.release(job_id)
+
+    def closing(self) -> None:
+        """From now on a job that stops is interrupted."""
+        self._store.closing = True
+
+    def take(self, job_id: str) -> tuple[JobRecord, Photo]:
+        """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if another process has it."""
+        if not self._store.hold(job_id):
+            raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
+        try:
+            photo = self._store.photo(job_id)
+            return self._store.update(job_id, state="queued"), photo
+        except FramePackError:
+            self._store.release(job_id)
+            raise
+
+    def recovered(self) -> list[JobRecord]:
+        """Clean up after processes that died; return the jobs that they left, oldest first."""
+        return [record for record in self._store.sweep() if record.request.variant == self._variant]
+
+    def about(self, job_id: str) -> dict[str, Any]:
+        """Return the fields of a snapshot that say whether and how an ended job can go on."""
+        try:
+            record = self._store.record(job_id)
+        except FramePackError:
+            return {"resumable": False}
+        return {
+            "resumable": True,
+            "caution": self._caution(job_id),
+            "thumbnail": self._store.thumbnail(job_id),
+            "sections_kept": self._store.sections(job_id),
+            "state": _STATES.get(record.state, "interrupted"),
+            "error": record.error,
+            **self._video(record),
+        }
+
+    def _video(self, record: JobRecord) -> dict[str, Any]:
+        stem = self._store.folder.parent / (record.output or record.id)
+        found = sorted(stem.parent.glob(f"{stem.name}_partial_*.mp4"))
+        if not found:
+            return {}
+        sections = int(found[-1].stem.rpartition("_")[2])
+        plan = plan_video(record.request.variant, record.request.sections)
+        return {"video": str(found[-1]), "frames": plan.frames_after(sections), "partial": True}
