@@ -72,12 +72,14 @@ def restart(arguments: list[str], root: Path) -> int:
 
 def stop(arguments: list[str], root: Path) -> int:
     """End instances."""
-    ports = _ports(arguments) or _running(root)
+    running = _running(root)
+    ports = _ports(arguments) or running
     if not ports:
         _say("FramePack does not run.")
     _signal(ports, root)
     for port in ports:
-        _say(f"Port {port}: stopped." if _stop(port, root) else f"FramePack does not run on port {port}.")
+        _stop(port, root)
+        _say(f"Port {port}: stopped." if port in running else f"FramePack does not run on port {port}.")
     return DONE
 
 

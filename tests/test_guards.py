@@ -159,18 +159,37 @@ def test_a_length_that_is_no_number():
 def test_guesses_become_slow_and_the_right_password_wipes_them_out():
     now = 1000.0
     guesses = Guesses(lambda: now)
-    assert [guesses.attempt("a") for _ in range(4)] == [0, 0, 0, 1]
+
+    def guess(failed=True):
+        wait = guesses.attempt("a")
+        if not wait:
+            guesses.ended("a", failed=failed)
+        return wait
+
+    assert [guess() for _ in range(4)] == [0, 0, 0, 1]
     assert guesses.attempt("b") == 0
     waited = []
     for _ in range(9):
-        waited.append(guesses.attempt("a"))
+        waited.append(guess())
         now += waited[-1]
-        assert guesses.attempt("a") == 0
+        assert guess() == 0
     assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     now += 1000
-    assert [guesses.attempt("a") for _ in range(4)] == [0, 0, 0, 1]
-    guesses.succeeded("a")
-    assert guesses.attempt("a") == 0
+    assert [guess() for _ in range(4)] == [0, 0, 0, 1]
+    now += 1
+    assert guess(failed=False) == 0
+    assert [guess() for _ in range(4)] == [0, 0, 0, 1]
+
+
+def test_many_may_sign_in_from_one_address_but_not_guess_at_once():
+    guesses = Guesses(lambda: 1000.0)
+    assert [guesses.attempt("a") for _ in range(9)] == [0] * 8 + [1]
+    for _ in range(8):
+        guesses.ended("a", failed=False)
+    assert [guesses.attempt("a") for _ in range(8)] == [0] * 8
+    for _ in range(8):
+        guesses.ended("a", failed=True)
+    assert guesses.attempt("a") == 32
 
 
 def test_an_address_that_guesses_is_told_to_wait_and_the_others_are_not():

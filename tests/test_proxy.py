@@ -1,13 +1,5 @@
 """The page behind a real nginx with docs/deploy/nginx.conf: a host name of its own, and a path of a site."""
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-from contextlib import contextmanager
-from pathlib import Path
-
 import httpx
 import pytest
 from playwright.sync_api import expect
@@ -15,27 +7,10 @@ from playwright.sync_api import expect
 from diffusers_helper.access import Access
 from diffusers_helper.accounts import Accounts, PasswordHash
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
-from tests.fakes import LION, serve_page, wait_for
+from tests.fakes import LION, serve_page
+from tests.proxy import NAMES, Nginx, nginx_program
 
 pytestmark = pytest.mark.browser
-
-CONF = Path(__file__).parents[1] / "docs" / "deploy" / "nginx.conf"
-NAMES = ("video.example.org", "www.example.org")
-MAIN = """
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{}}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/framepack.conf;
-}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,64 +28,11 @@ def pages(tmp_path_factory):
         yield first, second
 
 
-class Nginx:
-    """``program`` with the documented configuration, but for ports, certificate and folders."""
-
-    def __init__(self, program, folder, pages):
-        self.program, self.folder = program, folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        conf = CONF.read_text()
-        for old, new in {
-            "listen 443 ": f"listen 127.0.0.1:{self.port} ",
-            "127.0.0.1:7860": pages[0].url.removeprefix("http://"),
-            "127.0.0.1:7861": pages[1].url.removeprefix("http://"),
-            "/etc/ssl/framepack": f"{folder}/framepack",
-        }.items():
-            assert old in conf
-            conf = conf.replace(old, new)
-        (folder / "framepack.conf").write_text(conf)
-        user = "user root;" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(user + MAIN.format(folder=folder))
-
-    @contextmanager
-    def running(self):
-        certify = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=example.org -keyout framepack.key"
-        subprocess.run([*certify.split(), "-out", "framepack.crt"], cwd=self.folder, check=True, capture_output=True)
-        self.process = subprocess.Popen([self.program, "-p", self.folder, "-c", self.folder / "nginx.conf"])
-        try:
-            wait_for(lambda: self.process.poll() is not None or self.workers())
-            assert self.process.poll() is None, (self.folder / "error.log").read_text()
-            yield self
-        finally:
-            self.process.terminate()
-            self.process.wait(10)
-
-    def workers(self):
-        """Process numbers of those that serve."""
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return set(path.read_text().split()) if (self.folder / "nginx.pid").exists() else set()
-
-    def reload(self):
-        before = self.workers()
-        self.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: self.workers() - before)
-
-    def url(self, name, path=""):
-        return f"https://{name}:{self.port}{path}/"
-
-    def ask(self, method, name, path, **more):
-        """Send a request as a program on this computer does, by address and Host header."""
-        url, host = f"https://127.0.0.1:{self.port}{path}", {"Host": f"{name}:{self.port}"}
-        return httpx.request(method, url, headers=host | more.pop("headers", {}), verify=False, timeout=30, **more)
-
-
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory, pages):
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None or shutil.which("openssl") is None:
+    if nginx_program() is None:
         pytest.skip("there is no nginx; on Debian: sudo apt install nginx-light openssl")
-    with Nginx(program, tmp_path_factory.mktemp("nginx"), pages).running() as nginx:
+    with Nginx(tmp_path_factory.mktemp("nginx"), [page.url for page in pages]).running() as nginx:
         yield nginx
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ JSON_BYTES = 4_000_000
 """The largest request that uploads nothing: prompts and settings are thousands of bytes."""
 MULTIPART_BYTES = 65_536
 """What a form adds to the file in it; a single file that is too large is found by Gradio, which cleans up after it."""
-FREE_ATTEMPTS = 3
+FREE_ATTEMPTS, AT_ONCE = 3, 8
 LONGEST_PAUSE = 60.0
 FORGET_SECONDS = 900.0
 REMEMBERED_ADDRESSES = 10_000
@@ -169,25 +170,32 @@ class Guesses:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: dict[str, tuple[int, float]] = {}  # how many, and when the last one was; the oldest first
+        self._trying: Counter[str] = Counter()
 
     def attempt(self, address: str) -> float:
-        """Return the seconds to wait; if none, count this attempt as a failure until ``succeeded`` says otherwise."""
-        now = self._clock()
-        count, last = self._failures.get(address, (0, now))
-        if now - last > FORGET_SECONDS:
-            count = 0
+        """Return the seconds to wait; if none, ``ended`` has to follow."""
+        count, last = self._known(address)
         pause = min(LONGEST_PAUSE, 2.0 ** (count - FREE_ATTEMPTS)) if count >= FREE_ATTEMPTS else 0.0
-        if now - last < pause:
-            return last + pause - now
+        wait = max(0.0, last + pause - self._clock())
+        if not wait and self._trying[address] >= AT_ONCE:
+            wait = 1.0
+        self._trying[address] += not wait
+        return wait
+
+    def ended(self, address: str, *, failed: bool) -> None:
+        """Note how an attempt ended; one that succeeded wipes the failures out."""
+        self._trying[address] -= 1
+        self._trying += Counter()  # forgets who tries no more
+        count, _ = self._known(address)
         self._failures.pop(address, None)
-        self._failures[address] = count + 1, now
+        if failed:
+            self._failures[address] = count + 1, self._clock()
         while len(self._failures) > REMEMBERED_ADDRESSES:
             del self._failures[next(iter(self._failures))]
-        return 0.0
 
-    def succeeded(self, address: str) -> None:
-        """Forget the failures of ``address``."""
-        self._failures.pop(address, None)
+    def _known(self, address: str) -> tuple[int, float]:
+        count, last = self._failures.get(address, (0, 0.0))
+        return (0, 0.0) if self._clock() - last > FORGET_SECONDS else (count, last)
 
 
 def slow_guessing(app: ASGIApp, guesses: Guesses) -> ASGIApp:
@@ -204,12 +212,18 @@ def slow_guessing(app: ASGIApp, guesses: Guesses) -> ASGIApp:
             refusal = PlainTextResponse("Too many wrong passwords; wait a moment.", 429, after)
             return await refusal(scope, receive, send)
 
+        failed = True
+
         async def noting(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400:
-                guesses.succeeded(address)
+            nonlocal failed
+            if message["type"] == "http.response.start":
+                failed = message["status"] >= 400
             await send(message)
 
-        return await app(scope, receive, noting)
+        try:
+            return await app(scope, receive, noting)
+        finally:
+            guesses.ended(address, failed=failed)
 
     return guard
 
