@@ -133,7 +133,7 @@ def _connect_jobs(
     result: list[Any],
     unfinished: list[gr.Button],
 ) -> None:
-    """Connect reload, timer and buttons. Only Start goes through Gradio's queue, for its toasts."""
+    """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
     seen, shown = result[0], [*result, form.start, form.end, form.end_later]
     app.load(page.restore, [visitor, draft], [visitor, *inputs.values(), *shown], **_QUICK)
     gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
@@ -142,8 +142,7 @@ def _connect_jobs(
         inputs_kwargs={"visitor": visitor, "seen": seen, **inputs},
         outputs=[form.message, *shown],
         trigger_mode="once",
-        api_visibility="private",
-        **_RAW,
+        **_QUICK,
     )
     form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
     form.end_later.click(page.end_later, [visitor, seen], shown, trigger_mode="once", **_QUICK)

@@ -6,7 +6,6 @@ unchanged part is not sent again.
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 from zlib import crc32
 
@@ -79,7 +78,6 @@ class PageHandlers:
             self._visitors.start(whose, lambda: self._manager.submit(wanted, photo, owner=owner, visitor=str(whose)))
         except FramePackError as error:
             message = self._t(str(error))
-            gr.Warning(escape(message), duration=6, title=self._t("Not started"))
         return [view.fault(message), *self.tick(visitor, seen, request)]
 
     def end(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:

@@ -31,9 +31,15 @@
     button.title = title;
     button.setAttribute("aria-keyshortcuts", keys);
   };
+  let fault = null;
+  const bringIntoSight = (newest) => {
+    if (newest && newest !== fault) newest.scrollIntoView({ block: "nearest" });
+    fault = newest;
+  };
   new MutationObserver(() => { // this runs before Gradio has drawn anything, which it also does again
     label("start", "Control+Enter", "Ctrl+Enter");
     label("end", "Escape", "Esc");
     tell();
+    bringIntoSight(document.querySelector("#message [role=alert]"));
   }).observe(document.body, { childList: true, subtree: true });
 }
