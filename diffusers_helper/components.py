@@ -222,8 +222,27 @@ class Components:
         Run it inside `residency.use(transformer, swap=True)`.
         """
         part = transformer_part(variant)
-        self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
-        return self._part(part)
+        self.load(part)
+        return self._loaded[part.name]
+
+    def load(self, part: Part) -> None:
+        """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""
+        if part.name.startswith("transformer"):
+            self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
+        self._part(part)
+
+    def streams(self, part: Part) -> bool:
+        """Whether `part` is only ever read from its files to the device."""
+        return part is parts.TEXT_ENCODER and self.device.type == "cuda" and not self.policy.resident
+
+    def ram_need(self, part: Part, folder: Path) -> int:
+        """RAM that the weights of `part` in `folder` take, bytes, about: public files have two bytes per number."""
+        is_transformer = part.name.startswith("transformer")
+        large = is_transformer or part is parts.TEXT_ENCODER
+        if large and self.policy.resident and self.device.type != "cpu":
+            return 0  # they go straight to the device
+        bytes_each = 1 if is_transformer and self._eight_bit else self._dtype_of(part).itemsize
+        return part.bytes_in(folder) * bytes_each // 2
 
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
@@ -251,14 +270,16 @@ class Components:
         is_transformer = part.name.startswith("transformer")
         if is_transformer:  # before 26 GB are read
             backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(folder))
-        dtype = self.dtype if is_transformer else self._encoder_dtype
         eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
-        loaded = build(part, folder, dtype, self._place(part), self._on_loading, eight_bit)
+        loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, eight_bit)
         if is_transformer:
             loaded.use_attention(backend)
             loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
             use_kernels(loaded, loaded.kernels)
         return loaded
+
+    def _dtype_of(self, part: Part) -> torch.dtype:
+        return self.dtype if part.name.startswith("transformer") else self._encoder_dtype
 
     def _eight_bit_file(self, part: Part, folder: Path) -> Path | None:
         key = key_of("eight bits", part.identity_in(folder))
@@ -277,7 +298,7 @@ class Components:
         if self.device.type != "cuda":
             return Place(cpu, ram=ram.available + ram.swap)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
-        room = 0 if part is parts.TEXT_ENCODER else ram.available - RAM_FOR_WORK
+        room = 0 if self.streams(part) else ram.available - RAM_FOR_WORK
         return Place(cpu, pin=True, ram=room, stream=True)
 
     def _give_up(self, *names: str) -> None:

@@ -92,7 +92,9 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
         shared = parsed.auth or parsed.allow_anonymous
         manager = program.make_manager(
-            by_user=access.accounts is not None, max_per_owner=JOBS_PER_OWNER if shared else None
+            preload=not parsed.no_preload,
+            by_user=access.accounts is not None,
+            max_per_owner=JOBS_PER_OWNER if shared else None,
         )
         monitor = Monitor(manager, program.about(port), program.computer())
         pages = build_pages(
@@ -103,6 +105,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
             models_note=program.note,
             outputs=program.outputs,
             computer=monitor.computer,
+            preload=program.preload,
         )
         watchdog = Watchdog(manager)
         watchdog.start()
@@ -132,6 +135,7 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=7860)
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
+    parser.add_argument("--no-preload", action="store_true", help="load the models with the first video, not before")
     add_access_options(parser)
     options.add_options(parser)
     return parser

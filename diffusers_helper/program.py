@@ -20,7 +20,7 @@ import torch
 
 from diffusers_helper.computer import Computer
 from diffusers_helper.environment import differences
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.health import About
@@ -30,6 +30,7 @@ from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.preload import Preload
 from diffusers_helper.progress import Previewer
 from diffusers_helper.texts import Message, in_turn
 from diffusers_helper.unfinished import Unfinished
@@ -68,6 +69,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
+        preload: loads models before the first job; see ``make_manager``.
         store: the jobs that are not done, on the disk.
 
     Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
@@ -85,6 +87,7 @@ class Program:
         self._metadata = not options.no_metadata
         self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
+        self.preload = Preload()
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
         self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
@@ -137,7 +140,8 @@ class Program:
         from diffusers_helper.framepack.checkpoint import Checkpoint
         from diffusers_helper.framepack.generation import generate
 
-        self._check, self._say = check, say
+        self._check, self._say, self._tell = check, say, self._tell_job
+        self.preload.over()
         request, job_id = request.with_seed(), name.rpartition("/")[2]
         with self.store.running(job_id, request, photo, output=name, models=self._models) as folder:
             checkpoint = Checkpoint(folder)
@@ -168,6 +172,9 @@ class Program:
 
     def _loading(self, text: str, done: int, total: int) -> None:
         self._check()
+        self._tell(text, done, total)
+
+    def _tell_job(self, text: str, done: int, total: int) -> None:
         self._say(Message("{text}: {done:.1f} of {total:.1f} GB", text=text, done=done / 1e9, total=total / 1e9))
 
     def release(self) -> None:
@@ -180,10 +187,13 @@ class Program:
         """Return why the device computes no more; empty if it does."""
         return device_fault(self.device)
 
-    def make_manager(self, *, by_user: bool = False, max_per_owner: int | None = None) -> JobManager:
+    def make_manager(
+        self, *, preload: bool = False, by_user: bool = False, max_per_owner: int | None = None
+    ) -> JobManager:
         """Return the queue that runs this program's jobs.
 
         Args:
+            preload: load the models before the first job, as far as that is wise here.
             by_user: keep the results of each owner in a folder of their own.
             max_per_owner: how many jobs of one owner may wait; None for no limit.
         """
@@ -192,16 +202,31 @@ class Program:
             name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
             return self.generate(job.request, job.photo, name, check=job.check, say=job.say, mixed=job.mixed)
 
+        def prepare() -> None:
+            try:
+                self.prepare()
+                if preload:
+                    self._check, self._tell = go_on, self.preload.tell
+                    self.preload.run(self.components, self._variant, go_on)
+            finally:
+                self.preload.end()
+
+        def go_on() -> None:
+            if manager.closing:
+                raise CancelledError("The program is stopping.")
+
         def after_failure() -> None:
             manager.watch.lost = self.fault()
             if not manager.watch.lost:
                 self.release()
 
+        if preload:
+            self.preload.expect()
         manager = JobManager(
             run,
             max_per_owner=max_per_owner,
             new_previewer=_new_previewer,
-            prepare=self.prepare,
+            prepare=prepare,
             on_failure=after_failure,
             unfinished=Unfinished(self.store, self._variant, self.caution),
         )

@@ -19,7 +19,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "model_files environment loading eight_bit_files building components",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs progress previewer watch job_store unfinished",
-    "gradio program options logs locks signals health prometheus computer watchdog versions access accounts",
+    "gradio program preload options logs locks signals health prometheus computer watchdog versions access accounts",
     "launch cli instances keeper api terminal resume_command batch batch_list models_command doctor machine speed",
     "__main__",
 ]

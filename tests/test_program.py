@@ -15,6 +15,7 @@ from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.options import add_options
 from diffusers_helper.program import Program, pick_device
+from tests.fakes import wait_for
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
@@ -101,6 +102,38 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     assert manager.close(5)
     assert (end.state, end.video) == ("done", str(tmp_path / f"{job}.mp4"))
     assert calls == [(request, PHOTO, tmp_path / job)]
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_models_are_loaded_before_the_first_job_if_that_is_wanted(tiny, preload):
+    manager = tiny.make_manager(preload=preload)
+    assert tiny.preload.now.active is preload
+    manager.start()
+    try:
+        wait_for(lambda: manager.watch.prepared, 60)
+        assert not tiny.preload.now.active
+        assert len(tiny.preload.now.parts) == (5 if preload else 0)
+        assert ("components" in tiny.__dict__) is preload
+    finally:
+        assert manager.close(20)
+
+
+def test_imports_that_fail_end_loading_ahead(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "prepare", lambda: 1 / 0)
+    manager = tiny.make_manager(preload=True)
+    manager.start()
+    wait_for(lambda: manager.watch.prepared, 60)
+    assert manager.close(20)
+    assert not tiny.preload.now.active
+
+
+def test_stopping_the_program_stops_loading_ahead(tiny, monkeypatch):
+    monkeypatch.setattr("diffusers_helper.preload.Preload.run", lambda preload, components, variant, check: check())
+    manager = tiny.make_manager(preload=True)
+    monkeypatch.setattr(tiny, "prepare", lambda: wait_for(lambda: manager.closing))
+    manager.start()
+    assert manager.close(20)
+    assert "components" in tiny.__dict__
 
 
 def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):

@@ -23,10 +23,12 @@ from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs import JobManager
+from diffusers_helper.preload import Preload
 from diffusers_helper.texts import ENGLISH, Language, language
 
 POLL_SECONDS = 1
@@ -59,6 +61,7 @@ def build_app(
     outputs: Path,
     computer: Computer | None = None,
     series: Series | None = None,
+    preload: Preload | None = None,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -72,6 +75,7 @@ def build_app(
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
         series: the photos that were queued together; None for a record of this page's own.
+        preload: what loads models ahead; None shows nothing of that.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -80,6 +84,8 @@ def build_app(
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
         gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
+        if preload is not None:
+            lay_out_loading(preload, t)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
                 form = lay_out_form(defaults, t)
