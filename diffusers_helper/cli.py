@@ -1,6 +1,6 @@
 """The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
 
-The commands ``resume``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
+The commands ``resume``, ``extend``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
 Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the
 video is the only line on stdout.
 """
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_options(make)
 
     resume_command.add_parser(commands)
+    resume_command.add_extend_parser(commands)
     batch.add_parser(commands)
     models_command.add_parser(commands)
     doctor.add_parser(commands)

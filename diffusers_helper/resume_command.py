@@ -1,5 +1,7 @@
 """``python -m diffusers_helper resume [ID]``: go on with videos that were cut off, stopped or failed.
 
+And ``extend ID --seconds N``: make a finished one longer, if its latents were kept.
+
 Exit codes: 0 done, 1 failed, 2 nothing or several to choose from, or another environment, 3 models missing, 130 stopped
 with Ctrl+C. The paths of the videos are the only lines on stdout.
 """
@@ -15,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper import options
+from diffusers_helper.extending import begin_longer
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.jobs import new_job_id
 from diffusers_helper.signals import stop_on_interrupt
 from diffusers_helper.terminal import follow, move_video, require_target, steps_bar, table, telling_how_to_go_on
 from diffusers_helper.texts import Message, in_turn, language
@@ -37,6 +41,32 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--force", action="store_true", help="go on in another environment: the result may differ")
     parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
     options.add_options(parser)
+
+
+def add_extend_parser(commands: Any) -> None:
+    """Add ``extend`` to the command line's subparsers."""
+    text = "A finished F1 video whose latents were kept (--keep latents) gets more seconds at its end."
+    parser = commands.add_parser("extend", help="make a finished video longer", description=text)
+    parser.set_defaults(command=extend)
+    parser.add_argument("id", metavar="ID", help="the name of its files, without .mp4")
+    parser.add_argument("--seconds", metavar="N", type=float, required=True, help="how much longer")
+    parser.add_argument("--force", action="store_true", help="go on in another environment: the result may differ")
+    parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
+    options.add_options(parser)
+
+
+def extend(parsed: argparse.Namespace) -> int:
+    """Make a finished video longer; return the exit code."""
+    if parsed.output is not None:
+        require_target(parsed.output)
+    store = JobStore(parsed.outputs / "jobs")
+    record = begin_longer(store, parsed.id, new_job_id(), parsed.seconds)
+    store.release(record.id)
+    try:
+        return _go_on(record, parsed)
+    except SettingsError:
+        store.discard(record.id)
+        raise
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "embedding_cache",
     "model_files environment loading eight_bit_files building components",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
-    "jobs progress previewer watch job_store unfinished",
+    "jobs progress previewer watch job_store unfinished extending",
     "gradio program preload options logs locks signals health prometheus computer watchdog versions access accounts",
     "launch cli instances keeper api terminal resume_command batch batch_list models_command doctor machine speed",
     "__main__",

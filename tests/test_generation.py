@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from diffusers_helper.components import Components, resolve_models
+from diffusers_helper.extending import begin_longer
 from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
@@ -26,6 +27,7 @@ from diffusers_helper.framepack.events import (
 )
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.job_store import JobStore
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 
@@ -328,6 +330,28 @@ def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
     assert "The disk is full" in waits[0]
     assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
     assert sum(isinstance(event, StepDone) for event in events) == 2
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("moments", ["f1"], indirect=True)
+def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, moments, tmp_path):
+    whole, variant = moments
+    store = JobStore(tmp_path / "jobs")
+    short = GenerationRequest(**SMALL | THREE | {"variant": variant, "seconds": 2.4, "keep": ("latents",)})
+    with store.running("a", short, photo) as folder:
+        list(generate(short, photo, components=components, output=tmp_path / "a", checkpoint=Checkpoint(folder)))
+    assert not (tmp_path / "a.png").exists()
+    record = begin_longer(store, "a", "b", 1.2)
+    with store.running("b", record.request, photo) as folder:
+        checkpoint = Checkpoint(folder)
+        assert len(checkpoint) == 2
+        events = list(
+            generate(record.request, photo, components=components, output=tmp_path / "b", checkpoint=checkpoint)
+        )
+    assert sum(isinstance(event, StepDone) for event in events) == 1
+    assert all(map(torch.equal, (section.latents for section in checkpoint), whole.latents))
+    assert np.array_equal(frames_of(tmp_path / "b.mp4"), frames_of(whole.folder / "whole/id.mp4"))
+    assert len(frames_of(tmp_path / "a.mp4")) == 73
 
 
 @pytest.mark.usefixtures("_quick")

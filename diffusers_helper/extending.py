@@ -1,0 +1,68 @@
+"""More seconds for a video that is done, from the latents that were kept with it.
+
+F1 samples forward and no section knows how many follow, so a video that is made longer is the longer video, bit for
+bit. The original variant begins with the ending: it has sampled the last section first, and nothing can follow that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.media.files import output_error
+from diffusers_helper.texts import Message
+
+_NEEDED = ("section_*.safetensors", "conditions.safetensors", "environment.json")
+
+
+def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:
+    """Return ``request`` with ``seconds`` more, to the nearest section; raises SettingsError where that cannot be."""
+    plan = plan_video(request.variant, request.sections)
+    if plan.grows_at_front:
+        raise SettingsError(
+            Message(
+                "A video of the original variant cannot be made longer: its ending was sampled first. "
+                "Make a new one with more seconds, or use F1."
+            )
+        )
+    sections = request.sections + sections_for(seconds)
+    return GenerationRequest.from_fields(request.model_dump() | {"seconds": sections * 4 * LATENT_WINDOW / FPS})
+
+
+def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> JobRecord:
+    """Make a new job that goes on where the finished ``job_id`` ended; the old one stays as it is.
+
+    Raises UnknownJobError, SettingsError where it cannot be, and OutputError.
+    """
+    record = store.record(job_id)
+    if record.state != "done":
+        raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
+    request = longer_request(record.request, seconds)
+    output = str(Path(record.output or record.id).with_name(new_id))
+    longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
+    store.add(longer, store.photo(job_id))
+    results = store.folder.parent
+    video = results / f"{record.output or record.id}.mp4"
+    try:
+        for pattern in _NEEDED:
+            for file in store.path(job_id).glob(pattern):
+                _link(file, store.path(new_id) / file.name)
+        if video.exists():  # otherwise it is decoded again
+            _link(video, results / f"{output}_partial_{record.request.sections:02d}.mp4")
+    except OSError as error:
+        store.discard(new_id)
+        raise output_error(store.path(new_id), error) from error
+    return store.record(new_id)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file that nobody changes a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

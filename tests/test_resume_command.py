@@ -1,0 +1,208 @@
+"""The command ``resume`` with a fake program: everything but the models."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from diffusers_helper import cli
+from diffusers_helper.framepack.errors import CancelledError, OutOfMemoryError
+from diffusers_helper.framepack.events import Finished, StepDone
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.media.photo import Photo
+
+PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
+
+
+class FakeProgram:
+    """Goes on with any job and makes a file of a few bytes; ``fault`` comes instead."""
+
+    note = "The tiny model is at work."
+    changed = ""
+    fault: BaseException | None = None
+
+    def __init__(self, options, variant):
+        self.outputs, self.store = options.outputs, JobStore(options.outputs / "jobs")
+        self.made.append(SimpleNamespace(models=options.models, variant=variant))
+
+    def caution(self, job_id):
+        return self.changed
+
+    def prepare(self):
+        pass
+
+    def generate(self, request, photo, name, *, check, say, mixed):
+        with self.store.running(name.rpartition("/")[2], request, photo):
+            yield StepDone(1, 3, 1, 1, None)
+            if self.fault:
+                raise self.fault
+            video = self.outputs / f"{name}.mp4"
+            video.parent.mkdir(exist_ok=True)
+            video.write_bytes(b"whole video")
+            self.made[-1].mixed = mixed
+            yield Finished(video, 109)
+
+
+@pytest.fixture
+def program(monkeypatch):
+    fake = type("Fake", (FakeProgram,), {"made": []})
+    monkeypatch.setattr("diffusers_helper.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    return fake
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return tmp_path / "outputs"
+
+
+def leave(outputs, name, *, sections=1, **fields):
+    store = JobStore(outputs / "jobs")
+    request = GenerationRequest(
+        seconds=3.6, prompt=f"Film {name}\nwith a lion.", variant=fields.pop("variant", "original")
+    )
+    store.add(JobRecord(name, request, **{"state": "running", **fields}), PHOTO)
+    for number in range(sections):
+        (store.path(name) / f"section_{number:03d}.safetensors").touch()
+    store.release(name)
+
+
+def resume(outputs, *argv):
+    return cli.main(["resume", *argv, "--outputs", str(outputs)])
+
+
+def test_the_only_one_needs_no_name(program, outputs, capsys):
+    leave(outputs, "a", output="user_ann/a", models="/my/models", variant="f1")
+    assert resume(outputs) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{outputs}/user_ann/a.mp4\n"
+    assert "The tiny model is at work." in shown.err
+    assert program.made == [SimpleNamespace(models="/my/models", variant="f1", mixed=True)]
+    assert JobStore(outputs / "jobs").records() == []
+
+
+def test_the_list_says_which_there_are(program, outputs, capsys):
+    leave(outputs, "a")
+    leave(outputs, "b", state="failed", sections=2, variant="f1")
+    leave(outputs, "c", state="done")
+    assert resume(outputs, "--list") == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["a", "interrupted", "1", "of", "3", "original", "Film", "a", "with", "a", "lion."]
+    assert second.split()[:6] == ["b", "failed", "2", "of", "3", "f1"]
+    assert program.made == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [([], "There are several"), (["none"], "no unfinished video none"), (["../a"], "no unfinished video")],
+)
+def test_what_is_not_clear_is_asked(program, outputs, argv, says, capsys):
+    leave(outputs, "a")
+    leave(outputs, "b")
+    assert resume(outputs, *argv) in (1, 2)
+    assert says in capsys.readouterr().err
+    assert program.made == []
+
+
+def test_nothing_to_do_is_said(program, outputs, capsys):
+    assert resume(outputs) == 2
+    assert "no unfinished video" in capsys.readouterr().err
+    assert resume(outputs, "--all") == 0
+
+
+def test_a_job_of_a_living_process_is_not_touched(program, outputs, capsys):
+    leave(outputs, "a")
+    other = JobStore(outputs / "jobs")
+    assert other.hold("a")
+    assert resume(outputs, "a") == 2
+    assert "another process" in capsys.readouterr().err
+
+
+def test_another_environment_needs_force(program, outputs, capsys):
+    leave(outputs, "a")
+    program.changed = "It was begun with torch 2.11.0; here it is 2.13.0."
+    assert resume(outputs) == 2
+    assert "torch 2.11.0" in (said := capsys.readouterr().err)
+    assert "--force" in said
+    assert resume(outputs, "--force") == 0
+
+
+def test_all_go_on_though_one_fails(program, outputs, capsys):
+    for name in "abc":
+        leave(outputs, name)
+    (outputs / "jobs/b/photo.png").write_bytes(b"")
+    assert resume(outputs, "--all") == 1
+    assert capsys.readouterr().out == f"{outputs}/a.mp4\n{outputs}/c.mp4\n"
+    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["b"]
+
+
+def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
+    for name in "ab":
+        leave(outputs, name)
+    program.fault = CancelledError("Stopped.")
+    assert resume(outputs, "--all") == 130
+    assert len(program.made) == 1
+    assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in capsys.readouterr().err
+
+
+def test_a_failure_keeps_what_is_there(program, outputs, capsys):
+    leave(outputs, "a")
+    program.fault = OutOfMemoryError("Too little memory.")
+    assert resume(outputs) == 1
+    assert "Too little memory." in capsys.readouterr().err
+    assert JobStore(outputs / "jobs").record("a").state == "failed"
+
+
+def test_the_video_goes_where_it_should(program, outputs, tmp_path, capsys):
+    leave(outputs, "a")
+    assert resume(outputs, "-o", str(tmp_path / "film.avi")) == 2
+    assert resume(outputs, "-o", str(tmp_path / "film.mp4")) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/film.mp4\n"
+    assert not (outputs / "a.mp4").exists()
+
+
+def test_what_is_discarded_leaves_its_video(program, outputs):
+    leave(outputs, "a")
+    leave(outputs, "b")
+    (outputs / "a_partial_01.mp4").touch()
+    assert resume(outputs, "a", "--discard") == 0
+    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["b"]
+    assert (outputs / "a_partial_01.mp4").exists()
+
+
+def test_a_finished_f1_video_is_made_longer(program, outputs, capsys):
+    leave(outputs, "a", sections=3, state="done", variant="f1")
+    (outputs / "a.mp4").write_bytes(b"short")
+    made = []
+
+    def generate(self, request, photo, name, **_):
+        made.append((request.sections, name))
+        yield Finished(self.outputs / "b.mp4", 181)
+
+    program.generate = generate
+    assert resume_extend(outputs, "a", "--seconds", "2.4") == 0
+    [(sections, name)] = made
+    assert sections == 5
+    store = JobStore(outputs / "jobs")
+    assert (store.sections(name), store.record("a").state) == (3, "done")
+    assert (outputs / f"{name}_partial_03.mp4").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds", "says"),
+    [
+        ({"state": "done"}, "5", "ending was sampled first"),
+        ({"state": "failed", "variant": "f1"}, "5", "not done"),
+        ({"state": "done", "variant": "f1"}, "119", "seconds"),
+    ],
+)
+def test_what_cannot_be_made_longer_says_why(program, outputs, fields, seconds, says, capsys):
+    leave(outputs, "a", **fields)
+    assert resume_extend(outputs, "a", "--seconds", seconds) == 2
+    assert says in capsys.readouterr().err
+    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["a"]
+
+
+def resume_extend(outputs, *argv):
+    return cli.main(["extend", *argv, "--outputs", str(outputs)])
