@@ -6,13 +6,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
-from diffusers_helper.media.frames import soft_append_bcthw
+from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.video import save_bcthw_as_mp4
 from tests.browsing import headless
 from tests.clips import HEIGHT, WIDTH, boxes, clip, decoded, packets
+from tests.fakes import LION
 
 
 def sections(front, count=5, **size):
@@ -136,6 +138,39 @@ def test_a_newest_file_that_is_gone_is_named(tmp_path, change):
         growing.add(*parts[3])
     path.write_bytes(data)
     growing.add(*parts[3])
+
+
+def moving_picture(frames):
+    """A window that wanders over a photograph, (1, 3, frames, 96, 128) in -1..1."""
+    with Image.open(LION) as photo:
+        pixels = torch.from_numpy(np.asarray(photo.convert("RGB").resize((320, 240))).copy()).permute(2, 0, 1)
+    views = [pixels[:, index // 2 : index // 2 + 96, index : index + 128] for index in range(frames)]
+    return torch.stack(views, dim=1)[None].float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("front", [True, False])
+def test_no_seam_is_seen_where_segments_meet(tmp_path, front):
+    """Four sections of window 9: quality is that of a direct encode and does not step at a border."""
+    video = moving_picture(145)
+    growing = GrowingVideo(tmp_path / "id", front, crf=16)
+    ends = [(108, 141), (72, 141), (36, 105), (0, 69)] if front else [(0, 37), (4, 73), (40, 109), (76, 145)]
+    for number, (begin, end) in enumerate(ends):
+        growing.add(video[:, :, begin:end], 33 if number else 0)
+    save_bcthw_as_mp4(video[:, :, : growing.frames], tmp_path / "direct.mp4", crf=16)
+    path = growing.finish()
+    grown, direct = (psnr(path, video) for path in (path, tmp_path / "direct.mp4"))
+    assert abs(np.median(grown) - np.median(direct)) < 0.5
+    borders = [int(pts) for pts, _, is_key, _ in packets(path) if is_key and pts > 0]
+    assert len(borders) == 3
+    for border in borders:
+        assert abs(grown[border : border + 4].mean() - grown[border - 4 : border].mean()) < 1.3
+
+
+def psnr(path, video):
+    """Of every frame, in dB."""
+    got = decoded(path).astype(float)
+    want = np.stack(list(rgb_frames(video)))[: len(got)]
+    return 10 * np.log10(255**2 / ((got - want) ** 2).mean(axis=(1, 2, 3)))
 
 
 def test_files_of_a_growing_video(tmp_path):

@@ -100,8 +100,9 @@ def test_what_does_not_fit_is_left_out_and_told(tmp_path, kind, changes, setting
 @pytest.mark.parametrize("kind", ["png", "mp4", "json"])
 @pytest.mark.parametrize(
     "text",
-    ["", "Created with GIMP", "[]", "3", '"prompt"', "{}", '{"Software": "other"}', "[" * 100_000,
-     '{"steps": ' + "1" * 5000, '{"steps": ' + "1" * 5000 + "}", json.dumps(OBJECT) + "x" * MAX_CHARACTERS],
+    [json.dumps(OBJECT | {"negative_prompt": "x" * MAX_CHARACTERS}), "",
+     "Created with GIMP", "[]", "3", '"prompt"', "{}", '{"Software": "other"}', "[" * 100_000,
+     '{"steps": ' + "1" * 5000, '{"steps": ' + "1" * 5000 + "}"],
 )  # fmt: skip
 def test_files_without_settings_are_refused_with_a_sentence(tmp_path, kind, text):
     with pytest.raises(SettingsError, match=rf"“a\.{kind}” holds no settings\. Choose "):

@@ -195,7 +195,7 @@ def join_mp4(cuts: Iterable[Cut], path: Path, rate: Fraction, check: Check | Non
 
 def _frames_of(cut: Cut, rate: Fraction, opened: ExitStack) -> Frames:
     try:
-        file = opened.enter_context(cut.file.open("rb")) if isinstance(cut.file, Path) else cut.file
+        file = opened.enter_context(cut.file.open("rb", buffering=0)) if isinstance(cut.file, Path) else cut.file
         return read_frames(file, rate).cut(cut.start, cut.stop)
     except (OSError, NotAsWrittenError) as error:
         raise _changed(cut.file) from error
