@@ -257,22 +257,24 @@ class JobManager:
         if self._unfinished is not None:
             self._unfinished.drop(job_id)
 
-    def _require_open(self, owner: str) -> None:
-        if self._closing:
-            raise QueueFullError(Message("The server is stopping and takes no new jobs."))
-        if self.watch.lost:
-            raise QueueFullError(self.watch.lost)
-        self._require_room(owner)
-
-    def _require_room(self, owner: str) -> None:
-        if len(self._queue) >= self._max_waiting:
-            raise QueueFullError(
-                Message(
-                    "{waiting} jobs are waiting already, and no more than {most} may; try again when one is done.",
-                    waiting=len(self._queue),
-                    most=self._max_waiting,
-                )
+    def full(self) -> str:
+        """Return why nobody's job can be taken now; empty if one can."""
+        with self._changed:
+            if self._closing:
+                return Message("The server is stopping and takes no new jobs.")
+            if self.watch.lost:
+                return self.watch.lost
+            if len(self._queue) < self._max_waiting:
+                return ""
+            return Message(
+                "{waiting} jobs are waiting already, and no more than {most} may; try again when one is done.",
+                waiting=len(self._queue),
+                most=self._max_waiting,
             )
+
+    def _require_open(self, owner: str) -> None:
+        if reason := self.full():
+            raise QueueFullError(reason)
         own = sum(job.owner == owner for job in self._queue)
         if self._max_per_owner is not None and own >= self._max_per_owner:
             raise QueueFullError(

@@ -177,7 +177,7 @@ def serve_page(
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
-        app = in_a_loop(application, pages, access, outputs)
+        app = in_a_loop(application, pages, manager, access, outputs)
         config = uvicorn.Config(app, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -36,7 +36,7 @@ def run(job):
                 while True:
                     job.check()
                     time.sleep(0.01)
-            if kind == "stuck":
+            if kind.startswith("stuck"):
                 threading.Event().wait()
             time.sleep(0.05)
             yield StepDone(section=0, sections=1, step=1, steps=1000, denoised=None)
@@ -173,7 +173,7 @@ def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, cod
 class Servers:
     """Processes with a page each, made by one that imports the libraries only once."""
 
-    kinds = ("idle", "mid-step", "in a long call", "stuck")
+    kinds = ("idle", "mid-step", "in a long call", "stuck", "stuck, and nobody waits")
 
     def __init__(self, folder):
         self.folder = folder
@@ -202,7 +202,8 @@ def servers(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sign"), [(kind, signal.SIGINT if kind == "mid-step" else signal.SIGTERM) for kind in Servers.kinds]
+    ("kind", "sign"),
+    [(kind, signal.SIGINT if kind == "mid-step" or "nobody" in kind else signal.SIGTERM) for kind in Servers.kinds],
 )
 def test_a_signal_ends_it_in_order_within_ten_seconds(servers, kind, sign):
     console = f"{kind}/console.log"
@@ -214,12 +215,15 @@ def test_a_signal_ends_it_in_order_within_ten_seconds(servers, kind, sign):
     if kind != "idle":
         servers.word_after("runnin", console)
     os.kill(int(pid), sign)
-    assert servers.word_after(f"{pid} exits with", seconds=10) == "0"
+    if kind == "stuck, and nobody waits":
+        servers.word_after("Stoppin", console)
+        os.kill(int(pid), signal.SIGINT)
+    assert servers.word_after(f"{pid} exits with", seconds=5 if "nobody" in kind else 10) == "0"
     log = (servers.folder / console).read_text()
     assert "Traceback" not in log
     assert ("freed" in log) == (kind in ("mid-step", "in a long call"))
-    assert ("ended" in log) == (kind != "stuck")
-    assert ("did not stop in time" in log) == (kind == "stuck")
+    assert ("ended" in log) == ("stuck" not in kind)
+    assert ("did not stop in time" in log) == ("stuck" in kind)
     (file,) = (servers.folder / kind).glob("logs/*/framepack_*.log")
     assert url in file.read_text()
     assert file.parent.name == url.rpartition(":")[2]

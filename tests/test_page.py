@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import av
 import gradio as gr
@@ -239,6 +240,51 @@ def test_settings_that_do_not_exist_cannot_be_given(page, client, lion):
     assert call(page, "generate", lion, *list(GOOD.values())[:-1]).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("../../etc/x.jpg", "x.jpg"),
+        ("a\0b.jpg", None),
+        ("a\r\nb.jpg", None),
+        ("..", None),
+        (f"{'x' * 300}.jpg", None),
+        ("🦁 רעם.jpg", "🦁 רעם.jpg"),
+        ("CON.jpg", "_CON.jpg"),
+        ("-rf.jpg", "-rf.jpg"),
+    ],
+)
+def test_a_file_name_is_made_harmless_and_stays_readable(page, name, stored):
+    disposition = f'form-data; name="files"; filename="{name}"'.encode()
+    body = b"--x\r\nContent-Disposition: " + disposition + b"\r\n\r\n" + LION.read_bytes() + b"\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{page.url}/gradio_api/upload", content=body, headers=headers, **PATIENT)
+    if stored is None and answer.status_code != 200:
+        assert 400 <= answer.status_code < 500
+        return
+    [path] = answer.json()
+    assert Path(path).resolve().parent.parent == (page.outputs.parent / "uploads").resolve()
+    assert stored is None or Path(path).name == stored
+    photo = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    assert page.manager.wait(result(page, generate(page, photo)), 20).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "status"),
+    [
+        ("call/nowhere", {"data": []}, 404),
+        ("call/generate", {"data": []}, 400),
+        ("call/generate", {"data": "x"}, 422),
+        ("call/generate", {}, 422),
+        ("call/generate", "{", 422),
+        ("call/generate", "x" * 100_000_000, 413),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_4xx(page, url, body, status):
+    content = body if isinstance(body, str) else json.dumps(body)
+    headers = {"Content-Type": "application/json"}
+    assert httpx.post(f"{page.url}/gradio_api/{url}", content=content, headers=headers, **PATIENT).status_code == status
+
+
 def test_no_endpoint_goes_round_the_checks(page, lion):
     bad = {"data": [lion, *(GOOD | {"steps": 0}).values()]}
     assert httpx.post(f"{page.url}/gradio_api/run/generate", json=bad).status_code == 404
@@ -280,10 +326,16 @@ def test_a_failed_job_is_told_to_a_script(page, client):
     assert (state["state"], state["error"], video) == ("failed", "The model gave NaN.", None)
 
 
-def test_a_full_queue_is_told_to_a_script(page, client, monkeypatch):
+def test_a_full_queue_is_told_to_a_script(page, client, lion, monkeypatch):
     monkeypatch.setattr(page.manager, "_max_waiting", 0)
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
+    answer = generate(page, lion)
+    assert answer.status_code == 503
+    assert "0 jobs are waiting already, and no more than 0 may" in answer.json()["detail"]
+    assert int(answer.headers["retry-after"]) > 0
+    monkeypatch.undo()
+    assert result(page, generate(page, lion))
 
 
 def test_a_video_is_served_in_ranges_and_nothing_beside_it(page, lion):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -35,6 +36,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",  # "no-referrer" would make browsers hide the Origin of the page's own calls
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_GENERATE = re.compile(r"/gradio_api/call/(v2/)?generate/?$")
 _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
@@ -108,6 +110,19 @@ def own_origin(app: ASGIApp) -> ASGIApp:
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         fine = scope["type"] == "lifespan" or own(Headers(scope=scope))
         await (app if fine else refusal)(scope, receive, send)
+
+    return guard
+
+
+def room_first(app: ASGIApp, full: Callable[[], str]) -> ASGIApp:
+    """Answer 503 to a script that wants to start a job while ``full`` gives a reason why none can be taken."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        starts = scope["type"] == "http" and scope["method"] == "POST" and bool(_GENERATE.search(scope["path"]))
+        if starts and (reason := full()):
+            refusal = JSONResponse({"detail": reason}, 503, {"Retry-After": "30"})
+            return await refusal(scope, receive, send)
+        return await app(scope, receive, send)
 
     return guard
 

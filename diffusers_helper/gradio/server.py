@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,14 +19,17 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from diffusers_helper.access import Access
 from diffusers_helper.accounts import Accounts
-from diffusers_helper.gradio.guards import guarded
+from diffusers_helper.gradio.guards import guarded, room_first
 from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
 from diffusers_helper.gradio.style import app_options
@@ -49,6 +53,7 @@ def address(listener: socket.socket) -> str:
 
 def application(
     pages: Mapping[str, gr.Blocks],
+    manager: JobManager,
     access: Access,
     outputs: Path,
     routes: Sequence[Route] = (),
@@ -56,7 +61,8 @@ def application(
 ) -> ASGIApp:
     """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
     app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
-    return guarded(mount_pages(app, pages, lambda: for_gradio(access, outputs)), access)
+    inner = room_first(mount_pages(app, pages, lambda: for_gradio(access, outputs)), manager.full)
+    return guarded(inner, access)
 
 
 def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
@@ -66,8 +72,16 @@ def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
         "auth": _sign_in(access.accounts) if access.accounts else None,
         "max_file_size": access.max_upload,
         "root_path": access.root_path or None,
-        "app_kwargs": {"middleware": [Middleware(OwnFiles, outputs, uploads), Middleware(OwnUploads, uploads)]},
+        "app_kwargs": {
+            "middleware": [Middleware(OwnFiles, outputs, uploads), Middleware(OwnUploads, uploads)],
+            "exception_handlers": {FnIndexInferError: _no_endpoint},
+        },
     }
+
+
+def _no_endpoint(_request: Request, _error: Exception) -> Response:
+    """Answer a call of an endpoint that does not exist, which Gradio answers as a fault of its own."""
+    return JSONResponse({"detail": "There is no such endpoint."}, 404)
 
 
 def _sign_in(accounts: Accounts) -> Callable[[str, str], Awaitable[bool]]:
@@ -88,7 +102,7 @@ def serve(
     routes: Sequence[Route] = (),
 ) -> bool:
     """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time."""
-    stopped = True
+    stopped = False
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -96,16 +110,19 @@ def serve(
         _ready(manager, address(listener), inbrowser=inbrowser)
         yield
         logger.info("Stopping")
-        stopped = await asyncio.to_thread(manager.close, JOB_SECONDS)
+        deadline = time.monotonic() + JOB_SECONDS
+        while not (stopped := manager.close(0)) and time.monotonic() < deadline and not server.force_exit:
+            await asyncio.sleep(0.05)
 
     config = uvicorn.Config(
-        application(pages, access, outputs, routes, lifespan),
+        application(pages, manager, access, outputs, routes, lifespan),
         log_config=None,
         access_log=False,
         proxy_headers=False,  # a guard does that
         timeout_graceful_shutdown=CONNECTION_SECONDS,
     )
-    _until_interrupted(lambda: uvicorn.Server(config).run(sockets=[listener]))
+    server = uvicorn.Server(config)  # it forces the exit after a second Ctrl+C
+    _until_interrupted(lambda: server.run(sockets=[listener]))
     return stopped
 
 
