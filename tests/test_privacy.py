@@ -58,10 +58,17 @@ def call(browser, endpoint, *data):
 
 def handler(browser, name, *data):
     """Call one of the page's own handlers as its script does."""
-    config = browser.get("/config").json()
-    [index] = [call["id"] for call in config["dependencies"] if call["api_name"] == name]
-    body = {"data": data, "fn_index": index, "session_hash": "tab"}
-    return browser.post("/gradio_api/run/predict", json=body).json()["data"]
+    body = {"data": data, "fn_index": index_of(browser, name, len(data)), "session_hash": "tab"}
+    answer = browser.post("/gradio_api/run/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def index_of(browser, name, inputs):
+    """The page's own handler called ``name``, or ``name_1`` if there are more, with so many inputs."""
+    calls = [call for call in browser.get("/config").json()["dependencies"] if call["api_name"].startswith(name)]
+    [index] = [call["id"] for call in calls if len(call["inputs"]) == inputs]
+    return index
 
 
 @pytest.fixture
@@ -130,9 +137,8 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     page.run.hold.clear()
     handler(ann, "restore", word, None)
     start = {"image": upload(ann), **GOOD}
-    config = ann.get("/config").json()
-    [index] = [call["id"] for call in config["dependencies"] if call["api_name"] == "start"]
-    body = {"data": [word, "", *start.values()], "fn_index": index, "session_hash": "ann"}
+    data = [word, "", *start.values()]
+    body = {"data": data, "fn_index": index_of(ann, "start", len(data)), "session_hash": "ann"}
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 
