@@ -17,6 +17,8 @@ from typing import Any
 LANGUAGES = {"en": "English", "zh-TW": "繁體中文", "zh-CN": "简体中文", "ja": "日本語"}
 """Every language there is: its tag and its own name."""
 _CATALOGUES = Path(__file__).with_name("locales")
+_FIRST_PART = "{part0}"  # of a key that ``in_turn`` made
+_WITHOUT_SPACES = {"zh-TW", "zh-CN", "ja"}  # between sentences
 _TRADITIONAL = {"hant", "tw", "hk", "mo"}
 
 
@@ -63,6 +65,8 @@ class Language:
         key, given = (text.key, text.values) if isinstance(text, Message) else (text, values)
         filled = {name: self(value) if isinstance(value, Message) else value for name, value in given.items()}
         sentence = self._catalogue.get(key, key)
+        if key.startswith(_FIRST_PART) and self.tag in _WITHOUT_SPACES:
+            sentence = sentence.replace(" ", "")
         return sentence.format(**filled) if filled else sentence
 
 

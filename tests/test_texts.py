@@ -112,6 +112,7 @@ def test_messages_in_turn_are_translated_each():
     german = Language("de", {"One.": "Eins.", "{n} two.": "{n} zwei."})
     both = in_turn([Message("One."), Message("{n} two.", n="{x}")])
     assert (both, german(both)) == ("One. {x} two.", "Eins. {x} zwei.")
+    assert Language("ja", {"One.": "いち。", "{n} two.": "{n} に。"})(both) == "いち。{x} に。"
 
 
 @pytest.mark.parametrize(

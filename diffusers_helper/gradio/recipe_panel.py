@@ -74,7 +74,7 @@ def lay_out_recipe(t: Language) -> RecipePanel:
         file = gr.File(
             label=t("A video, picture or JSON file made here"),
             file_types=[".mp4", ".png", ".json"],
-            height=110,
+            height=150,
             elem_id="recipe",
         )
         message = gr.HTML(apply_default_css=False, elem_id="recipe-message")
