@@ -1,6 +1,7 @@
 """A model folder of the published layout and full size with random weights: 42 GB, once."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -71,3 +72,7 @@ def _place(folder: Path, part: parts.Part) -> Path:
     place = folder / part.repository / part.folder
     place.mkdir(parents=True, exist_ok=True)
     return place
+
+
+if __name__ == "__main__":
+    write_folder(Path(sys.argv[1]), sys.argv[2])

@@ -1,9 +1,13 @@
 """The measurements run anywhere at tiny size and end in one line of JSON."""
 
+import argparse
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+from benchmarks import all as everything
 from benchmarks import common, decode, loading, memory, step, timeline
 
 
@@ -90,3 +94,25 @@ def test_the_schedule_hides_copies_that_are_quicker_than_the_work(rate, places, 
 def test_uneven_blocks_wait_for_the_bus_only_where_it_is_behind():
     sizes = [2 * 10**9] * 4 + [10**9] * 8  # two seconds of copies, then one, beside 1.5 seconds of work
     assert 1.0 < memory.prediction(sizes, 18.0, 1.0)["slower"] < 8 / 6
+
+
+def test_all_goes_on_when_one_fails_or_is_late(monkeypatch, capsys, tmp_path):
+    runs = {
+        "files": (["-c", ""], 30),
+        "broken": (["-c", "raise SystemExit(3)"], 30),
+        "late": (["-c", "import time; time.sleep(60)"], 1),
+        "fine": (["-c", "print('table'); print('{}')"], 30),
+    }
+    monkeypatch.setattr(everything, "runs", lambda _args: runs)
+    everything.main(["--folder", "f", "--output", str(tmp_path), "--only", "files", "broken", "late", "fine"])
+    said = capsys.readouterr().out
+    assert said == "files: done\nbroken: failed (3)\nlate: failed (-9)\nfine: done\n{}\n"
+    assert (tmp_path / "fine.log").read_text() == "table\n{}\n"
+
+
+def test_all_runs_what_exists(tmp_path):
+    given = argparse.Namespace(folder=tmp_path, output=tmp_path, tiny=True)
+    for arguments, seconds in everything.runs(given).values():
+        assert arguments[0] == "-c" or find_spec(arguments[1])
+        assert all(Path(name).exists() for name in arguments if name.startswith("tests/"))
+        assert seconds <= 330

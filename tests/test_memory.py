@@ -1,5 +1,6 @@
 """Memory: policy, residency, swapping. The meta device stands in for an accelerator: it refuses the CPU's tensors."""
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -430,3 +431,31 @@ def test_a_model_whose_blocks_are_in_files_is_placed_and_taken_back():
     with residency.use(model):
         assert model[1].weight.is_meta
     assert [weight.device.type for weight in model.parameters()] == ["cpu", "cpu", "meta", "meta"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("places", "room"), [(1, 0), (2, 0), (3, 10**5), (2, 10**9)])
+@torch.inference_mode()
+def test_blocks_that_travel_give_the_resident_bits_and_leave_nothing_when_a_job_is_stopped(places, room):
+    device = memory.gpu
+    with torch.inference_mode(mode=False):
+        model = copy.deepcopy(golden_transformer()).requires_grad_(False)
+    given = random_inputs(model)
+    inputs = {name: value.to(device) if value is not None else None for name, value in given.items()}
+    expected = copy.deepcopy(model).to(device)(**inputs, return_dict=False)[0]
+    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, places=places, room=room)
+    residency, held = Residency(device, policy), []
+    for job in range(6):
+        with contextlib.suppress(InterruptedError), residency.use(model, swap=True):
+            for _ in range(3):
+                assert torch.equal(model(**inputs, return_dict=False)[0], expected)
+            blocks_of(model)[job % 4].register_forward_pre_hook(_stop)
+            model(**inputs, return_dict=False)
+        for block in blocks_of(model):
+            block._forward_pre_hooks.clear()
+        held.append(torch.cuda.memory_allocated(device))
+    assert set(held) == {held[0]}
+
+
+def _stop(*_arguments):
+    raise InterruptedError
