@@ -50,7 +50,7 @@ def _of_the_work(manager: JobManager) -> Iterator[Metric]:
     yield ended
     steps = SummaryMetricFamily("framepack_step_seconds", "Time of a sampling step.", watch.steps, watch.step_seconds)
     yield steps
-    yield CounterMetricFamily("framepack_slow_steps", "Steps that took ten times the median.", watch.slow_steps)
+    yield CounterMetricFamily("framepack_slow_steps", "Steps that took ten times the usual.", watch.slow_steps)
     yield GaugeMetricFamily(
         "framepack_silent_seconds", "Since the running job's last sign of life.", watch.silent_seconds
     )

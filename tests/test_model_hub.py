@@ -167,6 +167,15 @@ def test_what_the_hub_refuses_is_told_with_what_to_do(source, server, monkeypatc
     assert source.folder(TRANSFORMER).is_dir()
 
 
+def test_the_token_is_in_no_message_and_no_log(source, server, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.refuse[TRANSFORMER.repository] = 401
+    with caplog.at_level("DEBUG"), pytest.raises(ModelFilesError) as error:
+        source.folder(TRANSFORMER)
+    assert "hf_secret" not in f"{error.value} {error.value.__cause__} {caplog.text}"
+    assert any("hf_secret" in str(headers) for _, _, headers in server.requests)  # and yet it was sent
+
+
 def test_a_file_that_the_hub_lacks_is_named(source, server):
     del server.commits[COMMIT][TRANSFORMER.repository][SHARDS[1]]
     with pytest.raises(ModelFilesError, match=f"{SHARDS[1]} of {TRANSFORMER.repository} .* is missing"):
