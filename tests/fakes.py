@@ -73,10 +73,9 @@ class FakeRun:
         yield StageStarted("text", Message("Reading the prompt"))
         for note in (*job.photo.notes, *self.notes):
             yield Note(note)
-        yield StageStarted(
-            "sample", Message("Sampling section {number} of {sections}", number=1, sections=request.sections)
-        )
         for section in range(request.sections):
+            place = {"number": section + 1, "sections": request.sections}
+            yield StageStarted("sample", Message("Sampling section {number} of {sections}", **place))
             for step in range(1, request.steps + 1):
                 time.sleep(self.step_seconds)
                 yield StepDone(section, request.sections, step, request.steps, np.array([section, step, request.steps]))

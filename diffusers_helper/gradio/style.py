@@ -38,6 +38,8 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_800",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_400",
         slider_color="*primary_600",
     )
 
