@@ -204,10 +204,17 @@ class Components:
 
     @contextmanager
     def vision(self) -> Iterator[VisionEncoder]:
-        """The image encoder, ready to run."""
+        """The image encoder, ready to run; where memory is short it is given up after use."""
         image_encoder, feature_extractor = self._part(parts.IMAGE_ENCODER), self._part(parts.FEATURE_EXTRACTOR)
-        with self.residency.use(image_encoder):
-            yield VisionEncoder(feature_extractor, image_encoder)
+        encoder = VisionEncoder(feature_extractor, image_encoder)
+        del image_encoder  # `encoder` alone holds it
+        try:
+            with self.residency.use(encoder.image_encoder):
+                yield encoder
+        finally:
+            if not self.policy.resident:
+                vars(encoder).clear()
+                self._give_up(parts.IMAGE_ENCODER.name)
 
     @contextmanager
     def vae(self) -> Iterator[AutoencoderKLHunyuanVideo]:

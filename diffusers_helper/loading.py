@@ -54,7 +54,7 @@ class Place:
         device: of the weights when they are loaded.
         pin: page-lock the blocks' buffers, for fast copies to a CUDA device; only where `device` is the CPU.
         ram: bytes that may be taken of it, where `device` is the CPU.
-        stream: blocks that would take more are left in their files, to be read whenever they run.
+        stream: what would take more is left in its files: blocks are read whenever they run, other weights are mapped.
     """
 
     device: torch.device
@@ -198,6 +198,9 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
             _set(block, name, view)
     outside = model.state_dict()
     for name, where in rest.items():
+        if place.stream and outside[name].nbytes > left:
+            _set(model, name, _mapped(shards, where, outside[name].dtype))
+            continue
         tensor = torch.empty_like(outside[name], device=place.device)
         _set(model, name, tensor)
         yield from _pieces(where, tensor, None)

@@ -160,6 +160,16 @@ def test_text_encoders_are_given_up_after_use(components, source):
     assert source.parts.count("text_encoder") == 2
 
 
+def test_the_image_encoder_is_given_up_after_use(components, source):
+    with_little_memory(components)
+    for _ in range(2):
+        with components.vision() as vision:
+            encoder = weakref.ref(vision.image_encoder)
+        assert is_gone(encoder)
+    assert source.parts.count("image_encoder") == 2
+    assert source.parts.count("feature_extractor") == 1
+
+
 def test_text_encoders_are_given_up_after_an_error(components):
     kept = []
 

@@ -105,6 +105,18 @@ def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
         assert torch.equal(views["computed"], torch.ones(2))
 
 
+def test_without_any_ram_all_weights_are_the_files_own_pages(tmp_path):
+    source, read = Model(), []
+    shards, place = files_of(tmp_path, source.state_dict()), Place(torch.device("cpu"), ram=0, stream=True)
+    model = load_weights(empty(), shards, torch.float32, place, lambda done, total: read.append(total))
+    assert read == [0]  # nothing was read
+    assert all(hasattr(block, "weight_source") for block in model.blocks)
+    for name in ("first.weight", "first.bias", "blocks.0.once.weight"):
+        assert torch.equal(model.get_parameter(name), source.get_parameter(name))
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(tmp_path) in maps.read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
