@@ -1,6 +1,7 @@
 """``models list|download|verify|where``: on the tiny model's folder, and on a hub of this machine."""
 
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -251,6 +252,18 @@ def test_no_copy_of_what_is_missing_or_has_no_room(folder, tmp_path, monkeypatch
     drop(folder)
     with pytest.raises(ModelFilesError, match=f"of {F1.repository} .* is missing.*models download"):
         copy_to(LocalFolder(folder), tmp_path / "copy")
+
+
+def test_files_that_two_repositories_share_are_copied_once(folder, tmp_path):
+    other = transformer_part("original").repository
+    (folder / "framepack.json").write_text(json.dumps({"same_files": {other: F1.repository}}))
+    target = tmp_path / "copy"
+    for variants in (["original", "f1"], ["original"]):
+        shutil.rmtree(target, ignore_errors=True)
+        models_command.copy(LocalFolder(folder), variants, Namespace(offline=True, target=target))
+        LocalFolder(target).check(["original", "f1"])
+        assert not (target / other).exists()
+        assert run("verify", "--checksums", "--models", target) == 0
 
 
 def test_the_settings_of_a_model_folder_are_copied(tmp_path):

@@ -35,7 +35,7 @@ def copy_model(
     goes on from there the next time. Raises ModelFilesError for files that are missing, or changed while they lay
     there, and for too small a disk; OutputError where it cannot be written.
     """
-    files = [(file, target / part.repository / part.folder / file.name) for part, file in _files(source, parts)]
+    files = list(dict.fromkeys((file, target / place) for file, place in _files(source, parts)))
     target.mkdir(parents=True, exist_ok=True)
     sums = read_sums(target)
     todo = [(file, to) for file, to in files if not _is_there(file, to, sums, target)]
@@ -59,14 +59,18 @@ def copy_model(
     return sum(to.stat().st_size for _, to in files)
 
 
-def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Part, Path]]:
+def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Path, Path]]:
+    """Every file with its place in a model folder; where two parts are the same files, twice."""
     for part in parts:
         folder, problems = source.look(part)
         if folder is None or problems:
             raise ModelFilesError(
                 in_turn([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
             )
-        yield from ((part, file) for file in part.files_in(folder))
+        place = Path(part.repository, part.folder)
+        if isinstance(source, LocalFolder):
+            place = folder.relative_to(source.root)
+        yield from ((file, place / file.name) for file in part.files_in(folder))
 
 
 def _copy(file: Path, to: Path, on_bytes: Callable[[int], None]) -> str:
