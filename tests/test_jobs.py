@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import threading
 import weakref
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffusers_helper.framepack.errors import (
 )
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs import JobManager, new_job_id
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
 SECONDS = 5  # how long anything here may take before the test fails
@@ -475,6 +476,12 @@ def test_concurrent_readers_and_writers(manage):
     for reader in readers:
         reader.join(SECONDS)
     assert not errors
+
+
+def test_ids_of_one_moment_differ_and_name_files_on_any_disk():
+    ids = {new_job_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[0-9]{8}_[0-9]{6}_[0-9a-f]{16}", job) for job in ids)  # no letter case, no reserved name
 
 
 @pytest.mark.parametrize(
