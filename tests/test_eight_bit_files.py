@@ -17,7 +17,7 @@ from diffusers_helper.model_files.source import TINY_FOLDER
 from diffusers_helper.models.eight_bit import quantize
 
 PART = transformer_part("f1")
-FOLDER = TINY_FOLDER / PART.repository
+FOLDER = LocalFolder(TINY_FOLDER).folder(PART)
 
 
 def components(folder, **settings):
@@ -50,7 +50,7 @@ def test_the_transformer_in_eight_bits(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         rounded = components(tmp_path / "new", on_loading=lambda *told_: told.append(told_)).transformer("f1")
     error = ((call(rounded) - call(exact)).norm() / call(exact).norm()).item()
-    assert 1e-4 < error < 0.05
+    assert 1e-4 < error < 0.1
     stored = rounded.state_dict()
     for name, weight in exact.state_dict().items():
         if name in stored:
