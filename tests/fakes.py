@@ -162,16 +162,18 @@ def serve_page(
     languages=("en",),
     access: Access | None = None,
     uploads: Path | None = None,
+    manager: JobManager | None = None,
+    port: int = 0,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
     outputs = folder / "outputs"
-    outputs.mkdir(parents=True)
+    outputs.mkdir(parents=True, exist_ok=True)
     access = access or Access()
     run = FakeRun(outputs, by_user=access.accounts is not None)
-    manager = JobManager(run, new_previewer=lambda: fake_preview)
+    manager = manager or JobManager(run, new_previewer=lambda: fake_preview)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
-    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}

@@ -1,7 +1,9 @@
 """The page in a real browser, headless Chromium, with a fake run behind it."""
 
 import re
+import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
+from tests.test_unfinished import Life
 
 pytestmark = pytest.mark.browser
 
@@ -367,3 +370,40 @@ def test_many_photos_become_a_video_each(user, server, tmp_path):
     expect(rows).to_have_count(3)
     link = tab.locator("#series-videos a[download]").first.get_attribute("href")
     assert tab.request.get(link).headers["content-type"] == "video/mp4"
+
+
+def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_open_page(browser, tmp_path):
+    first = Life(tmp_path / "one/outputs")
+    with ExitStack() as served:
+        page = served.enter_context(serve_page(tmp_path / "one", manager=first.manager))
+        with visit(browser, page.url) as user:
+            tab = user.open()
+            tab.locator("#seconds input[type=number]").fill("3.6")
+            fill(tab, prompt="The lion turns its head.")
+            start(tab)
+            assert first.reached.wait(20)
+            expect(tab.locator("#video video")).to_be_visible()
+            shutil.copytree(first.outputs, tmp_path / "two/outputs", ignore=shutil.ignore_patterns("*.lock"))
+            served.close()
+
+            second = Life(tmp_path / "two/outputs")
+            second.manager.start()
+            port = int(page.url.rpartition(":")[2])
+            with serve_page(tmp_path / "two", manager=second.manager, port=port):
+                card = tab.locator("#unfinished")
+                expect(card).to_contain_text("An unfinished video was found. Go on with it?", timeout=30_000)
+                expect(card).to_contain_text("1 of 3 sections are done.")
+                expect(card.locator("img")).to_be_visible()
+                expect(tab.locator("#prompt textarea")).to_have_value("The lion turns its head.")
+                shows_idle(tab)
+                tab.locator("#go-on").click()
+                shows_running(tab)
+                expect(card).not_to_be_visible()
+                tab.locator("#end-later").click()
+                expect(tab.locator("#progress")).to_contain_text("Stopping after this section")
+                second.gate.set()
+                expect(card).to_contain_text("This video was stopped. Go on with it?")
+                expect(card).to_contain_text("2 of 3 sections are done.")
+                tab.locator("#discard").click()
+                expect(card).not_to_be_visible()
+                shows_idle(tab)
