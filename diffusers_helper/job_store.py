@@ -215,8 +215,11 @@ class JobStore:
         return record
 
     def discard(self, job_id: str) -> None:
-        """Remove a job from the disk; its video so far stays where it is."""
-        shutil.rmtree(self.path(job_id), ignore_errors=True)
+        """Remove a job from the disk, unless another process has it; its video so far stays where it is."""
+        folder = self.path(job_id)
+        if not self.hold(job_id):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
         self.release(job_id)
         with suppress(OSError):
             self._lock_file(job_id).unlink()  # nobody waits for what is gone

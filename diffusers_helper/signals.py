@@ -1,4 +1,4 @@
-"""Ctrl+C that lets the work in hand end in order."""
+"""Ctrl+C and Ctrl+\\ that let the work in hand end in order."""
 
 from __future__ import annotations
 
@@ -36,3 +36,22 @@ def stop_on_interrupt(when: str) -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def asked_on_quit() -> Iterator[Callable[[], bool]]:
+    """Give a question that is answered with yes after Ctrl+\\ (SIGQUIT; Windows has none)."""
+    pressed = threading.Event()
+
+    def on_quit(_number: int, _frame: FrameType | None) -> None:
+        pressed.set()
+        os.write(2, b"\nStopping after this section; press Ctrl+C to stop after this step.\n")
+
+    if not hasattr(signal, "SIGQUIT"):
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGQUIT, on_quit)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGQUIT, before)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from diffusers_helper import options
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.media.files import whole_file
+from diffusers_helper.signals import asked_on_quit
 from diffusers_helper.texts import ENGLISH, Language, Message
 
 if TYPE_CHECKING:
@@ -64,16 +65,23 @@ def steps_bar(request: GenerationRequest) -> tqdm[Any]:
 def follow(
     events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any], t: Language = ENGLISH
 ) -> Path:
-    """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept."""
-    newest: Path | None = None
+    """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept.
+
+    Ctrl+\\ ends it once the section in hand is in the video.
+    """
+    newest, sections = None, 0
     try:
-        with closing(events):
+        with closing(events), asked_on_quit() as asked:
             for event in events:
                 _show(event, bar, t)
                 if isinstance(event, VideoGrown | Finished):
                     newest = event.path
                 if not isinstance(event, Finished):
                     check()
+                if isinstance(event, StepDone):
+                    sections = event.sections
+                if isinstance(event, VideoGrown) and event.sections_done < sections and asked():
+                    raise CancelledError(Message("Stopped."))
     except BaseException:
         if newest is not None:
             bar.write(t("What was finished is kept: {path}", path=newest), file=sys.stderr)

@@ -40,7 +40,7 @@ class Unfinished:
             raise
 
     def drop(self, job_id: str) -> None:
-        """Remove a job; its video so far stays."""
+        """Remove a job, unless another process has it; its video so far stays."""
         self._store.discard(job_id)
 
     def let_go(self, job_id: str) -> None:

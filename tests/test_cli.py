@@ -25,6 +25,7 @@ class FakeProgram:
     store: JobStore
     failure: BaseException | None = None
     interrupts = 0
+    quits = 0
     missing = False
 
     def __init__(self, options, variant):
@@ -42,7 +43,7 @@ class FakeProgram:
         return self.events
 
     def _events(self, request, name, say):
-        self.request, self.closed, self.end = request, False, None
+        self.request, self.closed, self.end, self.steps = request, False, None, 0
         try:
             yield StageStarted("text", "Reading the prompt")
             say("Downloading the text encoder")
@@ -50,6 +51,9 @@ class FakeProgram:
             for section in range(2):
                 for step in range(4):
                     yield StepDone(section=section, sections=2, step=step + 1, steps=4, denoised=None)
+                    self.steps += 1
+                    if self.steps == self.quits:
+                        signal.raise_signal(signal.SIGQUIT)
                 path = self.outputs / f"{name}_partial_{section + 1:02d}.mp4"
                 path.write_bytes(b"part")
                 yield VideoGrown(path, 37, section + 1)
@@ -247,6 +251,22 @@ def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, end, capfd):
     assert [name[-15:] for name in kept(program)] == ["_partial_01.mp4"]
     assert program.made[0].closed
     assert program.made[0].end is end
+
+
+def test_ctrl_backslash_ends_after_the_section(program, monkeypatch, capfd):
+    before = signal.getsignal(signal.SIGQUIT)
+    monkeypatch.setattr(program, "quits", 1)
+    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+    assert "Stopping after this section" in capfd.readouterr().err
+    assert [name[-15:] for name in kept(program)] == ["_partial_01.mp4"]
+    assert program.made[0].steps == 4
+    assert signal.getsignal(signal.SIGQUIT) is before
+
+
+def test_ctrl_backslash_in_the_last_section_is_the_end_of_the_video(program, monkeypatch):
+    monkeypatch.setattr(program, "quits", 5)
+    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 0
+    assert Path("out.mp4").exists()
 
 
 def test_a_full_disk_at_the_target_keeps_the_video(program, monkeypatch, capsys):

@@ -143,6 +143,12 @@ def test_a_discarded_job_leaves_nothing_but_its_video(store, photo):
     assert sorted(os.listdir(store.folder.parent)) == ["a_partial_01.mp4", "jobs"]
 
 
+def test_nobody_discards_the_job_of_another_process(store, photo):
+    new(store, photo)
+    JobStore(store.folder).discard("a")
+    assert store.record("a")
+
+
 def test_where_nothing_can_be_written_a_job_is_refused(store, photo):
     store.folder.parent.mkdir()
     store.folder.touch()
