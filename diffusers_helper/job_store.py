@@ -125,16 +125,19 @@ class JobStore:
             self.release(job_id)
 
     def add(self, record: JobRecord, photo: Photo) -> None:
-        """Write a new job and hold it. Raises OutputError."""
+        """Write a new job and hold it. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.hold(record.id)
             with whole_file(folder / "photo.png") as part:
                 photo.image.save(part, format="PNG", compress_level=1)
-        except OSError as error:
-            raise output_error(folder, error) from error
-        self._write(replace(record, photo_name=photo.name, photo_notes=photo.notes, created=time.time()))
+            self._write(replace(record, photo_name=photo.name, photo_notes=photo.notes, created=time.time()))
+        except BaseException as error:
+            self.discard(record.id)
+            if isinstance(error, OSError):
+                raise output_error(folder, error) from error
+            raise
 
     def path(self, job_id: str) -> Path:
         """Return the folder of a job. Raises UnknownJobError for what cannot be an id."""

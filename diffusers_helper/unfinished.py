@@ -33,11 +33,7 @@ class Unfinished:
 
     def keep(self, job_id: str, request: GenerationRequest, photo: Photo, *, owner: str, visitor: str) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
-        try:
-            self._store.add(JobRecord(job_id, request, owner=owner, visitor=visitor), photo)
-        except BaseException:
-            self._store.discard(job_id)
-            raise
+        self._store.add(JobRecord(job_id, request, owner=owner, visitor=visitor), photo)
 
     def drop(self, job_id: str) -> None:
         """Remove a job, unless another process has it; its video so far stays."""

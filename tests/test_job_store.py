@@ -156,6 +156,14 @@ def test_where_nothing_can_be_written_a_job_is_refused(store, photo):
         new(store, photo)
 
 
+def test_a_full_disk_leaves_nothing_of_a_new_job(store, photo):
+    store.path("a").mkdir(parents=True)
+    (store.path("a") / "photo.png.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="disk is full"):
+        new(store, photo)
+    assert os.listdir(store.folder) == []
+
+
 def test_a_thumbnail_is_small(store, photo):
     new(store, photo)
     assert store.thumbnail("a").startswith("data:image/jpeg;base64,/9j/")
