@@ -134,7 +134,8 @@ class JobStore:
                 photo.image.save(part, format="PNG", compress_level=1)
             self._write(replace(record, photo_name=photo.name, photo_notes=photo.notes, created=time.time()))
         except BaseException as error:
-            self.discard(record.id)
+            with suppress(OSError):
+                self.discard(record.id)
             if isinstance(error, OSError):
                 raise output_error(folder, error) from error
             raise
