@@ -47,8 +47,8 @@ def runs(args: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
         "files": (["-m", "benchmarks.model_folder", str(args.folder), VARIANT] if not args.tiny else ["-c", ""], 120),
         "tests": ([*tests, *(f"tests/test_{name}.py" for name in GPU_TESTS)], 120),
         "memory": (
-            ["-m", "benchmarks.memory", "--folder", str(args.folder), "--steps", "4",
-             "--output", str(args.output / "memory.json"), *tiny], 330,
+            ["-m", "benchmarks.memory", *(tiny or ["--folder", str(args.folder)]), "--steps", "4",
+             "--output", str(args.output / "memory.json")], 330,
         ),
         "timeline": (["-m", "benchmarks.timeline", "--steps", "4" if args.tiny else "10", *tiny], 100),
         "loading": (

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     args.tiny = args.tiny or device.type == "cpu"
     if args.tiny:
-        args.folder, args.height, args.width = TINY_FOLDER, 128, 128
+        args.folder, args.height, args.width = args.folder or TINY_FOLDER, 64, 64
     if args.way:
         print(json.dumps(run(args.way, args, device)))
         return
@@ -244,7 +244,7 @@ def result_of(events: Any) -> Any:
 
 def cancelled(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Allocated bytes after one job that was stopped in a step, and after twenty."""
-    tiny = argparse.Namespace(**{**vars(args), "folder": TINY_FOLDER, "height": 128, "width": 128, "tiny": True})
+    tiny = argparse.Namespace(**{**vars(args), "folder": TINY_FOLDER, "height": 64, "width": 64, "tiny": True})
     components = components_for(Way(4), tiny, device)
     components.residency.policy = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)
     held = []

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import all as everything
 from benchmarks import common, decode, loading, memory, step, timeline
+from benchmarks.model_folder import Sizes, write_folder
 
 
 @pytest.fixture(autouse=True)
@@ -69,16 +70,31 @@ def test_loading(capsys, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
+SMALL = Sizes(
+    transformer=loading.TINY,
+    llama={"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+           "num_key_value_heads": 2, "vocab_size": 4000, "max_position_embeddings": 8192},
+    clip={"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2},
+    siglip={"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "image_size": 384, "patch_size": 14},
+    vae=decode.TINY,
+)  # fmt: skip
+
+
 def test_memory(capsys, tmp_path):
-    memory.main(
-        ["--sections", "1", "--steps", "2", "--ways", "resident", "within 6 GiB", "--output", f"{tmp_path}/so-far"]
-    )
+    write_folder(tmp_path / "models", "f1", SMALL)
+    ways = ["resident", "within 6 GiB", "8 bits, resident", "8 bits, within 4 GiB"]
+    given = ["--folder", f"{tmp_path}/models", "--sections", "1", "--steps", "2", "--output", f"{tmp_path}/so-far"]
+    memory.main([*given, "--ways", *ways])
     line = last_line(capsys)
-    swapped = line["results"]["within 6 GiB"]
-    assert swapped["same_latents"]
-    assert swapped["sent_gb_per_step"] == pytest.approx(sum(swapped["swapped"]["sizes"]) / 1e9)
-    assert line["results"]["resident"]["sent_gb_per_step"] == 0
-    assert json.loads((tmp_path / "so-far").read_text()) == line["results"]
+    results = line["results"]
+    assert list(results) == ways
+    assert json.loads((tmp_path / "so-far").read_text()) == results
+    for name in ("within 6 GiB", "8 bits, within 4 GiB"):
+        assert results[name]["same_latents"]
+        assert results[name]["sent_gb_per_step"] == pytest.approx(sum(results[name]["swapped"]["sizes"]) / 1e9)
+    assert results["8 bits, resident"]["latents"] != results["resident"]["latents"]
+    assert results["resident"]["sent_gb_per_step"] == 0
     assert len(line["predicted"]) == len(memory.CARDS)
 
 
