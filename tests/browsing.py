@@ -21,6 +21,13 @@ PLAYED = """video => new Promise(done => {
   look();
 })"""
 """Waits until a video plays; then its duration, whether it loops, and its error."""
+SOUGHT = """(video, share) => new Promise((done, fail) => {
+  video.pause();
+  video.onseeked = () => done(video.readyState >= 2 ? video.currentTime : "no picture");
+  video.onerror = fail;
+  video.currentTime = share * video.duration;
+})"""
+"""Seeks to a share of a video; the time that it then shows."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
-from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
+from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.test_unfinished import Life
 
@@ -89,6 +89,8 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         assert duration == pytest.approx(73 / 30, abs=0.02)
         assert loops
         assert error is None
+        for share in (0.9, 0.2, 0.6):
+            assert tab.locator("#video video").evaluate(SOUGHT, share) == pytest.approx(share * duration, abs=0.02)
         with tab.expect_download() as download:
             tab.locator("#video a[download]").first.click()
         assert download.value.path().read_bytes() == Path(server.manager.jobs()[0].video).read_bytes()
