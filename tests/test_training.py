@@ -23,9 +23,9 @@ from training.patches import with_matrices
 from training.pictures import PictureSource, load_photos
 from training.quick_vae import QuickVae
 from training.run import main
-from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts
+from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts, stacked
 from training.texts import TextEncoders, Words, save_words
-from training.train_transformer import disturb, draw_sigmas
+from training.train_transformer import Mover, disturb, draw_sigmas
 
 SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
 
@@ -247,8 +247,8 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
             "clean_4x": torch.zeros(50, 16, dtype=torch.bool),
         },
         times={},
-        llama_ids=torch.zeros(50, 1),
-        clip_ids=torch.zeros(50, 1),
+        text=torch.zeros(50, 1, 1),
+        pooled=torch.zeros(50, 1),
         thumbnails=torch.zeros(50, 3, 4, 4),
     )
     torch.manual_seed(0)
@@ -339,3 +339,51 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     assert all(np.isfinite(point["loss"]) for point in record["curve"])
     assert sorted(file.name for file in mirror.iterdir()) == ["transformer-0.safetensors", "transformer.json"]
     LocalFolder(tmp_path / "tiny").check(["original", "f1"])
+
+
+def toy_batch(count: int) -> pool.Batch:
+    """Two sections of small latents with everything that a model reads."""
+    sizes = {"target": 9, "clean": 2, "clean_2x": 2, "clean_4x": 16}
+    chosen = [
+        draw_pattern(variant, 0, random.Random(index)) for index, variant in enumerate(("original", "f1") * count)
+    ]
+    numbers = stacked(chosen)
+    return pool.Batch(
+        **{name: torch.randn(2 * count, 16, size, 4, 6) for name, size in sizes.items()},
+        movable={name: torch.ones(2 * count, sizes[name], dtype=torch.bool) for name in sizes if name != "target"},
+        times={name: torch.from_numpy(numbers[f"{name}_times"]) for name in sizes},
+        text=torch.randn(2 * count, 7, family.LLAMA_WIDTH),
+        pooled=torch.randn(2 * count, family.CLIP_WIDTH),
+        thumbnails=torch.randn(2 * count, 3, 64, 64),
+    )
+
+
+def test_the_trained_arithmetic_is_the_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
+    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
+    torch.manual_seed(0)
+    mover, batch = Mover().eval(), toy_batch(2)
+    for parameter in mover.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    noisy = torch.randn_like(batch.target)
+    sigma, guidance = torch.rand(4), torch.full((4,), 10.0)
+    flow = mover(batch, noisy, sigma, guidance)
+    wanted = mover.transformer(
+        hidden_states=noisy,
+        timestep=sigma * 1000,
+        encoder_hidden_states=batch.text,
+        encoder_attention_mask=torch.ones(4, 7, dtype=torch.bool),
+        pooled_projections=batch.pooled,
+        guidance=guidance * 1000,
+        latent_indices=batch.times["target"],
+        clean_latents=batch.clean,
+        clean_latent_indices=batch.times["clean"],
+        clean_latents_2x=batch.clean_2x,
+        clean_latent_2x_indices=batch.times["clean_2x"],
+        clean_latents_4x=batch.clean_4x,
+        clean_latent_4x_indices=batch.times["clean_4x"],
+        image_embeddings=mover.siglip(batch.thumbnails).last_hidden_state,
+        return_dict=False,
+    )[0]
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(flow, wanted, atol=1e-4, rtol=1e-4)

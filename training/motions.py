@@ -120,7 +120,7 @@ def camera_motion(*names: str, pace: str = "normal") -> Motion:
 
 def draw_motion(rng: random.Random) -> Motion:
     """Draw a motion as training sees them."""
-    kind = rng.choices(("camera", "pair", "thing", "still", "ambient"), (62, 10, 16, 8, 4))[0]
+    kind = rng.choices(("camera", "pair", "thing", "still", "ambient"), (64, 5, 18, 8, 5))[0]
     pace = rng.choices(tuple(PACES), (1, 2, 1))[0]
     if kind == "still":
         return Motion()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SWEEPS = 5
@@ -55,6 +55,26 @@ class Muon(torch.optim.Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, [step.view_as(p) for step, p in zip(steps, parameters, strict=True)])
+
+
+def muon_and_adam(
+    matrices: list[nn.Parameter],
+    others: list[nn.Parameter],
+    rates: tuple[float, float],
+    *,
+    betas: tuple[float, float],
+    momentum: float = 0.95,
+    weight_decay: float = 0.0,
+) -> list[torch.optim.Optimizer]:
+    """Muon for `matrices` and AdamW for `others`, fit for a CUDA graph; groups know their `full_rate`."""
+    on_gpu = others[0].is_cuda
+    first, second = (torch.tensor(rate, device=others[0].device) if on_gpu else rate for rate in rates)
+    muon = Muon(matrices, lr=first, momentum=momentum, weight_decay=weight_decay)
+    adam = torch.optim.AdamW(others, lr=second, betas=betas, weight_decay=0.0, capturable=on_gpu)
+    for optimizer, rate in ((muon, rates[0]), (adam, rates[1])):
+        for group in optimizer.param_groups:
+            group["full_rate"] = rate
+    return [muon, adam]
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +17,23 @@ from torch import Tensor
 from diffusers_helper.framepack.planning import LATENT_WINDOW
 from training.captions import caption
 from training.clips import render
-from training.family import IMAGE_SIZE
+from training.family import CLIP_WIDTH, IMAGE_SIZE, LLAMA_WIDTH
 from training.latents import encode
+from training.loop import autocast, say, sync
 from training.motions import Motion, draw_motion
 from training.pictures import PictureSource
 from training.quick_vae import arranged
 from training.sections import NOTHING, SEGMENT_LATENTS, START, draw_pattern, segment_starts, stacked
-from training.texts import Words, padded
+from training.texts import TextEncoders, Words, padded
 
-SHAPES = {(128, 128): 0.5, (112, 144): 0.125, (144, 112): 0.125, (96, 160): 0.125, (160, 96): 0.125}
+SHAPES = {(128, 128): 0.3, (112, 144): 0.2, (144, 112): 0.12, (96, 160): 0.24, (160, 96): 0.14}
 """Pictures' heights and widths, and their parts of the store."""
-FROM_START = 0.7
+FROM_START = 0.75
 """Part of the segments that begin at the start picture."""
 PARAPHRASES = 4
-MAX_TOKENS = 40
-CHUNK = 8
+LENGTHS = (3, 4, 5, 6, 8, 11)
+"""Tokens that a caption may have, the template's end counted in: every length is a CUDA graph of its own."""
+CHUNK = 16
 """Clips rendered and encoded at a time."""
 
 
@@ -41,7 +45,7 @@ class Batch:
         target: latents to sample, (B, 16, 9, H, W).
         clean, clean_2x, clean_4x: history (B, 16, n, H, W), and which of it may be disturbed, (B, n) each.
         times: time indices (B, n) by field.
-        llama_ids, clip_ids: tokens (B, L).
+        text, pooled: states (B, L, width) and pooled vectors (B, width) of the captions.
         thumbnails: start pictures for the image encoder, (B, 3, 64, 64), -1..1.
     """
 
@@ -51,15 +55,33 @@ class Batch:
     clean_4x: Tensor
     movable: dict[str, Tensor]
     times: dict[str, Tensor]
-    llama_ids: Tensor
-    clip_ids: Tensor
+    text: Tensor
+    pooled: Tensor
     thumbnails: Tensor
+
+    def flat(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        found: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            found |= (
+                {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            )
+        return found
+
+    @classmethod
+    def of(cls, flat: dict[str, Tensor]) -> Batch:
+        """What `flat` took apart, of a dictionary that may hold more."""
+        parts: dict[str, Any] = {}
+        for field in fields(cls):
+            inner = {name.split(".")[1]: value for name, value in flat.items() if name.startswith(f"{field.name}.")}
+            parts[field.name] = inner or flat[field.name]
+        return cls(**parts)
 
 
 class Shelf:
     """The clips of one picture shape."""
 
-    def __init__(self, size: int, height: int, width: int, words: Words, device: torch.device) -> None:
+    def __init__(self, size: int, height: int, width: int, device: torch.device) -> None:
         latent = (16, height // 8, width // 8)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.height, self.width = height, width
@@ -67,9 +89,9 @@ class Shelf:
         self.segments = torch.zeros(size, SEGMENT_LATENTS, *latent, device=device, dtype=half)
         self.thumbnails = torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device, dtype=torch.uint8)
         self.firsts = np.zeros(size, np.int64)
-        self.llama_ids = torch.full((size, PARAPHRASES, MAX_TOKENS), words.suffix[-1])
-        self.llama_lengths = np.zeros((size, PARAPHRASES), np.int64)
-        self.clip_ids = torch.full((size, PARAPHRASES, MAX_TOKENS), words.clip.eos_token_id)
+        self.text = torch.zeros(size, PARAPHRASES, LENGTHS[-1], LLAMA_WIDTH, device=device, dtype=half)
+        self.pooled = torch.zeros(size, PARAPHRASES, CLIP_WIDTH, device=device, dtype=half)
+        self.lengths = np.zeros((size, PARAPHRASES), np.int64)
         self.filled = 0
         self.next = 0
 
@@ -88,19 +110,27 @@ class LatentPool:
     Args:
         vae: trained, on the device.
         words: the tokenizers.
+        encoders: trained, on the device.
         size: clips kept.
         seed: of pictures, motions, captions and choices.
     """
 
     def __init__(
-        self, vae: AutoencoderKLHunyuanVideo, words: Words, size: int, seed: int, device: torch.device
+        self,
+        vae: AutoencoderKLHunyuanVideo,
+        words: Words,
+        encoders: TextEncoders,
+        size: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.vae, self.words, self.device = arranged(copy.deepcopy(vae)).to(half), words, device
+        self.vae = in_quicker_layout(arranged(copy.deepcopy(vae)).to(half), device)
+        self.words, self.encoders, self.device = words, encoders, device
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
-        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, words, device) for shape, part in SHAPES.items()]
+        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, device) for shape, part in SHAPES.items()]
         self.made = 0
 
     @property
@@ -131,23 +161,24 @@ class LatentPool:
         self._caption(shelf, slots, motions)
 
     def _caption(self, shelf: Shelf, slots: np.ndarray, motions: list[Motion]) -> None:
-        for slot, motion in zip(slots, motions, strict=True):
-            llama, clip = self._paraphrases(motion)
-            ids, lengths = padded(llama, self.words.suffix[-1])
-            shelf.llama_ids[slot, :, : ids.shape[1]] = ids
-            shelf.llama_lengths[slot] = lengths
-            ids, _ = padded(clip, self.words.clip.eos_token_id)
-            shelf.clip_ids[slot] = self.words.clip.eos_token_id
-            shelf.clip_ids[slot, :, : ids.shape[1]] = ids
+        drawn = [self._paraphrases(motion) for motion in motions]
+        llama, lengths = padded([ids for pair in drawn for ids in pair[0]], self.words.suffix[-1])
+        clip, _ = padded([ids for pair in drawn for ids in pair[1]], self.words.clip.eos_token_id)
+        where = torch.from_numpy(slots).to(self.device)
+        with autocast(self.device):
+            states, pooled = self.encoders.states(llama.to(self.device)), self.encoders.pooled(clip.to(self.device))
+        shelf.text[where, :, : states.shape[1]] = states.to(shelf.text.dtype).unflatten(0, (-1, PARAPHRASES))
+        shelf.pooled[where] = pooled.to(shelf.pooled.dtype).unflatten(0, (-1, PARAPHRASES))
+        shelf.lengths[slots] = lengths.view(-1, PARAPHRASES).numpy()
 
     def _paraphrases(self, motion: Motion) -> tuple[list[list[int]], list[list[int]]]:
-        """Tokens of some captions, none of them too long."""
+        """Tokens of some captions of LENGTHS."""
         llama: list[list[int]] = []
         clip: list[list[int]] = []
         while len(llama) < PARAPHRASES:
             texts = [caption(motion, self.rng) for _ in range(PARAPHRASES - len(llama))]
             for a, b in zip(self.words.llama_ids(texts), self.words.clip_ids(texts), strict=True):
-                if max(len(a), len(b)) <= MAX_TOKENS:
+                if len(a) in LENGTHS:
                     llama.append(a)
                     clip.append(b)
         return llama, clip
@@ -156,7 +187,7 @@ class LatentPool:
         """Draw sections: of one shape and one text length, of both variants, from random clips."""
         parts = [part * (shelf.filled > 0) for part, shelf in zip(SHAPES.values(), self.shelves, strict=True)]
         shelf = self.rng.choices(self.shelves, parts)[0]
-        lengths = shelf.llama_lengths[: shelf.filled]
+        lengths = shelf.lengths[: shelf.filled]
         length = lengths[self.rng.randrange(shelf.filled), self.rng.randrange(PARAPHRASES)]
         clips, paraphrases = np.nonzero(lengths == length)
         chosen = self.numpy.integers(len(clips), size=count)
@@ -169,15 +200,14 @@ class LatentPool:
         ]
         numbers = {name: torch.from_numpy(value).to(self.device) for name, value in stacked(chosen).items()}
         rows = torch.from_numpy(clips).to(self.device)
-        clip_ids = shelf.clip_ids[clips, paraphrases]
-        ends = (clip_ids == self.words.clip.eos_token_id).int().argmax(1)
+        said = torch.from_numpy(paraphrases).to(self.device)
         parts = {name: _gather(shelf, rows, numbers[name]) for name in ("target", "clean", "clean_2x", "clean_4x")}
         return Batch(
             **parts,
             movable={name: numbers[name] >= 0 for name in ("clean", "clean_2x", "clean_4x")},
             times={name: numbers[f"{name}_times"] for name in parts},
-            llama_ids=shelf.llama_ids[clips, paraphrases, :length].to(self.device),
-            clip_ids=clip_ids[:, : int(ends.max()) + 1].to(self.device),
+            text=shelf.text[rows, said, :length].float(),
+            pooled=shelf.pooled[rows, said].float(),
             thumbnails=shelf.thumbnails[rows].float() / 127.5 - 1,
         )
 
@@ -198,7 +228,7 @@ def make_latents(
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Start latents (B, 16, H, W), segments (B, 40, 16, H, W) from sections `firsts` on, thumbnails (B, 3, 64, 64)."""
+    """Start latents (B, 16, H, W), segments (B, 32, 16, H, W) from sections `firsts` on, thumbnails (B, 3, 64, 64)."""
     device = pictures.device
     sources = pictures.sample(len(motions), 2 * height, 2 * width)
     still = render(sources, motions, torch.zeros(len(motions), 1, device=device))
@@ -215,3 +245,22 @@ def thumbnails_of(stills: Tensor) -> Tensor:
     """Pictures (B, 3, H, W), 0..1, as the image encoder's processor scales them: (B, 3, 64, 64) uint8."""
     small = F.interpolate(stills, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True, align_corners=False)
     return (small.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def in_quicker_layout(vae: AutoencoderKLHunyuanVideo, device: torch.device) -> AutoencoderKLHunyuanVideo:
+    """The autoencoder with its kernels in the order, channels last or not, in which this GPU encodes faster."""
+    if device.type != "cuda":
+        return vae
+    clips = torch.randn(CHUNK, 3, 4 * SEGMENT_LATENTS + 1, 128, 128, device=device, dtype=torch.bfloat16)
+    seconds = {}
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        vae.to(memory_format=layout)
+        for _ in range(3):
+            sync(device)
+            started = time.monotonic()
+            encode(vae, clips)
+            sync(device)
+            seconds[layout] = time.monotonic() - started
+    say(f"seconds for {CHUNK} clips: {seconds}")
+    return vae.to(memory_format=min(seconds, key=seconds.__getitem__))

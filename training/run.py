@@ -86,11 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     text = commands.add_parser("text", parents=[timed], help="train the text encoders")
     text.add_argument("--captions", type=int, default=100_000, help="captions drawn ahead")
     transformer = commands.add_parser("transformer", parents=[timed], help="train the transformer")
-    for command, size in ((text, 256), (transformer, 128)):
+    for command, size in ((text, 256), (transformer, 64)):
         command.add_argument("--batch", type=int, default=size)
     transformer.add_argument("--pool-size", type=int, default=12_000, help="clips kept as latents")
     transformer.add_argument("--fill-seconds", type=float, default=50.0, help="time for the first clips")
-    transformer.add_argument("--eager", dest="compiled", action="store_false", help="do not compile the blocks")
+    transformer.add_argument("--eager", dest="compiled", action="store_false", help="compile nothing")
     look = commands.add_parser("evaluate", parents=[common], help="sample clips and compare them with the right ones")
     look.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     look.add_argument("--sampling-steps", type=int, default=16)

@@ -15,7 +15,8 @@ import numpy as np
 
 from diffusers_helper.framepack.planning import HISTORY_LATENTS, LATENT_WINDOW, SectionPlan, plan_video
 
-SEGMENT_LATENTS = 40
+SEGMENT_LATENTS = 32
+"""A section, the 19 latents that it reads and the one between sections, in whole pieces of the autoencoder."""
 DEEPEST = 8
 """The last section at which a segment may begin."""
 NOTHING, START = -1, -2

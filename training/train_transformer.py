@@ -11,29 +11,32 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch._dynamo
+import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 
+from diffusers_helper.models.blocks import Compute
+from diffusers_helper.models.section_context import Conditioning
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu
 from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
-from training.loop import Average, Budget, Run, autocast, pick_device, say
-from training.muon import Muon
+from training.graphs import GraphedStep, HalfCopy, set_rates
+from training.loop import Average, Budget, Run, pick_device, say, sync
+from training.muon import muon_and_adam
 from training.patches import with_matrices
 from training.pool import Batch, LatentPool
-from training.texts import TextEncoders, Words
+from training.quick_kernels import QuickKernels
+from training.texts import Words
 from training.train_text import load_encoders
 from training.train_vae import NAME as VAE_NAME
 
 NAME = "transformer"
-BATCH = 128
+BATCH = 64
 POOL = 12_000
 FILL_SECONDS = 50.0
-RENEW_SHARE = 0.15
+RENEW_SHARE = 0.18
 """Part of the time that goes into new clips once training has begun."""
 ADAM_RATE, MUON_RATE = 1e-3, 2e-3
 GUIDANCE = 10.0
@@ -48,30 +51,37 @@ class Mover(nn.Module):
         super().__init__()
         self.transformer = build_transformer()
         self.siglip = build_siglip()
+        self.kernels = QuickKernels(compiled=False)
         with_matrices(self)
         _begin_as_identity(self.transformer)
 
-    def forward(
-        self, batch: Batch, noisy: Tensor, sigma: Tensor, guidance: Tensor, text: Tensor, pooled: Tensor
-    ) -> Tensor:
-        """Predict the flow (B, 16, 9, H, W)."""
-        arguments: dict[str, Any] = {
-            "hidden_states": noisy,
-            "timestep": sigma * 1000,
-            "encoder_hidden_states": text,
-            "encoder_attention_mask": torch.ones(text.shape[:2], dtype=torch.bool, device=text.device),
-            "pooled_projections": pooled,
-            "guidance": guidance * 1000,
-            "latent_indices": batch.times["target"],
-            "clean_latents": batch.clean,
-            "clean_latent_indices": batch.times["clean"],
-            "clean_latents_2x": batch.clean_2x,
-            "clean_latent_2x_indices": batch.times["clean_2x"],
-            "clean_latents_4x": batch.clean_4x,
-            "clean_latent_4x_indices": batch.times["clean_4x"],
-            "image_embeddings": self.siglip(batch.thumbnails).last_hidden_state,
-        }
-        return self.transformer(**arguments, return_dict=False)[0]
+    def forward(self, batch: Batch, noisy: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
+        """Predict the flow (B, 16, 9, H, W), all in the dtype of `noisy`: the transformer's own steps, one by one."""
+        model, dtype = self.transformer, noisy.dtype
+        timesteps = (sigma * 1000)[None]
+        text = batch.text.to(dtype)
+        words = model.refine_text(text, torch.ones_like(text[..., 0], dtype=torch.bool), timesteps, None)
+        picture = model.image_projection(self.siglip(batch.thumbnails.to(dtype)).last_hidden_state)
+        modulations = model.modulations(timesteps, batch.pooled.to(dtype), guidance * 1000)
+        history = model.pack(
+            noisy,
+            batch.times["target"],
+            {
+                4: (batch.clean_4x, batch.times["clean_4x"]),
+                2: (batch.clean_2x, batch.times["clean_2x"]),
+                1: (batch.clean, batch.times["clean"]),
+            },
+        )
+        image = torch.cat([history.tokens, model.x_embedder(noisy)], dim=1)
+        conditioning = Conditioning(modulations, words, picture, None)
+        out = model.run_blocks(image, 0, conditioning, history.rope, Compute(_attention, self.kernels))
+        return model.project_out(out[:, history.tokens.shape[1] :], modulations.out[0], noisy.shape)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch chooses; its order of kernels suits training, where lengths change from batch to batch."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _begin_as_identity(model: nn.Module) -> None:
@@ -101,37 +111,36 @@ def train_transformer(
     torch.manual_seed(seed + len(run.record["calls"]))
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
+        torch.backends.cuda.enable_cudnn_sdp(False)
     words = Words.load(folder)
     vae = load_vae(folder).to(device)
     encoders = load_encoders(folder, words).to(device).eval().requires_grad_(False)
     model = Mover().to(device)
     run.resume(model)
     model.train()
-    pool = LatentPool(vae, words, pool_size, seed + 1000 * len(run.record["calls"]), device)
+    pool = LatentPool(vae, words, encoders, pool_size, seed + 1000 * len(run.record["calls"]), device)
     _fill(pool, run, fill_seconds)
-    if compiled and device.type == "cuda":
-        _compile_blocks(model)
-
+    half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    half.module.kernels = QuickKernels(compiled=compiled and device.type == "cuda")
     average = Average(model, 0.999)
     optimizers = _optimizers(model)
+    step = GraphedStep(lambda inputs, _: flow_losses(half.module, inputs), list(model.parameters()), optimizers, half)
     renewing = 0.0
     started = time.monotonic()
     while not run.over:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_rate"] * run.rate()
-        losses = flow_losses(model, encoders, pool.batch(batch), device)
-        losses["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        set_rates(optimizers, run.rate())
+        inputs = pool.batch(batch).flat()
+        losses = step(inputs | draw_levels(inputs["target"]))
         average.update()
         run.save_now_and_then(model, average)
-        run.step(losses | {"norm": norm})
-        if renewing < RENEW_SHARE * (time.monotonic() - started):
+        run.step(losses)
+        if run.steps % 16 == 0 and renewing < RENEW_SHARE * (time.monotonic() - started):
+            sync(device)
             before = time.monotonic()
-            pool.renew()
+            for _ in range(4):
+                pool.renew()
+            sync(device)
             renewing += time.monotonic() - before
 
     run.note("clips_made", pool.made)
@@ -150,13 +159,6 @@ def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
     say(f"{pool.made} clips in {time.monotonic() - start:.0f} s")
 
 
-def _compile_blocks(model: Mover) -> None:
-    """Compile the blocks, for lengths of any kind; where that fails, torch falls back to plain calls."""
-    torch._dynamo.config.suppress_errors = True
-    for block in (*model.transformer.transformer_blocks, *model.transformer.single_transformer_blocks):
-        block.compile(dynamic=True)
-
-
 def _optimizers(model: Mover) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks (Jordan et al., 2024), AdamW for all else."""
     inner = ("attn.", "ff.", "ff_context.", "proj_mlp", "proj_out.weight")
@@ -164,28 +166,25 @@ def _optimizers(model: Mover) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         in_block = "_blocks." in name and parameter.ndim == 2 and any(part in name for part in inner)
         (matrices if in_block else others).append(parameter)
-    muon = Muon(matrices, lr=MUON_RATE, weight_decay=0.01)
-    adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    for optimizer, rate in ((muon, MUON_RATE), (adam, ADAM_RATE)):
-        for group in optimizer.param_groups:
-            group["full_rate"] = rate
-    return [muon, adam]
+    return muon_and_adam(matrices, others, (MUON_RATE, ADAM_RATE), betas=(0.9, 0.98), weight_decay=0.01)
 
 
-def flow_losses(model: Mover, encoders: TextEncoders, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Flow-matching loss of a batch, and its parts at high and low noise."""
-    count = len(batch.target)
-    disturb(batch)
-    noise = torch.randn_like(batch.target)
-    sigma = draw_sigmas(count, batch.target.shape, device)
-    at = sigma[:, None, None, None, None]
-    noisy = (1 - at) * batch.target + at * noise
+def draw_levels(target: Tensor) -> dict[str, Tensor]:
+    """Noise levels and guidance for a batch, (B,) each."""
+    count, device = len(target), target.device
     given = torch.rand(count, device=device)
     guidance = torch.where(given < 0.5, GUIDANCE, 1 + 62 * (given - 0.5))
-    with torch.no_grad(), autocast(device):
-        text, pooled = encoders.states(batch.llama_ids), encoders.pooled(batch.clip_ids)
-    with autocast(device):
-        flow = model(batch, noisy, sigma, guidance, text.float(), pooled.float())
+    return {"sigma": draw_sigmas(count, target.shape, device), "guidance": guidance}
+
+
+def flow_losses(model: Mover, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Flow-matching loss of a flat `Batch` with its levels, and its parts at high and low noise."""
+    batch, sigma = Batch.of(inputs), inputs["sigma"]
+    disturb(batch)
+    noise = torch.randn_like(batch.target)
+    at = sigma[:, None, None, None, None]
+    noisy = (1 - at) * batch.target + at * noise
+    flow = model(batch, noisy.to(model.transformer.proj_out.weight.dtype), sigma, inputs["guidance"])
     each = (flow.float() - (noise - batch.target)).square().mean((1, 2, 3, 4))
     high = sigma > 0.8
     return {

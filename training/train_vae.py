@@ -16,7 +16,7 @@ from training.graphs import GraphedStep, set_rates
 from training.latents import decode, normalise, posterior
 from training.loop import Average, Budget, Run, pick_device, sync
 from training.motions import draw_motion
-from training.muon import Muon
+from training.muon import muon_and_adam
 from training.pictures import HELD_OUT_PHOTOS, PictureSource
 from training.quick_vae import QuickVae
 
@@ -37,7 +37,7 @@ CLIPS_FROM = 0.4
 """Until this part, seven steps of eight are stills: they show more pictures for the same work."""
 MUON_RATE, ADAM_RATE = 2e-3, 1e-3
 DECAY_FROM = 0.4
-WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 1e-4}
+WEIGHTS = {"mse": 6.0, "l1": 0.5, "slope": 0.3, "flicker": 0.3, "kl": 2e-3}
 
 
 class ClipSource:
@@ -119,7 +119,9 @@ def train_vae(
     average = Average(model, 0.999)
     optimizers = _optimizers(model)
     quick = QuickVae(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    step = GraphedStep(lambda clips, first: _losses(quick, clips, first), list(model.parameters()), optimizers)
+    step = GraphedStep(
+        lambda inputs, first: _losses(quick, inputs["clips"], first), list(model.parameters()), optimizers
+    )
     banks = {
         (frames, side): ClipBank(source, int(size * scale) + 1, frames, side) for (frames, side), size in BANKS.items()
     }
@@ -132,7 +134,7 @@ def train_vae(
         clips = bank.batch(max(1, int(BATCHES[bank.key] * scale)))
         # A piece in the middle of a video begins with a latent of four frames, and shows only the last of them.
         first = source.rng.randint(0, min(1, clips.shape[2] - 1))
-        losses = step(clips, first)
+        losses = step({"clips": clips}, first)
         average.update()
         run.save_now_and_then(model, average)
         run.step(losses)
@@ -143,6 +145,7 @@ def train_vae(
             renewing += run.elapsed - before
 
     average.swap()
+    torch.backends.cudnn.benchmark = False  # the shapes of what follows come once
     _normalise_latents(model, source, device, scale)
     for key, value in evaluate(model, device, clips=max(2, int(24 * scale))).items():
         run.note(key, value)
@@ -168,14 +171,7 @@ def _optimizers(model: AutoencoderKLHunyuanVideo) -> list[torch.optim.Optimizer]
     kernels, others = [], []
     for parameter in model.parameters():
         (kernels if parameter.ndim > 1 and min(parameter.shape[:2]) > 3 else others).append(parameter)
-    on_gpu = others[0].is_cuda
-    rates = [torch.tensor(rate, device=others[0].device) if on_gpu else rate for rate in (MUON_RATE, ADAM_RATE)]
-    muon = Muon(kernels, lr=rates[0], momentum=0.9)
-    adam = torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.99), weight_decay=0.0, capturable=on_gpu)
-    for optimizer, rate in ((muon, MUON_RATE), (adam, ADAM_RATE)):
-        for group in optimizer.param_groups:
-            group["full_rate"] = rate
-    return [muon, adam]
+    return muon_and_adam(kernels, others, (MUON_RATE, ADAM_RATE), betas=(0.9, 0.99), momentum=0.9)
 
 
 def _losses(model: QuickVae, clips: Tensor, first: int) -> dict[str, Tensor]:
