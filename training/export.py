@@ -36,7 +36,7 @@ def export(folder: Path, output: Path, *, defaults: dict[str, Any] | None = None
     hunyuan, redux = output / HUNYUAN_FOLDER, output / REDUX_FOLDER
     for repository in (ORIGINAL_FOLDER, F1_FOLDER, HUNYUAN_FOLDER, REDUX_FOLDER):
         shutil.rmtree(output / repository, ignore_errors=True)
-    mover.transformer.half().save_pretrained(output / ORIGINAL_FOLDER, max_shard_size=SHARD)
+    mover.transformer.bfloat16().save_pretrained(output / ORIGINAL_FOLDER, max_shard_size=SHARD)
     load_vae(folder).half().save_pretrained(hunyuan / "vae")
     encoders.llama.half().save_pretrained(hunyuan / "text_encoder")
     encoders.clip.half().save_pretrained(hunyuan / "text_encoder_2")
