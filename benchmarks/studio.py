@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,21 +64,26 @@ class Studio:
             latents = vae_encode(pixels, vae, torch.Generator("cpu").manual_seed(self.settings.seed))
             return next(iter(rgb_frames(vae_decode(latents, vae))))
 
-    def _video(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Frames:
+    def sections(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Iterator[SectionDone]:
+        """The finished sections of a video, in the order of sampling, with latents and pixels."""
         request = self.settings.model_copy(update={"prompt": prompt, "variant": variant, "seconds": seconds})
-        plan = plan_video(variant, request.sections)
         photo = Photo(Image.fromarray(picture), "picture", ())
-        clip: torch.Tensor | None = None
         with tempfile.TemporaryDirectory() as folder:
             for event in generate(request, photo, components=self.components, output=Path(folder) / "clip"):
-                if not isinstance(event, SectionDone) or event.pixels is None:
-                    continue
-                overlap = plan.sections[event.index].overlap_pixels
-                if clip is None:
-                    clip = event.pixels
-                elif plan.grows_at_front:
-                    clip = soft_append_bcthw(event.pixels, clip, overlap)
-                else:
-                    clip = soft_append_bcthw(clip, event.pixels, overlap)
+                if isinstance(event, SectionDone):
+                    yield event
+
+    def _video(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Frames:
+        plan = plan_video(variant, sections_for(seconds))
+        clip: torch.Tensor | None = None
+        for event in self.sections(picture, prompt, variant, seconds):
+            assert event.pixels is not None, "this run decodes"
+            overlap = plan.sections[event.index].overlap_pixels
+            if clip is None:
+                clip = event.pixels
+            elif plan.grows_at_front:
+                clip = soft_append_bcthw(event.pixels, clip, overlap)
+            else:
+                clip = soft_append_bcthw(clip, event.pixels, overlap)
         assert clip is not None, "a finished video has sections"
         return np.stack(list(rgb_frames(clip)))

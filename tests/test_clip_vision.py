@@ -5,7 +5,7 @@ from PIL import Image
 from transformers import SiglipVisionModel
 
 from diffusers_helper.clip_vision import hf_clip_vision_encode
-from tests.tiny import REDUX, tiny_vision
+from tests.tiny import TINY, redux_of, tiny_vision
 
 
 def picture(height, width):
@@ -30,7 +30,7 @@ def test_a_picture_is_squeezed_into_the_encoder_s_square_and_scaled_to_minus_1_t
 
 def test_the_encoder_computes_in_its_own_dtype():
     processor, encoder = tiny_vision()
-    half = SiglipVisionModel.from_pretrained(REDUX / "image_encoder", dtype=torch.bfloat16)
+    half = SiglipVisionModel.from_pretrained(redux_of(TINY) / "image_encoder", dtype=torch.bfloat16)
     image = picture(128, 128)
     states = hf_clip_vision_encode(image, processor, half).last_hidden_state
     assert states.dtype == torch.bfloat16

@@ -22,8 +22,8 @@ from diffusers_helper.memory.budget import Work, weights_of
 from diffusers_helper.memory.packing import block_layout
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files import parts
-from diffusers_helper.model_files.source import TINY_FOLDER
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+from tests.tiny import TINY_FOLDER
 
 TRANSFORMER = VARIANTS["f1"].checkpoint
 LITTLE_MEMORY = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=True)

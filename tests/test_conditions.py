@@ -12,7 +12,7 @@ from diffusers_helper.embedding_cache import EmbeddingCache
 from diffusers_helper.framepack.conditions import make_conditions
 from diffusers_helper.framepack.events import Note
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.model_files.source import TINY_FOLDER
+from tests.tiny import TINY_FOLDER
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 ENCODERS = {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "image_encoder", "feature_extractor"}

@@ -13,8 +13,8 @@ from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.model_files.shards import Shards
-from diffusers_helper.model_files.source import TINY_FOLDER
 from diffusers_helper.models.eight_bit import quantize
+from tests.tiny import TINY_FOLDER
 
 PART = transformer_part("f1")
 FOLDER = LocalFolder(TINY_FOLDER).folder(PART)

@@ -62,7 +62,7 @@ def program(demo, folder):
 def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
     with program(demo, tmp_path) as url, headless(chromium) as browser, visit(browser, url) as user:
         tab = user.open()
-        expect(tab.get_by_role("note").first).to_contain_text("noise")
+        expect(tab.get_by_role("note").first).to_contain_text("tiny model")
         tab.locator("#seconds input[type=number]").fill("1")
         fill(tab, prompt="The lion turns its head.")
         start(tab)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.components import Components, resolve_models
+from diffusers_helper.components import Components
 from diffusers_helper.extending import begin_longer
 from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
@@ -30,13 +30,15 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.job_store import JobStore
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
+from diffusers_helper.model_files.source import LocalFolder
+from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}
 
 
 @pytest.fixture(scope="module")
 def components():
-    return Components(resolve_models("tiny", accelerator=False), "cpu")
+    return Components(LocalFolder(TINY_FOLDER), "cpu")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, parts, parts_for, resolve_models, transformer_part
 from diffusers_helper.model_files.check import Fault, find_problems, read_header
-from diffusers_helper.model_files.source import TINY_FOLDER
+from tests.tiny import TINY_FOLDER
 
 TRANSFORMER = transformer_part("f1")
 FIRST_SHARD, SHARD, LAST_SHARD = (f"diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))

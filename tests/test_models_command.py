@@ -16,9 +16,9 @@ from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, copying, parts, parts_for, transformer_part
 from diffusers_helper.model_files.hub import HuggingFaceHub
-from diffusers_helper.model_files.source import TINY_FOLDER
 from tests.fake_hub import fake_hub
 from tests.test_model_hub import SHARDS, tiny_repositories
+from tests.tiny import SHIPPED, TINY_FOLDER
 
 F1 = transformer_part("f1")
 ONLINE, OFFLINE = (Namespace(offline=offline, checksums=False) for offline in (False, True))
@@ -100,7 +100,7 @@ def test_the_table_says_what_each_part_is_and_how_large(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:9]] == NAMES
     row = lines[1 + NAMES.index("vae")].split()
-    size = sum(path.stat().st_size for path in (TINY_FOLDER / parts.VAE.repository / "vae").iterdir())
+    size = sum(path.stat().st_size for path in (SHIPPED / parts.VAE.repository / "vae").iterdir())
     assert row == ["vae", parts.VAE.repository, "vae", "-", f"{size / 1e6:.1f}", "MB", "here"]
     assert lines[-1].startswith("Free on this disk: ")
 
@@ -268,7 +268,8 @@ def test_files_that_two_repositories_share_are_copied_once(folder, tmp_path):
 
 def test_the_settings_of_a_model_folder_are_copied(tmp_path):
     assert run("copy", tmp_path / "copy", "--models", "tiny", "--variant", "f1") == 0
-    assert LocalFolder(tmp_path / "copy").defaults == LocalFolder(TINY_FOLDER).defaults
+    assert LocalFolder(tmp_path / "copy").defaults == LocalFolder(SHIPPED).defaults
+    LocalFolder(tmp_path / "copy").check(["original", "f1"])  # one transformer serves both
 
 
 def test_offline_and_missing_says_how_to_fetch(source, hub):

@@ -15,12 +15,14 @@ from diffusers_helper.clip_vision import hf_clip_vision_encode
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode, vae_encode
+from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from tests.tiny import HUNYUAN, REDUX, TINY, tiny_text, tiny_vae, tiny_vision
+from tests.tiny import SHIPPED, hunyuan_of, redux_of, tiny_text, tiny_vae, tiny_vision
 
-MAX_BYTES = 12_000_000
-TRANSFORMERS = [TINY / variant.checkpoint for variant in VARIANTS.values()]
-FILES = sorted(path for path in TINY.rglob("*") if path.is_file())
+MAX_BYTES = 48_000_000
+TRANSFORMER = SHIPPED / VARIANTS["original"].checkpoint
+HUNYUAN, REDUX = hunyuan_of(SHIPPED), redux_of(SHIPPED)
+FILES = sorted(path for path in SHIPPED.rglob("*") if path.is_file())
 WEIGHTS = [path for path in FILES if path.suffix == ".safetensors"]
 
 
@@ -45,7 +47,7 @@ def test_it_holds_nothing_but_weights_tokenizers_and_configurations():
 @pytest.mark.parametrize(
     ("config", "key", "value"),
     [
-        *((folder / "config.json", "_class_name", "HunyuanVideoTransformer3DModelPacked") for folder in TRANSFORMERS),
+        (TRANSFORMER / "config.json", "_class_name", "HunyuanVideoTransformer3DModelPacked"),
         (HUNYUAN / "vae" / "config.json", "_class_name", "AutoencoderKLHunyuanVideo"),
         (HUNYUAN / "vae" / "config.json", "scaling_factor", 0.476986),
         (HUNYUAN / "text_encoder" / "config.json", "architectures", ["LlamaModel"]),
@@ -60,16 +62,16 @@ def test_every_configuration_says_what_the_public_one_says(config, key, value):
     assert read_json(config)[key] == value
 
 
-@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: str(path.relative_to(TINY)))
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: str(path.relative_to(SHIPPED)))
 def test_weights_are_in_the_half_precision_of_the_public_ones_and_finite(path):
-    expected = torch.bfloat16 if path.parent in TRANSFORMERS else torch.float16
+    expected = torch.bfloat16 if path.parent == TRANSFORMER else torch.float16
     weights = load_file(path)
     assert {weight.dtype for weight in weights.values()} == {expected}
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
-@pytest.mark.parametrize("folder", TRANSFORMERS, ids=lambda folder: folder.name)
-def test_the_transformer_s_index_and_shards_agree(folder):
+def test_the_transformer_s_index_and_shards_agree():
+    folder = TRANSFORMER
     index = read_json(folder / "diffusion_pytorch_model.safetensors.index.json")
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 1
@@ -84,33 +86,39 @@ def test_the_transformer_s_index_and_shards_agree(folder):
     assert set(held) == set(load_transformer(folder).state_dict())
 
 
+def test_one_transformer_serves_both_variants():
+    LocalFolder(SHIPPED).check(list(VARIANTS))
+    assert not (SHIPPED / VARIANTS["f1"].checkpoint).exists()
+
+
 def test_its_defaults_are_settings_that_a_request_takes():
-    defaults = read_json(TINY / "framepack.json")
-    title, trained = defaults.pop("title"), defaults.pop("trained")
-    assert trained or "noise" in title
+    defaults = read_json(SHIPPED / "framepack.json")
+    assert defaults.pop("trained")
+    assert "Tiny" in defaults.pop("title")
+    del defaults["same_files"]
     request = GenerationRequest.from_fields(defaults)
     assert {field: getattr(request, field) for field in ("resolution", "steps", "guidance_scale")} == defaults
 
 
 @pytest.mark.parametrize("text", ["The girl dances.\n\n {0} %s", "🙂 שלום עולם 日本語", "a\tb", ""])
 def test_the_llama_tokenizer_gives_any_text_back(text):
-    tokenizer = tiny_text().tokenizer
+    tokenizer = tiny_text(SHIPPED).tokenizer
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
 @pytest.mark.parametrize("text", ["the girl dances", "🙂 שלום עולם 日本語 ñ"])
 def test_the_clip_tokenizer_knows_every_byte_and_marks_the_end_once(text):
-    tokenizer = tiny_text().tokenizer_2
+    tokenizer = tiny_text(SHIPPED).tokenizer_2
     ids = tokenizer(text).input_ids
     assert ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
 def test_prompts_give_states_of_a_natural_spread_that_differ():
-    first = encode_prompt_conds("The girl dances.", *tiny_text())
-    second = encode_prompt_conds("The lion walks.", *tiny_text())
-    assert first[0].shape[2] == tiny_text().text_encoder.config.hidden_size
-    assert first[1].shape == (1, tiny_text().text_encoder_2.config.hidden_size)
+    first = encode_prompt_conds("The girl dances.", *tiny_text(SHIPPED))
+    second = encode_prompt_conds("The lion walks.", *tiny_text(SHIPPED))
+    assert first[0].shape[2] == tiny_text(SHIPPED).text_encoder.config.hidden_size
+    assert first[1].shape == (1, tiny_text(SHIPPED).text_encoder_2.config.hidden_size)
     for one, other in zip(first, second, strict=True):
         length = min(one.shape[1], other.shape[1])
         assert 0.2 < one.std() < 5
@@ -121,38 +129,37 @@ def test_the_whole_chain_of_models_fits_together_and_stays_tame():
     """Photo and prompt to latents, one transformer call as a section makes it, and pixels."""
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None, :, None] / 127.5 - 1
-    vae = tiny_vae()
+    vae = tiny_vae(SHIPPED)
     start = vae_encode(pixels, vae, torch.Generator().manual_seed(0))
     assert start.shape == (1, 16, 1, 16, 16)
     assert 0.3 < start.std() < 3
 
-    llama, pooled = encode_prompt_conds("The girl dances.", *tiny_text())
-    seen = hf_clip_vision_encode(image, *tiny_vision()).last_hidden_state
-    vision = tiny_vision()[1].config
+    llama, pooled = encode_prompt_conds("The girl dances.", *tiny_text(SHIPPED))
+    seen = hf_clip_vision_encode(image, *tiny_vision(SHIPPED)).last_hidden_state
+    vision = tiny_vision(SHIPPED)[1].config
     assert seen.shape == (1, (vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
 
     indices = torch.arange(29)[None]
-    for folder in TRANSFORMERS:
-        with torch.no_grad():
-            flow = load_transformer(folder)(
-                hidden_states=torch.randn(1, 16, 9, 16, 16),
-                timestep=torch.tensor([900.0]),
-                encoder_hidden_states=llama,
-                encoder_attention_mask=torch.ones(llama.shape[:2], dtype=torch.bool),
-                pooled_projections=pooled,
-                guidance=torch.tensor([10000.0]),
-                latent_indices=indices[:, 1:10],
-                clean_latents=torch.cat([start, start], dim=2),
-                clean_latent_indices=indices[:, [0, 10]],
-                clean_latents_2x=torch.zeros(1, 16, 2, 16, 16),
-                clean_latent_2x_indices=indices[:, 11:13],
-                clean_latents_4x=torch.zeros(1, 16, 16, 16, 16),
-                clean_latent_4x_indices=indices[:, 13:29],
-                image_embeddings=seen,
-                return_dict=False,
-            )[0]
-        assert flow.shape == (1, 16, 9, 16, 16)
-        assert 0.1 < flow.std() < 3
+    with torch.no_grad():
+        flow = load_transformer(TRANSFORMER)(
+            hidden_states=torch.randn(1, 16, 9, 16, 16),
+            timestep=torch.tensor([900.0]),
+            encoder_hidden_states=llama,
+            encoder_attention_mask=torch.ones(llama.shape[:2], dtype=torch.bool),
+            pooled_projections=pooled,
+            guidance=torch.tensor([10000.0]),
+            latent_indices=indices[:, 1:10],
+            clean_latents=torch.cat([start, start], dim=2),
+            clean_latent_indices=indices[:, [0, 10]],
+            clean_latents_2x=torch.zeros(1, 16, 2, 16, 16),
+            clean_latent_2x_indices=indices[:, 11:13],
+            clean_latents_4x=torch.zeros(1, 16, 16, 16, 16),
+            clean_latent_4x_indices=indices[:, 13:29],
+            image_embeddings=seen,
+            return_dict=False,
+        )[0]
+    assert flow.shape == (1, 16, 9, 16, 16)
+    assert 0.1 < flow.std() < 3
 
     video = vae_decode(torch.randn(1, 16, 9, 16, 16), vae)
     assert video.shape == (1, 3, 33, 128, 128)
@@ -161,11 +168,11 @@ def test_the_whole_chain_of_models_fits_together_and_stays_tame():
 
 
 @pytest.mark.slow
-def test_the_script_makes_the_same_files_every_time(tmp_path):
+def test_the_micro_folder_for_tests_has_the_same_files_every_time(tmp_path):
     runs = [
         subprocess.Popen(
             [sys.executable, "-m", "training.make_tiny", "--output", str(tmp_path / hash_seed)],
-            cwd=TINY.parents[1],
+            cwd=SHIPPED.parents[1],
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
             stderr=subprocess.DEVNULL,
         )

@@ -1,5 +1,10 @@
-"""The parts of assets/tiny, loaded from their files as the product loads them."""
+"""A micro model folder with random weights, made anew, and its parts, loaded as the product loads them.
 
+It has the layout of the shipped assets/tiny (`SHIPPED`), both variants' transformers and a fifth of the work.
+"""
+
+import atexit
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +20,13 @@ from transformers import (
     SiglipVisionModel,
 )
 
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
-HUNYUAN = TINY / "hunyuanvideo-community" / "HunyuanVideo"
-REDUX = TINY / "lllyasviel" / "flux_redux_bfl"
+from training.make_tiny import make_tiny
+
+SHIPPED = Path(__file__).parents[1] / "assets" / "tiny"
+_made = tempfile.TemporaryDirectory(prefix="framepack-micro-")
+atexit.register(_made.cleanup)
+TINY = TINY_FOLDER = Path(_made.name)
+make_tiny(TINY)
 
 
 class TinyText(NamedTuple):
@@ -27,24 +36,33 @@ class TinyText(NamedTuple):
     tokenizer_2: CLIPTokenizer
 
 
+def hunyuan_of(folder: Path) -> Path:
+    return folder / "hunyuanvideo-community" / "HunyuanVideo"
+
+
+def redux_of(folder: Path) -> Path:
+    return folder / "lllyasviel" / "flux_redux_bfl"
+
+
 @cache
-def tiny_text() -> TinyText:
+def tiny_text(folder: Path = TINY) -> TinyText:
+    parts = hunyuan_of(folder)
     return TinyText(
-        LlamaModel.from_pretrained(HUNYUAN / "text_encoder", dtype=torch.float32),
-        CLIPTextModel.from_pretrained(HUNYUAN / "text_encoder_2", dtype=torch.float32),
-        PreTrainedTokenizerFast.from_pretrained(HUNYUAN / "tokenizer"),
-        CLIPTokenizer.from_pretrained(HUNYUAN / "tokenizer_2"),
+        LlamaModel.from_pretrained(parts / "text_encoder", dtype=torch.float32),
+        CLIPTextModel.from_pretrained(parts / "text_encoder_2", dtype=torch.float32),
+        PreTrainedTokenizerFast.from_pretrained(parts / "tokenizer"),
+        CLIPTokenizer.from_pretrained(parts / "tokenizer_2"),
     )
 
 
 @cache
-def tiny_vision() -> tuple[SiglipImageProcessorPil, SiglipVisionModel]:
+def tiny_vision(folder: Path = TINY) -> tuple[SiglipImageProcessorPil, SiglipVisionModel]:
     return (
-        SiglipImageProcessorPil.from_pretrained(REDUX / "feature_extractor"),
-        SiglipVisionModel.from_pretrained(REDUX / "image_encoder", dtype=torch.float32),
+        SiglipImageProcessorPil.from_pretrained(redux_of(folder) / "feature_extractor"),
+        SiglipVisionModel.from_pretrained(redux_of(folder) / "image_encoder", dtype=torch.float32),
     )
 
 
 @cache
-def tiny_vae() -> AutoencoderKLHunyuanVideo:
-    return AutoencoderKLHunyuanVideo.from_pretrained(HUNYUAN / "vae", torch_dtype=torch.float32).eval()
+def tiny_vae(folder: Path = TINY) -> AutoencoderKLHunyuanVideo:
+    return AutoencoderKLHunyuanVideo.from_pretrained(hunyuan_of(folder) / "vae", torch_dtype=torch.float32).eval()

@@ -1,12 +1,13 @@
-"""Makes the tiny model folder: every part of the real one at small width, with random weights from fixed seeds.
+"""Makes a micro model folder for tests: the shipped tiny folder's layout at a still smaller width, with random weights.
 
-``python -m training.make_tiny --output assets/tiny`` takes some seconds. Sizes and file names are the public
-repositories' in kind: half precision, safetensors, the transformer in shards. With the same versions of the libraries
-two runs write the same bytes.
+``python -m training.make_tiny --output FOLDER`` takes a second. The tokenizers are those of assets/tiny; sizes and file
+names are the public repositories' in kind: half precision, safetensors, the transformers in shards, one for each
+variant. With the same versions of the libraries two runs write the same bytes.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +17,18 @@ from diffusers import AutoencoderKLHunyuanVideo
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTokenizer,
     LlamaConfig,
     LlamaModel,
+    PreTrainedTokenizerFast,
     SiglipImageProcessorPil,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from training import tiny_tokenizers
 
+TOKENIZERS = Path(__file__).parents[1] / "assets" / "tiny" / "hunyuanvideo-community" / "HunyuanVideo"
 LLAMA_WIDTH, CLIP_WIDTH, SIGLIP_WIDTH = 96, 64, 64
 IMAGE_SIZE, IMAGE_PATCH = 96, 16
 
@@ -45,7 +48,7 @@ TRANSFORMER = {
 TRANSFORMER_SEEDS = {"FramePackI2V_HY": 1, "FramePack_F1_I2V_HY_20250503": 2}
 VAE = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 1, "norm_num_groups": 8}
 DEFAULTS = {
-    "title": "Tiny, untrained: the pictures are noise",
+    "title": "Micro, untrained: the pictures are noise",
     "trained": False,
     "resolution": 128,
     "steps": 25,
@@ -63,15 +66,17 @@ def make_tiny(folder: Path) -> None:
             transformer = HunyuanVideoTransformer3DModelPacked(**TRANSFORMER)
         transformer.bfloat16().save_pretrained(folder / "lllyasviel" / name, max_shard_size="2MB")
 
-    llama_words = tiny_tokenizers.llama_tokenizer()
-    tiny_tokenizers.save_llama(llama_words, hunyuan / "tokenizer")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(TOKENIZERS / name, hunyuan / name, dirs_exist_ok=True)
     with seeded(3):
-        llama(len(llama_words)).half().save_pretrained(hunyuan / "text_encoder")
+        llama(len(PreTrainedTokenizerFast.from_pretrained(hunyuan / "tokenizer"))).half().save_pretrained(
+            hunyuan / "text_encoder"
+        )
 
-    clip_words = tiny_tokenizers.clip_tokenizer()
-    tiny_tokenizers.save_clip(clip_words, hunyuan / "tokenizer_2")
     with seeded(4):
-        clip(len(clip_words)).half().save_pretrained(hunyuan / "text_encoder_2")
+        clip(len(CLIPTokenizer.from_pretrained(hunyuan / "tokenizer_2"))).half().save_pretrained(
+            hunyuan / "text_encoder_2"
+        )
 
     with seeded(5):
         vae().half().save_pretrained(hunyuan / "vae")
@@ -150,9 +155,7 @@ def vae() -> AutoencoderKLHunyuanVideo:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", type=Path, default=Path("assets/tiny"), help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
     make_tiny(parser.parse_args().output)
 
 
