@@ -11,8 +11,9 @@ from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs import JobManager
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
-from diffusers_helper.model_files.source import TINY_FOLDER, LocalFolder
+from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.preload import COMFORT, Loading, PartLoading, Preload, choose
+from tests.tiny import TINY_FOLDER
 
 GB = 10**9
 SMALL = ["tokenizer", "text_encoder_2", "tokenizer_2", "vae", "image_encoder", "feature_extractor"]
