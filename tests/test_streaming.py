@@ -9,9 +9,9 @@ from diffusers_helper.loading import Place, bytes_in_files
 from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files import parts
-from diffusers_helper.model_files.source import TINY_FOLDER
 from tests.gpus import PatientGpu
 from tests.test_eight_bit_files import call
+from tests.tiny import TINY_FOLDER
 
 SOURCE = LocalFolder(TINY_FOLDER, is_tiny=True)
 TRANSFORMER = parts.transformer_part("f1")
