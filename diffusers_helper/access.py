@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from diffusers_helper.accounts import Accounts
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.texts import Message
 
 MEGABYTE = 1_000_000
 
@@ -65,11 +66,16 @@ def access_from(parsed: argparse.Namespace, address: str) -> Access:
     loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
     if not (loopback or accounts or parsed.allow_anonymous):
         raise SettingsError(
-            f"Everybody who reaches {address} could use this page. Say who may: --auth FILE with lines made by "
-            "python -m diffusers_helper password NAME, or --allow-anonymous for all."
+            Message(
+                "Everybody who reaches {address} could use this page. Say who may: --auth FILE with lines made by "
+                "python -m diffusers_helper password NAME, or --allow-anonymous for all.",
+                address=address,
+            )
         )
     if parsed.root_path and not parsed.root_path.startswith(("/", "http://", "https://")):
-        raise SettingsError(f"--root-path {parsed.root_path} is neither a path such as /framepack nor a URL.")
+        raise SettingsError(
+            Message("--root-path {path} is neither a path such as /framepack nor a URL.", path=parsed.root_path)
+        )
     url = urlsplit(parsed.root_path)
     return Access(
         accounts=accounts,
@@ -86,7 +92,7 @@ def _networks(texts: Iterable[str]) -> Iterable[str]:
             yield str(ipaddress.ip_network(text, strict=False))
         except ValueError:
             raise SettingsError(
-                f"--forwarded-allow-ips: {text} is no address and no network such as 10.0.0.0/8."
+                Message("--forwarded-allow-ips: {text} is no address and no network such as 10.0.0.0/8.", text=text)
             ) from None
 
 

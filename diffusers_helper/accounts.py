@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.options import add_language
+from diffusers_helper.texts import Message
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 """A user's name is part of a folder's name, on file systems that do not tell A from a, too."""
@@ -97,7 +99,7 @@ class Accounts:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"The file of --auth cannot be read: {error}.") from None
+            raise SettingsError(Message("The file of --auth cannot be read: {reason}.", reason=str(error))) from None
         hashes = {}
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith("#"):
@@ -107,10 +109,18 @@ class Accounts:
                 hashes[require_name(name)] = PasswordHash.parse(text)
             except ValueError as error:
                 raise SettingsError(
-                    f"{path}, line {number}: {error}. A line is made with: python -m diffusers_helper password NAME"
+                    Message(
+                        "{path}, line {number}: {reason}. "
+                        "A line is made with: python -m diffusers_helper password NAME",
+                        path=path,
+                        number=number,
+                        reason=str(error),
+                    )
                 ) from None
         if not hashes:
-            raise SettingsError(f"{path} has no user. Add one: python -m diffusers_helper password NAME >> {path}")
+            raise SettingsError(
+                Message("{path} has no user. Add one: python -m diffusers_helper password NAME >> {path}", path=path)
+            )
         return cls(hashes)
 
     def check(self, name: str, password: str) -> bool:
@@ -124,7 +134,7 @@ class Accounts:
 def require_name(name: str) -> str:
     """Return ``name``; raises SettingsError if a user cannot be called that."""
     if not NAME.fullmatch(name):
-        raise SettingsError("a user's name is 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit")
+        raise SettingsError(Message("a user's name is 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"))
     return name
 
 
@@ -133,6 +143,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     text = "make a line for the file of --auth"
     parser = commands.add_parser("password", help=text, description=text)
     parser.add_argument("name", metavar="NAME")
+    add_language(parser)
     parser.set_defaults(command=password, offline=True, log_level=None)
 
 
@@ -142,10 +153,10 @@ def password(parsed: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         word = getpass.getpass(f"Password for {name}: ")
         if word != getpass.getpass("Once more: "):
-            raise SettingsError("These were two different passwords.")
+            raise SettingsError(Message("These were two different passwords."))
     else:
         word = sys.stdin.readline().rstrip("\n")
     if len(word) < SHORTEST_PASSWORD:
-        raise SettingsError(f"A password has at least {SHORTEST_PASSWORD} characters.")
+        raise SettingsError(Message("A password has at least {least} characters.", least=SHORTEST_PASSWORD))
     sys.stdout.write(f"{name}:{PasswordHash.of(word)}\n")
     return 0

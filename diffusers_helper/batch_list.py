@@ -17,6 +17,7 @@ from typing import Any
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.texts import Message, in_turn
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """Names that photos in a folder end with; what is in them is looked at later."""
@@ -56,19 +57,23 @@ def read_list(source: Path) -> list[Entry]:
     """
     if source.is_dir():
         entries = list(_of_folder(source))
-        kind = "photos"
+        nothing = Message("There are no photos in {source}.", source=source)
     else:
         readers = {".csv": _of_csv, ".jsonl": _of_jsonl}
         if not source.is_file() or source.suffix.lower() not in readers:
-            raise SettingsError(f"{source} is no folder, and no list that ends with .csv or .jsonl.")
+            raise SettingsError(
+                Message("{source} is no folder, and no list that ends with .csv or .jsonl.", source=source)
+            )
         try:
             text = source.read_text(encoding="utf-8-sig")  # spreadsheets write the mark at the start
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{source} cannot be read as UTF-8 text: {error}.") from None
+            raise SettingsError(
+                Message("{source} cannot be read as UTF-8 text: {reason}.", source=source, reason=str(error))
+            ) from None
         entries = list(readers[source.suffix.lower()](source, text))
-        kind = "jobs"
+        nothing = Message("There are no jobs in {source}.", source=source)
     if not entries:
-        raise SettingsError(f"There are no {kind} in {source}.")
+        raise SettingsError(nothing)
     return entries
 
 
@@ -88,7 +93,9 @@ def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
     except SettingsError as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
-        return BatchJob(entry, None, "", f"{entry.photo} cannot be read: {error.strerror}.")
+        return BatchJob(
+            entry, None, "", Message("{file} cannot be read: {reason}.", file=entry.photo, reason=error.strerror)
+        )
     content = json.dumps([photo, request.model_dump(), model], sort_keys=True)
     stem = re.sub(r"[^\w-]", "_", entry.photo.stem)[:_STEM_CHARACTERS]
     return BatchJob(entry, request, f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:16]}")
@@ -106,11 +113,13 @@ def _of_csv(source: Path, text: str) -> Iterator[Entry]:
     lines = text.splitlines(keepends=True)
     delimiter = max(",;\t", key=(lines or [""])[0].count)
     rows = csv.DictReader(lines, delimiter=delimiter)
-    _require_known(source, "Its first line", rows.fieldnames or ())
+    _require_known(source, "line 1", rows.fieldnames or ())
     for row in rows:
         where = f"line {rows.line_num}"
         if None in row or None in row.values():
-            raise SettingsError(f"{source}, {where}: it has not as many cells as the first line.")
+            raise SettingsError(
+                Message("{source}, {where}: it has not as many cells as the first line.", source=source, where=where)
+            )
         fields = {name: value for name, value in row.items() if value.strip()}  # an empty cell: as for all
         if fields.get("resolution", "").isdigit():
             fields["resolution"] = int(fields["resolution"])
@@ -126,21 +135,27 @@ def _of_jsonl(source: Path, text: str) -> Iterator[Entry]:
         except ValueError:
             fields = None
         if not isinstance(fields, dict):
-            raise SettingsError(f"{source}, line {number}: it is not a JSON object.")
-        _require_known(source, f"Line {number}", fields)
+            raise SettingsError(
+                Message("{source}, line {number}: it is not a JSON object.", source=source, number=number)
+            )
+        _require_known(source, f"line {number}", fields)
         yield _entry(source, f"line {number}", fields)
 
 
 def _require_known(source: Path, place: str, names: Iterator[str] | Sequence[str] | Mapping[str, Any]) -> None:
     unknown = sorted(set(names) - {"photo"} - GenerationRequest.model_fields.keys())
     if unknown or "photo" not in names:
+        wrong = (
+            Message("{source}, {where}: {name!r} is no setting.", source=source, where=place, name=unknown[0])
+            if unknown
+            else Message("{source}, {where}: it names no photo.", source=source, where=place)
+        )
         known = ", ".join(GenerationRequest.model_fields)
-        wrong = f"has {unknown[0]!r}, which is no setting" if unknown else "names no photo"
-        raise SettingsError(f"{source}: {place} {wrong}. It takes photo and, where wanted, {known}.")
+        raise SettingsError(in_turn([wrong, Message("It takes photo and, where wanted, {names}.", names=known)]))
 
 
 def _entry(source: Path, where: str, fields: dict[str, Any]) -> Entry:
     photo = fields.pop("photo", "")
     if not isinstance(photo, str) or not photo:
-        raise SettingsError(f"{source}, {where}: it names no photo.")
+        raise SettingsError(Message("{source}, {where}: it names no photo.", source=source, where=where))
     return Entry(where, source.parent / Path(photo).expanduser(), fields)

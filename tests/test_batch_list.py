@@ -57,7 +57,7 @@ def test_json_lines(folder):
         ("jobs.csv", "", "names no photo"),
         ("jobs.csv", "photo,prompt\n", "no jobs"),
         ("jobs.csv", "prompt\nx\n", "names no photo"),
-        ("jobs.csv", "photo,windo\na,1\n", "'windo', which is no setting"),
+        ("jobs.csv", "photo,windo\na,1\n", "'windo' is no setting"),
         ("jobs.csv", "photo,prompt\na\n", "line 2.*as many cells"),
         ("jobs.csv", "photo,prompt\na,b,c\n", "line 2.*as many cells"),
         ("jobs.csv", "photo,prompt\n,b\n", "line 2.*names no photo"),

@@ -42,7 +42,9 @@ def lists(text, _blocks):
 
 def code(_text, blocks):
     """Without comments, and of the tree only its names: those may be translated."""
-    tree = [re.sub(r"(?<=\S)  +.*", "", content) for kind, content in blocks if not kind]
+    tree = [
+        re.sub(r"(?<=\S)  +.*|^ {10,}.*\n", "", content, flags=re.MULTILINE) for kind, content in blocks if not kind
+    ]
     return [(kind, re.sub(r" +# .*", "", content)) for kind, content in blocks if kind], tree
 
 

@@ -94,6 +94,26 @@ def test_what_a_component_shows_is_marked_for_translation():
                     assert ast.literal_eval(argument.value) in NAMES, f"{path.name}:{call.lineno}"
 
 
+def error_names():
+    """The classes of errors.py, and what tells a user something besides."""
+    tree = ast.parse((PACKAGE / "framepack" / "errors.py").read_text(encoding="utf-8"))
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    return classes - {"CancelledError"} | {"Note"}  # ended by the user: nothing is told
+
+
+FOR_PROGRAMMERS = {"uni_pc_fm.py", "k_diffusion_hunyuan.py", "planning.py", "beside.py", "instances.py"}
+"""Where errors are met only by who calls the functions, and run_gradio.sh, which speaks English."""
+
+
+def test_what_a_user_is_told_is_a_message():
+    names = error_names()
+    for path in PACKAGE.rglob("*.py"):
+        for call in calls(path) if path.name not in FOR_PROGRAMMERS else ():
+            if called(call) in names and call.args:
+                plain = isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
+                assert not plain, f"{path.name}:{call.lineno}"
+
+
 def test_a_message_is_english_until_somebody_reads_it():
     german = Language("de", {"{n:.1f} of {what}": "{what}: {n:.1f}", "files": "Dateien"})
     message = Message("{n:.1f} of {what}", n=2, what=Message("files"))
