@@ -113,27 +113,28 @@ class Runs:
             shutil.rmtree(outputs.parent)
             moment = replace(moment, delay=moment.delay / 2, count=moment.count - (moment.what == "renaming"))
 
-    def go_on(self, outputs: Path) -> None:
-        """Go on with what is in ``outputs``."""
-        command = self._command("resume", outputs)
-        subprocess.run(command, cwd=ROOT, env=_environment(), check=True, capture_output=True)
+    def go_on(self, outputs: Path, moment: Moment | None = None) -> None:
+        """Go on with what is in ``outputs``, to the end or until ``moment``."""
+        self._run(self._command("resume", outputs), moment)
 
     def _generate(self, name: str, moment: Moment | None) -> Path:
         outputs = self.folder / name / "outputs"
-        command = self._command("generate", outputs, str(self.photo), "a cat", "--keep", "latents", *self.settings)
-        environment = _environment()
-        if moment is not None and moment.what == "renaming":
-            hook = self.folder / name / "hook"
-            hook.mkdir(parents=True)
-            (hook / "sitecustomize.py").write_text(_HOOK)
-            environment |= {"PYTHONPATH": str(hook), "KILL_AT_RENAME": str(moment.count)}
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as run:
-            _watch(run, moment)
-        if moment is None and run.returncode != 0:
-            raise RuntimeError(f"the undisturbed run ended with {run.returncode}")
+        more = (str(self.photo), "a cat", "--keep", "latents", *self.settings)
+        self._run(self._command("generate", outputs, *more), moment)
         return outputs
+
+    def _run(self, command: list[str], moment: Moment | None) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with tempfile.TemporaryDirectory() as hook:
+            if moment is not None and moment.what == "renaming":
+                (Path(hook) / "sitecustomize.py").write_text(_HOOK)
+                environment |= {"PYTHONPATH": hook, "KILL_AT_RENAME": str(moment.count)}
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ) as run:
+                _watch(run, moment)
+        if moment is None and run.returncode != 0:
+            raise RuntimeError(f"an undisturbed run ended with {run.returncode}")
 
     def _command(self, command: str, outputs: Path, *more: str) -> list[str]:
         return [sys.executable, "-m", "diffusers_helper", command, *more, *self.options, "--outputs", str(outputs)]
@@ -141,10 +142,6 @@ class Runs:
 
 def _is_done(outputs: Path) -> bool:
     return any('"state": "done"' in path.read_text() for path in outputs.glob("jobs/*/job.json"))
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def _watch(run: subprocess.Popen[bytes], moment: Moment | None) -> None:

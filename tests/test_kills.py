@@ -2,15 +2,26 @@
 
 import pytest
 
-from benchmarks.kills import Moment, Runs, compare, small_models
+from benchmarks.kills import Moment, Runs, same_frames, same_latents, small_models
 
-MOMENTS = [Moment("decoding", 2, 0.3), Moment("renaming", 9)]
+
+def left(outputs, pattern):
+    return len(list(outputs.glob(pattern)))
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_frames(tmp_path):
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_twice_goes_on_to_the_same_bits_and_frames(tmp_path):
+    """Right before the first section's MP4 gets its name and, gone on with, before the second section's latents do."""
     runs = Runs(tmp_path, "f1", str(small_models(tmp_path / "models")), seconds=2.4, steps=1)
     whole = runs.whole()
-    outcomes = [compare("f1", moment, runs, whole, f"kill{number}") for number, moment in enumerate(MOMENTS)]
-    assert [(outcome.latents, outcome.frames) for outcome in outcomes] == [(True, True)] * 2
-    assert [(outcome.kept, outcome.shown, outcome.parts) for outcome in outcomes] == [(2, 1, 0), (1, 0, 1)]
+    outputs, _ = runs.killed("twice", Moment("renaming", 9))
+    assert [left(outputs, pattern) for pattern in ("jobs/*/section_*", "*_partial_*.mp4", "*.part")] == [1, 0, 1]
+    runs.go_on(outputs, Moment("renaming", 5))
+    assert [left(outputs, pattern) for pattern in ("jobs/*/section_*.safetensors", "*_partial_*.mp4")] == [1, 1]
+    assert left(outputs, "jobs/*/section_001.safetensors.part") == 1
+    runs.go_on(outputs)
+    assert same_latents(whole, outputs)
+    assert same_frames(whole, outputs)
+    assert not list(outputs.rglob("*.part"))
+    assert not list(outputs.glob("*_partial_*"))
