@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import common, decode, loading, memory, step, timeline
+from benchmarks import common, decode, loading, long_video, memory, step, timeline
 from benchmarks.model_folder import Sizes, write_folder
 
 
@@ -39,6 +39,14 @@ def test_decode(capsys):
     for variant in ("product", "product, short of memory"):
         assert line["results"][variant]["relative_error"] < 1e-5
     assert line["results"]["diffusers, tiled"]["relative_error"] > 0.01
+
+
+def test_a_long_videos_sections_take_the_same_work(capsys):
+    long_video.main(["--quick", "--variant", "original", "--seconds", "4.8"])
+    third, fourth = last_line(capsys)["sections"][2:4]
+    for name in ("files", "calls"):
+        assert third[name] == fourth[name] > 0
+    assert fourth["steps"] - third["steps"] == 4  # the frames of the start latent, which joins the last section
 
 
 def test_timeline(capsys):
