@@ -7,7 +7,7 @@ import torch
 
 from diffusers_helper.framepack.engine import Conditions, sample_video
 from diffusers_helper.framepack.errors import CancelledError, NumericsError
-from diffusers_helper.framepack.events import Note, SectionDone, SectionSampled, StageStarted, StepDone
+from diffusers_helper.framepack.events import SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
@@ -230,27 +230,30 @@ def test_ends_beside_the_sampling_give_the_same_bits_in_the_same_order(name):
 
 
 def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
-    """The end of every section but the last waits until the next one is all sampled."""
-    steps, sampled, log = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), []
+    """The end of every section but the last begins to decode only when the next one is all sampled."""
+    steps, sampled, threads = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), []
 
     def then(events, check):
         for event in events:
+            if isinstance(event, SectionSampled):
+                threads.append(threading.current_thread().name)
+                assert event.index == 2 or sampled.acquire(timeout=60)
+                time.sleep(0.2)  # by now the history has grown, too
             yield event
-            if isinstance(event, SectionDone):
-                log.append((event.index, threading.current_thread().name, torch.is_inference_mode_enabled()))
-                assert event.index == 2 or sampled.acquire(timeout=20)
-                yield Note(f"end of {event.index}")
 
-    order = []
+    order, pixels = [], []
     for event in golden_events("f1_3", overlap=True, then=then)[1]:
         if isinstance(event, StepDone) and event.step == steps:
             order.append(f"sampled {event.section}")
             if event.section > 0:
                 sampled.release()
-        if isinstance(event, Note):
-            order.append(event.text)
+        if isinstance(event, SectionDone):
+            order.append(f"end of {event.index}")
+            pixels.append(event.pixels)
     assert order == ["sampled 0", "sampled 1", "end of 0", "sampled 2", "end of 1", "end of 2"]
-    assert log == [(index, "section-end", False) for index in range(3)]
+    assert threads == ["section-end"] * 3
+    serial = [event.pixels for event in golden_events("f1_3")[1] if isinstance(event, SectionDone)]
+    assert all(map(torch.equal, pixels, serial))
 
 
 def test_the_thread_decodes_without_gradients():
