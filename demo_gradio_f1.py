@@ -3,7 +3,7 @@
 import sys
 
 from diffusers_helper.framepack.variants import F1
-from diffusers_helper.launch import main
+from diffusers_helper.service.launch import main
 
 if __name__ == "__main__":
     sys.exit(main(F1))

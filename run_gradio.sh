@@ -13,4 +13,4 @@ case ${1:-start} in
     ;;
   *) scripts/setup ;;
 esac
-exec .venv/bin/python -m diffusers_helper.instances "$@"
+exec .venv/bin/python -m diffusers_helper.service.instances "$@"

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from benchmarks.common import Bench, default_device, synchronize
-from diffusers_helper.building import build
-from diffusers_helper.loading import Place
+from diffusers_helper.loading.building import build
+from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory.packing import blocks_of, packed
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer

@@ -29,7 +29,6 @@ from torch import nn
 from benchmarks.common import surroundings
 from benchmarks.kills import small_models
 from benchmarks.timeline import make_inputs
-from diffusers_helper.components import Components, resolve_models
 from diffusers_helper.framepack.engine import Events, sample_video
 from diffusers_helper.framepack.events import Event, Finished, SectionDone, VideoGrown
 from diffusers_helper.framepack.generation import generate
@@ -38,6 +37,7 @@ from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.hunyuan import vae_decode_fake
+from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo
 

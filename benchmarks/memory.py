@@ -26,13 +26,13 @@ import torch
 from torch import nn
 
 from benchmarks.common import GIB, Bench, default_device, synchronize
-from diffusers_helper.components import Components, LocalFolder
 from diffusers_helper.framepack.conditions import make_conditions
 from diffusers_helper.framepack.engine import sample_video
 from diffusers_helper.framepack.events import SectionDone, StepDone
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.hunyuan import vae_encode
+from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.memory.feeds import BlockFeed

@@ -28,13 +28,13 @@ import httpx
 import psutil
 from PIL import Image
 
-from diffusers_helper import instances
-from diffusers_helper.accounts import PasswordHash
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.inputs import SETTINGS
-from diffusers_helper.keeper import State, files, read
 from diffusers_helper.media.recipe import read_recipe
-from diffusers_helper.options import ROOT
+from diffusers_helper.service import instances
+from diffusers_helper.service.accounts import PasswordHash
+from diffusers_helper.service.keeper import State, files, read
+from diffusers_helper.service.options import ROOT
 from tests.proxy import NAMES, Nginx
 
 PORTS = (7960, 7961)

@@ -2,6 +2,6 @@
 
 import sys
 
-from diffusers_helper.cli import main
+from diffusers_helper.commands.cli import main
 
 sys.exit(main())

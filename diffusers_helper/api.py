@@ -24,19 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers_helper import options
 from diffusers_helper.framepack.events import Event, Finished, Note
 from diffusers_helper.framepack.planning import FPS
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
-from diffusers_helper.jobs import new_job_id
+from diffusers_helper.jobs.manager import new_job_id
 from diffusers_helper.media.files import whole_file
-from diffusers_helper.versions import require_versions
+from diffusers_helper.service import options
+from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
 
 class _TemporaryFolder:
@@ -112,7 +112,7 @@ class FramePack:
         """
         require_versions()
 
-        from diffusers_helper.program import Program
+        from diffusers_helper.service.program import Program
 
         folder = _TemporaryFolder() if outputs is None else None
         place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()

@@ -18,15 +18,15 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusers_helper.access import Access
-from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.server import application
-from diffusers_helper.jobs import JobManager, user_folder
+from diffusers_helper.jobs.manager import JobManager, user_folder
+from diffusers_helper.service.access import Access
+from diffusers_helper.service.computer import Computer
 from diffusers_helper.texts import Message
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"

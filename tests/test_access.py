@@ -2,9 +2,9 @@ import argparse
 
 import pytest
 
-from diffusers_helper.access import Access, access_from, add_access_options
-from diffusers_helper.accounts import PasswordHash
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.service.access import Access, access_from, add_access_options
+from diffusers_helper.service.accounts import PasswordHash
 
 
 def parse(*argv):

@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from diffusers_helper import accounts
-from diffusers_helper.accounts import Accounts, PasswordHash
-from diffusers_helper.cli import main
+from diffusers_helper.commands.cli import main
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.service import accounts
+from diffusers_helper.service.accounts import Accounts, PasswordHash
 
 QUICK = {"ln": 4, "p": 1}
 

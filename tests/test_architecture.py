@@ -15,12 +15,12 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "framepack.request framepack.planning framepack.variants framepack.events framepack.errors framepack.beside "
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
-    "embedding_cache",
-    "model_files environment loading eight_bit_files building components",
+    "loading.embedding_cache",
+    "model_files loading",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
-    "jobs progress previewer watch job_store unfinished extending",
-    "gradio program preload options logs locks signals health prometheus computer watchdog versions access accounts",
-    "launch cli instances keeper api terminal resume_command batch batch_list models_command doctor machine speed",
+    "jobs",
+    "gradio service",
+    "api commands service.launch service.instances service.keeper",
     "__main__",
 ]
 LEVEL = {f"{PACKAGE}.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -114,7 +114,7 @@ def test_the_package_and_its_class_cost_nothing_to_import() -> None:
 
 
 def test_the_programs_choose_their_environment_before_any_library_reads_it() -> None:
-    done = import_all([f"{PACKAGE}.launch", f"{PACKAGE}.cli"], HEAVY)
+    done = import_all([f"{PACKAGE}.service.launch", f"{PACKAGE}.commands.cli"], HEAVY)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

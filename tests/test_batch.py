@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from diffusers_helper import cli
+from diffusers_helper.commands import cli
 from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError
 from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
@@ -55,8 +55,8 @@ class FakeProgram:
 @pytest.fixture(autouse=True)
 def program(monkeypatch, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
-    monkeypatch.setattr("diffusers_helper.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from diffusers_helper.batch_list import plan, read_list
+from diffusers_helper.commands.batch_list import plan, read_list
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
-from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.request import GenerationRequest
@@ -19,6 +18,7 @@ from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.controls import IDEAS
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
+from diffusers_helper.service.computer import Computer
 from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.test_unfinished import Life

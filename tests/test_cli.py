@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_helper import cli
+from diffusers_helper.commands import cli
+from diffusers_helper.commands.terminal import SETTINGS
 from diffusers_helper.framepack.errors import ModelFilesError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobStore
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.recipe import png_comment, recipe_of
-from diffusers_helper.terminal import SETTINGS
 
 
 class FakeProgram:
-    """Stands where diffusers_helper.program.Program does; ``failure`` comes after the first section."""
+    """Stands where diffusers_helper.service.program.Program does; ``failure`` comes after the first section."""
 
     made: "list[FakeProgram]"
     defaults = GenerationRequest(resolution=128, steps=4)
@@ -77,7 +77,7 @@ def program(monkeypatch, tmp_path):
     (tmp_path / "outputs").mkdir()
     fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
     fake.store = JobStore(tmp_path / "outputs/jobs")
-    monkeypatch.setattr("diffusers_helper.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
     monkeypatch.setattr("diffusers_helper.media.photo.open_photo", lambda path: f"photo {path}")
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGINT)
@@ -87,7 +87,7 @@ def program(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
 
 
 def kept(program):

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.components import RAM_FOR_WORK, Components, LocalFolder, resolve_models
 from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError, SettingsError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode
-from diffusers_helper.loading import Place
+from diffusers_helper.loading.components import RAM_FOR_WORK, Components, LocalFolder, resolve_models
+from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.budget import Work, weights_of
 from diffusers_helper.memory.packing import block_layout
@@ -63,7 +63,7 @@ def is_gone(reference):
 
 def test_importing_loads_no_library():
     code = (
-        "import sys, diffusers_helper.components\n"
+        "import sys, diffusers_helper.loading.components\n"
         "print([name for name in ('transformers', 'diffusers', 'huggingface_hub') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -229,7 +229,7 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     free = 1.0
     one_stays = free - (weights.beside + 3 * max(weights.blocks) + weights.blocks[-1]) / 2**30
     with_little_memory(components).residency.policy = replace(LITTLE_MEMORY, preserved_gb=one_stays)
-    monkeypatch.setattr("diffusers_helper.components.get_cuda_free_memory_gb", lambda _device: free)
+    monkeypatch.setattr("diffusers_helper.loading.components.get_cuda_free_memory_gb", lambda _device: free)
     with components.vae() as vae:
         assert vae.use_tiling
     caplog.set_level("INFO")
@@ -257,7 +257,7 @@ def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
     def refuse(*_arguments, **_settings):
         raise AssertionError("read")
 
-    monkeypatch.setattr("diffusers_helper.building.load_weights", refuse)
+    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", refuse)
     for name in ("nonsense", "flash"):
         with pytest.raises(SettingsError, match="attention backend"):
             Components(source, "cpu", attention=name).transformer("f1")
@@ -342,7 +342,7 @@ def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
     def full(*_arguments, **_settings):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("diffusers_helper.building.load_weights", full)
+    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", full)
     with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to leave free"):
         components.transformer("f1")
 
@@ -352,7 +352,7 @@ def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
 
 def place_of(monkeypatch, device, part, *, resident=False, available=40, swap=3):
     """Where a part would go, with so many GB free."""
-    monkeypatch.setattr("diffusers_helper.components.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
+    monkeypatch.setattr("diffusers_helper.loading.components.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
     components = Components(Asked(), "cpu")
     components.device = torch.device(device)
     components.residency.policy = replace(LITTLE_MEMORY, resident=resident)
@@ -369,8 +369,8 @@ def test_large_parts_go_where_there_is_room(monkeypatch):
 
 
 def test_too_little_ram_is_told_before_anything_is_read(components, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.components.free_ram", lambda: Ram(1000, 500))
-    monkeypatch.setattr("diffusers_helper.building.load_weights", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("diffusers_helper.loading.components.free_ram", lambda: Ram(1000, 500))
+    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", lambda *_: pytest.fail("read"))
     with pytest.raises(OutOfMemoryError, match=r"transformer takes 0\.0 GB of RAM, and 0\.0 GB are free"):
         components.transformer("f1")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_helper.computer import Computer, GpuReading
+from diffusers_helper.service.computer import Computer, GpuReading
 
 
 class FakeNvml:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.components import Components, LocalFolder
-from diffusers_helper.embedding_cache import EmbeddingCache
 from diffusers_helper.framepack.conditions import make_conditions
 from diffusers_helper.framepack.events import Note
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.loading.components import Components, LocalFolder
+from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from tests.tiny import TINY_FOLDER
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)

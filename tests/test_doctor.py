@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_helper import cli, machine, options
-from diffusers_helper.doctor import Finding, Level, examine, has_kernels, report
+from diffusers_helper.commands import cli, machine
+from diffusers_helper.commands.doctor import Finding, Level, examine, has_kernels, report
+from diffusers_helper.commands.machine import Attempt, Facts, Gpu, Models, gather
+from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.machine import Attempt, Facts, Gpu, Models, gather
-from diffusers_helper.speed import Speed, measure
-from diffusers_helper.versions import Package
+from diffusers_helper.service import options
+from diffusers_helper.service.versions import Package
 
 GB = 1_000_000_000
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
@@ -208,7 +209,7 @@ def parsed(*argv):
 
 
 def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
     argv = ["doctor", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "new"), "--port", "0"]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out

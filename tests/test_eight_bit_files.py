@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from diffusers_helper.components import Components, LocalFolder
-from diffusers_helper.eight_bit_files import converted
 from diffusers_helper.framepack.errors import CancelledError, DiskFullError
+from diffusers_helper.loading.components import Components, LocalFolder
+from diffusers_helper.loading.eight_bit_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.parts import transformer_part
@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
 def test_the_file_is_a_safetensors_file(tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("diffusers_helper.eight_bit_files.CHUNK_BYTES", 10_000)  # several pieces per weight
+    monkeypatch.setattr("diffusers_helper.loading.eight_bit_files.CHUNK_BYTES", 10_000)  # several pieces per weight
     converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None)
     stored, original = load_file(tmp_path / "a.safetensors"), components(None).transformer("f1").state_dict()
     for layer in LAYERS:

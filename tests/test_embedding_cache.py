@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from diffusers_helper.embedding_cache import Embedding, EmbeddingCache, key_of
+from diffusers_helper.loading.embedding_cache import Embedding, EmbeddingCache, key_of
 
 EMBEDDING = Embedding(
     {"llama": torch.randn(1, 3, 8).half(), "pooled": torch.randn(1, 4, dtype=torch.bfloat16)}, ("It was cut.",)

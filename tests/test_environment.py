@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from diffusers_helper.environment import differences, environment
+from diffusers_helper.loading.environment import differences, environment
 from diffusers_helper.model_files import LocalFolder, resolve_models
 
 CPU = torch.device("cpu")

@@ -11,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.components import Components
-from diffusers_helper.extending import begin_longer
 from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
@@ -27,7 +25,9 @@ from diffusers_helper.framepack.events import (
 )
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobStore
+from diffusers_helper.jobs.extending import begin_longer
+from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.loading.components import Components
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.model_files.source import LocalFolder

@@ -7,9 +7,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from diffusers_helper.access import Access
-from diffusers_helper.accounts import Accounts, PasswordHash
 from diffusers_helper.gradio.guards import JSON_BYTES, MULTIPART_BYTES, SECURITY_HEADERS, Guesses, guarded
+from diffusers_helper.service.access import Access
+from diffusers_helper.service.accounts import Accounts, PasswordHash
 
 ACCESS = Access(host_names=("video.example.org",), max_upload=1_000_000, trusted_proxies=("10.0.0.0/8",))
 WITH_USERS = Access(accounts=Accounts({"ann": PasswordHash.of("correct horse", ln=4, p=1)}))

@@ -13,7 +13,7 @@ from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
 

@@ -7,13 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from diffusers_helper import health
-from diffusers_helper.computer import Computer, GpuReading, Reading
 from diffusers_helper.framepack.events import Finished, StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.endpoints import Monitor, routes
-from diffusers_helper.health import About
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service import health
+from diffusers_helper.service.computer import Computer, GpuReading, Reading
+from diffusers_helper.service.health import About
 from tests.fakes import wait_for
 
 ABOUT = About(7861, "cuda:0", "NVIDIA H100", "f1", "FramePack")

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from diffusers_helper import instances
-from diffusers_helper.keeper import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.service import instances
+from diffusers_helper.service.keeper import Backoff, Plan, State, files, is_process, read, write
 
 PAGE = f"""#!{sys.executable}
 import http.server, json, os, signal, sys
@@ -43,7 +43,7 @@ http.server.HTTPServer(("127.0.0.1", port), Page).serve_forever()
 MAIN = """
 import sys
 from pathlib import Path
-from diffusers_helper import instances
+from diffusers_helper.service import instances
 sys.exit(instances.main(sys.argv[2:], Path(sys.argv[1])))
 """
 

@@ -16,7 +16,7 @@ from diffusers_helper.framepack.errors import (
     UnknownJobError,
 )
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import STALE_DAYS, JobRecord, JobStore
+from diffusers_helper.jobs.store import STALE_DAYS, JobRecord, JobStore
 from diffusers_helper.media.photo import Photo
 
 REQUEST = GenerationRequest(seed=7)
@@ -52,7 +52,7 @@ def test_a_job_comes_back_in_another_process(store, photo):
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffusers_helper.job_store import JobStore
+from diffusers_helper.jobs.store import JobStore
 store = JobStore(Path(sys.argv[1]))
 assert store.hold("a")
 print("held", flush=True)

@@ -18,7 +18,7 @@ from diffusers_helper.framepack.errors import (
 )
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs import JobManager, new_job_id
+from diffusers_helper.jobs.manager import JobManager, new_job_id
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
 SECONDS = 5  # how long anything here may take before the test fails
@@ -355,7 +355,9 @@ def test_a_run_without_a_video_has_failed(manage):
 
 
 def test_memory_is_free_when_on_failure_is_called(manage, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("diffusers_helper.jobs"), "propagate", False)  # pytest keeps tracebacks
+    monkeypatch.setattr(
+        logging.getLogger("diffusers_helper.jobs.manager"), "propagate", False
+    )  # pytest keeps tracebacks
 
     class Tensor:
         pass

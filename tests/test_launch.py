@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper import launch
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import F1, ORIGINAL
-from diffusers_helper.launch import main, open_port
+from diffusers_helper.service import launch
+from diffusers_helper.service.launch import main, open_port
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, sys, threading, time, types
 from pathlib import Path
-from diffusers_helper import launch, options, program
+from diffusers_helper.service import launch, options, program
 from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL
 from diffusers_helper.gradio import app, server
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
 
 def run(job):
     print("running", flush=True)
@@ -77,7 +77,7 @@ while True:
 def _process_stays(monkeypatch):
     """Leave the signals and the environment of the process that runs the tests alone."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -100,7 +100,7 @@ def test_a_port_that_is_taken_ends_the_program_within_a_second(program, busy, tm
     assert "--port" in sentence
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert imported.isdisjoint({"torch", "gradio", "huggingface_hub"})
-    assert "diffusers_helper.launch" in imported
+    assert "diffusers_helper.service.launch" in imported
     assert seconds < 1
     assert not list(tmp_path.iterdir())
 
@@ -149,8 +149,8 @@ def test_wrong_arguments_exit_2(argv):
 )
 def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: __import__("torch").device("cpu"))
-    monkeypatch.setattr("diffusers_helper.options.ROOT", tmp_path)
+    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: __import__("torch").device("cpu"))
+    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
     assert main(ORIGINAL, ["--port", "0", *argv]) == code
     shown = capsys.readouterr().err
     assert words in shown
@@ -162,8 +162,8 @@ def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, cod
     def broken(options, variant):
         raise error("a bug")
 
-    monkeypatch.setattr("diffusers_helper.program.Program", broken)
-    monkeypatch.setattr("diffusers_helper.options.ROOT", tmp_path)
+    monkeypatch.setattr("diffusers_helper.service.program.Program", broken)
+    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
     assert main(ORIGINAL, ["--port", "0"]) == code
     (log,) = tmp_path.glob("logs/*/framepack_*.log")
     assert logged in log.read_text()

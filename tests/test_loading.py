@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusers_helper import loading
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
-from diffusers_helper.loading import Place, load_weights
+from diffusers_helper.loading.weights import Place, load_weights
+from diffusers_helper.loading.weights import weights as loading
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.model_files.shards import Shards
 
@@ -158,7 +158,7 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path):
 PEAK = """
 import resource, sys, torch
 from pathlib import Path
-from diffusers_helper.loading import CHUNK_BYTES, Place, load_weights
+from diffusers_helper.loading.weights import CHUNK_BYTES, Place, load_weights
 from diffusers_helper.model_files.shards import Shards
 from tests.test_loading import WIDTH, empty
 

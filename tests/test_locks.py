@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffusers_helper.locks import sole_user_of
+from diffusers_helper.service.locks import sole_user_of
 with sole_user_of("GPU-1", "process 4711, port 7860", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

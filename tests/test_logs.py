@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from diffusers_helper.logs import logging_to
+from diffusers_helper.service.logs import logging_to
 
 
 def read(folder):

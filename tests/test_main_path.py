@@ -9,7 +9,7 @@ import torch
 from benchmarks.metrics import drift
 from benchmarks.quality import held_out_photos, measure
 from benchmarks.studio import Studio
-from diffusers_helper.components import Components
+from diffusers_helper.loading.components import Components
 from diffusers_helper.media.photo import open_photo
 from diffusers_helper.model_files.source import LocalFolder
 from tests.tiny import SHIPPED

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from diffusers_helper import cli, models_command, options
+from diffusers_helper.commands import cli
+from diffusers_helper.commands import models as models_command
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, copying, parts, parts_for, transformer_part
 from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.service import options
 from tests.fake_hub import fake_hub
 from tests.test_model_hub import SHARDS, tiny_repositories
 from tests.tiny import SHIPPED, TINY_FOLDER
@@ -27,7 +29,7 @@ NAMES = [part.name for part in parts_for(["f1"])]
 
 @pytest.fixture(autouse=True)
 def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack import errors
-from diffusers_helper.options import ROOT, add_options, ending, set_environment
+from diffusers_helper.service.options import ROOT, add_options, ending, set_environment
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_telemetry_is_off_and_offline_means_offline(environment, offline):
 def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
     code = """
 import argparse, os
-from diffusers_helper.options import ROOT, add_options, set_environment
+from diffusers_helper.service.options import ROOT, add_options, set_environment
 set_environment(offline=False)
 add_options(parser := argparse.ArgumentParser())
 print(ROOT, os.environ["HF_HOME"], parser.parse_args([]).outputs, parser.parse_args(["--outputs", "here"]).outputs)

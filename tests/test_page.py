@@ -24,7 +24,7 @@ from diffusers_helper.framepack.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
 NAN, INF = math.nan, math.inf

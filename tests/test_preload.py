@@ -5,14 +5,14 @@ import threading
 import pytest
 import torch
 
-from diffusers_helper.components import Components
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.loading.components import Components
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files.source import LocalFolder
-from diffusers_helper.preload import COMFORT, Loading, PartLoading, Preload, choose
+from diffusers_helper.service.preload import COMFORT, Loading, PartLoading, Preload, choose
 from tests.tiny import TINY_FOLDER
 
 GB = 10**9
@@ -39,7 +39,7 @@ def as_on(monkeypatch, components, device, *, resident, free, eight_bit=False):
     components.residency.policy = MemoryPolicy(resident=resident, preserved_gb=6, tile_vae=not resident)
     components._eight_bit = TINY_FOLDER if eight_bit else None
     monkeypatch.setattr("diffusers_helper.model_files.parts.Part.bytes_in", lambda part, _: SIZES.get(part.name, 0))
-    monkeypatch.setattr("diffusers_helper.preload.free_ram", lambda: Ram(int(free * GB) + COMFORT, 0))
+    monkeypatch.setattr("diffusers_helper.service.preload.free_ram", lambda: Ram(int(free * GB) + COMFORT, 0))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_error_is_a_sentence_and_frees_what_was_loaded(components, monkeypatc
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("diffusers_helper.components.resolve_attention", fail)
+    monkeypatch.setattr("diffusers_helper.loading.components.resolve_attention", fail)
     preload = Preload()
     preload.run(components, "f1", go_on)
     assert sentence in preload.now.error

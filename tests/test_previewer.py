@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.previewer import LatentPreviewer
+from diffusers_helper.jobs.previewer import LatentPreviewer
 
 
 def size_of(jpeg):

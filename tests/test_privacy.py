@@ -8,9 +8,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 
-from diffusers_helper.access import Access
-from diffusers_helper.accounts import Accounts, PasswordHash
 from diffusers_helper.gradio.visitors import new_visitor
+from diffusers_helper.service.access import Access
+from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import GOOD, LION, serve_page, wait_for
 
 WORDS = {"ann": "correct horse", "bob": "battery staple"}

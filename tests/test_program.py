@@ -11,10 +11,10 @@ from PIL import Image
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.framepack.events import Finished, StageStarted
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.locks import lock_folder, sole_user_of
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.options import add_options
-from diffusers_helper.program import Program, pick_device
+from diffusers_helper.service.locks import lock_folder, sole_user_of
+from diffusers_helper.service.options import add_options
+from diffusers_helper.service.program import Program, pick_device
 from tests.fakes import wait_for
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -49,7 +49,7 @@ def tiny(tmp_path):
 )
 def test_pick_device(monkeypatch, choice, visible, found, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: torch.device(found))
+    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: torch.device(found))
     if expected in ("cpu", "cuda", "mps"):
         assert pick_device(choice) == torch.device(expected)
     else:
@@ -67,7 +67,7 @@ def test_without_a_choice_a_cpu_gets_the_tiny_model_and_the_log_says_so(caplog):
 
 
 def test_without_a_choice_a_gpu_gets_the_published_models(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.program.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: torch.device("cuda"))
     monkeypatch.setattr("diffusers_helper.model_files.HubSource.check", lambda source, variants, offline: None)
     program = Program(options(), "original")
     assert not program.source.is_tiny
@@ -128,7 +128,9 @@ def test_imports_that_fail_end_loading_ahead(tiny, monkeypatch):
 
 
 def test_stopping_the_program_stops_loading_ahead(tiny, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.preload.Preload.run", lambda preload, components, variant, check: check())
+    monkeypatch.setattr(
+        "diffusers_helper.service.preload.Preload.run", lambda preload, components, variant, check: check()
+    )
     manager = tiny.make_manager(preload=True)
     monkeypatch.setattr(tiny, "prepare", lambda: wait_for(lambda: manager.closing))
     manager.start()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.progress import PREVIEW_INTERVAL, JobSnapshot, Pace, Previews, changes, ending
+from diffusers_helper.jobs.progress import PREVIEW_INTERVAL, JobSnapshot, Pace, Previews, changes, ending
 
 QUEUED = JobSnapshot(id="a", variant="f1", seed=1, total_frames=73, sections=2, steps=4, created=0.0)
 

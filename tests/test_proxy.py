@@ -4,8 +4,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from diffusers_helper.access import Access
-from diffusers_helper.accounts import Accounts, PasswordHash
+from diffusers_helper.service.access import Access
+from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page
 from tests.proxy import NAMES, Nginx, nginx_program

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from diffusers_helper import cli
+from diffusers_helper.commands import cli
 from diffusers_helper.framepack.errors import CancelledError, OutOfMemoryError
 from diffusers_helper.framepack.events import Finished, StepDone
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.media.photo import Photo
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -47,8 +47,8 @@ class FakeProgram:
 @pytest.fixture
 def program(monkeypatch):
     fake = type("Fake", (FakeProgram,), {"made": []})
-    monkeypatch.setattr("diffusers_helper.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
     return fake
 
 

@@ -157,4 +157,6 @@ def test_run_gradio_makes_the_environment_and_passes_its_arguments_on(tmp_path: 
         assert "not started here yet" in first.stderr
         executable(python, says)
     done = subprocess.run([script, *arguments], cwd="/", capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"<{word}>" for word in ["-m", "diffusers_helper.instances", *arguments]]
+    assert done.stdout.splitlines() == [
+        f"<{word}>" for word in ["-m", "diffusers_helper.service.instances", *arguments]
+    ]

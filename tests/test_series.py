@@ -8,7 +8,7 @@ import pytest
 from diffusers_helper.framepack.variants import ORIGINAL
 from diffusers_helper.gradio.series import Series, SeriesHandlers
 from diffusers_helper.gradio.visitors import new_visitor
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
 from tests.fakes import GOOD, LION, FakeRun, wait_for
 
 LIST, VIDEOS, STOP = range(3)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diffusers_helper.building import build
-from diffusers_helper.components import LocalFolder
-from diffusers_helper.loading import Place, bytes_in_files
+from diffusers_helper.loading.building import build
+from diffusers_helper.loading.components import LocalFolder
+from diffusers_helper.loading.weights import Place, bytes_in_files
 from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files import parts

@@ -10,10 +10,10 @@ from PIL import Image
 from diffusers_helper.framepack.errors import OutOfMemoryError, OutputError, QueueFullError, SettingsError
 from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobStore
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.unfinished import Unfinished
 from tests.fakes import write_video
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")

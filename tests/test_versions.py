@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper import versions
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.versions import TESTED, Package, installed_packages, require_versions
+from diffusers_helper.service import versions
+from diffusers_helper.service.versions import TESTED, Package, installed_packages, require_versions
 
 ROOT = Path(__file__).parents[1]
 

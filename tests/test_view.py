@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusers_helper.gradio import view
-from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.jobs.progress import JobSnapshot
 from tests.fakes import fake_preview
 
 EVIL = "<img src=x onerror=alert(1)>\"'&{{x}}${1}"

@@ -3,7 +3,7 @@
 import pytest
 
 from diffusers_helper.framepack.events import StageStarted, StepDone
-from diffusers_helper.watch import ENOUGH_STEPS, Watch
+from diffusers_helper.jobs.watch import ENOUGH_STEPS, Watch
 
 
 class Clock:

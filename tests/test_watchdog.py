@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_helper import watchdog
 from diffusers_helper.framepack.errors import QueueFullError
 from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs import JobManager
-from diffusers_helper.program import device_fault
-from diffusers_helper.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service import watchdog
+from diffusers_helper.service.program import device_fault
+from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
 from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
 def test_the_process_becomes_a_new_one_with_its_arguments_until_it_is_a_storm():
     program = (
         "import os, sys\n"
-        "from diffusers_helper.watchdog import replace_process\n"
+        "from diffusers_helper.service.watchdog import replace_process\n"
         "print(os.getpid(), *sys.argv[1:], flush=True)\n"
         "replace_process()\n"
         "print('stays')"

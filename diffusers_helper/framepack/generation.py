@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.components import Components
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.conditions import Check, make_conditions
 from diffusers_helper.framepack.engine import Conditions, Events, sample_video
@@ -38,6 +37,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.room import when_there_is_room
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import vae_encode
+from diffusers_helper.loading.components import Components
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo

@@ -10,8 +10,8 @@ from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request, setting_fault
 from diffusers_helper.gradio.privacy import owner_of, user_of
-from diffusers_helper.jobs import UNKNOWN_JOB, JobManager
-from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
+from diffusers_helper.jobs.progress import JobSnapshot
 
 
 class ApiHandlers:

@@ -14,7 +14,6 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.computer import Computer
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
@@ -27,8 +26,9 @@ from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
-from diffusers_helper.jobs import JobManager
-from diffusers_helper.preload import Preload
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import ENGLISH, Language, language
 
 POLL_SECONDS = 1

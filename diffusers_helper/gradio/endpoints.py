@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from diffusers_helper.computer import Computer
-from diffusers_helper.health import About, as_json, look
-from diffusers_helper.jobs import JobManager
-from diffusers_helper.prometheus import CONTENT_TYPE, metrics_text
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.health import About, as_json, look
+from diffusers_helper.service.prometheus import CONTENT_TYPE, metrics_text
 
 _FRESH = {"Cache-Control": "no-store"}
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from diffusers_helper.access import Access
+from diffusers_helper.service.access import Access
 
 JSON_BYTES = 4_000_000
 """The largest request that uploads nothing: prompts and settings are thousands of bytes."""

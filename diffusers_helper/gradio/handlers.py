@@ -25,7 +25,7 @@ from diffusers_helper.gradio.inputs import (
 )
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.texts import ENGLISH, Language
 
 

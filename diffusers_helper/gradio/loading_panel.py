@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
-from diffusers_helper.preload import Loading, PartLoading, Preload
+from diffusers_helper.service.preload import Loading, PartLoading, Preload
 from diffusers_helper.texts import ENGLISH, Language
 
 POLL_SECONDS = 1

@@ -21,9 +21,9 @@ from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.gradio.visitors import MAX_VISITORS, is_visitor
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.files import display_name
-from diffusers_helper.progress import JobSnapshot
 from diffusers_helper.texts import ENGLISH, Language, Message
 
 POLL_SECONDS = 2

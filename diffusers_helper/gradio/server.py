@@ -27,14 +27,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
-from diffusers_helper.access import Access
-from diffusers_helper.accounts import Accounts
 from diffusers_helper.gradio.guards import guarded, room_first
 from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.gradio.uploads import Uploads
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service.access import Access
+from diffusers_helper.service.accounts import Accounts
 
 logger = logging.getLogger(__name__)
 

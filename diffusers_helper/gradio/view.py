@@ -15,7 +15,7 @@ from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, sections_for, total_frames
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
-from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.texts import ENGLISH, Language
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from diffusers_helper.framepack.errors import SettingsError, UnknownJobError
-from diffusers_helper.jobs import JobManager
-from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.texts import Message
 
 MAX_VISITORS = 10_000

@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from diffusers_helper.health import HANG_SECONDS
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service.health import HANG_SECONDS
 from diffusers_helper.texts import Message, in_turn
 
 logger = logging.getLogger(__name__)

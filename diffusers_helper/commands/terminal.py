@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from diffusers_helper import options
 from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.media.files import whole_file
-from diffusers_helper.signals import asked_on_quit
+from diffusers_helper.service import options
+from diffusers_helper.service.signals import asked_on_quit
 from diffusers_helper.texts import ENGLISH, Language, Message
 
 if TYPE_CHECKING:
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",

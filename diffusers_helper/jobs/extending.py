@@ -13,7 +13,7 @@ from pathlib import Path
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.media.files import output_error
 from diffusers_helper.texts import Message
 

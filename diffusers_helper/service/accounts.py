@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.options import add_language
+from diffusers_helper.service.options import add_language
 from diffusers_helper.texts import Message
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")

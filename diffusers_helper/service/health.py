@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusers_helper.jobs import JobManager, public_name
-from diffusers_helper.progress import JobSnapshot
+from diffusers_helper.jobs.manager import JobManager, public_name
+from diffusers_helper.jobs.progress import JobSnapshot
 
 State = Literal["loading", "idle", "busy", "wedged", "stopping"]
 HANG_SECONDS = 900.0

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffusers_helper.building import attention_head_dim, build
-from diffusers_helper.embedding_cache import EmbeddingCache, key_of
-from diffusers_helper.environment import environment
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.loading import Place, bytes_in_files
+from diffusers_helper.loading.building import attention_head_dim, build
+from diffusers_helper.loading.embedding_cache import EmbeddingCache, key_of
+from diffusers_helper.loading.environment import environment
+from diffusers_helper.loading.weights import Place, bytes_in_files
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
 from diffusers_helper.memory.ram import free_ram

@@ -16,13 +16,13 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers_helper import options
-from diffusers_helper.access import Access, access_from, add_access_options
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
-from diffusers_helper.logs import logging_to
+from diffusers_helper.service import options
+from diffusers_helper.service.access import Access, access_from, add_access_options
+from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import LANGUAGES, Message
-from diffusers_helper.versions import require_versions
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
 def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
     require_versions()
 
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
     program = Program(parsed, variant.name)
     port = listener.getsockname()[1]
@@ -86,7 +86,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import serve, share
-        from diffusers_helper.watchdog import Watchdog
+        from diffusers_helper.service.watchdog import Watchdog
 
         if parsed.allow_anonymous and not access.accounts:
             logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)

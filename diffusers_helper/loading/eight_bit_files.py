@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_helper.loading import CHUNK_BYTES, DTYPES, Report
+from diffusers_helper.loading.weights import CHUNK_BYTES, DTYPES, Report
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.model_files.shards import ITEM_BYTES, Shards
 from diffusers_helper.models.eight_bit import quantize

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from diffusers_helper import options
+from diffusers_helper.commands.machine import Attempt, Facts, gather
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.machine import Attempt, Facts, gather
 from diffusers_helper.model_files import readable_size
+from diffusers_helper.service import options
 
 PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the program is tested with."""

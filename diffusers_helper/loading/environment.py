@@ -15,7 +15,7 @@ from diffusers_helper.model_files import ModelSource, parts_for
 from diffusers_helper.texts import Message, in_turn
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _NUMERIC = ("framepack", "k_diffusion", "media", "memory", "models", "pipelines", "clip_vision.py", "hunyuan.py")
 """The parts of this program that shape numbers."""
 

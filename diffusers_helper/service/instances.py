@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
-from diffusers_helper.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
-from diffusers_helper.options import DONE, FAILED, ROOT, ending
+from diffusers_helper.service.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
+from diffusers_helper.service.options import DONE, FAILED, ROOT, ending
 
 DEFAULT_PORT = 7860
 START_SECONDS = 180
@@ -161,7 +161,7 @@ def _spawn(plan: Plan, root: Path) -> subprocess.Popen[bytes]:
     log = files(root, plan.port)[2]
     with log.open("ab") as console:  # for what the keeper itself may complain of
         return subprocess.Popen(
-            [sys.executable, "-m", "diffusers_helper.keeper", str(root), str(plan.port)],
+            [sys.executable, "-m", "diffusers_helper.service.keeper", str(root), str(plan.port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=console,

@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper import accounts, batch, doctor, models_command, options, resume_command
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs import new_job_id
-from diffusers_helper.logs import logging_to
-from diffusers_helper.signals import stop_on_interrupt
-from diffusers_helper.terminal import (
+from diffusers_helper.commands import batch, doctor
+from diffusers_helper.commands import models as models_command
+from diffusers_helper.commands import resume as resume_command
+from diffusers_helper.commands.terminal import (
     add_settings,
     follow,
     given_settings,
@@ -28,8 +25,14 @@ from diffusers_helper.terminal import (
     steps_bar,
     telling_how_to_go_on,
 )
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs.manager import new_job_id
+from diffusers_helper.service import accounts, options
+from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.signals import stop_on_interrupt
+from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import Message, language
-from diffusers_helper.versions import require_versions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +53,7 @@ def generate(parsed: argparse.Namespace) -> int:
     require_versions()
 
     from diffusers_helper.media.photo import open_photo
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
     t = language(parsed.language)
     photo = open_photo(picture)

@@ -28,10 +28,10 @@ from diffusers_helper.framepack.errors import (
 )
 from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
+from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.jobs.watch import Watch
 from diffusers_helper.texts import Message
-from diffusers_helper.unfinished import Unfinished
-from diffusers_helper.watch import Watch
 
 if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo

@@ -14,14 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffusers_helper import options
+from diffusers_helper.commands.terminal import table
 from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.logs import LEVELS
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
 from diffusers_helper.model_files.check import find_changed
 from diffusers_helper.model_files.copying import copy_model
-from diffusers_helper.signals import stop_on_interrupt
-from diffusers_helper.terminal import table
+from diffusers_helper.service import options
+from diffusers_helper.service.logs import LEVELS
+from diffusers_helper.service.signals import stop_on_interrupt
 
 Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
 """Gets the source, the variants' names and its own options; returns an exit code."""

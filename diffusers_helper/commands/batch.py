@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffusers_helper import options
-from diffusers_helper.batch_list import BatchJob, plan, read_list
+from diffusers_helper.commands.batch_list import BatchJob, plan, read_list
+from diffusers_helper.commands.terminal import add_settings, follow, given_settings, steps_bar, table
 from diffusers_helper.framepack.errors import CancelledError, FramePackError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.files import whole_file
-from diffusers_helper.signals import stop_on_interrupt
-from diffusers_helper.terminal import add_settings, follow, given_settings, steps_bar, table
-from diffusers_helper.versions import require_versions
+from diffusers_helper.service import options
+from diffusers_helper.service.signals import stop_on_interrupt
+from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
     program = Program(parsed, parsed.variant)
     jobs = plan(entries, program.defaults.model_dump() | given, program.source.title)

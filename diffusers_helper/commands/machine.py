@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
-from diffusers_helper.launch import open_port
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, resolve_models
-from diffusers_helper.speed import Speed, measure
-from diffusers_helper.versions import Package, installed_packages
+from diffusers_helper.service.launch import open_port
+from diffusers_helper.service.versions import Package, installed_packages
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def gather(options: argparse.Namespace) -> Facts:
 def _device(choice: str) -> tuple[torch.device, str | None]:
     import torch
 
-    from diffusers_helper.program import pick_device
+    from diffusers_helper.service.program import pick_device
 
     try:
         return pick_device(choice), None

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from diffusers_helper.computer import Computer, Reading
-from diffusers_helper.health import State, look
-from diffusers_helper.jobs import JobManager
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service.computer import Computer, Reading
+from diffusers_helper.service.health import State, look
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

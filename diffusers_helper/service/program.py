@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.computer import Computer
-from diffusers_helper.environment import differences
 from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.health import About
-from diffusers_helper.job_store import JobStore
-from diffusers_helper.jobs import Job, JobManager, user_folder
-from diffusers_helper.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.jobs.manager import Job, JobManager, user_folder
+from diffusers_helper.jobs.progress import Previewer
+from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.loading.environment import differences
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
-from diffusers_helper.preload import Preload
-from diffusers_helper.progress import Previewer
+from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.health import About
+from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import Message, in_turn
-from diffusers_helper.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from diffusers_helper.components import Components
+    from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class Program:
     @cached_property
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
-        from diffusers_helper.components import Components
-        from diffusers_helper.embedding_cache import EmbeddingCache
+        from diffusers_helper.loading.components import Components
+        from diffusers_helper.loading.embedding_cache import EmbeddingCache
 
         return Components(
             self.source,
@@ -302,6 +302,6 @@ def device_fault(device: torch.device) -> str:
 
 
 def _new_previewer() -> Previewer:
-    from diffusers_helper.previewer import LatentPreviewer
+    from diffusers_helper.jobs.previewer import LatentPreviewer
 
     return LatentPreviewer()

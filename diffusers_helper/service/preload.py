@@ -17,7 +17,7 @@ from diffusers_helper.model_files import Part, parts_for
 from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
-    from diffusers_helper.components import Components
+    from diffusers_helper.loading.components import Components
 
 COMFORT = 4 * 1024**3
 """RAM that is left for the user's other programs, bytes, as long as nobody asked for a video."""

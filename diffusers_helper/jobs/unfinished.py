@@ -9,7 +9,7 @@ from typing import Any
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.job_store import JobRecord, JobStore
+from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
 

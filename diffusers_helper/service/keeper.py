@@ -1,8 +1,8 @@
 """Keeps one instance of the page running: starts it, writes its log, and starts it again if it crashes.
 
-``python -m diffusers_helper.keeper ROOT PORT`` reads ``ROOT/run/PORT.json`` and writes ``PORT.state.json`` beside it
-until it ends. An instance that ends on purpose (0), or because of what it was told (2, 3), or that never answered, is
-not started again. No torch here: the keeper is a small process.
+``python -m diffusers_helper.service.keeper ROOT PORT`` reads ``ROOT/run/PORT.json`` and writes ``PORT.state.json``
+beside it until it ends. An instance that ends on purpose (0), or because of what it was told (2, 3), or that never
+answered, is not started again. No torch here: the keeper is a small process.
 """
 
 from __future__ import annotations

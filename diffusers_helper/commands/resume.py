@@ -16,13 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper import options
-from diffusers_helper.extending import begin_longer
+from diffusers_helper.commands.terminal import (
+    follow,
+    move_video,
+    require_target,
+    steps_bar,
+    table,
+    telling_how_to_go_on,
+)
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.job_store import JobRecord, JobStore
-from diffusers_helper.jobs import new_job_id
-from diffusers_helper.signals import stop_on_interrupt
-from diffusers_helper.terminal import follow, move_video, require_target, steps_bar, table, telling_how_to_go_on
+from diffusers_helper.jobs.extending import begin_longer
+from diffusers_helper.jobs.manager import new_job_id
+from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.service import options
+from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.texts import Message, in_turn, language
 
 logger = logging.getLogger(__name__)
@@ -107,7 +114,7 @@ def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobReco
 
 
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
-    from diffusers_helper.program import Program
+    from diffusers_helper.service.program import Program
 
     t, parsed = language(parsed.language), copy.copy(parsed)
     parsed.models = parsed.models or record.models or None

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from diffusers_helper.eight_bit_files import converted
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, OutOfMemoryError
-from diffusers_helper.loading import Place, bytes_of, lacking, load_weights
+from diffusers_helper.loading.eight_bit_files import converted
+from diffusers_helper.loading.weights import Place, bytes_of, lacking, load_weights
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files import Part, parts

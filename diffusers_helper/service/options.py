@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
-from diffusers_helper.logs import LEVELS
+from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.texts import LANGUAGES, language
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The repository's folder: results, logs and weights go below it wherever the program is started from."""
 
 DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED = 0, 1, 2, 3, 130

@@ -1,0 +1,1 @@
+"""``python -m diffusers_helper COMMAND``: everything without the page."""

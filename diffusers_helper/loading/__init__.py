@@ -1,0 +1,1 @@
+"""From model files to modules: which parts there are, and how their weights get where they stay."""
