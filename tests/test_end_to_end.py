@@ -71,6 +71,8 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
         shows_idle(tab, seconds=5)
 
         tab.locator("#seconds input[type=number]").fill("2.4")  # two sections: each shows at least one preview
+        tab.locator("#ideas").get_by_text("Pan left").click()  # what this model can do, not "Wave"
+        expect(tab.locator("#prompt textarea")).to_have_value("The camera pans left.")
         start(tab)
         shows_running(tab)
         expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)

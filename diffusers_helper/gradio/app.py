@@ -19,7 +19,7 @@ from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.computer_panel import lay_out_computer
-from diffusers_helper.gradio.controls import Form, Options, lay_out_form, lay_out_options
+from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.loading_panel import lay_out_loading
@@ -62,6 +62,7 @@ def build_app(
     computer: Computer | None = None,
     series: Series | None = None,
     preload: Preload | None = None,
+    camera_only: bool = False,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -76,6 +77,7 @@ def build_app(
         computer: what the panel "Computer" looks at; without it there is no panel.
         series: the photos that were queued together; None for a record of this page's own.
         preload: what loads models ahead; None shows nothing of that.
+        camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -88,7 +90,7 @@ def build_app(
             lay_out_loading(preload, t)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
-                form = lay_out_form(defaults, t)
+                form = lay_out_form(defaults, t, CAMERA_IDEAS if camera_only else IDEAS)
             with gr.Column(elem_id="result"):
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):

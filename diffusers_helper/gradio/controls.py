@@ -25,6 +25,13 @@ IDEAS = {  # the prompts stay English, which the models know best
     Message("Wind"): "Wind plays with the hair and the clothes while the camera stays still.",
     Message("Look around"): "The camera moves slowly around the scene.",
 }
+CAMERA_IDEAS = {  # what the tiny model learned
+    Message("Pan left"): "The camera pans left.",
+    Message("Zoom in"): "The camera zooms in.",
+    Message("Tilt up"): "The camera tilts up.",
+    Message("Turn"): "The picture turns clockwise.",
+    Message("Get darker"): "The scene gets darker.",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ class Options:
     named: dict[str, gr.components.Component]
 
 
-def lay_out_form(defaults: GenerationRequest, t: Language) -> Form:
-    """Make the upper controls inside the current column."""
+def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str] = IDEAS) -> Form:
+    """Make the upper controls inside the current column; ``ideas`` are prompts to begin with, by their labels."""
     image = gr.Image(
         type="filepath",
         image_mode=None,
@@ -73,10 +80,10 @@ def lay_out_form(defaults: GenerationRequest, t: Language) -> Form:
         max_length=MAX_PROMPT_CHARACTERS,
         elem_id="prompt",
     )
-    ideas = gr.Dataset(
+    dataset = gr.Dataset(
         components=[prompt],
-        samples=[[idea] for idea in IDEAS.values()],
-        sample_labels=[t(label) for label in IDEAS],
+        samples=[[idea] for idea in ideas.values()],
+        sample_labels=[t(label) for label in ideas],
         label=t("Ideas"),
         show_label=False,
         elem_id="ideas",
@@ -90,7 +97,7 @@ def lay_out_form(defaults: GenerationRequest, t: Language) -> Form:
         end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
     end_later = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
     message = _html("", "message")
-    return Form(image, size_hint, prompt, ideas, seconds, length_hint, start, end, end_later, message)
+    return Form(image, size_hint, prompt, dataset, seconds, length_hint, start, end, end_later, message)
 
 
 def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:

@@ -46,7 +46,9 @@ class ModelSource(ABC):
         if not self.is_tiny:
             return in_turn(noise)
         advice = Message("For real videos: --models framepack, on a computer with a GPU.")
-        return in_turn([Message("The tiny model is at work."), *noise, advice])
+        return in_turn(
+            [Message("The tiny model is at work: it moves the camera and changes the light."), *noise, advice]
+        )
 
     @property
     @abstractmethod
