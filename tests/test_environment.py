@@ -6,6 +6,7 @@ import torch
 
 from diffusers_helper.loading.environment import differences, environment
 from diffusers_helper.model_files import LocalFolder, resolve_models
+from tests.tiny import TINY_FOLDER
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def test_a_difference_is_a_sentence(name, value, says):
 
 
 def test_other_weights_of_the_same_size_are_other_models(tmp_path):
-    source = resolve_models("tiny", accelerator=False)
+    source = LocalFolder(TINY_FOLDER)
     shutil.copytree(source.root, tmp_path / "copy", copy_function=shutil.copy2)
     copy = LocalFolder(tmp_path / "copy")
     same = environment(copy, "f1", CPU)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.loading import weights as loading
 from diffusers_helper.loading.weights import Place, load_weights
-from diffusers_helper.loading.weights import weights as loading
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.model_files.shards import Shards
 
