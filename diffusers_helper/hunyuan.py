@@ -7,7 +7,8 @@ encoder needs, so the numbers depend neither on a tokenizer's padding side nor o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,17 +113,28 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
 
     Args:
         image: (B, 3, 4n-3, 8H, 8W), -1..1, any device and dtype.
-        vae: computes on its own device in its own dtype.
+        vae: computes on its own device in its own dtype; pictures are never cut into tiles, which would change numbers
+            to save memory that one picture does not take.
         generator: draws the sample in float32 on the generator's device, so that one on the CPU fixes the result
             whatever the device of the autoencoder; None is the global one.
 
     Returns:
         (B, 16, n, H, W) float32 on the autoencoder's device.
     """
-    posterior = vae.encode(image.to(vae.device, vae.dtype)).latent_dist
+    with _without_tiles(vae):
+        posterior = vae.encode(image.to(vae.device, vae.dtype)).latent_dist
     where = generator.device if generator else vae.device
     noise = torch.randn(posterior.mean.shape, generator=generator, device=where).to(vae.device)
     return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
+
+
+@contextmanager
+def _without_tiles(vae: AutoencoderKLHunyuanVideo) -> Iterator[None]:
+    before, vae.use_tiling = vae.use_tiling, False
+    try:
+        yield
+    finally:
+        vae.use_tiling = before
 
 
 def _decode(pieces: Sequence[Tensor], decode: VaeDecoder) -> Tensor:

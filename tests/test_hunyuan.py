@@ -210,6 +210,18 @@ def image():
     return torch.rand(1, 3, 5, 32, 48) * 2 - 1
 
 
+def test_a_picture_is_encoded_whole_where_decoding_must_save_memory(vae, image, monkeypatch):
+    whole, expected = vae.encode(image).latent_dist.mean, vae_encode(image, vae, torch.Generator().manual_seed(7))
+    for name in ("tile_sample_min_height", "tile_sample_min_width"):
+        monkeypatch.setattr(vae, name, 16)
+    for name in ("tile_sample_stride_height", "tile_sample_stride_width"):
+        monkeypatch.setattr(vae, name, 8)
+    monkeypatch.setattr(vae, "use_tiling", True)
+    assert not torch.allclose(vae.encode(image).latent_dist.mean, whole, atol=1e-3)  # what tiles would do
+    assert torch.equal(vae_encode(image, vae, torch.Generator().manual_seed(7)), expected)
+    assert vae.use_tiling
+
+
 def test_encoding_samples_the_posterior_and_scales_it(vae, image):
     latents = vae_encode(image, vae, torch.Generator().manual_seed(7))
     with torch.no_grad():

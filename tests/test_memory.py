@@ -103,13 +103,17 @@ def test_free_memory_of_a_cpu_is_what_the_system_has():
     assert get_cuda_free_memory_gb("cpu") == pytest.approx(psutil.virtual_memory().available / 2**30, rel=0.2)
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "cuda"])
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 6.0), (0.5, 3.5)])
-def test_free_memory_of_cuda_counts_what_torch_holds_unused_and_keeps_to_its_share(monkeypatch, share, expected):
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: share)
+def test_free_memory_of_cuda_counts_what_torch_holds_unused_and_keeps_to_its_share(
+    monkeypatch, device, share, expected
+):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", [share].__getitem__)  # takes no bare "cuda"
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (3 * 2**30, 9 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 4 * 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 2**30)
-    assert get_cuda_free_memory_gb("cuda:0") == expected
+    assert get_cuda_free_memory_gb(device) == expected
 
 
 # policy

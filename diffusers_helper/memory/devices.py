@@ -39,7 +39,8 @@ def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
     free, total = torch.cuda.mem_get_info(device)
     allocated = torch.cuda.memory_allocated(device)
     unused = torch.cuda.memory_reserved(device) - allocated
-    share = torch.cuda.get_per_process_memory_fraction(device)
+    index = torch.cuda.current_device() if device.index is None else device.index  # it takes no bare "cuda"
+    share = torch.cuda.get_per_process_memory_fraction(index)
     return min(free + unused, share * total - allocated) / GIB
 
 
