@@ -94,6 +94,16 @@ def errors(result: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
+def ram() -> dict[str, float]:
+    """RAM of this process in GiB: the most it ever held (`peak`), and what it holds now, its own and files' pages.
+
+    Pages of files count as the system counts them, the code of libraries among them.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    fields = {"peak": "VmHWM", "own": "RssAnon", "files": "RssFile"}
+    return {name: int(status[field].split()[0]) * 1024 / GIB for name, field in fields.items()}
+
+
 def surroundings() -> dict[str, str]:
     """GPU, versions and commit."""
     git = ["git", "rev-parse", "--short", "HEAD"]

@@ -3,6 +3,7 @@
 ``python -m benchmarks.kills --models tiny --kills 20 --report kills.md``: for both variants, latents bit for bit and
 the frames of the MP4 exactly. Moments: so many seconds after the run says that it samples, decodes or writes a section,
 and right before the n-th file gets its final name (an audit hook in the child, outside the program's code).
+``--device cuda --free-gib 6`` does it on a GPU of which the runs find so much free.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.common import GIB
 from diffusers_helper.model_files.parts import VAE
 from diffusers_helper.model_files.source import TINY_FOLDER
 
@@ -90,11 +92,14 @@ class Runs:
     Args:
         folder: for everything.
         variant, models, seconds, steps: of the video.
+        device: where they compute.
     """
 
-    def __init__(self, folder: Path, variant: str, models: str, seconds: float, steps: int) -> None:
+    def __init__(
+        self, folder: Path, variant: str, models: str, seconds: float, steps: int, device: str = "cpu"
+    ) -> None:
         self.folder, self.variant = folder, variant
-        self.options = ["--models", models, "--device", "cpu", "--cache", str(folder / "cache")]
+        self.options = ["--models", models, "--device", device, "--cache", str(folder / "cache")]
         self.settings = ["--variant", variant, "--seconds", str(seconds), "--steps", str(steps), "--seed", "5"]
         self.photo = folder / "photo.png"
         pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
@@ -237,13 +242,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--variants", nargs="+", default=["original", "f1"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--free-gib", type=float, help="of the GPU's memory; the rest is held here")
     parsed = parser.parse_args()
     table = HEAD
+    taken = all_but(parsed.free_gib) if parsed.free_gib else None
     with tempfile.TemporaryDirectory() as scratch:
         models = parsed.models or str(small_models(Path(scratch) / "models"))
-        for variant in ("original", "f1"):
+        for variant in parsed.variants:
             (folder := Path(scratch) / variant).mkdir()
-            runs = Runs(folder, variant, models, parsed.seconds, parsed.steps)
+            runs = Runs(folder, variant, models, parsed.seconds, parsed.steps, parsed.device)
             whole, chance = runs.whole(), random.Random(parsed.seed)
             for number, moment in enumerate(moments(parsed.kills, round(parsed.seconds / 1.2), chance)):
                 started = time.monotonic()
@@ -252,6 +261,14 @@ def main() -> None:
                 print(outcome.row.strip(), f"{time.monotonic() - started:.0f} s", flush=True)
                 if parsed.report:
                     parsed.report.write_text(table)
+    del taken
+
+
+def all_but(gib: float) -> torch.Tensor:
+    """Memory of the GPU, so much that only ``gib`` GiB are left to others."""
+    torch.ones(1, device="cuda")
+    free, _ = torch.cuda.mem_get_info()
+    return torch.empty(free - int(gib * GIB), dtype=torch.uint8, device="cuda")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.common import Bench, default_device, synchronize
+from benchmarks.common import GIB, Bench, default_device, ram, synchronize
 from diffusers_helper.loading.building import build
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory.packing import blocks_of, packed
@@ -126,10 +126,10 @@ def _diffusers(finish: Callable[[nn.Module], object]) -> Callable[[Path], nn.Mod
 
 WAYS: dict[str, Callable[[Path], nn.Module]] = {
     "buffers": _product(Place(torch.device("cpu"))),
-    "pinned": _product(Place(torch.device("cpu"), pin=True)),
+    "pinned": _product(Place(torch.device("cpu"), pin=True, stream=True)),
     "device": _product(Place(torch.device("cuda"))),
     "8 bits, converted": _product(Place(torch.device("cpu")), eight_bit=True, anew=True),
-    "8 bits, pinned": _product(Place(torch.device("cpu"), pin=True), eight_bit=True),
+    "8 bits, pinned": _product(Place(torch.device("cpu"), pin=True, stream=True), eight_bit=True),
     "diffusers": _diffusers(lambda model: [weight.sum() for weight in model.parameters()]),  # it only maps the files
     "diffusers, pinned": _diffusers(lambda model: [packed(block) for block in blocks_of(model)]),
     "diffusers, device": _diffusers(lambda model: model.to("cuda")),
@@ -144,24 +144,19 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     """Load once in this process."""
     if torch.cuda.is_available():
         torch.ones(1, device="cuda")  # the context takes RAM of its own
-    before = _peak_of_ram()
+    before = ram()["peak"]
     start = time.perf_counter()
     model = WAYS[way](folder)
     synchronize()
     seconds = time.perf_counter() - start
-    weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()))
+    weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.is_meta)
+    peak = ram()["peak"]
     return {
         "seconds": seconds,
         "gb_per_second": weights / 1e9 / seconds,
-        "ram_over_weights": (_peak_of_ram() - before) / weights,
-        "ram_peak_gib": _peak_of_ram() / 2**30,
+        "ram_over_weights": (peak - before) * GIB / weights,
+        "ram_peak_gib": peak,
     }
-
-
-def _peak_of_ram() -> int:
-    """The most RAM this process ever held, bytes; pages that it only mapped count, as the system counts them."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
 ``python -m benchmarks.memory --folder DIR`` writes a full-size model folder with random weights there (42 GB, once) and
 runs each way in a process of its own: everything resident, within 6 and 4 GiB, and from 8-bit weights; diffusers' class
 with its group offloading makes single steps beside them. ``--tiny``, or a computer without a GPU, runs the tiny model
-with a simulated GPU, for the schedule. The last line is JSON: seconds per step, peaks, bytes over the bus, whether the
-latents are those of the resident run, and what the measured bytes predict for other cards.
+with a simulated GPU, for the schedule. The last line is JSON: seconds per step, peaks, bytes over the bus, what differs
+in any bit from the resident run with the same weights, and what the measured bytes predict for other cards.
 """
 
 import argparse
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import GIB, Bench, default_device, synchronize
+from benchmarks.common import GIB, Bench, default_device, ram, synchronize
 from diffusers_helper.framepack.conditions import make_conditions
 from diffusers_helper.framepack.engine import sample_video
 from diffusers_helper.framepack.events import SectionDone, StepDone
@@ -150,8 +150,8 @@ class Meter:
         self.stages: dict[str, float] = {}
         self.steps: list[float] = []
         self.sent: list[int] = []
-        self.hash = hashlib.sha256()
-        self.pixels = hashlib.sha256()
+        self.ram: dict[str, dict[str, float]] = {}
+        self.digests: dict[str, Any] = defaultdict(hashlib.sha256)
         self.planned = ""
         self.swapped: dict[str, Any] = {}
         self._last = time.perf_counter()
@@ -162,7 +162,14 @@ class Meter:
         synchronize()
         now = time.perf_counter()
         self.stages[name] = self.stages.get(name, 0.0) + now - self._last
+        self.ram[name] = {kind: round(gib, 2) for kind, gib in ram().items()}
         self._last = now
+
+    def saw(self, name: str, *tensors: torch.Tensor | None) -> None:
+        """Add numbers to what is compared between ways."""
+        for tensor in tensors:
+            if tensor is not None:
+                self.digests[name].update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
     def step(self, transformer: nn.Module, first: bool) -> None:
         """A step is done; the first of a section holds preparations and is not counted."""
@@ -183,7 +190,7 @@ class Meter:
             "step_seconds": statistics.median(self.steps),
             "slowest_step": max(self.steps),
             "sent_gb_per_step": statistics.median(self.sent) / 1e9,
-            "ram_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+            "ram_peak_gib": ram()["peak"],
         }
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
@@ -195,10 +202,9 @@ class Meter:
                 "bus_gb_per_second": bus(self.device),
             }
         found["stages"] = {name: round(seconds, 2) for name, seconds in self.stages.items()}
-        return found | {
-            "latents": self.hash.hexdigest()[:16], "pixels": self.pixels.hexdigest()[:16], "plan": self.planned,
-            "swapped": self.swapped,
-        }  # fmt: skip
+        found["ram_gib"] = self.ram
+        found["bits"] = {name: digest.hexdigest()[:16] for name, digest in self.digests.items()}
+        return found | {"plan": self.planned, "swapped": self.swapped}
 
 
 def generation(components: Components, args: argparse.Namespace, meter: Meter) -> Iterator[None]:
@@ -206,10 +212,12 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
     request = GenerationRequest(prompt=PROMPT, variant=VARIANT, seed=7, steps=args.steps)
     picture = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
     conditions = result_of(make_conditions(request, picture, components, lambda: None))
+    meter.saw("conditions", *vars(conditions).values())
     meter.stage("text and photo")
     pixels = (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
     with components.vae() as vae:
         start_latent = vae_encode(pixels, vae, torch.Generator("cpu").manual_seed(7))
+    meter.saw("start latent", start_latent)
     meter.stage("encode the photo")
     transformer = components.transformer(VARIANT)
     meter.stage("load the transformer")
@@ -226,8 +234,8 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
                 yield
             elif isinstance(event, SectionDone):
                 meter.stage("decode")
-                meter.hash.update(event.latents.numpy().tobytes())
-                meter.pixels.update(event.pixels.numpy().tobytes())
+                meter.saw("latents", event.latents)
+                meter.saw("pixels", event.pixels)
     finally:
         events.close()
 
@@ -298,7 +306,7 @@ def diffusers_steps(args: argparse.Namespace, device: torch.device) -> dict[str,
         "pinning_seconds": pinned,
         "peak_allocated_gib": torch.cuda.max_memory_allocated() / GIB,
         "peak_reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        "ram_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+        "ram_peak_gib": ram()["peak"],
     }
 
 
@@ -322,8 +330,8 @@ def compare(results: dict[str, dict[str, Any]]) -> None:
         if "step_seconds" not in numbers or "step_seconds" not in base:
             continue
         numbers["slower"] = numbers["step_seconds"] / base["step_seconds"]
-        if "latents" in numbers:
-            numbers["same_latents"] = numbers["latents"] == base["latents"]
+        if "bits" in numbers:
+            numbers["other_bits"] = [name for name, bits in numbers["bits"].items() if bits != base["bits"][name]]
         if numbers.get("sent_gb_per_step") and "bus_gb_per_second" in numbers:
             copying = numbers["sent_gb_per_step"] / numbers["bus_gb_per_second"]
             numbers["hidden"] = 1 - max(0.0, numbers["step_seconds"] - base["step_seconds"]) / copying

@@ -99,9 +99,11 @@ def test_memory(capsys, tmp_path):
     assert list(results) == ways
     assert json.loads((tmp_path / "so-far").read_text()) == results
     for name in ("within 6 GiB", "8 bits, within 4 GiB"):
-        assert results[name]["same_latents"]
+        assert results[name]["other_bits"] == []
         assert results[name]["sent_gb_per_step"] == pytest.approx(sum(results[name]["swapped"]["sizes"]) / 1e9)
-    assert results["8 bits, resident"]["latents"] != results["resident"]["latents"]
+    bits, exact = results["8 bits, resident"]["bits"], results["resident"]["bits"]
+    assert list(exact) == ["conditions", "start latent", "latents", "pixels"]
+    assert [name for name in exact if bits[name] != exact[name]] == ["latents", "pixels"]
     assert results["resident"]["sent_gb_per_step"] == 0
     assert len(line["predicted"]) == len(memory.CARDS)
 

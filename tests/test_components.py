@@ -219,6 +219,15 @@ def test_memory_is_shared_anew_for_each_job(source, monkeypatch):
     components.plan_memory(2.5)
     assert components.policy == MemoryPolicy(resident=False, preserved_gb=2.5, tile_vae=True)
     assert is_gone(encoder)
+    with components.vae() as vae:
+        autoencoder = weakref.ref(vae)
+    del vae
+    components.plan_memory(2)
+    assert not is_gone(autoencoder)
+    free = 70.0  # it went: what was loaded to travel cannot stay
+    components.plan_memory(2)
+    assert components.policy.resident
+    assert is_gone(autoencoder)
 
 
 def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
@@ -379,7 +388,7 @@ def test_weights_that_stay_on_the_disk_are_told(components, monkeypatch):
     transformer = components.transformer("f1")
     assert list(components.notes_on(transformer)) == []
     layout = block_layout(transformer.transformer_blocks[0])
-    transformer.transformer_blocks[0].weight_source = SimpleNamespace(layout=replace(layout, nbytes=4 * 10**9))
+    transformer.transformer_blocks[0].weight_source = SimpleNamespace(layout=replace(layout, travelling=4 * 10**9))
     [note] = components.notes_on(transformer)
     assert "4.0 GB of the transformer's weights do not fit in RAM" in note
 

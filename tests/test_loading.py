@@ -82,36 +82,54 @@ def test_every_weight_lands_in_its_place(tmp_path, stored, dtype, prefix):
 
 def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
     source = Model()
-    nbytes = block_layout(source.blocks[0]).nbytes
+    nbytes = block_layout(source.blocks[0]).travelling
     shards = files_of(tmp_path, source.state_dict())
     place = Place(torch.device("cpu"), ram=2.5 * nbytes, stream=True)
     model = load_weights(empty(), shards, torch.bfloat16, place)
-    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).nbytes
+    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).travelling
     assert [hasattr(block, "weight_source") for block in model.blocks] == [False, False, True]
     block, original = model.blocks[2], source.blocks[2].to(torch.bfloat16)
     original.computed = original.computed.float()
     assert block.layer.weight.is_meta
-    assert torch.equal(block.once.weight, original.once.weight)
     assert torch.equal(block.computed, torch.ones(2))
     layout = block.weight_source.layout
     assert layout == block_layout(original)
-    for size in (layout.travelling, layout.nbytes):
-        memory = torch.zeros(size, dtype=torch.uint8)
-        block.weight_source.read_into(memory)
-        views = layout.views(memory)
-        assert ("once.weight" in views) is (size == layout.nbytes)
-        assert all(torch.equal(view, original.get_parameter(n)) for n, view in views.items() if "layer" in n)
-        assert torch.equal(views["count"], torch.arange(3))
-        assert torch.equal(views["computed"], torch.ones(2))
+    memory = torch.zeros(layout.travelling, dtype=torch.uint8)
+    block.weight_source.read_into(memory)
+    views = layout.views(memory)
+    assert views.keys() == {"layer.weight", "layer.bias", "count", "computed"}
+    assert all(torch.equal(view, original.get_parameter(n)) for n, view in views.items() if "layer" in n)
+    assert torch.equal(views["count"], torch.arange(3))
+    assert torch.equal(views["computed"], torch.ones(2))
 
 
-def test_without_any_ram_all_weights_are_the_files_own_pages(tmp_path):
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_blocks_travel_what_is_read_once_stays_in_its_file(tmp_path, dtype):
+    source, read = Model(), []
+    shards = files_of(tmp_path, source.state_dict())
+    place = Place(torch.device("cpu"), stream=True)
+    model = load_weights(empty(), shards, dtype, place, lambda done, total: read.append(total))
+    once = sum(weight.nbytes for block in source.blocks for weight in block.once.parameters())
+    assert read[-1] == shards.nbytes - once
+    for block, original in zip(model.blocks, source.blocks, strict=True):
+        layout, memory = packed(block)  # in one piece already
+        assert memory.data_ptr() == block.count.data_ptr()  # the first
+        assert len(memory) == memory.untyped_storage().nbytes() == layout.travelling
+        assert block.once.weight.is_meta
+        for name in ("weight", "bias"):
+            weight = block.once.weight_sources[name]()
+            assert torch.equal(weight, original.once.get_parameter(name).to(dtype))
+            assert weight.data_ptr() != block.once.weight_sources[name]().data_ptr()  # nobody writes over it
+
+
+def test_without_any_ram_all_weights_stay_in_their_files(tmp_path):
     source, read = Model(), []
     shards, place = files_of(tmp_path, source.state_dict()), Place(torch.device("cpu"), ram=0, stream=True)
     model = load_weights(empty(), shards, torch.float32, place, lambda done, total: read.append(total))
     assert read == [0]  # nothing was read
     assert all(hasattr(block, "weight_source") for block in model.blocks)
-    for name in ("first.weight", "first.bias", "blocks.0.once.weight"):
+    for name in ("first.weight", "first.bias"):
         assert torch.equal(model.get_parameter(name), source.get_parameter(name))
     maps = Path("/proc/self/maps")
     assert not maps.exists() or str(tmp_path) in maps.read_text()

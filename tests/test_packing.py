@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.loading import FULL
 from diffusers_helper.memory import packing
 from diffusers_helper.memory.packing import ALIGNMENT, HostBuffer, block_layout, blocks_of, packed, tensors_of
+from diffusers_helper.model_files.parts import transformer_part
+from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
 from tests.models import golden_transformer
 from tests.tiny import tiny_text
 
@@ -61,6 +64,14 @@ def test_a_transformer_block_leaves_its_modulation_behind():
     behind = [field.name for field in layout.fields if field.offset >= layout.travelling]
     assert behind == ["norm1.linear.weight", "norm1.linear.bias", "norm1_context.linear.weight",
                       "norm1_context.linear.bias"]  # fmt: skip
+
+
+def test_how_much_of_the_published_transformer_is_read_once():
+    with torch.device("meta"):
+        model = Transformer(**FULL)
+    behind = sum(field.nbytes for block in blocks_of(model) for field in block_layout(block).behind)
+    whole = sum(weight.nbytes for weight in model.parameters())
+    assert behind / whole == pytest.approx(transformer_part("f1").read_once, abs=5e-4)
 
 
 @pytest.mark.parametrize("inference", [False, True])

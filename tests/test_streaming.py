@@ -23,7 +23,7 @@ def load(part, place, eight_bit=None):
 
 
 def half_of(model):
-    return sum(block_layout(block).nbytes for block in blocks_of(model)) / 2
+    return sum(block_layout(block).travelling for block in blocks_of(model)) / 2
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
-from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, resolve_models
+from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.launch import open_port
 from diffusers_helper.service.versions import Package, installed_packages
 
@@ -51,7 +51,7 @@ class Models:
         small: whether any computer runs it.
         error: the sentence with which a start would end; None if it would not.
         lacking: bytes still to download, about.
-        size: bytes of all its weights; ``largest`` of its largest part.
+        size: bytes of all its weights; ``largest`` of its largest part, as far as they wait in RAM for a GPU.
         root: where its files are.
         free: room on the disk of ``root``.
     """
@@ -232,20 +232,20 @@ def _models(options: argparse.Namespace, *, accelerator: bool) -> Models:
         small=source.is_tiny,
         error=error,
         lacking=lacking,
-        size=sum(sizes),
-        largest=max(sizes),
+        size=sum(sizes.values()),
+        largest=max(int(size * (1 - part.read_once)) for part, size in sizes.items()),
         root=source.root,
         free=free_bytes(source.root),
     )
 
 
-def _sizes(source: ModelSource, variant: str) -> tuple[list[int], int]:
+def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:
     """Bytes of each part, and of those that are not in order."""
-    sizes, lacking = [], 0
+    sizes, lacking = {}, 0
     for part in parts_for((variant,)):
         folder, problems = source.look(part)
         here = folder is not None and not problems
-        sizes.append(part.bytes_in(folder) if here and folder else part.size)
+        sizes[part] = part.bytes_in(folder) if here and folder else part.size
         lacking += 0 if here else part.size
     return sizes, lacking
 

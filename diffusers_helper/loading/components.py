@@ -138,7 +138,7 @@ class Components:
         `preserved_gb` GiB of the device stay free where not everything fits.
         """
         policy = policy_for(self.device, preserved_gb)
-        if self.policy.resident and not policy.resident:  # what is on the device gives way, and is loaded otherwise
+        if self.policy.resident != policy.resident:  # what is loaded for the one cannot run as the other
             self.release_all()
         self.residency.policy = policy
 
@@ -243,13 +243,17 @@ class Components:
         return part is parts.TEXT_ENCODER and self.device.type == "cuda" and not self.policy.resident
 
     def ram_need(self, part: Part, folder: Path) -> int:
-        """RAM that the weights of `part` in `folder` take, bytes, about: public files have two bytes per number."""
+        """RAM that the weights of `part` in `folder` take, bytes, about: public files have two bytes per number.
+
+        Where they travel to a GPU, those that are read once stay in their files.
+        """
         is_transformer = part.name.startswith("transformer")
         large = is_transformer or part is parts.TEXT_ENCODER
         if large and self.policy.resident and self.device.type != "cpu":
             return 0  # they go straight to the device
         bytes_each = 1 if is_transformer and self._eight_bit else self._dtype_of(part).itemsize
-        return part.bytes_in(folder) * bytes_each // 2
+        share = 1 - part.read_once if self.device.type == "cuda" else 1
+        return int(part.bytes_in(folder) * share) * bytes_each // 2
 
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""

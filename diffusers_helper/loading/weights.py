@@ -2,11 +2,13 @@
 
 A model is built without memory for its weights (on the "meta" device); then every weight gets its final place, and
 threads read the files into these places. So no weight ever exists twice, a conversion to another dtype holds only a
-piece of a weight, and several threads share what one could not read fast enough.
+piece of a weight, and several threads share what one could not read fast enough. Where blocks travel to a device for
+every step, weights that are read once per video have no place in RAM: they are read from their files then.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_helper.framepack.errors import ModelFilesError
-from diffusers_helper.memory.packing import HostBuffer, Layout, block_layout, blocks_of
+from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, Layout, block_layout, blocks_of
 from diffusers_helper.model_files.shards import Shards, Stored
 from diffusers_helper.texts import Message
 
@@ -54,7 +56,8 @@ class Place:
         device: of the weights when they are loaded.
         pin: page-lock the blocks' buffers, for fast copies to a CUDA device; only where `device` is the CPU.
         ram: bytes that may be taken of it, where `device` is the CPU.
-        stream: what would take more is left in its files: blocks are read whenever they run, other weights are mapped.
+        stream: what is read once per video is left in its files, and what would take more than `ram` too: blocks are
+            read whenever they run, other weights are mapped. Such a model runs only while it swaps (memory.swapping).
     """
 
     device: torch.device
@@ -70,9 +73,9 @@ def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
 
 
 def bytes_in_files(model: nn.Module) -> int:
-    """Bytes of the blocks of `model` that were left in their files."""
+    """Bytes of the blocks of `model` that are read from their files in every step."""
     sources = (getattr(block, "weight_source", None) for block in blocks_of(model))
-    return sum(source.layout.nbytes for source in sources if source is not None)
+    return sum(source.layout.travelling for source in sources if source is not None)
 
 
 def load_weights(
@@ -161,7 +164,7 @@ class _FileBlock:
         self._kept = kept
 
     def read_into(self, buffer: Tensor) -> None:
-        """Fill `buffer`, which is in RAM, with all fields of the layout that it has room for."""
+        """Fill `buffer`, which is in RAM, with the fields that travel."""
         staging = _Staging(pinned=False)
         for name, view in self.layout.views(buffer).items():
             if name in self._kept:
@@ -169,6 +172,23 @@ class _FileBlock:
                 continue
             for read in _pieces(self._stored[name], view, None):
                 _fill(read, self._shards, staging)
+
+
+@dataclass(frozen=True)
+class _FileWeight:
+    """A weight that stays in its file (see memory.packing.WEIGHT_SOURCES)."""
+
+    shards: Shards
+    stored: Stored
+    dtype: torch.dtype
+
+    def __call__(self) -> Tensor:
+        """Read it."""
+        weight = HostBuffer(math.prod(self.stored.shape) * self.dtype.itemsize).bytes.view(self.dtype)
+        staging = _Staging(pinned=False)
+        for read in _pieces(self.stored, weight, None):
+            _fill(read, self.shards, staging)
+        return weight.view(self.stored.shape)
 
 
 def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place: Place) -> Iterator[_Read]:
@@ -180,15 +200,17 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
         inside = {field.name: f"{names[id(block)]}.{field.name}" for field in layout.fields}
         of_block = {name: rest.pop(inside[name]) for name in inside if inside[name] in rest}
         computed = {name: block.get_buffer(name) for name in inside.keys() - of_block.keys()}  # in no file
-        if place.stream and layout.nbytes > left:
+        nbytes = layout.nbytes
+        if place.stream:
+            nbytes = layout.travelling
+            for field in layout.behind:
+                _leave_in_file(block, field, _FileWeight(shards, of_block[field.name], field.dtype))
+        if place.stream and nbytes > left:
             block.weight_source = _FileBlock(layout, shards, of_block, computed)
-            for field in layout.fields:
-                if field.offset >= layout.travelling:
-                    _set(block, field.name, _mapped(shards, of_block[field.name], field.dtype))
             continue
-        left -= layout.nbytes
-        host = HostBuffer(layout.nbytes) if place.device.type == "cpu" else None
-        memory = host.bytes if host else torch.empty(layout.nbytes, dtype=torch.uint8, device=place.device)
+        left -= nbytes
+        host = HostBuffer(nbytes) if place.device.type == "cpu" else None
+        memory = host.bytes if host else torch.empty(nbytes, dtype=torch.uint8, device=place.device)
         buffer = _Buffer(host)
         for name, view in layout.views(memory).items():
             if name in of_block:
@@ -204,6 +226,11 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
         tensor = torch.empty_like(outside[name], device=place.device)
         _set(model, name, tensor)
         yield from _pieces(where, tensor, None)
+
+
+def _leave_in_file(block: nn.Module, field: Field, source: _FileWeight) -> None:
+    owner, _, leaf = field.name.rpartition(".")
+    vars(block.get_submodule(owner)).setdefault(WEIGHT_SOURCES, {})[leaf] = source
 
 
 def _pieces(stored: Stored, tensor: Tensor, buffer: _Buffer | None) -> Iterator[_Read]:

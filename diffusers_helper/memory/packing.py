@@ -2,7 +2,8 @@
 
 A block is a layer that runs as a whole; `blocks_of` finds those of a model by the list that diffusers and transformers
 both keep of them. `block_layout` says where in the piece each tensor lies, `HostBuffer` is the piece in the machine's
-memory, `packed` finds or makes it.
+memory, `packed` finds or makes it. Weights may also have no memory at all and stay in their files: a block's
+(`BlockSource`), and single ones that are read once per video (`WEIGHT_SOURCES`).
 """
 
 import logging
@@ -50,6 +51,16 @@ class Layout:
     travelling: int
     nbytes: int
 
+    @property
+    def front(self) -> tuple[Field, ...]:
+        """The fields that travel."""
+        return tuple(field for field in self.fields if field.offset < self.travelling)
+
+    @property
+    def behind(self) -> tuple[Field, ...]:
+        """The fields that are read once."""
+        return self.fields[len(self.front) :]
+
     def views(self, memory: Tensor) -> dict[str, Tensor]:
         """The tensors in `memory` (uint8, of `travelling` or `nbytes` bytes): those of its size."""
         inside = (field for field in self.fields if field.offset + field.nbytes <= len(memory))
@@ -60,12 +71,17 @@ class Layout:
 
 
 class BlockSource(Protocol):
-    """The weights of a block that has none in memory: its attribute `weight_source`."""
+    """The travelling weights of a block that has none in memory: its attribute `weight_source`."""
 
     layout: Layout
 
     def read_into(self, buffer: Tensor) -> None:
-        """Fill `buffer` (uint8, of `travelling` or `nbytes` bytes); any thread may call it."""
+        """Fill `buffer` (uint8, of `travelling` bytes); any thread may call it."""
+
+
+WEIGHT_SOURCES = "weight_sources"
+"""A module's attribute: for each of its weights that is in no memory, by name, a function that reads it from its file
+into RAM, anew each time."""
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -142,15 +158,15 @@ class _Pages(mmap.mmap):
 
 
 def packed(block: nn.Module) -> tuple[Layout, Tensor]:
-    """A block's layout and all its bytes in the machine's memory; its tensors are views of them from then on.
+    """A block's layout and its travelling bytes in the machine's memory; these tensors are views of them from then on.
 
     What already lies so is left as it is; else it is copied, once, into pinned memory. The tensors stay the same
-    objects.
+    objects. What is read once stays wherever it is.
     """
     layout, tensors = block_layout(block), tensors_of(block)
     memory = _common_memory(layout, tensors)
     if memory is None:
-        buffer = HostBuffer(layout.nbytes)
+        buffer = HostBuffer(layout.travelling)
         memory = buffer.bytes
         with torch.no_grad(), torch.inference_mode(mode=False):
             for name, view in layout.views(memory).items():
@@ -160,16 +176,16 @@ def packed(block: nn.Module) -> tuple[Layout, Tensor]:
 
 
 def _common_memory(layout: Layout, tensors: dict[str, Tensor]) -> Tensor | None:
-    """The bytes that all of `tensors` share, laid out so; None if they do not."""
+    """The bytes that those of `tensors` that travel share, laid out so; None if they do not."""
     first = tensors[layout.fields[0].name]
     storage, start = first.untyped_storage(), first.data_ptr()
-    for field in layout.fields:
+    for field in layout.front:
         tensor = tensors[field.name]
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.data_ptr() != start + field.offset:
             return None
         if tensor.untyped_storage().data_ptr() != storage.data_ptr():
             return None
-    if start - storage.data_ptr() + layout.nbytes > storage.nbytes():
+    if start - storage.data_ptr() + layout.travelling > storage.nbytes():
         return None
     whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return whole[start - storage.data_ptr() :][: layout.nbytes]
+    return whole[start - storage.data_ptr() :][: layout.travelling]

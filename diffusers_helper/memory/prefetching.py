@@ -38,9 +38,9 @@ class Prefetcher:
         self._sources: list[Any] = []
         for block in blocks:
             source = getattr(block, "weight_source", None)
-            layout, memory = packed(block) if source is None else (block_layout(block), None)
+            layout, memory = packed(block) if source is None else (block_layout(block), source)
             self._blocks.append(_Block(block, layout))
-            self._sources.append(source if memory is None else memory[: layout.travelling])
+            self._sources.append(memory)
         self.sizes = [block.layout.travelling for block in self._blocks]
         self.kept = spread(self.sizes, room)
         self._places = places
@@ -103,8 +103,7 @@ class _Block:
 
     def __init__(self, block: nn.Module, layout: Layout) -> None:
         self.layout = layout
-        names = [field.name for field in layout.fields if field.offset < layout.travelling]
-        self._homes = [_table_of(block, name) for name in names]
+        self._homes = [_table_of(block, field.name) for field in layout.front]
         self._there: dict[int, list[Tensor]] = {}
 
     def is_elsewhere(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diffusers_helper.memory.cuda import CudaDevice
-from diffusers_helper.memory.packing import blocks_of
+from diffusers_helper.memory.packing import WEIGHT_SOURCES, blocks_of
 from diffusers_helper.memory.prefetching import Prefetcher
 from diffusers_helper.memory.schedule import Device
 
@@ -25,7 +25,10 @@ class _Swapping:
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)  # type: ignore[misc]  # nn.Module is the next class
-        return value.to(self.swap_device) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        stored = vars(self)[WEIGHT_SOURCES][name]() if value.is_meta else value
+        return stored.to(self.swap_device)
 
 
 class _Block(_Swapping):
