@@ -29,6 +29,12 @@ from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer
 from diffusers_helper.models.kernels import resolve_kernels
 
 TEXT_TOKENS = 40
+WAYS = {
+    "in turn": {"overlap": False},
+    "saving beside": {"overlap": True, "decode_in_turn": True},
+    "beside": {"overlap": True},
+}
+"""What of a section's end runs beside the next section's sampling."""
 
 
 class Clock:
@@ -83,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = {**models, **inputs, "device": device, "dtype": torch.float32 if on_cpu else torch.bfloat16}
     run(bench, "warm-up", plan_video(args.variant, 1), settings | {"steps": 2}, overlap=False)
     del bench.results["warm-up"]
-    for name, overlap in {"in turn": False, "beside": True}.items():
-        run(bench, name, plan, settings | {"steps": args.steps}, overlap=overlap)
+    for name, way in WAYS.items():
+        run(bench, name, plan, settings | {"steps": args.steps}, **way)
     same = len({str(numbers.pop("bits")) for numbers in bench.results.values()}) == 1
     bench.report(size=[height, width], steps=args.steps, sections=args.sections, same_bits=same, tiny=tiny)
 
@@ -121,7 +127,7 @@ def make_inputs(model: Any, height: int, width: int, device: torch.device) -> di
     return {"start_latent": start, "conditions": conditions, "seed": 0}
 
 
-def run(bench: Bench, name: str, plan: VideoPlan, settings: dict[str, Any], *, overlap: bool) -> None:
+def run(bench: Bench, name: str, plan: VideoPlan, settings: dict[str, Any], **way: bool) -> None:
     """Make one video; record its spans and what they say."""
     digest, clock = hashlib.sha256(), Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +143,7 @@ def run(bench: Bench, name: str, plan: VideoPlan, settings: dict[str, Any], *, o
                     save(event)
                     clock.mark("save", event.index)
 
-        for event in sample_video(plan, **settings, overlap=overlap, then=then):
+        for event in sample_video(plan, **settings, **way, then=then):
             if isinstance(event, StepDone):
                 clock.mark("steps", event.section)
             if isinstance(event, SectionDone):

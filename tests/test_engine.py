@@ -256,6 +256,37 @@ def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
     assert all(map(torch.equal, pixels, serial))
 
 
+def test_decoded_in_turn_a_section_is_only_saved_beside_the_next_ones_sampling():
+    steps, sampled, order, pixels = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), [], []
+
+    def then(events, check):
+        for event in events:
+            yield event
+            if isinstance(event, SectionDone):
+                assert event.index == 2 or sampled.acquire(timeout=60)
+                order.append(f"saved {event.index}")
+
+    for event in golden_events("f1_3", overlap=True, decode_in_turn=True, then=then)[1]:
+        if isinstance(event, StageStarted):
+            order.append(event.stage)
+        if isinstance(event, StepDone) and event.step == steps:
+            order.append(f"sampled {event.section}")
+            if event.section > 0:
+                sampled.release()
+        if isinstance(event, SectionDone):
+            order.append(f"decoded {event.index}")
+            pixels.append(event.pixels)
+    assert order[:-2] == [
+        "sample", "sampled 0", "decode", "decoded 0",
+        "sample", "sampled 1", "saved 0", "decode", "decoded 1",
+        "sample", "sampled 2", "saved 1", "decode",
+    ]  # fmt: skip
+    assert sorted(order[-2:]) == ["decoded 2", "saved 2"]  # nothing waits between these
+    serial = [event.pixels for event in golden_events("f1_3")[1] if isinstance(event, SectionDone)]
+    assert all(map(torch.equal, pixels, serial))
+    assert not end_threads()
+
+
 def test_the_thread_decodes_without_gradients():
     modes, vae = [], golden_vae()
     hook = vae.post_quant_conv.register_forward_pre_hook(

@@ -6,7 +6,7 @@ It knows neither torch nor events.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -43,10 +43,10 @@ class Beside(Generic[T]):
         self._thread = threading.Thread(target=self._run, args=(work, inside), name="section-end", daemon=True)
         self._thread.start()
 
-    def items(self, *, wait: bool) -> Iterator[T]:
-        """Yield what the generator gave since the last call, and with ``wait`` all that is still to come.
+    def items(self, *, wait: bool, until: Callable[[T], bool] = lambda item: False) -> Iterator[T]:
+        """Yield what the generator gave since the last call, and with ``wait`` what is still to come.
 
-        What the generator raises is raised here, after its items.
+        The item for which ``until`` holds is the last. What the generator raises is raised here, after its items.
         """
         while self._thread is not None:
             try:
@@ -55,6 +55,8 @@ class Beside(Generic[T]):
                 return
             if not isinstance(item, _End):
                 yield item
+                if until(item):
+                    return
                 continue
             self._thread.join()
             self._thread = None

@@ -98,6 +98,7 @@ def sample_video(
     decode: bool = True,
     use: Use = nullcontext,
     overlap: bool = False,
+    decode_in_turn: bool = False,
     then: Then = _nothing_more,
     sampled: Sequence[SectionSampled] = (),
     decode_from: int = 0,
@@ -120,6 +121,8 @@ def sample_video(
         use: makes the context in which one of the two models can run on ``device``; it moves weights on small cards.
         overlap: run each section's end in a thread beside the next one's sampling; needs memory for both models. On
             a GPU it has a stream of its own.
+        decode_in_turn: with ``overlap``, let the next section wait until this one is decoded, so that one model is at
+            work at a time; only what ``then`` does with the pixels is beside the sampling.
         then: gets the events of a section's end and gives those that are yielded instead: more of them, usually. It
             runs where the end does; its second argument raises CancelledError there once the iterator is closed.
         sampled: the first sections as an earlier run sampled them: they are not sampled again, and the others come
@@ -138,7 +141,10 @@ def sample_video(
     new = _sections(plan, len(sampled), transformer, history, generator, conditions, settings, use)
     with closing(new):
         sections = chain(again, new)
-        yield from _ended_beside(sections, end, settings.device) if overlap else _ended_in_turn(sections, end)
+        if overlap:
+            yield from _ended_beside(sections, end, settings.device, decode_in_turn)
+        else:
+            yield from _ended_in_turn(sections, end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,12 +238,17 @@ def _ended_in_turn(sections: Iterator[Event | _Sampled], end: _End) -> Iterator[
             yield item
 
 
-def _ended_beside(sections: Iterator[Event | _Sampled], end: _End, device: torch.device) -> Iterator[Event]:
+def _ended_beside(
+    sections: Iterator[Event | _Sampled], end: _End, device: torch.device, decode_in_turn: bool
+) -> Iterator[Event]:
     with Beside[Event]() as beside:
         for item in sections:
             if isinstance(item, _Sampled):
                 yield from beside.items(wait=True)
-                beside.start(end(item, beside.check), _own_stream(device))
+                # Without a stream of its own a decode shares the memory that torch keeps for the sampling's.
+                beside.start(end(item, beside.check), nullcontext() if decode_in_turn else _own_stream(device))
+                if decode_in_turn:
+                    yield from beside.items(wait=True, until=lambda event: isinstance(event, SectionDone))
             else:
                 yield item
                 yield from (event for event in beside.items(wait=False) if not isinstance(event, StageStarted))

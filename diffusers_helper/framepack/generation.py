@@ -140,7 +140,8 @@ def _stages(
         device=components.device,
         dtype=transformer.dtype,
         use=use,
-        overlap=components.policy.resident and components.device.type == "cuda",  # a CPU has nothing left to do it with
+        overlap=components.device.type == "cuda",  # a CPU has nothing left to do it with
+        decode_in_turn=not components.policy.resident,
         then=lambda events, stopped: _saved(
             _shown(events) if np.ptp(picture) > BLANK else events, video, plan, checkpoint, _both(check, stopped)
         ),
