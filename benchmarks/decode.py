@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from benchmarks.common import Bench, default_device, with_random_weights
+from benchmarks.common import Bench, default_device, errors, with_random_weights
 from diffusers_helper.models.kernels import PLAIN, resolve_kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
@@ -46,9 +46,13 @@ def measure(bench: Bench, vae: Any, latents: Tensor, *, plain: bool) -> None:
     """The peer, whole and in tiles, then the product with memory ample and short."""
     kernels = resolve_kernels(latents.device, latents.dtype)
     reference = bench.measure("diffusers", lambda: vae.decode(latents).sample)
+    made = {}
     for name, short in {"product": False, "product, short of memory": True}.items():
         decoder = VaeDecoder(vae, kernels, short_of_memory=short)
-        bench.measure(name, lambda decoder=decoder: decoder(latents), reference)
+        made[name] = bench.measure(name, lambda decoder=decoder: decoder(latents), reference)
+    whole, little = made.values()
+    if whole is not None and little is not None:
+        bench.results["product, short of memory"]["psnr_to_ample"] = errors(little, whole)["psnr"]
     if plain:
         decoder = VaeDecoder(vae, PLAIN)
         bench.measure("product, plain kernels", lambda: decoder(latents), reference)

@@ -149,6 +149,8 @@ class Meter:
         self.device = device
         self.stages: dict[str, float] = {}
         self.steps: list[float] = []
+        self.first = 0.0
+        self.pinned = 0
         self.sent: list[int] = []
         self.ram: dict[str, dict[str, float]] = {}
         self.digests: dict[str, Any] = defaultdict(hashlib.sha256)
@@ -172,7 +174,7 @@ class Meter:
                 self.digests[name].update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
     def step(self, transformer: nn.Module, first: bool) -> None:
-        """A step is done; the first of a section holds preparations and is not counted."""
+        """A step is done; the first of a section holds preparations and counts for itself, the first of all."""
         synchronize()
         now = time.perf_counter()
         prefetcher = DynamicSwapInstaller.prefetcher_of(transformer)
@@ -180,6 +182,9 @@ class Meter:
         if not first:
             self.steps.append(now - self._last)
             self.sent.append(sent - (self._sent_before or 0))
+        elif not self.first:
+            self.first = now - self._last
+            self.pinned = sum(weight.nbytes for weight in transformer.parameters() if weight.is_pinned())
         self._sent_before, self._last = sent, now
         if prefetcher and not self.swapped:
             self.swapped = {"blocks_kept": len(prefetcher.kept), "sizes": prefetcher.sizes}
@@ -189,8 +194,10 @@ class Meter:
         found: dict[str, Any] = {
             "step_seconds": statistics.median(self.steps),
             "slowest_step": max(self.steps),
+            "first_step": self.first,
             "sent_gb_per_step": statistics.median(self.sent) / 1e9,
             "ram_peak_gib": ram()["peak"],
+            "pinned_gib": self.pinned / GIB,
         }
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)

@@ -2,10 +2,12 @@
 
 ``python -m benchmarks.timeline`` measures the full size on a GPU with random weights, ``--tiny`` a small model
 anywhere. Times are the device's, in seconds from the start of a run. Saving is left out where PyAV is not installed.
+``--plot FILE --from JSON`` draws what a run printed; it needs matplotlib.
 """
 
 import argparse
 import hashlib
+import json
 import statistics
 import tempfile
 import time
@@ -75,7 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sections", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="per section")
     parser.add_argument("--variant", default="f1", help="original or f1")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--from", dest="line", type=Path, metavar="JSON", help="what to draw")
     args = parser.parse_args(argv)
+    if args.plot:
+        draw(json.loads(args.line.read_text())["results"], args.plot)
+        return
     device = default_device()
     tiny = args.tiny or device.type == "cpu"
     on_cpu = device.type == "cpu"
@@ -177,6 +184,24 @@ def summary(found: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
         "decoding": {section: one[:2] for section, one in found["decode"].items()},
         "saved": {section: one[0] for section, one in found["save"].items()},
     }
+
+
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw what ran when, a row for each kind of work and a panel for each way."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(results), 1, figsize=(9, 1.4 * len(results)), sharex=True, layout="constrained")
+    for axis, (name, found) in zip(axes, results.items(), strict=True):
+        saving = {section: [found["decoding"][section][1], end] for section, end in found["saved"].items()}
+        rows = {"saving": saving, "decoding": found["decoding"], "sampling": found["sampling"]}
+        for row, spans in enumerate(rows.values()):
+            for section, (begin, end) in spans.items():
+                axis.barh(row, end - begin, left=begin, height=0.7, color=f"C{section}")
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set_title(f"{name}: {found['seconds']:.1f} s", loc="left", fontsize="medium")
+        axis.grid(axis="x", alpha=0.3)
+    axes[-1].set_xlabel("seconds; a colour for each section")
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":
