@@ -243,7 +243,11 @@ def test_a_failure_exits_1_and_says_what_is_kept(program, failure, shown, capsys
 @pytest.mark.parametrize(("times", "end"), [(1, GeneratorExit), (2, KeyboardInterrupt)])
 def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, end, capfd):
     program.interrupts = times
-    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     shown = capfd.readouterr().err
     assert "press Ctrl+C again" in shown
     assert "Traceback" not in shown

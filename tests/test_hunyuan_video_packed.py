@@ -1,5 +1,6 @@
 import inspect
 import random
+import weakref
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from safetensors import safe_open
 from torch.utils.checkpoint import checkpoint
 
 from diffusers_helper.models.attention import AttentionBackend, sdpa
+from diffusers_helper.models.embeddings import frequencies
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.rope import pad_to_multiple
-from tests.golden import arguments, golden_meta, load_golden
+from tests.golden import arguments, golden_meta, load_golden, recorded_frequencies
 
 CONFIG = golden_meta()["transformer_config"]
 PUBLISHED = {"has_image_proj": True, "has_clean_x_embedder": True}
@@ -86,6 +88,7 @@ def assert_same(result, expected):
 # ---- the right numbers
 
 
+@pytest.mark.usefixtures("recorded_exp")
 @pytest.mark.parametrize("case", golden_meta()["forward"])
 def test_forward_gives_the_golden_numbers(case):
     model = HunyuanVideoTransformer3DModelPacked(**CONFIG).eval()
@@ -300,7 +303,10 @@ def test_sharded_round_trip(tmp_path):
     assert (tmp_path / "diffusion_pytorch_model.safetensors.index.json").exists()
     inputs = random_inputs(model)
     loaded = HunyuanVideoTransformer3DModelPacked.from_pretrained(tmp_path).eval()
-    assert torch.equal(run(loaded, inputs), run(model, inputs))
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert_same(run(loaded, inputs), run(model, inputs))  # where weights lie may round a product otherwise
     assert loaded.config.rope_axes_dim == CONFIG["rope_axes_dim"]
     half = HunyuanVideoTransformer3DModelPacked.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
@@ -402,3 +408,39 @@ def test_mlps_go_over_a_few_tokens_at_a_time_where_memory_is_short(rows):
         seen.clear()
         model(**inputs)
         assert max(seen) > min(rows, 70)  # training keeps to whole products
+
+
+def test_a_step_that_runs_out_of_memory_begins_again_with_its_mlps_in_pieces(monkeypatch, caplog):
+    monkeypatch.setattr("diffusers_helper.models.hunyuan_video_packed.ROWS", 7)
+    model = build(seed=0)
+    inputs = random_inputs(model, batch=2, text=(7, 5))
+    whole = run(model, inputs)
+    faults, seen, activations = [torch.OutOfMemoryError("full")], [], []
+
+    def fail_once(_, args):
+        activations.append(weakref.ref(args[0]))
+        if faults:
+            raise faults.pop()
+
+    model.single_transformer_blocks[1].register_forward_pre_hook(fail_once)
+    model.transformer_blocks[0].ff.net[2].register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
+    monkeypatch.setattr(
+        "diffusers_helper.models.hunyuan_video_packed.empty_caches", lambda: seen.append(activations[0]() is None)
+    )
+    model.initialize_teacache(True, num_steps=2)
+    assert_same(run(model, inputs), whole)
+    assert seen[1] is True  # what had been computed was gone by then
+    assert seen[0] > 7 >= max(seen[2:])
+    assert sum(model.step_cache.passes.values()) == 1  # the cache saw one step
+    assert "begins again, with its MLPs 7 tokens at a time" in caplog.text
+    faults.append(torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(model, inputs)
+    model.mlp_rows, faults[:] = None, [ValueError("something else")]
+    with pytest.raises(ValueError, match="something else"):
+        run(model, inputs)
+
+
+def test_frequencies_are_exps_numbers_but_for_the_last_bit():
+    found, recorded = frequencies(torch.device("cpu")), recorded_frequencies(torch.device("cpu"))
+    torch.testing.assert_close(found, recorded, rtol=2.5e-7, atol=0)

@@ -240,12 +240,27 @@ def test_out_of_memory_lets_what_was_kept_travel_and_runs_the_block_again(stack,
     assert prefetcher.kept == []
     assert caches == ["emptied"]
     assert gpu.held() == 2
-    assert "Out of GPU memory: 1 blocks" in caplog.text
+    assert "now 2 places for blocks, and 1 that stayed travel" in caplog.text
     assert prefetcher.bytes_sent > sent
     sent = prefetcher.bytes_sent
     assert torch.equal(stack(x), expected)
     assert prefetcher.bytes_sent > sent
     stack.layers[3].fault.append(torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        stack(x)
+
+
+@torch.inference_mode()
+def test_out_of_memory_where_nothing_was_kept_takes_the_third_place_away(stack):
+    x = torch.randn(2, 4)
+    expected = stack(x)
+    gpu = WatchedGpu()
+    install(stack, gpu, places=3)
+    assert gpu.held() == 3
+    stack.layers[1].fault.append(torch.OutOfMemoryError("full"))
+    assert torch.equal(stack(x), expected)
+    assert gpu.held() == 2
+    stack.layers[1].fault.append(torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):
         stack(x)
 

@@ -31,6 +31,7 @@ def call(model, golden, i):
         ).sample
 
 
+@pytest.mark.usefixtures("recorded_exp")
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_decisions_and_outputs_are_the_golden_ones(model, golden, threshold):
     model.initialize_teacache(True, num_steps=25, rel_l1_thresh=float(threshold))
@@ -42,6 +43,7 @@ def test_decisions_and_outputs_are_the_golden_ones(model, golden, threshold):
     assert model.step_cache.passes == {POSITIVE: 2 * sum(computed)}
 
 
+@pytest.mark.usefixtures("recorded_exp")
 def test_branches_that_take_turns_decide_as_each_would_alone(model, golden):
     model.initialize_teacache(num_steps=25, rel_l1_thresh=0.15)
     outputs = {POSITIVE: [], NEGATIVE: []}

@@ -245,8 +245,7 @@ def _ended_beside(
         for item in sections:
             if isinstance(item, _Sampled):
                 yield from beside.items(wait=True)
-                # Without a stream of its own a decode shares the memory that torch keeps for the sampling's.
-                beside.start(end(item, beside.check), nullcontext() if decode_in_turn else _own_stream(device))
+                beside.start(end(item, beside.check), _stream_of_ends(device, own=not decode_in_turn))
                 if decode_in_turn:
                     yield from beside.items(wait=True, until=lambda event: isinstance(event, SectionDone))
             else:
@@ -255,12 +254,18 @@ def _ended_beside(
         yield from beside.items(wait=True)
 
 
-def _own_stream(device: torch.device) -> AbstractContextManager[Any]:
-    """On a GPU a context with another stream, which begins with the results of the current one so far."""
+def _stream_of_ends(device: torch.device, *, own: bool) -> AbstractContextManager[Any]:
+    """On a GPU a context with another stream, which begins with the results of the current one so far.
+
+    Not ``own``: with the current one, since memory that torch keeps for one stream serves no other.
+    """
     if device.type != "cuda":
         return nullcontext()
+    current = torch.cuda.current_stream(device)
+    if not own:
+        return torch.cuda.stream(current)
     stream = _side_stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+    stream.wait_stream(current)
     return torch.cuda.stream(stream)
 
 

@@ -19,6 +19,9 @@ from diffusers_helper.memory.schedule import Device, Ring, spread
 
 logger = logging.getLogger(__name__)
 
+LEAST = 2
+"""Places with which one block can travel while another runs."""
+
 
 class Prefetcher:
     """The blocks of one model on one device.
@@ -53,7 +56,7 @@ class Prefetcher:
         return self._sent + self._ring.bytes_sent
 
     def run(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call block `index`. Out of memory: what was kept is let go and the block runs once more, as it did before.
+        """Call block `index`. Out of memory: with as little as travelling takes it runs once more, as it did before.
 
         Where gradients are recorded the block reads its weights by itself: a ring would write over what they need.
         """
@@ -63,9 +66,10 @@ class Prefetcher:
             with self._on_device(index):
                 return call(*args, **kwargs)
         except RuntimeError as error:
-            if not is_shortage(error) or not self.kept:
+            if not is_shortage(error) or not (self.kept or self._places > LEAST):
                 raise
-            logger.warning("Out of GPU memory: %d blocks that stayed there now travel too.", len(self.kept))
+            kept = len(self.kept)
+            logger.warning("Out of GPU memory: now %d places for blocks, and %d that stayed travel.", LEAST, kept)
         # Only here is the error gone, and with it what the block had computed.
         self._shrink()
         with self._on_device(index):
@@ -88,7 +92,7 @@ class Prefetcher:
             self._ring.leave(index)
 
     def _shrink(self) -> None:
-        self.kept = []
+        self.kept, self._places = [], min(LEAST, self._places)
         self.close()
         self._sent = self.bytes_sent
         empty_caches()

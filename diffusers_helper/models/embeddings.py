@@ -14,11 +14,20 @@ from .rope import pad_to_multiple, tokens_of
 SINUSOID_CHANNELS = 256
 
 
-def sinusoids(values: Tensor) -> Tensor:
-    """Cosines, then sines, of value * 10000^(-i/128): (B,) -> (B, 256) in float32."""
+def frequencies(device: torch.device) -> Tensor:
+    """10000^(-i/128), (128,) float32.
+
+    `exp` rounds as the processor does: their last bits differ between machines, and times a guidance of 10,000 such a
+    bit is 6e-4 of an angle, in the original as here.
+    """
     half = SINUSOID_CHANNELS // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponent)
+    exponent = torch.arange(half, dtype=torch.float32, device=device) / half
+    return torch.exp(-math.log(10000.0) * exponent)
+
+
+def sinusoids(values: Tensor) -> Tensor:
+    """Cosines, then sines, of value * frequency: (B,) -> (B, 256) in float32."""
+    angles = values.float().unsqueeze(-1) * frequencies(values.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -5,6 +5,7 @@ flow of the sampled latents. This file packs, assembles and unpacks; the layers 
 nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +17,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from diffusers_helper.memory.budget import ROWS
+from diffusers_helper.memory.devices import empty_caches, is_shortage
+
 from .attention import AttentionBackend, AttentionFunction, sdpa
 from .blocks import Compute, DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
 from .embeddings import CleanPatchEmbed, ImageProjection, PatchEmbed, TimeTextEmbed
@@ -24,6 +28,8 @@ from .norms import Modulation, modulate
 from .rope import pool_table, rope_table, tokens_of
 from .section_context import Conditioning, Modulations, PackedHistory
 from .step_cache import NoCache, StepCache, TeaCache
+
+logger = logging.getLogger(__name__)
 
 
 class OutputProjection(nn.Linear):
@@ -258,7 +264,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         image = self.step_cache.run(
             image,
             modulated_input=lambda: self.transformer_blocks[0].modulated_input(image, first, compute.kernels),
-            blocks=lambda: self.run_blocks(image, step, conditioning, history.rope, compute),
+            blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, compute),
         )
         return self.project_out(image[:, -sampled:], conditioning.modulations.out[step], latents.shape)
 
@@ -271,6 +277,20 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         indices = indices.to(latents.device).expand(batch, frames)
         table = rope_table(indices, height, width, self.config.rope_axes_dim, self.config.rope_theta)
         return tokens_of(pool_table(table, factor))
+
+    def _run_within_memory(
+        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, compute: Compute
+    ) -> Tensor:
+        """`run_blocks`; out of memory, all of it again with the MLPs in pieces, from now on."""
+        try:
+            return self.run_blocks(image, step, conditioning, rope, compute)
+        except RuntimeError as error:
+            if not is_shortage(error) or compute.mlp_rows is not None or torch.is_grad_enabled():
+                raise
+            logger.warning("Out of GPU memory: this step begins again, with its MLPs %d tokens at a time.", ROWS)
+        self.mlp_rows = ROWS
+        empty_caches()  # only here is the error gone, and with it what had been computed
+        return self.run_blocks(image, step, conditioning, rope, compute._replace(mlp_rows=ROWS))
 
     def run_blocks(
         self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, compute: Compute
