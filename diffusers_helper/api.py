@@ -28,7 +28,7 @@ from diffusers_helper.framepack.events import Event, Finished, Note
 from diffusers_helper.framepack.planning import FPS
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
-from diffusers_helper.jobs.manager import new_job_id
+from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.media.files import whole_file
 from diffusers_helper.service import options
 from diffusers_helper.service.versions import require_versions

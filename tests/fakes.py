@@ -24,7 +24,8 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.server import application
-from diffusers_helper.jobs.manager import JobManager, user_folder
+from diffusers_helper.jobs.job import user_folder
+from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.texts import Message

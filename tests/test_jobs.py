@@ -18,7 +18,8 @@ from diffusers_helper.framepack.errors import (
 )
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.manager import JobManager, new_job_id
+from diffusers_helper.jobs.job import new_job_id
+from diffusers_helper.jobs.manager import JobManager
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
 SECONDS = 5  # how long anything here may take before the test fails

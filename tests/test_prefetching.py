@@ -240,7 +240,7 @@ def test_out_of_memory_lets_what_was_kept_travel_and_runs_the_block_again(stack,
     assert prefetcher.kept == []
     assert caches == ["emptied"]
     assert gpu.held() == 2
-    assert "now 2 places for blocks, and 1 that stayed travel" in caplog.text
+    assert "no block stays there (1 did), and 2 are there at a time" in caplog.text
     assert prefetcher.bytes_sent > sent
     sent = prefetcher.bytes_sent
     assert torch.equal(stack(x), expected)

@@ -27,7 +27,7 @@ from diffusers_helper.commands.terminal import (
 )
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.manager import new_job_id
+from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.signals import stop_on_interrupt

@@ -26,7 +26,7 @@ from diffusers_helper.commands.terminal import (
 )
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.jobs.extending import begin_longer
-from diffusers_helper.jobs.manager import new_job_id
+from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusers_helper.gradio.uploads import Uploads
-from diffusers_helper.jobs.manager import user_folder
+from diffusers_helper.jobs.job import user_folder
 
 _FILE = re.compile(r"/gradio_api/file[=/](.*)", re.DOTALL)
 

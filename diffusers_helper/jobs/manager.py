@@ -10,11 +10,9 @@ import logging
 import secrets
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +26,19 @@ from diffusers_helper.framepack.errors import (
 )
 from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Pace, Previewer, Previews, changes, ending
+from diffusers_helper.jobs.job import Job, new_job_id, public_name
+from diffusers_helper.jobs.progress import (
+    JobSnapshot,
+    Outcome,
+    Pace,
+    Previewer,
+    Previews,
+    changes,
+    ending,
+    first_snapshot,
+)
 from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.jobs.waiting import Waiting
 from diffusers_helper.jobs.watch import Watch
 from diffusers_helper.texts import Message
 
@@ -38,61 +47,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[["Job"], Generator[Event, None, None]]
+Run = Callable[[Job], Generator[Event, None, None]]
 _HOW_TO_GO_ON = ("resumable", "caution", "thumbnail", "sections_kept")
 UNKNOWN_JOB = Message("This job is not known here; the server may have been restarted.")
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What a run gets.
-
-    Attributes:
-        id: unique and not to be guessed; also fit for a file name.
-        request: the settings, with a fixed seed.
-        photo: the start picture.
-        owner: for whom it is; "" for nobody in particular.
-        say: shows a sentence as the job's description, for what takes long inside one stage.
-    """
-
-    id: str
-    request: GenerationRequest
-    photo: Photo
-    say: Callable[[str], None]
-    owner: str = ""
-    mixed: bool = False
-    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
-    _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
-
-    def stop(self) -> None:
-        """Ask the run to stop; it does at the next event or ``check``."""
-        self._stop.set()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
-
-    def check(self) -> None:
-        """Raise CancelledError if the job was asked to stop; for hooks inside long calls. It is a sign of life, too."""
-        self._pulse()
-        if self.stopping:
-            raise CancelledError(Message("The job was stopped."))
-
-
-def new_job_id() -> str:
-    """Return a name that sorts by time and has 64 random bits, so that nobody cancels a job that is not theirs."""
-    return f"{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}"
-
-
-def public_name(job_id: str) -> str:
-    """Return what of a job's id anybody may know: when it was made, without the part that gives the right to it."""
-    return job_id.rpartition("_")[0]
-
-
-def user_folder(name: str) -> str:
-    """Return the folder, inside that of all results, where a signed-in user's results are."""
-    return f"user_{name}"
 
 
 class JobManager:
@@ -126,8 +83,6 @@ class JobManager:
         unfinished: Unfinished | None = None,
     ) -> None:
         self._run = run
-        self._max_waiting = max_waiting
-        self._max_per_owner = max_per_owner
         self._keep = keep
         self._new_previewer = new_previewer
         self._prepare = prepare
@@ -137,7 +92,7 @@ class JobManager:
         self._last_section: tuple[str, int] | None = None  # a job, and after how many of its sections it stops
         self.watch = Watch()
         self._changed = threading.Condition()
-        self._queue: deque[Job] = deque()
+        self._waiting = Waiting(max_waiting, max_per_owner)
         self._running: Job | None = None
         self._snapshots: dict[str, JobSnapshot] = {}  # in the order of submission
         self._tokens: dict[str, str] = {}
@@ -182,7 +137,8 @@ class JobManager:
                     self._drop(job.id)
                     return self._tokens[token]
                 self._require_open(owner)
-                self._enqueue(job, self._turn(owner), visitor=visitor)
+                self._waiting.join(job, self._running)
+                self._show_waiting(job, visitor=visitor)
         except QueueFullError:
             self._tokens.pop(token or "", None)
             self._drop(job.id)
@@ -205,7 +161,8 @@ class JobManager:
             record, photo = self._unfinished.take(job_id)
             job = self._job(job_id, record.request, photo, record.owner, mixed=True)
             video = {"video": seen.video, "frames": seen.frames, "partial": seen.partial}
-            self._enqueue(job, self._turn(job.owner), visitor=record.visitor, version=seen.version + 1, **video)
+            self._waiting.join(job, self._running)
+            self._show_waiting(job, visitor=record.visitor, version=seen.version + 1, **video)
 
     def discard(self, job_id: str) -> None:
         """Give up a job that could go on: only its video so far stays. Raises UnknownJobError."""
@@ -233,9 +190,10 @@ class JobManager:
                 if record.state == "queued":
                     record, photo = unfinished.take(record.id)
                     job = self._job(record.id, record.request, photo, record.owner)
-                    self._enqueue(job, len(self._queue), visitor=record.visitor)
+                    self._waiting.append(job)
+                    self._show_waiting(job, visitor=record.visitor)
                 else:
-                    ended = _first_snapshot(record.id, record.request, record.owner, record.visitor)
+                    ended = first_snapshot(record.id, record.request, record.owner, record.visitor)
                     fields = {"finished": time.time(), "description": Message("Interrupted")}
                     self._snapshots[record.id] = replace(ended, **fields | unfinished.about(record.id))
             except FramePackError as error:
@@ -247,10 +205,9 @@ class JobManager:
     def _job(self, job_id: str, request: GenerationRequest, photo: Photo, owner: str, *, mixed: bool = False) -> Job:
         return Job(job_id, request, photo, partial(self._say, job_id), owner, mixed, _pulse=self.watch.pulse)
 
-    def _enqueue(self, job: Job, place: int, *, visitor: str, **fields: Any) -> None:
-        self._queue.insert(place, job)
+    def _show_waiting(self, job: Job, *, visitor: str, **fields: Any) -> None:
         self._snapshots.pop(job.id, None)
-        self._snapshots[job.id] = replace(_first_snapshot(job.id, job.request, job.owner, visitor), **fields)
+        self._snapshots[job.id] = replace(first_snapshot(job.id, job.request, job.owner, visitor), **fields)
         self._renumber()
 
     def _drop(self, job_id: str) -> None:
@@ -264,32 +221,11 @@ class JobManager:
                 return Message("The server is stopping and takes no new jobs.")
             if self.watch.lost:
                 return self.watch.lost
-            if len(self._queue) < self._max_waiting:
-                return ""
-            return Message(
-                "{waiting} jobs are waiting already, and no more than {most} may; try again when one is done.",
-                waiting=len(self._queue),
-                most=self._max_waiting,
-            )
+            return self._waiting.full()
 
     def _require_open(self, owner: str) -> None:
-        if reason := self.full():
+        if reason := self.full() or self._waiting.full_for(owner):
             raise QueueFullError(reason)
-        own = sum(job.owner == owner for job in self._queue)
-        if self._max_per_owner is not None and own >= self._max_per_owner:
-            raise QueueFullError(
-                Message("{waiting} of your jobs are waiting already; try again when one is done.", waiting=own)
-            )
-
-    def _turn(self, owner: str) -> int:
-        """Return the place in the queue of a new job: before those that are a later one of their owner's."""
-        jobs = Counter([self._running.owner] if self._running else [])
-        own = jobs[owner] + sum(job.owner == owner for job in self._queue)
-        for place, job in enumerate(self._queue):
-            if jobs[job.owner] > own:
-                return place
-            jobs[job.owner] += 1
-        return len(self._queue)
 
     def cancel(self, job_id: str, *, after_section: bool = False) -> None:
         """Stop a job: one that waits never starts, an ended one stays as it is.
@@ -302,7 +238,7 @@ class JobManager:
             if seen.ended:
                 return
             if self._running is None or self._running.id != job_id:
-                self._queue = deque(job for job in self._queue if job.id != job_id)
+                self._waiting.leave(job_id)
                 self._drop(job_id)
                 self._end(job_id, Cancelled(None))
                 self._renumber()
@@ -350,8 +286,8 @@ class JobManager:
             self._closing = True
             if self._unfinished is not None:
                 self._unfinished.closing()
-            while self._queue:
-                job = self._queue.popleft()
+            while self._waiting:
+                job = self._waiting.next()
                 if self._unfinished is not None:
                     self._unfinished.let_go(job.id)
                 self._end(job.id, Cancelled(None))
@@ -378,10 +314,10 @@ class JobManager:
 
     def _next(self) -> Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: (self._queue and not self.watch.lost) or self._closing)
+            self._changed.wait_for(lambda: (self._waiting and not self.watch.lost) or self._closing)
             if self._closing:
                 return None
-            self._running = job = self._queue.popleft()
+            self._running = job = self._waiting.next()
             self._last_section = None
             self._update(job.id, state="running", position=0, started=time.time())
             self.watch.job_started()
@@ -465,25 +401,10 @@ class JobManager:
         logger.info("Job %s: %s", job_id, type(outcome).__name__.lower())
 
     def _renumber(self) -> None:
-        for position, job in enumerate(self._queue, start=1):
+        for position, job in enumerate(self._waiting, start=1):
             if self._snapshots[job.id].position != position:
                 self._update(job.id, position=position)
         self._changed.notify_all()
-
-
-def _first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor: str) -> JobSnapshot:
-    return JobSnapshot(
-        id=job_id,
-        variant=request.variant,
-        seed=request.seed,
-        total_frames=request.total_frames,
-        sections=request.sections,
-        steps=request.steps,
-        created=time.time(),
-        owner=owner,
-        visitor=visitor,
-        request=request,
-    )
 
 
 def _sentence(error: BaseException, error_id: str) -> str:

@@ -121,6 +121,22 @@ class JobSnapshot:
         return fields
 
 
+def first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor: str) -> JobSnapshot:
+    """Return how a job is that has just come."""
+    return JobSnapshot(
+        id=job_id,
+        variant=request.variant,
+        seed=request.seed,
+        total_frames=request.total_frames,
+        sections=request.sections,
+        steps=request.steps,
+        created=time.time(),
+        owner=owner,
+        visitor=visitor,
+        request=request,
+    )
+
+
 class Pace:
     """Measures the steps of one job and tells the time left."""
 

@@ -68,8 +68,11 @@ class Prefetcher:
         except RuntimeError as error:
             if not is_shortage(error) or not (self.kept or self._places > LEAST):
                 raise
-            kept = len(self.kept)
-            logger.warning("Out of GPU memory: now %d places for blocks, and %d that stayed travel.", LEAST, kept)
+            logger.warning(
+                "Out of GPU memory: from now on no block stays there (%d did), and %d are there at a time.",
+                len(self.kept),
+                LEAST,
+            )
         # Only here is the error gone, and with it what the block had computed.
         self._shrink()
         with self._on_device(index):

@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusers_helper.jobs.manager import JobManager, public_name
+from diffusers_helper.jobs.job import public_name
+from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 
 State = Literal["loading", "idle", "busy", "wedged", "stopping"]

@@ -21,7 +21,8 @@ import torch
 from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.manager import Job, JobManager, user_folder
+from diffusers_helper.jobs.job import Job, user_folder
+from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished

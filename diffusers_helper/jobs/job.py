@@ -1,0 +1,70 @@
+"""What a run gets, and how jobs are named."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from diffusers_helper.framepack.errors import CancelledError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.texts import Message
+
+if TYPE_CHECKING:
+    from diffusers_helper.media.photo import Photo
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a run gets.
+
+    Attributes:
+        id: unique and not to be guessed; also fit for a file name.
+        request: the settings, with a fixed seed.
+        photo: the start picture.
+        owner: for whom it is; "" for nobody in particular.
+        say: shows a sentence as the job's description, for what takes long inside one stage.
+        mixed: it may go on with what was made where something else was different.
+    """
+
+    id: str
+    request: GenerationRequest
+    photo: Photo
+    say: Callable[[str], None]
+    owner: str = ""
+    mixed: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def stop(self) -> None:
+        """Ask the run to stop; it does at the next event or ``check``."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """Raise CancelledError if the job was asked to stop; for hooks inside long calls. It is a sign of life, too."""
+        self._pulse()
+        if self.stopping:
+            raise CancelledError(Message("The job was stopped."))
+
+
+def new_job_id() -> str:
+    """Return a name that sorts by time and has 64 random bits, so that nobody cancels a job that is not theirs."""
+    return f"{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}"
+
+
+def public_name(job_id: str) -> str:
+    """Return what of a job's id anybody may know: when it was made, without the part that gives the right to it."""
+    return job_id.rpartition("_")[0]
+
+
+def user_folder(name: str) -> str:
+    """Return the folder, inside that of all results, where a signed-in user's results are."""
+    return f"user_{name}"
