@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.cards import predictions
 from benchmarks.common import GIB, Bench, default_device, ram, synchronize
 from diffusers_helper.framepack.conditions import make_conditions
 from diffusers_helper.framepack.engine import sample_video
@@ -35,9 +36,7 @@ from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
-from diffusers_helper.memory.feeds import BlockFeed
 from diffusers_helper.memory.packing import blocks_of
-from diffusers_helper.memory.schedule import Ring
 from diffusers_helper.model_files.source import TINY_FOLDER
 
 VARIANT = "f1"
@@ -96,9 +95,10 @@ def main(argv: list[str] | None = None) -> None:
         compare(bench.results)
         if args.output:
             args.output.write_text(json.dumps(bench.results))
+    sizes = next((numbers["swapped"]["sizes"] for numbers in bench.results.values() if numbers.get("swapped")), None)
     bench.report(
         size=[args.height, args.width], sections=args.sections, steps=args.steps, tiny=args.tiny,
-        predicted=predictions(bench.results),
+        predicted=predictions(sizes) if sizes else [],
     )  # fmt: skip
 
 
@@ -342,96 +342,6 @@ def compare(results: dict[str, dict[str, Any]]) -> None:
         if numbers.get("sent_gb_per_step") and "bus_gb_per_second" in numbers:
             copying = numbers["sent_gb_per_step"] / numbers["bus_gb_per_second"]
             numbers["hidden"] = 1 - max(0.0, numbers["step_seconds"] - base["step_seconds"]) / copying
-
-
-@dataclass(frozen=True)
-class Card:
-    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it."""
-
-    name: str
-    tflops: float
-    bus: float
-
-
-CARDS = (
-    Card("RTX 3060, PCIe 4 x16", 25.5, 25),
-    Card("RTX 3060, PCIe 4 x8", 25.5, 12),
-    Card("RTX 4060, PCIe 4 x8", 30, 12),
-    Card("RTX 4090, PCIe 4 x16", 165, 25),
-    Card("RTX 4090, PCIe 4 x8", 165, 12),
-    Card("RTX 5090, PCIe 5 x16", 210, 50),
-    Card("RTX 5090, PCIe 4 x8", 210, 12),
-    Card("H100 at 12 GB/s", 675, 12),
-)
-STEP_TFLOP = 494
-"""One step at 640x608, window 9: 248 in linears, 246 in attention."""
-
-
-def predictions(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The travelling weights on other cards, if these computed at their data sheet's rate: slower cards hide more."""
-    sizes = next((n["swapped"]["sizes"] for n in results.values() if n.get("swapped")), None)
-    if sizes is None:
-        return []
-    return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
-
-
-def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, places: int = 2) -> dict[str, float]:
-    """A step that computes for `compute` seconds, the same in each block, while blocks of `sizes` (bytes) travel.
-
-    It is the product's own schedule that runs, on a device that has only clocks.
-    """
-    gpu = TimedGpu(gb_per_second)
-    ring = Ring(gpu, BlockFeed([torch.empty(size, dtype=torch.uint8, device="meta") for size in sizes]), sizes, places)
-    ends = []
-    for _ in range(3):
-        for block in range(len(sizes)):
-            ring.enter(block)
-            gpu.main.now += compute / len(sizes)
-            ring.leave(block)
-        ends.append(gpu.main.now)
-    seconds = ends[-1] - ends[-2]
-    return {"compute": compute, "copying": sum(sizes) / 1e9 / gb_per_second, "slower": seconds / compute}
-
-
-class TimedStream:
-    """When its work so far is done, seconds."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def wait_event(self, event: "TimedEvent") -> None:
-        self.now = max(self.now, event.at)
-
-
-class TimedEvent:
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def record(self, stream: TimedStream) -> None:
-        self.at = stream.now
-
-    def synchronize(self) -> None:
-        """Nothing happens in real time."""
-
-
-class TimedGpu:
-    """A device of two clocks; a copy takes its bytes' time on the bus."""
-
-    def __init__(self, gb_per_second: float) -> None:
-        self.main, self.side = TimedStream(), TimedStream()
-        self._rate = gb_per_second * 1e9
-
-    def compute(self) -> TimedStream:
-        return self.main
-
-    def event(self) -> TimedEvent:
-        return TimedEvent()
-
-    def memory(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device="meta")
-
-    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
-        self.side.now += len(source) / self._rate
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import common, decode, loading, long_video, memory, step, timeline
+from benchmarks import cards, common, decode, loading, long_video, memory, step, timeline
 from benchmarks.model_folder import Sizes, write_folder
 
 
@@ -105,7 +105,7 @@ def test_memory(capsys, tmp_path):
     assert list(exact) == ["conditions", "start latent", "latents", "pixels"]
     assert [name for name in exact if bits[name] != exact[name]] == ["latents", "pixels"]
     assert results["resident"]["sent_gb_per_step"] == 0
-    assert len(line["predicted"]) == len(memory.CARDS)
+    assert len(line["predicted"]) == len(cards.CARDS)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_memory(capsys, tmp_path):
 )
 def test_the_schedule_hides_copies_that_are_quicker_than_the_work(rate, places, slower):
     gigabytes = [10**9] * 8  # of one second's work each
-    assert memory.prediction(gigabytes, 8.0, rate, places)["slower"] == pytest.approx(slower)
+    assert cards.prediction(gigabytes, 8.0, rate, places)["slower"] == pytest.approx(slower)
 
 
 def test_uneven_blocks_wait_for_the_bus_only_where_it_is_behind():
     sizes = [2 * 10**9] * 4 + [10**9] * 8  # two seconds of copies, then one, beside 1.5 seconds of work
-    assert 1.0 < memory.prediction(sizes, 18.0, 1.0)["slower"] < 8 / 6
+    assert 1.0 < cards.prediction(sizes, 18.0, 1.0)["slower"] < 8 / 6
 
 
 def test_all_goes_on_when_one_fails_or_is_late(monkeypatch, capsys, tmp_path):

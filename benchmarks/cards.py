@@ -1,0 +1,100 @@
+"""What travelling weights would cost on other cards: the product's own schedule on a device that has only clocks.
+
+Blocks compute alike, copies take their bytes' time on the bus, and slower cards hide more of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from diffusers_helper.memory.feeds import BlockFeed
+from diffusers_helper.memory.schedule import Ring
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it."""
+
+    name: str
+    tflops: float
+    bus: float
+
+
+CARDS = (
+    Card("RTX 3060, PCIe 4 x16", 25.5, 25),
+    Card("RTX 3060, PCIe 4 x8", 25.5, 12),
+    Card("RTX 4060, PCIe 4 x8", 30, 12),
+    Card("RTX 4090, PCIe 4 x16", 165, 25),
+    Card("RTX 4090, PCIe 4 x8", 165, 12),
+    Card("RTX 5090, PCIe 5 x16", 210, 50),
+    Card("RTX 5090, PCIe 4 x8", 210, 12),
+    Card("H100 at 12 GB/s", 675, 12),
+)
+STEP_TFLOP = 494
+"""One step at 640x608, window 9: 248 in linears, 246 in attention."""
+
+
+def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Travelling blocks of `sizes` (bytes) on these cards, if they computed at their data sheet's rate."""
+    return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
+
+
+def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, places: int = 2) -> dict[str, float]:
+    """A step that computes for `compute` seconds, the same in each block, while blocks of `sizes` (bytes) travel.
+
+    It is the product's own schedule that runs, on a device that has only clocks.
+    """
+    gpu = TimedGpu(gb_per_second)
+    ring = Ring(gpu, BlockFeed([torch.empty(size, dtype=torch.uint8, device="meta") for size in sizes]), sizes, places)
+    ends = []
+    for _ in range(3):
+        for block in range(len(sizes)):
+            ring.enter(block)
+            gpu.main.now += compute / len(sizes)
+            ring.leave(block)
+        ends.append(gpu.main.now)
+    seconds = ends[-1] - ends[-2]
+    return {"compute": compute, "copying": sum(sizes) / 1e9 / gb_per_second, "slower": seconds / compute}
+
+
+class TimedStream:
+    """When its work so far is done, seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def wait_event(self, event: "TimedEvent") -> None:
+        self.now = max(self.now, event.at)
+
+
+class TimedEvent:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def record(self, stream: TimedStream) -> None:
+        self.at = stream.now
+
+    def synchronize(self) -> None:
+        """Nothing happens in real time."""
+
+
+class TimedGpu:
+    """A device of two clocks; a copy takes its bytes' time on the bus."""
+
+    def __init__(self, gb_per_second: float) -> None:
+        self.main, self.side = TimedStream(), TimedStream()
+        self._rate = gb_per_second * 1e9
+
+    def compute(self) -> TimedStream:
+        return self.main
+
+    def event(self) -> TimedEvent:
+        return TimedEvent()
+
+    def memory(self, nbytes: int) -> torch.Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device="meta")
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        self.side.now += len(source) / self._rate
