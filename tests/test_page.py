@@ -25,7 +25,6 @@ from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.waiting import Waiting
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
 NAN, INF = math.nan, math.inf
@@ -328,7 +327,7 @@ def test_a_failed_job_is_told_to_a_script(page, client):
 
 
 def test_a_full_queue_is_told_to_a_script(page, client, lion, monkeypatch):
-    monkeypatch.setattr(page.manager, "_waiting", Waiting(0, None))
+    monkeypatch.setattr(page.manager._waiting, "_most", 0)
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)

@@ -9,7 +9,6 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 
 from diffusers_helper.gradio.visitors import new_visitor
-from diffusers_helper.jobs.waiting import Waiting
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import GOOD, LION, serve_page, wait_for
@@ -158,7 +157,7 @@ def test_a_script_signs_in_as_gradios_client_does(page):
 
 
 def test_one_user_does_not_fill_the_queue(page, ann, bob, job, monkeypatch):
-    monkeypatch.setattr(page.manager, "_waiting", Waiting(20, 2))
+    monkeypatch.setattr(page.manager._waiting, "_most_per_owner", 2)
     client = Client(page.url, auth=("ann", WORDS["ann"]), verbose=False, httpx_kwargs=PATIENT)
     for _ in range(2):
         client.predict(handle_file(LION), api_name="/generate")
