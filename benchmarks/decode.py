@@ -11,7 +11,8 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from benchmarks.common import Bench, default_device, errors, with_random_weights
-from diffusers_helper.models.kernels import PLAIN, resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
 TINY: dict[str, Any] = {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}

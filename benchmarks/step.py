@@ -14,7 +14,8 @@ from benchmarks.common import Bench, default_device, errors, with_random_weights
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from diffusers_helper.models.kernels import PLAIN, resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN
 
 PUBLISHED: dict[str, Any] = {"has_image_proj": True, "has_clean_x_embedder": True}
 SHALLOW = PUBLISHED | {"num_layers": 2, "num_single_layers": 4}

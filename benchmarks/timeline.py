@@ -28,7 +28,7 @@ from diffusers_helper.framepack.events import SectionDone, SectionSampled, StepD
 from diffusers_helper.framepack.planning import VideoPlan, plan_video
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from diffusers_helper.models.kernels import resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
 
 TEXT_TOKENS = 40
 WAYS = {

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffusers_helper.memory import empty_caches
 from diffusers_helper.memory.devices import is_shortage
-from diffusers_helper.models.kernels import Kernels, resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import Kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
 from diffusers_helper.texts import Message
 

@@ -9,7 +9,8 @@ import torch
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.models import attention
-from diffusers_helper.models.attention import BACKENDS, AttentionBackend, resolve_attention, sdpa
+from diffusers_helper.models.attention import BACKENDS, AttentionBackend, resolve_attention
+from diffusers_helper.models.sdpa import sdpa
 
 CPU = torch.device("cpu")
 

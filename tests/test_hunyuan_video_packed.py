@@ -8,10 +8,11 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel, HunyuanVideoTrans
 from safetensors import safe_open
 from torch.utils.checkpoint import checkpoint
 
-from diffusers_helper.models.attention import AttentionBackend, sdpa
+from diffusers_helper.models.attention import AttentionBackend
 from diffusers_helper.models.embeddings import frequencies
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.rope import pad_to_multiple
+from diffusers_helper.models.sdpa import sdpa
 from tests.golden import arguments, golden_meta, load_golden, recorded_frequencies
 
 CONFIG = golden_meta()["transformer_config"]

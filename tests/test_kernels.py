@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from diffusers_helper.models import kernels
-from diffusers_helper.models.kernels import PLAIN, PlainKernels, resolve_kernels, smoke_error
+from diffusers_helper.models import kernel_selection
+from diffusers_helper.models.kernel_selection import resolve_kernels, smoke_error
+from diffusers_helper.models.kernels import PLAIN, PlainKernels
 
 CPU = torch.device("cpu")
 OPERATIONS = [name for name in vars(PlainKernels) if not name.startswith("_")]
@@ -15,9 +16,9 @@ OPERATIONS = [name for name in vars(PlainKernels) if not name.startswith("_")]
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    kernels._fastest.cache_clear()
+    kernel_selection._fastest.cache_clear()
     yield
-    kernels._fastest.cache_clear()
+    kernel_selection._fastest.cache_clear()
 
 
 def test_without_a_gpu_kernels_are_plain_and_the_log_says_why(caplog):
@@ -34,7 +35,7 @@ def test_without_triton_kernels_are_plain_and_the_log_says_why(caplog, monkeypat
 
 
 def test_fused_kernels_can_be_switched_off(monkeypatch):
-    monkeypatch.setattr(kernels, "reason_for_plain", lambda *_: pytest.fail("nobody should ask"))
+    monkeypatch.setattr(kernel_selection, "reason_for_plain", lambda *_: pytest.fail("nobody should ask"))
     assert resolve_kernels("cuda", torch.bfloat16, fused=False) is PLAIN
 
 
@@ -52,7 +53,7 @@ def test_smoke_calls_find_any_operation_that_is_off(operation, wrong):
 
     broken = PlainKernels()
     setattr(broken, operation, off)
-    assert not smoke_error(broken, CPU, torch.bfloat16) <= kernels.TOLERANCE
+    assert not smoke_error(broken, CPU, torch.bfloat16) <= kernel_selection.TOLERANCE
 
 
 def test_smoke_calls_leave_the_random_state_alone():
@@ -63,8 +64,8 @@ def test_smoke_calls_leave_the_random_state_alone():
 
 INTERPRETED = """
 import torch
-from diffusers_helper.models.attention import sdpa
-from diffusers_helper.models.kernels import smoke_error
+from diffusers_helper.models.sdpa import sdpa
+from diffusers_helper.models.kernel_selection import smoke_error
 from diffusers_helper.models.triton_kernels import TritonKernels, add_rest
 
 assert smoke_error(TritonKernels(), torch.device("cpu"), torch.float32) < 1e-6

@@ -7,7 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper, prepared_model, timesteps_of
-from diffusers_helper.models.kernels import PLAIN, resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.norms import Modulation
 from tests.golden import golden_meta
 from tests.models import golden_transformer

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.models import vae_decoder
-from diffusers_helper.models.kernels import PLAIN, resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.vae_decoder import Activation, VaeDecoder, phase_weights
 from tests.golden import golden_meta
 from tests.models import golden_vae

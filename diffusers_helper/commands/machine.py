@@ -196,7 +196,7 @@ def _speed(device: torch.device) -> Speed | None:
 def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
     import torch
 
-    from diffusers_helper.models.kernels import reason_for_plain
+    from diffusers_helper.models.kernel_selection import reason_for_plain
 
     return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
 

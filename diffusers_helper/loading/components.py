@@ -28,7 +28,7 @@ from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, 
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.eight_bit import use_kernels
-from diffusers_helper.models.kernels import resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:

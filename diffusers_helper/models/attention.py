@@ -9,55 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.backends import cuda
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..framepack.errors import SettingsError
 from ..texts import Message
+from .sdpa import AttentionFunction, kernel_order, sdpa
 
 log = logging.getLogger(__name__)
 
-AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 HALF = (torch.float16, torch.bfloat16)
-
 
 SMOKE_LENGTH = 300
 """Tokens of the call that proves a backend: more than two blocks of 128, and no whole number of them."""
-SCORE_BYTES = 1 << 30
-"""Most memory that one piece of an attention matrix may take where no kernel avoids making it."""
-
-
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own scaled dot product attention, on CUDA by the fastest kernel for the card.
-
-    Where no kernel takes these inputs, queries go in pieces, so that no L x L matrix is ever made.
-    """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if not q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    if not _has_kernel(q, k, v):
-        rows = max(1, SCORE_BYTES // (4 * q.shape[0] * q.shape[1] * k.shape[2]))
-        pieces = [F.scaled_dot_product_attention(piece, k, v) for piece in q.split(rows, dim=2)]
-        return torch.cat(pieces, dim=2).transpose(1, 2)
-    with sdpa_kernel(kernel_order(torch.cuda.get_device_capability(q.device)), set_priority=True):
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-
-def kernel_order(capability: tuple[int, int]) -> list[SDPBackend]:
-    """torch's kernels for a CUDA card, fastest first.
-
-    On Hopper cuDNN takes 7.0 ms for 18269 tokens and flash 11.0; on older cards cuDNN brings nothing.
-    """
-    rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    return [SDPBackend.CUDNN_ATTENTION, *rest] if capability[0] in (9, 10) else [*rest, SDPBackend.CUDNN_ATTENTION]
-
-
-def _has_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    given = cuda.SDPAParams(q, k, v, None, 0.0, False, False)
-    can_use = (cuda.can_use_cudnn_attention, cuda.can_use_flash_attention, cuda.can_use_efficient_attention)
-    return any(test(given) for test in can_use)
 
 
 def _load_sdpa() -> AttentionFunction:

@@ -1,6 +1,6 @@
 """Fused kernels for NVIDIA and AMD cards: every tensor is read once and written once, numbers are float32 in between.
 
-Imported only where Triton is; `kernels.resolve_kernels` decides. Their meaning is written in `kernels.PlainKernels`.
+Imported only where Triton is, by `kernel_selection`. Their meaning is written in `kernels.PlainKernels`.
 Triton compiles each kernel once per kind of input, in a second or two, and keeps the result on disk. Numbers of tokens
 and pixels are not specialised on, so that another text or bucket compiles nothing.
 """
@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from .attention import sdpa
 from .kernels import Affine, Heads
 from .norms import EPS
+from .sdpa import sdpa
 
 ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 
-from .attention import sdpa
 from .kernels import Affine, Kernels
+from .sdpa import sdpa
 
 HISTORY = 2
 """Frames before its own that a convolution sees."""
