@@ -29,13 +29,15 @@ from torch import nn
 from benchmarks.common import surroundings
 from benchmarks.kills import small_models
 from benchmarks.timeline import make_inputs
-from diffusers_helper.framepack.engine import Events, sample_video
+from diffusers_helper.framepack.engine import Sampler, sample_sections
 from diffusers_helper.framepack.events import Event, Finished, SectionDone, VideoGrown
 from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.hunyuan import vae_decode_fake
 from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo
@@ -125,14 +127,14 @@ def quick_events(request: GenerationRequest, folder: Path, counts: Counts) -> It
     transformer, plan = components.transformer(request.variant), plan_video(request.variant, request.sections)
     inputs = make_inputs(transformer, 128, 128, torch.device("cpu"))
     video = GrowingVideo(folder / "video", plan.grows_at_front, request.crf)
-    history = LatentHistory(plan, inputs["start_latent"])
+    history = LatentHistory(plan, inputs.start_latent)
 
     @contextmanager
     def use(module: nn.Module) -> Iterator[None]:
         with interruptible(module, counts.step):
             yield
 
-    def then(events: Events, _check: Callable[[], None]) -> Events:
+    def write(events: Events, _check: Callable[[], None]) -> Events:
         for event in events:
             yield event
             if isinstance(event, SectionDone):
@@ -141,8 +143,13 @@ def quick_events(request: GenerationRequest, folder: Path, counts: Counts) -> It
                 path = video.add(rough(history.newest(section.decode_latents)), section.overlap_pixels, counts.step)
                 yield VideoGrown(path, video.frames, event.index + 1)
 
-    settings: dict[str, Any] = {"steps": request.steps, "device": "cpu", "dtype": components.dtype, "use": use}
-    yield from sample_video(plan, transformer=transformer, vae=None, decode=False, then=then, **inputs, **settings)
+    yield from sample_sections(
+        plan,
+        inputs,
+        Sampler(transformer, torch.device("cpu"), components.dtype, use=use),
+        SamplingSettings(request.steps),
+        Postprocess(wrap=write),
+    )
     yield Finished(video.finish(), video.frames)
 
 

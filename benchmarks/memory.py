@@ -28,10 +28,13 @@ from torch import nn
 from benchmarks.cards import predictions
 from benchmarks.common import GIB, Bench, default_device, ram, synchronize
 from diffusers_helper.framepack.conditions import make_conditions
-from diffusers_helper.framepack.engine import sample_video
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
+from diffusers_helper.framepack.engine import Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.events import SectionDone, StepDone
 from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
@@ -228,12 +231,19 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
     meter.stage("encode the photo")
     transformer = components.transformer(VARIANT)
     meter.stage("load the transformer")
-    meter.planned = str(components.plan_sampling(transformer, Work(args.height, args.width)))
-    events = sample_video(
-        plan_video(VARIANT, args.sections), transformer=transformer, vae=vae, start_latent=start_latent,
-        conditions=conditions, seed=7, steps=args.steps, device=components.device, dtype=transformer.dtype,
-        use=lambda model: components.residency.use(model, swap=model is transformer),
-    )  # fmt: skip
+    execution, told = components.plan_sampling(transformer, Work(args.height, args.width))
+    meter.planned = str(told)
+
+    def use(model: Any) -> Any:
+        return components.residency.use(model, swap=model is transformer)
+
+    events: Any = sample_sections(
+        plan_video(VARIANT, args.sections),
+        VideoInputs(start_latent, {0: conditions}, seed=7),
+        Sampler(transformer, components.device, transformer.dtype, execution, use),
+        SamplingSettings(args.steps),
+        Postprocess(VaeSectionDecoder(vae, execution.kernels, use)),
+    )
     try:
         for event in events:
             if isinstance(event, StepDone):

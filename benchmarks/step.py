@@ -13,9 +13,11 @@ from torch import Tensor
 from benchmarks.common import Bench, default_device, errors, with_random_weights
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN
+from diffusers_helper.models.section_context import ConditionInputs
 
 PUBLISHED: dict[str, Any] = {"has_image_proj": True, "has_clean_x_embedder": True}
 SHALLOW = PUBLISHED | {"num_layers": 2, "num_single_layers": 4}
@@ -72,27 +74,29 @@ def measure(bench: Bench, model: Any, peer: Any, inputs: dict[str, Tensor]) -> N
     device, dtype = inputs["hidden_states"].device, inputs["hidden_states"].dtype
     theirs = peer_inputs(inputs)
     reference = bench.measure("diffusers", lambda: peer(**theirs, return_dict=False)[0])
-    model.use_attention(resolve_attention("auto", device, dtype, model.config.attention_head_dim))
-    bench.measure("product, plain kernels", lambda: model(**inputs, return_dict=False)[0], reference)
-    model.kernels = resolve_kernels(device, dtype)
-    bench.measure("product, forward", lambda: model(**inputs, return_dict=False)[0], reference)
-    prepared = prepare(model, inputs)
-    bench.measure("product, prepared", lambda: model.denoise(inputs["hidden_states"], 0, *prepared), reference)
-    model.kernels = PLAIN
-    bench.measure(
-        "product, prepared, plain kernels", lambda: model.denoise(inputs["hidden_states"], 0, *prepared), reference
-    )
+    attention = resolve_attention("auto", device, dtype, model.config.attention_head_dim).load()
+    plain, fused = Execution(attention), Execution(attention, resolve_kernels(device, dtype))
+    given = inputs | {"return_dict": False}
+    bench.measure("product, plain kernels", lambda: model(**given, execution=plain)[0], reference)
+    bench.measure("product, forward", lambda: model(**given, execution=fused)[0], reference)
+    prepared, latents = prepare(model, inputs, fused), inputs["hidden_states"]
+    bench.measure("product, prepared", lambda: model.denoise(latents, 0, *prepared, fused), reference)
+    bench.measure("product, prepared, plain kernels", lambda: model.denoise(latents, 0, *prepared, plain), reference)
 
 
 def measure_compiled(bench: Bench, model: Any, peer: Any, inputs: dict[str, Tensor]) -> None:
     """Both models with their blocks through torch.compile."""
-    theirs, prepared = peer_inputs(inputs), prepare(model, inputs)
+    device, dtype = inputs["hidden_states"].device, inputs["hidden_states"].dtype
+    execution = Execution(resolve_attention("auto", device, dtype, model.config.attention_head_dim).load())
+    theirs, prepared = peer_inputs(inputs), prepare(model, inputs, execution)
     for each in (model, peer):
         for block in (*each.transformer_blocks, *each.single_transformer_blocks):
             block.compile()
     reference = bench.measure("diffusers, compiled", lambda: peer(**theirs, return_dict=False)[0])
     bench.measure(
-        "product, prepared, compiled", lambda: model.denoise(inputs["hidden_states"], 0, *prepared), reference
+        "product, prepared, compiled",
+        lambda: model.denoise(inputs["hidden_states"], 0, *prepared, execution),
+        reference,
     )
 
 
@@ -104,11 +108,11 @@ def accuracy(config: dict[str, Any], device: torch.device) -> dict[str, float]:
     exact_model.load_state_dict(half_model.state_dict())
     inputs = random_inputs(half_model, 256, 192, 9, 40, device, torch.bfloat16)
     exact = exact_peer(**peer_inputs({name: _wide(value) for name, value in inputs.items()}), return_dict=False)[0]
-    half_model.use_attention(resolve_attention("auto", device, torch.bfloat16, half_model.config.attention_head_dim))
+    attention = resolve_attention("auto", device, torch.bfloat16, half_model.config.attention_head_dim).load()
     found = {"diffusers": errors(half_peer(**peer_inputs(inputs), return_dict=False)[0], exact)["relative_error"]}
     for name, kernels in {"plain": PLAIN, "fused": resolve_kernels(device, torch.bfloat16)}.items():
-        half_model.kernels = kernels
-        out = half_model.denoise(inputs["hidden_states"], 0, *prepare(half_model, inputs))
+        execution = Execution(attention, kernels)
+        out = half_model.denoise(inputs["hidden_states"], 0, *prepare(half_model, inputs, execution), execution)
         found[name] = errors(out, exact)["relative_error"]
     return found
 
@@ -149,22 +153,22 @@ def random_inputs(
         "guidance": torch.tensor([10000.0], device=device, dtype=dtype),
         "latent_indices": indices(section.latent_indices),
         "clean_latents": latents(2),
-        "clean_latent_indices": indices(section.clean_indices),
+        "clean_latent_indices": indices(section.indices(1)),
         "clean_latents_2x": latents(2),
-        "clean_latent_2x_indices": indices(section.clean_2x_indices),
+        "clean_latent_2x_indices": indices(section.indices(2)),
         "clean_latents_4x": latents(16),
-        "clean_latent_4x_indices": indices(section.clean_4x_indices),
+        "clean_latent_4x_indices": indices(section.indices(4)),
         "image_embeddings": normal(729 if config.image_proj_dim == 1152 else 5, config.image_proj_dim),
     }
 
 
-def prepare(model: Any, inputs: dict[str, Tensor]) -> tuple[Any, Any]:
+def prepare(model: Any, inputs: dict[str, Tensor], execution: Execution) -> tuple[Any, Any]:
     """What a section computes once, for one step."""
-    conditioning = model.condition(
-        inputs["timestep"][None],
-        *(inputs[name] for name in ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections",
-                                    "guidance", "image_embeddings")),
+    names = (
+        "encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance", "image_embeddings"
     )  # fmt: skip
+    given = ConditionInputs(*(inputs[name] for name in names))
+    conditioning = model.condition(inputs["timestep"][None], given, execution)
     history = {
         factor: (inputs[f"clean_latents{suffix}"], inputs[f"clean_latent{suffix}_indices"])
         for factor, suffix in ((4, "_4x"), (2, "_2x"), (1, ""))

@@ -10,8 +10,10 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from benchmarks.metrics import Frames, psnr
 from benchmarks.quality import DRIFT_PROMPT, held_out_photos
 from benchmarks.studio import Studio
 from diffusers_helper.media.frames import rgb_frames
+from diffusers_helper.models.step_caches import POSITIVE, STEP_CACHES, NoCache, StepCache, TeaCache
 
 SECONDS = 2.4
 
@@ -41,13 +44,17 @@ def sampled(
     studio: Studio, picture: Frames, variant: str, threshold: float | None
 ) -> tuple[Tensor, Frames, int, float]:
     """Latents and frames of all sections, model passes and seconds; `threshold` None is the exact path."""
-    transformer = studio.components.transformer(variant)
-    transformer.initialize_teacache(threshold is not None, studio.settings.steps, threshold or 0.0)
+    made: list[StepCache] = []
+
+    def make(steps: int) -> StepCache:
+        made.append(NoCache() if threshold is None else TeaCache(steps, threshold))
+        return made[-1]
+
     started = time.perf_counter()
-    done = list(studio.sections(picture, DRIFT_PROMPT, variant, SECONDS))
+    with patch.dict(STEP_CACHES, none=replace(STEP_CACHES["none"], make=make)):
+        done = list(studio.sections(picture, DRIFT_PROMPT, variant, SECONDS))
     seconds = time.perf_counter() - started
-    passes = transformer.step_cache.passes["positive"]
-    transformer.initialize_teacache(False)
+    passes = made[0].passes[POSITIVE]
     frames = np.concatenate([np.stack(list(rgb_frames(event.pixels))) for event in done if event.pixels is not None])
     return torch.cat([event.latents for event in done], dim=2), frames, passes, seconds
 

@@ -12,6 +12,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -23,20 +25,25 @@ from diffusers import AutoencoderKLHunyuanVideo
 from benchmarks.common import Bench, default_device, synchronize, with_random_weights
 from benchmarks.decode import TINY as TINY_VAE
 from benchmarks.step import PUBLISHED, TINY
-from diffusers_helper.framepack.engine import Conditions, Events, sample_video
+from diffusers_helper.framepack.decoding import Decoder, VaeSectionDecoder
+from diffusers_helper.framepack.engine import Conditions, Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.events import SectionDone, SectionSampled, StepDone
 from diffusers_helper.framepack.planning import VideoPlan, plan_video
+from diffusers_helper.framepack.postprocess import Events, Postprocess
+from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.kernel_selection import resolve_kernels
 
 TEXT_TOKENS = 40
+Video = tuple[VideoInputs, Sampler, SamplingSettings]
 WAYS = {
     "in turn": {"overlap": False},
-    "saving beside": {"overlap": True, "decode_in_turn": True},
+    "saving beside": {"overlap": True, "serialize_decode": True},
     "beside": {"overlap": True},
 }
-"""What of a section's end runs beside the next section's sampling."""
+"""What of a section's postprocessing runs beside the next section's sampling."""
 
 
 class Clock:
@@ -85,37 +92,39 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = default_device()
     tiny = args.tiny or device.type == "cpu"
-    on_cpu = device.type == "cpu"
     height, width = (64, 48) if tiny else (args.height, args.width)
     plan = plan_video(args.variant, args.sections)
 
     bench = Bench("timeline", 1)
     with torch.inference_mode():
-        models = make_models(TINY if tiny else PUBLISHED, TINY_VAE if tiny else {}, device)
-        inputs = make_inputs(models["transformer"], height, width, device)
-    settings = {**models, **inputs, "device": device, "dtype": torch.float32 if on_cpu else torch.bfloat16}
-    run(bench, "warm-up", plan_video(args.variant, 1), settings | {"steps": 2}, overlap=False)
+        sampler, decoder = make_models(TINY if tiny else PUBLISHED, TINY_VAE if tiny else {}, device)
+        inputs = make_inputs(sampler.denoiser, height, width, device)
+
+    def video(steps: int) -> Video:
+        return inputs, sampler, SamplingSettings(steps)
+
+    run(bench, "warm-up", plan_video(args.variant, 1), video(2), Postprocess(decoder))
     del bench.results["warm-up"]
     for name, way in WAYS.items():
-        run(bench, name, plan, settings | {"steps": args.steps}, **way)
+        run(bench, name, plan, video(args.steps), Postprocess(decoder, **way))
     same = len({str(numbers.pop("bits")) for numbers in bench.results.values()}) == 1
     bench.report(size=[height, width], steps=args.steps, sections=args.sections, same_bits=same, tiny=tiny)
 
 
-def make_models(transformer_config: dict[str, Any], vae_config: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def make_models(
+    transformer_config: dict[str, Any], vae_config: dict[str, Any], device: torch.device
+) -> tuple[Sampler, Decoder]:
     """Both models with random weights, as the product uses them."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     model: Any = with_random_weights(lambda: HunyuanVideoTransformer3DModelPacked(**transformer_config), device, dtype)
-    model.use_attention(resolve_attention("auto", device, dtype, model.config.attention_head_dim))
-    model.kernels = resolve_kernels(device, dtype)
+    attention = resolve_attention("auto", device, dtype, model.config.attention_head_dim).load()
+    execution = Execution(attention, resolve_kernels(device, dtype))
     half = torch.float32 if device.type == "cpu" else torch.float16
-    return {
-        "transformer": model,
-        "vae": with_random_weights(lambda: AutoencoderKLHunyuanVideo(**vae_config), device, half),
-    }
+    vae: Any = with_random_weights(lambda: AutoencoderKLHunyuanVideo(**vae_config), device, half)
+    return Sampler(model, device, dtype, execution), VaeSectionDecoder(vae, execution.kernels, nullcontext)
 
 
-def make_inputs(model: Any, height: int, width: int, device: torch.device) -> dict[str, Any]:
+def make_inputs(model: Any, height: int, width: int, device: torch.device) -> VideoInputs:
     """A start latent and conditions of noise."""
     config, generator = model.config, torch.Generator().manual_seed(1)
 
@@ -131,16 +140,16 @@ def make_inputs(model: Any, height: int, width: int, device: torch.device) -> di
         image_embeddings=normal(729, config.image_proj_dim),
     )
     start = normal(config.in_channels, 1, height // 8, width // 8)
-    return {"start_latent": start, "conditions": conditions, "seed": 0}
+    return VideoInputs(start, {0: conditions}, seed=0)
 
 
-def run(bench: Bench, name: str, plan: VideoPlan, settings: dict[str, Any], **way: bool) -> None:
+def run(bench: Bench, name: str, plan: VideoPlan, video: Video, postprocess: Postprocess) -> None:
     """Make one video; record its spans and what they say."""
     digest, clock = hashlib.sha256(), Clock()
     with tempfile.TemporaryDirectory() as folder:
         save = saver(plan, Path(folder))
 
-        def then(events: Events, _check: Callable[[], None]) -> Events:
+        def write(events: Events, _check: Callable[[], None]) -> Events:
             for event in events:
                 yield event
                 if isinstance(event, SectionSampled):
@@ -150,7 +159,7 @@ def run(bench: Bench, name: str, plan: VideoPlan, settings: dict[str, Any], **wa
                     save(event)
                     clock.mark("save", event.index)
 
-        for event in sample_video(plan, **settings, **way, then=then):
+        for event in sample_sections(plan, *video, replace(postprocess, wrap=write)):
             if isinstance(event, StepDone):
                 clock.mark("steps", event.section)
             if isinstance(event, SectionDone):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusers_helper.memory import empty_caches
-from diffusers_helper.memory.devices import is_shortage
+from diffusers_helper.memory.devices import retry_on_oom
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import Kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
@@ -162,15 +161,18 @@ def vae_decode(
     raw = (latents.float() / vae.config.scaling_factor).to(vae.device, vae.dtype)
     pieces = raw.split(1, dim=2) if image_mode else (raw,)
     kernels = kernels or resolve_kernels(vae.device, vae.dtype)
-    if not vae.use_tiling:
-        try:
-            return _decode(pieces, VaeDecoder(vae, kernels))
-        except RuntimeError as error:
-            if not is_shortage(error):
-                raise
-            logger.warning("Out of memory: these frames are decoded again, in smaller pieces.")
-        empty_caches()  # here the error is gone, and with it what had been computed
-    return _decode(pieces, VaeDecoder(vae, kernels, short_of_memory=True))
+
+    def decode() -> Tensor:
+        return _decode(pieces, VaeDecoder(vae, kernels))
+
+    def decode_in_less_memory() -> Tensor:
+        return _decode(pieces, VaeDecoder(vae, kernels, short_of_memory=True))
+
+    def decode_again() -> Tensor:
+        logger.warning("Out of memory: these frames are decoded again, in smaller pieces.")
+        return decode_in_less_memory()
+
+    return decode_in_less_memory() if vae.use_tiling else retry_on_oom(decode, decode_again)
 
 
 def vae_decode_fake(latents: Tensor) -> Tensor:

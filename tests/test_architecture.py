@@ -12,12 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "diffusers_helper"
 LAYERS = [  # a module imports from its own layer and from those above; a name stands for all that is in it
-    "framepack.request framepack.planning framepack.variants framepack.events framepack.errors framepack.beside "
+    "framepack.request framepack.planning framepack.variants framepack.events framepack.errors framepack.background "
+    "framepack.settings framepack.numerics "
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
     "loading.embedding_cache",
     "model_files loading",
-    "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
+    "framepack.engine framepack.decoding framepack.postprocess framepack.conditions framepack.generation "
+    "framepack.checkpoint framepack.room",
     "jobs",
     "gradio service",
     "api commands service.launch service.instances service.keeper",

@@ -12,7 +12,7 @@ from diffusers_helper.hunyuan import vae_decode
 from diffusers_helper.memory.budget import (
     GIB,
     MARGIN,
-    ROWS,
+    MLP_CHUNK,
     SHORT_DECODE,
     WHOLE_DECODE,
     Weights,
@@ -22,14 +22,15 @@ from diffusers_helper.memory.budget import (
     weights_of,
 )
 from diffusers_helper.memory.schedule import spread
-from diffusers_helper.models.attention import AttentionBackend
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.section_context import Conditioning, Modulations, PackedHistory
-from diffusers_helper.models.step_cache import TeaCache
+from diffusers_helper.models.step_caches import STEP_CACHES, TeaCache
 from tests.counting import LeanKernels, MemoryPeak
 from tests.models import golden_transformer
 
 WORK = Work(640, 608)
+CACHED = replace(WORK, cached_streams=STEP_CACHES["teacache"].held_streams)
 FULL = Weights([453_000_000] * 20 + [226_600_000] * 40, 828_000_000, 3072)
 
 
@@ -52,7 +53,7 @@ def test_sizes_of_the_published_transformer():
     assert sum(weights.blocks) + weights.beside + modulation == pytest.approx(12.874e9 * 2, rel=0.001)
 
 
-def counted_step(work, rows=None, calls=1):
+def counted_step(work, mlp_chunk=None, calls=1):
     """Peak bytes beside the weights, of the full width and few blocks."""
     config = PUBLISHED | {"num_layers": 2, "num_single_layers": 3}
     with torch.device("meta"):
@@ -67,13 +68,12 @@ def counted_step(work, rows=None, calls=1):
         conditioning = Conditioning(modulations, text, torch.empty(1, 729, 3072).bfloat16(), None)
         history = PackedHistory(torch.empty(1, clean, 3072).bfloat16(), torch.empty(1, clean + sampled, 256))
         latents = torch.empty(1, 16, work.window, work.height // 8, work.width // 8).bfloat16()
-    model.use_attention(AttentionBackend("none", lambda: lambda q, k, v: torch.empty_like(q), ""))
-    model.kernels, model.mlp_rows = LeanKernels(), rows
-    if work.teacache:
-        model.step_cache = AlwaysComputing(calls)
+    execution = Execution(lambda q, k, v: torch.empty_like(q), LeanKernels(), mlp_chunk)
+    if work.cached_streams:
+        execution.step_cache = AlwaysComputing(calls)
     with torch.inference_mode(), MemoryPeak() as memory:
         for step in range(calls):
-            model.denoise(latents, step, conditioning, history)
+            model.denoise(latents, step, conditioning, history, execution)
     return memory.peak
 
 
@@ -83,11 +83,11 @@ class AlwaysComputing(TeaCache):
         return True
 
 
-@pytest.mark.parametrize("rows", [None, ROWS])
-@pytest.mark.parametrize("work", [WORK, replace(WORK, teacache=True), Work(384, 320)])
-def test_the_memory_of_a_step_is_foreseen(work, rows):
-    counted = counted_step(work, rows, calls=3 if work.teacache else 1)
-    foreseen = work.nbytes(3072, rows) - MARGIN
+@pytest.mark.parametrize("mlp_chunk", [None, MLP_CHUNK])
+@pytest.mark.parametrize("work", [WORK, CACHED, Work(384, 320)])
+def test_the_memory_of_a_step_is_foreseen(work, mlp_chunk):
+    counted = counted_step(work, mlp_chunk, calls=3 if work.cached_streams else 1)
+    foreseen = work.nbytes(3072, mlp_chunk) - MARGIN
     assert 0.8 * foreseen < counted < foreseen
 
 
@@ -105,25 +105,25 @@ def test_the_memory_of_a_decode_is_foreseen(monkeypatch, tiled, constant):
 
 @pytest.mark.parametrize(
     ("free", "preserved", "work", "expected"),
-    [  # places, blocks that stay, rows, tile_vae, fits
-        (3.0, 6.0, WORK, (2, 0, ROWS, True, False)),
+    [  # places, blocks that stay, MLP chunk, tile_vae, fits
+        (3.0, 6.0, WORK, (2, 0, MLP_CHUNK, True, False)),
         (4.0, 6.0, WORK, (3, 0, None, True, True)),
         (6.0, 6.0, WORK, (3, 0, None, True, True)),
         (6.0, 2.0, WORK, (3, 7, None, True, True)),
         (11.0, 6.0, WORK, (3, 11, None, False, True)),
         (23.0, 6.0, WORK, (3, 53, None, False, True)),
         (26.0, 6.0, WORK, (3, 60, None, False, True)),
-        (4.0, 6.0, replace(WORK, teacache=True), (3, 0, None, True, True)),
-        (4.0, 6.0, replace(WORK, teacache=True, cfg=True), (2, 0, None, True, True)),
-        (6.0, 6.0, Work(1280, 1216), (3, 0, ROWS, True, False)),
+        (4.0, 6.0, CACHED, (3, 0, None, True, True)),
+        (4.0, 6.0, replace(CACHED, cfg=True), (2, 0, None, True, True)),
+        (6.0, 6.0, Work(1280, 1216), (3, 0, MLP_CHUNK, True, False)),
         (4.0, 6.0, Work(320, 304), (3, 0, None, False, True)),
     ],
 )
 def test_what_is_done_to_fit(free, preserved, work, expected):
     plan = budget(int(free * GIB), int(preserved * GIB), work, FULL)
     kept = spread(FULL.blocks, plan.room)
-    assert (plan.places, len(kept), plan.rows, plan.tile_vae, plan.fits) == expected
-    used = FULL.beside + work.nbytes(3072, plan.rows) + sum(FULL.blocks[block] for block in kept)
+    assert (plan.places, len(kept), plan.mlp_chunk, plan.tile_vae, plan.fits) == expected
+    used = FULL.beside + work.nbytes(3072, plan.mlp_chunk) + sum(FULL.blocks[block] for block in kept)
     if len(kept) < 60:
         used += plan.places * FULL.blocks[0]
     if plan.fits:

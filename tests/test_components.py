@@ -22,7 +22,8 @@ from diffusers_helper.memory.budget import Work, weights_of
 from diffusers_helper.memory.packing import block_layout
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files import parts
-from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
+from diffusers_helper.models.attention import BACKENDS, AttentionBackend
+from diffusers_helper.models.sdpa import sdpa
 from tests.tiny import TINY_FOLDER
 
 TRANSFORMER = VARIANTS["f1"].checkpoint
@@ -234,7 +235,7 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     transformer = components.transformer("f1")
     weights = weights_of(transformer)
     work = Work(128, 128)
-    assert components.plan_sampling(transformer, work) is None
+    assert components.plan_sampling(transformer, work)[1] is None
     free = 1.0
     one_stays = free - (weights.beside + 3 * max(weights.blocks) + weights.blocks[-1]) / 2**30
     with_little_memory(components).residency.policy = replace(LITTLE_MEMORY, preserved_gb=one_stays)
@@ -242,15 +243,17 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     with components.vae() as vae:
         assert vae.use_tiling
     caplog.set_level("INFO")
-    assert "1 of the model's 6 blocks stay" in components.plan_sampling(transformer, work)
+    execution, told = components.plan_sampling(transformer, work)
+    assert "1 of the model's 6 blocks stay" in told
     assert "1 of the model's 6 blocks stay" in caplog.text
-    assert (components.policy.places, components.policy.tile_vae, transformer.mlp_rows) == (3, True, None)
+    assert (components.policy.places, components.policy.tile_vae, execution.mlp_chunk) == (3, True, None)
     free = 10
-    assert "6 of the model's 6" in components.plan_sampling(transformer, work)
+    assert "6 of the model's 6" in components.plan_sampling(transformer, work)[1]
     assert (vae.use_tiling, vae.use_slicing) == (False, False)
     free = 0.001
-    assert "may need 0.6. If it stops, choose" in components.plan_sampling(transformer, work)
-    assert (components.policy.room, components.policy.tile_vae, transformer.mlp_rows) == (0, True, 4096)
+    execution, told = components.plan_sampling(transformer, work)
+    assert "may need 0.6. If it stops, choose" in told
+    assert (components.policy.room, components.policy.tile_vae, execution.mlp_chunk) == (0, True, 4096)
 
 
 # transformer
@@ -275,12 +278,11 @@ def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
 
 
 def test_attention_is_used(source, monkeypatch):
-    used = []
-    monkeypatch.setattr(
-        HunyuanVideoTransformer3DModelPacked, "use_attention", lambda _self, backend: used.append(backend)
-    )
-    Components(source, "cpu", attention="sdpa").transformer("f1")
-    assert [backend.name for backend in used] == ["sdpa"]
+    marked = AttentionBackend("sdpa", lambda: lambda q, k, v: sdpa(q, k, v), "for this test")
+    monkeypatch.setitem(BACKENDS, "sdpa", marked)
+    components = Components(source, "cpu", attention="sdpa")
+    execution, _ = components.plan_sampling(components.transformer("f1"), Work(128, 128))
+    assert execution.attention not in (None, sdpa)
 
 
 # release

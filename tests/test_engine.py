@@ -1,15 +1,27 @@
 import copy
+import inspect
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from diffusers_helper.framepack.engine import Conditions, sample_video
+from diffusers_helper.framepack.decoding import decoder_of
+from diffusers_helper.framepack.engine import (
+    Conditions,
+    EarlierRun,
+    Sampler,
+    VideoInputs,
+    sample_sections,
+    sample_video,
+)
 from diffusers_helper.framepack.errors import CancelledError, NumericsError
 from diffusers_helper.framepack.events import SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 from diffusers_helper.media.frames import soft_append_bcthw
 from diffusers_helper.pipelines.k_diffusion_hunyuan import transformer_arguments
@@ -36,7 +48,27 @@ def golden_events(name, **changes):
         "device": "cpu",
         "dtype": torch.float32,
     }
-    return plan, sample_video(plan, **(settings | changes))
+    settings |= changes
+    if not settings.keys() - inspect.signature(sample_video).parameters:
+        return plan, sample_video(plan, **settings)
+    return plan, sections_of(plan, **settings)
+
+
+def sections_of(
+    plan, *, use=nullcontext, overlap=False, serialize_decode=False, wrap=None, sampled=(), decode_from=0, **s
+):
+    """`sample_video` with what only the product asks for."""
+    transformer, device = s["transformer"], torch.device(s["device"])
+    return sample_sections(
+        plan,
+        VideoInputs(s["start_latent"], {0: s["conditions"]}, s["seed"]),
+        Sampler(transformer, device, s["dtype"], transformer.execution, use),
+        SamplingSettings(
+            s["steps"], s["guidance_scale"], s["cfg_scale"], s["cfg_rescale"], "teacache" if s["teacache"] else "none"
+        ),
+        Postprocess(decoder_of(s["vae"], use), wrap or (lambda events, _check: events), overlap, serialize_decode),
+        EarlierRun(sampled, decode_from),
+    )
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -86,7 +118,7 @@ def test_golden_bfloat16(key, limit):
 def _one_call_in_bfloat16(golden):
     """At the golden call's noise level, which is the first of a schedule of one step."""
     section = plan_video("original", 1, 3).sections[0]
-    clean = LatentHistory(plan_video("original", 1, 3), load_golden("video_i2v_1")["start_latent"]).clean(section)
+    read = LatentHistory(plan_video("original", 1, 3), load_golden("video_i2v_1")["start_latent"]).context(section)
     conditions = golden_conditions("i2v_1")
     arguments = transformer_arguments(
         conditions.prompt_embeds,
@@ -97,12 +129,12 @@ def _one_call_in_bfloat16(golden):
         device=torch.device("cpu"),
         dtype=torch.bfloat16,
         image_embeddings=conditions.image_embeddings,
-        clean_latents=clean.full,
-        clean_latents_2x=clean.half,
-        clean_latents_4x=clean.quarter,
         **{
-            name: torch.tensor([getattr(section, name.replace("_latent_", "_"))])
-            for name in ("clean_latent_indices", "clean_latent_2x_indices", "clean_latent_4x_indices")
+            name: value
+            for factor, suffix in ((1, ""), (2, "_2x"), (4, "_4x"))
+            for name, value in zip(
+                (f"clean_latents{suffix}", f"clean_latent{suffix}_indices"), read[factor], strict=True
+            )
         },
         latent_indices=torch.tensor([section.latent_indices]),
     )
@@ -233,7 +265,7 @@ def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
     """The end of every section but the last begins to decode only when the next one is all sampled."""
     steps, sampled, threads = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), []
 
-    def then(events, check):
+    def wrap(events, check):
         for event in events:
             if isinstance(event, SectionSampled):
                 threads.append(threading.current_thread().name)
@@ -242,7 +274,7 @@ def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
             yield event
 
     order, pixels = [], []
-    for event in golden_events("f1_3", overlap=True, then=then)[1]:
+    for event in golden_events("f1_3", overlap=True, wrap=wrap)[1]:
         if isinstance(event, StepDone) and event.step == steps:
             order.append(f"sampled {event.section}")
             if event.section > 0:
@@ -259,14 +291,14 @@ def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
 def test_decoded_in_turn_a_section_is_only_saved_beside_the_next_ones_sampling():
     steps, sampled, order, pixels = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), [], []
 
-    def then(events, check):
+    def wrap(events, check):
         for event in events:
             yield event
             if isinstance(event, SectionDone):
                 assert event.index == 2 or sampled.acquire(timeout=60)
                 order.append(f"saved {event.index}")
 
-    for event in golden_events("f1_3", overlap=True, decode_in_turn=True, then=then)[1]:
+    for event in golden_events("f1_3", overlap=True, serialize_decode=True, wrap=wrap)[1]:
         if isinstance(event, StageStarted):
             order.append(event.stage)
         if isinstance(event, StepDone) and event.step == steps:
@@ -307,7 +339,7 @@ def test_stages_are_told_only_while_they_are_waited_for():
 def never_ending(log):
     """What stays in a section's end until it is told to stop."""
 
-    def then(events, check):
+    def wrap(events, check):
         try:
             yield from events
             while True:
@@ -316,7 +348,7 @@ def never_ending(log):
         finally:
             log.append("stopped")
 
-    return then
+    return wrap
 
 
 def end_threads():
@@ -325,7 +357,7 @@ def end_threads():
 
 def test_closing_stops_the_end_beside_and_waits_for_it():
     log = []
-    _, events = golden_events("f1_3", overlap=True, then=never_ending(log))
+    _, events = golden_events("f1_3", overlap=True, wrap=never_ending(log))
     while not (isinstance(event := next(events), StepDone) and event.section == 1):
         pass
     assert end_threads()
@@ -369,7 +401,7 @@ def test_an_error_in_the_sampling_stops_the_end_beside():
     hook = golden_transformer().transformer_blocks[0].register_forward_pre_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="no luck"):
-            list(golden_events("f1_3", overlap=True, then=never_ending(log))[1])
+            list(golden_events("f1_3", overlap=True, wrap=never_ending(log))[1])
     finally:
         hook.remove()
     assert (log, end_threads()) == (["stopped"], [])
@@ -377,14 +409,14 @@ def test_an_error_in_the_sampling_stops_the_end_beside():
 
 @pytest.mark.parametrize("error", [RuntimeError("no room"), CancelledError("stopped"), SystemExit(3)])
 def test_an_error_in_the_end_ends_the_video(error):
-    def then(events, check):
+    def wrap(events, check):
         for event in events:
             yield event
             if isinstance(event, SectionDone) and event.index == 1:
                 raise error
 
     seen = []
-    events = golden_events("f1_3", overlap=True, then=then)[1]
+    events = golden_events("f1_3", overlap=True, wrap=wrap)[1]
     with pytest.raises(type(error)) as raised:
         seen.extend(event for event in events)
     assert raised.value is error

@@ -26,7 +26,7 @@ def test_it_is_the_same_twice_and_says_what_matters():
         ("torch", "1.0", "torch 1.0; here it is"),
         ("device", "H100", "device H100; here it is cpu"),
         ("models", "x", "the model's files changed"),
-        ("program", "x", "this program's code changed"),
+        ("numerics", "0", "this program's numbers changed"),
     ],
 )
 def test_a_difference_is_a_sentence(name, value, says):
@@ -34,6 +34,13 @@ def test_a_difference_is_a_sentence(name, value, says):
     text = differences(found | {name: value}, found)
     assert says in text
     assert text.endswith("may not match exactly what the first part led to.")
+
+
+def test_a_video_begun_before_numbers_had_a_version_has_the_first_ones():
+    found = environment(resolve_models("tiny", accelerator=False), "f1", CPU)
+    before = {name: value for name, value in found.items() if name != "numerics"} | {"program": "1f2e"}
+    assert differences(before, found | {"numerics": "1"}) == ""
+    assert "this program's numbers changed" in differences(before, found | {"numerics": "2"})
 
 
 def test_other_weights_of_the_same_size_are_other_models(tmp_path):

@@ -366,19 +366,21 @@ def test_a_finished_video_is_not_made_again(components, photo, moments):
     assert not list(folder.glob("*_partial_*"))
 
 
-def black(plan, *, then, **_rest):
-    """Stands where ``sample_video`` does: one section without a picture."""
-    yield from then(iter([SectionDone(0, torch.zeros(1), torch.full((1, 3, 37, 112, 144), -1.0))]), lambda: None)
+def black(plan, inputs, sampler, settings, postprocess, earlier):
+    """Stands where ``sample_sections`` does: one section without a picture."""
+    yield from postprocess.wrap(
+        iter([SectionDone(0, torch.zeros(1), torch.full((1, 3, 37, 112, 144), -1.0))]), lambda: None
+    )
 
 
 def test_a_section_without_a_picture_fails_and_is_no_video(components, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "sample_video", black)
+    monkeypatch.setattr(generation, "sample_sections", black)
     with pytest.raises(NumericsError, match="Section 1 came out as one flat colour"):
         list(run(components, photo, tmp_path / "clip"))
     assert not list(tmp_path.glob("*.mp4"))
 
 
 def test_a_photo_that_shows_nothing_may_become_such_a_video(components, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "sample_video", black)
+    monkeypatch.setattr(generation, "sample_sections", black)
     blank = Photo(image=Image.new("RGB", (120, 90), (3, 3, 3)), name="black.png", notes=())
     assert list(run(components, blank, tmp_path / "clip"))[-1].frames == 37

@@ -29,12 +29,12 @@ def test_every_section_reads_and_decodes_what_the_whole_history_would_give(varia
     history = LatentHistory(plan, frames(START))
     whole = [0.0] * 19 if variant == "original" else [0.0] * 19 + [START]
     for section in plan.sections:
-        clean = history.clean(section)
+        read = history.context(section)
         if variant == "original":
             expected = [START, whole[0]], whole[1:3], whole[3:19]
         else:
             expected = [START, whole[-1]], whole[-3:-1], whole[-19:-3]
-        assert (values(clean.full), values(clean.half), values(clean.quarter)) == expected
+        assert tuple(values(read[factor][0]) for factor in (1, 2, 4)) == expected
 
         new = section_values(section.index, window)
         history.grow(section, frames(*new))

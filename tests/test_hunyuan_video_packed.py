@@ -8,7 +8,6 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel, HunyuanVideoTrans
 from safetensors import safe_open
 from torch.utils.checkpoint import checkpoint
 
-from diffusers_helper.models.attention import AttentionBackend
 from diffusers_helper.models.embeddings import frequencies
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.rope import pad_to_multiple
@@ -185,7 +184,7 @@ def test_attention_sees_valid_prefixes_alone_and_one_call_when_they_are_equal():
 
     image = 4 * 1 * 1 + 1 * 2 * 2 + (2 + 3) * 4 * 3 + 5  # 4x, 2x, clean and sampled tokens of 8 x 6 latents; features
     plain = [run(model, random_inputs(model, batch=2, text=text)) for text in ((4, 9), (6, 6))]
-    model.use_attention(AttentionBackend("recorder", lambda: recorder, "for this test"))
+    model.execution.attention = recorder
     assert torch.equal(run(model, random_inputs(model, batch=2, text=(4, 9))), plain[0])
     assert calls == [(1, 4), (1, 9)] + [(1, image + 4), (1, image + 9)] * 4
     calls.clear()
@@ -218,7 +217,7 @@ def test_leaving_history_out_equals_nobody_looking_at_it(left_out, tokens):
         return sdpa(q, k, v)
 
     assert not torch.allclose(without, run(model, inputs), atol=1e-3)
-    model.use_attention(AttentionBackend("blind", lambda: blind, "for this test"))
+    model.execution.attention = blind
     assert_same(without, run(model, inputs))
 
 
@@ -394,25 +393,25 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert recomputed == ["DoubleStreamBlock"] * 2 + ["SingleStreamBlock"] * 2
 
 
-@pytest.mark.parametrize("rows", [1, 7, 64, 10**6])
-def test_mlps_go_over_a_few_tokens_at_a_time_where_memory_is_short(rows):
+@pytest.mark.parametrize("chunk", [1, 7, 64, 10**6])
+def test_mlps_go_over_a_few_tokens_at_a_time_where_memory_is_short(chunk):
     model = build(seed=0)
     inputs = random_inputs(model, batch=2, text=(7, 5))
     whole = run(model, inputs)
     seen = []
     for layer in [model.transformer_blocks[0].ff.net[2], model.single_transformer_blocks[0].proj_out]:
         layer.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
-    model.mlp_rows = rows
+    model.execution.mlp_chunk = chunk
     assert_same(run(model, inputs), whole)
-    assert max(seen) <= rows
+    assert max(seen) <= chunk
     with torch.enable_grad():
         seen.clear()
         model(**inputs)
-        assert max(seen) > min(rows, 70)  # training keeps to whole products
+        assert max(seen) > min(chunk, 70)  # training keeps to whole products
 
 
 def test_a_step_that_runs_out_of_memory_begins_again_with_its_mlps_in_pieces(monkeypatch, caplog):
-    monkeypatch.setattr("diffusers_helper.models.hunyuan_video_packed.ROWS", 7)
+    monkeypatch.setattr("diffusers_helper.models.hunyuan_video_packed.MLP_CHUNK", 7)
     model = build(seed=0)
     inputs = random_inputs(model, batch=2, text=(7, 5))
     whole = run(model, inputs)
@@ -425,19 +424,17 @@ def test_a_step_that_runs_out_of_memory_begins_again_with_its_mlps_in_pieces(mon
 
     model.single_transformer_blocks[1].register_forward_pre_hook(fail_once)
     model.transformer_blocks[0].ff.net[2].register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
-    monkeypatch.setattr(
-        "diffusers_helper.models.hunyuan_video_packed.empty_caches", lambda: seen.append(activations[0]() is None)
-    )
+    monkeypatch.setattr("diffusers_helper.memory.devices.empty_caches", lambda: seen.append(activations[0]() is None))
     model.initialize_teacache(True, num_steps=2)
     assert_same(run(model, inputs), whole)
     assert seen[1] is True  # what had been computed was gone by then
     assert seen[0] > 7 >= max(seen[2:])
-    assert sum(model.step_cache.passes.values()) == 1  # the cache saw one step
+    assert sum(model.execution.step_cache.passes.values()) == 1  # the cache saw one step
     assert "begins again, with its MLPs 7 tokens at a time" in caplog.text
     faults.append(torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):
         run(model, inputs)
-    model.mlp_rows, faults[:] = None, [ValueError("something else")]
+    model.execution.mlp_chunk, faults[:] = None, [ValueError("something else")]
     with pytest.raises(ValueError, match="something else"):
         run(model, inputs)
 

@@ -36,7 +36,7 @@ def test_every_plan_decodes_to_the_promised_frames(variant, sections, window):
 @pytest.mark.parametrize("variant", ["original", "f1"])
 def test_a_sections_indices_are_consecutive_but_for_the_blank(variant):
     for section in plan_video(variant, 6).sections:
-        pieces = (section.clean_indices, section.clean_2x_indices, section.clean_4x_indices, section.latent_indices)
+        pieces = (section.indices(1), section.indices(2), section.indices(4), section.latent_indices)
         assert [len(piece) for piece in pieces] == [2, 2, 16, 9]
         seen = sorted(sum(pieces, ()))
         assert len(set(seen)) == 29
@@ -46,20 +46,20 @@ def test_a_sections_indices_are_consecutive_but_for_the_blank(variant):
 
 def test_the_originals_sections_walk_back_to_the_start():
     first, *_, last = plan_video("original", 4).sections
-    assert first.clean_indices == (0, 1 + 3 * 9 + 9)
+    assert first.indices(1) == (0, 1 + 3 * 9 + 9)
     assert first.latent_indices == tuple(range(28, 37))
     assert (first.prepend_start, last.prepend_start) == (False, True)
-    assert last.clean_indices == (0, 10)
+    assert last.indices(1) == (0, 10)
     assert last.latent_indices == tuple(range(1, 10))
-    assert last.clean_2x_indices == (11, 12)
+    assert last.indices(2) == (11, 12)
     assert (first.output_index, last.output_index) == (3, 0)
 
 
 def test_f1_puts_the_coarsest_history_first():
     section = plan_video("f1", 2).sections[1]
-    assert section.clean_indices == (0, 19)
-    assert section.clean_4x_indices == tuple(range(1, 17))
-    assert section.clean_2x_indices == (17, 18)
+    assert section.indices(1) == (0, 19)
+    assert section.indices(4) == tuple(range(1, 17))
+    assert section.indices(2) == (17, 18)
     assert section.latent_indices == tuple(range(20, 29))
 
 

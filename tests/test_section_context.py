@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from diffusers_helper.k_diffusion.wrapper import fm_wrapper, prepared_model, timesteps_of
+from diffusers_helper.k_diffusion.wrapper import Guidance, fm_wrapper, prepared_model, timesteps_of
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.norms import Modulation
+from diffusers_helper.models.section_context import ConditionInputs
 from tests.golden import golden_meta
 from tests.models import golden_transformer
 from tests.test_engine import golden_events
@@ -20,7 +21,7 @@ CONDITIONS = ("encoder_hidden_states", "encoder_attention_mask", "pooled_project
 
 
 def condition(model, inputs, timesteps):
-    return model.condition(timesteps, *(inputs.get(name) for name in CONDITIONS))
+    return model.condition(timesteps, ConditionInputs(*(inputs.get(name) for name in CONDITIONS)), model.execution)
 
 
 def pack(model, inputs):
@@ -74,7 +75,7 @@ def test_every_step_gives_what_a_plain_call_gives(case, has_image_proj):
         conditioning, history = condition(model, inputs, timesteps), pack(model, inputs)
         assert conditioning.steps == 3
         for step, timestep in enumerate(timesteps):
-            out = model.denoise(inputs["hidden_states"], step, conditioning, history)
+            out = model.denoise(inputs["hidden_states"], step, conditioning, history, model.execution)
             torch.testing.assert_close(out, run(model, inputs | {"timestep": timestep}), atol=1e-5, rtol=0)
 
 
@@ -83,12 +84,12 @@ def test_modulation_weights_are_not_read_while_sampling():
     inputs = random_inputs(model)
     with torch.inference_mode():
         conditioning, history = condition(model, inputs, inputs["timestep"].unsqueeze(0)), pack(model, inputs)
-        before = model.denoise(inputs["hidden_states"], 0, conditioning, history)
+        before = model.denoise(inputs["hidden_states"], 0, conditioning, history, model.execution)
         spoiled = [module for module in model.modules() if isinstance(module, Modulation)]
         for module in (*spoiled, model.time_text_embed, model.context_embedder, model.image_projection):
             for parameter in module.parameters():
                 parameter.fill_(float("nan"))
-        assert torch.equal(model.denoise(inputs["hidden_states"], 0, conditioning, history), before)
+        assert torch.equal(model.denoise(inputs["hidden_states"], 0, conditioning, history, model.execution), before)
 
 
 def test_a_step_reads_nothing_back_from_the_device():
@@ -97,7 +98,7 @@ def test_a_step_reads_nothing_back_from_the_device():
     with torch.inference_mode():
         conditioning, history = condition(model, inputs, inputs["timestep"].unsqueeze(0)), pack(model, inputs)
         with FakeTensorMode(allow_non_fake_inputs=True):  # where numbers are unknown
-            out = model.denoise(inputs["hidden_states"], 0, conditioning, history)
+            out = model.denoise(inputs["hidden_states"], 0, conditioning, history, model.execution)
             assert out.shape == inputs["hidden_states"].shape
             with pytest.raises(DataDependentOutputException):
                 out.sum().item()
@@ -112,10 +113,8 @@ def test_a_prepared_model_is_the_wrapper_s_with_guidance():
     sigmas = torch.tensor([0.9, 0.4])
     with torch.inference_mode():
         timesteps = timesteps_of(sigmas, torch.float32).unsqueeze(1)
-        prepared = prepared_model(
-            model, pack(model, fixed | inputs), condition(model, fixed, timesteps),
-            condition(model, negative, timesteps), **guidance,
-        )  # fmt: skip
+        given = Guidance(condition(model, fixed, timesteps), condition(model, negative, timesteps), 2.5, 0.7)
+        prepared = prepared_model(model, pack(model, fixed | inputs), given, model.execution, torch.float32)
         plain = fm_wrapper(model)
         for sigma in sigmas.split(1):
             expected = plain(inputs["hidden_states"], sigma, positive=fixed, negative=negative, **guidance)
@@ -133,7 +132,7 @@ def test_fused_kernels_are_as_near_to_float32_as_plain_ones_on_the_gpu(text):
     model.bfloat16()
     errors = []
     for fused in (False, True):
-        model.kernels = resolve_kernels("cuda", torch.bfloat16, fused=fused)
+        model.execution.kernels = resolve_kernels("cuda", torch.bfloat16, fused=fused)
         errors.append((run(model, half) - exact).norm() / exact.norm())
-    assert model.kernels is not PLAIN
+    assert model.execution.kernels is not PLAIN
     assert errors[1] < 1.2 * errors[0] < 0.05

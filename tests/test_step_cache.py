@@ -1,11 +1,9 @@
-import contextlib
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from diffusers_helper.models.step_cache import NEGATIVE, POSITIVE, NoCache, TeaCache, branch
+from diffusers_helper.models.step_caches import NEGATIVE, POSITIVE, STEP_CACHES, NoCache, TeaCache
 from tests.golden import arguments, golden_meta, load_golden
 
 THRESHOLDS = ["0.15", "0.3"]
@@ -23,11 +21,11 @@ def golden():
     return load_golden("teacache")
 
 
-def call(model, golden, i):
+def call(model, golden, i, **more):
     latents = golden["base"] + i * golden["drift"]
     with torch.inference_mode():
         return model(
-            hidden_states=latents, timestep=golden["timesteps"][i : i + 1], **arguments(golden, "fixed")
+            hidden_states=latents, timestep=golden["timesteps"][i : i + 1], **arguments(golden, "fixed"), **more
         ).sample
 
 
@@ -39,8 +37,8 @@ def test_decisions_and_outputs_are_the_golden_ones(model, golden, threshold):
         out = torch.cat([call(model, golden, i) for i in range(25)])
         torch.testing.assert_close(out, golden[f"out_{threshold}"], atol=1e-5, rtol=0)
         computed = golden_meta()["teacache"]["thresholds"][threshold]["computed"]
-        assert list(map(int, model.step_cache.states[POSITIVE].decisions)) == computed
-    assert model.step_cache.passes == {POSITIVE: 2 * sum(computed)}
+        assert list(map(int, model.execution.step_cache.states[POSITIVE].decisions)) == computed
+    assert model.execution.step_cache.passes == {POSITIVE: 2 * sum(computed)}
 
 
 @pytest.mark.usefixtures("recorded_exp")
@@ -49,23 +47,22 @@ def test_branches_that_take_turns_decide_as_each_would_alone(model, golden):
     outputs = {POSITIVE: [], NEGATIVE: []}
     for i in range(25):
         for name, order in ((POSITIVE, i), (NEGATIVE, 24 - i)):
-            with branch(model, name):
-                outputs[name].append(call(model, golden, order))
-    both = model.step_cache
+            outputs[name].append(call(model, golden, order, branch=name))
+    both = model.execution.step_cache
     torch.testing.assert_close(torch.cat(outputs[POSITIVE]), golden["out_0.15"], atol=1e-5, rtol=0)
 
     model.initialize_teacache(num_steps=25, rel_l1_thresh=0.15)
     alone = [call(model, golden, 24 - i) for i in range(25)]
     assert torch.equal(torch.cat(outputs[NEGATIVE]), torch.cat(alone))
-    assert both.states[NEGATIVE].decisions == model.step_cache.states[POSITIVE].decisions
+    assert both.states[NEGATIVE].decisions == model.execution.step_cache.states[POSITIVE].decisions
     assert both.passes == {name: sum(both.states[name].decisions) for name in (POSITIVE, NEGATIVE)}
 
 
 def test_switching_off_puts_the_plain_path_back(model, golden):
     model.initialize_teacache(False)
     plain = [call(model, golden, i) for i in range(3)]
-    assert isinstance(model.step_cache, NoCache)
-    assert model.step_cache.passes == {POSITIVE: 3}
+    assert isinstance(model.execution.step_cache, NoCache)
+    assert model.execution.step_cache.passes == {POSITIVE: 3}
     model.initialize_teacache(True, num_steps=3, rel_l1_thresh=100.0)
     cached = [call(model, golden, i) for i in range(3)]
     assert [torch.equal(a, b) for a, b in zip(plain, cached, strict=True)] == [True, False, True]
@@ -73,7 +70,7 @@ def test_switching_off_puts_the_plain_path_back(model, golden):
     assert torch.equal(call(model, golden, 1), plain[1])
 
 
-def drive(cache, inputs):
+def drive(cache, inputs, branch=POSITIVE):
     """Feed first inputs; the blocks add 10 times the call's number. Returns which calls ran them, and the outputs."""
     ran, outputs = [], []
     for i, value in enumerate(inputs):
@@ -83,7 +80,12 @@ def drive(cache, inputs):
             return torch.tensor([11.0 * i])
 
         outputs.append(
-            cache.run(torch.tensor([float(i)]), modulated_input=lambda v=value: torch.tensor([v]), blocks=blocks)
+            cache.run(
+                torch.tensor([float(i)]),
+                branch=branch,
+                modulated_input=lambda v=value: torch.tensor([v]),
+                blocks=blocks,
+            )
         )
     return ran, torch.cat(outputs).tolist()
 
@@ -115,16 +117,18 @@ def test_short_runs_compute_every_call(steps):
     assert ran == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("cache", [NoCache(), TeaCache()])
-def test_branch_holds_inside_alone_and_ends_with_an_error_too(cache):
-    transformer = SimpleNamespace(step_cache=cache)
-    with contextlib.suppress(KeyError), branch(transformer, NEGATIVE):
-        drive(cache, [1.0])
-        raise KeyError
-    assert cache.branch == POSITIVE
-    assert cache.passes == {NEGATIVE: 1}
+@pytest.mark.parametrize("kind", STEP_CACHES.values(), ids=lambda kind: kind.name)
+def test_passes_are_counted_by_branch(kind):
+    cache = kind.make(4)
+    drive(cache, [1.0], NEGATIVE)
+    drive(cache, [1.0], POSITIVE)
+    assert cache.passes == {NEGATIVE: 1, POSITIVE: 1}
 
 
-def test_branch_is_nothing_to_a_model_without_a_cache():
-    with branch(object(), NEGATIVE):
-        pass
+def test_calls_that_are_given_an_execution_leave_the_models_own_alone(model, golden):
+    model.initialize_teacache(True, num_steps=3)
+    given = Execution()
+    call(model, golden, 0, execution=given)
+    assert given.step_cache.passes == {POSITIVE: 1}
+    assert not model.execution.step_cache.passes
+    model.initialize_teacache(False)

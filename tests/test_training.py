@@ -137,7 +137,7 @@ def test_patterns_read_the_latents_that_the_planner_means(variant: str) -> None:
         fitting = [
             p for p in patterns(variant, 0)[0] if p.target[0] == begin and p.target_times == section.latent_indices
         ]
-        assert all(p.clean_times == section.clean_indices and p.clean[0] == START for p in fitting)
+        assert all(p.clean_times == section.indices(1) and p.clean[0] == START for p in fitting)
         histories = {(*p.clean[1:], *p.clean_2x, *p.clean_4x) for p in fitting}
         if variant == "f1":
             assert histories == {

@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 
+from diffusers_helper.framepack import planning
 from diffusers_helper.framepack.planning import HISTORY_LATENTS, LATENT_WINDOW, SectionPlan, plan_video
 
 SEGMENT_LATENTS = 32
@@ -72,9 +73,9 @@ def _pattern(variant: str, section: SectionPlan, count: int, first: int) -> Patt
     else:
         history = [*[NOTHING] * HISTORY_LATENTS, *range(begin)]
     read = {
-        "clean": [START, *history[section.clean_slot]],
-        "clean_2x": history[section.clean_2x_slot],
-        "clean_4x": history[section.clean_4x_slot],
+        "clean": _context(section, 1, history),
+        "clean_2x": _context(section, 2, history),
+        "clean_4x": _context(section, 4, history),
         "target": range(begin, begin + LATENT_WINDOW),
     }
     local = {name: tuple(_local(number, first) for number in numbers) for name, numbers in read.items()}
@@ -84,10 +85,17 @@ def _pattern(variant: str, section: SectionPlan, count: int, first: int) -> Patt
         variant=variant,
         **local,
         target_times=section.latent_indices,
-        clean_times=section.clean_indices,
-        clean_2x_times=section.clean_2x_indices,
-        clean_4x_times=section.clean_4x_indices,
+        clean_times=section.indices(1),
+        clean_2x_times=section.indices(2),
+        clean_4x_times=section.indices(4),
     )
+
+
+def _context(section: SectionPlan, factor: int, history: list[int]) -> list[int]:
+    """What the section reads at `factor`, with `history` and the start picture's number as sources."""
+    sources = {planning.START: [START], planning.HISTORY: history}
+    pieces = [sources[piece.source][piece.slot] for piece in section.context if piece.factor == factor]
+    return [number for piece in pieces for number in piece]
 
 
 def _local(number: int, first: int) -> int | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 
-from diffusers_helper.models.blocks import Compute
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Conditioning
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu
 from training.checkpoint import load_weights
@@ -60,7 +60,8 @@ class Mover(nn.Module):
         model, dtype = self.transformer, noisy.dtype
         timesteps = (sigma * 1000)[None]
         text = batch.text.to(dtype)
-        words = model.refine_text(text, torch.ones_like(text[..., 0], dtype=torch.bool), timesteps, None)
+        execution = Execution(_attention, self.kernels)
+        words = model.refine_text(text, torch.ones_like(text[..., 0], dtype=torch.bool), timesteps, None, execution)
         picture = model.image_projection(self.siglip(batch.thumbnails.to(dtype)).last_hidden_state)
         modulations = model.modulations(timesteps, batch.pooled.to(dtype), guidance * 1000)
         history = model.pack(
@@ -74,7 +75,7 @@ class Mover(nn.Module):
         )
         image = torch.cat([history.tokens, model.x_embedder(noisy)], dim=1)
         conditioning = Conditioning(modulations, words, picture, None)
-        out = model.run_blocks(image, 0, conditioning, history.rope, Compute(_attention, self.kernels))
+        out = model.run_blocks(image, 0, conditioning, history.rope, execution)
         return model.project_out(out[:, history.tokens.shape[1] :], modulations.out[0], noisy.shape)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.conditions import Check, make_conditions
-from diffusers_helper.framepack.engine import Conditions, Events, sample_video
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
+from diffusers_helper.framepack.engine import Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.events import (
     Event,
     Finished,
@@ -33,8 +34,10 @@ from diffusers_helper.framepack.events import (
 )
 from diffusers_helper.framepack.interrupt import interruptible
 from diffusers_helper.framepack.planning import LATENT_WINDOW, VideoPlan, plan_video
+from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.room import when_there_is_room
+from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.hunyuan import vae_encode
 from diffusers_helper.loading.components import Components
@@ -45,6 +48,7 @@ from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
+from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.texts import Message
 
 BLANK = 8
@@ -111,8 +115,10 @@ def _stages(
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
     transformer = components.transformer(request.variant)
     height, width = picture.shape[:2]
-    told = components.plan_sampling(
-        transformer, Work(height, width, cfg=request.cfg_scale != 1.0, teacache=request.teacache)
+    settings = sampling_settings(request)
+    held = STEP_CACHES[settings.step_cache].held_streams
+    execution, told = components.plan_sampling(
+        transformer, Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held)
     )
     if told:
         yield Note(told)
@@ -125,34 +131,39 @@ def _stages(
             yield
 
     done = yield from _reopened(video, plan, checkpoint)
-    yield from sample_video(
+    shows_something = np.ptp(picture) > BLANK
+    yield from sample_sections(
         plan,
-        transformer=transformer,
-        vae=vae,
-        start_latent=start_latent,
-        conditions=conditions,
-        seed=request.seed,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        cfg_scale=request.cfg_scale,
-        cfg_rescale=request.cfg_rescale,
-        teacache=request.teacache,
-        device=components.device,
-        dtype=transformer.dtype,
-        use=use,
-        overlap=components.device.type == "cuda",  # a CPU has nothing left to do it with
-        decode_in_turn=not components.policy.resident,
-        then=lambda events, stopped: _saved(
-            _shown(events) if np.ptp(picture) > BLANK else events, video, plan, checkpoint, _both(check, stopped)
+        VideoInputs(start_latent, {0: conditions}, request.seed),
+        Sampler(transformer, components.device, transformer.dtype, execution, use),
+        settings,
+        Postprocess(
+            VaeSectionDecoder(vae, execution.kernels, use),
+            wrap=lambda events, stopped: _saved(
+                _shown(events) if shows_something else events, video, plan, checkpoint, _both(check, stopped)
+            ),
+            overlap=components.device.type == "cuda",  # a CPU has nothing left to do it with
+            serialize_decode=not components.policy.resident,
         ),
-        sampled=checkpoint,
-        decode_from=done - 1 if 0 < done < request.sections else done,  # the newest one in the file for its edge
+        # The newest section in the file is decoded again, for its edge.
+        EarlierRun(checkpoint, decode_from=done - 1 if 0 < done < request.sections else done),
     )
     path = video.finish()
     for kept, ending in (("photo", "png"), ("recipe", "json")):
         if kept not in request.keep:
             output.with_name(f"{output.name}.{ending}").unlink(missing_ok=True)
     yield Finished(path, video.frames)
+
+
+def sampling_settings(request: GenerationRequest) -> SamplingSettings:
+    """Return how a request's sections are sampled."""
+    return SamplingSettings(
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        cfg_scale=request.cfg_scale,
+        cfg_rescale=request.cfg_rescale,
+        step_cache="teacache" if request.teacache else "none",
+    )
 
 
 def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> Generator[Event, None, int]:

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.planning import HISTORY_LATENTS, SectionPlan, VideoPlan
-
-
-class CleanLatents(NamedTuple):
-    """History as one section sees it, (B, 16, n, H, W): n is 2 at full resolution, 2 at half and 16 at a quarter."""
-
-    full: Tensor
-    half: Tensor
-    quarter: Tensor
+from diffusers_helper.framepack.planning import HISTORY, HISTORY_LATENTS, START, SectionPlan, VideoPlan
 
 
 class LatentHistory:
@@ -36,14 +26,16 @@ class LatentHistory:
         zeros = start_latent.new_zeros(start_latent.shape).repeat(1, 1, HISTORY_LATENTS, 1, 1)
         self._latents = torch.cat([zeros, start_latent], dim=2) if plan.start_in_history else zeros
 
-    def clean(self, section: SectionPlan) -> CleanLatents:
-        """Return the clean latents that ``section`` reads."""
-        newest = self._latents[:, :, section.clean_slot]
-        return CleanLatents(
-            full=torch.cat([self.start, newest], dim=2),
-            half=self._latents[:, :, section.clean_2x_slot],
-            quarter=self._latents[:, :, section.clean_4x_slot],
-        )
+    def context(self, section: SectionPlan) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the clean latents (B, 16, n, H, W) that `section` reads and their time indices (1, n), by factor."""
+        sources = {START: self.start, HISTORY: self._latents}
+        pieces: dict[int, list[Tensor]] = {}
+        for piece in section.context:
+            pieces.setdefault(piece.factor, []).append(sources[piece.source][:, :, piece.slot])
+        return {
+            factor: (torch.cat(found, dim=2), torch.tensor([section.indices(factor)]))
+            for factor, found in pieces.items()
+        }
 
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
         """Add the section's ``latents`` (B, 16, w, H, W)."""

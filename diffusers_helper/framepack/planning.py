@@ -16,8 +16,27 @@ from diffusers_helper.framepack.variants import variant_named
 FPS = 30
 LATENT_WINDOW = 9
 CLEAN_2X, CLEAN_4X = 2, 16
+START, HISTORY = "start", "history"
+"""Sources of context: the start picture's latent, and what was sampled before."""
 HISTORY_LATENTS = 1 + CLEAN_2X + CLEAN_4X
 """Latent frames of history that a section can see: 1 at full resolution, 2 at half, 16 at a quarter."""
+
+
+@dataclass(frozen=True)
+class ContextSlice:
+    """Clean latents that a section reads, in one piece.
+
+    Attributes:
+        source: what they are part of: START or HISTORY.
+        factor: how much coarser they are packed than the sampled latents, each way: 1, 2 or 4.
+        slot: where in the source they lie.
+        indices: their time indices on the section's own axis.
+    """
+
+    source: str
+    factor: int
+    slot: slice
+    indices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,27 +47,25 @@ class SectionPlan:
         index: place in sampling order, from 0.
         output_index: place in the finished video, from 0; section k shows seconds 1.2 k to 1.2 (k + 1) at window 9.
         latent_indices: time indices of the latents being sampled.
-        clean_indices: time indices of the two full-resolution clean latents, in the order the model gets them.
-        clean_2x_indices, clean_4x_indices: the same for the coarser history.
-        clean_slot, clean_2x_slot, clean_4x_slot: where in the history these clean latents lie; the full-resolution
-            ones are the start latent followed by ``history[clean_slot]``.
+        context: the clean latents that it reads, in the order in which the model gets them.
         prepend_start: the start latent joins the finished section at its front.
         decode_latents: how many of the newest latents to decode.
         overlap_pixels: how many decoded frames cross-fade with what was decoded before; 0 for the first section.
+        prompt: number of its prompt's conditions.
     """
 
     index: int
     output_index: int
     latent_indices: tuple[int, ...]
-    clean_indices: tuple[int, ...]
-    clean_2x_indices: tuple[int, ...]
-    clean_4x_indices: tuple[int, ...]
-    clean_slot: slice
-    clean_2x_slot: slice
-    clean_4x_slot: slice
+    context: tuple[ContextSlice, ...]
     prepend_start: bool
     decode_latents: int
     overlap_pixels: int
+    prompt: int = 0
+
+    def indices(self, factor: int) -> tuple[int, ...]:
+        """Time indices of all that is read at ``factor``."""
+        return tuple(index for piece in self.context if piece.factor == factor for index in piece.indices)
 
 
 @dataclass(frozen=True)
@@ -141,12 +158,12 @@ def _original_section(index: int, sections: int, padding: int, window: int) -> S
         index=index,
         output_index=sections - 1 - index,
         latent_indices=latent,
-        clean_indices=clean_pre + clean_post,
-        clean_2x_indices=clean_2x,
-        clean_4x_indices=clean_4x,
-        clean_slot=slice(0, 1),
-        clean_2x_slot=slice(1, 1 + CLEAN_2X),
-        clean_4x_slot=slice(1 + CLEAN_2X, HISTORY_LATENTS),
+        context=(
+            ContextSlice(HISTORY, 4, slice(1 + CLEAN_2X, HISTORY_LATENTS), clean_4x),
+            ContextSlice(HISTORY, 2, slice(1, 1 + CLEAN_2X), clean_2x),
+            ContextSlice(START, 1, slice(0, 1), clean_pre),
+            ContextSlice(HISTORY, 1, slice(0, 1), clean_post),
+        ),
         prepend_start=last,
         decode_latents=(window if index == 0 else 2 * window) + last,
         overlap_pixels=0 if index == 0 else pixel_frames(window),
@@ -170,12 +187,12 @@ def _f1_section(index: int, window: int) -> SectionPlan:
         index=index,
         output_index=index,
         latent_indices=latent,
-        clean_indices=start + clean_1x,
-        clean_2x_indices=clean_2x,
-        clean_4x_indices=clean_4x,
-        clean_slot=slice(-1, None),
-        clean_2x_slot=slice(-1 - CLEAN_2X, -1),
-        clean_4x_slot=slice(-HISTORY_LATENTS, -1 - CLEAN_2X),
+        context=(
+            ContextSlice(HISTORY, 4, slice(-HISTORY_LATENTS, -1 - CLEAN_2X), clean_4x),
+            ContextSlice(HISTORY, 2, slice(-1 - CLEAN_2X, -1), clean_2x),
+            ContextSlice(START, 1, slice(0, 1), start),
+            ContextSlice(HISTORY, 1, slice(-1, None), clean_1x),
+        ),
         prepend_start=False,
         decode_latents=window + 1 if index == 0 else 2 * window,
         overlap_pixels=0 if index == 0 else pixel_frames(window),

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper.models.step_cache import NEGATIVE, POSITIVE, branch
+from diffusers_helper.models.step_caches.base import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
-    from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-    from diffusers_helper.models.section_context import Conditioning, PackedHistory
+    from diffusers_helper.models.execution import Execution
+    from diffusers_helper.models.section_context import Conditioning, Denoiser, PackedHistory
 
 T_SCALE = 1000.0
 """Timestep of sigma 1."""
@@ -40,6 +41,7 @@ def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[...
     against the prompt (``negative`` is not run at ``cfg_scale`` 1); ``concat_latent`` joins x on the channel axis. The
     result has x's dtype.
     """
+    has_step_cache = hasattr(transformer, "execution")  # another's transformer may know no branches
 
     def model(
         x: Tensor,
@@ -56,9 +58,11 @@ def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[...
         hidden = rounded if concat_latent is None else torch.cat([rounded, concat_latent.to(rounded)], dim=1)
         timestep = timesteps_of(sigma, dtype, t_scale)
 
-        def velocity(name: str, arguments: dict[str, Any]) -> Tensor:
-            with branch(transformer, name):
-                return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0].float()
+        def velocity(branch: str, arguments: dict[str, Any]) -> Tensor:
+            named = {"branch": branch} if has_step_cache else {}
+            given = {"hidden_states": hidden, "timestep": timestep, "return_dict": False, **arguments, **named}
+            flow: Tensor = transformer(**given)[0]
+            return flow.float()
 
         v = velocity(POSITIVE, positive)
         if cfg_scale != 1.0:
@@ -70,39 +74,46 @@ def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[...
     return model
 
 
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """What steers a section's steps.
+
+    Attributes:
+        positive, negative: conditions with and against the prompt; without `negative` there is no guidance.
+        scale, rescale: see `guide`.
+    """
+
+    positive: Conditioning
+    negative: Conditioning | None = None
+    scale: float = 1.0
+    rescale: float = 0.0
+
+
 def prepared_model(
-    transformer: HunyuanVideoTransformer3DModelPacked,
-    history: PackedHistory,
-    positive: Conditioning,
-    negative: Conditioning | None = None,
-    *,
-    dtype: torch.dtype,
-    cfg_scale: float = 1.0,
-    cfg_rescale: float = 0.0,
+    denoiser: Denoiser, history: PackedHistory, guidance: Guidance, execution: Execution, dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make ``transformer`` a model for one section: the numbers of `fm_wrapper`'s, without its repeated work.
+    """Make `denoiser` a model for one section: the numbers of `fm_wrapper`'s, without its repeated work.
 
     Args:
-        transformer: also holds the step cache.
+        denoiser: the transformer.
         history: of the section.
-        positive, negative: conditions with and against the prompt; without ``negative`` there is no guidance.
+        guidance: its conditions.
+        execution: how to compute.
         dtype: the transformer's.
-        cfg_scale, cfg_rescale: see `guide`.
 
-    Returns ``model(x, sigma)`` for one run of a sampler: its i-th call is at the i-th timestep of the conditions.
+    Returns `model(x, sigma)` for one run of a sampler: its i-th call is at the i-th timestep of the conditions.
     """
     steps = itertools.count()
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         rounded, step = x.to(dtype), next(steps)
 
-        def velocity(name: str, conditioning: Conditioning) -> Tensor:
-            with branch(transformer, name):
-                return transformer.denoise(rounded, step, conditioning, history).float()
+        def velocity(branch: str, conditioning: Conditioning) -> Tensor:
+            return denoiser.denoise(rounded, step, conditioning, history, execution, branch).float()
 
-        v = velocity(POSITIVE, positive)
-        if negative is not None:
-            v = guide(v, velocity(NEGATIVE, negative), cfg_scale, cfg_rescale)
+        v = velocity(POSITIVE, guidance.positive)
+        if guidance.negative is not None:
+            v = guide(v, velocity(NEGATIVE, guidance.negative), guidance.scale, guidance.rescale)
         return _x0(x, rounded, sigma, v)
 
     return model

@@ -28,7 +28,10 @@ from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, 
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.eight_bit import use_kernels
+from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN, Kernels
+from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
@@ -121,6 +124,8 @@ class Components:
         self._eight_bit = eight_bit
         self._offline = offline
         self._loaded: dict[str, Any] = {}
+        self._attention_function: AttentionFunction = sdpa
+        self._kernels: Kernels = PLAIN
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -142,23 +147,26 @@ class Components:
             self.release_all()
         self.residency.policy = policy
 
-    def plan_sampling(self, transformer: HunyuanVideoTransformer3DModelPacked, work: Work) -> Message | None:
+    def plan_sampling(
+        self, transformer: HunyuanVideoTransformer3DModelPacked, work: Work
+    ) -> tuple[Execution, Message | None]:
         """Decide what of `transformer` stays on the device while it samples, and how its sections are decoded.
 
-        Returns what the user should know of it; None where everything stays.
+        Returns how it computes, and what the user should know of the plan; None where everything stays.
         """
+        execution = Execution(self._attention_function, self._kernels)
         if self.policy.resident:
-            return None
+            return execution, None
         weights = weights_of(transformer)
         free = int(get_cuda_free_memory_gb(self.device) * GIB)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(self.policy, places=plan.places, room=plan.room, tile_vae=plan.tile_vae)
-        transformer.mlp_rows = plan.rows
+        execution.mlp_chunk = plan.mlp_chunk
         if parts.VAE.name in self._loaded:
             self._tile(self._loaded[parts.VAE.name])
         said = sentence(plan, len(weights.blocks), len(spread(weights.blocks, plan.room)))
         logger.info("%s %s", said, plan)
-        return said
+        return execution, said
 
     def check(self, variants: Iterable[str]) -> None:
         """Raise ModelFilesError if the files of the named variants cannot be used; reads no weights."""
@@ -284,9 +292,9 @@ class Components:
         eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
         loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, eight_bit)
         if is_transformer:
-            loaded.use_attention(backend)
-            loaded.kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
-            use_kernels(loaded, loaded.kernels)
+            self._attention_function = backend.load()
+            self._kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
+            use_kernels(loaded, self._kernels)
         return loaded
 
     def _dtype_of(self, part: Part) -> torch.dtype:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
+from diffusers_helper.framepack.numerics import NUMERICS_VERSION
 from diffusers_helper.model_files import ModelSource, parts_for
 from diffusers_helper.texts import Message, in_turn
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
-_PACKAGE = Path(__file__).parents[1]
-_NUMERIC = ("framepack", "k_diffusion", "media", "memory", "models", "pipelines", "clip_vision.py", "hunyuan.py")
-"""The parts of this program that shape numbers."""
+_BEFORE_IT_WAS_KEPT = {"numerics": "1"}
+"""What videos depend on that were begun before their environment named it."""
 
 
 def environment(source: ModelSource, variant: str, device: torch.device, **choices: object) -> dict[str, str]:
@@ -35,15 +32,18 @@ def environment(source: ModelSource, variant: str, device: torch.device, **choic
         found["threads"] = str(torch.get_num_threads())  # sums are cut differently
     return found | {
         **{name: str(choice) for name, choice in choices.items()},
-        "program": _program(),
+        "numerics": str(NUMERICS_VERSION),
         "models": _digest(repr(_identities(source, variant)).encode()),
     }
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return a sentence on what is different now; empty if nothing is, or if there is no ``before``."""
-    changed = [name for name in now if before and before.get(name) != now[name]]
-    plain = {"program": Message("this program's code"), "models": Message("the model's files")}
+    if not before:
+        return ""
+    before = _BEFORE_IT_WAS_KEPT | dict(before)
+    changed = [name for name in now if before.get(name) != now[name]]
+    plain = {"numerics": Message("this program's numbers"), "models": Message("the model's files")}
     sentences: list[str] = []
     for name in changed:
         if name in plain:
@@ -66,21 +66,5 @@ def _identities(source: ModelSource, variant: str) -> list[object]:
     return found
 
 
-@cache
-def _program() -> str:
-    paths = (_PACKAGE / name for name in _NUMERIC)
-    files = (file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
-    return _digest(*_contents(sorted(files)))
-
-
-def _contents(files: Iterable[Path]) -> Iterable[bytes]:
-    for file in files:
-        yield os.fsencode(file.relative_to(_PACKAGE))
-        yield file.read_bytes()
-
-
-def _digest(*contents: bytes) -> str:
-    found = hashlib.sha256()
-    for content in contents:
-        found.update(content + b"\0")
-    return found.hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content + b"\0").hexdigest()[:16]

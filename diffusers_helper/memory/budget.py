@@ -15,10 +15,8 @@ GIB = 1024**3
 IN_MLP, IN_ATTENTION, HIDDEN = 11, 9, 4
 """Tensors of the stream's size that a step holds while a block's MLP runs (four are the MLP's own, and fewer if it goes
 over a few tokens at a time) and during attention: one more than are counted."""
-PER_BRANCH = 3
-"""Further ones with a step cache, for each branch of guidance."""
-ROWS = 4096
-"""Tokens of a piece of the MLP where memory is short."""
+MLP_CHUNK = 4096
+"""Tokens that a block's MLP takes at a time where memory is short."""
 MARGIN = GIB // 4
 """Vectors of all steps, text, libraries' workspaces, and what an allocator cannot use."""
 VAE = GIB // 2
@@ -35,7 +33,7 @@ class Work:
         height, width: of the picture, pixels.
         window: latent frames per section.
         cfg: both branches of guidance run.
-        teacache: steps are skipped.
+        cached_streams: tensors of the stream's size that a step cache holds per branch of guidance.
         text: text tokens at most.
     """
 
@@ -43,7 +41,7 @@ class Work:
     width: int
     window: int = 9
     cfg: bool = False
-    teacache: bool = False
+    cached_streams: int = 0
     text: int = 256
 
     @property
@@ -53,11 +51,11 @@ class Work:
         half, quarter = -(-across // 2) * -(-down // 2), -(-across // 4) * -(-down // 4)
         return (self.window + 2) * across * down + half + 4 * quarter + 729 + self.text
 
-    def nbytes(self, dim: int, rows: int | None = None) -> int:
-        """Memory beside the weights while blocks of width `dim` run in 16 bits, their MLPs `rows` tokens at a time."""
-        at_once = self.tokens if rows is None else min(rows, self.tokens)
+    def nbytes(self, dim: int, mlp_chunk: int | None = None) -> int:
+        """Memory beside the weights while blocks of width `dim` run in 16 bits, MLPs over `mlp_chunk` tokens."""
+        at_once = self.tokens if mlp_chunk is None else min(mlp_chunk, self.tokens)
         streams = max(IN_ATTENTION * self.tokens, (IN_MLP - HIDDEN) * self.tokens + HIDDEN * at_once)
-        cached = PER_BRANCH * (1 + self.cfg) * self.tokens if self.teacache else 0
+        cached = self.cached_streams * (1 + self.cfg) * self.tokens
         return 2 * dim * (streams + cached) + MARGIN
 
 
@@ -77,7 +75,7 @@ class Budget:
     Attributes:
         places: blocks on the device at a time, those that stay not counted.
         room: bytes for blocks that stay.
-        rows: tokens of a piece of the MLP; None is all.
+        mlp_chunk: tokens that an MLP takes at a time; None is all.
         tile_vae: decode with little memory.
         need: bytes that the smallest way of working takes.
         free: bytes there are.
@@ -85,7 +83,7 @@ class Budget:
 
     places: int
     room: int
-    rows: int | None
+    mlp_chunk: int | None
     tile_vae: bool
     need: int
     free: int
@@ -111,15 +109,15 @@ def budget(free: int, preserved: int, work: Work, weights: Weights) -> Budget:
     """
     largest = max(weights.blocks)
     least = weights.beside + min(2, len(weights.blocks)) * largest
-    rows = None if least + work.nbytes(weights.dim) <= free else ROWS
-    need = least + work.nbytes(weights.dim, rows)
+    mlp_chunk = None if least + work.nbytes(weights.dim) <= free else MLP_CHUNK
+    need = least + work.nbytes(weights.dim, mlp_chunk)
     places = 3 if need + largest <= free else 2
-    left = free - weights.beside - places * largest - max(preserved, work.nbytes(weights.dim, rows))
+    left = free - weights.beside - places * largest - max(preserved, work.nbytes(weights.dim, mlp_chunk))
     room = sum(weights.blocks) if left + places * largest >= sum(weights.blocks) else max(0, left)
     pixels = work.height * work.width
     tile_vae = free < VAE + WHOLE_DECODE * pixels + MARGIN
     decode = VAE + int((SHORT_DECODE if tile_vae else WHOLE_DECODE) * pixels)
-    return Budget(places, room, rows, tile_vae, max(need, decode), free)
+    return Budget(places, room, mlp_chunk, tile_vae, max(need, decode), free)
 
 
 def sentence(plan: Budget, blocks: int, kept: int) -> Message:

@@ -2,8 +2,9 @@
 
 import gc
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psutil
 import torch
@@ -12,6 +13,7 @@ from diffusers_helper.framepack.errors import OutOfMemoryError
 from diffusers_helper.texts import Message
 
 GIB = 1024**3
+Result = TypeVar("Result")
 cpu = torch.device("cpu")
 
 # Allocators that report a shortage as a plain RuntimeError: CUDA libraries, MPS, and torch's own on the CPU.
@@ -70,6 +72,20 @@ def out_of_memory_as_error() -> Iterator[None]:
                 "smaller or the video shorter, or close other programs, and start again."
             )
         ) from None
+
+
+def retry_on_oom(call: Callable[[], Result], smaller: Callable[[], Result] | None) -> Result:
+    """`call()`, or `smaller()` where the device runs out of memory, once what `call` had computed is gone.
+
+    `smaller` does the same with less memory at a time; None lets the shortage be raised.
+    """
+    try:
+        return call()
+    except RuntimeError as error:
+        if smaller is None or not is_shortage(error):
+            raise
+    empty_caches()  # only here, outside the handler, is the error gone, and with it the tensors of its frames
+    return smaller()
 
 
 def is_shortage(error: Exception) -> bool:

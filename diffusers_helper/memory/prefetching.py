@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper.memory.devices import empty_caches, is_shortage
+from diffusers_helper.memory.devices import empty_caches, retry_on_oom
 from diffusers_helper.memory.feeds import BlockFeed
 from diffusers_helper.memory.packing import Layout, block_layout, packed
 from diffusers_helper.memory.schedule import Device, Ring, spread
@@ -62,21 +62,16 @@ class Prefetcher:
         """
         if torch.is_grad_enabled() or self._blocks[index].is_elsewhere():
             return call(*args, **kwargs)
-        try:
+
+        def run() -> Any:
             with self._on_device(index):
                 return call(*args, **kwargs)
-        except RuntimeError as error:
-            if not is_shortage(error) or not (self.kept or self._places > LEAST):
-                raise
-            logger.warning(
-                "Out of GPU memory: from now on no block stays there (%d did), and %d are there at a time.",
-                len(self.kept),
-                LEAST,
-            )
-        # Only here is the error gone, and with it what the block had computed.
-        self._shrink()
-        with self._on_device(index):
-            return call(*args, **kwargs)
+
+        def run_shrunk() -> Any:
+            self._shrink()
+            return run()
+
+        return retry_on_oom(run, run_shrunk if self.kept or self._places > LEAST else None)
 
     def close(self) -> None:
         """Wait for the device and free its memory."""
@@ -95,6 +90,11 @@ class Prefetcher:
             self._ring.leave(index)
 
     def _shrink(self) -> None:
+        logger.warning(
+            "Out of GPU memory: from now on no block stays there (%d did), and %d are there at a time.",
+            len(self.kept),
+            LEAST,
+        )
         self.kept, self._places = [], min(LEAST, self._places)
         self.close()
         self._sent = self.bytes_sent

@@ -1,6 +1,6 @@
 """The transformer's blocks: text refiner, double-stream and single-stream. Attribute names are the checkpoint's.
 
-A block gets what it computes with (`Compute`) as an argument and knows nothing of packing, caching or devices.
+A block gets what it computes with (`Execution`) as an argument and knows nothing of packing, caching or devices.
 Sequences are [image | text]; where `lengths` is given, only that many tokens of a sample are real and what stands
 behind is padding.
 
@@ -10,26 +10,18 @@ flows through the block. So it is computed outside (`modulation`), for as many s
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionFunction
 from .embeddings import TimeTextEmbed
+from .execution import Execution
 from .kernels import Heads, Kernels
 from .norms import EPS, Modulation
+from .sdpa import AttentionFunction
 
 Lengths = Sequence[int] | None
-
-
-class Compute(NamedTuple):
-    """The functions that blocks compute with, and how many tokens their MLPs take at a time (None: all)."""
-
-    attention: AttentionFunction
-    kernels: Kernels
-    mlp_rows: int | None = None
 
 
 def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
@@ -43,20 +35,20 @@ def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tens
     return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
 
 
-def in_pieces(function: Callable[..., Tensor], rows: int | None, *streams: Tensor) -> Tensor:
-    """`function` of streams (B, L, ...), to (B, L, dim): over `rows` tokens at a time, so that less is held at once.
+def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Tensor) -> Tensor:
+    """`function` of streams (B, L, ...), to (B, L, dim): over `chunk` tokens at a time, so that less is held at once.
 
-    The pieces' products may be summed in another order than the whole's, which rounds otherwise in the last bit.
+    The chunks' products may be summed in another order than the whole's, which rounds otherwise in the last bit.
     """
     length = streams[0].shape[1]
-    if rows is None or length <= rows:
+    if chunk is None or length <= chunk:
         return function(*streams)
     out: Tensor | None = None
-    for start in range(0, length, rows):
-        piece = function(*(x[:, start : start + rows] for x in streams))
+    for start in range(0, length, chunk):
+        piece = function(*(x[:, start : start + chunk] for x in streams))
         if out is None:
             out = piece.new_empty(len(piece), length, *piece.shape[2:])
-        out[:, start : start + rows] = piece
+        out[:, start : start + chunk] = piece
     assert out is not None
     return out
 
@@ -86,13 +78,13 @@ class FeedForward(nn.Module):
         """(..., dim) -> (..., dim)."""
         return self.net(x)
 
-    def computed(self, x: Tensor, compute: Compute) -> Tensor:
-        """The same, for GELU."""
+    def chunked(self, x: Tensor, execution: Execution) -> Tensor:
+        """`forward` of a GELU layer, over a few tokens at a time where memory is short."""
 
         def mlp(x: Tensor) -> Tensor:
-            return self.net[2](compute.kernels.linear_gelu(x, self.net[0].proj))
+            return self.net[2](execution.kernels.linear_gelu(x, self.net[0].proj))
 
-        return in_pieces(mlp, compute.mlp_rows, x)
+        return chunked(mlp, execution.mlp_chunk, x)
 
 
 class Attention(nn.Module):
@@ -132,10 +124,10 @@ class JointAttention(Attention):
         self.to_add_out = nn.Linear(dim, dim)
 
     def forward(
-        self, image: Tensor, text: Tensor, rope: Tensor, compute: Compute, lengths: Lengths
+        self, image: Tensor, text: Tensor, rope: Tensor, execution: Execution, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
-        attention, kernels, _ = compute
+        attention, kernels = execution.attention, execution.kernels
         q, k = (
             kernels.norm_rotate(
                 [
@@ -175,27 +167,27 @@ class DoubleStreamBlock(nn.Module):
         return kernels.modulate(image, shift, scale)
 
     def forward(
-        self, image: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, compute: Compute, lengths: Lengths
+        self, image: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Image (B, L_image, dim) and text (B, L_text, dim), with one step's modulation (B, 12 * dim)."""
-        kernels = compute.kernels
+        kernels = execution.kernels
         (shift, scale, gate, *mlp), (c_shift, c_scale, c_gate, *c_mlp) = _halves(_vectors(modulation, 12))
         image_out, text_out = self.attn(
-            kernels.modulate(image, shift, scale), kernels.modulate(text, c_shift, c_scale), rope, compute, lengths
+            kernels.modulate(image, shift, scale), kernels.modulate(text, c_shift, c_scale), rope, execution, lengths
         )
         return (
-            _gated_mlp(image, image_out, gate, mlp, self.ff, compute),
-            _gated_mlp(text, text_out, c_gate, c_mlp, self.ff_context, compute),
+            _gated_mlp(image, image_out, gate, mlp, self.ff, execution),
+            _gated_mlp(text, text_out, c_gate, c_mlp, self.ff_context, execution),
         )
 
 
 def _gated_mlp(
-    x: Tensor, attended: Tensor, gate: Tensor, mlp: Sequence[Tensor], ff: FeedForward, compute: Compute
+    x: Tensor, attended: Tensor, gate: Tensor, mlp: Sequence[Tensor], ff: FeedForward, execution: Execution
 ) -> Tensor:
     """Add the gated attention to a stream, then its gated MLP."""
     shift, scale, mlp_gate = mlp
-    x, x_in = compute.kernels.add_gated_modulate(x, attended, gate, shift, scale)
-    return compute.kernels.add_gated(x, ff.computed(x_in, compute), mlp_gate)
+    x, x_in = execution.kernels.add_gated_modulate(x, attended, gate, shift, scale)
+    return execution.kernels.add_gated(x, ff.chunked(x_in, execution), mlp_gate)
 
 
 class SingleStreamBlock(nn.Module):
@@ -212,9 +204,9 @@ class SingleStreamBlock(nn.Module):
         """All vectors of the block in a row: (..., dim) -> (..., 3 * dim)."""
         return self.norm(temb)
 
-    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, compute: Compute, lengths: Lengths) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
-        attention, kernels, rows = compute
+        attention, kernels = execution.attention, execution.kernels
         shift, scale, gate = _vectors(modulation, 3)
         x_in = kernels.modulate(x, shift, scale)
         q, k, v = self.attn.qkv(x_in)
@@ -226,7 +218,7 @@ class SingleStreamBlock(nn.Module):
         def joined(x_in: Tensor, attended: Tensor) -> Tensor:
             return kernels.linear_of_pair(attended, kernels.linear_gelu(x_in, self.proj_mlp), self.proj_out)
 
-        return kernels.add_gated(x, in_pieces(joined, rows, x_in, attended), gate)
+        return kernels.add_gated(x, chunked(joined, execution.mlp_chunk, x_in, attended), gate)
 
 
 def _vectors(modulation: Tensor, count: int) -> Sequence[Tensor]:

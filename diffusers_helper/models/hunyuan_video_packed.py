@@ -6,7 +6,8 @@ nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,17 +18,17 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusers_helper.memory.budget import ROWS
-from diffusers_helper.memory.devices import empty_caches, is_shortage
+from diffusers_helper.memory.budget import MLP_CHUNK
+from diffusers_helper.memory.devices import retry_on_oom
 
-from .attention import AttentionBackend, AttentionFunction, sdpa
-from .blocks import Compute, DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
+from .blocks import DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
 from .embeddings import CleanPatchEmbed, ImageProjection, PatchEmbed, TimeTextEmbed
-from .kernels import PLAIN, Kernels
+from .execution import Execution
+from .kernels import PLAIN
 from .norms import Modulation, modulate
 from .rope import pool_table, rope_table, tokens_of
-from .section_context import Conditioning, Modulations, PackedHistory
-from .step_cache import NoCache, StepCache, TeaCache
+from .section_context import Conditioning, ConditionInputs, Modulations, PackedHistory
+from .step_caches import POSITIVE, NoCache, TeaCache
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
 
     Attributes:
         high_quality_fp32_output_for_inference: outside training the last projection and the output are float32.
-        attention: the attention function in use; change it with `use_attention`.
-        kernels: the fused operations in use, from `kernels.resolve_kernels`; while gradients are recorded, plain ones.
-        mlp_rows: tokens that a block's MLP takes at a time where memory is short; None is all.
-        step_cache: decides whether a call runs the blocks; change it with `initialize_teacache`.
+        execution: how calls compute that are given none, those of scripts; see `initialize_teacache`.
 
     Raises ValueError when sizes do not fit together.
     """
@@ -102,20 +100,13 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
 
         self.high_quality_fp32_output_for_inference = True
         self.gradient_checkpointing = False
-        self.attention: AttentionFunction = sdpa
-        self.kernels: Kernels = PLAIN
-        self.mlp_rows: int | None = None
-        self.step_cache: StepCache = NoCache()
-
-    def use_attention(self, backend: AttentionBackend) -> None:
-        """Compute attention with `backend`, as given by `attention.resolve_attention`."""
-        self.attention = backend.load()
+        self.execution = Execution()
 
     def initialize_teacache(
         self, enable_teacache: bool = True, num_steps: int = 25, rel_l1_thresh: float = 0.15
     ) -> None:
-        """Begin anew with TeaCache over `num_steps` calls, or switch step caching off."""
-        self.step_cache = TeaCache(num_steps, rel_l1_thresh) if enable_teacache else NoCache()
+        """Let calls without an `execution` begin anew with TeaCache over `num_steps` calls, or switch it off."""
+        self.execution.step_cache = TeaCache(num_steps, rel_l1_thresh) if enable_teacache else NoCache()
 
     def forward(
         self,
@@ -135,6 +126,8 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         image_embeddings: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        execution: Execution | None = None,
+        branch: str = POSITIVE,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict v (B, C, T, H, W) for the latents `hidden_states` of that shape.
 
@@ -151,17 +144,16 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
             image_embeddings: (B, n, image_proj_dim); needed exactly when the model has has_image_proj.
             attention_kwargs: nothing is understood here, so it must be empty.
             return_dict: False gives a tuple of one.
+            execution: how to compute; None is the model's own.
+            branch: of guidance, for the step cache.
         """
         if attention_kwargs:
             raise ValueError(f"attention_kwargs are not supported, got {sorted(attention_kwargs)}.")
-        conditioning = self.condition(
-            timestep.unsqueeze(0),
-            encoder_hidden_states,
-            encoder_attention_mask,
-            pooled_projections,
-            guidance,
-            image_embeddings,
+        execution = execution or self.execution
+        inputs = ConditionInputs(
+            encoder_hidden_states, encoder_attention_mask, pooled_projections, guidance, image_embeddings
         )
+        conditioning = self.condition(timestep.unsqueeze(0), inputs, execution)
         history = self.pack(
             hidden_states,
             latent_indices,
@@ -171,42 +163,38 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
                 1: (clean_latents, clean_latent_indices),
             },
         )
-        out = self.denoise(hidden_states, 0, conditioning, history)
+        out = self.denoise(hidden_states, 0, conditioning, history, execution, branch)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def condition(
-        self,
-        timesteps: Tensor,
-        text: Tensor,
-        mask: Tensor,
-        pooled: Tensor,
-        guidance: Tensor | None,
-        image_embeddings: Tensor | None,
-    ) -> Conditioning:
-        """What follows from the conditions, for all `timesteps` (S, B) at once; the others are `forward`'s arguments.
+    def condition(self, timesteps: Tensor, inputs: ConditionInputs, execution: Execution) -> Conditioning:
+        """What follows from the conditions, for all `timesteps` (S, B) at once.
 
         It waits for the device once, to count the valid tokens.
         """
+        image_embeddings = inputs.image_embeddings
         if (image_embeddings is None) != (self.image_projection is None):
             needs = "needs" if image_embeddings is None else "takes no"
             raise ValueError(f"This model {needs} image_embeddings (has_image_proj is {self.config.has_image_proj}).")
-        counts = _valid_tokens(mask)
+        counts = _valid_tokens(inputs.mask)
         longest = max(counts)
         lengths = None if min(counts) == longest else counts
-        refined = self.refine_text(text[:, :longest], mask[:, :longest], timesteps, lengths)
+        text, mask = inputs.text[:, :longest], inputs.mask[:, :longest]
+        refined = self.refine_text(text, mask, timesteps, lengths, execution)
         picture = None if self.image_projection is None else self.image_projection(image_embeddings)
         if picture is not None and lengths is not None:
             lengths = [picture.shape[1] + n for n in lengths]
-        return Conditioning(self.modulations(timesteps, pooled, guidance), refined, picture, lengths)
+        return Conditioning(self.modulations(timesteps, inputs.pooled, inputs.guidance), refined, picture, lengths)
 
-    def refine_text(self, text: Tensor, mask: Tensor, timesteps: Tensor, lengths: Lengths) -> Tensor:
+    def refine_text(
+        self, text: Tensor, mask: Tensor, timesteps: Tensor, lengths: Lengths, execution: Execution
+    ) -> Tensor:
         """Text tokens (S, B, L, dim) for timesteps (S, B), from states (B, L, text_dim)."""
         steps, batch = timesteps.shape
         refined = self.context_embedder(
             text.repeat(steps, 1, 1),
             mask.repeat(steps, 1),
             timesteps.flatten(),
-            self.attention,
+            execution.attention,
             None if lengths is None else [*lengths] * steps,
         )
         return refined.unflatten(0, (steps, batch))
@@ -224,7 +212,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         )
 
     def pack(
-        self, sampled: Tensor, indices: Tensor | None, history: dict[int, tuple[Tensor | None, Tensor | None]]
+        self, sampled: Tensor, indices: Tensor | None, history: Mapping[int, tuple[Tensor | None, Tensor | None]]
     ) -> PackedHistory:
         """The history's tokens and all rotary tables.
 
@@ -250,21 +238,29 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         none = sampled.new_empty(sampled.shape[0], 0, self.proj_out.in_features)
         return PackedHistory(torch.cat([none, *tokens], dim=1), rope)
 
-    def denoise(self, latents: Tensor, step: int, conditioning: Conditioning, history: PackedHistory) -> Tensor:
+    def denoise(
+        self,
+        latents: Tensor,
+        step: int,
+        conditioning: Conditioning,
+        history: PackedHistory,
+        execution: Execution,
+        branch: str = POSITIVE,
+    ) -> Tensor:
         """Predict v (B, C, T, H, W) for noisy `latents` of that shape at the step's timestep.
 
         Gives `forward`'s numbers; it never waits for the device (a step cache may).
         """
         image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
-        recording = torch.is_grad_enabled()
-        kernels, rows = (PLAIN, None) if recording else (self.kernels, self.mlp_rows)
-        compute = Compute(self.attention, kernels, rows)
+        if torch.is_grad_enabled():  # fused kernels have no gradients
+            execution = replace(execution, kernels=PLAIN, mlp_chunk=None)
         first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
-        image = self.step_cache.run(
+        image = execution.step_cache.run(
             image,
-            modulated_input=lambda: self.transformer_blocks[0].modulated_input(image, first, compute.kernels),
-            blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, compute),
+            branch=branch,
+            modulated_input=lambda: self.transformer_blocks[0].modulated_input(image, first, execution.kernels),
+            blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, execution),
         )
         return self.project_out(image[:, -sampled:], conditioning.modulations.out[step], latents.shape)
 
@@ -279,26 +275,28 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         return tokens_of(pool_table(table, factor))
 
     def _run_within_memory(
-        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, compute: Compute
+        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, execution: Execution
     ) -> Tensor:
-        """`run_blocks`; out of memory, all of it again with the MLPs in pieces, from now on."""
-        try:
-            return self.run_blocks(image, step, conditioning, rope, compute)
-        except RuntimeError as error:
-            if not is_shortage(error) or compute.mlp_rows is not None or torch.is_grad_enabled():
-                raise
-            logger.warning("Out of GPU memory: this step begins again, with its MLPs %d tokens at a time.", ROWS)
-        self.mlp_rows = ROWS
-        empty_caches()  # only here is the error gone, and with it what had been computed
-        return self.run_blocks(image, step, conditioning, rope, compute._replace(mlp_rows=ROWS))
+        """`run_blocks`; out of memory, all of it again with chunked MLPs, from now on."""
+
+        def run() -> Tensor:
+            return self.run_blocks(image, step, conditioning, rope, execution)
+
+        def run_chunked() -> Tensor:
+            logger.warning("Out of GPU memory: this step begins again, with its MLPs %d tokens at a time.", MLP_CHUNK)
+            execution.mlp_chunk = MLP_CHUNK
+            return run()
+
+        is_last_resort = execution.mlp_chunk is not None or torch.is_grad_enabled()
+        return retry_on_oom(run, None if is_last_resort else run_chunked)
 
     def run_blocks(
-        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, compute: Compute
+        self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, execution: Execution
     ) -> Tensor:
         """The image stream (B, L, dim) behind all blocks."""
         image_length = image.shape[1]
         lengths = conditioning.lengths and [image_length + n for n in conditioning.lengths]
-        rest = (rope, compute, lengths)
+        rest = (rope, execution, lengths)
         text = conditioning.context(step)
         modulations = conditioning.modulations
         for block, modulation in zip(self.transformer_blocks, modulations.double_blocks, strict=True):

@@ -5,12 +5,34 @@ video: `Conditioning`) or on the history too (once per section: `PackedHistory`)
 makes both (`condition`, `pack`) and takes both (`denoise`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .blocks import Lengths
+from .execution import Execution
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionInputs:
+    """What a prompt and a picture give the transformer, on its device and in its dtype.
+
+    Attributes:
+        text: Llama states (B, L, text_embed_dim).
+        mask: (B, L), true for the valid tokens, which come first.
+        pooled: CLIP's vector (B, pooled_projection_dim).
+        guidance: (B,), distilled guidance scale * 1000; None for models without guidance_embeds.
+        image_embeddings: (B, n, image_proj_dim); None for models without has_image_proj.
+    """
+
+    text: Tensor
+    mask: Tensor
+    pooled: Tensor
+    guidance: Tensor | None
+    image_embeddings: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +87,26 @@ class PackedHistory:
 
     tokens: Tensor
     rope: Tensor
+
+
+class Denoiser(Protocol):
+    """What sampling asks of a transformer; see `HunyuanVideoTransformer3DModelPacked`'s methods of these names."""
+
+    def condition(self, timesteps: Tensor, inputs: ConditionInputs, execution: Execution) -> Conditioning:
+        """What follows from the conditions, for all `timesteps` (S, B) at once."""
+
+    def pack(
+        self, sampled: Tensor, indices: Tensor | None, history: Mapping[int, tuple[Tensor | None, Tensor | None]]
+    ) -> PackedHistory:
+        """What follows from the clean latents and all time indices, by factor of coarseness."""
+
+    def denoise(
+        self,
+        latents: Tensor,
+        step: int,
+        conditioning: Conditioning,
+        history: PackedHistory,
+        execution: Execution,
+        branch: str,
+    ) -> Tensor:
+        """The flow v (B, C, T, H, W) of noisy `latents` of that shape, at the step's timestep."""

@@ -1,58 +1,13 @@
-"""Step caches: whether a sampling step runs the transformer's blocks or reuses what they added before.
-
-A cache keeps one state per branch of guidance ("positive", "negative"), so the branches never see each other's numbers.
-It knows the image stream before and after the blocks and nothing else of the model.
-"""
+"""TeaCache: the blocks are skipped while their first input has changed little (Liu et al., arXiv 2411.19108)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-POSITIVE, NEGATIVE = "positive", "negative"
-
-
-class StepCache(Protocol):
-    """What the transformer asks of a cache."""
-
-    branch: str
-    """Which state the next call belongs to."""
-    passes: Counter[str]
-    """How many calls ran the blocks, per branch."""
-
-    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
-        """The image stream behind all blocks: `blocks()`, or an estimate from `image`, the stream before them."""
-
-
-@contextmanager
-def branch(transformer: Any, name: str) -> Iterator[None]:
-    """Calls of `transformer` inside belong to the branch `name`; nothing happens for models without a step cache."""
-    cache: StepCache | None = getattr(transformer, "step_cache", None)
-    if cache is None:
-        yield
-        return
-    before, cache.branch = cache.branch, name
-    try:
-        yield
-    finally:
-        cache.branch = before
-
-
-class NoCache:
-    """Every call runs the blocks."""
-
-    def __init__(self) -> None:
-        self.branch = POSITIVE
-        self.passes: Counter[str] = Counter()
-
-    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
-        """Run the blocks."""
-        self.passes[self.branch] += 1
-        return blocks()
+from .base import StepCacheKind
 
 
 @dataclass
@@ -66,7 +21,7 @@ class TeaCacheState:
 
 
 class TeaCache:
-    """Skip the blocks while their first input has changed little (Liu et al., arXiv 2411.19108).
+    """Skips the blocks while the change of their first input, summed up, stays below `threshold`.
 
     The relative change from call to call, mapped by a polynomial to an estimate of the output's change, is summed up
     until it reaches `threshold`; then the blocks run. The first and the last of `num_steps` calls always run them, and
@@ -79,20 +34,22 @@ class TeaCache:
     def __init__(self, num_steps: int = 25, threshold: float = 0.15) -> None:
         self.num_steps = num_steps
         self.threshold = threshold
-        self.branch = POSITIVE
         self.passes: Counter[str] = Counter()
         self.states: dict[str, TeaCacheState] = {}
 
-    def run(self, image: Tensor, *, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]) -> Tensor:
+    def run(
+        self, image: Tensor, *, branch: str, modulated_input: Callable[[], Tensor], blocks: Callable[[], Tensor]
+    ) -> Tensor:
         """Run the blocks, or add to `image` what they added when they ran last."""
-        state = self.states.get(self.branch)
+        state = self.states.get(branch)
         if state is None or len(state.decisions) == self.num_steps:
-            state = self.states[self.branch] = TeaCacheState()
+            state = self.states[branch] = TeaCacheState()
         compute = self._must_compute(state, modulated_input())
         state.decisions.append(compute)
         if not compute:
+            assert state.residual is not None, "the first call computes"
             return image + state.residual
-        self.passes[self.branch] += 1
+        self.passes[branch] += 1
         out = blocks()
         state.change = 0.0
         state.residual = out - image
@@ -118,3 +75,6 @@ def _relative_change(current: Tensor, previous: Tensor) -> float:
     """Relative L1 distance: mean|a - b| / mean|b|. The one place where a step waits for the device."""
     distance, size = (x.abs().mean(dtype=torch.float32) for x in (current - previous, previous))
     return (distance / size).item()
+
+
+TEACACHE = StepCacheKind("teacache", TeaCache, held_streams=3)  # previous input, residual, and one while they are made

@@ -1,4 +1,5 @@
-"""Work beside an iterator: one thread runs generators one after the other; their items are read where all is driven.
+"""Work in the background of an iterator: a thread runs generators one after the other, and their items
+are read where all is driven.
 
 It knows neither torch nor events.
 """
@@ -24,7 +25,7 @@ class _End:
     error: BaseException | None
 
 
-class Beside(Generic[T]):
+class BackgroundRunner(Generic[T]):
     """Runs one generator at a time in a thread; a context manager that stops it and waits for the thread on exit."""
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Beside(Generic[T]):
     def check(self) -> None:
         """Raise CancelledError once the context is being left; to be called from inside the generators."""
         if self._stopping.is_set():
-            raise CancelledError("The work beside the sampling was stopped.")
+            raise CancelledError("The background work was stopped.")
 
     def start(self, work: Generator[T, None, None], inside: AbstractContextManager[object]) -> None:
         """Run ``work`` to its end in the thread, within ``inside``; the one before must have been read to its end."""
@@ -74,7 +75,7 @@ class Beside(Generic[T]):
             error = raised
         self._items.put(_End(error))
 
-    def __enter__(self) -> Beside[T]:
+    def __enter__(self) -> BackgroundRunner[T]:
         """Nothing runs yet."""
         return self
 

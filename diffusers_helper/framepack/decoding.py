@@ -1,0 +1,52 @@
+"""What the engine asks of a video decoder, and diffusers' autoencoder as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from diffusers_helper.framepack.interrupt import interruptible
+from diffusers_helper.hunyuan import vae_decode
+from diffusers_helper.models.kernels import PLAIN, Kernels
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLHunyuanVideo
+
+Check = Callable[[], None]
+Use = Callable[[nn.Module], AbstractContextManager[Any]]
+"""Makes the context in which a model can run on its device; it moves weights on small cards."""
+
+
+class Decoder(Protocol):
+    """Turns latents into pixels; one call at a time, maybe in a thread of its own."""
+
+    def decode(self, latents: Tensor, check: Check) -> Tensor:
+        """Decode (B, 16, n, H, W) to (B, 3, 4n-3, 8H, 8W) float32 on the CPU; what `check` raises ends the call."""
+
+
+class VaeSectionDecoder:
+    """Decodes with diffusers' autoencoder.
+
+    Args:
+        vae: the autoencoder.
+        kernels: what to compute with.
+        use: see `Use`.
+    """
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, use: Use) -> None:
+        self._vae, self._module = vae, cast(nn.Module, vae)  # diffusers' class is untyped
+        self._kernels = kernels
+        self._use = use
+
+    def decode(self, latents: Tensor, check: Check) -> Tensor:
+        """See `Decoder`; raises OutOfMemoryError of torch's."""
+        with self._use(self._module), interruptible(self._module, check):
+            return vae_decode(latents, self._vae, kernels=self._kernels).float().cpu()
+
+
+def decoder_of(vae: AutoencoderKLHunyuanVideo, use: Use, kernels: Kernels = PLAIN) -> Decoder:
+    """Make the decoder of the real autoencoder."""
+    return VaeSectionDecoder(vae, kernels, use)
