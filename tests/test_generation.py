@@ -230,7 +230,7 @@ def quick_decode(latents, vae, kernels=None):
 
 @pytest.fixture
 def _quick(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.framepack.engine.vae_decode", quick_decode)
+    monkeypatch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
 
 
 class Moments:
@@ -254,7 +254,7 @@ def moments(request, components, tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     photo = Photo(image=Image.fromarray(pixels), name="noise.png", notes=("The photo was odd.",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers_helper.framepack.engine.vae_decode", quick_decode)
+        patch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
         return Moments(components, photo, tmp_path_factory.mktemp(request.param), request.param), request.param
 
 
