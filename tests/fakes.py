@@ -165,6 +165,7 @@ def serve_page(
     uploads: Path | None = None,
     manager: JobManager | None = None,
     port: int = 0,
+    estimate=lambda request: None,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
@@ -178,6 +179,7 @@ def serve_page(
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
+        about["estimate"] = estimate
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
         app = in_a_loop(application, pages, manager, access, outputs)
         config = uvicorn.Config(app, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)

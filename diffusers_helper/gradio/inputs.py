@@ -63,6 +63,12 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     return file if not user or Uploads(folder).belongs(file, user) else None
 
 
+def content_of(value: object) -> str:
+    """Return what stands for the content of the upload in a control, whatever its name is; empty for none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return Path(path).parent.name if isinstance(path, str) else ""
+
+
 def read_photo(image: object, user: str = "") -> Photo:
     """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None

@@ -162,9 +162,9 @@ class Program:
             )
             yield from self._speeds.timed(events, self._speed_key(request, photo.image.size))
 
-    def estimate(self, request: GenerationRequest, photo_size: tuple[int, int]) -> Estimate | None:
-        """Return how long a video of a photo of (width, height) pixels takes here; None if nothing like it was made."""
-        return self._speeds.estimate(request, self._speed_key(request, photo_size))
+    def estimate(self, request: GenerationRequest) -> Estimate | None:
+        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
+        return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
 
     def _speed_key(self, request: GenerationRequest, photo_size: tuple[int, int]) -> SpeedKey:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
