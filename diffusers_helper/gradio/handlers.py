@@ -20,7 +20,6 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     carries_recipe,
-    content_of,
     file_value,
     kept_settings,
     read_photo,
@@ -152,7 +151,7 @@ class PageHandlers:
     ) -> str:
         """Return the size the video will have with this photo, or why the photo cannot be used.
 
-        A picture with settings in it says so, unless it is the very file that was ``restored`` from.
+        A picture with settings in it says so, unless these were ``restored``.
         """
         if image is None:
             return view.size_hint(None, resolution, self._t)
@@ -161,7 +160,7 @@ class PageHandlers:
         except FramePackError as error:
             return view.fault(self._t(str(error)))
         size = view.size_hint(photo.image.size, resolution, self._t)
-        hinted = carries_recipe(image) and content_of(image) != content_of(restored)
+        hinted = carries_recipe(image, restored, user_of(request))
         return size + (view.recipe_hint(self._t) if hinted else "")
 
     def _values(self, visitor: object) -> list[Any]:

@@ -43,7 +43,8 @@
     track.firstElementChild.style.width = `${percent}%`;
     bar.querySelector(".fp-progress-number").textContent = `${percent}\u2009%`;
     if (left === undefined) return;
-    const text = left - passed < 1 ? page.nearly : filled(page.left, { time: duration(left - passed) });
+    const last = Math.abs(left - seconds) < 0.01; // nothing comes after what is being done
+    const text = last && left - passed < 1 ? page.nearly : filled(page.left, { time: duration(left - passed) });
     track.setAttribute("aria-label", text);
     bar.querySelector(".fp-progress-text").textContent = text;
   };

@@ -200,7 +200,12 @@ def _video_bar(job: JobSnapshot, t: Language, now: float) -> str:
     if job.eta_seconds is None or job.stopping:
         return _bar(job, t("Whole video"), now, job.total_progress, job.total_progress)
     left = max(0.0, job.eta_seconds - _passed(job, now))
-    text = t("Whole video, about {time} left", time=duration(left, t)) if left >= 1 else t("Whole video, nearly done")
+    last = job.eta_now_seconds == job.eta_seconds  # nothing comes after what is being done
+    text = (
+        t("Whole video, about {time} left", time=duration(left, t))
+        if left >= 1 or not last
+        else t("Whole video, nearly done")
+    )
     share = (job.eta_now_seconds or 0.0) / job.eta_seconds if job.eta_seconds else 1.0
     return _bar(job, text, now, job.total_progress, job.total_progress + (1 - job.total_progress) * share, left)
 
