@@ -212,11 +212,10 @@ def _video_bar(job: JobSnapshot, t: Language, now: float) -> str:
 
 def _bar(job: JobSnapshot, text: str, now: float, start: float, end: float, left: float | None = None) -> str:
     """Return a bar that goes from ``start`` to ``end`` (0 to 1) while what is being done now should last."""
-    span, passed = job.eta_now_seconds or 0.0, _passed(job, now)
+    span, passed, done = job.eta_now_seconds or 0.0, _passed(job, now), start >= 1
     if span:
         start += (end - start) * passed / span
-    percent = min(floor(100 * start), ALMOST) if start < 1 else 100
-    arrives = min(floor(100 * end), ALMOST)
+    percent, arrives = (100 if done else min(floor(100 * share), ALMOST) for share in (start, end))
     moves = left is not None or (span > passed and arrives > percent)
     return make_progress_bar_html(percent, text, Advance(arrives, span - passed, left) if moves else None)
 

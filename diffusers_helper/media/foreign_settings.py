@@ -32,7 +32,7 @@ def adopted(found: dict[str, Any]) -> tuple[dict[str, Any], list[Message]]:
 
     A name of this program's own is never replaced. Values are not checked.
     """
-    settings = {NAMES.get(name, name): value for name, value in found.items() if NAMES.get(name) not in found}
+    settings = {(name if NAMES.get(name) in found else NAMES.get(name, name)): value for name, value in found.items()}
     notes = []
     if settings.get("latent_window_size") == LATENT_WINDOW:  # the only one there is
         del settings["latent_window_size"]
