@@ -178,7 +178,8 @@ def _connect_form(page: PageHandlers, form: Form, inputs: dict[str, Any], keep: 
     """Connect quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
-    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, **_QUICK)
+    quick = {name: value for name, value in _QUICK.items() if name != "preprocess"}
+    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, **quick)
 
 
 def _connect_seed(

@@ -37,7 +37,7 @@
     if (!drawn.has(bar)) drawn.set(bar, Date.now());
     const { from, to, seconds, left } = bar.dataset;
     const passed = Math.min((Date.now() - drawn.get(bar)) / 1000, seconds);
-    const percent = Math.floor(seconds > 0 ? +from + (to - from) * passed / seconds : from);
+    const percent = Math.min(Math.floor(seconds > 0 ? +from + (to - from) * passed / seconds : from), 99);
     const track = bar.querySelector("[role=progressbar]");
     track.setAttribute("aria-valuenow", percent);
     track.firstElementChild.style.width = `${percent}%`;

@@ -29,14 +29,15 @@ _CSS = """
 
 @dataclass(frozen=True)
 class Advance:
-    """How a bar moves by itself in the browser, until the page says more.
+    """How a bar moves by itself in the browser, at most to 99 %, until the page says more.
 
     Attributes:
-        percent: where it arrives.
+        start, percent: where it is and where it arrives.
         seconds: how long that takes.
         left: seconds left of everything, which its text then counts down; None for a text that stays.
     """
 
+    start: float
     percent: float
     seconds: float
     left: float | None = None
@@ -47,7 +48,7 @@ def make_progress_bar_html(number: float, text: str, advance: Advance | None = N
     percent = round(min(max(number, 0), 100))
     label = escape(text)
     return (
-        f'<div class="fp-progress"{_data(number, advance)}>'
+        f'<div class="fp-progress"{_data(advance)}>'
         f'<div class="fp-progress-line"><span class="fp-progress-text">{label}</span>'
         f'<span class="fp-progress-number" aria-hidden="true">{percent}&thinsp;%</span></div>'
         '<div class="fp-progress-track" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
@@ -56,12 +57,14 @@ def make_progress_bar_html(number: float, text: str, advance: Advance | None = N
     )
 
 
-def _data(number: float, advance: Advance | None) -> str:
+def _data(advance: Advance | None) -> str:
     """Return the attributes that page.js reads."""
     if advance is None:
         return ""
     left = "" if advance.left is None else f' data-left="{advance.left:.2f}"'
-    return f' data-from="{number:.2f}" data-to="{advance.percent:.2f}" data-seconds="{advance.seconds:.2f}"{left}'
+    return (
+        f' data-from="{advance.start:.2f}" data-to="{advance.percent:.2f}" data-seconds="{advance.seconds:.2f}"{left}'
+    )
 
 
 def make_progress_bar_css() -> str:

@@ -215,9 +215,11 @@ def _bar(job: JobSnapshot, text: str, now: float, start: float, end: float, left
     span, passed, done = job.eta_now_seconds or 0.0, _passed(job, now), start >= 1
     if span:
         start += (end - start) * passed / span
-    percent, arrives = (100 if done else min(floor(100 * share), ALMOST) for share in (start, end))
-    moves = left is not None or (span > passed and arrives > percent)
-    return make_progress_bar_html(percent, text, Advance(arrives, span - passed, left) if moves else None)
+    percent = 100 if done else min(floor(100 * start), ALMOST)
+    moves = not done and (left is not None or (span > passed and end > start))
+    return make_progress_bar_html(
+        percent, text, Advance(100 * start, 100 * end, span - passed, left) if moves else None
+    )
 
 
 def _passed(job: JobSnapshot, now: float) -> float:
