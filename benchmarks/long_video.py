@@ -90,7 +90,12 @@ def main(argv: list[str] | None = None) -> None:
         draw([json.loads(path.read_text()) for path in args.lines], args.plot)
         return
     request = GenerationRequest(
-        variant=args.variant, seconds=args.seconds, steps=args.steps, resolution=args.resolution, prompt="a long video"
+        variant=args.variant,
+        seconds=args.seconds,
+        steps=args.steps,
+        resolution=args.resolution,
+        prompt="a long video",
+        seed=0,
     )
     with tempfile.TemporaryDirectory() as folder:
         events = quick_events if args.quick else all_events

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.metrics import Frames, psnr
-from benchmarks.quality import DRIFT_PROMPT, held_out_photos
+from benchmarks.quality import DRIFT_PROMPT, SEED, held_out_photos
 from benchmarks.studio import Studio
 from diffusers_helper.media.frames import rgb_frames
 from diffusers_helper.models.step_caches import POSITIVE, STEP_CACHES, NoCache, StepCache, TeaCache
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     components = Components(resolve_models(options.models, accelerator=device.type != "cpu"), device)
-    studio = Studio(components, components.defaults)
+    studio = Studio(components, components.defaults.model_copy(update={"seed": SEED}))
     picture = studio.picture(open_photo(options.picture or held_out_photos()[0]))
     sys.stdout.write("variant   threshold  passes  saved  seconds  latent error  PSNR, dB\n")
     rows = []

@@ -54,6 +54,7 @@ class FakeRun:
     """What ``JobManager`` calls for every job: stages, steps, one video per section, the end.
 
     ``hold`` stops every job after the first step of section ``hold_at`` until it is set; ``fault`` is raised there.
+    ``decoded`` stops one in the same way while that section is decoded.
     """
 
     def __init__(self, outputs: Path, *, step_seconds: float = 0.02, hold_at: int = 0, by_user: bool = False):
@@ -63,6 +64,8 @@ class FakeRun:
         self.by_user = by_user
         self.hold = threading.Event()
         self.hold.set()
+        self.decoded = threading.Event()
+        self.decoded.set()
         self.fault: BaseException | None = None
         self.notes: tuple[str, ...] = ()
         self.jobs = []
@@ -81,17 +84,20 @@ class FakeRun:
                 time.sleep(self.step_seconds)
                 yield StepDone(section, request.sections, step, request.steps, np.array([section, step, request.steps]))
                 if (section, step) == (self.hold_at, 1):
-                    self._hold(job)
+                    self._wait(self.hold, job)
+                    if self.fault is not None:
+                        raise self.fault
+            if section == self.hold_at and not self.decoded.is_set():
+                yield StageStarted("decode", Message("Decoding section {number} of {sections}", **place))
+                self._wait(self.decoded, job)
             frames = 4 * LATENT_WINDOW * (section + 1) + 1
             path = write_video(outputs / f"{job.id}_partial_{section:02d}.mp4", frames)
             yield VideoGrown(path, frames, section + 1)
         yield Finished(path.rename(outputs / f"{job.id}.mp4"), request.total_frames)
 
-    def _hold(self, job):
-        while not self.hold.wait(0.02):
+    def _wait(self, event, job):
+        while not event.wait(0.02):
             job.check()
-        if self.fault is not None:
-            raise self.fault
 
 
 def fake_preview(denoised) -> bytes:
@@ -165,6 +171,7 @@ def serve_page(
     uploads: Path | None = None,
     manager: JobManager | None = None,
     port: int = 0,
+    estimate=lambda request: None,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
@@ -178,6 +185,7 @@ def serve_page(
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
+        about["estimate"] = estimate
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
         app = in_a_loop(application, pages, manager, access, outputs)
         config = uvicorn.Config(app, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
@@ -188,6 +196,7 @@ def serve_page(
             yield FakePage(f"http://127.0.0.1:{listener.getsockname()[1]}", run, manager, outputs, pages[languages[0]])
         finally:
             run.hold.set()
+            run.decoded.set()
             assert manager.close(10)
             server.should_exit = True
             thread.join(10)

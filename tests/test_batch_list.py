@@ -35,7 +35,7 @@ def test_a_table(folder, delimiter):
     assert (first.entry.photo, first.entry.where, second.entry.where) == (folder / "a.JPG", "line 2", "line 3")
     request = first.request
     assert (request.prompt, request.seconds, request.resolution, request.teacache) == ("Look left", 3, 256, True)
-    assert second.request == GenerationRequest(seconds=2, resolution=128)
+    assert second.request == GenerationRequest(seconds=2, resolution=128, seed=second.request.seed)
 
 
 def test_cells_may_hold_quotes_and_line_breaks(folder):
@@ -106,6 +106,14 @@ def test_a_name_is_made_from_what_goes_into_the_video(folder):
     (folder / "b.png").write_text("another picture")
     after = names(folder)
     assert (after[0], after[1] != before[1]) == (before[0], True)
+
+
+def test_a_random_seed_is_another_one_for_each_video_and_the_same_one_in_each_run(folder):
+    seeds = [[job.request.seed for job in plan(read_list(folder), SHARED, "tiny")] for _ in range(2)]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds[0])) == 2
+    assert min(seeds[0]) >= 0
+    assert [job.request.seed for job in plan(read_list(folder), SHARED | {"seed": 1}, "tiny")] == [1, 1]
 
 
 def test_a_name_fits_every_file_system(tmp_path):

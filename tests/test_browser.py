@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from diffusers_helper.framepack.errors import NumericsError
 from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio import view
 from diffusers_helper.gradio.controls import IDEAS
+from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.service.computer import Computer
@@ -46,6 +50,7 @@ def server(served):
     served.run.hold_at = 0
     yield served
     served.run.hold.set()
+    served.run.decoded.set()
     served.wait_until_idle()
     served.run.fault, served.run.notes = None, ()
 
@@ -102,6 +107,8 @@ def test_end_gives_the_page_back(user, server):
     tab.locator("#end").click()
     shows_idle(tab, seconds=5)
     expect(tab.locator("#progress")).to_contain_text("Stopped")
+    expect(tab.locator("#stage")).to_contain_text("Your video appears here")
+    assert tab.locator("#stage").bounding_box()["height"] > 300, "no empty half page"
 
     server.run.hold.set()
     start(tab)
@@ -123,6 +130,8 @@ def test_end_keeps_the_part_that_was_finished(user, server):
 
 def test_a_reload_brings_everything_back(user, server):
     tab = user.open()
+    tab.get_by_label("A new seed for every video").click()
+    expect(tab.locator("#seed input")).not_to_have_value("-1")
     tab.locator("#seed input").fill("123")
     tab.get_by_label("TeaCache").check()
     server.run.hold_at = 1
@@ -220,6 +229,7 @@ def test_start_without_a_photo_is_one_clear_message(user, server):
     assert len(server.manager.jobs()) == before
 
     fill(tab)
+    expect(tab.locator("#message [role=alert]")).to_have_count(0)  # cured
     start(tab)
     expect(tab.locator("#progress")).to_have_text("Done")
     expect(tab.locator("#message")).not_to_contain_text("photo")
@@ -275,13 +285,157 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     tab = user.open()
     tab.locator("#ideas").get_by_text("Wave").click()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
-    tab.locator("#random-seed").click()
-    expect(tab.locator("#seed input")).to_have_value("-1")
+    switch, seed = tab.get_by_label("A new seed for every video"), tab.locator("#seed input")
+    expect(switch).to_be_checked()
+    expect(seed).to_be_hidden()
+    switch.click()
+    expect(seed).to_be_visible()
+    expect(seed).not_to_have_value("-1")
+    kept = seed.input_value()
 
     tab.wait_for_function(DRAFT_IS_KEPT)
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
-    expect(tab.locator("#seed input")).to_have_value("-1")
+    expect(switch).not_to_be_checked()
+    expect(seed).to_have_value(kept)
+    switch.click()
+    expect(seed).to_have_value("-1")
+    expect(seed).to_be_hidden()
+
+
+def test_every_video_has_a_new_seed_until_the_switch_keeps_one(user, server):
+    tab = user.open()
+    fill(tab)
+    details, seeds = tab.locator("#details"), []
+    before = len(server.manager.jobs())
+    for count in (before + 1, before + 2):
+        start(tab)
+        wait_for(lambda count=count: len(server.manager.jobs()) == count)
+        seeds.append(server.manager.jobs()[-1].seed)
+        expect(details).to_contain_text(f"seed {seeds[-1]}")
+        expect(tab.locator("#progress")).to_have_text("Done")
+        shows_idle(tab)
+    assert seeds[0] != seeds[1]
+
+    tab.get_by_label("A new seed for every video").click()
+    expect(tab.locator("#seed input")).to_have_value(str(seeds[1]))
+    count = len(server.manager.jobs())
+    start(tab)
+    expect(tab.locator("#message [role=alert]")).to_contain_text("This would make the same video again")
+    assert len(server.manager.jobs()) == count
+    start(tab)
+    wait_for(lambda: len(server.manager.jobs()) == count + 1)
+    assert server.manager.jobs()[-1].seed == seeds[1]
+    expect(tab.locator("#message [role=alert]")).to_have_count(0)
+
+
+def clear_of_each_other(tab, selector):
+    boxes = [hint.bounding_box() for hint in tab.locator(selector).all()]
+    return all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_hints_stand_below_each_other_and_go_when_they_are_followed(browser, server, tmp_path, width):
+    file = tmp_path / "made.png"
+    Image.open(LION).save(file, pnginfo=png_comment(recipe_of(GenerationRequest(prompt="A lion", resolution=256))))
+    with visit(browser, server.url, viewport={"width": width, "height": 900}) as user:
+        tab = user.open()
+        hint = tab.get_by_text("This picture has its settings in it")
+        fill(tab, photo=file)
+        expect(hint).to_be_visible()
+        assert tab.locator("#make .fp-hint").count() == 3
+        assert clear_of_each_other(tab, "#make .fp-hint")
+        tab.locator("#restore").get_by_role("button").first.click()
+        tab.locator("#recipe input[type=file]").set_input_files(file)
+        expect(tab.locator("#recipe-message")).to_contain_text("The settings are restored.")
+        expect(hint).to_have_count(0)
+        tab.locator("#recipe button[aria-label*=lear], #recipe button[aria-label*=emove]").first.click()
+        expect(tab.locator("#recipe-message")).not_to_contain_text("restored")
+
+
+def test_the_result_stays_in_sight_while_the_settings_scroll(browser, server):
+    for width in (1920, 1400):
+        with visit(browser, server.url, viewport={"width": width, "height": 700}) as user:
+            tab = user.open()
+            tab.locator("#more").get_by_role("button").first.click()
+            expect(tab.locator("#negative-prompt")).to_be_visible()
+            result = tab.locator("#result")
+            tab.evaluate("window.scrollTo(0, 0)")
+            tab.wait_for_function("window.scrollY === 0")
+            assert result.bounding_box()["y"] > 50
+            tab.evaluate("window.scrollTo(0, 700)")
+            tab.wait_for_function("window.scrollY > 650")
+            assert result.bounding_box()["y"] == pytest.approx(16, abs=1)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_say(user, server):
+    tab = user.context.new_page()
+    tab.clock.install()
+    tab.goto(server.url)
+    expect(tab.locator("#start")).to_be_visible()
+    job = JobSnapshot("1", "original", 7, 73, 2, 4, 0.0, state="running", section=2, step=4, section_progress=0.5,
+                      total_progress=0.6, eta_seconds=125, eta_now_seconds=125, eta_at=1000)  # fmt: skip
+    tab.clock.pause_at(tab.evaluate("Date.now()") + 1000)
+    tab.evaluate("setInterval(() => document.dispatchEvent(new Event('fp-heard')), 1)")  # the server answers all along
+    tab.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", view.progress(job, now=1000))
+    bars = tab.locator("body > .fp-bars .fp-progress")
+    began = tab.evaluate("Date.now()")
+    tab.clock.run_for(600)
+    for _ in range(4):
+        tab.clock.fast_forward(30_000)
+        tab.clock.run_for(600)
+        passed = (tab.evaluate("Date.now()") - began) / 1000
+        shown = bars.nth(1).inner_text()
+        near = [view.progress(job, now=1000 + passed - late) for late in (0, 0.25, 0.5, 0.75, 1)]
+        texts = [re.findall("(?:about [^<]+ left|nearly done)", html)[-1] for html in near]
+        assert any(text in shown for text in texts), (shown, texts)
+        percents = [re.findall('valuenow="(\\d+)"', html) for html in near]
+        assert [bar.locator("[role=progressbar]").get_attribute("aria-valuenow") for bar in bars.all()] in percents
+    tab.clock.fast_forward(600_000)
+    tab.clock.run_for(600)
+    assert "nearly done" in bars.nth(1).inner_text()
+    assert bars.nth(1).locator("[role=progressbar]").get_attribute("aria-valuenow") == "99"
+
+
+def test_while_the_last_section_is_decoded_nothing_says_that_all_is_done(user, server):
+    server.run.hold_at = 1
+    server.run.decoded.clear()
+    tab = user.open()
+    tab.locator("#seconds input[type=number]").fill("2.4")
+    fill(tab)
+    start(tab)
+    expect(tab.locator("#progress")).to_contain_text("Decoding section 2 of 2")
+    expect(tab.locator("#progress")).to_contain_text("Whole video, nearly done")
+    shares = [int(bar.get_attribute("aria-valuenow")) for bar in tab.locator("#progress [role=progressbar]").all()]
+    assert len(shares) == 2
+    assert max(shares) <= 99
+    server.run.decoded.set()
+    expect(tab.locator("#progress")).to_have_text("Done")
+
+
+def test_a_long_video_is_started_only_after_a_question(browser, tmp_path):
+    def estimate(request):
+        return Estimate(20 * 60 * request.sections, rough=False)
+
+    with serve_page(tmp_path, estimate=estimate) as server, visit(browser, server.url) as user:
+        tab, asked = user.open(), []
+        told = tab.locator("#estimate")
+        expect(told).to_have_text("It will take about 20 min on this computer.")
+        fill(tab)
+        start(tab)
+        expect(tab.locator("#progress")).to_have_text("Done")  # not asked: Playwright would have said no
+        tab.locator("#seconds input[type=number]").fill("6")
+        expect(told).to_have_text("It will take about 1 h 40 min on this computer.")
+        for number, answer in enumerate(("dismiss", "accept"), start=1):
+            tab.once("dialog", lambda dialog, answer=answer: (asked.append(dialog.message), getattr(dialog, answer)()))
+            tab.keyboard.press("Control+Enter") if answer == "dismiss" else start(tab)
+            wait_for(lambda number=number: tab.wait_for_timeout(50) or len(asked) == number)
+            if answer == "dismiss":
+                shows_idle(tab)
+                assert len(server.manager.jobs()) == 1
+        wait_for(lambda: len(server.manager.jobs()) == 2)
+        assert asked == ["This video will take about 1 h 40 min. Start it?"] * 2
 
 
 @pytest.mark.parametrize("kind", ["png", "mp4"])
@@ -388,6 +542,8 @@ def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_o
             expect(tab.locator("#video video")).to_be_visible()
             shutil.copytree(first.outputs, tmp_path / "two/outputs", ignore=shutil.ignore_patterns("*.lock"))
             served.close()
+            expect(tab.locator("body.fp-away")).to_have_count(1)  # three polls without an answer
+            assert float(tab.locator("#video").evaluate("element => getComputedStyle(element).opacity")) < 0.7
 
             second = Life(tmp_path / "two/outputs")
             second.manager.start()
@@ -396,6 +552,7 @@ def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_o
                 card = tab.locator("#unfinished")
                 expect(card).to_contain_text("An unfinished video was found. Go on with it?", timeout=30_000)
                 expect(card).to_contain_text("1 of 3 sections are done.")
+                expect(tab.locator("body.fp-away")).to_have_count(0)
                 expect(card.locator("img")).to_be_visible()
                 expect(tab.locator("#prompt textarea")).to_have_value("The lion turns its head.")
                 shows_idle(tab)

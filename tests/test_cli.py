@@ -119,14 +119,27 @@ def test_without_o_it_stays_in_the_outputs(program, capsys):
 
 
 def test_settings_come_from_the_options_then_the_models_then_the_request(program):
-    argv = ["generate", "a.png", "p", "--seconds", "3", "--variant", "f1", "--seed", "-1", "--cfg-scale", "2.5"]
+    argv = ["generate", "a.png", "p", "--seconds", "3", "--variant", "f1", "--seed", "8", "--cfg-scale", "2.5"]
     argv += ["--teacache", "--negative-prompt", "-"]
     assert cli.main(argv) == 0
     made = program.made[0]
-    expected = {"prompt": "p", "seconds": 3, "variant": "f1", "seed": -1, "cfg_scale": 2.5, "teacache": True}
+    expected = {"prompt": "p", "seconds": 3, "variant": "f1", "seed": 8, "cfg_scale": 2.5, "teacache": True}
     expected |= {"negative_prompt": "-", "resolution": 128, "steps": 4, "guidance_scale": 10}
     assert made.request == GenerationRequest(**expected)
     assert made.variant == "f1"
+
+
+@pytest.mark.parametrize("given", [[], ["--seed", "-1"]])
+def test_a_random_seed_is_told(program, given, capsys):
+    seeds = []
+    for _ in range(2):
+        assert cli.main(["generate", "a.png", "p", *given]) == 0
+        seeds.append(program.made[-1].request.seed)
+        assert f"The seed of this video is {seeds[-1]}." in capsys.readouterr().err
+    assert min(seeds) >= 0
+    assert seeds[0] != seeds[1]
+    assert cli.main(["generate", "a.png", "p", "--seed", "8"]) == 0
+    assert "seed" not in capsys.readouterr().err
 
 
 def test_every_setting_of_a_request_has_an_option(program):

@@ -10,10 +10,12 @@ import pytest
 from diffusers_helper.framepack.errors import NumericsError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio import view
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.speeds import Estimate
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
 
@@ -203,6 +205,61 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(fake, uploa
     assert "640 × 608" in page.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
     assert "no longer here" in page.size_hint({"path": "/etc/passwd"}, 640)
     assert "fp-fault" not in page.size_hint(None, 640)
+
+
+def test_what_is_told_before_the_start_follows_the_settings(fake, uploads):
+    page = PageHandlers(
+        ORIGINAL, fake[1], Visitors(fake[1]), estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False)
+    )
+    assert page.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
+    message, told = page.review("", uploads, **GOOD | {"steps": 0})
+    assert (message, told) == (gr.skip(), ""), "nobody pressed Start yet"
+
+
+def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
+    page = handlers(ORIGINAL, fake[1])
+    message = page.start(new_visitor(), "", None, **GOOD | {"steps": 0})[0]
+    assert "steps: " in message
+    message = page.review(message, None, **GOOD)[0]
+    assert "Add a photo first" in message
+    message = page.review(message, {"path": "/etc/passwd"}, **GOOD)[0]
+    assert "no longer here" in message
+    assert page.review(message, uploads, **GOOD)[0] == ""
+
+
+def test_the_seed_that_is_kept_is_that_of_the_newest_video(fake, uploads):
+    manager = fake[1]
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    assert page.seed(ann, True) == -1
+    assert len({page.seed(ann, False), page.seed(ann, False)}) == 2, "there is none yet: any"
+    page.start(ann, "", uploads, **GOOD | {"seed": -1})
+    [job] = manager.jobs()
+    assert f"seed {job.seed}" in page.tick(ann, "")[DETAILS]
+    assert page.seed(ann, False) == job.seed == manager.wait(job.id, 10).request.seed
+    assert page.seed(new_visitor(), False) != job.seed
+
+
+def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
+    run, manager = fake
+    page, ann = handlers(ORIGINAL, manager), new_visitor()
+
+    def start(count, **changes):
+        message = page.start(ann, "", uploads, **GOOD | changes)[0]
+        assert len(manager.jobs()) == count
+        assert manager.wait(manager.jobs()[-1].id, 10).state == ("failed" if run.fault else "done")
+        return message
+
+    assert start(1, seed=-1) == ""
+    seed = manager.jobs()[0].seed
+    assert "the same video again" in start(1, seed=seed)
+    assert start(2, seed=seed) == "", "pressed once more"
+    assert "the same video again" in start(2, seed=seed)
+    assert start(3, seed=seed, steps=3) == ""
+    assert start(4, seed=-1, steps=3) == "", "another seed each time"
+    run.fault = NumericsError("No.")
+    start(5, seed=9)
+    run.fault = None
+    assert start(6, seed=9) == "", "it failed: there is no such video"
 
 
 def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.jobs.progress import PREVIEW_INTERVAL, JobSnapshot, Pace, Previews, changes, ending
+from diffusers_helper.jobs.pace import Pace
+from diffusers_helper.jobs.progress import PREVIEW_INTERVAL, JobSnapshot, Previews, changes, ending
 
 QUEUED = JobSnapshot(id="a", variant="f1", seed=1, total_frames=73, sections=2, steps=4, created=0.0)
 
@@ -30,8 +31,10 @@ def step(section, number, *, sections=2, steps=4):
         (Finished(Path("v.mp4"), 73), {"video": "v.mp4", "frames": 73, "partial": False}),
         (
             step(1, 1),
-            {"section": 2, "sections": 2, "step": 1, "steps": 4, "section_progress": 0.25, "total_progress": 0.625}
-            | {"seconds_per_step": None, "eta_seconds": None},
+            # in steps: 4 and a window's end of 0.2, then 4 and two windows; 5.2 of 8.6 are done
+            {"section": 2, "sections": 2, "step": 1, "steps": 4}
+            | {"section_progress": pytest.approx(1 / 4.4), "total_progress": pytest.approx(5.2 / 8.6)}
+            | {"seconds_per_step": None, "eta_seconds": None, "eta_now_seconds": None, "eta_at": None},
         ),
     ],
     ids=lambda value: type(value).__name__,
@@ -69,16 +72,29 @@ def timed(events_at):
     ("events_at", "expected"),
     [
         ([(5, step(0, 1))], (None, None)),  # the first step carries loading; it is no measure
-        ([(5, step(0, 1)), (7, step(0, 2))], (2, 12)),
-        ([(5, step(0, 1)), (7, step(0, 2)), (11, step(0, 3))], (3, 15)),
-        # 2 s a step; 12 s from section to section, so 10 s of decoding: 3 steps and one decode are left
-        ([(2, step(0, 3)), (4, step(0, 4)), (16, step(1, 1))], (2, 16)),
+        # the ends are not measured yet: a twentieth of a section's steps for each of the three windows
+        ([(5, step(0, 1)), (7, step(0, 2))], (2, 12 + 3 * 0.4)),
+        ([(5, step(0, 1)), (7, step(0, 2)), (11, step(0, 3))], (3, 15 + 3 * 0.6)),
+        # 2 s a step; 12 s from section to section, so 10 s for the first end: 3 steps and an end of 20 s are left
+        ([(2, step(0, 3)), (4, step(0, 4)), (16, step(1, 1))], (2, 26)),
         # one step per section: what is measured is the way from section to section
-        ([(1, step(0, 1, sections=3, steps=1)), (8, step(1, 1, sections=3, steps=1))], (7, 7)),
+        ([(1, step(0, 1, sections=3, steps=1)), (8, step(1, 1, sections=3, steps=1))], (7, 7 + 4 * 0.35)),
     ],
 )
 def test_time_left_comes_from_measured_steps(events_at, expected):
     assert timed(events_at) == pytest.approx(expected)
+
+
+def test_the_bar_does_not_go_back_when_an_end_turns_out_longer_than_was_guessed():
+    clock = Clock()
+    pace, seen = Pace(clock), QUEUED
+    shown = []
+    for at, event in [(1, step(0, 3)), (2, step(0, 4)), (40, VideoGrown(Path("v"), 37, 1)), (41, step(1, 1))]:
+        clock.now = at
+        seen = replace(seen, **changes(event, seen, pace, None))
+        shown.append(seen.total_progress)
+    assert shown == sorted(shown)
+    assert seen.eta_seconds == pytest.approx(3 + 2 * 38)
 
 
 def test_previews_are_few():

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from diffusers_helper.gradio.progress_bar import make_progress_bar_css, make_progress_bar_html
+from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_css, make_progress_bar_html
 
 
 def bar(html):
@@ -34,6 +34,15 @@ def test_text_is_escaped_everywhere():
 
 def test_a_bar_without_text_still_has_a_name():
     assert bar(make_progress_bar_html(1, ""))[1].attrib["aria-label"] == "Progress"
+
+
+def test_where_a_bar_goes_by_itself_is_told_the_browser():
+    tree, track, _ = bar(make_progress_bar_html(40, "x", Advance(40.5, 60, 7.5, 12)))
+    data = {name: value for name, value in tree.attrib.items() if name.startswith("data-")}
+    assert data == {"data-from": "40.50", "data-to": "60.00", "data-seconds": "7.50", "data-left": "12.00"}
+    assert track.attrib["aria-valuenow"] == "40"
+    assert "data-left" not in make_progress_bar_html(40, "x", Advance(40.5, 60, 7.5))
+    assert "data-" not in make_progress_bar_html(40, "x")
 
 
 def test_every_class_has_a_style():

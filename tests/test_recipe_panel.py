@@ -1,6 +1,8 @@
 """What "Restore settings" gives back for a file, without a server."""
 
+import io
 import json
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -10,11 +12,13 @@ from PIL import Image
 
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio import recipe_panel
 from diffusers_helper.gradio.handlers import PageHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe
+from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
+from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.growing import GrowingVideo
-from diffusers_helper.media.recipe import png_comment, recipe_of
+from diffusers_helper.media.recipe import Recipe, png_comment, recipe_of
 from tests.clips import clip
 
 MADE = GenerationRequest(
@@ -89,6 +93,71 @@ def test_a_file_without_settings_changes_nothing(upload):
     message, *rest = RecipeHandlers(ORIGINAL).restore(upload("<i>.png", "GIMP"))
     assert "“&lt;i&gt;.png” holds no settings." in message
     assert rest == NOTHING
+
+
+STUDIO = (
+    '{"prompt":"[0s-2s: a] [2s: b]","total_second_length":5,"steps":25,"cfg":1.5,"gs":9.0,"rs":0.5,"seed":2500,'
+    '"use_teacache":true,"mp4_crf":20,"resolutionW":640,"model_type":"Original","n_prompt":"blur",'
+    '"latent_window_size":9,"latent_type":"Noise","loras":{"<b>":1},"blend_sections":4,"end_frame_strength":1.0,'
+    '"x_param":1,"y_param":2}'
+)
+
+
+def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload):
+    message, photo, *controls = RecipeHandlers(ORIGINAL).restore(upload("studio.json", STUDIO))
+    settings = dict(zip(SETTINGS, controls, strict=True))
+    assert settings == {
+        "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,
+        "guidance_scale": 9, "cfg_scale": 1.5, "cfg_rescale": 0.5, "teacache": True, "mp4_crf": 20, "resolution": 640,
+        "preserved_memory_gb": gr.skip(), "keep": gr.skip(),
+    }  # fmt: skip
+    assert photo == gr.skip()
+    assert "The prompt has times in it" in message
+    assert "left out: blend_sections, end_frame_strength, latent_type, loras, x_param, y_param." in message
+    assert "another model" not in message
+
+
+def picture(kind, size=(320, 240)):
+    file = io.BytesIO()
+    Image.new("RGB", size, "teal").save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("user", ["", "ann"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.json"])
+def test_a_photo_inside_any_file_becomes_the_photo(upload, monkeypatch, kind, name, user):
+    content = picture(kind)
+    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
+    monkeypatch.setattr(recipe_panel, "user_of", lambda request: user)
+    value = upload(name, recipe_of(MADE))
+    if user:
+        Uploads(Path(value["path"]).parents[1]).add(Path(value["path"]), user)
+    message, photo, *_ = RecipeHandlers(ORIGINAL).restore(value)
+    assert "photo is not in this file" not in message
+    assert uploaded_file(photo["path"], user).read_bytes() == content
+    assert read_photo(photo, user).image.size == (320, 240)
+    assert RecipeHandlers(ORIGINAL).restore(value)[1] == photo, "the second time, too"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"MZ", picture("GIF")])
+def test_what_is_no_photo_does_not_become_one(upload, monkeypatch, content):
+    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
+    value = upload("a.mp4", recipe_of(MADE))
+    message, photo, *_ = RecipeHandlers(ORIGINAL).restore(value)
+    assert photo == gr.skip()
+    assert "photo is not in this file" in message
+    assert os.listdir(Path(value["path"]).parents[1]) == ["0" * 64]
+
+
+def test_the_hint_goes_once_the_settings_were_restored_whatever_they_were_in(upload):
+    page = PageHandlers(ORIGINAL, None, None)
+    told = "drop it on Restore settings"
+    image = upload("a.png", recipe_of(MADE))
+    assert told in page.size_hint(image, 640, None)
+    for name, text, stays in (("a.png", MADE, False), ("b.mp4", MADE, False), ("c.json", MADE.with_seed(), False),
+                              ("d.json", MADE.model_copy(update={"seed": 8}), True)):  # fmt: skip
+        assert (told in page.size_hint(image, 640, upload(name, recipe_of(text)))) is stays, name
 
 
 def test_a_photo_with_settings_is_known(upload):

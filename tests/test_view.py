@@ -8,6 +8,7 @@ import pytest
 
 from diffusers_helper.gradio import view
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.speeds import Estimate
 from tests.fakes import fake_preview
 
 EVIL = "<img src=x onerror=alert(1)>\"'&{{x}}${1}"
@@ -104,6 +105,60 @@ def test_a_running_job_has_a_bar_for_its_section_and_one_for_the_video():
     assert 'aria-valuenow="50"' in html
     assert 'aria-valuenow="25"' in html
     assert "left" not in view.progress(replace(RUNNING, eta_seconds=None))
+
+
+DECODING = replace(
+    RUNNING, description="Decoding section 2 of 2", section=2, step=10, section_progress=0.75, total_progress=0.8,
+    eta_seconds=40.0, eta_now_seconds=40.0, eta_at=1000.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("passed", "left", "section", "whole"),
+    [
+        (0, "about 40 s left", 75, 80),
+        (20, "about 20 s left", 87, 90),
+        (36, "about 4 s left", 97, 98),
+        (39.5, "nearly done", 99, 99),
+        (41, "nearly done", 99, 99),  # it takes longer than was thought: the bar waits short of its end
+        (4000, "nearly done", 99, 99),
+        (-5, "about 40 s left", 75, 80),  # the clock was set
+    ],
+)
+def test_while_a_section_is_decoded_bars_and_time_left_agree(passed, left, section, whole):
+    html = view.progress(DECODING, now=1000.0 + passed)
+    assert f"Whole video, {left}" in text(html)
+    assert [f'aria-valuenow="{share}"' in html for share in (section, whole)] == [True, True]
+    assert f'data-left="{max(0.0, 40 - max(passed, 0)):.2f}"' in html
+
+
+def test_the_time_left_stands_still_where_a_step_takes_longer_than_the_others():
+    job = replace(RUNNING, eta_seconds=60.0, eta_now_seconds=2.0, eta_at=1000.0)
+    for passed, left in ((0, "1 min"), (1, "59 s"), (2, "58 s"), (30, "58 s")):
+        assert f"about {left} left" in text(view.progress(job, now=1000.0 + passed))
+    short = replace(job, eta_seconds=0.5, eta_now_seconds=0.1)
+    assert "about 1 s left" in text(view.progress(short, now=1000.0)), "more comes after this step"
+
+
+def test_a_video_that_stops_early_has_no_time_left():
+    assert "left" not in text(view.progress(replace(DECODING, stopping="Stopping after this section"), now=1000.0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.2, "about 5 s"), (41, "about 40 s"), (57, "about 1 min"), (546, "about 9 min"), (7512, "about 2 h 5 min")],
+)
+def test_how_long_it_will_take_is_told_as_roughly_as_it_is_known(seconds, told):
+    assert text(view.estimate(Estimate(seconds, False))) == f"It will take {told} on this computer."
+    assert "very roughly" in text(view.estimate(Estimate(seconds, True)))
+    assert view.estimate(None) == ""
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed", "interrupted"])
+def test_a_job_that_ended_without_a_video_leaves_the_stage_as_it_was_before(state):
+    ended = replace(JOB, state=state, started=10.0, finished=12.0)
+    assert view.stage(ended) == view.stage(None)
+    assert "made in" not in view.details(ended)
 
 
 def test_the_stage_shows_what_there_is():

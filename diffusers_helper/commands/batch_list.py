@@ -1,7 +1,8 @@
 """What a batch is to make: a folder of photos, or a list of jobs as CSV or JSON lines, becomes entries and then jobs.
 
 A job's name is made from what goes into its video (the photo's bytes, the settings, the model), so the same job has the
-same name in every run, and a video of that name need not be made again. Knows neither models nor a device.
+same name in every run, and a video of that name need not be made again. A random seed is drawn from the name, so that a
+video that was cut off goes on. Knows neither models nor a device.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.texts import Message, in_turn
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
@@ -98,7 +99,10 @@ def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
         )
     content = json.dumps([photo, request.model_dump(), model], sort_keys=True)
     stem = re.sub(r"[^\w-]", "_", entry.photo.stem)[:_STEM_CHARACTERS]
-    return BatchJob(entry, request, f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:16]}")
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    if request.seed == RANDOM_SEED:
+        request = request.model_copy(update={"seed": int(digest[-8:], 16)})
+    return BatchJob(entry, request, f"{stem}_{digest[:16]}")
 
 
 def _of_folder(folder: Path) -> Iterator[Entry]:

@@ -58,9 +58,12 @@ def generate(parsed: argparse.Namespace) -> int:
     t = language(parsed.language)
     photo = open_photo(picture)
     program = Program(parsed, variant)
-    request = GenerationRequest.from_fields(program.defaults.model_dump() | given)
+    wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
+    request = wanted.with_seed()
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")
+    if request is not wanted:
+        sys.stderr.write(f"{t('The seed of this video is {seed}.', seed=request.seed)}\n")
     program.prepare()
     name = new_job_id()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):

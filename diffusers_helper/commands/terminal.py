@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
     "seconds": "length, 1 to 120 s (5)",
-    "seed": "-1 for a random one (31337)",
+    "seed": "the same one makes the same video; -1 for a random one (-1)",
     "steps": "sampling steps per section (25)",
     "guidance_scale": "distilled guidance, 1 to 32 (10)",
     "cfg_scale": "classifier-free guidance, 1 to 32; 1 is off and twice as fast (1)",

@@ -35,6 +35,21 @@ class Note(Event):
     text: str
 
 
+@dataclass(frozen=True)
+class Forecast(Event):
+    """How long the parts of this video should take, as measured with earlier ones; at most once, before the first step.
+
+    Attributes:
+        step_seconds: one step.
+        end_seconds: what follows a section's last step, per window of latents that is decoded then.
+        gap_seconds: how much of this holds up the next section; less where it is done beside the sampling.
+    """
+
+    step_seconds: float
+    end_seconds: float
+    gap_seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class StepDone(Event):
     """One model call of the sampler is done.

@@ -19,6 +19,7 @@ from diffusers_helper.texts import Message, in_turn
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript, and so the page, holds exactly."""
+RANDOM_SEED = -1
 MAX_SECONDS = 120
 BEST_CRF, WORST_CRF = 1, 51
 Kept = Literal["photo", "recipe", "latents"]
@@ -59,7 +60,7 @@ class GenerationRequest(BaseModel):
         negative_prompt: what should not; used only when ``cfg_scale`` is above 1.
         variant: "original" or "f1".
         seconds: wished length; the real one is ``total_seconds``.
-        seed: -1 for a random one, which ``with_seed`` then fixes.
+        seed: -1 for a random one, which ``with_seed`` then draws and fixes.
         steps: sampling steps per section.
         guidance_scale: distilled guidance, an input of the model.
         cfg_scale: classifier-free guidance; 1 is off and twice as fast.
@@ -78,7 +79,7 @@ class GenerationRequest(BaseModel):
     negative_prompt: Prompt = ""
     variant: Literal["original", "f1"] = "original"
     seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
-    seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = 31337
+    seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = RANDOM_SEED
     steps: Annotated[Whole, Field(ge=1, le=100)] = 25
     guidance_scale: Annotated[Number, Field(ge=1, le=32)] = 10.0
     cfg_scale: Annotated[Number, Field(ge=1, le=32)] = 1.0

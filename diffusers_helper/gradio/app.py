@@ -8,7 +8,7 @@ handlers as raw JSON: one model validates them, and no video is copied or probed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.loading_panel import lay_out_loading
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers, lay_out_recipe
+from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import ENGLISH, Language, language
@@ -39,6 +40,8 @@ _TO_DRAFT = """(photo, ...values) => {
   const names = NAMES;
   return [{photo: photo?.path ?? null, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
 }""".replace("NAMES", json.dumps(SETTINGS))
+_HEARD = "() => { document.dispatchEvent(new Event('fp-heard')); }"
+_NOTHING = "() => ''"
 _RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "show_progress": "hidden"}
 _QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
@@ -62,6 +65,7 @@ def build_app(
     computer: Computer | None = None,
     series: Series | None = None,
     preload: Preload | None = None,
+    estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
     camera_only: bool = False,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
@@ -77,6 +81,7 @@ def build_app(
         computer: what the panel "Computer" looks at; without it there is no panel.
         series: the photos that were queued together; None for a record of this page's own.
         preload: what loads models ahead; None shows nothing of that.
+        estimate: tells how long a video takes here; None where nobody knows.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
     """
     gr.set_static_paths([outputs])
@@ -101,11 +106,14 @@ def build_app(
                     lay_out_computer(computer, manager.watch, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
-        page = PageHandlers(variant, manager, visitors, t)
+        page = PageHandlers(variant, manager, visitors, t, estimate)
         keep = _keeping(inputs, draft)
-        _connect_form(page, form, options, inputs, keep)
+        _connect_form(page, form, inputs, keep)
+        _connect_seed(page, options, inputs["seed"], visitor, keep)
+        _connect_hints(page, form, inputs, recipe, [app.load, result[3].change])
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
+        recipe.file.clear(None, None, recipe.message, js=_NOTHING)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
         handlers = SeriesHandlers(variant, manager, series or Series(), t)
         connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
@@ -144,7 +152,8 @@ def _connect_jobs(
     """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
     seen, shown = result[0], [*result, form.start, form.end, form.end_later]
     app.load(page.restore, [visitor, draft], [visitor, *inputs.values(), *shown], **_QUICK)
-    gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    poll = gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    poll.success(None, None, None, js=_HEARD)
     form.start.click(
         page.start,
         inputs_kwargs={"visitor": visitor, "seen": seen, **inputs},
@@ -165,23 +174,47 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
     return {"fn": None, "inputs": values, "outputs": draft, "js": _TO_DRAFT, "trigger_mode": "always_last"}
 
 
-def _connect_form(
-    page: PageHandlers, form: Form, options: Options, inputs: dict[str, Any], keep: dict[str, Any]
-) -> None:
-    """Connect hints, quick choices, and what keeps the draft."""
+def _connect_form(page: PageHandlers, form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
+    """Connect quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
-    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private")
-    options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)
-    resolution = inputs["resolution"]
+    quick = {name: value for name, value in _QUICK.items() if name != "preprocess"}
+    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, **quick)
+
+
+def _connect_seed(
+    page: PageHandlers, options: Options, seed: gr.Number, visitor: gr.BrowserState, keep: dict[str, Any]
+) -> None:
+    """Connect the switch with the seed, whichever of them changes: a seed of -1 is a new one for every video."""
+    switch = options.random_seed
+    switch.input(page.seed, [visitor, switch], seed, **_QUICK).then(**keep)
+    seed.change(None, seed, switch, js="(seed) => seed !== null && seed < 0")
+
+
+def _connect_hints(
+    page: PageHandlers, form: Form, inputs: dict[str, Any], recipe: RecipePanel, others: list[Any]
+) -> None:
+    """Connect what is told before the start: the size, the length, the time, and what is still in the way.
+
+    ``others`` are events besides a change of a setting after which the time may be another one.
+    """
+    size = {
+        "fn": page.size_hint,
+        "inputs": [form.image, inputs["resolution"], recipe.file],
+        "outputs": form.size_hint,
+        **_QUICK,
+    }
+    gr.on([form.image.change, inputs["resolution"].change, recipe.file.upload, recipe.file.clear], **size)
+    form.seconds.change(page.length_hint, form.seconds, form.length_hint, **_QUICK)
+    settings = (control.change for name, control in inputs.items() if "prompt" not in name)
     gr.on(
-        [form.image.change, resolution.change],
-        page.size_hint,
-        [form.image, resolution],
-        form.size_hint,
+        [*settings, *others],
+        page.review,
+        inputs_kwargs={"message": form.message, **inputs},
+        outputs=[form.message, form.estimate],
+        trigger_mode="always_last",
         **_QUICK,
     )
-    form.seconds.change(page.length_hint, form.seconds, form.length_hint, **_QUICK)
 
 
 def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from diffusers_helper.framepack.request import (
     BEST_CRF,
     MAX_PROMPT_CHARACTERS,
     MAX_SECONDS,
+    RANDOM_SEED,
     WORST_CRF,
     GenerationRequest,
 )
@@ -44,6 +45,7 @@ class Form:
     ideas: gr.Dataset
     seconds: gr.Slider
     length_hint: gr.HTML
+    estimate: gr.HTML
     start: gr.Button
     end: gr.Button
     end_later: gr.Button
@@ -54,7 +56,7 @@ class Form:
 class Options:
     """The lower controls; ``named`` has one for each further setting of a request."""
 
-    random_seed: gr.Button
+    random_seed: gr.Checkbox
     named: dict[str, gr.components.Component]
 
 
@@ -92,30 +94,30 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
     length_hint = _html(view.length_hint(defaults.seconds, t), "length-hint")
+    estimate = _html("", "estimate")
     with gr.Row():
         start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")
         end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
     end_later = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
     message = _html("", "message")
-    return Form(image, size_hint, prompt, dataset, seconds, length_hint, start, end, end_later, message)
+    return Form(image, size_hint, prompt, dataset, seconds, length_hint, estimate, start, end, end_later, message)
 
 
 def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:
-    """Make the lower controls inside the current column: TeaCache and seed in sight, the rest folded away."""
+    """Make the lower controls inside the current column: TeaCache and the seed in sight, the rest folded away."""
     teacache = gr.Checkbox(
         defaults.teacache,
         label="TeaCache",
         info=t("About twice as fast, but an approximation: fine detail such as hands may suffer."),
         elem_id="teacache",
     )
-    with gr.Row(elem_id="seed-row"):
-        seed = gr.Number(
-            defaults.seed,
-            label=t("Seed"),
-            info=t("The same seed makes the same video; −1 takes a random one."),
-            elem_id="seed",
-        )
-        random_seed = gr.Button(t("Random"), size="sm", elem_id="random-seed")
+    random_seed = gr.Checkbox(
+        defaults.seed == RANDOM_SEED,
+        label=t("A new seed for every video"),
+        info=t("Without it the seed stays, and the same photo and settings make the same video."),
+        elem_id="random-seed",
+    )
+    seed = gr.Number(defaults.seed, label=t("Seed"), elem_id="seed")
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         more = _more_settings(defaults, t)
     return Options(random_seed, {"teacache": teacache, "seed": seed, **more})

@@ -6,12 +6,15 @@ unchanged part is not sent again.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
 import gradio as gr
 
 from diffusers_helper.framepack.errors import FramePackError
+from diffusers_helper.framepack.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import (
@@ -24,8 +27,10 @@ from diffusers_helper.gradio.inputs import (
     uploaded_file,
 )
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
+from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.texts import ENGLISH, Language
 
 
@@ -37,13 +42,23 @@ class PageHandlers:
         manager: runs the jobs.
         visitors: which job is whose.
         t: the language of the page.
+        estimate: tells how long a video takes here; None where nobody knows.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, visitors: Visitors, t: Language = ENGLISH) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        visitors: Visitors,
+        t: Language = ENGLISH,
+        estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._visitors = visitors
         self._t = t
+        self._estimate = estimate
+        self._asked = LastAsked()
 
     def restore(self, visitor: object, draft: object, request: gr.Request | None = None) -> list[Any]:
         """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
@@ -75,7 +90,10 @@ class PageHandlers:
             wanted, photo = read_request(self._variant.name, settings), read_photo(image, user_of(request))
             owner = owner_of(request)
             whose = visitor_of(visitor, request)
+            if self._asked.again(str(whose), image, wanted, self._visitors.job(whose)):
+                return [view.same_again(self._t), *self.tick(visitor, seen, request)]
             self._visitors.start(whose, lambda: self._manager.submit(wanted, photo, owner=owner, visitor=str(whose)))
+            self._asked.note(str(whose), image, self._visitors.job(whose))
         except FramePackError as error:
             message = self._t(str(error))
         return [view.fault(message), *self.tick(visitor, seen, request)]
@@ -108,8 +126,33 @@ class PageHandlers:
         """Return the exact length that ``seconds`` leads to."""
         return view.length_hint(seconds, self._t)
 
-    def size_hint(self, image: object, resolution: int, request: gr.Request | None = None) -> str:
-        """Return the size the video will have with this photo, or why the photo cannot be used."""
+    def review(
+        self, message: object, image: object, request: gr.Request | None = None, **settings: Any
+    ) -> tuple[Any, str]:
+        """Return what is still wrong if ``message`` says that something is, and about how long the video will take."""
+        fault, told = "", ""
+        try:
+            told = view.estimate(self._estimate(read_request(self._variant.name, settings)), self._t)
+            if message:
+                read_photo(image, user_of(request))
+        except FramePackError as error:
+            fault = self._t(str(error))
+        return view.fault(fault) if message else gr.skip(), told
+
+    def seed(self, visitor: object, random: bool, request: gr.Request | None = None) -> int:
+        """Return the seed for a new position of the switch: if it is not ``random``, that of the newest video."""
+        if random:
+            return RANDOM_SEED
+        job = self._visitors.job(visitor_of(visitor, request))
+        return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
+
+    def size_hint(
+        self, image: object, resolution: int, restored: object = None, request: gr.Request | None = None
+    ) -> str:
+        """Return the size the video will have with this photo, or why the photo cannot be used.
+
+        A picture with settings in it says so, unless these were ``restored``.
+        """
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
@@ -117,7 +160,8 @@ class PageHandlers:
         except FramePackError as error:
             return view.fault(self._t(str(error)))
         size = view.size_hint(photo.image.size, resolution, self._t)
-        return size + (view.recipe_hint(self._t) if carries_recipe(image) else "")
+        hinted = carries_recipe(image, restored, user_of(request))
+        return size + (view.recipe_hint(self._t) if hinted else "")
 
     def _values(self, visitor: object) -> list[Any]:
         """Return what ``app`` shows of the visitor's newest job, in its order: HTML, video, card and buttons."""
@@ -127,7 +171,7 @@ class PageHandlers:
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
         video = job.video if job else None
         return [
-            view.progress(job, t),
+            view.progress(job, t, time.time()),
             view.stage(job, t),
             gr.update(value=file_value(video), visible=video is not None),
             view.details(job, t),

@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from gradio import FileData
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.media.files import whole_file
 from diffusers_helper.media.photo import Photo, open_photo
-from diffusers_helper.media.recipe import read_recipe
+from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import Message
 
 SETTINGS = (
@@ -63,6 +67,31 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     return file if not user or Uploads(folder).belongs(file, user) else None
 
 
+def stored_picture(content: bytes | None, user: str) -> Path | None:
+    """Put a picture among the uploads of ``user``, as if it had been uploaded; None for what is no picture.
+
+    Raises OutputError.
+    """
+    try:
+        with Image.open(BytesIO(content or b""), formats=("PNG", "JPEG", "WEBP")) as image:
+            suffix = str(image.format).lower()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    uploads = Uploads(Path(get_upload_folder()))
+    file = uploads.folder / sha256(content or b"").hexdigest() / f"photo.{suffix}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_bytes(content)
+    uploads.add(file, user)
+    return file
+
+
+def content_of(value: object) -> str:
+    """Return what stands for the content of the upload in a control, whatever its name is; empty for none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return Path(path).parent.name if isinstance(path, str) else ""
+
+
 def read_photo(image: object, user: str = "") -> Photo:
     """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None
@@ -74,12 +103,17 @@ def read_photo(image: object, user: str = "") -> Photo:
     return open_photo(file)
 
 
-def carries_recipe(image: object) -> bool:
-    """Tell whether the picture in an image control, which ``read_photo`` can open, has settings in it."""
-    file = uploaded_file(image.get("path")) if isinstance(image, dict) else None
+def carries_recipe(image: object, restored: object = None, user: str = "") -> bool:
+    """Tell whether the picture in an image control has settings in it, other than those ``restored`` from a file."""
+    found, known = _recipe_in(image, user), _recipe_in(restored, user)
+    return found is not None and found.picture and (known is None or known.settings != found.settings)
+
+
+def _recipe_in(value: object, user: str) -> Recipe | None:
+    file = uploaded_file(value.get("path"), user) if isinstance(value, dict) else None
     with suppress(SettingsError):
-        return file is not None and read_recipe(file).picture
-    return False
+        return read_recipe(file) if file is not None else None
+    return None
 
 
 def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:

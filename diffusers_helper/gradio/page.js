@@ -1,4 +1,5 @@
-/* What the page does in the browser beside Gradio: its language, its keys, and what a screen reader is told. */
+/* What the page does in the browser beside Gradio: its language, its keys, what a screen reader is told, bars that go on
+   between two polls, a question before a long video, and a grey result while the server does not answer. */
 (page) => {
   document.documentElement.lang = page.language;
 
@@ -15,6 +16,49 @@
       if (usable("end") && confirm(page.ask)) usable("end")?.click();
     }
   });
+
+  const filled = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
+  const duration = (time) => { // as view.duration
+    const whole = Math.max(1, Math.round(time));
+    if (whole < 60) return filled(page.seconds, { seconds: whole });
+    const minutes = Math.floor(whole / 60), rest = whole % 60;
+    if (minutes >= 60) return filled(page.hours, { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
+    return filled(rest && minutes < 10 ? page.minutesAndSeconds : page.minutes, { minutes, seconds: rest });
+  };
+
+  document.addEventListener("click", (event) => { // before Gradio hears of it
+    const time = document.querySelector("#estimate [data-seconds]")?.dataset.seconds;
+    if (!event.target.closest?.("#start") || !(time > page.longFrom)) return;
+    if (!confirm(filled(page.long, { time: duration(time) }))) event.stopImmediatePropagation();
+  }, true);
+
+  const drawn = new WeakMap(); // when each bar was first seen
+  const advance = (bar) => {
+    if (!drawn.has(bar)) drawn.set(bar, Date.now());
+    const { from, to, seconds, left } = bar.dataset;
+    const passed = Math.min((Date.now() - drawn.get(bar)) / 1000, seconds);
+    const percent = Math.min(Math.floor(seconds > 0 ? +from + (to - from) * passed / seconds : from), 99);
+    const track = bar.querySelector("[role=progressbar]");
+    track.setAttribute("aria-valuenow", percent);
+    track.firstElementChild.style.width = `${percent}%`;
+    bar.querySelector(".fp-progress-number").textContent = `${percent}\u2009%`;
+    if (left === undefined) return;
+    const last = Math.abs(left - seconds) < 0.01; // nothing comes after what is being done
+    const text = last && left - passed < 1 ? page.nearly : filled(page.left, { time: duration(left - passed) });
+    track.setAttribute("aria-label", text);
+    bar.querySelector(".fp-progress-text").textContent = text;
+  };
+  let heard = null; // when the server answered last
+  const listen = () => { heard = Date.now(); };
+  document.addEventListener("fp-heard", listen);
+  document.addEventListener("visibilitychange", () => { if (heard) listen(); }); // a hidden page hardly polls
+  document.body.style.setProperty("--fp-away", JSON.stringify(page.away));
+  setInterval(() => {
+    const away = heard !== null && Date.now() - heard > page.patience;
+    document.body.classList.toggle("fp-away", away);
+    if (away) voice.textContent = page.away;
+    else document.querySelectorAll(".fp-progress[data-seconds]").forEach(advance);
+  }, 500);
 
   const voice = document.body.appendChild(document.createElement("div"));
   voice.className = "fp-voice";

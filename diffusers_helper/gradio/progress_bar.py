@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 
 _CSS = """
@@ -26,17 +27,43 @@ _CSS = """
 """
 
 
-def make_progress_bar_html(number: float, text: str) -> str:
+@dataclass(frozen=True)
+class Advance:
+    """How a bar moves by itself in the browser, at most to 99 %, until the page says more.
+
+    Attributes:
+        start, percent: where it is and where it arrives.
+        seconds: how long that takes.
+        left: seconds left of everything, which its text then counts down; None for a text that stays.
+    """
+
+    start: float
+    percent: float
+    seconds: float
+    left: float | None = None
+
+
+def make_progress_bar_html(number: float, text: str, advance: Advance | None = None) -> str:
     """Return a bar filled to ``number`` percent (clamped to 0-100) below ``text``, which is escaped."""
     percent = round(min(max(number, 0), 100))
     label = escape(text)
     return (
-        '<div class="fp-progress">'
+        f'<div class="fp-progress"{_data(advance)}>'
         f'<div class="fp-progress-line"><span class="fp-progress-text">{label}</span>'
         f'<span class="fp-progress-number" aria-hidden="true">{percent}&thinsp;%</span></div>'
         '<div class="fp-progress-track" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent}" aria-label="{label or "Progress"}">'
         f'<div class="fp-progress-fill" style="width:{percent}%"></div></div></div>'
+    )
+
+
+def _data(advance: Advance | None) -> str:
+    """Return the attributes that page.js reads."""
+    if advance is None:
+        return ""
+    left = "" if advance.left is None else f' data-left="{advance.left:.2f}"'
+    return (
+        f' data-from="{advance.start:.2f}" data-to="{advance.percent:.2f}" data-seconds="{advance.seconds:.2f}"{left}'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
 from diffusers_helper.framepack.variants import Variant, variant_named
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, uploaded_file
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture, uploaded_file
 from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import ENGLISH, Language, Message
@@ -32,11 +33,13 @@ class RecipeHandlers:
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
         """Return a message, then photo and settings as the file has them; what it does not have stays."""
-        path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user_of(request))
+        user = user_of(request)
+        path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
         try:
             if path is None:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = read_recipe(path)
+            photo = path if recipe.picture else stored_picture(recipe.photo, user)
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
         settings = recipe.settings
@@ -45,12 +48,12 @@ class RecipeHandlers:
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        return [self._told(recipe), file_value(path) if recipe.picture else gr.skip(), *controls]
+        return [self._told(recipe, photo), file_value(photo) if photo else gr.skip(), *controls]
 
-    def _told(self, recipe: Recipe) -> str:
+    def _told(self, recipe: Recipe, photo: Path | None) -> str:
         made_by = recipe.settings.get("variant", self._variant.name)
         texts = [Message("The settings are restored."), *recipe.notes]
-        if not recipe.picture:
+        if photo is None:
             texts.append(Message("The photo is not in this file: add it, or restore from the PNG beside the video."))
         if made_by != self._variant.name:
             title = variant_named(made_by).title

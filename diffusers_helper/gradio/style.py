@@ -11,6 +11,10 @@ import gradio as gr
 from diffusers_helper.gradio.progress_bar import make_progress_bar_css
 from diffusers_helper.texts import language
 
+LONG_SECONDS = 30 * 60
+"""From here on a video is started only after a question."""
+PATIENCE_SECONDS = 4
+"""How long the server may be silent before the page shows it: three polls and their way."""
 STYLE_SHEET = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -58,6 +62,19 @@ def app_options(tag: str = "en") -> dict[str, Any]:
     }
 
 
-def _for_script(tag: str) -> dict[str, str]:
+def _for_script(tag: str) -> dict[str, Any]:
     t = language(tag)
-    return {"language": tag, "ask": t("Stop the video now? What is finished is kept.")}
+    return {
+        "language": tag,
+        "longFrom": LONG_SECONDS,
+        "patience": 1000 * PATIENCE_SECONDS,
+        "ask": t("Stop the video now? What is finished is kept."),
+        "long": t("This video will take about {time}. Start it?"),
+        "away": t("FramePack does not answer. This page waits for it; nothing on it is lost."),
+        "left": t("Whole video, about {time} left"),
+        "nearly": t("Whole video, nearly done"),
+        "seconds": t("{seconds} s"),
+        "minutesAndSeconds": t("{minutes} min {seconds} s"),
+        "minutes": t("{minutes} min"),
+        "hours": t("{hours} h {minutes} min"),
+    }

@@ -8,15 +8,20 @@ from __future__ import annotations
 import base64
 from html import escape
 from io import BytesIO
+from math import floor
 
 from PIL import Image
 
 from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, sections_for, total_frames
 from diffusers_helper.framepack.variants import variant_named
-from diffusers_helper.gradio.progress_bar import make_progress_bar_html
+from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.texts import ENGLISH, Language
+
+ALMOST = 99
+"""Percent that a bar shows at most while there is work left."""
 
 
 def header(title: str, models_note: str, t: Language = ENGLISH) -> str:
@@ -52,6 +57,29 @@ def size_hint(photo_size: tuple[int, int] | None, resolution: int, t: Language =
     return hint(text)
 
 
+def estimate(found: Estimate | None, t: Language = ENGLISH) -> str:
+    """Return about how long a video will take, which page.js asks about where it is long; empty if nobody knows."""
+    if found is None:
+        return ""
+    whole = max(5, 5 * round(found.seconds / 5)) if found.seconds < 55 else 60 * round(found.seconds / 60)
+    time = duration(whole, t)
+    text = (
+        t("It will take very roughly {time} on this computer, going by a similar video.", time=time)
+        if found.rough
+        else t("It will take about {time} on this computer.", time=time)
+    )
+    return f'<p class="fp-hint" data-seconds="{whole}">{text}</p>'
+
+
+def same_again(t: Language = ENGLISH) -> str:
+    """Return what is said instead of starting the very video again that is there already."""
+    text = t(
+        "This would make the same video again: photo, settings and seed are the same. Change something, or press Start "
+        "once more to make it anyway."
+    )
+    return f'<div class="fp-note" role="alert">{text}</div>'
+
+
 def recipe_hint(t: Language = ENGLISH) -> str:
     """Return where the settings inside a picture can be used."""
     return hint(t("This picture has its settings in it: drop it on Restore settings to have them, too."))
@@ -64,18 +92,21 @@ def fault(message: str) -> str:
 
 def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return the picture side of a job: its preview, or what it waits for; empty once only the video matters."""
-    if job is None:
+    if job is None or (job.ended and not job.video):
         title, steps = t("Your video appears here"), t("Add a photo, say what should happen, press Start.")
         return f'<div class="fp-stage fp-empty"><strong>{title}</strong><span>{steps}</span></div>'
     if job.preview is not None:
         return _film(job.preview, t("A rough preview of the part being made"), small=job.video is not None)
-    if job.ended or job.video:
+    if job.video:
         return ""
     return f'<div class="fp-stage fp-empty fp-working"><strong>{_doing(job, t)}</strong></div>'
 
 
-def progress(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
-    """Return the status sentence and, while sections are being made, a bar for the section and one for the video."""
+def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -> str:
+    """Return the status sentence and, while sections are being made, a bar for the section and one for the video.
+
+    ``now`` is in seconds since the epoch: since the job's last event the bars went on, as they do in the browser.
+    """
     if job is None:
         return ""
     if job.state == "failed":
@@ -83,20 +114,7 @@ def progress(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     status = f'<p class="fp-status">{_doing(job, t)}</p>'
     if job.ended or not job.section:
         return status
-    bars = (
-        make_progress_bar_html(
-            round(100 * job.section_progress),
-            t(
-                "Section {section} of {sections}, step {step} of {steps}",
-                section=job.section,
-                sections=job.sections,
-                step=job.step,
-                steps=job.steps,
-            ),
-        ),
-        make_progress_bar_html(round(100 * job.total_progress), _whole_video(job, t)),
-    )
-    return f'{status}<div class="fp-bars">{"".join(bars)}</div>'
+    return f'{status}<div class="fp-bars">{_section_bar(job, t, now)}{_video_bar(job, t, now)}</div>'
 
 
 def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
@@ -166,10 +184,47 @@ def _doing(job: JobSnapshot, t: Language) -> str:
     return escape(t(job.stopping or job.description)) or t("Starting")
 
 
-def _whole_video(job: JobSnapshot, t: Language) -> str:
-    if job.eta_seconds is None:
-        return t("Whole video")
-    return t("Whole video, about {time} left", time=duration(job.eta_seconds, t))
+def _section_bar(job: JobSnapshot, t: Language, now: float) -> str:
+    text = t(
+        "Section {section} of {sections}, step {step} of {steps}",
+        section=job.section,
+        sections=job.sections,
+        step=job.step,
+        steps=job.steps,
+    )
+    ending = job.step == job.steps and job.section_progress < 1  # only this may take much longer than a poll
+    return _bar(job, text, now, job.section_progress, 1.0 if ending else job.section_progress)
+
+
+def _video_bar(job: JobSnapshot, t: Language, now: float) -> str:
+    if job.eta_seconds is None or job.stopping:
+        return _bar(job, t("Whole video"), now, job.total_progress, job.total_progress)
+    left = max(0.0, job.eta_seconds - _passed(job, now))
+    last = job.eta_now_seconds == job.eta_seconds  # nothing comes after what is being done
+    text = (
+        t("Whole video, about {time} left", time=duration(left, t))
+        if left >= 1 or not last
+        else t("Whole video, nearly done")
+    )
+    share = (job.eta_now_seconds or 0.0) / job.eta_seconds if job.eta_seconds else 1.0
+    return _bar(job, text, now, job.total_progress, job.total_progress + (1 - job.total_progress) * share, left)
+
+
+def _bar(job: JobSnapshot, text: str, now: float, start: float, end: float, left: float | None = None) -> str:
+    """Return a bar that goes from ``start`` to ``end`` (0 to 1) while what is being done now should last."""
+    span, passed, done = job.eta_now_seconds or 0.0, _passed(job, now), start >= 1
+    if span:
+        start += (end - start) * passed / span
+    percent = 100 if done else min(floor(100 * start), ALMOST)
+    moves = not done and (left is not None or (span > passed and end > start))
+    return make_progress_bar_html(
+        percent, text, Advance(100 * start, 100 * end, span - passed, left) if moves else None
+    )
+
+
+def _passed(job: JobSnapshot, now: float) -> float:
+    """Return the seconds since the job's last event, as far as what is being done was to last that long."""
+    return min(max(0.0, now - (job.eta_at or now)), job.eta_now_seconds or 0.0)
 
 
 def _facts(job: JobSnapshot, t: Language) -> str:
@@ -180,7 +235,7 @@ def _facts(job: JobSnapshot, t: Language) -> str:
     elif job.video:
         facts.append(t("{frames} frames, {seconds:.2f} s", **length))
     facts.append(t("seed {seed}", seed=job.seed))
-    if job.started and job.finished:
+    if job.video and job.started and job.finished:
         facts.append(t("made in {time}", time=duration(job.finished - job.started, t)))
     return f"<p>{' · '.join(facts)}</p>"
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffusers_helper.framepack.events import (
@@ -23,6 +21,7 @@ from diffusers_helper.framepack.events import (
     StepDone,
     VideoGrown,
 )
+from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
@@ -55,8 +54,10 @@ class JobSnapshot:
         stage, description: what it is doing, as a fixed name and for people.
         section, sections: which section is being sampled (from 1; 0 before the first), of how many.
         step, steps: which step of it is done (from 1; 0 before the first), of how many.
-        section_progress, total_progress: 0 to 1, of the section and of the whole video.
-        seconds_per_step, eta_seconds: measured; None until two steps have been timed.
+        section_progress, total_progress: 0 to 1, of the work on the section and on the whole video, decoding included.
+        seconds_per_step, eta_seconds: a step, and what is left; None until two steps were timed, here or earlier.
+        eta_now_seconds: how much of ``eta_seconds`` is for what is being done now; it ends with the next change.
+        eta_at: when both were true, seconds since the epoch.
         preview, preview_version: the latest picture of the latents as JPEG; which one it is (0: none yet).
         video, frames: the newest playable file and the pixel frames in it.
         partial: the video is not the whole one.
@@ -90,6 +91,8 @@ class JobSnapshot:
     total_progress: float = 0.0
     seconds_per_step: float | None = None
     eta_seconds: float | None = None
+    eta_now_seconds: float | None = None
+    eta_at: float | None = None
     preview: bytes | None = None
     preview_version: int = 0
     video: str | None = None
@@ -137,38 +140,6 @@ def first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor:
     )
 
 
-class Pace:
-    """Measures the steps of one job and tells the time left."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._steps: deque[float] = deque(maxlen=100)  # within sections
-        self._gaps: deque[float] = deque(maxlen=10)  # from a section's last step to the next one's first
-        self._last: tuple[int, float] | None = None
-
-    def step_done(self, section: int) -> None:
-        """Note that a step of ``section`` is done now."""
-        now = self._clock()
-        if self._last is not None:
-            (self._steps if self._last[0] == section else self._gaps).append(now - self._last[1])
-        self._last = section, now
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Mean time of a step; None until two are done."""
-        times = self._steps or self._gaps
-        return fmean(times) if times else None
-
-    def eta(self, event: StepDone) -> float | None:
-        """Seconds left after ``event``: its steps and, once one was measured, what lies between sections."""
-        seconds = self.seconds_per_step
-        if seconds is None:
-            return None
-        sections_left = event.sections - event.section
-        between = max(0.0, fmean(self._gaps) - seconds) if self._gaps else 0.0
-        return (sections_left * event.steps - event.step) * seconds + sections_left * between
-
-
 class Previews:
     """Makes pictures of latents, not too many, and never lets one end a job."""
 
@@ -192,40 +163,49 @@ class Previews:
 
 def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> dict[str, Any]:
     """Return the fields of the snapshot ``seen`` that ``event`` changes."""
+    pace.saw(event)
     match event:
         case StageStarted():
             return {"stage": event.stage, "description": event.text}
         case Note():
             return {"notes": (*seen.notes, event.text)}
         case StepDone():
-            return _step(event, seen, pace, previews)
+            return _step(event, seen, previews) | _progress(seen, pace)
         case VideoGrown():
-            return {"video": str(event.path), "frames": event.frames, "partial": True}
+            grown = {"video": str(event.path), "frames": event.frames, "partial": True}
+            return grown | (_progress(seen, pace) if seen.section == event.sections_done else {})
         case Finished():
             return {"video": str(event.path), "frames": event.frames, "partial": False}
     return {}
 
 
-def _step(event: StepDone, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> dict[str, Any]:
-    pace.step_done(event.section)
-    done = event.step / event.steps
+def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "section": event.section + 1,
         "sections": event.sections,
         "step": event.step,
         "steps": event.steps,
-        "section_progress": done,
-        "total_progress": (event.section + done) / event.sections,
-        "seconds_per_step": pace.seconds_per_step,
-        "eta_seconds": pace.eta(event),
     }
     picture = previews(event.denoised) if previews else None
     return fields if picture is None else fields | {"preview": picture, "preview_version": seen.preview_version + 1}
 
 
+def _progress(seen: JobSnapshot, pace: Pace) -> dict[str, Any]:
+    """Return how far the job is; a measure that turns out longer than was guessed does not take the bar back."""
+    now = pace.progress
+    return {
+        "section_progress": now.section,
+        "total_progress": max(seen.total_progress, now.total),
+        "seconds_per_step": pace.seconds_per_step,
+        "eta_seconds": now.left,
+        "eta_now_seconds": now.now,
+        "eta_at": None if now.left is None else time.time(),
+    }
+
+
 def ending(outcome: Outcome) -> dict[str, Any]:
     """Return the fields that the end of a job changes."""
-    fields: dict[str, Any] = {"stage": "end", "eta_seconds": None}
+    fields: dict[str, Any] = {"stage": "end", "eta_seconds": None, "eta_now_seconds": None, "eta_at": None}
     match outcome:
         case Finished():
             return fields | {

@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.files import display_name
+from diffusers_helper.media.foreign_settings import adopted
 from diffusers_helper.media.video import encode_mp4
 from diffusers_helper.texts import Message
 
@@ -32,7 +33,7 @@ VERSION = 1
 MAX_CHARACTERS = 200_000
 """Longer texts are refused: two prompts of the greatest length need a third of it."""
 _MARK = "framepack_recipe"
-_NAMED = 5
+_NAMED = 30
 """How many unknown settings are named."""
 _READING_ERRORS = (OSError, ValueError, TypeError, LookupError, SyntaxError, RecursionError, EOFError, av.FFmpegError)
 """What PNG and MP4 readers, and the JSON parser, raise for broken files."""
@@ -46,11 +47,13 @@ class Recipe:
         settings: fields of a request, each valid.
         picture: the file is a picture, so the photo itself.
         notes: sentences on what was left out.
+        photo: the photo as a picture file, where one is inside a file that is none; else None.
     """
 
     settings: dict[str, Any]
     picture: bool
     notes: tuple[str, ...]
+    photo: bytes | None = None
 
 
 def recipe_of(request: GenerationRequest) -> str:
@@ -90,6 +93,9 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     except _READING_ERRORS as error:
         logger.debug("No settings in %s: %s", name, error)
         found = None
+    adoption: list[Message] = []
+    if isinstance(found, dict) and _MARK not in found:
+        found, adoption = adopted(found)
     if not isinstance(found, dict) or not found.keys() & GenerationRequest.model_fields.keys():
         raise SettingsError(
             Message(
@@ -97,7 +103,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
                 name=name,
             )
         )
-    return _recipe(found, picture)
+    return _recipe(found, picture, adoption)
 
 
 def _reader(head: bytes, picture: bool) -> Callable[[BinaryIO], str]:
@@ -123,8 +129,8 @@ def _json(file: BinaryIO) -> str:
     return file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
 
 
-def _recipe(found: dict[str, Any], picture: bool) -> Recipe:
-    notes: list[str] = []
+def _recipe(found: dict[str, Any], picture: bool, adoption: list[Message]) -> Recipe:
+    notes: list[str] = [*adoption]
     version = found.pop(_MARK, VERSION)
     if version != VERSION:
         notes.append(Message("The settings are from another version of FramePack; some may be missing."))

@@ -106,6 +106,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
             outputs=program.outputs,
             computer=monitor.computer,
             preload=program.preload,
+            estimate=program.estimate,
             camera_only=program.source.is_tiny,
         )
         watchdog = Watchdog(manager)

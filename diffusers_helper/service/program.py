@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
+from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.environment import differences
@@ -89,6 +91,7 @@ class Program:
         self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
         self.preload = Preload()
+        self._speeds = KnownSpeeds(options.cache / "speeds.json")
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
         self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
@@ -148,7 +151,7 @@ class Program:
             checkpoint = Checkpoint(folder)
             if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
                 checkpoint.forget()
-            yield from generate(
+            events = generate(
                 request,
                 photo,
                 components=self.components,
@@ -157,6 +160,24 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._metadata,
             )
+            yield from self._speeds.timed(events, self._speed_key(request, photo.image.size))
+
+    def estimate(self, request: GenerationRequest) -> Estimate | None:
+        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
+        return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
+
+    def _speed_key(self, request: GenerationRequest, photo_size: tuple[int, int]) -> SpeedKey:
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        resolution = request.resolution or self.defaults.resolution
+        assert resolution is not None, "every model folder has one"
+        height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
+        return SpeedKey(
+            computer=f"{device}, {self._attention}, {'fp8' if self._eight_bit else 'exact'}",
+            model=f"{self.source.title}, {request.variant}",
+            teacache=request.teacache,
+            cfg=request.cfg_scale != 1.0,
+            pixels=height * width,
+        )
 
     def caution(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""

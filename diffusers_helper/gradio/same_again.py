@@ -1,0 +1,47 @@
+"""What each visitor asked for last, so that the page can say when a video would come out the same again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.gradio.inputs import content_of
+from diffusers_helper.gradio.visitors import MAX_VISITORS
+from diffusers_helper.jobs.progress import JobSnapshot
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The photo's content, what was made of it (with the seed in use), and whether its repetition was told."""
+
+    photo: str
+    job_id: str
+    request: GenerationRequest
+    told: bool = False
+
+
+class LastAsked:
+    """The newest request of each visitor; a server that was started again knows none."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, _Asked] = {}
+
+    def note(self, visitor: str, image: object, job: JobSnapshot | None) -> None:
+        """Note that the visitor's newest ``job`` was started with the picture in the image control ``image``."""
+        last = self._last.get(visitor)
+        if job is None or job.request is None or (last is not None and last.job_id == job.id):
+            return  # a button pressed twice starts one
+        self._last.pop(visitor, None)
+        self._last[visitor] = _Asked(content_of(image), job.id, job.request)
+        while len(self._last) > MAX_VISITORS:
+            del self._last[next(iter(self._last))]
+
+    def again(self, visitor: str, image: object, wanted: GenerationRequest, job: JobSnapshot | None) -> bool:
+        """Tell, once, whether ``wanted`` is the video that the visitor's newest ``job`` has made."""
+        last = self._last.get(visitor)
+        if last is None or last.told or job is None or (job.id, job.state) != (last.job_id, "done"):
+            return False
+        if (content_of(image), wanted) != (last.photo, last.request):
+            return False
+        self._last[visitor] = replace(last, told=True)
+        return True

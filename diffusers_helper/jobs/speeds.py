@@ -1,0 +1,138 @@
+"""How long videos took on this computer, in one small file, and from it how long the next one takes.
+
+Only times of finished work are kept, the newest for each kind of work. Another picture size is scaled: matrix products
+grow with the tokens, attention with their square, and at 640x608 both take as long; decoding grows with the pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.framepack.events import Event, Forecast
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs.pace import Pace, Speed
+from diffusers_helper.media.files import whole_file
+
+MAX_ENTRIES = 200
+_TWICE = 2.0
+"""What a step costs with classifier-free guidance, and without TeaCache, over a step with the other setting."""
+
+logger = logging.getLogger(__name__)
+
+
+class SpeedKey(BaseModel):
+    """What the times of a video depend on.
+
+    Attributes:
+        computer: the device, and how it computes.
+        model: whose weights.
+        teacache, cfg: whether these are in use.
+        pixels: of a frame.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    computer: str
+    model: str
+    teacache: bool
+    cfg: bool
+    pixels: int = Field(gt=0)
+
+
+class _Entry(SpeedKey):
+    """One line of the file; ``at`` is when it was measured, seconds since the epoch."""
+
+    setup: float = Field(ge=0, allow_inf_nan=False)
+    step: float = Field(gt=0, allow_inf_nan=False)
+    end: float = Field(ge=0, allow_inf_nan=False)
+    gap: float = Field(ge=0, allow_inf_nan=False)
+    at: float
+
+    @property
+    def key(self) -> SpeedKey:
+        return SpeedKey(**{name: getattr(self, name) for name in SpeedKey.model_fields})
+
+
+_FILE = TypeAdapter(list[_Entry])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a video takes, seconds; ``rough`` where only a similar one was ever made here."""
+
+    seconds: float
+    rough: bool
+
+
+class KnownSpeeds:
+    """The times that were measured.
+
+    Args:
+        file: where they are kept; it need not exist.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def timed(self, events: Generator[Event, None, None], key: SpeedKey) -> Generator[Event, None, None]:
+        """Pass the events of a video on, after a Forecast where its times are known; keep what it took."""
+        pace, known = Pace(), self.look(key)
+        if known is not None:
+            yield Forecast(known[0].step, known[0].end, known[0].gap)
+        with closing(events):
+            for event in events:
+                pace.saw(event)
+                yield event
+        if (measured := pace.measured) is not None:
+            self.keep(key, measured)
+
+    def estimate(self, request: GenerationRequest, key: SpeedKey) -> Estimate | None:
+        """Return how long a video takes; None if nothing like it was ever made here."""
+        known = self.look(key)
+        return None if known is None else Estimate(known[0].total(request.sections, request.steps), known[1])
+
+    def look(self, key: SpeedKey) -> tuple[Speed, bool] | None:
+        """Return the times for ``key``, scaled from the most similar ones, and whether they are rough."""
+        alike = [one for one in self._read() if (one.computer, one.model) == (key.computer, key.model)]
+        if not alike:
+            return None
+        one = min(alike, key=lambda one: (_others(one, key), abs(one.pixels - key.pixels)))
+        size = key.pixels / one.pixels
+        steps = size * (1 + size) / 2 * _TWICE ** ((key.cfg - one.cfg) - (key.teacache - one.teacache))
+        return Speed(one.setup, one.step * steps, one.end * size, one.gap * size), _others(one, key) > 0
+
+    def keep(self, key: SpeedKey, speed: Speed) -> None:
+        """Keep the times of a video; a file that cannot be written is no reason to fail."""
+        new = _Entry(
+            **key.model_dump(), setup=speed.setup, step=speed.step, end=speed.end, gap=speed.gap, at=time.time()
+        )
+        entries = [*(one for one in self._read() if one.key != key), new]
+        newest = sorted(entries, key=lambda one: one.at)[-MAX_ENTRIES:]
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(self._file) as part:
+                part.write_bytes(_FILE.dump_json(newest, indent=1))
+        except (OSError, OutputError) as error:
+            logger.debug("The times of this video are not kept: %s", error)
+
+    def _read(self) -> list[_Entry]:
+        try:
+            return _FILE.validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValidationError) as error:
+            logger.debug("%s is of no use: %s", self._file, error)
+            return []
+
+
+def _others(one: _Entry, key: SpeedKey) -> int:
+    """Return how many settings differ."""
+    return (one.teacache != key.teacache) + (one.cfg != key.cfg)
