@@ -338,7 +338,7 @@ def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, m
     button.click()
     expect(panel.locator(".fp-computer")).to_contain_text("GB free")
     for step in range(1, 5):
-        server.manager.watch.saw(StepDone(0, 1, step, 9, None))
+        server.manager.stats.record(StepDone(0, 1, step, 9, None))
     expect(panel.locator("polyline")).to_have_count(1)
     wait_for(lambda: len(looks) >= 2)  # the timer's, after the one that opened it
     button.click()

@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -205,16 +206,21 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(fake, uploa
     assert "fp-fault" not in page.size_hint(None, 640)
 
 
-def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.gradio.visitors.MAX_VISITORS", 2)
-    manager = fake[1]
-    visitors, words = Visitors(manager), [new_visitor() for _ in range(3)]
-    photo = type("Photo", (), {"notes": ()})()
+def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
+    run = FakeRun(tmp_path)
+    manager = JobManager(run, keep=2, max_waiting=1000)
+    visitors, words = Visitors(manager), [new_visitor() for _ in range(4)]
+    photo = SimpleNamespace(name="", notes=())
     for word in words:
-        visitors.start(word, lambda: manager.submit(GenerationRequest(seconds=1, steps=1), photo))
-    assert [visitors.job(word) is None for word in words] == [True, False, False]
+        request = GenerationRequest(seconds=1, steps=1)
+        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, visitor=word))
+        visitors.stop(word)
+        assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
+    assert [visitors.job(word) is None for word in words] == [True, True, False, False]
+    assert len(visitors._stopped) <= 3
     with pytest.raises(SettingsError):
         visitors.start("me", lambda: "job")
+    assert manager.close(60)
 
 
 @pytest.fixture
@@ -269,7 +275,7 @@ def test_discard_takes_the_card_away_and_leaves_the_video(unfinished):
     assert life.store.records() == []
 
 
-def test_an_interrupted_video_waits_while_another_one_is_made_a_stopped_one_does_not(unfinished, uploads):
+def test_what_can_go_on_waits_while_another_one_is_made_until_it_is_given_up(unfinished, uploads):
     life, page, ann = unfinished
     shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})[1:]
     assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
@@ -283,8 +289,12 @@ def test_an_interrupted_video_waits_while_another_one_is_made_a_stopped_one_does
     assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
     page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})
     assert life.manager.wait(life.manager.jobs()[-1].id, 10).state == "done"
-    assert "An unfinished video was found" in page.tick(ann, "")[CARD]
+    assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
+    assert life.store.sections(stopped) == 2
+    assert "An unfinished video was found" in page.discard(ann, "")[CARD]
     assert stopped not in [record.id for record in life.store.records()]
+    assert page.discard(ann, "")[CARD] == ""
+    assert life.store.records() == []
 
 
 def test_what_cannot_go_on_says_why(unfinished):

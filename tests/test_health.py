@@ -69,7 +69,7 @@ def test_every_state_over_http(server, monkeypatch):
     server.manager.start()
     assert states(server) == ("loading", 200, 503)
     server.prepare.set()
-    wait_for(lambda: server.manager.watch.prepared)
+    wait_for(lambda: server.manager.stats.prepared)
     assert states(server) == ("idle", 200, 200)
     job = server.submit()
     wait_for(lambda: server.manager.snapshot(job).step)
@@ -80,9 +80,9 @@ def test_every_state_over_http(server, monkeypatch):
     server.go_on.set()
     server.manager.wait(job, 5)
     assert states(server) == ("idle", 200, 200)
-    server.manager.watch.lost = "The GPU does not answer any more."
+    server.manager.stats.fatal_error = "The GPU does not answer any more."
     assert states(server) == ("wedged", 503, 503)
-    server.manager.watch.lost = ""
+    server.manager.stats.fatal_error = ""
     assert server.manager.close(5)
     assert states(server) == ("stopping", 200, 503)
 
@@ -114,8 +114,8 @@ def test_metrics_count(server):
     server.go_on.set()
     for _ in range(2):
         server.manager.wait(server.submit(), 5)
-    watch = server.manager.watch
-    watch.steps, watch.step_seconds, watch.slow_steps = 10, 2.5, 1
+    stats = server.manager.stats
+    stats.steps, stats.step_seconds, stats.slow_steps = 10, 2.5, 1
     found = server.metrics()
     assert found["framepack_jobs_total", "done"] == 2
     assert found["framepack_jobs_total", "failed"] == 0

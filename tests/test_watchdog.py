@@ -60,7 +60,7 @@ def test_a_job_that_hangs_fails_and_the_process_is_replaced(stuck, caplog):
     assert "no sign of life" in end.error
     assert replaced.wait(5)
     assert "starts itself anew" in caplog.text
-    wait_for(lambda: "did not help" in manager.watch.lost)
+    wait_for(lambda: "did not help" in manager.stats.fatal_error)
     with pytest.raises(QueueFullError, match=r"did not help.*troubleshooting"):
         manager.submit(GenerationRequest(), None)
     stuck.over.set()  # whatever the run does later is no longer told, and nothing follows it
@@ -84,7 +84,7 @@ def test_a_job_that_gives_signs_of_life_may_take_its_time(stuck):
 def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
     replaced = threading.Event()
     Watchdog(stuck.manager, replace=replaced.set).start()
-    stuck.manager.watch.lost = "The GPU does not answer any more (illegal access)."
+    stuck.manager.stats.fatal_error = "The GPU does not answer any more (illegal access)."
     assert replaced.wait(5)
     with pytest.raises(QueueFullError, match="does not answer"):
         stuck.manager.submit(GenerationRequest(), None)
