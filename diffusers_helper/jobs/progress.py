@@ -189,7 +189,7 @@ class Previews:
             return None
         try:
             return self._make(denoised)
-        except Exception:  # a video matters more than its preview
+        except BaseException:  # a video matters more than its preview
             logger.exception("A preview could not be made")
             return None
         finally:

@@ -175,7 +175,7 @@ class Worker:
             return None
         try:
             return Previews(self._work.new_previewer())
-        except Exception:  # a video matters more than its previews
+        except BaseException:  # a video matters more than its previews
             logger.exception("This video gets no previews")
             return None
 
