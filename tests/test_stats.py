@@ -84,3 +84,17 @@ def test_silence_grows_only_while_a_job_runs(stats, clock):
     stats.job_left()
     clock.now += 5
     assert stats.silent_seconds == 0
+
+
+def test_a_job_that_nobody_takes_is_noticed_once_the_worker_is_prepared(stats, clock):
+    stats.backlog(True)
+    clock.now += 1000
+    assert stats.untaken_seconds == 0  # its imports take that long
+    stats.worker_prepared()
+    clock.now += 5
+    stats.backlog(True)  # another one has come: the first still waits
+    clock.now += 5
+    assert stats.untaken_seconds == 10
+    stats.backlog(False)
+    clock.now += 5
+    assert stats.untaken_seconds == 0

@@ -130,11 +130,13 @@ class Dispatcher:
     def finish(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> None:
         """Give a job its last state, if it has none yet, and let the worker go on."""
         with self._changed:
-            self._settle(job_id, outcome, resume)
+            settled = self._settle(job_id, outcome, resume)
             if self._running is not None and self._running.id == job_id:
                 self._running = None  # last: after a fault before this the job is finished once more
                 self._stats.job_left()
             self._renumber()
+        if settled:
+            logger.info("Job %s: %s", public_name(job_id), type(outcome).__name__.lower())
 
     def abandon(self, message: str) -> None:
         """Fail the running job, though its run hangs; whatever it does later is no longer shown."""
@@ -155,17 +157,18 @@ class Dispatcher:
             self._renumber()
             return waiting
 
-    def _settle(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> None:
+    def _settle(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> bool:
+        """Give a job its last state; return False if it has one."""
         try:
             if self._board.snapshot(job_id).ended:
-                return  # it was abandoned
+                return False  # it was abandoned
         except UnknownJobError:
-            return  # and forgotten
+            return False  # and forgotten
         changes = ending(outcome) | resume.changes()
         changes |= {"position": 0, "preview": None, "finished": time.time(), "stopping": ""}
         self._board.update(job_id, **changes)
         self._stats.job_ended(changes["state"])
-        logger.info("Job %s: %s", public_name(job_id), type(outcome).__name__.lower())
+        return True
 
     def _renumber(self) -> None:
         for position, ticket in enumerate(self._queue, start=1):

@@ -78,7 +78,9 @@ class WorkerStats:
             self._last_step = event.section, now
             if before is None or before[0] != event.section:
                 return ""  # decoding and writing lie between the sections
-            return self._timed(now - before[1], event)
+            seconds = now - before[1]
+            usual = self._time(seconds)
+        return "" if usual is None else self._slow(event, seconds, usual)  # the log is a file: not under the lock
 
     def job_ended(self, state: str) -> None:
         """A job has reached its last state; one that never ran, too."""
@@ -114,14 +116,18 @@ class WorkerStats:
         with self._lock:
             return list(self._recent)
 
-    def _timed(self, seconds: float, event: StepDone) -> str:
+    def _time(self, seconds: float) -> float | None:
+        """Note the time of a step; return what is usual if it took far longer."""
         usual = _usual(self._recent) if len(self._recent) >= ENOUGH_STEPS else None
         self._recent.append(seconds)
         self.steps += 1
         self.step_seconds += seconds
         if usual is None or seconds < SLOW * usual:
-            return ""
+            return None
         self.slow_steps += 1
+        return usual
+
+    def _slow(self, event: StepDone, seconds: float, usual: float) -> str:
         logger.warning(
             "Step %d of section %d took %.1f s; %.2f s are usual", event.step, event.section + 1, seconds, usual
         )
