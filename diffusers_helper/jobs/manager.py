@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.framepack.errors import FramePackError, QueueFullError, SettingsError
 from diffusers_helper.framepack.events import Cancelled, Finished
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
@@ -84,8 +84,11 @@ class JobManager:
         with self._board.changed:
             first, self._recovered = not self._recovered, True
         if first and not self.closing:
-            for job in recover(self._kept):
-                self._restore(job)
+            for found in recover(self._kept):
+                try:
+                    self._restore(found)
+                except QueueFullError:  # told to close meanwhile
+                    self._kept.let_go(found.record.id)
         self._worker.start()
 
     def submit(
@@ -226,18 +229,17 @@ class JobManager:
 
     def _restore(self, found: Recovered) -> None:
         record, resume = found.record, found.resume
+        video: Changes = {"video": resume.video, "frames": resume.frames, "partial": resume.video is not None}
         if found.photo is not None:
-            job = self._job(record, found.photo, allow_env_change=found.sections > 0)
-            self._dispatcher.restore(job, _snapshot(record))
+            job = self._job(record, found.photo, allow_env_change=resume.sections_kept > 0)
+            self._dispatcher.restore(job, _snapshot(record, **video))
             return
-        ended: Changes = resume.changes() | {
+        ended: Changes = video | resume.changes()
+        ended |= {
             "state": resume.state,
             "description": Message("Interrupted"),
             "error": resume.error,
             "finished": time.time(),
-            "video": resume.video,
-            "frames": resume.frames,
-            "partial": resume.video is not None,
         }
         with self._board.changed:
             self._queue.continue_after(record.order)

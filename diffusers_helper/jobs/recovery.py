@@ -65,14 +65,12 @@ class Recovered:
     Attributes:
         record: what was kept of it.
         photo: its photo if it waits again; None for one that is offered.
-        resume: how it can go on if it is offered.
-        sections: how many are kept.
+        resume: how it can go on.
     """
 
     record: JobRecord
     photo: Photo | None
     resume: ResumeInfo
-    sections: int
 
 
 def recover(kept: KeptJobs) -> Iterator[Recovered]:
@@ -97,8 +95,8 @@ def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     sections = kept.sections(record.id)
     cut_off = record.state == JobState.RUNNING
     again = record.state == JobState.QUEUED or (cut_off and record.batch and record.restarts < MOST_RESTARTS)
-    if again and not (sections and kept.about(record.id).caution):
-        restarts = record.restarts + 1 if cut_off else record.restarts
-        taken, photo = kept.take(record.id, order=record.order, restarts=restarts)
-        return Recovered(taken, photo, ResumeInfo(), sections)
-    return Recovered(record, None, kept.about(record.id), sections)
+    resume = kept.about(record.id) if sections or not again else ResumeInfo()
+    if not again or resume.caution:
+        return Recovered(record, None, resume)
+    taken, photo = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
+    return Recovered(taken, photo, resume)
