@@ -11,6 +11,7 @@ import pytest
 from diffusers_helper.framepack.errors import NumericsError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
@@ -303,3 +304,22 @@ def test_what_cannot_go_on_says_why(unfinished):
     (life.outputs / "jobs" / job.id / "photo.png").unlink()
     message = page.go_on(ann, "")[0]
     assert "photo.png cannot be used, so its video cannot go on" in message
+
+
+def test_a_script_that_goes_on_and_cancels_at_once_loses_no_section(unfinished):
+    life, _, _ = unfinished
+    api, [job] = ApiHandlers(ORIGINAL, life.manager), life.manager.jobs()
+    for _ in range(20):
+        calls = [threading.Thread(target=call, args=(job.id,)) for call in (api.resume, api.cancel, api.cancel)]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join(60)
+        api.cancel(job.id)
+        end = life.manager.wait(job.id, 60)
+        assert (end.state in ("cancelled", "interrupted"), end.resumable) == (True, True)
+        assert life.store.sections(job.id) == end.sections_kept == 1
+    api.resume(job.id)
+    life.gate.set()
+    assert life.manager.wait(job.id, 60).state == "done"
+    assert [section for _, section, _ in life.made] == [1, 2]

@@ -110,7 +110,7 @@ def calls(ending):
     return tracer.names
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, Fault])
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize("ending", ["done", "cancelled", "failed"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the first call of a thread
 def test_a_fault_at_any_call_of_the_worker_ends_one_job_at_most(ending, error, caplog):

@@ -53,7 +53,7 @@ class JobQueue:
     @property
     def ready(self) -> bool:
         """Whether a job can be taken."""
-        return bool(self._jobs)
+        return any(ticket.job_id in self._jobs for ticket in self._tickets)
 
     def full(self) -> str:
         """Return why nobody's job may join; empty if one may."""
