@@ -56,7 +56,7 @@ def server(tmp_path):
     yield server
     server.prepare.set()
     server.go_on.set()
-    assert server.manager.close(5)
+    assert server.manager.close(60)
 
 
 def states(server):
@@ -80,12 +80,12 @@ def test_every_state_over_http(server, monkeypatch):
     assert states(server) == ("wedged", 503, 503)
     monkeypatch.undo()
     server.go_on.set()
-    server.manager.wait(job, 5)
+    server.manager.wait(job, 60)
     assert states(server) == ("idle", 200, 200)
     server.manager.stats.fatal_error = "The GPU does not answer any more."
     assert states(server) == ("wedged", 503, 503)
     server.manager.stats.fatal_error = ""
-    assert server.manager.close(5)
+    assert server.manager.close(60)
     assert states(server) == ("stopping", 200, 503)
 
 
@@ -154,7 +154,7 @@ def test_metrics_count(server):
     server.prepare.set()
     server.go_on.set()
     for _ in range(2):
-        server.manager.wait(server.submit(), 5)
+        server.manager.wait(server.submit(), 60)
     stats = server.manager.stats
     stats.steps, stats.step_seconds, stats.slow_steps = 10, 2.5, 1
     found = server.metrics()

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from diffusers_helper.framepack.errors import FramePackError, QueueFullError, SettingsError
+from diffusers_helper.framepack.errors import FramePackError, OutputError, QueueFullError, SettingsError
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs
 from tests.test_unfinished import PHOTO, REQUEST, Life
@@ -269,3 +269,28 @@ def test_a_disk_that_does_not_answer_stops_no_look_and_no_other_job(tmp_path):
     assert manager.close(SECONDS)
     life.disk.go_on.set()
     thread.join(SECONDS)
+
+
+def test_what_could_not_be_read_or_written_leaves_no_place_taken(tmp_path):
+    life = SlowLife(tmp_path / "out")
+    manager, disk = life.manager, life.disk
+    manager._queue._limit = 1
+
+    def full_disk(*_, **__):
+        raise OutputError("The disk is full.")
+
+    take, keep, disk.take, disk.keep = disk.take, disk.keep, full_disk, full_disk
+    for _ in range(3):
+        with pytest.raises(OutputError):
+            manager.resume(life.stopped)
+        with pytest.raises(OutputError):
+            manager.submit(REQUEST, PHOTO, "the same press")
+    assert manager.snapshot(life.stopped).resumable
+    disk.take, disk.keep = take, keep
+    manager.resume(life.stopped)
+    with pytest.raises(QueueFullError):
+        manager.submit(REQUEST, PHOTO, "the same press")
+    life.gate.set()
+    assert manager.wait(life.stopped, SECONDS).state == "done"
+    assert manager.wait(manager.submit(REQUEST, PHOTO, "the same press"), SECONDS).state == "done"
+    assert manager.close(SECONDS)

@@ -24,7 +24,7 @@ def fake(tmp_path):
     manager = JobManager(run, max_waiting=3)
     yield run, manager
     run.hold.set()
-    assert manager.close(10)
+    assert manager.close(60)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     wait_for(lambda: manager.jobs()[0].step)
     assert rows(handlers.look(ann)[LIST]) == [("a.jpg", "50%"), ("b.jpg", "In the queue")]
     run.hold.set()
-    jobs = [manager.wait(job.id, 10) for job in manager.jobs()]
+    jobs = [manager.wait(job.id, 60) for job in manager.jobs()]
     assert [job.request.prompt for job in run.jobs] == ["Dance"] * 2
     shown = handlers.look(ann)
     assert rows(shown[LIST]) == [("a.jpg", "Done"), ("b.jpg", "Done")]
@@ -87,7 +87,7 @@ def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
     assert len(rows(shown[LIST])) == 3
     run.hold.set()
     for job in manager.jobs():
-        manager.wait(job.id, 10)
+        manager.wait(job.id, 60)
     assert handlers.queue(ann, left, **GOOD)[0] is None
     assert len(rows(handlers.look(ann)[LIST])) == 5
 
@@ -138,7 +138,7 @@ def test_stop_ends_the_visitors_own_jobs(fake, handlers, photo):
     handlers.queue(bob, [photo("c.jpg")], **GOOD)
     handlers.stop(ann)
     run.hold.set()
-    ends = [manager.wait(job.id, 10).state for job in manager.jobs()]
+    ends = [manager.wait(job.id, 60).state for job in manager.jobs()]
     assert ends == ["cancelled", "cancelled", "done"]
     assert [state for _, state in rows(handlers.look(ann)[LIST])] == ["Stopped before a part was finished"] * 2
 
