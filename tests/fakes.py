@@ -128,7 +128,7 @@ def write_video(path: Path, frames: int) -> Path:
     return path
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=60):
     """Wait until ``condition()`` is true."""
     deadline = time.monotonic() + seconds
     while not condition():

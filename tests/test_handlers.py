@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -11,6 +12,7 @@ from diffusers_helper.framepack.errors import NumericsError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
@@ -26,7 +28,7 @@ def fake(tmp_path):
     manager = JobManager(run, new_previewer=lambda: fake_preview)
     yield run, manager
     run.hold.set()
-    assert manager.close(10)
+    assert manager.close(60)
 
 
 @pytest.fixture
@@ -71,11 +73,11 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     page.start(ann, "", uploads, **GOOD)
     page.start(bob, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
-    assert manager.wait(first.id, 10).state == "done"
+    assert manager.wait(first.id, 60).state == "done"
     visitor, *_ = shown = page.restore(ann, None)
     assert visitor == ann
     assert shown[-7]["value"]["path"] == manager.snapshot(first.id).video
-    assert manager.wait(second.id, 10).state == "done"
+    assert manager.wait(second.id, 60).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
 
 
@@ -104,7 +106,7 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
     run.hold.set()
     page.start(ann, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
-    assert manager.wait(second.id, 10).state == "done"
+    assert manager.wait(second.id, 60).state == "done"
     assert manager.snapshot(first.id).state == "cancelled"
     assert "seed 8" in page.tick(ann, "")[DETAILS]
 
@@ -131,14 +133,14 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     page, ann = handlers(ORIGINAL, manager), new_visitor()
     run.fault = NumericsError("The model gave <b>NaN</b>.")
     page.start(ann, "", uploads, **GOOD)
-    manager.wait(manager.jobs()[0].id, 10)
+    manager.wait(manager.jobs()[0].id, 60)
     shown = page.tick(ann, "")
     assert "The model gave &lt;b&gt;NaN&lt;/b&gt;." in shown[PROGRESS]
     assert shown[START] == gr.update(value="Start", interactive=True)
 
     run.fault = None
     page.start(ann, "", uploads, **GOOD)
-    assert manager.wait(manager.jobs()[1].id, 10).state == "done"
+    assert manager.wait(manager.jobs()[1].id, 60).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -262,16 +264,21 @@ def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
     assert start(6, seed=9) == "", "it failed: there is no such video"
 
 
-def test_visitors_are_forgotten_oldest_first(fake, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.gradio.visitors.MAX_VISITORS", 2)
-    manager = fake[1]
-    visitors, words = Visitors(manager), [new_visitor() for _ in range(3)]
-    photo = type("Photo", (), {"notes": ()})()
+def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
+    run = FakeRun(tmp_path)
+    manager = JobManager(run, keep=2, max_waiting=1000)
+    visitors, words = Visitors(manager), [new_visitor() for _ in range(4)]
+    photo = SimpleNamespace(name="", notes=())
     for word in words:
-        visitors.start(word, lambda: manager.submit(GenerationRequest(seconds=1, steps=1), photo))
-    assert [visitors.job(word) is None for word in words] == [True, False, False]
+        request = GenerationRequest(seconds=1, steps=1)
+        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, visitor=word))
+        visitors.stop(word)
+        assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
+    assert [visitors.job(word) is None for word in words] == [True, True, False, False]
+    assert len(visitors._stopped) <= 3
     with pytest.raises(SettingsError):
         visitors.start("me", lambda: "job")
+    assert manager.close(60)
 
 
 @pytest.fixture
@@ -280,14 +287,14 @@ def unfinished(tmp_path, uploads):
     first, ann = Life(tmp_path / "out"), new_visitor()
     try:
         handlers(ORIGINAL, first.manager).start(ann, "", uploads, **GOOD | {"seconds": 3.6, "prompt": "A <b>lion</b>."})
-        assert first.reached.wait(10)
+        assert first.reached.wait(60)
         second = Life(first.killed(), caution="It was begun with torch 2.11.0; here it is 2.13.0.")
         second.manager.start()
         yield second, handlers(ORIGINAL, second.manager), ann
         second.gate.set()
-        assert second.manager.close(10)
+        assert second.manager.close(60)
     finally:
-        assert first.manager.close(10)
+        assert first.manager.close(60)
 
 
 def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
@@ -314,7 +321,7 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
     assert not running[START]["interactive"]
     life.gate.set()
     [job] = life.manager.jobs()
-    assert life.manager.wait(job.id, 10).state == "done"
+    assert life.manager.wait(job.id, 60).state == "done"
     assert [section for _, section, _ in life.made] == [1, 2]
 
 
@@ -326,22 +333,26 @@ def test_discard_takes_the_card_away_and_leaves_the_video(unfinished):
     assert life.store.records() == []
 
 
-def test_an_interrupted_video_waits_while_another_one_is_made_a_stopped_one_does_not(unfinished, uploads):
+def test_what_can_go_on_waits_while_another_one_is_made_until_it_is_given_up(unfinished, uploads):
     life, page, ann = unfinished
     shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})[1:]
     assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
-    assert life.reached.wait(10)
+    assert life.reached.wait(60)
     wait_for(lambda: page.tick(ann, "")[LATER]["visible"])
     assert "Stopping after this section" in page.end_later(ann, "")[PROGRESS]
     assert not page.tick(ann, "")[LATER]["interactive"]
     life.gate.set()
     stopped = life.manager.jobs()[-1].id
-    assert life.manager.wait(stopped, 10).sections_kept == 2
+    assert life.manager.wait(stopped, 60).sections_kept == 2
     assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
     page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})
-    assert life.manager.wait(life.manager.jobs()[-1].id, 10).state == "done"
-    assert "An unfinished video was found" in page.tick(ann, "")[CARD]
+    assert life.manager.wait(life.manager.jobs()[-1].id, 60).state == "done"
+    assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
+    assert life.store.sections(stopped) == 2
+    assert "An unfinished video was found" in page.discard(ann, "")[CARD]
     assert stopped not in [record.id for record in life.store.records()]
+    assert page.discard(ann, "")[CARD] == ""
+    assert life.store.records() == []
 
 
 def test_what_cannot_go_on_says_why(unfinished):
@@ -350,3 +361,22 @@ def test_what_cannot_go_on_says_why(unfinished):
     (life.outputs / "jobs" / job.id / "photo.png").unlink()
     message = page.go_on(ann, "")[0]
     assert "photo.png cannot be used, so its video cannot go on" in message
+
+
+def test_a_script_that_goes_on_and_cancels_at_once_loses_no_section(unfinished):
+    life, _, _ = unfinished
+    api, [job] = ApiHandlers(ORIGINAL, life.manager), life.manager.jobs()
+    for _ in range(20):
+        calls = [threading.Thread(target=call, args=(job.id,)) for call in (api.resume, api.cancel, api.cancel)]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join(60)
+        api.cancel(job.id)
+        end = life.manager.wait(job.id, 60)
+        assert (end.state in ("cancelled", "interrupted"), end.resumable) == (True, True)
+        assert life.store.sections(job.id) == end.sections_kept == 1
+    api.resume(job.id)
+    life.gate.set()
+    assert life.manager.wait(job.id, 60).state == "done"
+    assert [section for _, section, _ in life.made] == [1, 2]

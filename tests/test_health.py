@@ -11,9 +11,11 @@ from diffusers_helper.framepack.events import Finished, StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.service import health
 from diffusers_helper.service.computer import Computer, GpuReading, Reading
 from diffusers_helper.service.health import About
+from diffusers_helper.service.watchdog import Watchdog
 from tests.fakes import wait_for
 
 ABOUT = About(7861, "cuda:0", "NVIDIA H100", "f1", "FramePack")
@@ -54,7 +56,7 @@ def server(tmp_path):
     yield server
     server.prepare.set()
     server.go_on.set()
-    assert server.manager.close(5)
+    assert server.manager.close(60)
 
 
 def states(server):
@@ -69,7 +71,7 @@ def test_every_state_over_http(server, monkeypatch):
     server.manager.start()
     assert states(server) == ("loading", 200, 503)
     server.prepare.set()
-    wait_for(lambda: server.manager.watch.prepared)
+    wait_for(lambda: server.manager.stats.prepared)
     assert states(server) == ("idle", 200, 200)
     job = server.submit()
     wait_for(lambda: server.manager.snapshot(job).step)
@@ -78,13 +80,52 @@ def test_every_state_over_http(server, monkeypatch):
     assert states(server) == ("wedged", 503, 503)
     monkeypatch.undo()
     server.go_on.set()
-    server.manager.wait(job, 5)
+    server.manager.wait(job, 60)
     assert states(server) == ("idle", 200, 200)
-    server.manager.watch.lost = "The GPU does not answer any more."
+    server.manager.stats.fatal_error = "The GPU does not answer any more."
     assert states(server) == ("wedged", 503, 503)
-    server.manager.watch.lost = ""
-    assert server.manager.close(5)
+    server.manager.stats.fatal_error = ""
+    assert server.manager.close(60)
     assert states(server) == ("stopping", 200, 503)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_has_died_is_told_and_the_watchdog_brings_it_back(server, monkeypatch):
+    server.prepare.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_main", lambda self: 1 / 0)
+        server.manager.start()
+        wait_for(lambda: server.manager.worker_dead)
+    assert states(server) == ("wedged", 503, 503)
+    dog = Watchdog(server.manager, replace=lambda: None)
+    dog.start()
+    wait_for(lambda: server.get("/healthz") == (200, "idle"), 60)
+    dog.stop()
+    server.go_on.set()
+    assert server.manager.wait(server.submit(), 60).state == "done"
+
+
+def test_jobs_that_wait_while_none_is_taken_are_told_and_replace_the_process(server, monkeypatch):
+    server.prepare.set()
+    let_take, take = threading.Event(), server.manager._dispatcher.take
+    monkeypatch.setattr(server.manager._dispatcher, "take", lambda: let_take.wait() and take())
+    server.manager.start()
+    wait_for(lambda: server.manager.stats.prepared)
+    job = server.submit()
+    assert states(server) == ("idle", 200, 200)  # for a moment that is as it should be
+    monkeypatch.setattr(health, "TAKE_SECONDS", 0.0)
+    wait_for(lambda: server.get("/healthz") == (503, "wedged"), 60)
+    assert states(server) == ("wedged", 503, 503)
+    replaced = threading.Event()
+    Watchdog(server.manager, replace=replaced.set).start()
+    assert replaced.wait(60)
+    wait_for(lambda: "did not help" in server.manager.full())
+    assert "was not begun" in server.manager.full()
+    server.manager.stats.fatal_error = ""
+    let_take.set()
+    server.go_on.set()
+    assert server.manager.wait(job, 60).state == "done"
+    wait_for(lambda: server.get("/readyz") == (200, "idle"), 60)
 
 
 def test_what_is_told_of_the_running_job_gives_nobody_the_right_to_it(server):
@@ -113,9 +154,9 @@ def test_metrics_count(server):
     server.prepare.set()
     server.go_on.set()
     for _ in range(2):
-        server.manager.wait(server.submit(), 5)
-    watch = server.manager.watch
-    watch.steps, watch.step_seconds, watch.slow_steps = 10, 2.5, 1
+        server.manager.wait(server.submit(), 60)
+    stats = server.manager.stats
+    stats.steps, stats.step_seconds, stats.slow_steps = 10, 2.5, 1
     found = server.metrics()
     assert found["framepack_jobs_total", "done"] == 2
     assert found["framepack_jobs_total", "failed"] == 0

@@ -47,7 +47,7 @@ class Program(program.Program):
     def make_manager(self, **_):
         manager = JobManager(run)
         if kind != "idle":
-            manager.submit(GenerationRequest(), types.SimpleNamespace(notes=()))
+            manager.submit(GenerationRequest(), types.SimpleNamespace(name="", notes=()))
         return manager
 
 def serve():

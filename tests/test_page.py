@@ -327,7 +327,7 @@ def test_a_failed_job_is_told_to_a_script(page, client):
 
 
 def test_a_full_queue_is_told_to_a_script(page, client, lion, monkeypatch):
-    monkeypatch.setattr(page.manager._waiting, "_most", 0)
+    monkeypatch.setattr(page.manager._queue, "_limit", 0)
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)

@@ -157,7 +157,7 @@ def test_a_script_signs_in_as_gradios_client_does(page):
 
 
 def test_one_user_does_not_fill_the_queue(page, ann, bob, job, monkeypatch):
-    monkeypatch.setattr(page.manager._waiting, "_most_per_owner", 2)
+    monkeypatch.setattr(page.manager._queue, "_owner_limit", 2)
     client = Client(page.url, auth=("ann", WORDS["ann"]), verbose=False, httpx_kwargs=PATIENT)
     for _ in range(2):
         client.predict(handle_file(LION), api_name="/generate")

@@ -110,7 +110,7 @@ def test_models_are_loaded_before_the_first_job_if_that_is_wanted(tiny, preload)
     assert tiny.preload.now.active is preload
     manager.start()
     try:
-        wait_for(lambda: manager.watch.prepared, 60)
+        wait_for(lambda: manager.stats.prepared, 60)
         assert not tiny.preload.now.active
         assert len(tiny.preload.now.parts) == (5 if preload else 0)
         assert ("components" in tiny.__dict__) is preload
@@ -122,7 +122,7 @@ def test_imports_that_fail_end_loading_ahead(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "prepare", lambda: 1 / 0)
     manager = tiny.make_manager(preload=True)
     manager.start()
-    wait_for(lambda: manager.watch.prepared, 60)
+    wait_for(lambda: manager.stats.prepared, 60)
     assert manager.close(20)
     assert not tiny.preload.now.active
 

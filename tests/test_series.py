@@ -1,15 +1,19 @@
 """Many photos, as the panel's handlers are called by Gradio."""
 
 import re
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
+from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.gradio.series import Series, SeriesHandlers
+from diffusers_helper.gradio import series as module
+from diffusers_helper.gradio.series import Refused, Series, SeriesHandlers
 from diffusers_helper.gradio.visitors import new_visitor
 from diffusers_helper.jobs.manager import JobManager
 from tests.fakes import GOOD, LION, FakeRun, wait_for
+from tests.test_unfinished import Life
 
 LIST, VIDEOS, STOP = range(3)
 
@@ -20,7 +24,7 @@ def fake(tmp_path):
     manager = JobManager(run, max_waiting=3)
     yield run, manager
     run.hold.set()
-    assert manager.close(10)
+    assert manager.close(60)
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     wait_for(lambda: manager.jobs()[0].step)
     assert rows(handlers.look(ann)[LIST]) == [("a.jpg", "50%"), ("b.jpg", "In the queue")]
     run.hold.set()
-    jobs = [manager.wait(job.id, 10) for job in manager.jobs()]
+    jobs = [manager.wait(job.id, 60) for job in manager.jobs()]
     assert [job.request.prompt for job in run.jobs] == ["Dance"] * 2
     shown = handlers.look(ann)
     assert rows(shown[LIST]) == [("a.jpg", "Done"), ("b.jpg", "Done")]
@@ -83,7 +87,7 @@ def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
     assert len(rows(shown[LIST])) == 3
     run.hold.set()
     for job in manager.jobs():
-        manager.wait(job.id, 10)
+        manager.wait(job.id, 60)
     assert handlers.queue(ann, left, **GOOD)[0] is None
     assert len(rows(handlers.look(ann)[LIST])) == 5
 
@@ -134,6 +138,80 @@ def test_stop_ends_the_visitors_own_jobs(fake, handlers, photo):
     handlers.queue(bob, [photo("c.jpg")], **GOOD)
     handlers.stop(ann)
     run.hold.set()
-    ends = [manager.wait(job.id, 10).state for job in manager.jobs()]
+    ends = [manager.wait(job.id, 60).state for job in manager.jobs()]
     assert ends == ["cancelled", "cancelled", "done"]
     assert [state for _, state in rows(handlers.look(ann)[LIST])] == ["Stopped before a part was finished"] * 2
+
+
+def test_after_a_kill_all_of_a_visitors_jobs_are_listed_stoppable_and_shown(handlers, photo, tmp_path):
+    ann, bob = new_visitor(), new_visitor()
+    first = Life(tmp_path / "out")
+    panel = SeriesHandlers(ORIGINAL, first.manager, Series())
+    panel.queue(ann, [photo(f"{name}.jpg") for name in "abcd"], **GOOD | {"seconds": 3.6})
+    panel.queue(bob, [photo("e.jpg")], **GOOD)
+    assert first.reached.wait(60)
+    second = Life(first.killed())
+    first.gate.set()
+    assert first.manager.close(60)
+
+    second.manager.start()
+    panel = SeriesHandlers(ORIGINAL, second.manager, Series())
+    accordion, timer, *shown = panel.reopen(ann)
+    assert (accordion["open"], timer.active) == (True, True)
+    assert [name for name, _ in rows(shown[LIST])] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert shown[STOP] == gr.update(interactive=True)
+    assert second.reached.wait(60)
+    assert second.manager.jobs()[0].state == "running"  # the interrupted one has kept its place
+    second.manager.cancel(second.manager.jobs()[0].id)
+    second.manager.cancel(second.manager.jobs()[3].id)
+    second.gate.set()
+    for job in second.manager.jobs():
+        second.manager.wait(job.id, 60)
+    shown = panel.look(ann)
+    assert [state for _, state in rows(shown[LIST])] == [
+        "Stopped; the part that was finished is kept",
+        "Done",
+        "Done",
+        "Stopped before a part was finished",
+    ]
+    videos = shown[VIDEOS]["value"]
+    assert [video["orig_name"] for video in videos] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert second.manager.unfinished(ann).photo_name == "a.jpg"
+    assert rows(panel.look(bob)[LIST]) == [("e.jpg", "Done")]
+    assert second.manager.close(60)
+
+
+def test_after_a_kill_stop_ends_what_is_left(handlers, photo, tmp_path):
+    ann = new_visitor()
+    first = Life(tmp_path / "out")
+    SeriesHandlers(ORIGINAL, first.manager, Series()).queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD)
+    wait_for(lambda: first.manager.jobs()[0].state == "running")
+    second = Life(first.killed(), wait_before=0)
+    first.gate.set()
+    assert first.manager.close(60)
+    second.manager.start()
+    SeriesHandlers(ORIGINAL, second.manager, Series()).stop(ann)
+    assert [second.manager.wait(job.id, 60).state for job in second.manager.jobs()] == ["cancelled"] * 2
+    assert second.manager.close(60)
+
+
+def test_the_panel_stays_folded_where_the_page_shows_everything(fake, handlers, photo):
+    _, manager = fake
+    ann = new_visitor()
+    assert handlers.reopen(ann) == [gr.skip()] * 5
+    assert handlers.reopen(None) == [gr.skip()] * 5
+    manager.submit(GenerationRequest(seconds=1, steps=1), SimpleNamespace(name="a.jpg", notes=()), visitor=ann)
+    assert handlers.reopen(ann) == [gr.skip()] * 5
+    handlers.queue(ann, [photo("b.jpg")], **GOOD)
+    assert handlers.reopen(ann)[0]["open"]
+
+
+def test_of_refused_photos_no_more_than_so_many_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, "MAX_VISITORS", 2)
+    monkeypatch.setattr(module, "_REMEMBERED", 3)
+    series, visitors = Series(), [new_visitor() for _ in range(3)]
+    for visitor in visitors:
+        series.add(visitor, [Refused(str(number), "no image", number) for number in range(5)])
+    assert [len(series.of(visitor)) for visitor in visitors] == [0, 3, 3]
+    assert series.of(visitors[-1])[-1].name == "4"
+    assert series.of(None) == series.of("me") == []

@@ -79,7 +79,7 @@ def build_app(
         models_note: a sentence about the models that a user must see; empty for none.
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
-        series: the photos that were queued together; None for a record of this page's own.
+        series: the photos of many that became no job; None for a record of this page's own.
         preload: what loads models ahead; None shows nothing of that.
         estimate: tells how long a video takes here; None where nobody knows.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
@@ -103,7 +103,7 @@ def build_app(
                 recipe = lay_out_recipe(t)
                 many = lay_out_series(t)
                 if computer is not None:
-                    lay_out_computer(computer, manager.watch, t)
+                    lay_out_computer(computer, manager.stats, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
         page = PageHandlers(variant, manager, visitors, t, estimate)
@@ -116,7 +116,7 @@ def build_app(
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
         handlers = SeriesHandlers(variant, manager, series or Series(), t)
-        connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
+        connect_series(app, many, handlers, visitor, {name: named[name] for name in SETTINGS})
         _connect_api(ApiHandlers(variant, manager), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.jobs.watch import Watch
+from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.service.computer import Computer, GpuReading, Reading
 from diffusers_helper.texts import ENGLISH, Language
 
@@ -22,11 +22,11 @@ GB = 1e9
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def lay_out_computer(computer: Computer, watch: Watch, t: Language) -> None:
+def lay_out_computer(computer: Computer, stats: WorkerStats, t: Language) -> None:
     """Make the panel, folded, inside the current column, and connect it."""
 
     def look() -> str:
-        return panel(computer.read(), watch.recent, t)
+        return panel(computer.read(), stats.recent, t)
 
     with gr.Accordion(t("Computer"), open=False, elem_id="computer") as accordion:
         shown = gr.HTML(apply_default_css=False)

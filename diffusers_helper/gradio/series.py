@@ -1,14 +1,16 @@
 """Many photos at once: each becomes a job of its own, with the settings that the page shows.
 
-Photos that find no place in the queue stay in the field, to be queued later. The list is kept here for each visitor, so
-it is there again after a reload.
+Photos that find no place in the queue stay in the field, to be queued later. The list shows all jobs of the visitor, so
+it is the same after a reload and after a restart; only of photos that became no job the server remembers why.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,21 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.framepack.errors import FramePackError, PhotoError, QueueFullError, UnknownJobError
+from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.gradio.visitors import MAX_VISITORS, is_visitor
+from diffusers_helper.gradio.visitors import is_visitor
+from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.files import display_name
 from diffusers_helper.texts import ENGLISH, Language, Message
 
 POLL_SECONDS = 2
+MAX_VISITORS = 10_000
 _REMEMBERED = 100
 _RAW: dict[str, Any] = {
     "preprocess": False,
@@ -38,31 +44,31 @@ _RAW: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One photo: its name, and its job or why there is none."""
+class Refused:
+    """A photo that became no job: its name, why, and when, in seconds since the epoch."""
 
     name: str
-    job_id: str = ""
-    error: str = ""
+    error: str
+    created: float
 
 
 class Series:
-    """The photos that each visitor has queued together."""
+    """The photos of each visitor that became no job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[str, list[Entry]] = {}
+        self._refused: dict[str, list[Refused]] = {}
 
-    def of(self, visitor: object) -> list[Entry]:
-        """Return the visitor's photos, newest last."""
-        return list(self._entries.get(visitor, ())) if is_visitor(visitor) else []
+    def of(self, visitor: object) -> list[Refused]:
+        """Return those of the visitor, newest last."""
+        return list(self._refused.get(visitor, ())) if is_visitor(visitor) else []
 
-    def add(self, visitor: str, entries: Iterable[Entry]) -> None:
+    def add(self, visitor: str, refused: Iterable[Refused]) -> None:
         """Put photos at the end; the oldest of many are forgotten."""
         with self._lock:
-            self._entries[visitor] = [*self._entries.pop(visitor, ()), *entries][-_REMEMBERED:]
-            while len(self._entries) > MAX_VISITORS:
-                del self._entries[next(iter(self._entries))]
+            self._refused[visitor] = [*self._refused.pop(visitor, ()), *refused][-_REMEMBERED:]
+            while len(self._refused) > MAX_VISITORS:
+                del self._refused[next(iter(self._refused))]
 
 
 class SeriesHandlers:
@@ -71,7 +77,7 @@ class SeriesHandlers:
     Args:
         variant: which model the page is for.
         manager: runs the jobs.
-        series: what was queued, of all visitors.
+        series: the photos of all visitors that became no job.
         t: the language of the page.
     """
 
@@ -84,7 +90,6 @@ class SeriesHandlers:
     def queue(self, visitor: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
         """Queue a job for each photo; return the photos that stay in the field, then everything ``look`` returns."""
         whose, files = visitor_of(visitor, request), photos if isinstance(photos, list) else []
-        entries: list[Entry] = []
         message, left = "", files
         try:
             if not is_visitor(whose):
@@ -93,45 +98,53 @@ class SeriesHandlers:
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             while left:
-                name = display_name(str(left[0].get("orig_name") or left[0].get("path") or ""))
-                try:
-                    photo = read_photo(left[0], user_of(request))
-                    entries.append(Entry(name, self._manager.submit(wanted, photo, owner=owner_of(request))))
-                except PhotoError as error:
-                    entries.append(Entry(name, error=self._t(str(error))))
+                self._queue_one(whose, left[0], wanted, request)
                 left = left[1:]
         except QueueFullError as error:
             message = self._t("{reason} The photos that are left stay in the field.", reason=self._t(str(error)))
         except FramePackError as error:
             message = self._t(str(error))
-        if is_visitor(whose):
-            self._series.add(whose, entries)
         return [left or None, *self.look(visitor, request, message)]
 
     def look(self, visitor: object, request: gr.Request | None = None, message: str = "") -> list[Any]:
         """Return the list, the finished videos, and whether there is something to stop."""
-        pairs = [(entry, self._job(entry)) for entry in self._series.of(visitor_of(visitor, request))]
-        videos = [_download(entry, job.video) for entry, job in pairs if job and job.ended and job.video]
-        running = any(job and not job.ended for _, job in pairs)
+        whose = visitor_of(visitor, request)
+        jobs = self._jobs(whose)
+        rows: list[JobSnapshot | Refused] = [*jobs, *self._series.of(whose)]
+        rows.sort(key=lambda row: row.created)
+        videos = [_download(job, job.video) for job in jobs if job.ended and job.video]
         return [
-            fault(message) + listing(pairs, self._t),
+            fault(message) + listing(rows, self._t),
             gr.update(value=videos or None, visible=bool(videos)),
-            gr.update(interactive=running),
+            gr.update(interactive=any(not job.ended for job in jobs)),
         ]
+
+    def reopen(self, visitor: object, request: gr.Request | None = None) -> list[Any]:
+        """On load: open the panel where it has what the rest of the page does not show, then return ``look``."""
+        jobs = self._jobs(visitor_of(visitor, request))
+        unsettled = sum(not job.ended or job.resumable for job in jobs)
+        if not any(job.batch for job in jobs) and unsettled < 2:
+            return [gr.skip()] * 5
+        return [gr.update(open=True), gr.Timer(active=True), *self.look(visitor, request)]
 
     def stop(self, visitor: object, request: gr.Request | None = None) -> list[Any]:
         """Stop all of the visitor's jobs in the list; return everything ``look`` returns."""
-        for entry in self._series.of(visitor_of(visitor, request)):
-            job = self._job(entry)
-            if job and not job.ended:
+        for job in self._jobs(visitor_of(visitor, request)):
+            with suppress(UnknownJobError):  # forgotten meanwhile
                 self._manager.cancel(job.id)
         return self.look(visitor, request)
 
-    def _job(self, entry: Entry) -> JobSnapshot | None:
+    def _queue_one(self, visitor: str, file: Any, wanted: GenerationRequest, request: gr.Request | None) -> None:
+        known = file if isinstance(file, dict) else {}
+        name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
-            return self._manager.snapshot(entry.job_id) if entry.job_id else None
-        except UnknownJobError:
-            return None
+            photo = replace(read_photo(file, user_of(request)), name=name)
+            self._manager.submit(wanted, photo, owner=owner_of(request), visitor=visitor, batch=True)
+        except PhotoError as error:
+            self._series.add(visitor, [Refused(name, self._t(str(error)), time.time())])
+
+    def _jobs(self, visitor: object) -> list[JobSnapshot]:
+        return [job for job in self._manager.jobs() if job.visitor == visitor] if is_visitor(visitor) else []
 
 
 @dataclass(frozen=True)
@@ -173,11 +186,16 @@ def lay_out_series(t: Language) -> SeriesPanel:
 
 
 def connect_series(
-    panel: SeriesPanel, handlers: SeriesHandlers, visitor: gr.BrowserState, settings: dict[str, Any]
+    app: gr.Blocks,
+    panel: SeriesPanel,
+    handlers: SeriesHandlers,
+    visitor: gr.BrowserState,
+    settings: dict[str, Any],
 ) -> None:
     """Connect the panel; ``settings`` are the page's controls by their fields. It polls only while it is open."""
     timer = gr.Timer(POLL_SECONDS, active=False)
     timer.tick(handlers.look, visitor, panel.shown, trigger_mode="once", **_RAW)
+    app.load(handlers.reopen, visitor, [panel.accordion, timer, *panel.shown], **_RAW)
     panel.accordion.expand(handlers.look, visitor, panel.shown, **_RAW).then(
         lambda: gr.Timer(active=True), None, timer, queue=False, show_progress="hidden", api_visibility="private"
     )
@@ -194,28 +212,30 @@ def connect_series(
     panel.stop.click(handlers.stop, visitor, panel.shown, trigger_mode="once", **_RAW)
 
 
-def listing(pairs: Iterable[tuple[Entry, JobSnapshot | None]], t: Language = ENGLISH) -> str:
-    """Return the photos and what has become of each, as HTML; those whose jobs are forgotten are left out."""
-    rows = "".join(
-        f"<li><span>{escape(entry.name)}</span><span>{escape(entry.error or _state(job, t))}</span></li>"
-        for entry, job in pairs
-        if job or entry.error
+def listing(rows: Iterable[JobSnapshot | Refused], t: Language = ENGLISH) -> str:
+    """Return the photos and what has become of each, as HTML."""
+    items = "".join(
+        f"<li><span>{escape(_name(row))}</span>"
+        f"<span>{escape(row.error if isinstance(row, Refused) else _state(row, t))}</span></li>"
+        for row in rows
     )
-    return f'<ol class="fp-series">{rows}</ol>' if rows else ""
+    return f'<ol class="fp-series">{items}</ol>' if items else ""
 
 
-def _download(entry: Entry, video: str) -> dict[str, Any]:
+def _name(row: JobSnapshot | Refused) -> str:
+    return row.name if isinstance(row, Refused) else row.photo_name or public_name(row.id)
+
+
+def _download(job: JobSnapshot, video: str) -> dict[str, Any]:
     """Offer the file at ``video`` under the photo's name."""
     file = Path(video)
     size = file.stat().st_size if file.exists() else None
-    return {**(file_value(video) or {}), "orig_name": f"{Path(entry.name).stem}{file.suffix}", "size": size}
+    return {**(file_value(video) or {}), "orig_name": f"{Path(_name(job)).stem}{file.suffix}", "size": size}
 
 
-def _state(job: JobSnapshot | None, t: Language) -> str:
-    if job is None:
-        return ""
-    if job.state == "queued":
+def _state(job: JobSnapshot, t: Language) -> str:
+    if job.state == JobState.QUEUED:
         return t("In the queue")
-    if job.state == "running":
+    if job.state == JobState.RUNNING:
         return f"{job.total_progress:.0%}"
     return t(job.error or job.description)

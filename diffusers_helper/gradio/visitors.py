@@ -1,22 +1,22 @@
-"""Which job each browser started last, so that all its tabs show the same one and a second click starts no second one.
+"""Which job a browser's tabs show, so that a second click starts no second one and a restart loses none.
 
-A visitor is a random word that the browser keeps; it is made here and never leaves that browser.
+A visitor is a random word that the browser keeps; it is made here and never leaves that browser. Every job has the word
+of its visitor, on the disk too, so nothing has to be remembered here of what is whose.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-import threading
 from collections.abc import Callable
 from typing import TypeGuard
 
-from diffusers_helper.framepack.errors import SettingsError, UnknownJobError
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.jobs.claims import Claims
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.texts import Message
 
-MAX_VISITORS = 10_000
 _WORD = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -31,7 +31,7 @@ def is_visitor(word: object) -> TypeGuard[str]:
 
 
 class Visitors:
-    """The newest job of each visitor.
+    """The newest job of each visitor, those of a batch left out.
 
     Args:
         manager: runs the jobs.
@@ -39,18 +39,15 @@ class Visitors:
 
     def __init__(self, manager: JobManager) -> None:
         self._manager = manager
-        self._lock = threading.Lock()
-        self._jobs: dict[str, str] = {}
+        self._claims = Claims()  # one click of a visitor at a time: each may wait for the disk
         self._stopped: set[str] = set()
 
     def job(self, visitor: object) -> JobSnapshot | None:
         """Return the visitor's newest job; None if there is none or it is long forgotten."""
         if not is_visitor(visitor):
             return None
-        try:
-            return self._manager.snapshot(self._jobs.get(visitor) or self._manager.recovered.get(visitor, ""))
-        except UnknownJobError:
-            return None
+        own = (job for job in reversed(self._manager.jobs()) if job.visitor == visitor and not job.batch)
+        return next(own, None)
 
     def busy(self, visitor: object) -> bool:
         """Tell whether the visitor's newest job is still wanted: not ended and not told to stop."""
@@ -58,30 +55,23 @@ class Visitors:
         return job is not None and not job.ended and job.id not in self._stopped
 
     def start(self, visitor: object, submit: Callable[[], str]) -> None:
-        """Let ``submit`` start a job unless one of this visitor's is still wanted.
+        """Let ``submit`` start a job of this visitor's unless one is still wanted; what can go on stays.
 
         Raises SettingsError for a word that is none of ``new_visitor``'s, and what ``submit`` raises.
         """
         if not is_visitor(visitor):
             raise SettingsError(Message("This page lost its place; reload it and press Start again."))
-        with self._lock:
-            if self.busy(visitor):
-                return
-            before = self.job(visitor)
-            self._jobs.pop(visitor, None)
-            self._jobs[visitor] = submit()
-            if before is not None and before.state in ("cancelled", "failed"):
-                self._manager.discard(before.id)  # its user saw it end, and chose to start another one
-            while len(self._jobs) > MAX_VISITORS:
-                del self._jobs[next(iter(self._jobs))]
-            self._stopped.intersection_update(self._jobs.values())
+        with self._claims.of(visitor):
+            if not self.busy(visitor):
+                submit()
 
     def stop(self, visitor: object, *, after_section: bool = False) -> None:
         """Stop the visitor's newest job, if there is one: now, or once the section in hand is in the video."""
-        with self._lock:
+        with self._claims.of(str(visitor)):
             job = self.job(visitor)
             if job is not None and not job.ended:
                 if not after_section:
+                    self._stopped.intersection_update(known.id for known in self._manager.jobs())
                     self._stopped.add(job.id)
                 self._manager.cancel(job.id, after_section=after_section)
 
@@ -93,16 +83,15 @@ class Visitors:
 
     def go_on(self, visitor: object) -> None:
         """Go on with what ``unfinished`` returns. Raises what ``JobManager.resume`` raises."""
-        with self._lock:
+        with self._claims.of(str(visitor)):
             job = self.unfinished(visitor)
-            if job is not None and is_visitor(visitor):
-                self._manager.resume(job.id)
-                self._jobs[visitor] = job.id
+            if job is not None:
                 self._stopped.discard(job.id)
+                self._manager.resume(job.id)
 
     def discard(self, visitor: object) -> None:
         """Give up what ``unfinished`` returns."""
-        with self._lock:
+        with self._claims.of(str(visitor)):
             job = self.unfinished(visitor)
             if job is not None:
                 self._manager.discard(job.id)

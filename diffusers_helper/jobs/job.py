@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Job:
     """What a run gets.
 
@@ -26,22 +26,31 @@ class Job:
         request: the settings, with a fixed seed.
         photo: the start picture.
         owner: for whom it is; "" for nobody in particular.
-        say: shows a sentence as the job's description, for what takes long inside one stage.
-        mixed: it may go on with what was made where something else was different.
+        set_status: shows a sentence as the job's description, for what takes long inside one stage.
+        allow_env_change: it may go on with what was made where something else was different.
     """
 
     id: str
     request: GenerationRequest
     photo: Photo
-    say: Callable[[str], None]
+    set_status: Callable[[str], None]
     owner: str = ""
-    mixed: bool = False
+    allow_env_change: bool = False
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
-    _pulse: Callable[[], None] = field(default=lambda: None, repr=False)
+    _last_section: int | None = field(default=None, repr=False)
+    _beat: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def stop(self) -> None:
         """Ask the run to stop; it does at the next event or ``check``."""
         self._stop.set()
+
+    def stop_after(self, sections: int) -> None:
+        """Ask the run to stop once ``sections`` of them are in the video."""
+        self._last_section = sections
+
+    def is_last(self, sections: int) -> bool:
+        """Tell whether the user wants no more than these ``sections``, which are not yet all."""
+        return self._last_section is not None and self._last_section <= sections < self.request.sections
 
     @property
     def stopping(self) -> bool:
@@ -50,7 +59,7 @@ class Job:
 
     def check(self) -> None:
         """Raise CancelledError if the job was asked to stop; for hooks inside long calls. It is a sign of life, too."""
-        self._pulse()
+        self._beat()
         if self.stopping:
             raise CancelledError(Message("The job was stopped."))
 

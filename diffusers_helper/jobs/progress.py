@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.framepack.events import (
     Cancelled,
@@ -22,6 +22,7 @@ from diffusers_helper.framepack.events import (
     VideoGrown,
 )
 from diffusers_helper.jobs.pace import Pace
+from diffusers_helper.jobs.state import Changes, JobState
 from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Outcome = Finished | Cancelled | Failed
-State = Literal["queued", "running", "done", "cancelled", "failed", "interrupted"]
 Previewer = Callable[["Tensor"], bytes | None]
 """Turns ``StepDone.denoised`` into a JPEG, or gives one of an earlier call that was not ready then."""
 PREVIEW_INTERVAL = 0.25
@@ -70,6 +70,9 @@ class JobSnapshot:
         caution: what is different now from when it was begun, as a sentence; empty for nothing.
         thumbnail: its photo, small, as a ``data:`` URL; only of a job that can go on.
         owner: for whom it is; "" for nobody in particular.
+        batch: it was queued together with others.
+        order: its place among the jobs that wait or may come back to where they were; smaller numbers run first.
+        photo_name: the name of the photo's file, as its user knows it.
     """
 
     id: str
@@ -79,7 +82,7 @@ class JobSnapshot:
     sections: int
     steps: int
     created: float
-    state: State = "queued"
+    state: JobState = JobState.QUEUED
     version: int = 0
     position: int = 0
     stopping: str = ""
@@ -110,18 +113,21 @@ class JobSnapshot:
     caution: str = ""
     thumbnail: str = ""
     sections_kept: int = 0
+    batch: bool = False
+    order: float = 0.0
+    photo_name: str = ""
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state in ("done", "cancelled", "failed", "interrupted")
+        return JobState(self.state).ended
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: everything but pictures, the request, and for whom it is."""
         fields = asdict(replace(self, request=None))
-        for name in ("preview", "owner", "visitor", "thumbnail", "request"):
+        for name in ("preview", "owner", "visitor", "thumbnail", "request", "batch", "order", "photo_name"):
             del fields[name]
-        return fields
+        return fields | {"state": str(self.state)}
 
 
 def first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor: str) -> JobSnapshot:
@@ -154,14 +160,14 @@ class Previews:
             return None
         try:
             return self._make(denoised)
-        except Exception:  # a video matters more than its preview
+        except BaseException:  # a video matters more than its preview
             logger.exception("A preview could not be made")
             return None
         finally:
             self._next = self._clock() + PREVIEW_INTERVAL
 
 
-def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> dict[str, Any]:
+def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> Changes:
     """Return the fields of the snapshot ``seen`` that ``event`` changes."""
     pace.saw(event)
     match event:
@@ -179,8 +185,8 @@ def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | No
     return {}
 
 
-def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> Changes:
+    fields: Changes = {
         "section": event.section + 1,
         "sections": event.sections,
         "step": event.step,
@@ -190,7 +196,7 @@ def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> dict
     return fields if picture is None else fields | {"preview": picture, "preview_version": seen.preview_version + 1}
 
 
-def _progress(seen: JobSnapshot, pace: Pace) -> dict[str, Any]:
+def _progress(seen: JobSnapshot, pace: Pace) -> Changes:
     """Return how far the job is; a measure that turns out longer than was guessed does not take the bar back."""
     now = pace.progress
     return {
@@ -203,13 +209,13 @@ def _progress(seen: JobSnapshot, pace: Pace) -> dict[str, Any]:
     }
 
 
-def ending(outcome: Outcome) -> dict[str, Any]:
+def ending(outcome: Outcome) -> Changes:
     """Return the fields that the end of a job changes."""
-    fields: dict[str, Any] = {"stage": "end", "eta_seconds": None, "eta_now_seconds": None, "eta_at": None}
+    fields: Changes = {"stage": "end", "eta_seconds": None, "eta_now_seconds": None, "eta_at": None}
     match outcome:
         case Finished():
             return fields | {
-                "state": "done",
+                "state": JobState.DONE,
                 "description": Message("Done"),
                 "section_progress": 1.0,
                 "total_progress": 1.0,
@@ -218,6 +224,6 @@ def ending(outcome: Outcome) -> dict[str, Any]:
             kept = Message("Stopped; the part that was finished is kept")
             nothing = Message("Stopped before a part was finished")
             text = kept if path else nothing
-            return fields | {"state": "cancelled", "description": text}
+            return fields | {"state": JobState.CANCELLED, "description": text}
         case Failed(message):
-            return fields | {"state": "failed", "description": Message("Failed"), "error": message}
+            return fields | {"state": JobState.FAILED, "description": Message("Failed"), "error": message}

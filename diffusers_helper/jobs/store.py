@@ -53,6 +53,9 @@ class JobRecord:
         models: the option that chose the models; empty for the usual ones.
         photo_name, photo_notes: of its ``Photo``.
         error: why it failed.
+        batch: it was queued together with others.
+        order: its place in the queue; smaller numbers run first.
+        restarts: how often it went on by itself after its process had ended.
     """
 
     id: str
@@ -66,6 +69,9 @@ class JobRecord:
     photo_name: str = ""
     photo_notes: tuple[str, ...] = ()
     error: str = ""
+    batch: bool = False
+    order: float = 0.0
+    restarts: int = 0
 
     def to_json(self) -> str:
         """Return the record as JSON."""

@@ -8,16 +8,16 @@ from typing import Any
 
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.planning import plan_video
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs.recovery import KeptJobs
+from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
-_STATES = {"running": "interrupted", "stopped": "cancelled", "failed": "failed"}
 
 
-class Unfinished:
+class Unfinished(KeptJobs):
     """The jobs of one queue on the disk.
 
     Args:
@@ -31,9 +31,16 @@ class Unfinished:
         self._variant = variant
         self._caution = caution
 
-    def keep(self, job_id: str, request: GenerationRequest, photo: Photo, *, owner: str, visitor: str) -> None:
+    def keep(self, record: JobRecord, photo: Photo) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
-        self._store.add(JobRecord(job_id, request, owner=owner, visitor=visitor), photo)
+        self._store.add(record, photo)
+
+    def stop(self, job_id: str) -> None:
+        """Note that a job was stopped while it waited: what is finished of it stays, and without that nothing does."""
+        if self._store.sections(job_id):
+            self.give_back(job_id, JobState.CANCELLED)
+        else:
+            self._store.discard(job_id)
 
     def drop(self, job_id: str) -> None:
         """Remove a job, unless another process has it; its video so far stays."""
@@ -47,13 +54,24 @@ class Unfinished:
         """From now on a job that stops is interrupted."""
         self._store.closing = True
 
-    def take(self, job_id: str) -> tuple[JobRecord, Photo]:
+    def give_back(self, job_id: str, state: JobState) -> None:
+        """Leave a job that ``take`` held, or that was stopped, in ``state``. Raises UnknownJobError and OutputError."""
+        try:
+            self._store.update(job_id, state=state.on_disk)
+        finally:
+            self._store.release(job_id)
+
+    def sections(self, job_id: str) -> int:
+        """Return how many sections of a job are finished."""
+        return self._store.sections(job_id)
+
+    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, Photo]:
         """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if another process has it."""
         if not self._store.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
             photo = self._store.photo(job_id)
-            return self._store.update(job_id, state="queued"), photo
+            return self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts), photo
         except FramePackError:
             self._store.release(job_id)
             raise
@@ -62,21 +80,21 @@ class Unfinished:
         """Clean up after processes that died; return the jobs that they left, oldest first."""
         return [record for record in self._store.sweep() if record.request.variant == self._variant]
 
-    def about(self, job_id: str) -> dict[str, Any]:
-        """Return the fields of a snapshot that say whether and how an ended job can go on."""
+    def about(self, job_id: str) -> ResumeInfo:
+        """Return whether and how an ended job can go on."""
         try:
             record = self._store.record(job_id)
         except FramePackError:
-            return {"resumable": False}
-        return {
-            "resumable": True,
-            "caution": self._caution(job_id),
-            "thumbnail": self._store.thumbnail(job_id),
-            "sections_kept": self._store.sections(job_id),
-            "state": _STATES.get(record.state, "interrupted"),
-            "error": record.error,
+            return ResumeInfo()
+        return ResumeInfo(
+            resumable=True,
+            caution=self._caution(job_id),
+            thumbnail=self._store.thumbnail(job_id),
+            sections_kept=self._store.sections(job_id),
+            state=JobState.of_record(record.state),
+            error=record.error,
             **self._video(record),
-        }
+        )
 
     def _video(self, record: JobRecord) -> dict[str, Any]:
         stem = self._store.folder.parent / (record.output or record.id)
@@ -85,4 +103,4 @@ class Unfinished:
             return {}
         sections = int(found[-1].stem.rpartition("_")[2])
         plan = plan_video(record.request.variant, record.request.sections)
-        return {"video": str(found[-1]), "frames": plan.frames_after(sections), "partial": True}
+        return {"video": str(found[-1]), "frames": plan.frames_after(sections)}

@@ -222,7 +222,9 @@ class Program:
 
         def run(job: Job) -> Generator[Event, None, None]:
             name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
-            return self.generate(job.request, job.photo, name, check=job.check, say=job.say, mixed=job.mixed)
+            return self.generate(
+                job.request, job.photo, name, check=job.check, say=job.set_status, mixed=job.allow_env_change
+            )
 
         def prepare() -> None:
             try:
@@ -238,8 +240,8 @@ class Program:
                 raise CancelledError("The program is stopping.")
 
         def after_failure() -> None:
-            manager.watch.lost = self.fault()
-            if not manager.watch.lost:
+            manager.stats.fatal_error = self.fault()
+            if not manager.stats.fatal_error:
                 self.release()
 
         if preload:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.state import JobState
 from diffusers_helper.service.computer import Computer, Reading
 from diffusers_helper.service.health import State, look
 
@@ -38,21 +39,21 @@ class _Figures(Collector):
 
 
 def _of_the_work(manager: JobManager) -> Iterator[Metric]:
-    health, watch = look(manager), manager.watch
+    health, stats = look(manager), manager.stats
     state = GaugeMetricFamily("framepack_state", "1 for the state that the program is in.", labels=["state"])
     for name in get_args(State):
         state.add_metric([name], float(name == health.state))
     yield state
     yield GaugeMetricFamily("framepack_jobs_waiting", "Jobs in the queue.", health.waiting)
     ended = CounterMetricFamily("framepack_jobs", "Jobs by how they ended.", labels=["state"])
-    for name in ("done", "cancelled", "failed"):
-        ended.add_metric([name], watch.ended[name])
+    for name in (JobState.DONE, JobState.CANCELLED, JobState.FAILED):
+        ended.add_metric([name], stats.ended[name])
     yield ended
-    steps = SummaryMetricFamily("framepack_step_seconds", "Time of a sampling step.", watch.steps, watch.step_seconds)
+    steps = SummaryMetricFamily("framepack_step_seconds", "Time of a sampling step.", stats.steps, stats.step_seconds)
     yield steps
-    yield CounterMetricFamily("framepack_slow_steps", "Steps that took ten times the usual.", watch.slow_steps)
+    yield CounterMetricFamily("framepack_slow_steps", "Steps that took ten times the usual.", stats.slow_steps)
     yield GaugeMetricFamily(
-        "framepack_silent_seconds", "Since the running job's last sign of life.", watch.silent_seconds
+        "framepack_silent_seconds", "Since the running job's last sign of life.", stats.silent_seconds
     )
     progress = health.job.total_progress if health.job else 0.0
     yield GaugeMetricFamily("framepack_job_progress_ratio", "How much of the running job is done.", progress)

@@ -1,8 +1,9 @@
 """What nothing inside the worker can mend: a job that hangs, a GPU that answers no more. The process replaces itself.
 
-A thread cannot be killed, and a process whose CUDA context has failed gets no second one. So the program starts itself
-anew under the same process number: its GPU memory, locks and port are given back, and whoever started it need not know.
-More than ``MOST_REPLACEMENTS`` in ten minutes would be a storm: then it stays as it is, "wedged", until someone acts.
+A worker thread that has died is started again. But no thread can be killed, and a process whose CUDA context has failed
+gets no second one. So the program starts itself anew under the same process number: its GPU memory, locks and port are
+given back, and whoever started it need not know. More than ``MOST_REPLACEMENTS`` in ten minutes would be a storm: then
+it stays as it is, "wedged", until someone acts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.service.health import HANG_SECONDS
+from diffusers_helper.service.health import HANG_SECONDS, fault
 from diffusers_helper.texts import Message, in_turn
 
 logger = logging.getLogger(__name__)
@@ -64,25 +65,23 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            if reason := self._reason():
-                self._give_up(reason)
-                return
-
-    def _reason(self) -> str:
-        watch = self._manager.watch
-        if watch.silent_seconds > self._hang_seconds:
-            minutes = round(self._hang_seconds / 60)
-            return Message("The job gave no sign of life for {minutes} minutes and was given up.", minutes=minutes)
-        return watch.lost
+            try:
+                if reason := fault(self._manager, self._hang_seconds):
+                    self._give_up(reason)
+                    return
+                if self._manager.worker_dead:
+                    self._manager.start()
+            except Exception:  # it must outlive what it watches
+                logger.exception("The worker could not be looked after")
 
     def _give_up(self, reason: str) -> None:
         logger.error("%s The program starts itself anew", reason)
         again = Message("The program is being started again; try once more in a minute.")
-        self._manager.watch.lost = in_turn((reason, again))
+        self._manager.stats.fatal_error = in_turn((reason, again))
         self._manager.abandon(reason)
         self._replace()
         no_more = Message("Starting again did not help: stop the program, and see docs/troubleshooting.md.")
-        self._manager.watch.lost = in_turn((reason, no_more))
+        self._manager.stats.fatal_error = in_turn((reason, no_more))
         logger.critical("It was started anew %d times in ten minutes: no more", MOST_REPLACEMENTS)
 
 

@@ -1,6 +1,6 @@
 """What is seen of the worker from outside: signs of life, how long steps take, how jobs ended.
 
-The worker tells; health, metrics and the watchdog read. It knows neither jobs nor a device.
+The worker records; health, metrics and the watchdog read. It knows neither jobs nor a device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENOUGH_STEPS = 20
 """So many steps tell what is usual."""
 
 
-class Watch:
+class WorkerStats:
     """The record of one worker; any thread may read it.
 
     Args:
@@ -30,7 +30,7 @@ class Watch:
 
     Attributes:
         prepared: the worker is past its slow imports.
-        lost: why the worker cannot go on, a sentence; empty while it can.
+        fatal_error: why the worker cannot go on, a sentence; empty while it can.
         steps, step_seconds: how many steps were timed, and their sum.
         slow_steps: how many of them took ten times the usual.
         ended: jobs by their last state.
@@ -41,28 +41,36 @@ class Watch:
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=100)
         self._last_step: tuple[int, float] | None = None
-        self._sign: float | None = None
-        self._told = False
+        self._last_beat: float | None = None
+        self._warned = False
+        self._untaken_since: float | None = None
         self.prepared = False
-        self.lost = ""
+        self.fatal_error = ""
         self.steps = 0
         self.step_seconds = 0.0
         self.slow_steps = 0
         self.ended: Counter[str] = Counter()
 
+    def worker_prepared(self) -> None:
+        """The worker is past its slow imports; what waited meanwhile has waited for nothing else until now."""
+        with self._lock:
+            self.prepared = True
+            if self._untaken_since is not None:
+                self._untaken_since = self._clock()
+
     def job_started(self) -> None:
         """A job is running from now on."""
         with self._lock:
-            self._last_step, self._told = None, False
-            self._sign = self._clock()
+            self._last_step, self._warned = None, False
+            self._last_beat = self._clock()
 
-    def pulse(self) -> None:
+    def beat(self) -> None:
         """The running job does something; cheap enough for every layer of a model."""
-        self._sign = self._clock()
+        self._last_beat = self._clock()
 
-    def saw(self, event: Event) -> str:
+    def record(self, event: Event) -> str:
         """Note an event of the running job; return a sentence for its user at the first step that was far too slow."""
-        self.pulse()
+        self.beat()
         if not isinstance(event, StepDone):
             return ""
         with self._lock:
@@ -70,7 +78,9 @@ class Watch:
             self._last_step = event.section, now
             if before is None or before[0] != event.section:
                 return ""  # decoding and writing lie between the sections
-            return self._timed(now - before[1], event)
+            seconds = now - before[1]
+            usual = self._time(seconds)
+        return "" if usual is None else self._slow(event, seconds, usual)  # the log is a file: not under the lock
 
     def job_ended(self, state: str) -> None:
         """A job has reached its last state; one that never ran, too."""
@@ -79,13 +89,26 @@ class Watch:
 
     def job_left(self) -> None:
         """No job is running any more."""
-        self._sign = None
+        self._last_beat = None
 
     @property
     def silent_seconds(self) -> float:
         """How long the running job has given no sign of life; 0 while none runs."""
-        sign = self._sign
-        return 0.0 if sign is None else self._clock() - sign
+        last = self._last_beat
+        return 0.0 if last is None else self._clock() - last
+
+    def backlog(self, waiting: bool) -> None:
+        """Note whether a job could be taken by the worker, which runs none."""
+        if not waiting:
+            self._untaken_since = None
+        elif self._untaken_since is None:
+            self._untaken_since = self._clock()
+
+    @property
+    def untaken_seconds(self) -> float:
+        """How long a job could have been taken and none was; 0 while the worker is still preparing."""
+        since = self._untaken_since
+        return 0.0 if since is None or not self.prepared else self._clock() - since
 
     @property
     def recent(self) -> list[float]:
@@ -93,20 +116,24 @@ class Watch:
         with self._lock:
             return list(self._recent)
 
-    def _timed(self, seconds: float, event: StepDone) -> str:
+    def _time(self, seconds: float) -> float | None:
+        """Note the time of a step; return what is usual if it took far longer."""
         usual = _usual(self._recent) if len(self._recent) >= ENOUGH_STEPS else None
         self._recent.append(seconds)
         self.steps += 1
         self.step_seconds += seconds
         if usual is None or seconds < SLOW * usual:
-            return ""
+            return None
         self.slow_steps += 1
+        return usual
+
+    def _slow(self, event: StepDone, seconds: float, usual: float) -> str:
         logger.warning(
             "Step %d of section %d took %.1f s; %.2f s are usual", event.step, event.section + 1, seconds, usual
         )
-        if self._told:
+        if self._warned:
             return ""
-        self._told = True
+        self._warned = True
         return Message(
             "Step {step} of section {section} took {seconds:.1f} s, where {usual:.1f} s are usual. "
             "Another program may be using this computer or its GPU.",

@@ -1,0 +1,177 @@
+"""Which jobs wait, which one runs, and how each ends: every move of a job, in memory and under one lock.
+
+The disk is somebody else's (``manager``): nothing here waits for a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from diffusers_helper.framepack.errors import QueueFullError, UnknownJobError
+from diffusers_helper.framepack.events import Cancelled, Failed
+from diffusers_helper.jobs.board import Board
+from diffusers_helper.jobs.job import Job, public_name
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending
+from diffusers_helper.jobs.queue import JobQueue, Ticket
+from diffusers_helper.jobs.state import JobState, ResumeInfo
+from diffusers_helper.jobs.stats import WorkerStats
+from diffusers_helper.texts import Message
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Moves jobs from the queue to the worker and to their end.
+
+    Args:
+        queue: the jobs that wait.
+        board: where everybody sees them; its lock is the lock of all this.
+        stats: hears of starts and ends.
+    """
+
+    def __init__(self, queue: JobQueue, board: Board, stats: WorkerStats) -> None:
+        self._queue = queue
+        self._board = board
+        self._changed = board.changed
+        self._stats = stats
+        self._running: Job | None = None
+        self.closing = False
+
+    def full(self) -> str:
+        """Return why nobody's job can be taken now; empty if one can."""
+        with self._changed:
+            if self.closing:
+                return Message("The server is stopping and takes no new jobs.")
+            return self._stats.fatal_error or self._queue.full()
+
+    def reserve(self, job_id: str, owner: str, order: float | None = None) -> Ticket:
+        """Give a job its place, an earlier one for ``order``; it is not taken before it is admitted.
+
+        Raises QueueFullError if too many wait or the server is stopping.
+        """
+        with self._changed:
+            if reason := self.full() or self._queue.full_for(owner):
+                raise QueueFullError(reason)
+            if order is None:
+                return self._queue.enqueue(job_id, owner, self._running.owner if self._running else None)
+            ticket = Ticket(job_id, owner, order)
+            self._queue.put_back(ticket)
+            return ticket
+
+    def admit(self, job: Job, snapshot: JobSnapshot) -> None:
+        """Let a job be taken that has a place. Raises QueueFullError, and frees it, if the server is stopping."""
+        with self._changed:
+            if self.closing:
+                self.release(job.id)
+                raise QueueFullError(self.full())
+            self._board.post(snapshot)
+            self._queue.fill(job)
+            self._renumber()
+
+    def restore(self, job: Job, snapshot: JobSnapshot) -> None:
+        """Let a job of an earlier process wait at its old place, however many wait."""
+        with self._changed:
+            self._queue.put_back(Ticket(job.id, job.owner, snapshot.order))
+            self.admit(job, snapshot)
+
+    def release(self, job_id: str) -> None:
+        """Take back the place of a job that was not admitted."""
+        with self._changed:
+            self._queue.remove(job_id)
+            self._board.void(job_id)
+            self._renumber()
+
+    def take(self) -> Job | None:
+        """Wait for the next job and begin it; return None once the server is stopping."""
+        with self._changed:
+            self._changed.wait_for(lambda: (self._queue.ready and not self._stats.fatal_error) or self.closing)
+            if self.closing:
+                return None
+            self._running = job = self._queue.take()
+            self._stats.job_started()
+            self._board.update(job.id, state=JobState.RUNNING, position=0, started=time.time())
+            self._renumber()
+            return job
+
+    @property
+    def running(self) -> Job | None:
+        """The job that was taken and has not been finished."""
+        return self._running
+
+    def set_status(self, job_id: str, text: str) -> None:
+        """Show a sentence as what the running job does, unless it is stopping."""
+        self._stats.beat()
+        with self._changed:
+            if self._running is not None and self._running.id == job_id and not self._running.stopping:
+                self._board.update(job_id, description=text)
+
+    def stop(self, job_id: str, *, after_section: bool) -> bool:
+        """Stop a job; return whether it waited, and is now nowhere until it is finished. Raises UnknownJobError."""
+        with self._changed:
+            seen = self._board.snapshot(job_id)
+            running = self._running if self._running is not None and self._running.id == job_id else None
+            if seen.ended:
+                return False
+            if running is None:
+                self._queue.remove(job_id)
+                self._renumber()
+                return True
+            if running.stopping:
+                return False
+            if after_section:
+                running.stop_after(max(seen.section, 1))
+                self._board.update(job_id, stopping=Message("Stopping after this section"), eta_seconds=None)
+            else:
+                running.stop()
+                self._board.update(job_id, description=Message("Stopping after this step"), eta_seconds=None)
+            return False
+
+    def finish(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> None:
+        """Give a job its last state, if it has none yet, and let the worker go on."""
+        with self._changed:
+            settled = self._settle(job_id, outcome, resume)
+            if self._running is not None and self._running.id == job_id:
+                self._running = None  # last: after a fault before this the job is finished once more
+                self._stats.job_left()
+            self._renumber()
+        if settled:
+            logger.info("Job %s: %s", public_name(job_id), type(outcome).__name__.lower())
+
+    def abandon(self, message: str) -> None:
+        """Fail the running job, though its run hangs; whatever it does later is no longer shown."""
+        with self._changed:
+            if self._running is not None:
+                self._running.stop()
+                self._settle(self._running.id, Failed(message, None), ResumeInfo())
+
+    def close(self) -> list[Job]:
+        """Take no new jobs, end those that wait, stop the running one; return those that waited."""
+        with self._changed:
+            self.closing = True
+            waiting = self._queue.clear()
+            for job in waiting:
+                self._settle(job.id, Cancelled(None), ResumeInfo())
+            if self._running is not None:
+                self._running.stop()
+            self._renumber()
+            return waiting
+
+    def _settle(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> bool:
+        """Give a job its last state; return False if it has one."""
+        try:
+            if self._board.snapshot(job_id).ended:
+                return False  # it was abandoned
+        except UnknownJobError:
+            return False  # and forgotten
+        changes = ending(outcome) | resume.changes()
+        changes |= {"position": 0, "preview": None, "finished": time.time(), "stopping": ""}
+        self._board.update(job_id, **changes)
+        self._stats.job_ended(changes["state"])
+        return True
+
+    def _renumber(self) -> None:
+        for position, ticket in enumerate(self._queue, start=1):
+            self._board.update(ticket.job_id, position=position)
+        self._stats.backlog(self._queue.ready and self._running is None)
+        self._changed.notify_all()

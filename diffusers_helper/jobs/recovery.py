@@ -1,0 +1,102 @@
+"""What becomes of the jobs that an earlier process left: some wait again, the others are offered to their users."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.jobs.job import public_name
+from diffusers_helper.jobs.state import JobState, ResumeInfo
+from diffusers_helper.jobs.store import JobRecord
+from diffusers_helper.media.photo import Photo
+from diffusers_helper.texts import Message
+
+logger = logging.getLogger(__name__)
+
+MOST_RESTARTS = 3
+"""How often a job of a batch goes on by itself: one that takes the process down with it must not do so for ever."""
+CANNOT_RESUME = Message("This video cannot go on; start it again.")
+
+
+class KeptJobs:
+    """What a queue asks of the disk. This one has none: no job outlives its process, and none that ended can go on."""
+
+    def keep(self, record: JobRecord, photo: Photo) -> None:
+        """Write a new job. Raises OutputError and leaves nothing."""
+
+    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, Photo]:
+        """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if that cannot be."""
+        raise SettingsError(CANNOT_RESUME)
+
+    def give_back(self, job_id: str, state: JobState) -> None:
+        """Leave a job that was taken, but does not go on, in ``state``."""
+
+    def stop(self, job_id: str) -> None:
+        """Note that a job was stopped while it waited: what is finished of it stays."""
+
+    def drop(self, job_id: str) -> None:
+        """Remove a job; its video so far stays."""
+
+    def let_go(self, job_id: str) -> None:
+        """Leave a job as it is to whoever comes next."""
+
+    def closing(self) -> None:
+        """From now on a job that stops is interrupted."""
+
+    def recovered(self) -> list[JobRecord]:
+        """Return the jobs that earlier processes left."""
+        return []
+
+    def sections(self, job_id: str) -> int:
+        """Return how many sections of a job are finished."""
+        return 0
+
+    def about(self, job_id: str) -> ResumeInfo:
+        """Return whether and how an ended job can go on."""
+        return ResumeInfo()
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A job of an earlier process.
+
+    Attributes:
+        record: what was kept of it.
+        photo: its photo if it waits again; None for one that is offered.
+        resume: how it can go on.
+    """
+
+    record: JobRecord
+    photo: Photo | None
+    resume: ResumeInfo
+
+
+def recover(kept: KeptJobs) -> Iterator[Recovered]:
+    """Give the jobs that were left, oldest first; one that cannot be read keeps no other from coming back.
+
+    What waited waits again, and so does a job of a batch that was cut off: nobody sits before it to press a button.
+    Neither does where finished sections would be mixed with those of another environment; that is asked first.
+    """
+    try:
+        records = kept.recovered()
+    except Exception:  # the program starts whatever is on the disk
+        logger.exception("The unfinished videos cannot be read")
+        return
+    for record in records:
+        try:
+            yield _recover(kept, record)
+        except Exception as error:  # noqa: BLE001 - see above
+            logger.warning("The video %s cannot go on: %s", public_name(record.id), error)
+
+
+def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
+    sections = kept.sections(record.id)
+    cut_off = record.state == JobState.RUNNING
+    again = record.state == JobState.QUEUED or (cut_off and record.batch and record.restarts < MOST_RESTARTS)
+    resume = kept.about(record.id) if sections or not again else ResumeInfo()
+    if not again or resume.caution:
+        return Recovered(record, None, resume)
+    taken, photo = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
+    return Recovered(taken, photo, resume)
