@@ -27,6 +27,7 @@ from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
@@ -47,6 +48,8 @@ EIGHT_BITS = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
+EXACT_NAMES = ""
+"""As the option ``name_template``: results are called as their jobs are."""
 _IMPORTED_LATE = (
     "diffusers_helper.framepack.generation",
     "diffusers_helper.models.hunyuan_video_packed",
@@ -73,7 +76,8 @@ class Program:
         preload: loads models before the first job; see ``make_manager``.
         store: the jobs that are not done, on the disk.
 
-    Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
+    Raises SettingsError for a device, attention backend or template of names that does not work here, ModelFilesError
+    for missing files.
     """
 
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
@@ -86,6 +90,8 @@ class Program:
         self._attention: str = options.attention
         self._fused = not options.no_compile
         self._metadata = not options.no_metadata
+        template: str | None = options.name_template
+        self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
         self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
         self.preload = Preload()
@@ -133,10 +139,11 @@ class Program:
         say: Callable[[str], None],
         mixed: bool = False,
     ) -> Generator[Event, None, None]:
-        """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``.
+        """Make the video of the job ``name``: its id, after the folder where its files go; see ``generation.generate``.
 
-        A video of this name and request that was cut off goes on: where it was if the environment is the same or it may
-        be ``mixed``, else from its start. ``say`` gets sentences about what takes long inside one stage.
+        What its files are called is decided when it first runs, and stays. A job of this id and request that was cut
+        off goes on: where it was if the environment is the same or it may be ``mixed``, else from its start. ``say``
+        gets sentences about what takes long inside one stage.
         """
         from diffusers_helper.framepack.checkpoint import Checkpoint
         from diffusers_helper.framepack.generation import generate
@@ -144,7 +151,10 @@ class Program:
         self._check, self._say, self._tell = check, say, self._tell_job
         self.preload.over()
         request, job_id = request.with_seed(), name.rpartition("/")[2]
-        with self.store.running(job_id, request, photo, output=name, models=self._models) as folder:
+        with (
+            self.store.running(job_id, request, photo, models=self._models) as folder,
+            self._named(name, request, photo) as output,
+        ):
             checkpoint = Checkpoint(folder)
             if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
                 checkpoint.forget()
@@ -152,11 +162,27 @@ class Program:
                 request,
                 photo,
                 components=self.components,
-                output=self.outputs / name,
+                output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._metadata,
             )
+
+    @contextmanager
+    def _named(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[Path]:
+        """Give the path, without ending, of the files of the job ``name``, which this process holds."""
+        place, _, job_id = name.rpartition("/")
+        known = output = self.store.record(job_id).output
+        if not known:
+            names = stems(self._template, request, photo.name, job_id)
+            stem = reserve(self.outputs / place, names) if self._template else job_id
+            output = f"{place}/{stem}" if place else stem
+        try:
+            if not known:  # before any work, so that whoever goes on finds its files
+                self.store.update(job_id, output=output)
+            yield self.outputs / output
+        finally:
+            let_go(self.outputs / output)
 
     def caution(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
