@@ -1,6 +1,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -267,3 +268,17 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
             pass
     with tiny.lock(7861):
         pass
+
+
+@pytest.mark.parametrize(
+    ("how", "place"),
+    [({}, r""), ({"by_user": True}, r"user_ann/"), ({"apart": True}, r"hidden_[0-9a-f]{32}/")],
+    ids=["alone", "by user", "apart"],
+)
+def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tiny, monkeypatch, tmp_path, how, place):
+    made(monkeypatch)
+    manager = tiny.make_manager(**how)
+    job = manager.submit(PAN.model_copy(update={"variant": "f1"}), PHOTO, owner="ann")
+    video = manager.wait(job, 60).video
+    assert manager.close(20)
+    assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))

@@ -28,7 +28,7 @@ _STEM_CHARACTERS = 40
 _TOLD = 5
 """Of so many lines it is told at once what is wrong with them."""
 _READERS = {".csv": read_csv, ".jsonl": read_json_lines}
-_NOT_FOR_PHOTOS = re.compile(r"jobs|user_.*|batch_.*", re.IGNORECASE)
+_NOT_FOR_PHOTOS = re.compile(r"jobs|user_.*|hidden_.*|batch_.*", re.IGNORECASE)
 """Folders of this program among the results."""
 
 

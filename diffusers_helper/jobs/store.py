@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -242,9 +241,7 @@ class JobStore:
         for record in self.records():
             if not self.is_free(record.id):
                 continue
-            stem = self.folder.parent / (record.output or record.id)
-            _remove_parts(stem.parent, f"{escape(stem.name)}_partial_[0-9]*.mp4.part")
-            _remove_parts(stem.parent, f"{escape(stem.name)}.*.part")
+            _remove_parts(self.folder.parent, f"**/{record.id}*.part")
             _remove_parts(self.path(record.id), "*.part")
             newest = max(file.stat().st_mtime for file in self.path(record.id).iterdir())
             if record.state != "done" and time.time() - newest > STALE_DAYS * 86400:

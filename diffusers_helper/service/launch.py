@@ -96,6 +96,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         manager = program.make_manager(
             preload=not parsed.no_preload,
             by_user=access.accounts is not None,
+            apart=bool(shared or parsed.share or access.host_names or access.root_path),
             max_per_owner=JOBS_PER_OWNER if shared else None,
         )
         monitor = Monitor(manager, program.about(port), program.computer())

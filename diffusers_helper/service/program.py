@@ -21,7 +21,7 @@ import torch
 from diffusers_helper.framepack.errors import CancelledError, SettingsError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.job import Job, user_folder
+from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.store import JobStore
@@ -215,18 +215,25 @@ class Program:
         return device_fault(self.device)
 
     def make_manager(
-        self, *, preload: bool = False, by_user: bool = False, max_per_owner: int | None = None
+        self,
+        *,
+        preload: bool = False,
+        by_user: bool = False,
+        apart: bool = False,
+        max_per_owner: int | None = None,
     ) -> JobManager:
         """Return the queue that runs this program's jobs.
 
         Args:
             preload: load the models before the first job, as far as that is wise here.
             by_user: keep the results of each owner in a folder of their own.
+            apart: otherwise keep each result in a folder that nobody guesses, as its name can be guessed.
             max_per_owner: how many jobs of one owner may wait; None for no limit.
         """
 
         def run(job: Job) -> Generator[Event, None, None]:
-            name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
+            place = user_folder(job.owner) if by_user else hidden_folder() if apart else ""
+            name = f"{place}/{job.id}" if place else job.id
             return self.generate(job.request, job.photo, name, check=job.check, say=job.say, mixed=job.mixed)
 
         def prepare() -> None:
