@@ -200,6 +200,7 @@ def recipe(program):
     text = recipe_of(GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256))
     Image.new("RGB", (64, 64)).save("made.png", pnginfo=png_comment(text))
     Path("made.json").write_text(text, encoding="utf-8")
+    Path("wide.json").write_text(text, encoding="utf-16")
     return GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256)
 
 
@@ -210,6 +211,7 @@ def recipe(program):
         (["a.jpg", "--recipe", "made.png", "--seed", "3"], "a.jpg", {"seed": 3}),
         (["a.jpg", "a bear", "--recipe", "made.json", "--teacache"], "a.jpg", {"prompt": "a bear", "teacache": True}),
         (["a.jpg", "--recipe", "made.json", "--variant", "original"], "a.jpg", {"variant": "original"}),
+        (["a.jpg", "--recipe", "wide.json"], "a.jpg", {}),
     ],
 )
 def test_settings_come_from_a_recipe_and_what_is_given_wins(program, recipe, argv, photo, changes):

@@ -50,21 +50,26 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Return the text in ``data``: by its byte order mark, as UTF-8, as UTF-16, else in a sure older encoding.
+    """Return the text in ``data``, Unicode or in a sure older encoding; no character is ever replaced.
 
-    Raises UnicodeDecodeError where none is sure. No character is ever replaced.
+    Raises UnicodeDecodeError where none is sure.
     """
+    try:
+        return decoded_unicode(data)
+    except UnicodeDecodeError:
+        if (text := _legacy(data)) is None:
+            raise
+        return text
+
+
+def decoded_unicode(data: bytes) -> str:
+    """Return the text in ``data``: by its byte order mark, as UTF-16 or as UTF-8. Raises UnicodeDecodeError."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return data.decode(encoding)
     if 0 in data and (wide := _utf16(data)):
         return data.decode(wide)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        if (text := _legacy(data)) is None:
-            raise
-        return text
+    return data.decode("utf-8")
 
 
 def require_encoding(name: str) -> str:
