@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.framepack.errors import CancelledError, SettingsError
+from diffusers_helper.framepack.errors import CancelledError, SettingsError, UnknownJobError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
@@ -150,11 +150,8 @@ class Program:
 
         self._check, self._say, self._tell = check, say, self._tell_job
         self.preload.over()
-        request, job_id = request.with_seed(), name.rpartition("/")[2]
-        with (
-            self.store.running(job_id, request, photo, models=self._models) as folder,
-            self._named(name, request, photo) as output,
-        ):
+        request = request.with_seed()
+        with self._running(name, request, photo) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
                 checkpoint.forget()
@@ -169,20 +166,31 @@ class Program:
             )
 
     @contextmanager
-    def _named(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[Path]:
-        """Give the path, without ending, of the files of the job ``name``, which this process holds."""
+    def _running(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[tuple[Path, Path]]:
+        """Hold the job ``name``; give the folder of its checkpoint, and the path of its files without ending.
+
+        The path is in its record before any work, so that whoever goes on finds the files.
+        """
         place, _, job_id = name.rpartition("/")
-        known = output = self.store.record(job_id).output
-        if not known:
+        output, reserved = self._output_of(job_id, request), False
+        if not output:
             names = stems(self._template, request, photo.name, job_id)
             stem = reserve(self.outputs / place, names) if self._template else job_id
-            output = f"{place}/{stem}" if place else stem
+            output, reserved = f"{place}/{stem}" if place else stem, True
         try:
-            if not known:  # before any work, so that whoever goes on finds its files
-                self.store.update(job_id, output=output)
-            yield self.outputs / output
+            with self.store.running(job_id, request, photo, output=output, models=self._models) as folder:
+                yield folder, self.outputs / output
         finally:
-            let_go(self.outputs / output)
+            if reserved:
+                let_go(self.outputs / output)
+
+    def _output_of(self, job_id: str, request: GenerationRequest) -> str:
+        """Return where the files of a job are that ran before; empty for a new one."""
+        try:
+            record = self.store.record(job_id)
+        except UnknownJobError:
+            return ""
+        return record.output if record.request == request else ""
 
     def caution(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
