@@ -225,6 +225,8 @@ def test_the_folders_below_are_kept_in_the_results(batch, program, tmp_path):
 
 
 def test_what_was_passed_over_is_told_and_in_the_report(batch, program, tmp_path):
+    (tmp_path / "a.txt").write_text("Wave")
+    (tmp_path / ("x" * 255)).write_bytes((tmp_path / "a.png").read_bytes())
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "notes.md"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "sub").mkdir()
@@ -233,7 +235,7 @@ def test_what_was_passed_over_is_told_and_in_the_report(batch, program, tmp_path
     assert (code, report) == (0, None)
     assert "Passed over: 1 folders, 3 hidden files, 1 other files (--recursive" in shown.err
     code, shown, report = batch()
-    assert (code, states(report), report["passed_over"]) == (0, ["made"] * 3, passed_over)
+    assert (code, states(report), report["passed_over"]) == (0, ["made"] * 4, passed_over)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def test_utf_16_without_a_mark(encoding):
     assert decoded("photo,prompt\na.jpg,慢慢\n".encode(encoding)) == "photo,prompt\na.jpg,慢慢\n"
 
 
+@pytest.mark.parametrize("text", ["a\0.jpg,pan left slowly", "aa\0.jpg,pan left slowly", "\0"])
+def test_a_single_zero_makes_no_utf_16(text):
+    assert decoded(text.encode()) == text
+
+
 def read_or_told(file):
     try:
         return read_text(file)

@@ -28,7 +28,7 @@ _STEM_CHARACTERS = 40
 _TOLD = 5
 """Of so many lines it is told at once what is wrong with them."""
 _READERS = {".csv": read_csv, ".jsonl": read_json_lines}
-_NOT_FOR_PHOTOS = re.compile(r"jobs|user_.*|hidden_.*|batch_.*", re.IGNORECASE)
+_NOT_FOR_PHOTOS = re.compile(r"jobs|user_.*|hidden_.*", re.IGNORECASE)
 """Folders of this program among the results."""
 
 
@@ -126,12 +126,14 @@ def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
 
 def _of_folder(folder: Path, recursive: bool, encoding: str | None) -> JobList:
     walk = FolderWalk(folder, recursive=recursive)
-    entries = [_of_photo(folder, photo, encoding) for photo in walk]
+    photos = list(walk)
+    entries = [_of_photo(folder, photo, encoding) for photo in photos]
+    walk.passed_over["other files"] -= len(set(filter(os.path.exists, map(_words_beside, photos))))
     for path in walk.unreadable:
         problem = Message("{file} cannot be read: {reason}.", file=path, reason=Message("this program may not open it"))
         entries.append(Entry(str(path.relative_to(folder)), path, problem=problem))
     if entries:
-        return JobList(entries, walk.passed_over)
+        return JobList(entries, +walk.passed_over)
     nothing = Message("There are no photos in {source}.", source=folder)
     if not walk.passed_over["folders"]:
         raise SettingsError(nothing)
@@ -141,13 +143,17 @@ def _of_folder(folder: Path, recursive: bool, encoding: str | None) -> JobList:
 def _of_photo(folder: Path, photo: Path, encoding: str | None) -> Entry:
     place = photo.relative_to(folder)
     below = "/".join(_result_folder(name) for name in place.parent.parts)
-    words, fields, problem = photo.with_suffix(".txt"), {}, ""
+    words, fields, problem = _words_beside(photo), {}, ""
     try:
-        if words.exists():
+        if os.path.exists(words):  # which takes a name that is too long for one that is not there
             fields["prompt"] = read_text(words, encoding).strip()
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
         problem = str(error)
     return Entry(str(place), photo, fields, below, problem)
+
+
+def _words_beside(photo: Path) -> Path:
+    return photo.with_suffix(".txt")
 
 
 def _result_folder(name: str) -> str:

@@ -85,10 +85,10 @@ def require_encoding(name: str) -> str:
 
 def _utf16(data: bytes) -> str:
     """Return which UTF-16 without a mark it is, by where the zero bytes of Latin letters are; empty for none."""
-    low, high = 0 in data[0::2], 0 in data[1::2]
-    if len(data) % 2 or low == high:
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    if len(data) % 2 or (even and odd) or 8 * (even + odd) < len(data):
         return ""
-    return "utf-16-le" if high else "utf-16-be"
+    return "utf-16-le" if odd else "utf-16-be"
 
 
 def _legacy(data: bytes) -> str | None:
