@@ -149,6 +149,18 @@ def test_a_result_that_was_done_between_two_looks_keeps_its_name(tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == ["lion.mp4", "lion_2.json"]
 
 
+def test_a_name_that_another_process_takes_in_between_stays_its_own(tmp_path, monkeypatch):
+    before = os.open
+
+    def another_one_was_quicker(path, *rest, **options):
+        monkeypatch.undo()
+        (tmp_path / "lion.json").touch()
+        return before(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", another_one_was_quicker)
+    assert reserve(tmp_path, stems("{photo}", GenerationRequest(), "lion.jpg", "ID")) == "lion_2"
+
+
 RESERVE = """
 import sys
 from pathlib import Path
