@@ -29,7 +29,7 @@ from diffusers_helper.framepack.planning import FPS
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.media.files import require_usable, whole_file
 from diffusers_helper.service import options
 from diffusers_helper.service.versions import require_versions
 
@@ -157,6 +157,7 @@ class FramePack:
     ) -> Generator[Event, None, None]:
         from diffusers_helper.media.photo import open_photo, photo_of
 
+        require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])
         photo = open_photo(picture) if isinstance(picture, str | os.PathLike) else photo_of(picture)
         return self._program.generate(request, photo, new_job_id(), check=_nothing, say=_nothing)
 

@@ -88,6 +88,8 @@ def test_events_come_as_they_happen_and_leaving_the_loop_stops_the_work(calls):
     ("photo", "settings", "error", "told"),
     [
         ("none.jpg", {}, PhotoError, "no file"),
+        ("The dancer turns slowly. " * 20, {}, SettingsError, "Were two arguments swapped"),
+        ("photo.jpg\0", {}, SettingsError, "no zero byte"),
         (Image.new("RGB", (9, 9)), {}, PhotoError, "9 x 9"),
         ("photo.jpg", {"steps": 0}, SettingsError, "steps: "),
         ("photo.jpg", {"latent_window_size": 33}, SettingsError, "latent_window_size: "),
@@ -122,8 +124,20 @@ def test_a_model_that_cannot_be_had(models, options, error, told):
         FramePack.load(models, **CPU | options)
 
 
+def test_results_have_readable_names(calls, tmp_path):
+    framepack = FramePack.load("tiny", outputs=tmp_path / "results", name_template="{photo}-{seed}", **CPU)
+    names = [framepack("photo.jpg", "Pan left", seed=7).path.name for _ in range(2)]
+    assert names == ["photo-7.mp4", "photo-7_2.mp4"]
+    with pytest.raises(SettingsError, match="is no field"):
+        FramePack.load("tiny", name_template="{job}", **CPU)
+
+
 def test_a_target_that_cannot_be_written(calls):
     video = FramePack.load("tiny", **CPU)("photo.jpg")
+    for name in ("x" * 256, "a\0.mp4"):
+        with pytest.raises(OutputError, match="could not be written"):
+            video.save(name)
+    assert video.save("x" * 255).read_bytes() == b"video"
     with pytest.raises(OutputError, match="missing"):
         video.save("missing/out.mp4")
 

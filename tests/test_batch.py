@@ -1,6 +1,7 @@
 """The command with a fake program; photos and lists are real files."""
 
 import json
+import os
 import signal
 from types import SimpleNamespace
 
@@ -48,6 +49,7 @@ class FakeProgram:
         if request.prompt == "press":
             signal.raise_signal(signal.SIGINT)
             yield StepDone(0, 1, 2, 4, None)
+        (self.outputs / f"{name}.mp4").parent.mkdir(parents=True, exist_ok=True)
         (self.outputs / f"{name}.mp4").write_bytes(b"video")
         yield Finished(self.outputs / f"{name}.mp4", 37)
 
@@ -65,12 +67,14 @@ def program(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def batch(tmp_path, capfd):
+def batch(tmp_path, capfdbinary):
     def run(*arguments, source=tmp_path):
         code = cli.main(["batch", str(source), "--outputs", str(tmp_path / "outputs"), *arguments])
-        shown = capfd.readouterr()
+        shown = SimpleNamespace(
+            **{name: os.fsdecode(said) for name, said in capfdbinary.readouterr()._asdict().items()}
+        )
         report = tmp_path / "outputs" / f"batch_{source.stem}.json"
-        return code, shown, json.loads(report.read_text()) if report.exists() else None
+        return code, shown, json.loads(report.read_text()) if os.path.exists(report) else None
 
     return run
 
@@ -184,3 +188,126 @@ def test_the_report_can_go_elsewhere_and_is_there_after_every_job(batch, program
     monkeypatch.setattr(program, "generate", look)
     assert batch("--report", str(report))[0] == 0
     assert seen == [None, ["made", "waiting", "waiting"], ["made", "made", "waiting"]]
+
+
+def test_a_name_that_is_no_unicode_stops_nothing(batch, program, tmp_path):
+    photo = tmp_path / "caf\udce9.png"
+    Image.new("RGB", (128, 128)).save(photo)
+    (tmp_path / "caf\udce9.txt").write_text("Wave")
+    folder = tmp_path / "b\udce9"
+    folder.mkdir()
+    Image.new("RGB", (128, 128), "white").save(folder / "d.png")
+    code, shown, report = batch("--dry-run", "--recursive")
+    assert (code, shown.out.splitlines()[-1]) == (0, "5 not made yet")
+    code, shown, report = batch("--recursive")
+    assert (code, states(report)) == (0, ["made"] * 5)
+    assert report["jobs"][3]["photo"] == str(photo)
+    assert "caf\udce9.png" in shown.out, "as the bytes that it has"
+    assert report["jobs"][3]["request"]["prompt"] == "Wave"
+    assert batch(source=folder)[0] == 0
+    assert batch("--recursive")[2]["counts"] == {"there": 5}
+
+
+def test_the_folders_below_are_kept_in_the_results(batch, program, tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in ("Rügen 2026/deep/d", "jobs/e", "user_ann/f"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (128, 128)).save(tmp_path / "photos" / name, "JPEG")
+    code, shown, report = batch(source=tmp_path / "photos")
+    assert (code, report) == (2, None)
+    assert "add --recursive" in shown.err
+    code, _shown, report = batch("--recursive", source=tmp_path / "photos")
+    assert (code, states(report)) == (0, ["made"] * 3)
+    assert [job["where"] for job in report["jobs"]] == ["Rügen 2026/deep/d", "jobs/e", "user_ann/f"]
+    made = sorted(path.parent.relative_to(outputs).as_posix() for path in outputs.rglob("*.mp4"))
+    assert made == ["Rügen-2026/deep", "jobs_", "user_ann_"]
+    assert batch("--recursive", source=tmp_path / "photos")[2]["counts"] == {"there": 3}
+
+
+def test_what_was_passed_over_is_told_and_in_the_report(batch, program, tmp_path):
+    (tmp_path / "a.txt").write_text("Wave")
+    (tmp_path / ("x" * 255)).write_bytes((tmp_path / "a.png").read_bytes())
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "sub").mkdir()
+    passed_over = {"hidden files": 3, "other files": 1, "folders": 1}
+    code, shown, report = batch("--dry-run")
+    assert (code, report) == (0, None)
+    assert "Passed over: 1 folders, 3 hidden files, 1 other files (--recursive" in shown.err
+    code, shown, report = batch()
+    assert (code, states(report), report["passed_over"]) == (0, ["made"] * 4, passed_over)
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt"),
+    [
+        (b"\xef\xbb\xbfPan left\r\n", "Pan left"),
+        ("\ufeff向左平移".encode("utf-16-le"), "向左平移"),
+        ("向左平移".encode("big5"), None),
+        ("Café à gauche".encode("cp1252"), None),
+    ],
+    ids=["utf-8 with a mark", "utf-16", "big5", "cp1252"],
+)
+def test_words_beside_a_photo_are_read_rightly_or_the_photo_fails_with_their_file(
+    batch, program, tmp_path, data, prompt
+):
+    (tmp_path / "a.txt").write_bytes(data)
+    code, _shown, report = batch()
+    first = report["jobs"][0]
+    if first["state"] == "failed":
+        assert prompt is None
+        assert f"encoding {tmp_path}/a.txt is written" in first["error"]
+        assert code == 1
+        encoding = "big5" if data[0] > 0x80 else "cp1252"
+        code, _, report = batch("--encoding", encoding)
+        first, prompt = report["jobs"][0], data.decode(encoding)
+    assert (code, first["request"]["prompt"]) == (0, prompt or data.decode("big5"))
+    assert states(report)[1:] != ["failed", "failed"]
+
+
+def test_a_list_with_bad_rows_makes_the_good_ones(batch, program, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "~tilde.png").write_bytes((tmp_path / "a.png").read_bytes())
+    rows = ["~nosuchuser/x.png,a", 'a.png,"open', "pipe.png,x", "/dev/zero,x", f"{'x' * 300}.png,x", f"{tmp_path},x"]
+    rows += ["a\0.png,x", "a.png", "~tilde.png,good", " b.png,good"]
+    code, shown, report = batch(source=jobs_csv(tmp_path, *rows))
+    assert (code, states(report)) == (1, ["failed"] * 8 + ["made"] * 2)
+    told = [job["error"] for job in report["jobs"]]
+    words = ("cannot be read: No such", "line 3: it has a quote", "it is a pipe", "device", "No file can be called")
+    words += ("it is a folder", "line 8: photo has a character", "line 9: it has not as many cells")
+    for sentence, word in zip(told, words, strict=False):
+        assert word in sentence
+        assert sentence in shown.out
+    assert batch("--dry-run", source=tmp_path / "jobs.csv")[1].out.splitlines()[-1] == "2 was there already, 8 FAILED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--report", "none/report.json"], "could not be written"),
+        (["--report", "x" * 300], "Were two arguments swapped"),
+        (["--encoding", "klingon"], "no such encoding"),
+        (["--name-template", "{photo}"], "leave --name-template out"),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_work(batch, program, arguments, told):
+    code, shown, _report = batch(*arguments)
+    assert code in (1, 2)
+    assert told in shown.err
+    assert not getattr(program, "last", None) or not program.last.made
+
+
+def test_a_folder_with_a_long_name_has_a_report(batch, program, tmp_path):
+    folder = tmp_path / ("長" * 85)
+    folder.mkdir()
+    Image.new("RGB", (128, 128)).save(folder / "a.png")
+    assert batch(source=folder)[0] == 0
+    assert len(list((tmp_path / "outputs").glob("batch_長*.json"))) == 1
+
+
+def test_a_line_break_in_a_name_breaks_no_table(batch, program, tmp_path):
+    Image.new("RGB", (128, 128)).save(tmp_path / "d\n\x1b[31m.png")
+    code, shown, _report = batch()
+    assert code == 0
+    assert "d\\n\\x1b[31m.png" in shown.out
+    assert len(shown.out.splitlines()) == 6

@@ -23,7 +23,7 @@ def write(folder, name, text):
 
 
 def test_a_folder_is_its_photos_with_the_words_beside_them(folder):
-    entries = read_list(folder)
+    entries = read_list(folder).entries
     assert [(entry.where, dict(entry.fields)) for entry in entries] == [("a.JPG", {"prompt": "a.txt"}), ("b.png", {})]
 
 
@@ -31,7 +31,7 @@ def test_a_folder_is_its_photos_with_the_words_beside_them(folder):
 def test_a_table(folder, delimiter):
     rows = ["photo|prompt|seconds|resolution|teacache", "a.JPG|Look left|3|256|true", "b.png||||"]
     source = write(folder, "jobs.csv", "\ufeff" + "\n".join(rows).replace("|", delimiter))
-    first, second = plan(read_list(source), SHARED, "tiny")
+    first, second = plan(read_list(source).entries, SHARED, "tiny")
     assert (first.entry.photo, first.entry.where, second.entry.where) == (folder / "a.JPG", "line 2", "line 3")
     request = first.request
     assert (request.prompt, request.seconds, request.resolution, request.teacache) == ("Look left", 3, 256, True)
@@ -40,13 +40,13 @@ def test_a_table(folder, delimiter):
 
 def test_cells_may_hold_quotes_and_line_breaks(folder):
     source = write(folder, "jobs.csv", 'photo,prompt\na.JPG,"Say ""hi"",\nthen wave"\nb.png,x\n')
-    assert [entry.fields["prompt"] for entry in read_list(source)] == ['Say "hi",\nthen wave', "x"]
+    assert [entry.fields["prompt"] for entry in read_list(source).entries] == ['Say "hi",\nthen wave', "x"]
 
 
 def test_json_lines(folder):
     lines = [{"photo": "a.JPG", "seed": 3, "variant": "f1"}, {"photo": str(folder / "b.png"), "prompt": "{} é"}]
     source = write(folder, "jobs.jsonl", "\n\n".join(map(json.dumps, lines)))
-    first, second = plan(read_list(source), SHARED, "tiny")
+    first, second = plan(read_list(source).entries, SHARED, "tiny")
     assert (first.request.seed, first.request.variant, first.request.seconds) == (3, "f1", 2)
     assert (second.request.prompt, second.entry.photo, second.entry.where) == ("{} é", folder / "b.png", "line 3")
 
@@ -60,8 +60,11 @@ def test_json_lines(folder):
         ("jobs.csv", "photo,windo\na,1\n", "'windo' is no setting"),
         ("jobs.csv", "photo,prompt\na\n", "line 2.*as many cells"),
         ("jobs.csv", "photo,prompt\na,b,c\n", "line 2.*as many cells"),
+        ("jobs.csv", 'photo,"prompt\na,b\n', "jobs.csv, line 1: .*never closed"),
+        ("jobs.csv", "photo,prompt,Photo\na,b,c\n", "line 1: the column 'photo' is there twice"),
+        ("jobs.csv", "sep=;\nphoto;windo\na;1\n", "line 2: 'windo' is no setting"),
         ("jobs.csv", "photo,prompt\n,b\n", "line 2.*names no photo"),
-        ("jobs.jsonl", '{"photo": "a"}\n[1]', "line 2.*no.* JSON object"),
+        ("jobs.jsonl", '"a"\n[1]', "line 1.*no.* JSON object.*line 2.*no.* JSON object"),
         ("jobs.jsonl", '{"photo": "a"', "line 1.*no.* JSON object"),
         ("jobs.jsonl", '{"photo": 7}', "line 1.*names no photo"),
         ("jobs.jsonl", '{"photo": "a", "latent_window_size": 33}', "no setting"),
@@ -87,14 +90,14 @@ def test_a_list_in_another_encoding_and_an_empty_folder(tmp_path):
 
 def test_what_cannot_be_made_is_told_beside_what_can(folder):
     source = write(folder, "jobs.csv", "photo,steps\na.JPG,0\ngone.png,5\nb.png,5\n")
-    wrong, gone, good = plan(read_list(source), SHARED, "tiny")
+    wrong, gone, good = plan(read_list(source).entries, SHARED, "tiny")
     assert "steps: " in wrong.problem
     assert "gone.png cannot be read: No such file" in gone.problem
     assert (wrong.request, gone.request, good.problem, good.request.steps) == (None, None, "", 5)
 
 
 def names(folder, shared=SHARED, model="tiny"):
-    return [job.name for job in plan(read_list(folder), shared, model)]
+    return [job.name for job in plan(read_list(folder).entries, shared, model)]
 
 
 def test_a_name_is_made_from_what_goes_into_the_video(folder):

@@ -111,6 +111,28 @@ def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, cap
     assert program.made[0].closed
 
 
+@pytest.mark.parametrize("name", [f"{'x' * length}.mp4" for length in (246, 247, 251)] + [f"{'長' * 83}.mp4"])
+def test_a_name_may_have_all_the_bytes_there_are(program, name, capsys):
+    assert cli.main(["generate", "lion.jpg", "The lion roars", "-o", name]) == 0
+    assert Path(name).read_bytes() == b"whole video"
+    assert [path.name for path in Path().iterdir() if path.is_file()] == [name]
+
+
+def test_a_name_that_is_no_unicode_is_told_with_its_bytes(program, capfdbinary):
+    assert cli.main(["generate", "caf\udce9.jpg", "Wave", "-o", "caf\udce9.mp4"]) == 0
+    assert Path("caf\udce9.mp4").read_bytes() == b"whole video"
+    assert capfdbinary.readouterr().out == b"caf\xe9.mp4\n"
+
+
+@pytest.mark.parametrize(
+    "photo", ["The dancer turns slowly and then waves. " * 20, "慢慢" * 50, f"a/{'x' * 256}/b.jpg"]
+)
+def test_a_prompt_in_the_photos_place_is_told_before_anything_is_loaded(program, photo, capsys):
+    assert cli.main(["generate", photo, "photo.jpg"]) == 2
+    assert "Were two arguments swapped?" in capsys.readouterr().err
+    assert not program.made
+
+
 def test_without_o_it_stays_in_the_outputs(program, capsys):
     assert cli.main(["generate", "lion.jpg", ""]) == 0
     path = Path(capsys.readouterr().out.strip())
@@ -167,6 +189,14 @@ def test_every_setting_of_a_request_has_an_option(program):
         (["-o", "out.avi"], ".mp4"),
         (["-o", "missing/out.mp4"], "folder"),
         (["-o", "outputs/folder.mp4"], "folder"),
+        (["-o", "a.png/out.mp4"], "folder"),
+        (["-o", "/proc/out.mp4"], "/proc/out.mp4 could not be written"),
+        (["-o", f"{'x' * 252}.mp4"], "No file can be called"),
+        (["-o", f"{'x' * 300}/out.mp4"], "No file can be called"),
+        (["-o", f"{'長' * 84}.mp4"], "No file can be called"),
+        (["--recipe", "x" * 300], "No file can be called"),
+        (["--outputs", "x" * 300], "No file can be called"),
+        (["--cache", "x" * 300], "No file can be called"),
     ],
     ids=" ".join,
 )
@@ -183,6 +213,7 @@ def recipe(program):
     text = recipe_of(GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256))
     Image.new("RGB", (64, 64)).save("made.png", pnginfo=png_comment(text))
     Path("made.json").write_text(text, encoding="utf-8")
+    Path("wide.json").write_text(text, encoding="utf-16")
     return GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256)
 
 
@@ -193,6 +224,7 @@ def recipe(program):
         (["a.jpg", "--recipe", "made.png", "--seed", "3"], "a.jpg", {"seed": 3}),
         (["a.jpg", "a bear", "--recipe", "made.json", "--teacache"], "a.jpg", {"prompt": "a bear", "teacache": True}),
         (["a.jpg", "--recipe", "made.json", "--variant", "original"], "a.jpg", {"variant": "original"}),
+        (["a.jpg", "--recipe", "wide.json"], "a.jpg", {}),
     ],
 )
 def test_settings_come_from_a_recipe_and_what_is_given_wins(program, recipe, argv, photo, changes):

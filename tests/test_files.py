@@ -1,16 +1,23 @@
 import errno
+import json
 import os
 import re
+from pathlib import Path
 
 import av
 import pytest
 
-from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.framepack.errors import OutputError, SettingsError
 from diffusers_helper.media.files import (
+    NAME_BYTES,
     display_name,
     generate_timestamp,
+    json_bytes,
+    open_regular,
     output_error,
     require_free_space,
+    require_usable,
+    require_writable,
     whole_file,
 )
 
@@ -85,3 +92,69 @@ def test_timestamps_sort_by_time_and_make_portable_names():
     assert len(set(stamps)) > 1
     times = [stamp[:19] for stamp in stamps]
     assert times == sorted(times)
+
+
+LONGEST = "x" * NAME_BYTES
+
+
+@pytest.mark.parametrize("name", [LONGEST, LONGEST[5:], LONGEST[4:], "長" * 85, "caf\udce9"])
+def test_a_name_of_any_possible_length_can_be_written(tmp_path, name):
+    with whole_file(tmp_path / name) as part:
+        part.write_text("new")
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_two_long_names_have_temporary_files_of_their_own(tmp_path):
+    with whole_file(tmp_path / f"{LONGEST[1:]}a") as one, whole_file(tmp_path / f"{LONGEST[1:]}b") as other:
+        assert one != other
+        one.write_text("1")
+        other.write_text("2")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("x" * 256, "longer than file systems keep"), ("a\0.mp4", "Invalid argument")]
+)
+def test_a_name_that_cannot_be_is_a_sentence(tmp_path, name, says):
+    with pytest.raises(OutputError, match=says), whole_file(tmp_path / name) as part:
+        part.write_text("new")
+
+
+@pytest.mark.parametrize("path", ["x" * 256, f"a/{'長' * 86}/b.png", "a/\0"])
+def test_paths_that_cannot_be_are_told_before_they_are_used(path):
+    with pytest.raises(SettingsError, match="Were two arguments swapped") as refused:
+        require_usable([None, 7, "x" * 300, Path("a.png"), Path(path)])
+    assert len(str(refused.value)) < 250
+
+
+def test_paths_that_can_be_are_not_looked_at():
+    require_usable([Path("x" * 255) / ("長" * 85), Path("none"), Path("~nosuchuser/x")])
+
+
+@pytest.mark.parametrize(("name", "says"), [("none", "No such file"), ("", "it is a folder"), ("pipe", "it is a pipe")])
+def test_only_a_file_is_opened(tmp_path, name, says):
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match=f"cannot be read: {says}"):
+        open_regular(tmp_path / name)
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(SettingsError, match="a device"):
+        open_regular(tmp_path / "link")
+    (tmp_path / "caf\udce9").write_bytes(b"x")
+    with open_regular(tmp_path / "caf\udce9") as file:
+        assert file.read() == b"x"
+
+
+@pytest.mark.parametrize(("folder", "says"), [("none", "does not exist"), ("file", "does not exist"), ("/proc", "")])
+def test_whether_a_file_can_be_written_is_tried(tmp_path, folder, says):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=f"a.mp4 could not be written: .*{says}"):
+        require_writable(tmp_path / folder / "a.mp4")
+    require_writable(tmp_path / "a.mp4")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_keeps_every_name():
+    content = {"name": "caf\udce9 \ud800 長 🦁 \\udce9", "list": [1]}
+    assert json.loads(json_bytes(content).decode("utf-8")) == content
+    assert "長 🦁".encode() in json_bytes(content)

@@ -195,7 +195,7 @@ def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_
     linked = f"{os.path.dirname(folder)}/{'1' * 64}"
     os.symlink(tmp_path / "secret.png", f"{folder}/link.png")
     os.symlink(tmp_path, linked)
-    inside = ("/link.png", "/../../secret.png", "/gone.png", "/..", "")
+    inside = ("/link.png", "/../../secret.png", "/gone.png", "/..", "", f"/{'x' * 300}.png")
     elsewhere = (None, 7, "", "/", "/etc/passwd", good + "\0", f"{linked}/secret.png", str(tmp_path / "secret.png"))
     assert str(uploaded_file(good)) == good
     for bad in (*elsewhere, *(folder + name for name in inside)):

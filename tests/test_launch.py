@@ -15,6 +15,7 @@ import pytest
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.service import launch
+from diffusers_helper.service.accounts import PasswordHash
 from diffusers_helper.service.launch import main, open_port
 
 ROOT = Path(__file__).parents[1]
@@ -227,3 +228,32 @@ def test_a_signal_ends_it_in_order_within_ten_seconds(servers, kind, sign):
     (file,) = (servers.folder / kind).glob("logs/*/framepack_*.log")
     assert url in file.read_text()
     assert file.parent.name == url.rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "by_user", "apart"),
+    [
+        ([], False, False),
+        (["--allow-anonymous"], False, True),
+        (["--host-name", "films.example.org"], False, True),
+        (["--root-path", "/framepack"], False, True),
+        (["--share", "--allow-anonymous"], False, True),
+        (["--auth", "users"], True, True),
+    ],
+    ids=["alone", "anonymous", "host name", "path", "share", "users"],
+)
+def test_results_are_apart_where_others_reach_the_page(monkeypatch, tmp_path, argv, by_user, apart):
+    given = {}
+
+    def make_manager(_program, **how):
+        given.update(how)
+        raise SettingsError("This is enough.")
+
+    monkeypatch.setattr("diffusers_helper.service.program.Program.make_manager", make_manager)
+    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    Path("users").write_text(f"ann:{PasswordHash.of('word', ln=4, p=1)}\n")
+    machine = ["--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
+    assert main(ORIGINAL, ["--port", "0", *machine, *argv]) == 2
+    assert (given["by_user"], given["apart"]) == (by_user, apart)

@@ -1,6 +1,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ from PIL import Image
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.framepack.events import Finished, StageStarted
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs.store import JobRecord
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options
-from diffusers_helper.service.program import Program, pick_device
+from diffusers_helper.service.program import EXACT_NAMES, Program, pick_device
 from tests.fakes import wait_for
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -100,8 +102,75 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     job = manager.submit(request, PHOTO)
     end = manager.wait(job, 20)
     assert manager.close(5)
-    assert (end.state, end.video) == ("done", str(tmp_path / f"{job}.mp4"))
-    assert calls == [(request, PHOTO, tmp_path / job)]
+    assert (end.state, end.video) == ("done", str(tmp_path / "grey_1.mp4"))
+    assert calls == [(request, PHOTO, tmp_path / "grey_1")]
+
+
+def made(monkeypatch, fault=None):
+    """Let a video be a file of a few bytes; return where the files of each were to be, and the record at that time."""
+    calls = []
+
+    def generate(request, photo, *, output, checkpoint, **_):
+        calls.append(output)
+        if fault:
+            (checkpoint._folder / "section_000.safetensors").touch()
+            output.with_name(f"{output.name}_partial_01.mp4").write_bytes(b"part")
+            raise fault
+        output.with_name(f"{output.name}.mp4").write_bytes(b"whole")
+        yield Finished(output.with_name(f"{output.name}.mp4"), 37)
+
+    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    return calls
+
+
+PAN = GenerationRequest(prompt="Pan left!", seed=7)
+
+
+def make(program, name, **how):
+    list(program.generate(PAN, PHOTO, name, check=lambda: None, say=lambda text: None, **how))
+
+
+def test_results_have_readable_names_that_are_given_once(tiny, monkeypatch, tmp_path):
+    calls = made(monkeypatch)
+    for name in ("id1", "id2", "user_ann/id3"):
+        make(tiny, name)
+    names = ["grey_Pan-left_7", "grey_Pan-left_7_2", "user_ann/grey_Pan-left_7"]
+    assert calls == [tmp_path / name for name in names]
+    assert sorted(path.name for path in tmp_path.rglob("*.*") if path.parent.name != "jobs") == [
+        "grey_Pan-left_7.mp4",
+        "grey_Pan-left_7.mp4",
+        "grey_Pan-left_7_2.mp4",
+    ]
+
+
+def test_a_name_is_in_the_record_before_the_work_and_stays(tiny, monkeypatch, tmp_path):
+    calls = made(monkeypatch, fault=CancelledError("Stopped."))
+    for _ in range(2):
+        with pytest.raises(CancelledError):
+            make(tiny, "user_ann/id", mixed=True)
+    assert calls == [tmp_path / "user_ann/grey_Pan-left_7"] * 2
+    assert tiny.store.record("id").output == "user_ann/grey_Pan-left_7"
+    with pytest.raises(CancelledError):
+        make(tiny, "user_ann/other")
+    assert calls[-1].name == "grey_Pan-left_7_2"
+
+
+def test_a_job_of_an_earlier_version_keeps_the_name_it_has(tiny, monkeypatch, tmp_path):
+    tiny.store.add(JobRecord("20260101_1", PAN, output="20260101_1"), PHOTO)
+    calls = made(monkeypatch)
+    make(tiny, "20260101_1")
+    assert calls == [tmp_path / "20260101_1"]
+
+
+def test_names_by_a_template_and_exact_ones(tmp_path, monkeypatch):
+    calls = made(monkeypatch)
+    for argv in (["--name-template", "clip {number}"], ["--name-template", EXACT_NAMES]):
+        program = Program(options("--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path), *argv), "f1")
+        make(program, "sub/id")
+        make(program, "sub/id")
+    assert [path.name for path in calls] == ["clip 1", "clip 2", "id", "id"]
+    with pytest.raises(SettingsError, match="is no field"):
+        Program(options("--device", "cpu", "--name-template", "{x}"), "f1")
 
 
 @pytest.mark.parametrize("preload", [True, False])
@@ -199,3 +268,17 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
             pass
     with tiny.lock(7861):
         pass
+
+
+@pytest.mark.parametrize(
+    ("how", "place"),
+    [({}, r""), ({"by_user": True}, r"user_ann/"), ({"apart": True}, r"hidden_[0-9a-f]{32}/")],
+    ids=["alone", "by user", "apart"],
+)
+def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tiny, monkeypatch, tmp_path, how, place):
+    made(monkeypatch)
+    manager = tiny.make_manager(**how)
+    job = manager.submit(PAN.model_copy(update={"variant": "f1"}), PHOTO, owner="ann")
+    video = manager.wait(job, 60).video
+    assert manager.close(20)
+    assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))

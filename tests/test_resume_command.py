@@ -186,7 +186,17 @@ def test_a_finished_f1_video_is_made_longer(program, outputs, capsys):
     assert sections == 5
     store = JobStore(outputs / "jobs")
     assert (store.sections(name), store.record("a").state) == (3, "done")
-    assert (outputs / f"{name}_partial_03.mp4").read_bytes() == b"short"
+    assert store.record(name).output == "a_2"
+    assert (outputs / "a_2_partial_03.mp4").read_bytes() == b"short"
+
+
+def test_the_name_of_its_files_names_a_job_too(program, outputs, capsys):
+    leave(outputs, "a", output="user_ann/lion_roars_7")
+    leave(outputs, "b", output="lion_roars_7_2")
+    assert resume(outputs, "lion_roars_7") == 0
+    assert capsys.readouterr().out == f"{outputs}/user_ann/a.mp4\n"
+    assert resume(outputs, "lion_roars_7_2", "--discard") == 0
+    assert JobStore(outputs / "jobs").records() == []
 
 
 @pytest.mark.parametrize(

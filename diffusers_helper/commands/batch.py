@@ -8,7 +8,6 @@ settings, 3 models missing, 130 stopped with Ctrl+C.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import secrets
 import sys
@@ -19,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffusers_helper.commands.batch_list import BatchJob, plan, read_list
+from diffusers_helper.commands.batch_list import BatchJob, JobList, plan, read_list
 from diffusers_helper.commands.terminal import add_settings, follow, given_settings, steps_bar, table
-from diffusers_helper.framepack.errors import CancelledError, FramePackError
+from diffusers_helper.framepack.errors import CancelledError, FramePackError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.media.files import NAME_BYTES, json_bytes, require_writable, whole_file
+from diffusers_helper.media.names import cleaned
+from diffusers_helper.media.text_files import require_encoding
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
+from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers_helper.service.program import Program
@@ -78,6 +80,10 @@ def add_parser(commands: Any) -> None:
         "source", metavar="FOLDER|LIST", type=Path, help="a folder of photos, or jobs.csv or jobs.jsonl"
     )
     parser.add_argument("--prompt", default=argparse.SUPPRESS, help="for every photo without one of its own")
+    parser.add_argument("--recursive", action="store_true", help="with the folders below FOLDER, kept in the results")
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="of the list or the text files, such as big5; without it it is found out"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be made, and what is wrong")
     parser.add_argument(
         "--report", metavar="FILE.json", type=Path, help="where the report goes (outputs/batch_NAME.json)"
@@ -88,26 +94,37 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Make what is missing, write the report and a table; return the exit code."""
-    entries = read_list(parsed.source)
+    if parsed.name_template is not None:
+        raise SettingsError(
+            Message(
+                "A batch names its videos by what goes into them, so that none is made twice: "
+                "leave --name-template out."
+            )
+        )
+    encoding = None if parsed.encoding is None else require_encoding(parsed.encoding)
+    listed = read_list(parsed.source, recursive=parsed.recursive, encoding=encoding)
     given = given_settings(parsed)
     GenerationRequest.from_fields(given)  # what is wrong with all of them is told before anything is loaded
 
     require_versions()
 
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.service.program import EXACT_NAMES, Program
 
+    parsed.name_template = EXACT_NAMES  # they are made from what goes into the videos
     program = Program(parsed, parsed.variant)
-    jobs = plan(entries, program.defaults.model_dump() | given, program.source.title)
+    jobs = plan(listed.entries, program.defaults.model_dump() | given, program.source.title)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
     program.source.check(sorted(variants), offline=parsed.offline)
     if program.note:
         sys.stderr.write(f"{program.note}\n")
+    _tell_passed_over(listed, recursive=parsed.recursive)
     if parsed.dry_run:
         return _finish([_foreseen(job, program.outputs) for job in jobs])
-    report = parsed.report or program.outputs / f"batch_{parsed.source.resolve().stem}.json"
+    report = parsed.report or program.outputs / _report_name(parsed.source)
     program.outputs.mkdir(parents=True, exist_ok=True)
+    require_writable(report)
     with stop_on_interrupt("after this step") as check:
-        results = make_all(jobs, program, check, lambda results: _write(report, parsed.source, results))
+        results = make_all(jobs, program, check, lambda results: _write(report, parsed.source, listed, results))
     sys.stderr.write(f"Report: {report}\n")
     return _finish(results)
 
@@ -177,14 +194,29 @@ def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
     return Result(job, "waiting")
 
 
-def _write(report: Path, source: Path, results: Sequence[Result]) -> None:
+def _tell_passed_over(listed: JobList, *, recursive: bool) -> None:
+    """Say what a folder has besides photos."""
+    found = [f"{count} {kind}" for kind, count in sorted(listed.passed_over.items()) if count]
+    if found:
+        hint = (
+            " (--recursive takes those in folders, too)" if listed.passed_over.get("folders") and not recursive else ""
+        )
+        sys.stderr.write(f"Passed over: {', '.join(found)}{hint}\n")
+
+
+def _report_name(source: Path) -> str:
+    return f"batch_{cleaned(source.resolve().stem, NAME_BYTES // 2)}.json"
+
+
+def _write(report: Path, source: Path, listed: JobList, results: Sequence[Result]) -> None:
     content = {
         "source": str(source),
+        "passed_over": dict(listed.passed_over),
         "counts": Counter(result.state for result in results),
         "jobs": [result.to_dict() for result in results],
     }
     with whole_file(report) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        part.write_bytes(json_bytes(content))
 
 
 def _finish(results: Sequence[Result]) -> int:

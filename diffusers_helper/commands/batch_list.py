@@ -7,22 +7,30 @@ video that was cut off goes on. Knows neither models nor a device.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusers_helper.commands.batch_folder import FolderWalk
+from diffusers_helper.commands.batch_rows import Row, read_csv, read_json_lines
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import RANDOM_SEED, GenerationRequest
+from diffusers_helper.media.files import open_regular, require_usable
+from diffusers_helper.media.names import cleaned
+from diffusers_helper.media.text_files import read_text
 from diffusers_helper.texts import Message, in_turn
 
-PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-"""Names that photos in a folder end with; what is in them is looked at later."""
 _STEM_CHARACTERS = 40
+_TOLD = 5
+"""Of so many lines it is told at once what is wrong with them."""
+_READERS = {".csv": read_csv, ".jsonl": read_json_lines}
+_NOT_FOR_PHOTOS = re.compile(r"jobs|user_.*|hidden_.*", re.IGNORECASE)
+"""Folders of this program among the results."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,23 @@ class Entry:
         where: what to call it in a message.
         photo: the file, which may not exist.
         fields: its own settings, as they were written.
+        folder: where its video goes, from the folder of results; empty for right there.
+        problem: why it cannot be made, as a sentence; empty if nothing is known against it.
     """
 
     where: str
     photo: Path
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class JobList:
+    """All entries of a folder or list; ``passed_over`` says what is there besides, and how often."""
+
+    entries: Sequence[Entry]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,32 +70,33 @@ class BatchJob:
     problem: str = ""
 
 
-def read_list(source: Path) -> list[Entry]:
-    """Return the entries of a folder, a .csv or a .jsonl file; raises SettingsError for a list that makes no sense.
+def read_list(source: Path, *, recursive: bool = False, encoding: str | None = None) -> JobList:
+    """Return the entries of a folder, a .csv or a .jsonl file; raises SettingsError if none of them can be used.
 
     In a folder every photo is one, with the prompt in the text file beside it, if there is one. In a list the column or
     key ``photo`` names the file, relative to the list; every other one is a setting.
+
+    Args:
+        source: the folder or list.
+        recursive: the folders below a folder, too.
+        encoding: that of the list or the text files; None to find out.
     """
+    require_usable([source])
     if source.is_dir():
-        entries = list(_of_folder(source))
-        nothing = Message("There are no photos in {source}.", source=source)
-    else:
-        readers = {".csv": _of_csv, ".jsonl": _of_jsonl}
-        if not source.is_file() or source.suffix.lower() not in readers:
-            raise SettingsError(
-                Message("{source} is no folder, and no list that ends with .csv or .jsonl.", source=source)
-            )
-        try:
-            text = source.read_text(encoding="utf-8-sig")  # spreadsheets write the mark at the start
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                Message("{source} cannot be read as UTF-8 text: {reason}.", source=source, reason=str(error))
-            ) from None
-        entries = list(readers[source.suffix.lower()](source, text))
-        nothing = Message("There are no jobs in {source}.", source=source)
-    if not entries:
-        raise SettingsError(nothing)
-    return entries
+        return _of_folder(source, recursive, encoding)
+    if source.suffix.lower() not in _READERS or not source.exists():
+        raise SettingsError(Message("{source} is no folder, and no list that ends with .csv or .jsonl.", source=source))
+    text = read_text(source, encoding)
+    try:
+        rows = list(_READERS[source.suffix.lower()](text))
+    except SettingsError as error:
+        raise SettingsError(Message("{source}, {problem}", source=source, problem=error.args[0])) from None
+    if not rows:
+        raise SettingsError(Message("There are no jobs in {source}.", source=source))
+    entries = [_of_row(source, row) for row in rows]
+    if all(entry.problem for entry in entries):
+        raise SettingsError(in_turn([entry.problem for entry in entries[:_TOLD]]))
+    return JobList(entries)
 
 
 def plan(entries: Sequence[Entry], shared: Mapping[str, Any], model: str) -> list[BatchJob]:
@@ -87,79 +108,69 @@ def plan(entries: Sequence[Entry], shared: Mapping[str, Any], model: str) -> lis
 
 
 def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
+    if entry.problem:
+        return BatchJob(entry, None, "", entry.problem)
     try:
         request = GenerationRequest.from_fields({**shared, **entry.fields})
-        with entry.photo.open("rb") as file:
+        with open_regular(entry.photo) as file:
             photo = hashlib.file_digest(file, "sha256").hexdigest()
     except SettingsError as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
-        return BatchJob(
-            entry, None, "", Message("{file} cannot be read: {reason}.", file=entry.photo, reason=error.strerror)
-        )
+        reason = error.strerror or str(error)
+        return BatchJob(entry, None, "", Message("{file} cannot be read: {reason}.", file=entry.photo, reason=reason))
     content = json.dumps([photo, request.model_dump(), model], sort_keys=True)
     stem = re.sub(r"[^\w-]", "_", entry.photo.stem)[:_STEM_CHARACTERS]
     digest = hashlib.sha256(content.encode()).hexdigest()
     if request.seed == RANDOM_SEED:
         request = request.model_copy(update={"seed": int(digest[-8:], 16)})
-    return BatchJob(entry, request, f"{stem}_{digest[:16]}")
+    name = f"{stem}_{digest[:16]}"
+    return BatchJob(entry, request, f"{entry.folder}/{name}" if entry.folder else name)
 
 
-def _of_folder(folder: Path) -> Iterator[Entry]:
-    for photo in sorted(folder.iterdir()):
-        if photo.suffix.lower() in PHOTOS and photo.is_file():
-            words = photo.with_suffix(".txt")
-            own = {"prompt": words.read_text(encoding="utf-8", errors="replace").strip()} if words.is_file() else {}
-            yield Entry(photo.name, photo, own)
+def _of_folder(folder: Path, recursive: bool, encoding: str | None) -> JobList:
+    walk = FolderWalk(folder, recursive=recursive)
+    photos = list(walk)
+    entries = [_of_photo(folder, photo, encoding) for photo in photos]
+    walk.passed_over["other files"] -= len(set(filter(os.path.exists, map(_words_beside, photos))))
+    for path in walk.unreadable:
+        problem = Message("{file} cannot be read: {reason}.", file=path, reason=Message("this program may not open it"))
+        entries.append(Entry(str(path.relative_to(folder)), path, problem=problem))
+    if entries:
+        return JobList(entries, +walk.passed_over)
+    nothing = Message("There are no photos in {source}.", source=folder)
+    if not walk.passed_over["folders"]:
+        raise SettingsError(nothing)
+    raise SettingsError(in_turn([nothing, Message("For those in the folders below it, add --recursive.")]))
 
 
-def _of_csv(source: Path, text: str) -> Iterator[Entry]:
-    lines = text.splitlines(keepends=True)
-    delimiter = max(",;\t", key=(lines or [""])[0].count)
-    rows = csv.DictReader(lines, delimiter=delimiter)
-    _require_known(source, "line 1", rows.fieldnames or ())
-    for row in rows:
-        where = f"line {rows.line_num}"
-        if None in row or None in row.values():
-            raise SettingsError(
-                Message("{source}, {where}: it has not as many cells as the first line.", source=source, where=where)
-            )
-        fields = {name: value for name, value in row.items() if value.strip()}  # an empty cell: as for all
-        if fields.get("resolution", "").isdigit():
-            fields["resolution"] = int(fields["resolution"])
-        yield _entry(source, where, fields)
+def _of_photo(folder: Path, photo: Path, encoding: str | None) -> Entry:
+    place = photo.relative_to(folder)
+    below = "/".join(_result_folder(name) for name in place.parent.parts)
+    words, fields, problem = _words_beside(photo), {}, ""
+    try:
+        if os.path.exists(words):  # which takes a name that is too long for one that is not there
+            fields["prompt"] = read_text(words, encoding).strip()
+    except SettingsError as error:
+        problem = str(error)
+    return Entry(str(place), photo, fields, below, problem)
 
 
-def _of_jsonl(source: Path, text: str) -> Iterator[Entry]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            raise SettingsError(
-                Message("{source}, line {number}: it is not a JSON object.", source=source, number=number)
-            )
-        _require_known(source, f"line {number}", fields)
-        yield _entry(source, f"line {number}", fields)
+def _words_beside(photo: Path) -> Path:
+    return photo.with_suffix(".txt")
 
 
-def _require_known(source: Path, place: str, names: Iterator[str] | Sequence[str] | Mapping[str, Any]) -> None:
-    unknown = sorted(set(names) - {"photo"} - GenerationRequest.model_fields.keys())
-    if unknown or "photo" not in names:
-        wrong = (
-            Message("{source}, {where}: {name!r} is no setting.", source=source, where=place, name=unknown[0])
-            if unknown
-            else Message("{source}, {where}: it names no photo.", source=source, where=place)
-        )
-        known = ", ".join(GenerationRequest.model_fields)
-        raise SettingsError(in_turn([wrong, Message("It takes photo and, where wanted, {names}.", names=known)]))
+def _result_folder(name: str) -> str:
+    """Return what a folder of photos is called among the results, where a few names are this program's."""
+    name = cleaned(name) or "folder"
+    return f"{name}_" if _NOT_FOR_PHOTOS.fullmatch(name) else name
 
 
-def _entry(source: Path, where: str, fields: dict[str, Any]) -> Entry:
-    photo = fields.pop("photo", "")
-    if not isinstance(photo, str) or not photo:
-        raise SettingsError(Message("{source}, {where}: it names no photo.", source=source, where=where))
-    return Entry(where, source.parent / Path(photo).expanduser(), fields)
+def _of_row(source: Path, row: Row) -> Entry:
+    where = f"line {row.line}"
+    if row.problem:
+        told = Message("{source}, line {line}: {problem}", source=source, line=row.line, problem=row.problem)
+        return Entry(where, source, problem=told)
+    fields = dict(row.fields)
+    names = [source.parent / os.path.expanduser(name) for name in (fields["photo"], fields.pop("photo").strip())]
+    return Entry(where, next(filter(os.path.lexists, names), names[0]), fields)  # a cell may have a space before it

@@ -28,7 +28,9 @@ from diffusers_helper.commands.terminal import (
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
+from diffusers_helper.media.files import require_usable
 from diffusers_helper.service import accounts, options
+from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
@@ -37,10 +39,16 @@ from diffusers_helper.texts import Message, language
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; return the exit code."""
+    tolerant_output()
     parsed = _parser().parse_args(argv)
     options.set_environment(offline=parsed.offline)
     with logging_to(None, parsed.log_level or "warning"):
-        return options.ending(lambda: parsed.command(parsed), parsed.language)
+        return options.ending(lambda: _run(parsed), parsed.language)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    require_usable(vars(parsed).values())
+    return int(parsed.command(parsed))
 
 
 def generate(parsed: argparse.Namespace) -> int:

@@ -40,7 +40,9 @@ def add_parser(commands: Any) -> None:
     text = "A video that was cut off, stopped or failed goes on after its last finished section."
     parser = commands.add_parser("resume", help="go on with a video that was cut off", description=text)
     parser.set_defaults(command=run)
-    parser.add_argument("id", metavar="ID", nargs="?", help="which one; not needed if there is only one")
+    parser.add_argument(
+        "id", metavar="ID", nargs="?", help="which one, or the name of its files; not needed if there is only one"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--all", action="store_true", help="go on with all of them, one after the other")
     what.add_argument("--list", action="store_true", help="only say which there are")
@@ -67,7 +69,7 @@ def extend(parsed: argparse.Namespace) -> int:
     if parsed.output is not None:
         require_target(parsed.output)
     store = JobStore(parsed.outputs / "jobs")
-    record = begin_longer(store, parsed.id, new_job_id(), parsed.seconds)
+    record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), parsed.seconds)
     store.release(record.id)
     try:
         return _go_on(record, parsed)
@@ -101,7 +103,7 @@ def run(parsed: argparse.Namespace) -> int:
 def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobRecord:
     """Return the job that is meant; raises SettingsError where that is not clear, UnknownJobError for a wrong name."""
     if name is not None:
-        record = store.record(name)
+        record = store.record(_id_of(name, store))
         if record.id not in [other.id for other in left]:
             raise SettingsError(Message("The video {name} is being made by another process.", name=name))
         return record
@@ -111,6 +113,12 @@ def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobReco
         raise SettingsError(Message("There is no unfinished video in {folder}.", folder=str(store.folder.parent)))
     listed = _listed(left, store).rstrip()
     raise SettingsError(Message("There are several; name one of them, or add --all:\n{listed}", listed=listed))
+
+
+def _id_of(name: str, store: JobStore) -> str:
+    """Return the id of the job whose files are called ``name``; ``name`` itself if it may be an id."""
+    found = (record.id for record in store.records() if Path(record.output).name == name)
+    return next(found, name)
 
 
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
@@ -127,7 +135,8 @@ def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
         sys.stderr.write(f"{t(program.note)}\n")
     program.prepare()
     photo = program.store.photo(record.id)
-    name, request = record.output or record.id, record.request
+    place, request = record.output.rpartition("/")[0], record.request
+    name = f"{place}/{record.id}" if place else record.id
     with (
         stop_on_interrupt("after this step") as check,
         steps_bar(request) as bar,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import sys
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from diffusers_helper.framepack.errors import CancelledError, SettingsError
+from diffusers_helper.framepack.errors import CancelledError, OutputError, SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.media.files import require_usable, require_writable, whole_file
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import asked_on_quit
 from diffusers_helper.texts import ENGLISH, Language, Message
@@ -39,6 +40,9 @@ SETTINGS = {
     "keep": "what stays beside the video: any of photo,recipe,latents, or nothing (photo,recipe)",
 }
 """The fields of a request that are options with a value; the request itself says which values are valid."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +109,16 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
 
 
 def require_target(output: Path) -> None:
-    """Raise SettingsError if ``output`` cannot be the name of a video."""
+    """Raise SettingsError if no video could be written to ``output``, as far as that can be known before it is made."""
+    require_usable([output])
     if output.suffix.lower() != ".mp4":
         raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
     if output.is_dir() or not output.parent.is_dir():
         raise SettingsError(Message("-o {output}: this is a folder, or its folder does not exist.", output=output))
+    try:
+        require_writable(output)
+    except OutputError as error:
+        raise SettingsError(error.args[0]) from error
 
 
 def move_video(video: Path, target: Path | None) -> Path:
@@ -123,7 +132,8 @@ def move_video(video: Path, target: Path | None) -> Path:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return ``rows`` as lines with aligned columns."""
+    """Return ``rows`` as lines with aligned columns; control characters, as names of files may have, are escaped."""
+    rows = [[_CONTROL.sub(lambda found: repr(found[0])[1:-1], cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "".join(f"{line}\n" for line in lines)

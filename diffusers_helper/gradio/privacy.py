@@ -1,6 +1,7 @@
 """What is whose when users sign in: their jobs, their uploads and their results. Gradio tells who somebody is.
 
-Without sign-in a job's id and a file's path, which nobody guesses, are the right to see it, as everywhere on the page.
+Without sign-in a job's id and the path of its result are the right to see it. The name of a result can be guessed, so
+it is in a folder that cannot where others reach this server; what is not is for this computer's own browsers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -20,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.job import user_folder
 
+_UNGUESSED = re.compile(r"hidden_[0-9a-f]{32}/[^/]+|\d{8}_\d{6}_[0-9a-f]{16}(_partial_\d+)?\.mp4")
+"""Results in folders of ``jobs.job.hidden_folder``; and those called by their job's id, as they once were."""
 _FILE = re.compile(r"/gradio_api/file[=/](.*)", re.DOTALL)
 
 
@@ -64,14 +68,20 @@ class OwnFiles:
     def _may_read(self, path: str, scope: Scope) -> bool:
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:", path) or "\0" in path:
             return False
+        file = Path(path).resolve()
         if scope["app"].auth is None:
-            return True
-        user, file = _signed_in(scope), Path(path).resolve()
+            return not file.is_relative_to(self._outputs) or self._is_open(file, scope)
+        user = _signed_in(scope)
         if not user:
             return True  # Gradio refuses it with 401
         if file.is_relative_to(self._outputs):
             return file.is_relative_to(self._outputs / user_folder(user))
         return not self._uploads.holds(file) or self._uploads.belongs(file, user)
+
+    def _is_open(self, file: Path, scope: Scope) -> bool:
+        """Tell whether who asks for a file among the results may have it, where nobody signs in."""
+        name = file.relative_to(self._outputs).as_posix()
+        return file.suffix == ".mp4" and (_UNGUESSED.fullmatch(name) is not None or _is_local(scope))
 
 
 class OwnUploads:
@@ -102,6 +112,19 @@ class OwnUploads:
         for path in json.loads(answer):
             self._uploads.add(Path(path), user)
         self._uploads.sweep()
+
+
+def _is_local(scope: Scope) -> bool:
+    """Tell whether a request is from this computer to this computer: no proxy or tunnel passed it on."""
+    client, host = (scope.get("client") or ("",))[0], HTTPConnection(scope).url.hostname or ""
+    return all(name == "localhost" or _is_loopback(name) for name in (client, host))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _signed_in(scope: Scope) -> str:

@@ -10,11 +10,12 @@ import os
 import shutil
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.media.files import output_error
+from diffusers_helper.media.names import let_go, numbered, reserve
 from diffusers_helper.texts import Message
 
 _NEEDED = ("section_*.safetensors", "conditions.safetensors", "environment.json")
@@ -43,20 +44,25 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     if record.state != "done":
         raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
     request = longer_request(record.request, seconds)
-    output = str(Path(record.output or record.id).with_name(new_id))
-    longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
-    store.add(longer, store.photo(job_id))
     results = store.folder.parent
-    video = results / f"{record.output or record.id}.mp4"
+    before = results / (record.output or record.id)
+    stem = before.with_name(reserve(before.parent, numbered(before.name)))
+    output = stem.relative_to(results).as_posix()
+    longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
+    video = before.with_name(f"{before.name}.mp4")
     try:
+        store.add(longer, store.photo(job_id))
         for pattern in _NEEDED:
             for file in store.path(job_id).glob(pattern):
                 _link(file, store.path(new_id) / file.name)
         if video.exists():  # otherwise it is decoded again
-            _link(video, results / f"{output}_partial_{record.request.sections:02d}.mp4")
-    except OSError as error:
+            _link(video, stem.with_name(f"{stem.name}_partial_{record.request.sections:02d}.mp4"))
+    except (OSError, FramePackError) as error:
         store.discard(new_id)
-        raise output_error(store.path(new_id), error) from error
+        let_go(stem)
+        if isinstance(error, OSError):
+            raise output_error(store.path(new_id), error) from error
+        raise
     return store.record(new_id)
 
 

@@ -74,6 +74,11 @@ def public_name(job_id: str) -> str:
     return job_id.rpartition("_")[0]
 
 
+def hidden_folder() -> str:
+    """Return a folder, inside that of all results, that nobody guesses: the right to what is in it, as an id is."""
+    return f"hidden_{secrets.token_hex(16)}"
+
+
 def user_folder(name: str) -> str:
     """Return the folder, inside that of all results, where a signed-in user's results are."""
     return f"user_{name}"

@@ -1,27 +1,41 @@
-"""Names of files, and writing them whole or not at all. Knows nothing of what is in them."""
+"""Paths that can be used, reading files that are files, and writing them whole or not at all.
+
+Knows nothing of what is in them.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import random
 import shutil
+import stat
+import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from diffusers_helper.framepack.errors import DiskFullError, OutputError
+from diffusers_helper.framepack.errors import DiskFullError, OutputError, SettingsError
 from diffusers_helper.texts import Message
 
 NAME_CHARACTERS = 80
 """The longest name shown to a user."""
+NAME_BYTES = 255
+"""The longest name of a file or a folder that file systems keep, in bytes."""
 
 _FULL = Message("the disk is full; free some space and start again")
 _READ_ONLY = Message("this program may not write there; change the folder's permissions or choose another folder")
 _GONE = Message("its folder does not exist, or was moved or deleted meanwhile; make it again or choose another folder")
+_LONG = Message("a name in it is longer than file systems keep; choose a shorter one")
+_FOLDER = Message("it is a folder")
+_SPECIAL = Message("it is a pipe, a socket or a device, and no file")
 _REASONS = {
+    errno.ENAMETOOLONG: _LONG,
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: _READ_ONLY,
@@ -43,6 +57,45 @@ def display_name(path: str | os.PathLike[str]) -> str:
         return name
     tail = 16  # keeps what follows the last dot
     return f"{name[: NAME_CHARACTERS - tail - 1]}…{name[-tail:]}"
+
+
+def require_usable(paths: Iterable[object]) -> None:
+    """Check the paths among ``paths``, as a command line has them among its options; other values are passed over.
+
+    Raises SettingsError for a name that no file can have. It is mostly a sentence in the place of a path.
+    """
+    for path in paths:
+        for name in path.parts if isinstance(path, Path) else ():
+            if len(os.fsencode(name)) > NAME_BYTES or "\0" in name:
+                raise SettingsError(
+                    Message(
+                        'No file can be called "{name}": names have at most {most} bytes and no zero byte. '
+                        "Were two arguments swapped?",
+                        name=display_name(name),
+                        most=NAME_BYTES,
+                    )
+                )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes. A pipe, whose opening waits for somebody to write, or a device is not opened.
+
+    Raises SettingsError, naming ``path``, for all that cannot be read.
+    """
+    require_usable([path])
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return open(path, "rb")
+        reason: str = _FOLDER if stat.S_ISDIR(mode) else _SPECIAL
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise SettingsError(Message("{file} cannot be read: {reason}.", file=path, reason=reason))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return ``content`` as JSON in UTF-8; a name that is not Unicode keeps its bytes, as the escape of a surrogate."""
+    return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def generate_timestamp() -> str:
@@ -76,7 +129,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Whatever ends the block early leaves neither the temporary file nor a changed ``path``. Raises OutputError, naming
     ``path``, where the system refuses to write.
     """
-    part = path.with_name(path.name + ".part")
+    if "\0" in path.name:
+        raise output_error(display_name(path), OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
+    part = path.with_name(_part_name(path.name))
     try:
         yield part
         with open(part, "rb+") as file:
@@ -90,11 +145,28 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def require_writable(path: Path) -> None:
+    """Raise OutputError, naming ``path``, if no file can be written there now; nothing is left by trying."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """Return the sentence for ``error``, met while writing ``path``."""
     reason = _REASONS.get(error.errno or 0, error.strerror or error)
     kind = DiskFullError if reason is _FULL else OutputError
     return kind(Message("{path} could not be written: {reason}.", path=path, reason=reason))
+
+
+def _part_name(name: str) -> str:
+    """Return the temporary name beside ``name``: a short one where the longer one would be too long."""
+    part = f"{name}.part"
+    if len(os.fsencode(part)) <= NAME_BYTES:
+        return part
+    return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.part"
 
 
 def _sync_folder(folder: Path) -> None:

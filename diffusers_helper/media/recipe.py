@@ -25,6 +25,7 @@ from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.files import display_name
 from diffusers_helper.media.foreign_settings import adopted
+from diffusers_helper.media.text_files import decoded_unicode
 from diffusers_helper.media.video import encode_mp4
 from diffusers_helper.texts import Message
 
@@ -126,7 +127,7 @@ def _mp4_comment(file: BinaryIO) -> str:
 
 def _json(file: BinaryIO) -> str:
     file.seek(0)
-    return file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
+    return decoded_unicode(file.read(4 * MAX_CHARACTERS + 1))
 
 
 def _recipe(found: dict[str, Any], picture: bool, adoption: list[Message]) -> Recipe:

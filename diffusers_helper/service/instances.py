@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
 from diffusers_helper.service.options import DONE, FAILED, ROOT, ending
 
@@ -47,6 +48,7 @@ Exit status: 0 done, 1 failed or not running, 2 a port is taken or an argument i
 def main(argv: Sequence[str], root: Path = ROOT) -> int:
     """Do what ``argv`` says with the instances whose state is below ``root``; return the exit code."""
     commands = {"start": start, "restart": restart, "stop": stop, "status": status, "logs": logs}
+    tolerant_output()
     word = argv[0] if argv else "start"
     if word in ("help", "-h", "--help"):
         sys.stdout.write(USAGE)

@@ -20,6 +20,7 @@ from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.service import options
 from diffusers_helper.service.access import Access, access_from, add_access_options
+from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import LANGUAGES, Message
@@ -32,6 +33,7 @@ JOBS_PER_OWNER = 10
 
 def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
     """Serve the page of ``variant`` until a signal; return the exit code."""
+    tolerant_output()
     parsed = _parser(variant).parse_args(argv)
     options.set_environment(offline=parsed.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
@@ -94,6 +96,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         manager = program.make_manager(
             preload=not parsed.no_preload,
             by_user=access.accounts is not None,
+            apart=bool(shared or parsed.share or access.host_names or access.root_path),
             max_per_owner=JOBS_PER_OWNER if shared else None,
         )
         monitor = Monitor(manager, program.about(port), program.computer())

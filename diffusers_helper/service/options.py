@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
+from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.texts import LANGUAGES, language
 
@@ -56,6 +57,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
     )
     add_language(group)
+    group.add_argument(
+        "--name-template",
+        metavar="TEXT",
+        help=f"what results are called, of {', '.join(f'{{{name}}}' for name in FIELDS)} ({DEFAULT_TEMPLATE}); "
+        "a number is added where a name is taken",
+    )
     group.add_argument(
         "--no-metadata", action="store_true", help="pictures and videos do not carry the prompt and the other settings"
     )

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.framepack.errors import CancelledError, SettingsError
+from diffusers_helper.framepack.errors import CancelledError, SettingsError, UnknownJobError
 from diffusers_helper.framepack.events import Event
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.job import Job, user_folder
+from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.models.attention import resolve_attention
@@ -49,6 +50,8 @@ EIGHT_BITS = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
+EXACT_NAMES = ""
+"""As the option ``name_template``: results are called as their jobs are."""
 _IMPORTED_LATE = (
     "diffusers_helper.framepack.generation",
     "diffusers_helper.models.hunyuan_video_packed",
@@ -75,7 +78,8 @@ class Program:
         preload: loads models before the first job; see ``make_manager``.
         store: the jobs that are not done, on the disk.
 
-    Raises SettingsError for a device or attention backend that does not work here, ModelFilesError for missing files.
+    Raises SettingsError for a device, attention backend or template of names that does not work here, ModelFilesError
+    for missing files.
     """
 
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
@@ -88,6 +92,8 @@ class Program:
         self._attention: str = options.attention
         self._fused = not options.no_compile
         self._metadata = not options.no_metadata
+        template: str | None = options.name_template
+        self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
         self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
         self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
         self.preload = Preload()
@@ -136,18 +142,19 @@ class Program:
         say: Callable[[str], None],
         mixed: bool = False,
     ) -> Generator[Event, None, None]:
-        """Make a video with files called ``name`` in the outputs folder; see ``framepack.generation.generate``.
+        """Make the video of the job ``name``: its id, after the folder where its files go; see ``generation.generate``.
 
-        A video of this name and request that was cut off goes on: where it was if the environment is the same or it may
-        be ``mixed``, else from its start. ``say`` gets sentences about what takes long inside one stage.
+        What its files are called is decided when it first runs, and stays. A job of this id and request that was cut
+        off goes on: where it was if the environment is the same or it may be ``mixed``, else from its start. ``say``
+        gets sentences about what takes long inside one stage.
         """
         from diffusers_helper.framepack.checkpoint import Checkpoint
         from diffusers_helper.framepack.generation import generate
 
         self._check, self._say, self._tell = check, say, self._tell_job
         self.preload.over()
-        request, job_id = request.with_seed(), name.rpartition("/")[2]
-        with self.store.running(job_id, request, photo, output=name, models=self._models) as folder:
+        request = request.with_seed()
+        with self._running(name, request, photo) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
                 checkpoint.forget()
@@ -155,7 +162,7 @@ class Program:
                 request,
                 photo,
                 components=self.components,
-                output=self.outputs / name,
+                output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._metadata,
@@ -178,6 +185,33 @@ class Program:
             cfg=request.cfg_scale != 1.0,
             pixels=height * width,
         )
+
+    @contextmanager
+    def _running(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[tuple[Path, Path]]:
+        """Hold the job ``name``; give the folder of its checkpoint, and the path of its files without ending.
+
+        The path is in its record before any work, so that whoever goes on finds the files.
+        """
+        place, _, job_id = name.rpartition("/")
+        output, reserved = self._output_of(job_id, request), False
+        if not output:
+            names = stems(self._template, request, photo.name, job_id)
+            stem = reserve(self.outputs / place, names) if self._template else job_id
+            output, reserved = f"{place}/{stem}" if place else stem, True
+        try:
+            with self.store.running(job_id, request, photo, output=output, models=self._models) as folder:
+                yield folder, self.outputs / output
+        finally:
+            if reserved:
+                let_go(self.outputs / output)
+
+    def _output_of(self, job_id: str, request: GenerationRequest) -> str:
+        """Return where the files of a job are that ran before; empty for a new one."""
+        try:
+            record = self.store.record(job_id)
+        except UnknownJobError:
+            return ""
+        return record.output if record.request == request else ""
 
     def caution(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
@@ -210,18 +244,25 @@ class Program:
         return device_fault(self.device)
 
     def make_manager(
-        self, *, preload: bool = False, by_user: bool = False, max_per_owner: int | None = None
+        self,
+        *,
+        preload: bool = False,
+        by_user: bool = False,
+        apart: bool = False,
+        max_per_owner: int | None = None,
     ) -> JobManager:
         """Return the queue that runs this program's jobs.
 
         Args:
             preload: load the models before the first job, as far as that is wise here.
             by_user: keep the results of each owner in a folder of their own.
+            apart: otherwise keep each result in a folder that nobody guesses, as its name can be guessed.
             max_per_owner: how many jobs of one owner may wait; None for no limit.
         """
 
         def run(job: Job) -> Generator[Event, None, None]:
-            name = f"{user_folder(job.owner)}/{job.id}" if by_user else job.id
+            place = user_folder(job.owner) if by_user else hidden_folder() if apart else ""
+            name = f"{place}/{job.id}" if place else job.id
             return self.generate(
                 job.request, job.photo, name, check=job.check, say=job.set_status, mixed=job.allow_env_change
             )
