@@ -15,7 +15,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "framepack.request framepack.planning framepack.variants framepack.events framepack.errors framepack.beside "
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
-    "loading.embedding_cache",
+    "loading.embedding_cache loading.tensor_file",
     "model_files loading",
     "framepack.engine framepack.conditions framepack.generation framepack.checkpoint framepack.room",
     "jobs",

@@ -1,4 +1,4 @@
-"""Names of files, and writing them whole or not at all. Knows nothing of what is in them."""
+"""Names of files, writing them whole or not at all, reading only what is a file. Knows nothing of their contents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import errno
 import os
 import random
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from diffusers_helper.framepack.errors import DiskFullError, OutputError
 from diffusers_helper.texts import Message
@@ -67,6 +69,27 @@ def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> Non
                 needed=bytes_needed / 1e6,
             )
         )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of this program's own for reading: nobody has put a pipe, a folder or a link in its place.
+
+    Raises OSError; a pipe, which would wait for a writer, and a link are refused at once.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return what ``open_regular`` finds; raises OSError, also where that is longer than ``most`` bytes."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return content
 
 
 @contextmanager
