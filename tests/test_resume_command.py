@@ -134,7 +134,10 @@ def test_all_go_on_though_one_fails(program, outputs, capsys):
     (outputs / "jobs/b/photo.png").write_bytes(b"")
     assert resume(outputs, "--all") == 1
     assert capsys.readouterr().out == f"{outputs}/a.mp4\n{outputs}/c.mp4\n"
-    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["b"]
+    assert JobStore(outputs / "jobs").records() == []
+    assert [name for name, _ in JobStore(outputs / "jobs").quarantined()] == ["b"]
+    assert resume(outputs, "--all") == 0
+    assert resume(outputs, "b") == 1
 
 
 def test_ctrl_c_ends_all_of_them(program, outputs, capsys):

@@ -13,11 +13,11 @@ from pathlib import Path
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.files import output_error
+from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_file, section_files
 from diffusers_helper.texts import Message
-
-_NEEDED = ("section_*.safetensors", "conditions.safetensors", "environment.json")
 
 
 def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:
@@ -46,14 +46,14 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     output = str(Path(record.output or record.id).with_name(new_id))
     longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
     store.add(longer, store.photo(job_id))
-    results = store.folder.parent
-    video = results / f"{record.output or record.id}.mp4"
+    finished = store.results_of(record)
+    video = finished.with_name(f"{finished.name}.mp4")
+    needed = [*section_files(folder := store.path(job_id)).values(), folder / CONDITIONS, folder / ENVIRONMENT]
     try:
-        for pattern in _NEEDED:
-            for file in store.path(job_id).glob(pattern):
-                _link(file, store.path(new_id) / file.name)
-        if video.exists():  # otherwise it is decoded again
-            _link(video, results / f"{output}_partial_{record.request.sections:02d}.mp4")
+        for file in filter(Path.is_file, needed):
+            _link(file, store.path(new_id) / file.name)
+        if video.is_file():  # otherwise it is decoded again
+            _link(video, partial_file(store.results_of(longer), record.request.sections))
     except OSError as error:
         store.discard(new_id)
         raise output_error(store.path(new_id), error) from error
