@@ -2,8 +2,8 @@
 
 And ``extend ID --seconds N``: make a finished one longer, if its latents were kept.
 
-Exit codes: 0 done, 1 failed, 2 nothing or several to choose from, or another environment, 3 models missing, 130 stopped
-with Ctrl+C. The paths of the videos are the only lines on stdout.
+Exit codes: those of ``service/options.py``; 2 is also nothing or several to choose from, or another environment. The
+paths of the videos are the only lines on stdout.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run(parsed: argparse.Namespace) -> int:
     code = options.FAILED if parsed.all and damaged else options.DONE
     for record in chosen:
         code = max(code, options.ending(partial(_go_on, record, parsed), parsed.language))
-        if code == options.INTERRUPTED:
+        if code in (options.INTERRUPTED, options.READER_GONE):
             break
     return code
 

@@ -8,7 +8,7 @@ handlers as raw JSON: one model validates them, and no video is copied or probed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def build_app(
     series: Series | None = None,
     preload: Preload | None = None,
     camera_only: bool = False,
+    quarantined: Callable[[], list[tuple[str, str]]] | None = None,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -78,6 +79,7 @@ def build_app(
         series: the photos that were queued together; None for a record of this page's own.
         preload: what loads models ahead; None shows nothing of that.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
+        quarantined: tells of kept jobs that cannot be used; see ``JobStore.quarantined``.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -86,6 +88,9 @@ def build_app(
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
         gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
+        if quarantined is not None:
+            aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
+            app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
         if preload is not None:
             lay_out_loading(preload, t)
         with gr.Row(elem_id="columns"):

@@ -41,8 +41,9 @@ class UnusableJobError(UnknownJobError):
     def __init__(self, file: Path, error: Exception) -> None:
         self.reason = _reason(file, error)
         self.damaged = not (isinstance(error, OSError) and error.errno in _PASSING)
-        sentence = "{file} cannot be used, so its video cannot go on: {reason}"
-        super().__init__(Message(sentence, file=str(file), reason=self.reason))
+        super().__init__(
+            Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=self.reason)
+        )
 
 
 def is_id(name: str) -> bool:
