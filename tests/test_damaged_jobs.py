@@ -3,7 +3,10 @@
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import tempfile
+import urllib.request
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +17,18 @@ from PIL import Image
 from diffusers_helper.framepack.checkpoint import Checkpoint, environment_in
 from diffusers_helper.framepack.events import Finished
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobRecord, JobStore
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from tests.damage import ASIDE, DAMAGES, LEFT, WHOLE, Victim, tensors
+from tests.fakes import in_a_loop
+
+ROOT = Path(__file__).parents[1]
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")
 INTERRUPTED, DAMAGED, WAITING = (f"2026010{number}_120000_{str(number) * 16}" for number in (1, 2, 3))
@@ -253,3 +262,80 @@ def test_what_may_not_be_read_is_no_other_jobs_trouble(open_folder, name, mode, 
     if aside is None:
         assert victim.folder.exists()
         assert DAMAGED in caplog.text
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.service import launch, options
+options.ROOT = Path(sys.argv[1])
+sys.exit(launch.main(ORIGINAL, sys.argv[2:]))
+"""
+SERVED = [
+    "record_deep_list",
+    "record_pipe",
+    "created_text",
+    "visitor_list",
+    "id_hidden",
+    "photo_over_pillows_limit",
+    "photo_pipe",
+    "lock_folder",
+    "lock_dangling_link",
+    "environment_deep",
+    "partial_slowed_down",
+    "dangling_link_in_the_job",
+    "folder_not_utf8",
+]
+
+
+def test_the_program_starts_and_serves_over_damaged_jobs(tmp_path):
+    """The real program, with the tiny model: it tells of what it put aside, answers, and ends with 0."""
+    victim = fill(tmp_path / "out")
+    photo = victim.store.photo(DAMAGED)
+    victim.store.discard(WAITING)  # making it is another test's matter
+    for number, name in enumerate(SERVED):
+        job = Victim(victim.store, f"20260102_{number:06d}_{'a' * 16}")
+        job.store.add(JobRecord(job.id, REQUEST, state="stopped"), photo)
+        for file in ("environment.json", "section_000.safetensors"):
+            (job.folder / file).touch()
+        job.store.release(job.id)
+        DAMAGES[name][0](job)
+    options = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--outputs", tmp_path / "out"]
+    command = [sys.executable, "-c", PROGRAM, tmp_path, *options]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        try:
+            log = [process.stderr.readline().decode()]
+            while "The page is at" not in log[-1]:
+                assert log[-1], log
+                log.append(process.stderr.readline().decode())
+            url = log[-1].split()[-1]
+            with urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:
+                assert answer.status == 200
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                assert b"gradio" in answer.read()
+        finally:
+            process.terminate()
+        log += [line.decode() for line in process.stderr]
+    assert process.returncode == 0
+    told = [line for line in log if "was moved to" in line]
+    aside = [name for name in SERVED if DAMAGES[name][1] == ASIDE or name == "lock_dangling_link"]
+    assert len(told) == len(aside) == len(victim.store.quarantined())
+    assert "Traceback" not in "".join(log)
+
+
+def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path):
+    victim = fill(tmp_path / "out")
+    victim.write("job.json", "<b>")
+    victim.store.sweep()
+    about = {"defaults": REQUEST, "models_note": "", "outputs": tmp_path, "quarantined": victim.store.quarantined}
+    [page] = in_a_loop(build_pages, ["ja"], ORIGINAL, JobManager(lambda job: iter(())), **about).values()
+    [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
+    [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]
+    html = call()
+    assert "読み込めない未完成の動画：1" in html
+    assert "job.json が書き込んだときの内容と違います" in html
+    assert "20260102_120000" in html
+    assert DAMAGED not in html
+    assert view.quarantined([]) == ""
+    assert "&lt;b&gt;" in view.quarantined([("<b>_1", "<b>")])

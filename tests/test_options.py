@@ -138,12 +138,14 @@ def test_a_page_that_cannot_be_served_is_no_missing_model(tmp_path):
     """A server ends with 3 where its start fails, which is the code of missing models here."""
     code = """
 import sys
+from pathlib import Path
 from diffusers_helper.framepack.variants import ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.service import launch
+from diffusers_helper.service import launch, options
 def start(self):
     raise ZeroDivisionError("a bug at the start")
 JobManager.start = start
+options.ROOT = Path(sys.argv[-1])
 sys.exit(launch.main(ORIGINAL, sys.argv[1:]))
 """
     arguments = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--outputs", str(tmp_path)]
