@@ -16,7 +16,7 @@ LAYERS = [  # a module imports from its own layer and from those above; a name s
     "framepack.settings framepack.numerics "
     "bucket_tools thread_utils texts",
     "models k_diffusion pipelines framepack.history framepack.interrupt media hunyuan clip_vision memory "
-    "loading.embedding_cache",
+    "loading.embedding_cache loading.tensor_file",
     "model_files loading",
     "framepack.engine framepack.decoding framepack.postprocess framepack.conditions framepack.generation "
     "framepack.checkpoint framepack.room",

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.engine import Conditions
 from diffusers_helper.framepack.errors import OutputError
 from diffusers_helper.framepack.events import SectionSampled
+from diffusers_helper.loading.tensor_file import TensorFile
 
 
 def section(seed):
@@ -76,6 +79,90 @@ def test_a_damaged_section_falls_back_to_the_one_before(tmp_path, damage):
     assert last.read_bytes() == content
 
 
+def state():
+    return torch.Generator().get_state()
+
+
+LATENTS = torch.zeros(1, 16, 9, 2, 3)
+NO_SECTIONS = {
+    "another name": lambda: {"latent": LATENTS, "generator_state": state()},
+    "one more": lambda: {"latents": LATENTS, "generator_state": state(), "index": torch.tensor(2)},
+    "no state": lambda: {"latents": LATENTS},
+    "nothing": dict,
+    "conditions": lambda: {"prompt_embeds": torch.zeros(1, 2, 3), "start_latent": torch.zeros(1, 16, 1, 2, 3)},
+    "four dimensions": lambda: {"latents": LATENTS[0], "generator_state": state()},
+    "two at once": lambda: {"latents": LATENTS.repeat(2, 1, 1, 1, 1), "generator_state": state()},
+    "another number of channels": lambda: {"latents": LATENTS[:, :4], "generator_state": state()},
+    "another number of frames": lambda: {"latents": LATENTS[:, :, :8], "generator_state": state()},
+    "another size": lambda: {"latents": torch.zeros(1, 16, 9, 3, 2), "generator_state": state()},
+    "no pixels": lambda: {"latents": torch.zeros(1, 16, 9, 0, 3), "generator_state": state()},
+    "half precision": lambda: {"latents": LATENTS.half(), "generator_state": state()},
+    "whole numbers": lambda: {"latents": LATENTS.int(), "generator_state": state()},
+    "NaN": lambda: {"latents": LATENTS / 0, "generator_state": state()},
+    "a short state": lambda: {"latents": LATENTS, "generator_state": state()[:-1]},
+    "a state of another kind": lambda: {"latents": LATENTS, "generator_state": state().float()},
+    "a state that is none": lambda: {"latents": LATENTS, "generator_state": torch.full_like(state(), 255)},
+}
+
+
+@pytest.mark.parametrize("tensors", NO_SECTIONS.values(), ids=NO_SECTIONS.keys())
+def test_what_is_no_section_ends_the_sequence_though_its_checksum_is_right(tmp_path, tensors):
+    last = filled(tmp_path)
+    content = last.read_bytes()
+    TensorFile("digest").write(last, tensors())
+    found = Checkpoint(tmp_path)
+    assert len(found) == 2
+    assert found[-1].latents.equal(section(1).latents)
+    found.append(section(2))
+    assert last.read_bytes() == content
+
+
+NO_CONDITIONS = {
+    "no start": lambda kept: kept.pop("start_latent"),
+    "no prompt": lambda kept: kept.pop("pooled"),
+    "one more": lambda kept: kept.update(style=torch.zeros(1)),
+    "a section": lambda kept: (kept.clear(), kept.update(latents=LATENTS, generator_state=state())),
+    "a flat prompt": lambda kept: kept.update(prompt_embeds=torch.zeros(6)),
+    "an empty prompt": lambda kept: kept.update(prompt_embeds=torch.zeros(1, 0, 3)),
+    "a prompt of whole numbers": lambda kept: kept.update(prompt_embeds=torch.zeros(1, 2, 3).int()),
+    "a mask of numbers": lambda kept: kept.update(prompt_mask=torch.zeros(1, 2)),
+    "a start without time": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 2, 3)),
+    "a start of two frames": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 2, 2, 3)),
+    "a start in half precision": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 1, 2, 3).half()),
+    "a start of another size": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 1, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("change", NO_CONDITIONS.values(), ids=NO_CONDITIONS.keys())
+def test_what_are_no_conditions_are_made_again_though_their_checksum_is_right(tmp_path, change):
+    filled(tmp_path)
+    path = tmp_path / "conditions.safetensors"
+    kept, _ = TensorFile("digest").read(path)
+    change(kept)
+    TensorFile("digest").write(path, kept)
+    found = Checkpoint(tmp_path)
+    assert (found.conditions(), len(found)) == (None, 3)
+
+
+def test_what_is_of_another_size_than_the_video_is_another_videos(tmp_path):
+    filled(tmp_path)
+    found = Checkpoint(tmp_path)
+    found.expect(2, 3)
+    assert (len(found), found.conditions() is None) == (3, False)
+    found.expect(3, 2)
+    assert (len(found), found.conditions()) == (0, None)
+    assert len(Checkpoint(tmp_path)) == 3
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    last = filled(tmp_path)
+    for path in (last, tmp_path / "conditions.safetensors", tmp_path / "environment.json"):
+        path.unlink()
+        os.mkfifo(path)
+    found = Checkpoint(tmp_path)
+    assert (len(found), found.conditions(), found.environment) == (2, None, {})
+
+
 def test_what_comes_after_a_damaged_section_does_not_count(tmp_path):
     filled(tmp_path)
     (tmp_path / "section_000.safetensors").unlink()
@@ -83,6 +170,16 @@ def test_what_comes_after_a_damaged_section_does_not_count(tmp_path):
     assert len(found) == 0
     found.append(section(0))
     assert len(Checkpoint(tmp_path)) == 1
+
+
+def test_sections_after_a_thousand_are_in_order_and_foreign_files_stay(tmp_path):
+    filled(tmp_path, 1)
+    for name in ("section_1000.safetensors", "section_001.safetensors", "section_000 (copy).safetensors"):
+        (tmp_path / name).touch()
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.append(section(1))
+    names = {path.name for path in tmp_path.glob("section_*")}
+    assert names == {"section_000.safetensors", "section_001.safetensors", "section_000 (copy).safetensors"}
 
 
 def test_forgetting_leaves_nothing(tmp_path):
@@ -120,7 +217,7 @@ def test_conditions_come_back_in_their_types(tmp_path, guided):
     assert Checkpoint(tmp_path).conditions() is None
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", None])
+@pytest.mark.parametrize("content", ["", "[1]", "{", "[" * 100_000, "7", "\0", '{"a":' * 100_000, None])
 def test_an_environment_that_cannot_be_read_is_empty(tmp_path, content):
     checkpoint = Checkpoint(tmp_path / "job")
     assert checkpoint.environment == {}

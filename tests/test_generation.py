@@ -13,7 +13,13 @@ from PIL import Image
 
 from diffusers_helper.framepack import generation
 from diffusers_helper.framepack.checkpoint import Checkpoint
-from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutOfMemoryError, OutputError
+from diffusers_helper.framepack.errors import (
+    CancelledError,
+    DiskFullError,
+    NumericsError,
+    OutOfMemoryError,
+    OutputError,
+)
 from diffusers_helper.framepack.events import (
     Finished,
     Note,
@@ -28,6 +34,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.model_files.source import LocalFolder
@@ -332,6 +339,55 @@ def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
     assert "The disk is full" in waits[0]
     assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
     assert sum(isinstance(event, StepDone) for event in events) == 2
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("refused", ["estimate", "id.png", "id.json", "job/conditions.safetensors"])
+@pytest.mark.parametrize("moments", ["f1"], indirect=True)
+def test_a_disk_that_is_full_when_a_video_goes_on_is_waited_for(
+    components, photo, moments, tmp_path, monkeypatch, refused
+):
+    monkeypatch.setattr("diffusers_helper.framepack.room.POLL_SECONDS", 0.01)
+    whole, variant = moments
+    shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
+    if refused == "estimate":
+        usage, full = shutil.disk_usage, iter([0, 0])
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda folder: usage(folder)._replace(free=next(full, usage(folder).free))
+        )
+    else:
+        (tmp_path / f"cut/{refused}").unlink()
+        (tmp_path / f"cut/{refused}.part").symlink_to("/dev/full")
+    events = list(
+        run(components, photo, tmp_path / "cut/id", Checkpoint(tmp_path / "cut/job"), variant=variant, **THREE)
+    )
+    waits = [event for event in events if isinstance(event, StageStarted) and event.stage == "wait"]
+    assert len(waits) == (2 if refused == "estimate" else 1)
+    assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
+    assert sum(isinstance(event, StepDone) for event in events) == 2
+
+
+def test_a_new_video_is_refused_where_there_is_too_little_room(components, photo, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage._replace(free=0))
+    with pytest.raises(DiskFullError, match="too little room"):
+        list(run(components, photo, tmp_path / "id", Checkpoint(tmp_path / "job")))
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("moments", ["original"], indirect=True)
+def test_sections_of_another_size_are_made_again(components, photo, moments, tmp_path):
+    whole, variant = moments
+    shutil.copytree(whole.cuts["VideoGrown  2"], tmp_path / "cut")
+    for number in range(2):
+        path = tmp_path / f"cut/job/section_{number:03d}.safetensors"
+        tensors, _ = TensorFile("digest").read(path)
+        TensorFile("digest").write(path, tensors | {"latents": tensors["latents"][..., :-1]})
+    events = list(
+        run(components, photo, tmp_path / "cut/id", Checkpoint(tmp_path / "cut/job"), variant=variant, **THREE)
+    )
+    assert sum(isinstance(event, StepDone) for event in events) == 3
+    assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
 
 
 @pytest.mark.usefixtures("_quick")

@@ -1,5 +1,7 @@
 import base64
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import av
@@ -305,6 +307,46 @@ def test_a_browser_seeks_to_every_frame_and_plays_to_the_end(chromium, tmp_path)
             duration, seen = page.evaluate(SEEN, [data, [(frame + 0.5) / 30 for frame in order], levels])
             assert duration == pytest.approx(29 / 30, abs=0.002)
             assert seen == pytest.approx(levels, abs=4)
+
+
+@pytest.mark.parametrize("front", [True, False])
+@pytest.mark.parametrize("overlap", [3, 0])
+def test_a_recalled_edge_holds_no_more_than_itself(tmp_path, front, overlap):
+    growing = GrowingVideo(tmp_path / "id", front, crf=51)
+    pixels = clip(30)
+    pixels_alive, storage = weakref.ref(pixels), pixels.untyped_storage().data_ptr()
+    growing.recall(pixels, overlap)
+    assert held(growing) == 4 * 3 * (overlap or 30) * HEIGHT * WIDTH
+    assert storage not in [tensor.untyped_storage().data_ptr() for tensor in tensors_of(growing)]
+    del pixels
+    gc.collect()
+    assert pixels_alive() is None
+
+
+def tensors_of(growing):
+    return [value for value in vars(growing).values() if isinstance(value, torch.Tensor)]
+
+
+def test_what_somebody_else_put_beside_a_video_stays(tmp_path):
+    growing = GrowingVideo(tmp_path / "id", grows_at_front=False, crf=51)
+    growing.add(clip(3), 0)
+    for name in ("id_partial_01_slow.mp4", "id_partial_zz.mp4", "id_partial_9.mp4"):
+        (tmp_path / name).write_bytes(b"mine")
+    again = GrowingVideo(tmp_path / "id", grows_at_front=False, crf=51)
+    assert again.reopen(1, 3)
+    again.finish()
+    again.remove_partials()
+    assert sorted(os.listdir(tmp_path)) == [
+        "id.mp4",
+        "id_partial_01_slow.mp4",
+        "id_partial_9.mp4",
+        "id_partial_zz.mp4",
+    ]
+
+
+def test_a_pipe_in_place_of_a_file_is_not_gone_on_with(tmp_path):
+    os.mkfifo(tmp_path / "id_partial_01.mp4")
+    assert not GrowingVideo(tmp_path / "id", grows_at_front=False, crf=51).reopen(1, 3)
 
 
 def test_nothing_to_finish(tmp_path):

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from diffusers_helper.service import instances
+from diffusers_helper.service import instances, options
 from diffusers_helper.service.keeper import Backoff, Plan, State, files, is_process, read, write
 
 PAGE = f"""#!{sys.executable}
@@ -32,8 +34,8 @@ HEALTH = {{"state": "busy", "job": JOB, "waiting": 3}}
 
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        if self.path == "/crash":
-            os._exit(7)
+        if self.path.startswith("/exit"):
+            os._exit(int(self.path[5:]))
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(HEALTH).encode())
@@ -43,7 +45,7 @@ http.server.HTTPServer(("127.0.0.1", port), Page).serve_forever()
 MAIN = """
 import sys
 from pathlib import Path
-from diffusers_helper.service import instances
+from diffusers_helper.service import instances, options
 sys.exit(instances.main(sys.argv[2:], Path(sys.argv[1])))
 """
 
@@ -160,6 +162,19 @@ def test_one_of_two_crashes_and_alone_is_started_again(launcher: Launcher) -> No
     assert launcher("status").count("Port") == 1
     launcher("stop")
     assert not alive(first.program)
+
+
+@pytest.mark.parametrize("code", [*options.FINAL, options.FAILED, 7])
+def test_only_what_another_start_may_mend_is_started_again(launcher: Launcher, code: int) -> None:
+    launcher("start", launcher.port)
+    keeper = psutil.Process(launcher.state().keeper)
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{launcher.port}/exit{code}", timeout=60):
+        pass
+    if code in options.FINAL:
+        keeper.wait(60)
+        assert launcher.state() is None
+    else:
+        assert launcher.restarted(launcher.port).why == f"ended with exit code {code}"
 
 
 def test_a_crash_after_a_crash_waits_longer_until_one_lived_long() -> None:

@@ -10,13 +10,15 @@ from PIL import Image
 
 from diffusers_helper.framepack.errors import (
     CancelledError,
+    DiskFullError,
     OutOfMemoryError,
     OutputError,
     SettingsError,
     UnknownJobError,
 )
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.store import STALE_DAYS, JobRecord, JobStore
+from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.photo import Photo
 
 REQUEST = GenerationRequest(seed=7)
@@ -123,16 +125,16 @@ def test_the_sweep_removes_what_died_half_written_and_lists_what_can_go_on(store
     paths += [outputs / "a_partial_01.mp4", store.folder / "a/section_001.safetensors.part", outputs / "mine.part"]
     for path in paths:
         path.touch()
-    old = time.time() - (STALE_DAYS + 1) * 86400
-    for name in "bd":
+    old = time.time() - 1000 * 86400
+    for name in "abcd":
         for file in (store.folder / name).iterdir():
             os.utime(file, (old, old))
     for name in "abcd":
         store.release(name)
     other = JobStore(store.folder)
-    assert [record.id for record in other.sweep()] == ["a", "c"]
+    assert [record.id for record in other.sweep()] == ["a", "c", "d"]  # a clock that is wrong costs nothing
     assert [path.exists() for path in paths] == [False, True, True, False, True]  # e is held by a process that lives
-    assert [record.id for record in other.records()] == ["a", "b", "c", "e"]
+    assert [record.id for record in other.records()] == ["a", "b", "c", "d", "e"]
 
 
 def test_a_discarded_job_leaves_nothing_but_its_video(store, photo):
@@ -235,3 +237,133 @@ def test_nobody_runs_the_job_of_another_process(store, photo):
     with pytest.raises(SettingsError, match="another process"):
         run(JobStore(store.folder), photo)
     assert store.record("a").state == "queued"
+
+
+def test_kept_sections_are_counted_up_to_the_first_that_is_not_there(store, photo):
+    new(store, photo)
+    for name in ("000", "001", "003", "1e9", "01", "002 (copy)"):
+        (store.folder / f"a/section_{name}.safetensors").touch()
+    assert store.sections("a") == 2
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "stopped", "failed"])
+@pytest.mark.parametrize("days", [-40_000, -31, 31, 400, 40_000])
+def test_a_clock_that_is_wrong_costs_nothing(store, photo, state, days, monkeypatch):
+    new(store, photo, state=state)
+    store.release("a")
+    (store.folder / "a/section_000.safetensors").touch()
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + days * 86400)
+    assert [record.id for record in store.sweep()] == ["a"]
+    assert store.sections("a") == 1
+
+
+def test_the_sweep_logs_what_it_removes_and_matches_no_other_jobs_names(store, photo, caplog):
+    outputs = store.folder.parent
+    for name, output in (("a", "user_ann/a"), ("a2", ""), ("b", "")):
+        new(store, photo, name, output=output, state="running")
+        store.release(name)
+    assert store.hold("a2")
+    (outputs / "user_ann").mkdir()
+    ours = ["user_ann/a_partial_100.mp4.part", "user_ann/a.png.part", "b.json.part"]
+    others = ["a2_partial_01.mp4.part", "user_ann/a2.png.part", "a.png.part", "b_partial_01_slow.mp4.part", "b.part"]
+    for name in ours + others:
+        (outputs / name).touch()
+    (store.folder / "empty").mkdir()
+    (store.folder / "half").mkdir()
+    (store.folder / "half/photo.png.part").touch()
+    with caplog.at_level("INFO"):
+        JobStore(store.folder).sweep()
+    assert [name for name in ours if (outputs / name).exists()] == []
+    assert [name for name in others if not (outputs / name).exists()] == []
+    assert not (store.folder / "empty").exists()
+    assert not (store.folder / "half").exists()
+    for name in [*ours, "jobs/empty", "jobs/half/photo.png.part"]:
+        assert f"{outputs / name} was" in caplog.text
+    assert store.quarantined() == []
+
+
+def test_a_folder_that_a_user_made_among_the_jobs_is_moved_not_removed(store):
+    (store.folder / "backup/deeper").mkdir(parents=True)
+    (store.folder / "backup/deeper/film.mp4").write_bytes(b"mine")
+    (store.folder / "notes.txt").write_text("mine")
+    assert store.sweep() == []
+    assert [name for name, _ in store.quarantined()] == ["backup"]
+    assert (store.folder / "quarantine/backup/deeper/film.mp4").read_bytes() == b"mine"
+    assert (store.folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"[]", None])
+def test_a_damaged_job_that_is_made_anew_keeps_its_sections_in_the_quarantine(store, photo, content):
+    with pytest.raises(CancelledError):
+        run(store, photo, sections=2, error=CancelledError("stopped"))
+    file = store.folder / "a/job.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    run(store, photo, sections=1)
+    assert len(list(store.folder.glob("quarantine/a/section_*"))) == 2
+
+
+def test_a_full_disk_keeps_no_job_from_going_on(store, photo):
+    new(store, photo, state="stopped")
+    (store.folder / "a/job.json.part").symlink_to("/dev/full")
+    assert store.update("a", state="queued").state == "queued"
+    assert store.record("a").state == "stopped"
+
+
+def test_a_job_that_failed_for_want_of_room_is_kept_though_nothing_is_finished(store, photo):
+    with pytest.raises(DiskFullError):
+        run(store, photo, error=DiskFullError("full"))
+    assert [record.state for record in store.sweep()] == ["failed"]
+
+
+def test_a_record_that_is_gone_at_the_end_does_not_take_the_video_along(store, photo, caplog):
+    with store.running("a", GenerationRequest(seed=7, keep=("latents",)), photo) as folder:
+        (folder / "job.json").unlink()
+    assert "no unfinished video a" in caplog.text
+
+
+def test_a_long_reason_for_a_failure_leaves_a_record_that_can_be_read(store, photo):
+    with pytest.raises(KeyError):
+        run(store, photo, sections=1, error=KeyError("what" * 1_000_000))
+    assert store.record("a").error.startswith("'whatwhat")
+
+
+def test_a_lock_that_cannot_be_had_is_a_sentence_and_touches_nothing(store, photo):
+    new(store, photo)
+    store.release("a")
+    lock = store.folder / "a.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    for call in (store.hold, store.discard, store.is_free):
+        with pytest.raises(OutputError, match=r"a\.lock"):
+            call("a")
+    assert store.record("a")
+
+
+def test_asking_for_a_job_that_is_not_there_leaves_nothing(store):
+    assert store.is_free("none")
+    assert store.hold("none")
+    store.release("none")
+    assert not list(store.folder.glob("*"))
+
+
+def test_discarding_a_job_on_another_disk_leaves_that_disk_alone(store, photo, tmp_path):
+    new(store, photo)
+    (store.folder / "a").rename(tmp_path / "elsewhere")
+    (store.folder / "a").symlink_to(tmp_path / "elsewhere")
+    store.discard("a")
+    assert not (store.folder / "a").is_symlink()
+    assert (tmp_path / "elsewhere/job.json").exists()
+
+
+def test_what_cannot_be_removed_is_told(store, photo, monkeypatch, caplog):
+    new(store, photo)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    store.discard("a")
+    assert "could not be removed" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["quarantine", "a.lock", ".hidden"])
+def test_the_stores_own_names_are_no_jobs(store, photo, name):
+    with pytest.raises(UnknownJobError):
+        new(store, photo, name)

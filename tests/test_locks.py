@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,27 @@ def test_a_folder_of_results_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"cannot be written.*another folder"):
         sole_writer_of(tmp_path / "file" / "results", "me").__enter__()
+
+
+@pytest.mark.parametrize("in_the_way", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere/at/all")])
+def test_what_lies_in_the_place_of_the_holders_name_stays_and_stops_nobody(tmp_path, in_the_way):
+    in_the_way(tmp_path / ".page.txt")
+    before = (tmp_path / ".page.txt").lstat()
+    for _ in range(2):
+        with sole_writer_of(tmp_path, "me"), pytest.raises(SettingsError, match="another process"):
+            sole_writer_of(tmp_path, "also me").__enter__()
+    assert (tmp_path / ".page.txt").lstat().st_ino == before.st_ino
+
+
+def test_a_holders_name_that_is_no_text_is_shown_as_far_as_it_can_be(tmp_path):
+    with sole_writer_of(tmp_path, "me"):
+        (tmp_path / ".page.txt").write_bytes(b"proc\xffess 7" + b"x" * 100)
+        with pytest.raises(SettingsError, match="ess 7"):
+            sole_writer_of(tmp_path, "also me").__enter__()
+
+
+@pytest.mark.parametrize("in_the_way", [Path.mkdir, lambda path: path.symlink_to("/nowhere/at/all")])
+def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path, in_the_way):
+    in_the_way(tmp_path / ".page.lock")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        sole_writer_of(tmp_path, "me").__enter__()

@@ -1,5 +1,6 @@
 import argparse
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -8,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack import errors
-from diffusers_helper.service.options import ROOT, add_options, ending, set_environment
+from diffusers_helper.service.options import (
+    DONE,
+    FAILED,
+    FINAL,
+    INTERRUPTED,
+    MODELS_MISSING,
+    READER_GONE,
+    ROOT,
+    WRONG_SETTINGS,
+    add_options,
+    ending,
+    set_environment,
+)
 
 
 @pytest.fixture
@@ -87,6 +100,73 @@ def test_other_ends(error, code, caplog):
 
 def fail(error):
     raise error
+
+
+PROGRAMS = {
+    "doctor": ["-m", "diffusers_helper", "doctor", "--device", "cpu", "--models", "tiny"],
+    "doctor --help": ["-m", "diffusers_helper", "doctor", "--help"],
+    "models list": ["-m", "diffusers_helper", "models", "list", "--models", "tiny"],
+    "resume --list": ["-m", "diffusers_helper", "resume", "--list", "--outputs"],
+    "--help": ["-m", "diffusers_helper", "--help"],
+    "the page's --help": ["demo_gradio.py", "--help"],
+    "run_gradio.sh help": ["-m", "diffusers_helper.service.instances", "help"],
+}
+
+
+@pytest.mark.parametrize("also_stderr", [False, True])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_reader_that_leaves_early_ends_a_program_quietly(name, also_stderr, tmp_path):
+    """As ``| head -1`` and ``2>&1 | true`` do; the exit code is the one that the system's own signal would give."""
+    if name != "doctor" and also_stderr:
+        return  # they write no error
+    command = [sys.executable, *PROGRAMS[name], *([str(tmp_path)] if name == "resume --list" else [])]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        complaints = write if also_stderr else subprocess.PIPE
+        done = subprocess.run(
+            command, cwd=ROOT, env=buffered, stdout=write, stderr=complaints, stdin=subprocess.DEVNULL
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 141
+    assert not done.stderr
+
+
+def test_a_page_that_cannot_be_served_is_no_missing_model(tmp_path):
+    """A server ends with 3 where its start fails, which is the code of missing models here."""
+    code = """
+import sys
+from pathlib import Path
+from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.service import launch, options
+def start(self):
+    raise ZeroDivisionError("a bug at the start")
+JobManager.start = start
+options.ROOT = Path(sys.argv[-1])
+sys.exit(launch.main(ORIGINAL, sys.argv[1:]))
+"""
+    arguments = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--outputs", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == FAILED
+    assert "a bug at the start" in done.stderr
+
+
+def exit_codes_in_the_docs():
+    """The table of docs/deploy.md: for each code, whether the page is started again."""
+    text = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\| (yes|no|-)[^|]*\|$", text, re.MULTILINE)
+    return {int(code): again for code, again in rows}
+
+
+def test_the_docs_and_the_supervisors_say_the_same_of_every_code():
+    told = exit_codes_in_the_docs()
+    assert told.keys() == {DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED, READER_GONE}
+    assert {code for code, again in told.items() if again == "no"} == set(FINAL)
+    unit = re.search(r"RestartPreventExitStatus=(.*)", (ROOT / "docs/deploy.md").read_text(encoding="utf-8"))
+    assert {DONE, *map(int, unit[1].split())} == set(FINAL)  # on-failure leaves out 0 itself
 
 
 def test_the_options_of_both_programs(capsys):

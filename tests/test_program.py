@@ -12,7 +12,7 @@ from PIL import Image
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.framepack.events import Finished, StageStarted
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.store import JobRecord
+from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options

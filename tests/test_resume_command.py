@@ -1,5 +1,6 @@
 """The command ``resume`` with a fake program: everything but the models."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ from diffusers_helper.commands import cli
 from diffusers_helper.framepack.errors import CancelledError, OutOfMemoryError
 from diffusers_helper.framepack.events import Finished, StepDone
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.photo import Photo
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -21,6 +23,7 @@ class FakeProgram:
     note = "The tiny model is at work."
     changed = ""
     fault: BaseException | None = None
+    signals: tuple[int, ...] = ()
 
     def __init__(self, options, variant):
         self.outputs, self.store = options.outputs, JobStore(options.outputs / "jobs")
@@ -35,6 +38,10 @@ class FakeProgram:
     def generate(self, request, photo, name, *, check, say, mixed):
         with self.store.running(name.rpartition("/")[2], request, photo):
             yield StepDone(1, 3, 1, 1, None)
+            for number in self.signals:
+                signal.raise_signal(number)
+            if self.signals:
+                yield StepDone(1, 3, 1, 1, None)
             if self.fault:
                 raise self.fault
             video = self.outputs / f"{name}.mp4"
@@ -134,7 +141,10 @@ def test_all_go_on_though_one_fails(program, outputs, capsys):
     (outputs / "jobs/b/photo.png").write_bytes(b"")
     assert resume(outputs, "--all") == 1
     assert capsys.readouterr().out == f"{outputs}/a.mp4\n{outputs}/c.mp4\n"
-    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["b"]
+    assert JobStore(outputs / "jobs").records() == []
+    assert [name for name, _ in JobStore(outputs / "jobs").quarantined()] == ["b"]
+    assert resume(outputs, "--all") == 0
+    assert resume(outputs, "b") == 1
 
 
 def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
@@ -144,6 +154,50 @@ def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
     assert resume(outputs, "--all") == 130
     assert len(program.made) == 1
     assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in capsys.readouterr().err
+
+
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def handlers():
+    """Signals as they are in a program that was started from a terminal; put back afterwards."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in usual.items():
+        signal.signal(number, handler)
+    yield usual
+    assert {number: signal.getsignal(number) for number in STOPPING} == usual
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "signals", [STOPPING[:1], STOPPING[1:2], STOPPING[2:], [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]]
+)
+def test_a_signal_while_sampling_says_how_to_go_on(program, outputs, handlers, signals, capfd):
+    leave(outputs, "a")
+    program.signals = signals
+    assert resume(outputs) == 130
+    shown = capfd.readouterr().err
+    assert "Stopping after this step" in shown
+    assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in shown
+    assert JobStore(outputs / "jobs").record("a").state == "stopped"
+
+
+def test_a_second_ctrl_c_is_at_once(program, outputs, handlers, capfd):
+    leave(outputs, "a")
+    program.signals = (signal.SIGHUP, signal.SIGINT)
+    assert resume(outputs) == 130
+    assert "Go on with" in capfd.readouterr().err
+
+
+def test_what_shall_outlive_its_terminal_does(program, outputs, handlers):
+    leave(outputs, "a")
+    program.signals = (signal.SIGHUP,)
+    handlers[signal.SIGHUP] = signal.SIG_IGN  # nohup
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert resume(outputs) == 0
 
 
 def test_a_failure_keeps_what_is_there(program, outputs, capsys):

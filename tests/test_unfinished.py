@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.errors import OutOfMemoryError, OutputError, QueueFullError, SettingsError
+from diffusers_helper.framepack.errors import (
+    OutOfMemoryError,
+    OutputError,
+    QueueFullError,
+    SettingsError,
+    UnknownJobError,
+)
 from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.media.photo import Photo
+from tests.damage import png
 from tests.fakes import write_video
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")
@@ -295,3 +302,42 @@ def test_a_snapshot_as_json_holds_no_picture_and_nobodys_name(live):
     fields = second.manager.snapshot(job).to_dict()
     assert fields["resumable"] is True
     assert not {"thumbnail", "visitor", "owner", "request", "preview"} & fields.keys()
+
+
+def test_the_newest_part_is_found_by_its_number_whatever_lies_beside_it(live):
+    first = live()
+    job = first.manager.submit(GenerationRequest(seed=7, seconds=120, steps=1), PHOTO)
+    assert first.reached.wait(SECONDS)
+    outputs = first.killed()
+    for name in ("99", "100", "101", "01_slow", "zz"):
+        (outputs / f"{job}_partial_{name}.mp4").touch()
+    second = live(outputs)
+    second.manager.start()
+    seen = second.manager.snapshot(job)
+    assert seen.video == str(outputs / f"{job}_partial_100.mp4")
+    assert seen.frames == seen.total_frames
+
+
+def test_a_job_whose_photo_cannot_be_decoded_is_put_aside_when_it_should_go_on(live):
+    """Its checksums are right, so that only decoding finds out."""
+    first = live()
+    job = first.begin()
+    second = live(first.killed())
+    (second.outputs / "jobs" / job / "photo.png").write_bytes(png(80, 64))
+    second.manager.start()
+    with pytest.raises(UnknownJobError, match=r"photo\.png"):
+        second.manager.resume(job)
+    assert [name for name, _ in second.store.quarantined()] == [job]
+    assert second.store.records() == []
+
+
+@pytest.mark.parametrize("file", ["photo.png.part", "job.json.part"])
+def test_a_disk_that_is_full_when_a_job_goes_on_is_no_reason_not_to(live, file):
+    first = live()
+    job = first.begin()
+    second = live(first.killed())
+    second.manager.start()
+    (second.outputs / "jobs" / job / file).symlink_to("/dev/full")
+    second.gate.set()
+    second.manager.resume(job)
+    assert second.manager.wait(job, SECONDS).state == "done"

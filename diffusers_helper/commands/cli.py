@@ -1,8 +1,7 @@
 """The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
 
 The commands ``resume``, ``extend``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
-Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the
-video is the only line on stdout.
+Exit codes: those of ``service/options.py``. The path of the video is the only line on stdout.
 """
 
 from __future__ import annotations
@@ -40,6 +39,10 @@ from diffusers_helper.texts import Message, language
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; return the exit code."""
     tolerant_output()
+    return options.ending(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(argv)
     options.set_environment(offline=parsed.offline)
     with logging_to(None, parsed.log_level or "warning"):

@@ -2,8 +2,8 @@
 
 And ``extend ID --seconds N``: make a finished one longer, if its latents were kept.
 
-Exit codes: 0 done, 1 failed, 2 nothing or several to choose from, or another environment, 3 models missing, 130 stopped
-with Ctrl+C. The paths of the videos are the only lines on stdout.
+Exit codes: those of ``service/options.py``; 2 is also nothing or several to choose from, or another environment. The
+paths of the videos are the only lines on stdout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from diffusers_helper.commands.terminal import (
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
-from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.texts import Message, in_turn, language
@@ -81,7 +82,9 @@ def extend(parsed: argparse.Namespace) -> int:
 def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
     store = JobStore(parsed.outputs / "jobs")
+    before = store.quarantined()
     left = store.sweep()
+    damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
     if parsed.list:
         sys.stdout.write(_listed(left, store))
         return options.DONE
@@ -92,10 +95,10 @@ def run(parsed: argparse.Namespace) -> int:
         for record in chosen:
             store.discard(record.id)
         return options.DONE
-    code = options.DONE
+    code = options.FAILED if parsed.all and damaged else options.DONE
     for record in chosen:
         code = max(code, options.ending(partial(_go_on, record, parsed), parsed.language))
-        if code == options.INTERRUPTED:
+        if code in (options.INTERRUPTED, options.READER_GONE):
             break
     return code
 

@@ -7,7 +7,6 @@ Each is written once, whole or not at all, and never touched again, so a section
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,25 +14,42 @@ from pathlib import Path
 from typing import overload
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_helper.framepack.engine import Conditions
 from diffusers_helper.framepack.errors import OutputError
 from diffusers_helper.framepack.events import SectionSampled
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.framepack.planning import LATENT_WINDOW
+from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
+from diffusers_helper.media.files import read_own, whole_file
+from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, section_file, section_files
 from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
-ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"
 START = "start_latent"
+ENVIRONMENT_BYTES = 1_000_000
+CHANNELS = 16
+"""Of latents."""
+_FILE = TensorFile("digest")
+_DIMENSIONS = {
+    "prompt_embeds": 3,
+    "prompt_mask": 2,
+    "pooled": 2,
+    "negative_embeds": 3,
+    "negative_mask": 2,
+    "negative_pooled": 2,
+    "image_embeddings": 3,
+    START: 5,
+}
+"""What a file of conditions may hold: names, and how many dimensions each has."""
+_NEEDED = {"prompt_embeds", "prompt_mask", "pooled", START}
 
 
 class Checkpoint(Sequence[SectionSampled]):
     """The sampled sections of one video, in sampling order, read from the disk one at a time.
 
-    What is damaged counts as not there: the sequence ends before the first section whose checksum is wrong.
+    What is damaged counts as not there: the sequence ends before the first section whose checksum is wrong, or which
+    is none although its checksum is right.
 
     Args:
         folder: made when the first file is written; None keeps nothing.
@@ -42,7 +58,9 @@ class Checkpoint(Sequence[SectionSampled]):
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._count = 0
-        while self._read(_section(self._count)) is not None:
+        self._size: torch.Size | None = None  # height and width of all latents here
+        while (section := self._section(self._count)) is not None and self._fits(section.latents):
+            self._size = section.latents.shape[-2:]
             self._count += 1
 
     def __len__(self) -> int:
@@ -57,16 +75,16 @@ class Checkpoint(Sequence[SectionSampled]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        tensors = self._read(_section(number))
-        if tensors is None:
+        section = self._section(number)
+        if section is None:
             raise OutputError(
                 Message(
                     "{file} holds a finished section and was deleted or changed meanwhile. "
                     "Leave the files of a running job in their place, and go on once more.",
-                    file=_section(number),
+                    file=section_file(number),
                 )
             )
-        return SectionSampled(number, **tensors)
+        return section
 
     def append(self, section: SectionSampled) -> None:
         """Keep the next section; once this returns it survives a power cut. Raises OutputError."""
@@ -75,13 +93,20 @@ class Checkpoint(Sequence[SectionSampled]):
         assert section.index == self._count, "sections come in order"
         self._remove_from(self._count)
         tensors = {"latents": section.latents, "generator_state": section.generator_state}
-        self._write(_section(self._count), tensors)
+        self._write(section_file(self._count), tensors)
         self._count += 1
+
+    def expect(self, height: int, width: int) -> None:
+        """Count what is of another size, in latents, as not there: it is another video's."""
+        wanted = torch.Size((height, width))
+        if self._size not in (None, wanted):
+            self._count = 0
+        self._size = wanted
 
     def conditions(self) -> tuple[Conditions, Tensor] | None:
         """Return the conditions and the start latent, (B, 16, 1, H, W); None if they are not here or damaged."""
         tensors = self._read(CONDITIONS)
-        if tensors is None:
+        if tensors is None or not _are_conditions(tensors) or not self._fits(tensors[START]):
             return None
         start = tensors.pop(START)
         return Conditions(**tensors), start
@@ -103,7 +128,7 @@ class Checkpoint(Sequence[SectionSampled]):
         self._remove_from(0)
         for name in (ENVIRONMENT, CONDITIONS):
             (self._folder / name).unlink(missing_ok=True)
-        self._count = 0
+        self._count, self._size = 0, None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,56 +138,73 @@ class Checkpoint(Sequence[SectionSampled]):
     def _remove_from(self, number: int) -> None:
         """Remove sections that follow a damaged one: they may not be what will be sampled after it now."""
         assert self._folder is not None
-        for path in self._folder.glob("section_*.safetensors"):
-            if path.name >= _section(number):
+        for found, path in section_files(self._folder).items():
+            if found >= number:
                 path.unlink(missing_ok=True)
 
     def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        # Cloned, because safetensors writes no two tensors of one storage.
-        ready = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        content = save(ready, metadata={"digest": _digest(ready)})
         assert self._folder is not None
-        with whole_file(self._folder / name) as part:
-            part.write_bytes(content)
+        _FILE.write(self._folder / name, tensors)
+
+    def _fits(self, latents: Tensor) -> bool:
+        return self._size in (None, latents.shape[-2:])
+
+    def _section(self, number: int) -> SectionSampled | None:
+        """Return a section; None if it is not there or not as it was written."""
+        tensors = self._read(section_file(number))
+        if tensors is None or not _is_section(tensors):
+            return None
+        return SectionSampled(number, **tensors)
 
     def _read(self, name: str) -> dict[str, Tensor] | None:
-        return None if self._folder is None else _read(self._folder / name)
+        if self._folder is None:
+            return None
+        try:
+            return _FILE.read(self._folder / name)[0]
+        except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            logger.warning("%s is not as it was written: %s", self._folder / name, error)
+            return None
 
 
 def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment of the checkpoint in ``folder`` without reading the rest; empty if there is none."""
     try:
-        found = json.loads((folder / ENVIRONMENT).read_bytes())
+        found = json.loads(read_own(folder / ENVIRONMENT, ENVIRONMENT_BYTES))
         return {str(name): str(value) for name, value in found.items()}
-    except (OSError, ValueError, AttributeError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # deep JSON ends the parser
+        logger.warning("%s cannot be used: %s", folder / ENVIRONMENT, error)
         return {}
 
 
-def _section(number: int) -> str:
-    return f"section_{number:03d}.safetensors"
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file; None if it is not there or not as it was written."""
+def _is_section(tensors: Mapping[str, Tensor]) -> bool:
+    if tensors.keys() != {"latents", "generator_state"}:
+        return False
+    latents = tensors["latents"]
+    if not _is_latent(latents, LATENT_WINDOW) or not torch.isfinite(latents).all():
+        return False
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            wanted = (file.metadata() or {}).get("digest")
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError) as error:
-        logger.warning("%s cannot be read: %s", path, error)
-        return None
-    if _digest(tensors) != wanted:
-        logger.warning("%s is not as it was written", path)
-        return None
-    return tensors
+        torch.Generator("cpu").set_state(tensors["generator_state"])
+    except (RuntimeError, TypeError):  # of another length, type or version
+        return False
+    return True
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Checksum of names, types, shapes and contents."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+def _are_conditions(tensors: Mapping[str, Tensor]) -> bool:
+    if not _NEEDED <= tensors.keys() <= _DIMENSIONS.keys() or not _is_latent(tensors[START], 1):
+        return False
+    return all(
+        tensor.ndim == _DIMENSIONS[name]
+        and 0 not in tensor.shape
+        and (tensor.dtype == torch.bool if name.endswith("mask") else tensor.is_floating_point())
+        for name, tensor in tensors.items()
+    )
+
+
+def _is_latent(tensor: Tensor, frames: int) -> bool:
+    """Tell whether ``tensor`` is float32 of (1, 16, ``frames``, H, W)."""
+    is_latent = tensor.ndim == 5 and tensor.shape[:3] == (1, CHANNELS, frames) and 0 not in tensor.shape
+    return is_latent and tensor.dtype == torch.float32

@@ -22,7 +22,7 @@ from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.checkpoint import Checkpoint
 from diffusers_helper.framepack.conditions import Check, make_conditions
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.events import (
     Event,
     Finished,
@@ -108,10 +108,11 @@ def _stages(
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
-    picture = _prepare(request, photo, output, recipe)
+    picture = yield from _prepared(request, photo, output, recipe, check, checkpoint)
+    checkpoint.expect(picture.shape[0] // VAE_SCALE, picture.shape[1] // VAE_SCALE)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
-    conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
+    conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
     transformer = components.transformer(request.variant)
     height, width = picture.shape[:2]
@@ -219,8 +220,12 @@ def _encoded(
     components: Components,
     check: Check,
     checkpoint: Checkpoint,
+    folder: Path,
 ) -> Generator[Event, None, tuple[Conditions, Tensor, nn.Module]]:
-    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE."""
+    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE.
+
+    ``folder`` is that of the results, whose disk the checkpoint is on, too.
+    """
     found = checkpoint.conditions()
     conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
     yield StageStarted("image", Message("Encoding the photo"))
@@ -228,18 +233,37 @@ def _encoded(
         noise = torch.Generator("cpu").manual_seed(request.seed)
         start_latent = found[1] if found else vae_encode(_pixels_of(picture), vae, noise)
     if not found:
-        checkpoint.begin(components.environment(request.variant), conditions, start_latent)
+        begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
+        need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
+        yield from when_there_is_room(begin, folder, need, check)
     return conditions, start_latent, vae
 
 
-def _prepare(request: GenerationRequest, photo: Photo, output: Path, recipe: str) -> NDArray[np.uint8]:
-    """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
+def _prepared(
+    request: GenerationRequest, photo: Photo, output: Path, recipe: str, check: Check, checkpoint: Checkpoint
+) -> Generator[Event, None, NDArray[np.uint8]]:
+    """Return what ``_prepare`` does. Where there is too little room a new video is refused; one that goes on waits."""
     assert request.resolution is not None, "generate fills it in"
-    height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
+    size = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
+    need = _bytes_needed(request, len(checkpoint), size[0] * size[1])
+
+    def prepare() -> NDArray[np.uint8]:
+        return _prepare(request, photo, output, recipe, size, need)
+
+    if not len(checkpoint):
+        return prepare()
+    return (yield from when_there_is_room(prepare, output.parent, need, check))
+
+
+def _prepare(
+    request: GenerationRequest, photo: Photo, output: Path, recipe: str, size: tuple[int, int], need: int
+) -> NDArray[np.uint8]:
+    """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
+    height, width = size
     picture = resize_and_center_crop(np.asarray(photo.image), width, height)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        require_free_space(output.parent, _bytes_needed(request, height * width))
+        require_free_space(output.parent, need)
         with whole_file(output.with_name(f"{output.name}.png")) as part:
             Image.fromarray(picture).save(part, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
         with whole_file(output.with_name(f"{output.name}.json")) as part:
@@ -249,8 +273,9 @@ def _prepare(request: GenerationRequest, photo: Photo, output: Path, recipe: str
     return picture
 
 
-def _bytes_needed(request: GenerationRequest, pixels: int) -> int:
-    return int(pixels * (BYTES_PER_PIXEL * request.total_frames + CHECKPOINT_BYTES_PER_PIXEL * request.sections))
+def _bytes_needed(request: GenerationRequest, sections_kept: int, pixels: int) -> int:
+    sections = max(request.sections - sections_kept, 0)
+    return int(pixels * (BYTES_PER_PIXEL * request.total_frames + CHECKPOINT_BYTES_PER_PIXEL * sections))
 
 
 def _notes_on(request: GenerationRequest) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from diffusers_helper.framepack.errors import DiskFullError
 from diffusers_helper.framepack.events import Event, StageStarted
+from diffusers_helper.media.files import output_error
 from diffusers_helper.texts import Message
 
 Result = TypeVar("Result")
@@ -28,7 +29,7 @@ def when_there_is_room(
         need: about how many bytes.
         check: called while waiting; may raise, as to stop.
 
-    Yields a StageStarted of stage "wait" at every look at the disk.
+    Yields a StageStarted of stage "wait" at every look at the disk. Raises OutputError if ``folder`` goes meanwhile.
     """
     while True:
         try:
@@ -38,8 +39,15 @@ def when_there_is_room(
         while True:
             yield StageStarted("wait", _sentence(folder, need))
             _wait(POLL_SECONDS, check)
-            if shutil.disk_usage(folder).free >= need:
+            if _free(folder) >= need:
                 break
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def _wait(seconds: float, check: Callable[[], None]) -> None:

@@ -67,6 +67,7 @@ def build_app(
     preload: Preload | None = None,
     estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
     camera_only: bool = False,
+    quarantined: Callable[[], list[tuple[str, str]]] | None = None,
 ) -> gr.Blocks:
     """Return the page for ``variant`` in one language, not launched.
 
@@ -83,6 +84,7 @@ def build_app(
         preload: what loads models ahead; None shows nothing of that.
         estimate: tells how long a video takes here; None where nobody knows.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
+        quarantined: tells of kept jobs that cannot be used; see ``JobStore.quarantined``.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
@@ -91,6 +93,9 @@ def build_app(
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
         gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
+        if quarantined is not None:
+            aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
+            app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
         if preload is not None:
             lay_out_loading(preload, t)
         with gr.Row(elem_id="columns"):

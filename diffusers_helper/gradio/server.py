@@ -122,7 +122,10 @@ def serve(
         timeout_graceful_shutdown=CONNECTION_SECONDS,
     )
     server = uvicorn.Server(config)  # it forces the exit after a second Ctrl+C
-    _until_interrupted(lambda: server.run(sockets=[listener]))
+    try:
+        _until_interrupted(lambda: server.run(sockets=[listener]))
+    except SystemExit as error:  # its code, 3, is here that of missing models
+        raise RuntimeError("The server did not start.") from error
     return stopped
 
 

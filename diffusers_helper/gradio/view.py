@@ -6,6 +6,7 @@ Gradio shows HTML as it comes, so every text that a user or a file name may have
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 from math import floor
@@ -16,12 +17,14 @@ from diffusers_helper.bucket_tools import find_nearest_bucket
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, sections_for, total_frames
 from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
+from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.texts import ENGLISH, Language
 
 ALMOST = 99
 """Percent that a bar shows at most while there is work left."""
+QUARANTINED_SHOWN = 20
 
 
 def header(title: str, models_note: str, t: Language = ENGLISH) -> str:
@@ -148,6 +151,22 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         f'<div class="fp-card" role="group">{picture}<div><strong>{asked}</strong><p>{escape(request.prompt)}</p>'
         f"<p>{settings}</p><p>{done}</p></div></div>{caution}"
     )
+
+
+def quarantined(aside: Sequence[tuple[str, str]], t: Language = ENGLISH) -> str:
+    """Return the notice of kept videos that cannot be used, each a name and a reason; empty for none.
+
+    Everybody sees it, so that it tells of a name only what anybody may know.
+    """
+    if not aside:
+        return ""
+    text = t(
+        "Unfinished videos that cannot be read: {count}. Nothing of them was deleted: they are in jobs/quarantine, in "
+        "the folder of the results.",
+        count=len(aside),
+    )
+    rows = "".join(f"<li>{escape(public_name(name))} {escape(t(why))}</li>" for name, why in aside[:QUARANTINED_SHOWN])
+    return f'<details class="fp-note" role="note"><summary>{escape(text)}</summary><ul>{rows}</ul></details>'
 
 
 def duration(seconds: float, t: Language = ENGLISH) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.files import output_error
 from diffusers_helper.media.names import let_go, numbered, reserve
+from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_file, section_files
 from diffusers_helper.texts import Message
-
-_NEEDED = ("section_*.safetensors", "conditions.safetensors", "environment.json")
 
 
 def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:
@@ -45,18 +45,18 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
         raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
     request = longer_request(record.request, seconds)
     results = store.folder.parent
-    before = results / (record.output or record.id)
-    stem = before.with_name(reserve(before.parent, numbered(before.name)))
+    finished = store.results_of(record)
+    stem = finished.with_name(reserve(finished.parent, numbered(finished.name)))
     output = stem.relative_to(results).as_posix()
     longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
-    video = before.with_name(f"{before.name}.mp4")
+    video = finished.with_name(f"{finished.name}.mp4")
+    needed = [*section_files(folder := store.path(job_id)).values(), folder / CONDITIONS, folder / ENVIRONMENT]
     try:
         store.add(longer, store.photo(job_id))
-        for pattern in _NEEDED:
-            for file in store.path(job_id).glob(pattern):
-                _link(file, store.path(new_id) / file.name)
-        if video.exists():  # otherwise it is decoded again
-            _link(video, stem.with_name(f"{stem.name}_partial_{record.request.sections:02d}.mp4"))
+        for file in filter(Path.is_file, needed):
+            _link(file, store.path(new_id) / file.name)
+        if video.is_file():  # otherwise it is decoded again
+            _link(video, partial_file(stem, record.request.sections))
     except (OSError, FramePackError) as error:
         store.discard(new_id)
         let_go(stem)

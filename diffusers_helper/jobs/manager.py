@@ -23,10 +23,10 @@ from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
 from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, first_snapshot
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.jobs.store import JobRecord
 from diffusers_helper.jobs.worker import Run, Work, Worker
 from diffusers_helper.texts import Message
 

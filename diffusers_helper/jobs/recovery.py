@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.jobs.job import public_name
+from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
-from diffusers_helper.jobs.store import JobRecord
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
 

@@ -1,6 +1,7 @@
 """Jobs on the disk, so that they outlive their process: a folder each, with the request, the photo and a checkpoint.
 
 ``FOLDER/ID/job.json`` and ``photo.png`` are written when a job is submitted; ``framepack/checkpoint.py`` adds the rest.
+``FOLDER/quarantine`` has what cannot be used, as it was found.
 ``FOLDER/ID.lock`` is held by the process that has the job, and the system lets go of it however that process ends: a
 job that is "queued" or "running" and not held was interrupted.
 """
@@ -8,85 +9,38 @@ job that is "queued" or "running" and not held was interrupted.
 from __future__ import annotations
 
 import base64
-import json
 import logging
-import re
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from PIL import Image
 
-from diffusers_helper.framepack.errors import CancelledError, FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.framepack.errors import (
+    CancelledError,
+    DiskFullError,
+    FramePackError,
+    SettingsError,
+    UnknownJobError,
+)
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.jobs.kept_photo import read_picture, write_picture
+from diffusers_helper.jobs.quarantine import Quarantine
+from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError, is_id, read_record
+from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.files import display_name, output_error, whole_file
+from diffusers_helper.media.partials import PHOTO, RECORD, section_files
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
-
-STATES = ("queued", "running", "stopped", "failed", "done")
-STALE_DAYS = 30
-"""How long an unfinished job that nobody went on with is kept."""
 THUMBNAIL_SIDE = 160
-_ID = re.compile(r"[\w.-]{1,100}")
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """A job as it is on the disk.
-
-    Attributes:
-        id: its name.
-        request: the settings, with a fixed seed.
-        state: "queued", "running", "stopped" by the user, "failed", or "done" (and kept to be made longer).
-        created: seconds since the epoch.
-        owner: for whom it is, as ``Job.owner`` says; empty for nobody in particular.
-        visitor: the browser that started it, as the page knows browsers; empty for the command line and scripts.
-        output: the results' path without ending, from the folder of results; empty until it has run.
-        models: the option that chose the models; empty for the usual ones.
-        photo_name, photo_notes: of its ``Photo``.
-        error: why it failed.
-        batch: it was queued together with others.
-        order: its place in the queue; smaller numbers run first.
-        restarts: how often it went on by itself after its process had ended.
-    """
-
-    id: str
-    request: GenerationRequest
-    state: str = "queued"
-    created: float = 0.0
-    owner: str = ""
-    visitor: str = ""
-    output: str = ""
-    models: str = ""
-    photo_name: str = ""
-    photo_notes: tuple[str, ...] = ()
-    error: str = ""
-    batch: bool = False
-    order: float = 0.0
-    restarts: int = 0
-
-    def to_json(self) -> str:
-        """Return the record as JSON."""
-        return json.dumps(asdict(self) | {"request": self.request.model_dump()}, indent=2)
-
-    @classmethod
-    def from_json(cls, text: bytes) -> JobRecord:
-        """Read what ``to_json`` wrote; raises ValueError, TypeError or SettingsError for anything else."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["request"] = GenerationRequest.from_fields(fields["request"])
-        fields["photo_notes"] = tuple(fields["photo_notes"])
-        record = cls(**fields)
-        if record.state not in STATES or not _ID.fullmatch(record.id):
-            raise ValueError(f"{record.state!r} or {record.id!r} is not what a job has")
-        return record
 
 
 class JobStore:
@@ -103,6 +57,7 @@ class JobStore:
         self.folder = folder
         self.closing = False
         self._held: dict[str, FileLock] = {}
+        self._quarantine = Quarantine(folder / "quarantine")
 
     @contextmanager
     def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:
@@ -114,9 +69,7 @@ class JobStore:
         if not self.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
-            if not self._is_that(job_id, request):
-                shutil.rmtree(self.path(job_id), ignore_errors=True)
-                self.add(JobRecord(job_id, request), photo)
+            self._begin(job_id, request, photo)
             self.update(job_id, state="running", error="", **about)
             try:
                 yield self.path(job_id)
@@ -124,9 +77,9 @@ class JobStore:
                 self._left(job_id, "stopped")
                 raise
             except BaseException as error:
-                self._left(job_id, "failed", str(error))
+                self._left(job_id, "failed", str(error), wanted=isinstance(error, DiskFullError))
                 raise
-            self._done(job_id, request)
+            self._settle(job_id, "done", keep="latents" in request.keep)
         finally:
             self.release(job_id)
 
@@ -134,13 +87,12 @@ class JobStore:
         """Write a new job and hold it. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
+            self.hold(record.id)  # first: an empty folder that nobody holds is swept
             folder.mkdir(parents=True, exist_ok=True)
-            self.hold(record.id)
-            with whole_file(folder / "photo.png") as part:
-                photo.image.save(part, format="PNG", compress_level=1)
+            write_picture(photo.image, folder / PHOTO)
             self._write(replace(record, photo_name=photo.name, photo_notes=photo.notes, created=time.time()))
         except BaseException as error:
-            with suppress(OSError):
+            with suppress(FramePackError):
                 self.discard(record.id)
             if isinstance(error, OSError):
                 raise output_error(folder, error) from error
@@ -148,42 +100,37 @@ class JobStore:
 
     def path(self, job_id: str) -> Path:
         """Return the folder of a job. Raises UnknownJobError for what cannot be an id."""
-        if not _ID.fullmatch(job_id) or job_id.startswith("."):
-            raise UnknownJobError(Message("There is no unfinished video {name}.", name=display_name(job_id)))
+        if not is_id(job_id):
+            raise _unknown(job_id)
         return self.folder / job_id
 
+    def results_of(self, record: JobRecord) -> Path:
+        """Return the stem of a job's results: their path without ending."""
+        return self.folder.parent / (record.output or record.id)
+
     def record(self, job_id: str) -> JobRecord:
-        """Return a job; raises UnknownJobError if there is none or it cannot be read."""
-        file = self.path(job_id) / "job.json"
+        """Return a job; raises UnknownJobError if there is none or, as an UnusableJobError, it cannot be read."""
         try:
-            return JobRecord.from_json(file.read_bytes())
+            return read_record(self.path(job_id))
         except FileNotFoundError:
-            raise UnknownJobError(Message("There is no unfinished video {name}.", name=job_id)) from None
-        except (OSError, ValueError, TypeError, KeyError, FramePackError) as error:
-            raise UnknownJobError(
-                Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=str(error))
-            ) from error
+            raise _unknown(job_id) from None
 
     def records(self) -> list[JobRecord]:
         """Return all jobs that can be read, oldest first."""
         found = []
-        for file in sorted(self.folder.glob("*/job.json")):
+        for name in sorted(path.name for path in self.folder.glob("*/")):
             try:
-                found.append(self.record(file.parent.name))
-            except UnknownJobError as error:
+                found.append(self.record(name))
+            except UnusableJobError as error:
                 logger.warning("%s", error)
+            except UnknownJobError:
+                continue
         return sorted(found, key=lambda record: record.created)
 
     def photo(self, job_id: str) -> Photo:
-        """Return the job's photo; raises UnknownJobError if it cannot be read."""
-        record, file = self.record(job_id), self.path(job_id) / "photo.png"
-        try:
-            with Image.open(file) as image:
-                return Photo(image.convert("RGB"), record.photo_name, record.photo_notes)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UnknownJobError(
-                Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=str(error))
-            ) from error
+        """Return the job's photo; raises UnknownJobError, as an UnusableJobError if it cannot be read."""
+        record = self.record(job_id)
+        return Photo(read_picture(self.path(job_id) / PHOTO), record.photo_name, record.photo_notes)
 
     def thumbnail(self, job_id: str) -> str:
         """Return a small picture of the job's photo as a ``data:`` URL; empty if it cannot be read."""
@@ -196,20 +143,27 @@ class JobStore:
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
     def hold(self, job_id: str) -> bool:
-        """Take the job for this process; return False if another one has it."""
-        lock = self._held.get(job_id) or FileLock(self._lock_file(job_id), thread_local=False)
+        """Take the job for this process; return False if another one has it. Raises OutputError if nobody can tell."""
+        file = self._lock_file(job_id)
+        lock = self._held.get(job_id) or FileLock(file, thread_local=False)
         try:
             lock.acquire(blocking=False)
         except Timeout:
             return False
+        except OSError as error:
+            raise output_error(file, error) from error
         self._held[job_id] = lock
         return True
 
     def release(self, job_id: str) -> None:
-        """Let another process take the job."""
+        """Let another process take the job; of one that is gone the lock goes, too."""
         lock = self._held.pop(job_id, None)
-        if lock is not None:
-            lock.release(force=True)
+        if lock is None:
+            return
+        if not os.path.lexists(self.path(job_id)):
+            with suppress(OSError):
+                self._lock_file(job_id).unlink()  # while it is held, so that it is nobody else's
+        lock.release(force=True)
 
     def is_free(self, job_id: str) -> bool:
         """Tell whether no process, this one neither, has the job."""
@@ -219,9 +173,17 @@ class JobStore:
         return True
 
     def update(self, job_id: str, **changes: Any) -> JobRecord:
-        """Change fields of a job that this process holds, and return it. Raises UnknownJobError and OutputError."""
-        record = replace(self.record(job_id), **changes)
-        self._write(record)
+        """Change fields of a job that this process holds, and return it. Raises UnknownJobError and OutputError.
+
+        A full disk is no reason not to go on: what is on the disk then stays as it was.
+        """
+        before = self.record(job_id)
+        record = replace(before, **changes)
+        if record != before:
+            try:
+                self._write(record)
+            except DiskFullError as error:
+                logger.warning("%s", error)
         return record
 
     def discard(self, job_id: str) -> None:
@@ -229,68 +191,73 @@ class JobStore:
         folder = self.path(job_id)
         if not self.hold(job_id):
             return
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         self.release(job_id)
-        with suppress(OSError):
-            self._lock_file(job_id).unlink()  # nobody waits for what is gone
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move what is at ``path`` in this store to the quarantine; raises OutputError, and leaves it, if it cannot."""
+        self._quarantine.put(path, reason)
+
+    def quarantined(self) -> list[tuple[str, str]]:
+        """Return the names of what could not be used and was put aside, each with the reason, which names no job."""
+        return self._quarantine.listed()
 
     def sections(self, job_id: str) -> int:
-        """Return how many sampled sections are kept, without a look at what is in them."""
-        return sum(1 for _ in self.path(job_id).glob("section_*.safetensors"))
+        """Return how many sampled sections are kept from the first on, without a look at what is in them."""
+        found = section_files(self.path(job_id))
+        return next((number for number in range(len(found)) if number not in found), len(found))
 
     def sweep(self) -> list[JobRecord]:
-        """Clean up after processes that died: half-written files, and jobs that were left long ago.
+        """Clean up after processes that died; return the jobs that nobody holds and that are not done, oldest first.
 
-        Returns the jobs that nobody holds and that are not done, oldest first.
+        Half-written files and empty folders go; what cannot be used is put aside. One such job is no other's trouble.
         """
-        left = []
-        for record in self.records():
-            if not self.is_free(record.id):
-                continue
-            _remove_parts(self.folder.parent, f"**/{record.id}*.part")
-            _remove_parts(self.path(record.id), "*.part")
-            newest = max(file.stat().st_mtime for file in self.path(record.id).iterdir())
-            if record.state != "done" and time.time() - newest > STALE_DAYS * 86400:
-                logger.info("The unfinished video %s was left %d days ago and is removed", record.id, STALE_DAYS)
-                self.discard(record.id)
-            elif record.state != "done":
-                left.append(record)
-        return left
+        return sweep(self)
 
-    def _is_that(self, job_id: str, request: GenerationRequest) -> bool:
+    def _begin(self, job_id: str, request: GenerationRequest, photo: Photo) -> None:
+        """Write a job that this process holds, unless it is there with this request."""
+        folder = self.path(job_id)
         try:
-            return self.record(job_id).request == request
+            if self.record(job_id).request == request:
+                return
+            _remove(folder)
+        except UnusableJobError as error:
+            if not error.damaged:
+                raise
+            self.set_aside(folder, error.reason)
         except UnknownJobError:
-            return False
+            if section_files(folder):
+                self.set_aside(folder, Message("it has no job.json"))
+        self.add(JobRecord(job_id, request), photo)
 
-    def _left(self, job_id: str, state: str, error: str = "") -> None:
-        """Note that a job ended before it was done; what is raised already matters more than what this meets."""
+    def _left(self, job_id: str, state: str, error: str = "", *, wanted: bool = False) -> None:
+        """Keep a job that ended before it was done, if it has a section or is ``wanted`` without one."""
         if self.closing:
             return
-        if not self.sections(job_id):
-            self.discard(job_id)
-            return
+        self._settle(job_id, state, error[:ERROR_CHARACTERS], keep=wanted or bool(section_files(self.path(job_id))))
+
+    def _settle(self, job_id: str, state: str, error: str = "", *, keep: bool) -> None:
+        """Write the last state of a job to ``keep``, or remove it; that this cannot be is no reason to fail."""
         try:
-            self.update(job_id, state=state, error=error)
+            self.update(job_id, state=state, error=error) if keep else self.discard(job_id)
         except FramePackError as problem:
             logger.warning("%s", problem)
 
-    def _done(self, job_id: str, request: GenerationRequest) -> None:
-        if "latents" in request.keep:
-            self.update(job_id, state="done")
-        else:
-            self.discard(job_id)
-
     def _write(self, record: JobRecord) -> None:
-        with whole_file(self.path(record.id) / "job.json") as part:
+        with whole_file(self.path(record.id) / RECORD) as part:
             part.write_text(record.to_json(), encoding="utf-8")
 
     def _lock_file(self, job_id: str) -> Path:
         return self.folder / f"{job_id}.lock"
 
 
-def _remove_parts(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
-        logger.info("%s was left half-written and is removed", path)
-        with suppress(OSError):
-            path.unlink()
+def _unknown(job_id: str) -> UnknownJobError:
+    return UnknownJobError(Message("There is no unfinished video {name}.", name=display_name(job_id)))
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a job, as far as the system allows."""
+    with suppress(OSError):
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        logger.warning("%s could not be removed", folder)

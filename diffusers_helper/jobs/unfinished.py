@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
-from diffusers_helper.jobs.store import JobRecord, JobStore
+from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.media.partials import partial_files
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
 
@@ -72,7 +75,10 @@ class Unfinished(KeptJobs):
         try:
             photo = self._store.photo(job_id)
             return self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts), photo
-        except FramePackError:
+        except FramePackError as error:
+            if isinstance(error, UnusableJobError) and error.damaged:
+                with suppress(FramePackError):
+                    self._store.set_aside(self._store.path(job_id), error.reason)
             self._store.release(job_id)
             raise
 
@@ -97,10 +103,10 @@ class Unfinished(KeptJobs):
         )
 
     def _video(self, record: JobRecord) -> dict[str, Any]:
-        stem = self._store.folder.parent / (record.output or record.id)
-        found = sorted(stem.parent.glob(f"{stem.name}_partial_*.mp4"))
-        if not found:
-            return {}
-        sections = int(found[-1].stem.rpartition("_")[2])
         plan = plan_video(record.request.variant, record.request.sections)
-        return {"video": str(found[-1]), "frames": plan.frames_after(sections)}
+        found = partial_files(self._store.results_of(record))
+        sections = [number for number in found if 1 <= number <= record.request.sections]
+        if not sections:
+            return {}
+        newest = sections[-1]
+        return {"video": str(found[newest]), "frames": plan.frames_after(newest)}

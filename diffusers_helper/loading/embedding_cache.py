@@ -14,13 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 
 FORMAT = 1
 """Changes when the meaning of an entry does: older ones are then not found."""
@@ -28,6 +25,7 @@ LIMIT_BYTES = 500_000_000
 """About two hundred prompts and as many photos."""
 
 logger = logging.getLogger(__name__)
+_FILE = TensorFile("sha256", separator=";")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +53,10 @@ class EmbeddingCache:
         if self._folder is None or key is None or not (file := self._file(key)).is_file():
             return None
         try:
-            with safe_open(file, framework="pt") as entry:
-                tensors = {name: entry.get_tensor(name).clone() for name in entry.keys()}  # noqa: SIM118 - no dict
-                facts = entry.metadata()
-            if facts["sha256"] != _digest(tensors):
-                raise ValueError("it has another checksum")
+            tensors, facts = _FILE.read(file)
             os.utime(file)  # used just now
             return Embedding(tensors, tuple(json.loads(facts["notes"])))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, DamagedFileError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("%s cannot be used (%s); the encoder runs again", file, error)
             with suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -72,14 +66,11 @@ class EmbeddingCache:
         """Keep `embedding`; where it cannot be written the log says so, and nothing else happens."""
         if self._folder is None or key is None:
             return
-        tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in embedding.tensors.items()}
-        facts = {"notes": json.dumps(embedding.notes), "sha256": _digest(tensors)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._file(key)) as part:
-                save_file(tensors, part, facts)
+            _FILE.write(self._file(key), embedding.tensors, notes=json.dumps(embedding.notes))
             self._shrink()
-        except (OSError, OutputError, SafetensorError) as error:
+        except (OSError, OutputError) as error:
             logger.warning("An embedding could not be kept: %s", error)
 
     def _file(self, key: str) -> Path:
@@ -99,11 +90,3 @@ class EmbeddingCache:
 def key_of(*facts: object) -> str:
     """A name for what `facts`, anything that JSON can hold, lead to."""
     return hashlib.sha256(json.dumps([FORMAT, *facts]).encode()).hexdigest()
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

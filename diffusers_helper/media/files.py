@@ -122,6 +122,27 @@ def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> Non
         )
 
 
+def open_own(path: Path) -> BinaryIO:
+    """Open a file of this program's own for reading: nobody has put a pipe, a folder or a link in its place.
+
+    Raises OSError; a pipe, which would wait for a writer, and a link are refused at once.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_own(path: Path, most: int) -> bytes:
+    """Return what ``open_own`` finds; raises OSError, also where that is longer than ``most`` bytes."""
+    with open_own(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return content
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; it becomes ``path`` only once it is complete on the disk.

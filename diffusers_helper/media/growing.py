@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +20,7 @@ from diffusers_helper.framepack.errors import OutputError
 from diffusers_helper.media.files import output_error, whole_file
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
 from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
+from diffusers_helper.media.partials import partial_file, partial_files
 from diffusers_helper.media.video import Check, encode_mp4, exact_rate
 from diffusers_helper.texts import Message
 
@@ -77,7 +77,7 @@ class GrowingVideo:
         )
         section.seek(0)
 
-        path = self._partial(number)
+        path = partial_file(self._stem, number)
         cuts = [*self._settled(), Cut(section, 0, fresh)]
         with whole_file(path) as part:
             join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check)
@@ -93,7 +93,7 @@ class GrowingVideo:
         Returns whether it is there with all its ``frames``; then ``recall`` has to come before ``add``. The files of
         other lengths are removed.
         """
-        path = self._partial(sections)
+        path = partial_file(self._stem, sections)
         if count_frames(path) != frames:
             return False
         self.remove_partials(but=path)
@@ -131,12 +131,9 @@ class GrowingVideo:
     def _final(self) -> Path:
         return self._stem.with_name(f"{self._stem.name}.mp4")
 
-    def _partial(self, sections: int) -> Path:
-        return self._stem.with_name(f"{self._stem.name}_partial_{sections:02d}.mp4")
-
     def remove_partials(self, but: Path | None = None) -> None:
-        """Remove the partial files of this stem, whoever made them."""
-        for path in self._stem.parent.glob(f"{escape(self._stem.name)}_partial_*.mp4"):
+        """Remove the partial files of this stem, whichever process made them."""
+        for path in partial_files(self._stem).values():
             _remove(path if path != but else None)
 
     def _joined(self, pixels: Tensor, overlap: int) -> Tensor:
@@ -175,6 +172,8 @@ class Cut:
 
 def count_frames(file: Path) -> int:
     """Return how many frames an MP4 holds; 0 for one that is not there or cannot be read to its end."""
+    if not file.is_file():  # opening a pipe would wait for ever
+        return 0
     try:
         with av.open(file, "r") as source:
             return sum(packet.pts is not None and not packet.is_corrupt for packet in source.demux())

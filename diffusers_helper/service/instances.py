@@ -1,7 +1,7 @@
 """``run_gradio.sh``: starts, stops and lists instances of the page in the background, one per GPU and port.
 
 Each instance has a keeper of its own (``keeper``), so none depends on another one or on the shell that started it.
-Exit codes: 0 done, 1 failed or not running, 2 a port is taken or an argument wrong, 3 models missing.
+Exit codes: those of ``options.py``; 1 is also "not running", 2 a port that is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psutil
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
-from diffusers_helper.service.options import DONE, FAILED, ROOT, ending
+from diffusers_helper.service.options import DONE, FAILED, ROOT, WRONG_SETTINGS, ending
 
 DEFAULT_PORT = 7860
 START_SECONDS = 180
@@ -47,6 +47,10 @@ Exit status: 0 done, 1 failed or not running, 2 a port is taken or an argument i
 
 def main(argv: Sequence[str], root: Path = ROOT) -> int:
     """Do what ``argv`` says with the instances whose state is below ``root``; return the exit code."""
+    return ending(lambda: _run(list(argv), root))
+
+
+def _run(argv: list[str], root: Path) -> int:
     commands = {"start": start, "restart": restart, "stop": stop, "status": status, "logs": logs}
     tolerant_output()
     word = argv[0] if argv else "start"
@@ -56,9 +60,9 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
     named = word in commands
     if not (named or word.startswith("-") or word.isdecimal()):
         sys.stderr.write(f"'{word}' is no command; see ./run_gradio.sh help\n")
-        return 2
+        return WRONG_SETTINGS
     command = commands[word] if named else start
-    return ending(lambda: command(list(argv[named:]), root))
+    return command(argv[named:], root)
 
 
 def start(arguments: list[str], root: Path) -> int:

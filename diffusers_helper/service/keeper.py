@@ -1,8 +1,8 @@
 """Keeps one instance of the page running: starts it, writes its log, and starts it again if it crashes.
 
 ``python -m diffusers_helper.service.keeper ROOT PORT`` reads ``ROOT/run/PORT.json`` and writes ``PORT.state.json``
-beside it until it ends. An instance that ends on purpose (0), or because of what it was told (2, 3), or that never
-answered, is not started again. No torch here: the keeper is a small process.
+beside it until it ends. An instance that ends on purpose, or because of what it was told (``options.FINAL``), or that
+never answered, is not started again. No torch here: the keeper is a small process.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 
 import psutil
 
+from diffusers_helper.service.options import DONE, FAILED, FINAL
+
 LOG_BYTES, LOGS = 10_000_000, 5
 STOP_SECONDS = 10
-ON_PURPOSE = (0, 2, 3)
-"""Exit codes of a program that would do the same again: stopped, wrong settings, models missing."""
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,14 @@ class Keeper:
                 started = time.monotonic()
                 code, answered = self._run_once()
                 if self._stopped():
-                    return 0
-                if code in ON_PURPOSE or not (answered or self._state.restarts):
-                    return code if code >= 0 else 1
+                    return DONE
+                if code in FINAL or not (answered or self._state.restarts):
+                    return code if code >= 0 else FAILED
                 pause = pauses.after(time.monotonic() - started)
                 self._tell(phase="waiting", program=None, why=_reason(code))
                 self._write(f"The program {_reason(code)}; it starts again in {pause:.0f} s.")
                 if self._stopped(pause):
-                    return 0
+                    return DONE
                 self._tell(phase="starting", restarts=self._state.restarts + 1)
         finally:
             self._file.unlink(missing_ok=True)
@@ -243,7 +243,7 @@ def main(argv: list[str]) -> int:
     """Keep the instance at the port ``argv[1]`` of the folder ``argv[0]``."""
     root, port = Path(argv[0]), int(argv[1])
     plan = read(Plan, files(root, port)[0])
-    return Keeper(plan, root).run() if plan else 1
+    return Keeper(plan, root).run() if plan else FAILED
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``demo_gradio.py`` and ``demo_gradio_f1.py``: arguments, environment, port, models, page; in this order.
 
 What can be wrong is found before what takes long: a port that is taken ends the program before torch or Gradio are
-imported. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 3 models missing.
+imported. Exit codes: those of ``options.py``; one that was stopped is done.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ JOBS_PER_OWNER = 10
 def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
     """Serve the page of ``variant`` until a signal; return the exit code."""
     tolerant_output()
+    code = options.ending(lambda: _main(variant, argv))
+    return options.DONE if code == options.INTERRUPTED else code
+
+
+def _main(variant: Variant, argv: Sequence[str] | None) -> int:
     parsed = _parser(variant).parse_args(argv)
     options.set_environment(offline=parsed.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
-    code = options.ending(lambda: _with_port(variant, parsed), parsed.language)
-    return options.DONE if code == options.INTERRUPTED else code
+    return options.ending(lambda: _with_port(variant, parsed), parsed.language)
 
 
 def open_port(server: str, port: int) -> socket.socket:
@@ -111,6 +115,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
             preload=program.preload,
             estimate=program.estimate,
             camera_only=program.source.is_tiny,
+            quarantined=program.store.quarantined,
         )
         watchdog = Watchdog(manager)
         watchdog.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.media.files import read_own
 from diffusers_helper.texts import Message
+
+logger = logging.getLogger(__name__)
+HOLDER_BYTES = 1000
 
 
 def lock_folder() -> Path:
@@ -58,10 +63,8 @@ def _held(name: Path, who: str, refusal: Callable[[str], str]) -> Iterator[None]
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
-        holder.write_text(who, encoding="utf-8")
     except Timeout:
-        other = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise SettingsError(refusal(other)) from None
+        raise SettingsError(refusal(_told_in(holder))) from None
     except OSError as error:
         raise SettingsError(
             Message(
@@ -71,6 +74,24 @@ def _held(name: Path, who: str, refusal: Callable[[str], str]) -> Iterator[None]
             )
         ) from error
     try:
+        _tell(holder, who)
         yield
     finally:
         lock.release()
+
+
+def _tell(holder: Path, who: str) -> None:
+    """Write who has the lock. It only helps the reader of a refusal: what is in its place stays there."""
+    if holder.is_symlink() or (holder.exists() and not holder.is_file()):
+        return  # writing to a pipe would wait for ever
+    try:
+        holder.write_text(who, encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s could not be written: %s", holder, error.strerror)
+
+
+def _told_in(holder: Path) -> str:
+    try:
+        return read_own(holder, HOLDER_BYTES).decode(errors="replace")
+    except OSError:
+        return "another process"

@@ -17,7 +17,10 @@ from diffusers_helper.texts import LANGUAGES, language
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's folder: results, logs and weights go below it wherever the program is started from."""
 
-DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED, READER_GONE = 0, 1, 2, 3, 130, 141
+"""Every exit code there is; docs/deploy.md tells what each one means and what follows. The last is SIGPIPE's."""
+FINAL = (DONE, WRONG_SETTINGS, MODELS_MISSING)
+"""What the page ends with where it would do the same again, so that nobody should start it once more."""
 _EXIT_CODES = {
     SettingsError: WRONG_SETTINGS,
     PhotoError: WRONG_SETTINGS,
@@ -92,10 +95,23 @@ def set_environment(*, offline: bool) -> None:
 def ending(command: Callable[[], int], tag: str | None = None) -> int:
     """Return the exit code of ``command``; what it raises becomes a sentence on stderr, or a traceback in the log.
 
-    ``tag`` is what ``--language`` says.
+    ``tag`` is what ``--language`` says. Where the reader of the output has left (``| head -1``) nothing is said.
     """
     try:
+        try:
+            return _ending(command, tag)
+        finally:
+            sys.stdout.flush()  # what waits in the buffer would fail after everything, with a traceback
+    except BrokenPipeError:
+        _silence()
+        return READER_GONE
+
+
+def _ending(command: Callable[[], int], tag: str | None) -> int:
+    try:
         return command()
+    except BrokenPipeError:
+        raise
     except FramePackError as error:
         sys.stderr.write(f"{language(tag)(str(error))}\n")
         return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), FAILED)
@@ -104,6 +120,17 @@ def ending(command: Callable[[], int], tag: str | None = None) -> int:
     except Exception:
         logger.exception("Something unexpected went wrong")
         return FAILED
+
+
+def _silence() -> None:
+    """Let what is still to be written to a reader who has left go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _folder(text: str) -> Path:

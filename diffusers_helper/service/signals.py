@@ -1,4 +1,4 @@
-"""Ctrl+C and Ctrl+\\ that let the work in hand end in order."""
+"""Signals that let the work in hand end in order: Ctrl+C, Ctrl+\\, a terminal that is closed, ``kill``."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from diffusers_helper.framepack.errors import CancelledError
 from diffusers_helper.texts import Message
 
+_TO_STOP = ("SIGINT", "SIGTERM", "SIGHUP")
+"""What ends a command, by the names of those that this system has: Ctrl+C, ``kill``, and a terminal that is closed."""
+
 
 @contextmanager
 def stop_on_interrupt(when: str) -> Iterator[Callable[[], None]]:
-    """Give a check that raises CancelledError after Ctrl+C; a second one is at once.
+    """Give a check that raises CancelledError after Ctrl+C, SIGTERM or SIGHUP; a second Ctrl+C is at once.
 
-    ``when`` is what the user is told of the first one, such as "after this step".
+    ``when`` is what the user is told of the first one, such as "after this step". A process that was started to outlive
+    its terminal (``nohup``) goes on without it.
     """
     pressed = threading.Event()
 
-    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if pressed.is_set():
+            return  # a closed terminal is told by the system and by the shell
         pressed.set()
-        signal.signal(signal.SIGINT, before)
-        # To the file itself: sys.stderr may be in the middle of another write.
-        os.write(2, f"\nStopping {when}; press Ctrl+C again to stop at once.\n".encode())
+        _tell(f"\nStopping {when}; press Ctrl+C again to stop at once.\n")
 
     def check() -> None:
         if pressed.is_set():
             raise CancelledError(Message("Stopped."))
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    numbers = [getattr(signal, name) for name in _TO_STOP if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers if not _is_ignored(number)}
+    for number in before:
+        signal.signal(number, on_signal)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def asked_on_quit() -> Iterator[Callable[[], bool]]:
 
     def on_quit(_number: int, _frame: FrameType | None) -> None:
         pressed.set()
-        os.write(2, b"\nStopping after this section; press Ctrl+C to stop after this step.\n")
+        _tell("\nStopping after this section; press Ctrl+C to stop after this step.\n")
 
     if not hasattr(signal, "SIGQUIT"):
         yield pressed.is_set
@@ -55,3 +64,14 @@ def asked_on_quit() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGQUIT, before)
+
+
+def _is_ignored(number: int) -> bool:
+    """Tell whether a signal was switched off by who started this process; Ctrl+C counts wherever it reaches."""
+    return number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN
+
+
+def _tell(text: str) -> None:
+    """Write to the terminal itself: sys.stderr may be in the middle of another write, and the terminal may be gone."""
+    with suppress(OSError):
+        os.write(2, text.encode())

@@ -1,0 +1,46 @@
+"""The photo of a job on the disk: a PNG that this program wrote, and nothing else that may lie in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from diffusers_helper.jobs.record import UnusableJobError
+from diffusers_helper.media.files import open_own, whole_file
+from diffusers_helper.media.photo import MAX_PIXELS
+
+
+def write_picture(image: Image.Image, file: Path) -> None:
+    """Write ``image``. Raises OutputError and OSError."""
+    with whole_file(file) as part:
+        image.save(part, format="PNG", compress_level=1)
+
+
+def read_picture(file: Path) -> Image.Image:
+    """Return what ``write_picture`` wrote; raises UnusableJobError for anything else."""
+    with _opened(file) as image:
+        return image.convert("RGB")
+
+
+def check_picture(file: Path) -> None:
+    """Raise UnusableJobError for what is no such file or was damaged; nothing is decoded."""
+    with _opened(file) as image:
+        image.verify()
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[PngImageFile]:
+    try:
+        with open_own(file) as stream:
+            image = PngImageFile(stream)  # ``Image.open`` takes other formats, and warns of large pictures
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height}")
+            yield image
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder raises whatever a broken file makes it raise
+        raise UnusableJobError(file, error) from error

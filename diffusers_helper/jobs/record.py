@@ -1,0 +1,155 @@
+"""What ``job.json`` says of a job, believed only where every field is what it has to be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
+from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.media.files import read_own
+from diffusers_helper.texts import Message
+
+STATES = ("queued", "running", "stopped", "failed", "done")
+RECORD_BYTES = 1_000_000
+"""A record with the longest prompts, every character escaped, is a third of this."""
+ERROR_CHARACTERS = 2000
+YEAR_10000 = 253_402_300_800
+"""In seconds since the epoch; times from there on have no date."""
+_ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
+_RESERVED = {"quarantine"}
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
+"""What says nothing of a file, but that this computer cannot read it now."""
+
+
+class UnusableJobError(UnknownJobError):
+    """A job's file cannot be used, so the job cannot go on.
+
+    Args:
+        file: which one.
+        error: what reading it met.
+
+    Attributes:
+        reason: why, as a part of a sentence that does not name the job.
+        damaged: it is the file's fault; otherwise this computer cannot read it at the moment.
+    """
+
+    def __init__(self, file: Path, error: Exception) -> None:
+        self.reason = _reason(file, error)
+        self.damaged = not (isinstance(error, OSError) and error.errno in _PASSING)
+        super().__init__(
+            Message("{file} cannot be used, so its video cannot go on: {reason}", file=str(file), reason=self.reason)
+        )
+
+
+def is_id(name: str) -> bool:
+    """Tell whether ``name`` can be that of a job: fit for a file name, not hidden, and not one of the store's own."""
+    return _ID.fullmatch(name) is not None and name not in _RESERVED
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as it is on the disk.
+
+    Attributes:
+        id: its name.
+        request: the settings, with a fixed seed.
+        state: "queued", "running", "stopped" by the user, "failed", or "done" (and kept to be made longer).
+        created: seconds since the epoch.
+        owner: for whom it is, as ``Job.owner`` says; empty for nobody in particular.
+        visitor: the browser that started it, as the page knows browsers; empty for the command line and scripts.
+        output: the results' path without ending, from the folder of results; empty until it has run.
+        models: the option that chose the models; empty for the usual ones.
+        photo_name, photo_notes: of its ``Photo``.
+        error: why it failed.
+        batch: it was queued together with others.
+        order: its place in the queue; smaller numbers run first.
+        restarts: how often it went on by itself after its process had ended.
+    """
+
+    id: str
+    request: GenerationRequest
+    state: str = "queued"
+    created: float = 0.0
+    owner: str = ""
+    visitor: str = ""
+    output: str = ""
+    models: str = ""
+    photo_name: str = ""
+    photo_notes: tuple[str, ...] = ()
+    error: str = ""
+    batch: bool = False
+    order: float = 0.0
+    restarts: int = 0
+
+    def to_json(self) -> str:
+        """Return the record as JSON."""
+        return json.dumps(asdict(self) | {"request": self.request.model_dump()}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> JobRecord:
+        """Read what ``to_json`` wrote; raises ValueError or SettingsError for anything else.
+
+        A field that is not there has its usual value, and one that a later version added is passed over.
+        """
+        try:
+            found = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(found, dict) or not isinstance(found.get("request"), dict):
+            raise ValueError("request")
+        known: dict[str, Any] = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+        request = GenerationRequest.from_fields(known.pop("request"))
+        if wrong := [field.name for field in fields(cls) if field.name != "request" and not _is_right(field, known)]:
+            raise ValueError(", ".join(wrong))
+        return cls(request=request, **known | {"photo_notes": tuple(known.get("photo_notes", ()))})
+
+
+def read_record(folder: Path) -> JobRecord:
+    """Return the record in the folder of a job; raises FileNotFoundError if there is none, and UnusableJobError."""
+    file = folder / "job.json"
+    try:
+        record = JobRecord.from_json(read_own(file, RECORD_BYTES))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, FramePackError) as error:
+        raise UnusableJobError(file, error) from error
+    if record.id != folder.name:
+        raise UnusableJobError(file, ValueError("id"))
+    return record
+
+
+def _is_right(field: Any, known: dict[str, Any]) -> bool:
+    """Tell whether a field may have the value that it has in ``known``: it is of its default's kind, and more."""
+    if field.name not in known:
+        return field.default is not MISSING
+    value = known[field.name]
+    match field.name:
+        case "id":
+            return isinstance(value, str) and is_id(value)
+        case "state":
+            return value in STATES
+        case "output":
+            return isinstance(value, str) and (not value or _stays_inside(value))
+    match field.default:
+        case bool():
+            return isinstance(value, bool)
+        case int() | float():
+            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000
+        case tuple():
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, str)
+
+
+def _stays_inside(output: str) -> bool:
+    path = PurePosixPath(output)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in output
+
+
+def _reason(file: Path, error: Exception) -> str:
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Message("{file} is not as it was written ({reason})", file=file.name, reason=why)
