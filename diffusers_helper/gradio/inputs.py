@@ -68,18 +68,18 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     return file if not user or Uploads(folder).belongs(file, user) else None
 
 
-def stored_picture(content: bytes | None, user: str) -> Path | None:
+def stored_picture(content: bytes, user: str) -> Path | None:
     """Put a picture among the uploads of ``user``, as if it had been uploaded; None for what is no picture.
 
     Raises OutputError.
     """
     try:
-        with Image.open(BytesIO(content or b""), formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
             suffix = str(image.format).lower()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     uploads = Uploads(Path(get_upload_folder()))
-    file = uploads.folder / sha256(content or b"").hexdigest() / f"photo.{suffix}"
+    file = uploads.folder / sha256(content).hexdigest() / f"photo.{suffix}"
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part:
         part.write_bytes(content)

@@ -48,13 +48,13 @@ class Recipe:
         settings: fields of a request, each valid.
         picture: the file is a picture, so the photo itself.
         notes: sentences on what was left out.
-        photo: the photo as a picture file, where one is inside a file that is none; else None.
+        photo: the photo as a picture file, where one is inside a file that is none; else b"".
     """
 
     settings: dict[str, Any]
     picture: bool
     notes: tuple[str, ...]
-    photo: bytes | None = None
+    photo: bytes = b""
 
 
 def recipe_of(request: GenerationRequest) -> str:
