@@ -1,5 +1,6 @@
 """Whatever is raised in the worker, at whatever call, ends one job at most, and the next job is made."""
 
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -113,7 +114,9 @@ def calls(ending):
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize("ending", ["done", "cancelled", "failed"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the first call of a thread
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the end of a generator let go of
 def test_a_fault_at_any_call_of_the_worker_ends_one_job_at_most(ending, error, caplog):
+    caplog.set_level(logging.CRITICAL)  # of hundreds of faults
     names = calls(ending)
     assert {"Dispatcher.take", "Dispatcher.finish", "WorkerStats.record", "changes", "Previews.__call__"} < set(names)
     assert "Worker._replace" in names
