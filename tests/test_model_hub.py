@@ -310,6 +310,7 @@ def test_too_small_a_disk_is_said_before_the_download(source, server, tmp_path, 
 def test_what_is_here_counts_against_the_disk(source, monkeypatch):
     for part in parts_for(["f1"]):
         folder = source.folder(part)
+    (folder / SHARDS[2]).resolve().unlink()
     (folder / SHARDS[2]).unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 150_000))
     source.check(["f1"])  # 142,592 bytes

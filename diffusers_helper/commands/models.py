@@ -40,6 +40,9 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
         commit = (source.revision(part) or "-")[:7]
         rows.append((part.name, part.repository, part.folder or "-", commit, size, state))
     sys.stdout.write(table(rows))
+    for chosen in dict.fromkeys(source.chosen(part) for part in parts_for(variants)):
+        if chosen:
+            _say(chosen)
     _say(f"{source.title}, in {source.root}: {len(rows) - 1 - lacking} of {len(rows) - 1} parts are here.")
     _say(f"Free on this disk: {readable_size(free_bytes(source.root))}.")
     return options.DONE

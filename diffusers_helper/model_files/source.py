@@ -11,10 +11,12 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files.check import Fault, Problem, find_changed, find_problems, intact_bytes
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
+from diffusers_helper.model_files.snapshots import cache_at
 from diffusers_helper.texts import Message, in_turn
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
@@ -66,6 +68,10 @@ class ModelSource(ABC):
     def revision(self, _part: Part) -> str | None:
         """The commit of the part's repository; None if that is not known."""
         return None
+
+    def chosen(self, _part: Part) -> str:
+        """Which version of the part's repository is used, and why, for the log; "" where there is only one."""
+        return ""
 
     @abstractmethod
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
@@ -214,6 +220,10 @@ class HubSource(ModelSource):
         """As in the base class."""
         return self.hub.revision(part)
 
+    def chosen(self, part: Part) -> str:
+        """As in the base class."""
+        return self.hub.chosen(part)
+
     def _bytes_lacking(self, part: Part, problems: list[Problem]) -> int:
         """Bytes to download; raises HubError, and ModelFilesError if the hub has no safetensors of the part."""
         sizes = self.hub.sizes(part)
@@ -225,10 +235,7 @@ class HubSource(ModelSource):
                     part=part.title,
                 )
             )
-        folder = self.hub.cached_folder(part)
-        bad = {problem.file for problem in problems}
-        here = {name for name in sizes if folder and name not in bad and (folder / name).is_file()}
-        return sum(size for name, size in sizes.items() if name not in here)
+        return self.hub.bytes_lacking(part, {problem.file for problem in problems})
 
     def _fetch(self, part: Part, problems: list[Problem], on_progress: OnProgress | None) -> Path:
         total = sum(self.hub.sizes(part).values())
@@ -279,6 +286,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
     """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
 
+    A folder may be a Hugging Face cache, as another program's `hf_download` is, which is then read and completed.
     Raises SettingsError when there is no such folder, ModelFilesError when its framepack.json is no good.
     """
     choice = choice or ("framepack" if accelerator else "tiny")
@@ -291,7 +299,12 @@ def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
         raise SettingsError(
             Message("There is no model folder {choice}. Choose framepack, tiny, or an existing folder.", choice=choice)
         )
-    return LocalFolder(path)
+    cache = None if _is_model_folder(path) else cache_at(path)
+    return HubSource(HuggingFaceHub(cache, revisions=Revisions(LOCK_FILE))) if cache else LocalFolder(path)
+
+
+def _is_model_folder(path: Path) -> bool:
+    return (path / "framepack.json").is_file() or any((path / part.repository).is_dir() for part in parts_for(VARIANTS))
 
 
 def _all_problems(part: Part, folder: Path) -> list[Problem]:
