@@ -7,6 +7,7 @@ It knows which model is needed when, and neither threads, queues nor pages. File
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +44,7 @@ from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
+from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.texts import Message
@@ -100,11 +102,12 @@ def _stages(
     if recipe and not can_carry(recipe):
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
-    video = GrowingVideo(output, plan.grows_at_front, request.crf, comment=recipe)
+    picture, png = _pictured(request, photo, recipe)
+    video = GrowingVideo(output, plan.grows_at_front, request.crf, tags=Tags(recipe, png) if recipe else Tags())
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
-    picture = _prepare(request, photo, output, recipe)
+    _keep(request, output, png, picture.shape[0] * picture.shape[1])
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
     conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint)
@@ -221,21 +224,27 @@ def _encoded(
     return conditions, start_latent, vae
 
 
-def _prepare(request: GenerationRequest, photo: Photo, output: Path, recipe: str) -> NDArray[np.uint8]:
-    """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
+def _pictured(request: GenerationRequest, photo: Photo, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
+    """Bring the photo to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
     assert request.resolution is not None, "generate fills it in"
     height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
     picture = resize_and_center_crop(np.asarray(photo.image), width, height)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
+    return picture, png.getvalue()
+
+
+def _keep(request: GenerationRequest, output: Path, png: bytes, pixels: int) -> None:
+    """Write the picture and the request beside the video that is to come, if there is room for all of it."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        require_free_space(output.parent, _bytes_needed(request, height * width))
+        require_free_space(output.parent, _bytes_needed(request, pixels))
         with whole_file(output.with_name(f"{output.name}.png")) as part:
-            Image.fromarray(picture).save(part, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
+            part.write_bytes(png)
         with whole_file(output.with_name(f"{output.name}.json")) as part:
             part.write_text(request.to_json(), encoding="utf-8")
     except OSError as error:
         raise output_error(output.parent, error) from error
-    return picture
 
 
 def _bytes_needed(request: GenerationRequest, pixels: int) -> int:

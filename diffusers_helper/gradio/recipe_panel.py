@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.framepack.errors import FramePackError, OutputError, SettingsError
 from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
 from diffusers_helper.framepack.variants import Variant, variant_named
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, uploaded_file
 from diffusers_helper.gradio.privacy import user_of
+from diffusers_helper.media.files import whole_file
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import ENGLISH, Language, Message
+
+logger = logging.getLogger(__name__)
 
 
 class RecipeHandlers:
@@ -44,13 +49,14 @@ class RecipeHandlers:
             settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
+        photo = path if recipe.picture else _unpacked(recipe.photo, path)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        return [self._told(recipe), file_value(path) if recipe.picture else gr.skip(), *controls]
+        return [self._told(recipe, photo), file_value(photo) or gr.skip(), *controls]
 
-    def _told(self, recipe: Recipe) -> str:
+    def _told(self, recipe: Recipe, photo: Path | None) -> str:
         made_by = recipe.settings.get("variant", self._variant.name)
         texts = [Message("The settings are restored."), *recipe.notes]
-        if not recipe.picture:
+        if photo is None:
             texts.append(Message("The photo is not in this file: add it, or restore from the PNG beside the video."))
         if made_by != self._variant.name:
             title = variant_named(made_by).title
@@ -58,6 +64,20 @@ class RecipeHandlers:
                 Message("They were made for another model, {title}, which has a page of its own.", title=title)
             )
         return "".join(view.hint(escape(self._t(text))) for text in texts)
+
+
+def _unpacked(photo: bytes, video: Path) -> Path | None:
+    """The photo that an uploaded video carries, as a file beside it and so of the same user; None without one."""
+    if not photo:
+        return None
+    file = video.with_name("photo.png")
+    try:
+        with whole_file(file) as part:
+            part.write_bytes(photo)
+    except OutputError as error:
+        logger.warning("The photo in a video could not be kept: %s", error)
+        return None
+    return file
 
 
 @dataclass(frozen=True)
