@@ -183,9 +183,9 @@ def count_frames(file: Path) -> int:
     """Return how many frames an MP4 holds; 0 for one that is not there or cannot be read to its end."""
     try:
         with av.open(file, "r") as source:
-            frames = source.demux(source.streams.video[0])  # a picture that the file carries is a stream, too
-            return sum(packet.pts is not None and not packet.is_corrupt for packet in frames)
-    except (av.FFmpegError, IndexError):
+            # A picture that the file carries is a packet, too, but has no time.
+            return sum(packet.pts is not None and not packet.is_corrupt for packet in source.demux())
+    except av.FFmpegError:
         return 0
 
 

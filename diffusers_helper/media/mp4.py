@@ -104,7 +104,7 @@ def _read_frames(file: BinaryIO, rate: Fraction) -> Frames:
     (ahead,) = struct.unpack_from(">i", tables[b"elst"], 12)
     size, count = struct.unpack_from(">2I", tables[b"stsz"], 4)  # one size for all, or 0
     durations, _, tick = struct.unpack_from(">3I", tables[b"stts"], 4)
-    if durations != 1 or tick * rate != ticks or count > MOST_FRAMES or max(size, 1) * count > room:
+    if durations != 1 or tick * rate != ticks or count > MOST_FRAMES:
         raise NotAsWrittenError
     sizes = np.full(count, size) if size else np.frombuffer(tables[b"stsz"], ">u4", count, 12).astype(np.int64)
     if sizes.sum() > room:
