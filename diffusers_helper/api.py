@@ -22,7 +22,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffusers_helper.framepack.events import Event, Finished, Note
 from diffusers_helper.framepack.planning import FPS
@@ -34,9 +34,12 @@ from diffusers_helper.service import options
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from diffusers_helper.service.program import Program
+
+    Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
 
 
 class _TemporaryFolder:
@@ -122,8 +125,8 @@ class FramePack:
         program.prepare()
         return cls(program, folder)
 
-    def __call__(self, photo: str | os.PathLike[str] | Image, prompt: str = "", **settings: Any) -> Video:
-        """Make a video of ``photo`` (a file, or a picture of Pillow's); takes and raises the same as ``stream``."""
+    def __call__(self, photo: Picture, prompt: str = "", **settings: Any) -> Video:
+        """Make a video of ``photo`` (see ``media.photo.open_photo``); takes and raises the same as ``stream``."""
         request = self.request(prompt, **settings).with_seed()
         notes, finished = [], None
         with closing(self._events(request, photo)) as events:
@@ -134,9 +137,7 @@ class FramePack:
         assert finished is not None, "a run ends with Finished or an exception"
         return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
 
-    def stream(
-        self, photo: str | os.PathLike[str] | Image, prompt: str = "", **settings: Any
-    ) -> Generator[Event, None, None]:
+    def stream(self, photo: Picture, prompt: str = "", **settings: Any) -> Generator[Event, None, None]:
         """Make a video and yield what happens, up to ``Finished``; closing the iterator stops the work within a step.
 
         ``settings`` are the fields of a GenerationRequest, such as ``seconds=2.4`` or ``seed=7``. Raises SettingsError
@@ -152,14 +153,11 @@ class FramePack:
         """Give up the models; the next video loads them again."""
         self._program.release()
 
-    def _events(
-        self, request: GenerationRequest, picture: str | os.PathLike[str] | Image
-    ) -> Generator[Event, None, None]:
-        from diffusers_helper.media.photo import open_photo, photo_of
+    def _events(self, request: GenerationRequest, picture: Picture) -> Generator[Event, None, None]:
+        from diffusers_helper.media.photo import open_photo
 
         require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])
-        photo = open_photo(picture) if isinstance(picture, str | os.PathLike) else photo_of(picture)
-        return self._program.generate(request, photo, new_job_id(), check=_nothing, say=_nothing)
+        return self._program.generate(request, open_photo(picture), new_job_id(), check=_nothing, say=_nothing)
 
 
 def _options(**given: Any) -> argparse.Namespace:

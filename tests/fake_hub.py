@@ -22,6 +22,7 @@ class FakeHub:
         garble: paths whose next downloads, so many of them, have a wrong byte.
         refuse: repositories that are answered with that status.
         requests: (method, path in the repository or address, headers) in order.
+        sent: bytes of files that were sent.
     """
 
     commits: dict[str, dict[str, dict[str, bytes]]]
@@ -29,6 +30,7 @@ class FakeHub:
     garble: dict[str, int] = field(default_factory=dict)
     refuse: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    sent: int = 0
     url: str = ""
 
     @property
@@ -89,7 +91,10 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     {"type": "file", "path": path, "size": len(data), "oid": digest(data)}
                     for path, data in files.items()
                 ]
-            siblings = [{"rfilename": path, "size": len(data), "blobId": digest(data)} for path, data in files.items()]
+            siblings = [
+                {"rfilename": path, "size": len(data), "blobId": digest(data), **lfs(path, data)}
+                for path, data in files.items()
+            ]
             return {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}
 
         def commit(self, revision: str) -> str:
@@ -106,6 +111,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if body and hub.garble.get(path):
                 hub.garble[path] -= 1
                 data = data[:-1] + bytes([data[-1] ^ 1])
+            hub.sent += len(data[start:stop]) if body else 0
             self.send(data[start:], headers, status=206 if start else 200, body=body, stop=stop)
 
         def send(self, data: bytes, headers: dict[str, str], status=200, body=True, stop=None) -> None:
@@ -127,6 +133,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 def etag(path: str, data: bytes) -> str:
     """What the hub calls a file's content: large files are named by their SHA-256."""
     return hashlib.sha256(data).hexdigest() if path.endswith(".safetensors") else digest(data)
+
+
+def lfs(path: str, data: bytes) -> dict[str, dict[str, object]]:
+    """What the hub tells of a large file besides."""
+    if not path.endswith(".safetensors"):
+        return {}
+    return {"lfs": {"sha256": etag(path, data), "size": len(data), "pointerSize": 134}}
 
 
 def digest(data: bytes) -> str:

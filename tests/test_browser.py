@@ -1,5 +1,6 @@
 """The page in a real browser, headless Chromium, with a fake run behind it."""
 
+import io
 import re
 import shutil
 import time
@@ -22,6 +23,7 @@ from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
+from diffusers_helper.media.tags import Tags
 from diffusers_helper.service.computer import Computer
 from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
@@ -446,7 +448,10 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
     if kind == "png":
         Image.new("RGB", (512, 512), "teal").save(file, pnginfo=png_comment(recipe_of(made)))
     else:
-        growing = GrowingVideo(file.with_suffix(""), grows_at_front=True, crf=30, comment=recipe_of(made))
+        photo = io.BytesIO()
+        Image.new("RGB", (512, 512), "teal").save(photo, "PNG")
+        tags = Tags(recipe_of(made), photo.getvalue())
+        growing = GrowingVideo(file.with_suffix(""), grows_at_front=True, crf=30, tags=tags)
         growing.add(torch.zeros(1, 3, 5, 64, 64), 0)
         growing.finish()
     tab = user.open()
@@ -459,7 +464,7 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
         expect(tab.locator("#seed input")).to_have_value("123")
         expect(tab.locator("#seconds input[type=number]")).to_have_value("7.5")
         expect(tab.locator("#teacache input")).to_be_checked()
-        expect(tab.locator("#size-hint")).to_contain_text("512 × 512" if kind == "png" else "first picture")
+        expect(tab.locator("#size-hint")).to_contain_text("512 × 512")
         tab.locator("#more").get_by_role("button").first.click()
         expect(tab.locator("#negative-prompt textarea, #negative-prompt input").first).to_have_value("blur")
         expect(tab.get_by_label("number input for Steps")).to_have_value("7")

@@ -12,7 +12,10 @@ from diffusers_helper.framepack.errors import ModelFilesError, OutputError
 from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
+from diffusers_helper.media.tags import Tags
+from tests.clips import clip
 
 
 class FakeProgram:
@@ -78,7 +81,14 @@ def program(monkeypatch, tmp_path):
     fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
     fake.store = JobStore(tmp_path / "outputs/jobs")
     monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.media.photo.open_photo", lambda path: f"photo {path}")
+    monkeypatch.setattr(
+        "diffusers_helper.media.photo.open_photo",
+        lambda given: (
+            f"photo {'in the video' if given == Path('made.png').read_bytes() else given}"
+            if isinstance(given, bytes)
+            else f"photo {given}"
+        ),
+    )
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGINT)
     yield fake
@@ -214,6 +224,9 @@ def recipe(program):
     Image.new("RGB", (64, 64)).save("made.png", pnginfo=png_comment(text))
     Path("made.json").write_text(text, encoding="utf-8")
     Path("wide.json").write_text(text, encoding="utf-16")
+    growing = GrowingVideo(Path("made"), grows_at_front=False, crf=30, tags=Tags(text, Path("made.png").read_bytes()))
+    growing.add(clip(5), 0)
+    growing.finish()
     return GenerationRequest(prompt="a lion", variant="f1", seed=9, steps=7, resolution=256)
 
 
@@ -221,6 +234,8 @@ def recipe(program):
     ("argv", "photo", "changes"),
     [
         (["--recipe", "made.png"], "made.png", {}),
+        (["--recipe", "made.mp4"], "in the video", {}),
+        (["a.jpg", "--recipe", "made.mp4"], "a.jpg", {}),
         (["a.jpg", "--recipe", "made.png", "--seed", "3"], "a.jpg", {"seed": 3}),
         (["a.jpg", "a bear", "--recipe", "made.json", "--teacache"], "a.jpg", {"prompt": "a bear", "teacache": True}),
         (["a.jpg", "--recipe", "made.json", "--variant", "original"], "a.jpg", {"variant": "original"}),

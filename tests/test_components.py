@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -306,6 +307,106 @@ def test_release_after_a_failure_in_use(components):
     components.release_all()
     with components.vae() as vae:
         assert vae is not None
+
+
+# what the files may be
+
+
+def changed(tmp_path, part, change):
+    """Components of the tiny model whose weight files of `part` hold what `change` makes of their tensors."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / "models")) / part.repository / part.folder
+    for file in folder.glob("*.safetensors"):
+        save_file(change(load_file(file)), file)
+    return folder, Components(LocalFolder(tmp_path / "models"), "cpu", eight_bit=None)
+
+
+def plain_eight_bits(tensors):
+    return {name: w.to(torch.float8_e4m3fn) if is_matrix(name, w) else w for name, w in tensors.items()}
+
+
+def scaled_eight_bits(tensors):
+    """With one scale for each matrix, as ComfyUI has them."""
+    stored = {"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn)} if len(tensors) > 3 else {}
+    for name, weight in tensors.items():
+        stored[name] = weight
+        if is_matrix(name, weight):
+            scale = weight.float().abs().amax() / 448
+            stored[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+            stored[f"{name.removesuffix('.weight')}.scale_weight"] = scale
+    return stored
+
+
+def is_matrix(name, weight):
+    return weight.dim() == 2 and name.endswith(".weight") and ("blocks" in name or "layers" in name)
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_scaled_transformer_is_the_published_one_but_for_the_rounding(tmp_path, eight_bit):
+    """Without its scales every weight is a hundred times too large; in 8 bits it is made of what the scales mean."""
+    part = parts.transformer_part("f1")
+    _, components = changed(tmp_path, part, scaled_eight_bits)
+    components._eight_bit = tmp_path / "cache" if eight_bit else None
+    exact = Components(LocalFolder(TINY_FOLDER), "cpu").transformer("f1")
+    loaded = components.transformer("f1")
+    for name, module in exact.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            error = (loaded.get_submodule(name).weight - module.weight).norm() / module.weight.norm()
+            assert error < 0.08, name
+
+
+def test_a_scaled_text_encoder_reads_as_the_published_one(tmp_path):
+    _, components = changed(tmp_path, parts.TEXT_ENCODER, scaled_eight_bits)
+    with components.text() as text, Components(LocalFolder(TINY_FOLDER), "cpu").text() as published:
+        for name, weight in published.text_encoder.state_dict().items():
+            assert (text.text_encoder.state_dict()[name] - weight).norm() < 0.08 * weight.norm() + 1e-6
+
+
+@pytest.mark.parametrize("part", [parts.TEXT_ENCODER_2, parts.VAE, parts.IMAGE_ENCODER], ids=lambda part: part.name)
+@pytest.mark.parametrize("name", ["{layer}.weight_scale", "{layer}.unknown", "{top}.unknown.weight"])
+def test_a_small_part_with_more_than_its_weights_is_refused(tmp_path, part, name):
+    def change(tensors):
+        layer = next(name for name in sorted(tensors) if name.endswith(".weight")).removesuffix(".weight")
+        return tensors | {name.format(layer=layer, top=layer.partition(".")[0]): torch.ones(1)}
+
+    _, components = changed(tmp_path, part, change)
+    with pytest.raises(ModelFilesError, match=r"holds .*(weight_scale|unknown)"):
+        components.load(part)
+
+
+def test_eight_bit_files_are_told_and_need_half_the_ram(tmp_path):
+    part = parts.transformer_part("f1")
+    folder, components = changed(tmp_path, part, plain_eight_bits)
+    published = Components(LocalFolder(TINY_FOLDER), "cpu")
+    exact = TINY_FOLDER / part.repository
+    assert part.bytes_in(folder) < 0.75 * part.bytes_in(exact)
+    assert components.ram_need(part, folder) == published.ram_need(part, exact)  # float32 all of it
+    loaded = components.transformer("f1")
+    assert sum(weight.nbytes for weight in loaded.parameters()) == components.ram_need(part, folder)
+    assert (components.environment("f1")["weights"], published.environment("f1")["weights"]) == ("fp8 files", "exact")
+    assert [note for note in components.notes_on(loaded) if "8-bit weights (fp8)" in note]
+    assert not list(published.notes_on(published.transformer("f1")))
+
+
+def without_begin(content):
+    content["post_processor"] = None
+
+
+def another_begin(content):
+    content["post_processor"] = json.loads(json.dumps(content["post_processor"]).replace("1508", "39"))
+
+
+@pytest.mark.parametrize("change", [without_begin, another_begin])
+def test_a_tokenizer_that_does_not_begin_a_text_is_refused(tmp_path, change):
+    """Nothing else would say it: the prompt is only read worse."""
+    shutil.copytree(TINY_FOLDER, tmp_path / "models")
+    file = tmp_path / "models" / parts.TOKENIZER.repository / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelFilesError, match=r"token that begins a text\. Replace it with the files of"):
+        Components(LocalFolder(tmp_path / "models"), "cpu").load(parts.TOKENIZER)
 
 
 # faults

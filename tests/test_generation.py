@@ -37,6 +37,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
+from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
 from diffusers_helper.model_files.source import LocalFolder
 from tests.tiny import TINY_FOLDER
 
@@ -79,8 +80,9 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
         assert shapes == {(picture.height, picture.width, 3)}
         assert picture.size == (144, 112)
     for name in ("clip.v1.json", "clip.v1.png", "clip.v1.mp4"):
-        settings = read_recipe(tmp_path / name).settings
-        assert GenerationRequest(**settings) == GenerationRequest(**SMALL, variant=variant, resolution=128)
+        recipe = read_recipe(tmp_path / name)
+        assert GenerationRequest(**recipe.settings) == GenerationRequest(**SMALL, variant=variant, resolution=128)
+    assert recipe.photo == (tmp_path / "clip.v1.png").read_bytes()
 
 
 def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry_it(
@@ -92,6 +94,9 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
     first = next(run(components, photo, tmp_path / "b"))
     assert first == Note("The settings could not be written into the picture and the video.")
     list(islice(run(components, photo, tmp_path / "b"), 3))
+    list(run(components, photo, tmp_path / "c"))
+    with (tmp_path / "c.mp4").open("rb") as video:
+        assert (read_tag(video, COMMENT, 10**9), read_tag(video, PICTURE, 10**9)) == (b"", b"")
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as picture:
             assert "Comment" not in picture.info

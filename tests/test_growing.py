@@ -1,5 +1,6 @@
 import base64
 import gc
+import io
 import os
 import weakref
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
 from diffusers_helper.media.growing import GrowingVideo
+from diffusers_helper.media.tags import Tags
 from diffusers_helper.media.video import save_bcthw_as_mp4
 from tests.browsing import headless
 from tests.clips import HEIGHT, WIDTH, boxes, clip, decoded, packets
@@ -294,11 +296,13 @@ A busy browser says that it is there before it paints: the expected levels tell 
 @pytest.mark.browser
 def test_a_browser_seeks_to_every_frame_and_plays_to_the_end(chromium, tmp_path):
     ramp = torch.linspace(-0.9, 0.9, 29).view(1, 1, -1, 1, 1).expand(1, 3, 29, HEIGHT, WIDTH)
+    cover = io.BytesIO()
+    Image.effect_noise((640, 608), 90).convert("RGB").save(cover, "PNG")
     whole = {True: [(24, 29), (16, 29), (8, 21), (0, 13)], False: [(0, 5), (0, 13), (8, 21), (16, 29)]}
     with headless(chromium) as browser:
         page = browser.new_page()
         for front, parts in whole.items():
-            growing = GrowingVideo(tmp_path / "id", front, crf=4)
+            growing = GrowingVideo(tmp_path / "id", front, crf=4, tags=Tags("a comment", cover.getvalue()))
             for index, (begin, end) in enumerate(parts):
                 growing.add(ramp[:, :, begin:end], 5 if index else 0)
             data = base64.b64encode(growing.finish().read_bytes()).decode()

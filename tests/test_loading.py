@@ -41,6 +41,13 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
 
 
+BESIDE = {
+    name: torch.ones(1)
+    for name in ("lm_head.weight", "model.vision_tower.a.weight", "multi_modal_projector.b", "x.rotary_emb.inv_freq")
+}
+"""What language models' files hold besides."""
+
+
 def empty(**sizes):
     with torch.device("meta"):
         return Model(**sizes)
@@ -61,13 +68,13 @@ def small_pieces(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("prefix", ["", "model.", "language_model.model.", "model.language_model."])
 @pytest.mark.parametrize("stored", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_weight_lands_in_its_place(tmp_path, stored, dtype, prefix):
     source = Model().to(stored)
-    weights = source.state_dict() | {"lm_head.weight": torch.ones(1)}
-    model = load_weights(empty(), files_of(tmp_path, weights, prefix), dtype, CPU)
+    weights = {prefix + name: tensor for name, tensor in source.state_dict().items()} | BESIDE
+    model = load_weights(empty(), files_of(tmp_path, weights), dtype, CPU)
     loaded = model.state_dict()
     assert all(torch.equal(loaded[name], weight.to(loaded[name].dtype)) for name, weight in source.state_dict().items())
     assert {weight.dtype for weight in model.parameters()} == {dtype}
@@ -171,6 +178,87 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path):
     (tmp_path / "b.safetensors").write_bytes(b"")
     with pytest.raises(OSError, match=r"b\.safetensors ended early"):
         load_weights(empty(), shards, torch.float32, CPU)
+
+
+# what would change the meaning of the weights
+
+
+def in_eight_bits(weights, form, dtype=torch.float8_e4m3fn):
+    """Every matrix in 8 bits with a scale, as `form` says, the marks that come along, and what the matrices mean."""
+    name, rows = form
+    stored, meant = {"scaled_fp8": torch.empty(0, dtype=dtype)}, {}
+    for key, weight in weights.items():
+        stored[key] = meant[key] = weight
+        if weight.dim() == 2:
+            scale = (weight.abs().amax(dim=1, keepdim=True) if rows else weight.abs().amax()) / 400
+            stored[key] = (weight / scale).to(dtype)
+            meant[key] = stored[key].float() * scale
+            layer = key.removesuffix(".weight")
+            stored[f"{layer}.{name}"] = scale if rows else scale.reshape((rows is None and (1,)) or ())
+            stored[f"{layer}.{'scale_input' if name == 'scale_weight' else 'input_scale'}"] = torch.ones(())
+    return stored, meant
+
+
+FORMS = [("scale_weight", False), ("weight_scale", False), ("scale_weight", None), ("weight_scale", True)]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("at_once", [3, 1 << 20])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("eight", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_scale_is_applied_before_the_rounding(tmp_path, monkeypatch, dtype, eight, form, at_once):
+    monkeypatch.setattr("diffusers_helper.loading.stored._AT_ONCE", at_once)
+    weights, meant = in_eight_bits(Model().state_dict(), form, eight)
+    loaded = load_weights(empty(), files_of(tmp_path, weights), dtype, CPU).state_dict()
+    assert loaded.keys() == meant.keys()
+    assert all(torch.equal(loaded[name], weight.to(loaded[name].dtype)) for name, weight in meant.items())
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_scale_is_applied_to_what_stays_in_its_file(tmp_path, form):
+    weights, meant = in_eight_bits(Model().state_dict(), form)
+    place = Place(torch.device("cpu"), ram=0, stream=True)
+    model = load_weights(empty(), files_of(tmp_path, weights), torch.bfloat16, place)
+    assert torch.equal(model.first.weight, meant["first.weight"].bfloat16())
+    for number, block in enumerate(model.blocks):
+        layout = block.weight_source.layout
+        memory = torch.zeros(layout.travelling, dtype=torch.uint8)
+        block.weight_source.read_into(memory)
+        views = layout.views(memory)
+        assert torch.equal(views["layer.weight"], meant[f"blocks.{number}.layer.weight"].bfloat16())
+        assert torch.equal(block.once.weight_sources["weight"](), meant[f"blocks.{number}.once.weight"].bfloat16())
+
+
+def test_plain_eight_bits_are_the_weights(tmp_path):
+    weights = {name: w.to(torch.float8_e4m3fn) if w.dim() == 2 else w for name, w in Model().state_dict().items()}
+    loaded = load_weights(empty(), files_of(tmp_path, weights), torch.float32, CPU).state_dict()
+    assert all(torch.equal(loaded[name], weight.to(loaded[name].dtype)) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "blocks.0.layer.weight_scale_inv",
+        "blocks.0.layer.unknown",
+        "blocks.3.layer.weight",
+        "unknown.weight",
+        "first.scales",
+        "lora_A.weight",
+    ],
+)
+def test_what_has_no_place_in_the_model_is_refused(tmp_path, extra):
+    weights = Model().state_dict() | {extra: torch.ones(1)}
+    with pytest.raises(ModelFilesError, match=rf"safetensors holds {extra}, for which this model has no place"):
+        load_weights(empty(), files_of(tmp_path, weights), torch.float32, CPU)
+
+
+def test_weights_in_whole_numbers_are_refused(tmp_path):
+    weights = Model().state_dict()
+    weights["first.weight"] = weights["first.weight"].to(torch.int8)
+    with pytest.raises(ModelFilesError, match=r"first\.weight in whole numbers \(I8\): it is quantised"):
+        load_weights(empty(), files_of(tmp_path, weights), torch.float32, CPU)
 
 
 PEAK = """

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
-from diffusers_helper.model_files.check import find_changed
+from diffusers_helper.model_files.checksums import ChecksumRecord, find_changed
 from diffusers_helper.model_files.hub import HuggingFaceHub, _byte_counter
 from diffusers_helper.model_files.revisions import Revisions
 from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
@@ -182,6 +182,18 @@ def test_a_file_that_the_hub_lacks_is_named(source, server):
         source.folder(TRANSFORMER)
 
 
+def test_what_was_downloaded_is_compared_once(source, tmp_path):
+    source.record = ChecksumRecord(tmp_path / "checksums.json")
+    folder, read = source.folder(TRANSFORMER), []
+    source.require_unchanged(TRANSFORMER, folder, lambda *told: read.append(told))
+    assert read == []
+    file = (folder / SHARDS[0]).resolve()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelFilesError, match=f"{SHARDS[0]} of .* has another checksum"):
+        source.require_unchanged(TRANSFORMER, folder, lambda *told: read.append(told))
+    assert len(read) == 1
+
+
 # which version of a repository
 
 
@@ -271,6 +283,39 @@ def test_token_is_used(source, server, monkeypatch):
 # what cannot be had
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(), "OSError"), (ValueError("  \n "), "ValueError"), (RuntimeError("first\nsecond"), "first")],
+)
+def test_an_error_of_the_client_is_one_line_even_without_a_text(source, monkeypatch, error, reason):
+    def fail(*_arguments, **_settings):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    with pytest.raises(ModelFilesError, match=rf"could not be read from the Hugging Face hub \({reason}\)\."):
+        source.check(["f1"])
+
+
+@pytest.mark.parametrize(
+    ("lacking", "sentence"),
+    [
+        (1, ""),
+        (2, "Files of one more part are not in order either."),
+        (3, "Files of 2 more parts are not in order either."),
+    ],
+)
+def test_how_many_parts_are_not_in_order(source, lacking, sentence):
+    for part in parts_for(["f1"]):
+        source.folder(part)
+    for part in (TRANSFORMER, parts.VAE, parts.IMAGE_ENCODER)[:lacking]:
+        folder = source.look(part)[0]
+        (folder / part.config).unlink()
+    with pytest.raises(ModelFilesError, match="is missing") as caught:
+        source.check(["f1"], offline=True)
+    assert ("not in order either" in str(caught.value)) == (lacking > 1)
+    assert sentence in str(caught.value)
+
+
 def assert_says_how_to_fetch(error, cache_dir, gigabytes):
     text = str(error.value)
     for repository in {part.repository for part in parts_for(["f1"])}:
@@ -310,6 +355,7 @@ def test_too_small_a_disk_is_said_before_the_download(source, server, tmp_path, 
 def test_what_is_here_counts_against_the_disk(source, monkeypatch):
     for part in parts_for(["f1"]):
         folder = source.folder(part)
+    (folder / SHARDS[2]).resolve().unlink()
     (folder / SHARDS[2]).unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 150_000))
     source.check(["f1"])  # 142,592 bytes

@@ -1,7 +1,11 @@
 import io
 import os
+import struct
+import subprocess
+import sys
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +80,78 @@ def test_random_damage_is_never_another_error():
         broken[random.integers(index, len(data))] = random.integers(0, 256)
         with suppress(NotAsWrittenError):
             read_frames(io.BytesIO(broken), RATE)
+
+
+# numbers that lie
+
+
+def with_count(data, count, size=0):
+    """The file with another sample count, and `size` bytes for each of them (0: a table says it)."""
+    at = data.index(b"stsz") + 8
+    return data[:at] + struct.pack(">2I", size, count) + data[at + 8 :]
+
+
+LIMITED = """
+import io, resource, sys
+from fractions import Fraction
+from diffusers_helper.media.mp4 import NotAsWrittenError, read_frames
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 300_000_000,) * 2)
+try:
+    with open(sys.argv[1], "rb") as file:
+        read_frames(file, Fraction(30))
+except NotAsWrittenError:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory is in use")
+@pytest.mark.parametrize(("count", "size"), [(2**31, 0), (2**31, 1), (2**32 - 1, 1), (mp4.MOST_FRAMES + 1, 1)])
+@pytest.mark.parametrize("room", [0, 2**33])
+def test_a_number_of_frames_that_is_a_lie_takes_no_memory(tmp_path, count, size, room):
+    """Even in a file that has room for them: one of 8 GB that takes none on the disk."""
+    data = with_count(encoded(9).getvalue(), count, size)
+    if room:
+        at = data.index(b"mdat") - 4
+        inside = data[at + 8 :]
+        moov = data.index(b"moov") - 4
+        front, index = (data[:at], data[moov:]) if moov > at else (data[:at], b"")
+        inside = data[at + 8 : moov] if moov > at else inside
+        data = front + index + struct.pack(">I4sQ", 1, b"mdat", 16 + room) + inside
+    with (tmp_path / "a.mp4").open("wb") as file:
+        file.write(data)
+        if room:
+            file.truncate(len(data) - len(inside) + room)
+    command = [sys.executable, "-c", LIMITED, tmp_path / "a.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "refused\n", done.stderr
+
+
+def box(kind, content):
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def nested(depth):
+    content = b""
+    for _ in range(depth):
+        content = box(b"trak", content)
+    return content
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        box(b"ftyp", b"isom") + box(b"moov", nested(3000)),
+        box(b"ftyp", b"isom") + box(b"free", b"") * 200_000,
+        box(b"ftyp", b"isom") + box(b"moov", box(b"free", b"") * 200_000),
+        struct.pack(">I4sQ", 1, b"ftyp", 2**64 - 1),
+        struct.pack(">I4sQ", 1, b"ftyp", 3) + bytes(99),
+        struct.pack(">I4s", 0, b"moov") + bytes(99),
+    ],
+)
+def test_boxes_that_lie_are_never_another_error(data):
+    with pytest.raises(NotAsWrittenError):
+        read_frames(io.BytesIO(data), RATE)
 
 
 def test_the_kernel_copies_from_file_to_file_and_the_program_does_where_it_cannot(tmp_path, monkeypatch):

@@ -2,16 +2,27 @@ import io
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pillow_heif
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from diffusers_helper.framepack.errors import PhotoError
-from diffusers_helper.media.photo import EXACT_PIXELS, FORMATS, MAX_PIXELS, open_photo, resize_and_center_crop
+from diffusers_helper.media.photo import (
+    EXACT_PIXELS,
+    FORMATS,
+    MAX_PIXELS,
+    open_photo,
+    photo_of,
+    resize_and_center_crop,
+)
 from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
 
 SIZE = (96, 72)
@@ -128,6 +139,143 @@ def test_sizes_at_the_limits_are_taken(opened, size):
     assert opened(encoded(picture(size), "PNG")).image.size == size
 
 
+GIVEN = {
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "open file": lambda path: path.open("rb"),
+    "only read": lambda path: SimpleNamespace(read=path.read_bytes),
+    "str": str,
+    "Path": lambda path: path,
+    "array": lambda path: np.asarray(Image.open(path)),
+    "array in another order": lambda path: np.asfortranarray(np.asarray(Image.open(path))),
+    "image": lambda path: Image.open(path),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_picture_may_come_in_any_form(tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(PNG)
+    given = GIVEN[kind](tmp_path / "a.png")
+    photo = open_photo(given)
+    assert difference(photo, picture()) == 0
+    assert photo.name == ("a.png" if kind in ("str", "Path") else "the picture")
+    if kind == "open file":
+        given.close()
+
+
+class Broken:
+    def read(self):
+        raise OSError("gone")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (3, "A int is no photo: give a path, the bytes"),
+        ([1, 2], "A list is no photo"),
+        (object(), "A object is no photo"),
+        (torch.zeros(3, 64, 64), "A Tensor is no photo"),
+        (np.zeros((64, 64, 3)), r"is uint8 .* not float64 with \(64, 64, 3\)"),
+        (np.zeros((64, 64), np.uint8), r"not uint8 with \(64, 64\)"),
+        (np.zeros((64, 64, 4), np.uint8), r"\(64, 64, 4\)"),
+        (np.zeros((3, 64, 64), np.uint8), r"\(3, 64, 64\)"),
+        (np.zeros((1, 64, 64, 3), np.uint8), r"\(1, 64, 64, 3\)"),
+        (np.array(None, dtype=object), "not object with"),
+        (np.zeros((0, 64, 3), np.uint8), "damaged|0 pixels"),
+        (np.zeros((9, 9, 3), np.uint8), "9 x 9 pixels: each side needs"),
+        (b"", "the file is empty"),
+        (b"nothing", "not an image"),
+        (io.BytesIO(), "the file is empty"),
+        (io.StringIO("text"), "damaged"),
+        (Broken(), "damaged"),
+        (JPEG[: len(JPEG) // 2], "cut short"),
+        (io.BytesIO(PNG[: len(PNG) // 2]), "cut short"),
+    ],
+)
+def test_whatever_else_is_given_is_a_sentence(given, says):
+    with pytest.raises(PhotoError, match=says):
+        open_photo(given)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF"])
+def test_an_image_that_was_opened_and_not_read_may_be_cut_short(kind):
+    data = encoded(picture(), kind)
+    image = Image.open(io.BytesIO(data))
+    image.fp.seek(0)
+    image.fp.truncate(len(data) * 2 // 3)
+    with pytest.raises(PhotoError, match=r"the picture.*damaged, cut short"):
+        open_photo(image)
+
+
+def test_an_image_of_the_user_is_halved_like_a_file():
+    photo = photo_of(Image.new("RGB", (10_001, 5_001), (10, 20, 30)))
+    assert (photo.image.size, photo.notes) == ((5_001, 2_501), ("The photo is very large: it was halved first.",))
+
+
+def test_too_little_memory_is_said(opened, monkeypatch):
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(PhotoError, match=r'"photo.png" needs more memory than is free'):
+        opened(PNG)
+
+
+# metadata that lies
+
+
+def tiff_with(**tags):
+    """A TIFF with the ICC profile, or another tag, of another type than it should have."""
+    from PIL import TiffImagePlugin
+
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for number, (kind, value) in tags.items():
+        info.tagtype[int(number[1:])] = kind
+        info[int(number[1:])] = value
+    return encoded(picture(), "TIFF", tiffinfo=info)
+
+
+ICC_TAG = "t34675"
+
+
+@pytest.mark.parametrize("tag", [(2, "a text"), (3, 7), (4, 99), (12, 1.5), (5, 2.0), (1, b"\1\2"), (7, b"no profile")])
+def test_a_profile_of_another_type_is_ignored_with_a_note(opened, tag):
+    photo = opened(tiff_with(**{ICC_TAG: tag}), "x.tif")
+    assert difference(photo, picture()) == 0
+    assert ["colour profile" in note for note in photo.notes] == [True]
+
+
+@pytest.mark.parametrize("value", [7, "text", (1, 2), 1.5, [b"x"], object(), b"\0" * 200])
+@pytest.mark.parametrize("key", ["icc_profile", "exif", "xmp", "transparency", "gamma", "dpi", "loop", "duration"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_no_metadata_raises_another_error(key, value, mode):
+    image = picture().convert(mode)
+    image.info[key] = value
+    try:
+        photo = photo_of(image)
+    except PhotoError as error:
+        assert "damaged" in str(error)  # noqa: PT017 - either is fine
+    else:
+        assert photo.image.size == SIZE
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_random_damage_is_a_photo_or_a_sentence(opened, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010E] = 6, "x" * 50
+    options = {} if kind in ("BMP", "GIF") else {"exif": exif, "icc_profile": adobe_rgb_profile()}
+    data, random = encoded(picture(), kind, **options), np.random.default_rng(0)
+    for _ in range(60):
+        broken = bytearray(data)
+        for _ in range(random.integers(1, 5)):
+            broken[random.integers(0, min(len(data), 1500))] = random.integers(0, 256)
+        with suppress(PhotoError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert opened(bytes(broken)).image.mode == "RGB"
+
+
 @pytest.mark.parametrize("path", [None, ""])
 def test_no_photo_at_all(path):
     with pytest.raises(PhotoError, match="choose one first"):
@@ -157,11 +305,13 @@ def test_a_jpeg_with_a_second_view_inside_needs_no_note(opened):
     assert opened(animation("MPO")).notes == ()
 
 
-def test_a_palette_is_noted(opened):
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "BMP"])
+def test_a_palette_is_noted_without_advice_that_was_followed(opened, kind):
     palette = picture().quantize(64)
-    photo = opened(encoded(palette, "GIF"), name="x.gif")
+    photo = opened(encoded(palette, kind), name="x.gif")
     assert difference(photo, palette) == 0
     assert ["palette" in note for note in photo.notes] == [True]
+    assert "PNG" not in photo.notes[0]
 
 
 def half_transparent(mode):
@@ -337,6 +487,33 @@ def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
     *numbers, megabytes = map(int, run.stdout.split())
     np.testing.assert_allclose(numbers, [5_000, 5_000, 200, 100, 50], atol=2)
     assert megabytes < 350, megabytes
+
+
+PEAK = """
+import re, sys
+from diffusers_helper.media.photo import open_photo
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) // 1024
+before = peak()
+print(*open_photo(sys.argv[1]).image.size, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
+@pytest.mark.parametrize(
+    ("mode", "kind", "most"),
+    [("RGB", "PNG", 430), ("RGBA", "PNG", 430), ("P", "PNG", 220), ("I;16", "PNG", 260), ("F", "TIFF", 640)],
+)
+def test_a_very_large_picture_takes_little_more_than_its_own_pixels(tmp_path, mode, kind, most):
+    """72 megapixels; Pillow itself takes 4 bytes for each, 1 for a palette's and 2 for 16 bits."""
+    path = tmp_path / "large"
+    image = Image.new(mode, (9_000, 8_000), {"RGBA": (9, 9, 9, 99), "F": 0.5}.get(mode, 1))
+    image.save(path, kind, **({"compression": "tiff_adobe_deflate"} if kind == "TIFF" else {"compress_level": 1}))
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, cwd=root)
+    *size, megabytes = map(int, done.stdout.split())
+    assert size == [4_500, 4_000]
+    assert megabytes < most
 
 
 def test_only_listed_decoders_are_used():

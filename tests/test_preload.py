@@ -39,6 +39,9 @@ def as_on(monkeypatch, components, device, *, resident, free, eight_bit=False):
     components.residency.policy = MemoryPolicy(resident=resident, preserved_gb=6, tile_vae=not resident)
     components._eight_bit = TINY_FOLDER if eight_bit else None
     monkeypatch.setattr("diffusers_helper.model_files.parts.Part.bytes_in", lambda part, _: SIZES.get(part.name, 0))
+    monkeypatch.setattr(
+        "diffusers_helper.loading.components.stored_numbers", lambda part, _: {"BF16": SIZES.get(part.name, 0) // 2}
+    )
     monkeypatch.setattr("diffusers_helper.service.preload.free_ram", lambda: Ram(int(free * GB) + COMFORT, 0))
 
 

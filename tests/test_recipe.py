@@ -12,6 +12,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media import recipe as recipe_module
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import MAX_CHARACTERS, can_carry, png_comment, read_recipe, recipe_of
+from diffusers_helper.media.tags import Tags
 from tests.clips import clip
 
 REQUEST = GenerationRequest(
@@ -27,7 +28,7 @@ def png(path, text):
 
 
 def mp4(path, text, front=False):
-    growing = GrowingVideo(path.with_suffix(""), front, crf=30, comment=text)
+    growing = GrowingVideo(path.with_suffix(""), front, crf=30, tags=Tags(text))
     growing.add(clip(5), 0)
     growing.add(clip(8), 3)
     return growing.finish()
@@ -133,6 +134,34 @@ def test_a_compressed_bomb_is_not_unpacked(tmp_path):
     assert (tmp_path / "a.png").stat().st_size < 100_000
     with pytest.raises(SettingsError, match="holds no settings"):
         read_recipe(tmp_path / "a.png")
+
+
+def test_a_picture_of_any_size_is_read_by_its_header(tmp_path):
+    """20,000 x 20,000 pixels of one bit take 48 kB: ``Image.open`` calls it a bomb."""
+    for size in ((20_000, 20_000), (10_000, 10_000)):
+        Image.new("1", size).save(tmp_path / "a.png", pnginfo=png_comment(recipe_of(REQUEST)))
+        assert read_recipe(tmp_path / "a.png").settings == REQUEST.model_dump()
+        Image.new("1", size).save(tmp_path / "a.png")
+        with pytest.raises(SettingsError, match="holds no settings"):
+            read_recipe(tmp_path / "a.png")
+
+
+def test_whatever_a_reader_raises_is_a_sentence(tmp_path, monkeypatch):
+    def fail(*_arguments):
+        raise AttributeError("in a library")
+
+    monkeypatch.setattr(recipe_module, "PngImageFile", fail)
+    with pytest.raises(SettingsError, match="holds no settings"):
+        read_recipe(png(tmp_path / "a.png", recipe_of(REQUEST)))
+
+
+def test_the_photo_in_a_video_is_its_png_and_nothing_else(tmp_path):
+    picture = png(tmp_path / "a.png", "")
+    for data, expected in ((picture.read_bytes(), picture.read_bytes()), (b"GIF89a", b""), (b"", b"")):
+        growing = GrowingVideo(tmp_path / "b", False, crf=30, tags=Tags(recipe_of(REQUEST), data))
+        growing.add(clip(5), 0)
+        found = read_recipe(growing.finish())
+        assert (found.photo, found.picture, found.settings) == (expected, False, REQUEST.model_dump())
 
 
 def test_a_playlist_called_mp4_is_not_followed(tmp_path):

@@ -19,6 +19,7 @@ from diffusers_helper.gradio.recipe_panel import RecipeHandlers
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import Recipe, png_comment, recipe_of
+from diffusers_helper.media.tags import Tags
 from tests.clips import clip
 
 MADE = GenerationRequest(
@@ -39,7 +40,7 @@ def upload(tmp_path, monkeypatch):
         if name.endswith("png"):
             Image.fromarray(np.zeros((128, 160, 3), np.uint8)).save(path, pnginfo=png_comment(text))
         elif name.endswith("mp4"):
-            growing = GrowingVideo(path.with_suffix(""), grows_at_front=True, crf=30, comment=text)
+            growing = GrowingVideo(path.with_suffix(""), grows_at_front=True, crf=30, tags=Tags(text))
             growing.add(clip(5), 0)
             growing.finish()
         else:
@@ -60,6 +61,29 @@ def test_every_control_is_filled_and_the_photo_too_if_the_file_is_it(upload, nam
     else:
         assert photo == gr.skip()
         assert "photo is not in this file" in message
+
+
+def test_a_video_brings_its_photo_exactly(upload, tmp_path):
+    upload("start.png", recipe_of(MADE))
+    png = (tmp_path / ("0" * 64) / "start.png").read_bytes()
+    growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
+    growing.add(clip(5), 0)
+    message, photo, *controls = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    assert Path(photo["path"]).read_bytes() == png
+    assert controls[list(SETTINGS).index("prompt")] == "a lion"
+    assert "photo is not in this file" not in message
+    assert read_photo(photo).image.size == (160, 128)  # as an upload of the same user
+
+
+def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
+    png = Path(upload("start.png", "")["path"]).read_bytes()
+    growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
+    growing.add(clip(5), 0)
+    (tmp_path / ("0" * 64) / "photo.png").mkdir()
+    message, photo, *_ = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    assert photo == gr.skip()
+    assert "photo is not in this file" in message
+    assert "could not be kept" in caplog.text
 
 
 def test_what_the_file_does_not_say_stays_as_it_is(upload):

@@ -84,8 +84,8 @@ def generate(parsed: argparse.Namespace) -> int:
     return options.DONE
 
 
-def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
-    """Return the settings that were given, those of ``--recipe`` included, and the photo."""
+def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | None]:
+    """Return the settings that were given, those of ``--recipe`` included, and the photo: a file, or a PNG's bytes."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
     if parsed.recipe is None:
         if "prompt" not in given:
@@ -97,11 +97,11 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     recipe = read_recipe(parsed.recipe)
     for note in recipe.notes:
         sys.stderr.write(f"{language(parsed.language)(note)}\n")
-    if parsed.photo is None and not recipe.picture:
+    if parsed.photo is None and not recipe.picture and not recipe.photo:
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
         )
-    return recipe.settings | given, parsed.photo or parsed.recipe
+    return recipe.settings | given, parsed.photo or recipe.photo or parsed.recipe
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe",
         metavar="FILE",
         type=Path,
-        help="settings from a video, picture or JSON made before; what is given wins, and a PNG is the photo, too",
+        help="settings from a video, picture or JSON made before; what is given wins; MP4 and PNG bring the photo, too",
     )
     make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
     add_settings(make)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffusers_helper.commands.terminal import table
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
-from diffusers_helper.model_files.check import find_changed
+from diffusers_helper.model_files.checksums import RECORD, find_changed
 from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.service import options
 from diffusers_helper.service.logs import LEVELS
@@ -40,6 +40,9 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
         commit = (source.revision(part) or "-")[:7]
         rows.append((part.name, part.repository, part.folder or "-", commit, size, state))
     sys.stdout.write(table(rows))
+    for chosen in dict.fromkeys(source.chosen(part) for part in parts_for(variants)):
+        if chosen:
+            _say(chosen)
     _say(f"{source.title}, in {source.root}: {len(rows) - 1 - lacking} of {len(rows) - 1} parts are here.")
     _say(f"Free on this disk: {readable_size(free_bytes(source.root))}.")
     return options.DONE
@@ -136,7 +139,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    source = resolve_models(parsed.models, accelerator=True)
+    source = resolve_models(parsed.models, accelerator=True, record=options.ROOT / "cache" / RECORD)
     action: Command = parsed.action
     return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
 

@@ -7,6 +7,7 @@ It knows which model is needed when, and neither threads, queues nor pages. File
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -46,6 +47,7 @@ from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
+from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES
@@ -104,11 +106,12 @@ def _stages(
     if recipe and not can_carry(recipe):
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
-    video = GrowingVideo(output, plan.grows_at_front, request.crf, comment=recipe)
+    picture, png = _pictured(request, photo, recipe)
+    video = GrowingVideo(output, plan.grows_at_front, request.crf, tags=Tags(recipe, png) if recipe else Tags())
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
-    picture = yield from _prepared(request, photo, output, recipe, check, checkpoint)
+    yield from _kept(request, output, png, picture.shape[0] * picture.shape[1], check, checkpoint)
     checkpoint.expect(picture.shape[0] // VAE_SCALE, picture.shape[1] // VAE_SCALE)
     for text in (*photo.notes, *_notes_on(request)):
         yield Note(text)
@@ -239,38 +242,39 @@ def _encoded(
     return conditions, start_latent, vae
 
 
-def _prepared(
-    request: GenerationRequest, photo: Photo, output: Path, recipe: str, check: Check, checkpoint: Checkpoint
-) -> Generator[Event, None, NDArray[np.uint8]]:
-    """Return what ``_prepare`` does. Where there is too little room a new video is refused; one that goes on waits."""
+def _pictured(request: GenerationRequest, photo: Photo, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
+    """Bring the photo to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
     assert request.resolution is not None, "generate fills it in"
-    size = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
-    need = _bytes_needed(request, len(checkpoint), size[0] * size[1])
-
-    def prepare() -> NDArray[np.uint8]:
-        return _prepare(request, photo, output, recipe, size, need)
-
-    if not len(checkpoint):
-        return prepare()
-    return (yield from when_there_is_room(prepare, output.parent, need, check))
-
-
-def _prepare(
-    request: GenerationRequest, photo: Photo, output: Path, recipe: str, size: tuple[int, int], need: int
-) -> NDArray[np.uint8]:
-    """Bring the photo to its bucket and keep it with the request; returns the picture, (H, W, 3)."""
-    height, width = size
+    height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
     picture = resize_and_center_crop(np.asarray(photo.image), width, height)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
+    return picture, png.getvalue()
+
+
+def _kept(
+    request: GenerationRequest, output: Path, png: bytes, pixels: int, check: Check, checkpoint: Checkpoint
+) -> Generator[Event, None, None]:
+    """Keep picture and request. Where there is too little room a new video is refused; one that goes on waits."""
+    need = _bytes_needed(request, len(checkpoint), pixels)
+    keep = partial(_keep, request, output, png, need)
+    if len(checkpoint):
+        yield from when_there_is_room(keep, output.parent, need, check)
+    else:
+        keep()
+
+
+def _keep(request: GenerationRequest, output: Path, png: bytes, need: int) -> None:
+    """Write the picture and the request beside the video that is to come, if there is room for all of it."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, need)
         with whole_file(output.with_name(f"{output.name}.png")) as part:
-            Image.fromarray(picture).save(part, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
+            part.write_bytes(png)
         with whole_file(output.with_name(f"{output.name}.json")) as part:
             part.write_text(request.to_json(), encoding="utf-8")
     except OSError as error:
         raise output_error(output.parent, error) from error
-    return picture
 
 
 def _bytes_needed(request: GenerationRequest, sections_kept: int, pixels: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,6 +18,8 @@ from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture,
 from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import ENGLISH, Language, Message
+
+logger = logging.getLogger(__name__)
 
 
 class RecipeHandlers:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, OutOfMemoryError
@@ -53,7 +52,7 @@ def build(
     Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
     """
     with _loading_errors(part, folder):
-        empty = _EMPTY.get(part.name) or (_empty_transformer if part.name.startswith("transformer") else None)
+        empty = _EMPTY.get(part.name) or (_empty_transformer if part.is_transformer else None)
         if empty is not None:
             model, files = empty(folder), weight_files(part, folder)
             if eight_bit is not None:
@@ -67,7 +66,21 @@ def build(
         part_class = getattr(importlib.import_module(library), name)
         if part.weights:
             return _load_small(part_class, folder, dtype)
-        return part_class.from_pretrained(folder, local_files_only=True)
+        loaded = part_class.from_pretrained(folder, local_files_only=True)
+        if part is parts.TOKENIZER:
+            _require_begin(loaded)
+        return loaded
+
+
+def _require_begin(tokenizer: Any) -> None:
+    """Raise ValueError unless texts begin with the token that Llama was trained to begin with.
+
+    Without it nothing fails: every video is only worse. It is not added here, since a tokenizer that lacks it was
+    written by another program and may differ elsewhere, too, and the published one has 17 MB.
+    """
+    ids = tokenizer("a").input_ids
+    if tokenizer.bos_token_id is None or ids[:1] != [tokenizer.bos_token_id]:
+        raise ValueError(Message("its texts do not begin with the token that begins a text."))
 
 
 def _require_ram(part: Part, need: int, place: Place) -> None:
@@ -83,9 +96,10 @@ def _require_ram(part: Part, need: int, place: Place) -> None:
         )
 
 
-def attention_head_dim(folder: Path) -> int:
-    """Width of a transformer's attention heads, by its config.json."""
-    return int(json.loads((folder / "config.json").read_bytes())["attention_head_dim"])
+def attention_head_dim(part: Part, folder: Path) -> int:
+    """Width of a transformer's attention heads, by its config.json; raises ModelFilesError if that does not say."""
+    with _loading_errors(part, folder):
+        return int(json.loads((folder / part.config).read_bytes())["attention_head_dim"])
 
 
 def _empty_transformer(folder: Path) -> nn.Module:
@@ -116,6 +130,12 @@ def _load_small(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise lacking(folder, missing)
+    modules = {name for name, _ in model.named_children()}
+    for name in sorted(info["unexpected_keys"]):
+        if name.partition(".")[0] in modules:  # others are modules beside it, which are not used here
+            raise ValueError(f"it holds {name}, for which the model has no place.")
+    for name, *_shapes in info["mismatched_keys"]:  # the library would draw it at random
+        raise ValueError(f"{name} has another shape than its configuration says.")
     return model.eval().requires_grad_(False)
 
 
@@ -124,9 +144,9 @@ def _loading_errors(part: Part, folder: Path) -> Iterator[None]:
     try:
         with out_of_memory_as_error():
             yield
-    except FramePackError:
+    except (FramePackError, AssertionError):
         raise
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # the libraries let through whatever a file leads them to, plain Exception included
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelFilesError(
             Message(

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_
 from diffusers_helper.memory.ram import free_ram
 from diffusers_helper.memory.schedule import spread
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
+from diffusers_helper.model_files.contents import is_eight_bit, stored_numbers
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.eight_bit import use_kernels
@@ -126,6 +128,7 @@ class Components:
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
+        self._of_eight_bits: set[str] = set()
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -189,7 +192,7 @@ class Components:
     def environment(self, variant: str) -> dict[str, str]:
         """What the bits of a video of ``variant`` depend on here, besides its request; by name, as words."""
         choices = {"precision": str(self.dtype), "attention": self._attention, "fused kernels": self._fused}
-        choices["weights"] = "8 bits" if self._eight_bit else "exact"
+        choices["weights"] = "8 bits" if self._eight_bit else self._stored_as(variant)
         return environment(self.source, variant, self.device, **choices)
 
     @contextmanager
@@ -242,7 +245,7 @@ class Components:
 
     def load(self, part: Part) -> None:
         """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""
-        if part.name.startswith("transformer"):
+        if part.is_transformer:
             self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
         self._part(part)
 
@@ -251,20 +254,31 @@ class Components:
         return part is parts.TEXT_ENCODER and self.device.type == "cuda" and not self.policy.resident
 
     def ram_need(self, part: Part, folder: Path) -> int:
-        """RAM that the weights of `part` in `folder` take, bytes, about: public files have two bytes per number.
+        """RAM that the weights of `part` in `folder` take, bytes, about, whatever their form in the files.
 
         Where they travel to a GPU, those that are read once stay in their files.
         """
-        is_transformer = part.name.startswith("transformer")
-        large = is_transformer or part is parts.TEXT_ENCODER
-        if large and self.policy.resident and self.device.type != "cpu":
+        if part.in_blocks and self.policy.resident and self.device.type != "cpu":
             return 0  # they go straight to the device
-        bytes_each = 1 if is_transformer and self._eight_bit else self._dtype_of(part).itemsize
+        if not part.weights:
+            return part.bytes_in(folder)
+        bytes_each = 1 if part.is_transformer and self._eight_bit else self._dtype_of(part).itemsize
         share = 1 - part.read_once if self.device.type == "cuda" else 1
-        return int(part.bytes_in(folder) * share) * bytes_each // 2
+        return int(sum(stored_numbers(part, folder).values()) * share) * bytes_each
+
+    def _stored_as(self, variant: str) -> str:
+        part = transformer_part(variant)
+        folder, problems = self.source.look(part)
+        return "fp8 files" if folder and not problems and is_eight_bit(part, folder) else "exact"
 
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
+        names = [name for name, part in self._loaded.items() if part is transformer]
+        if self._of_eight_bits.intersection(names):
+            yield Message(
+                "The transformer's files have 8-bit weights (fp8): the pictures differ a little from those of the "
+                "published weights."
+            )
         if left := bytes_in_files(transformer):
             yield Message(
                 "{size:.1f} GB of the transformer's weights do not fit in RAM: they are read from the disk in every "
@@ -281,24 +295,26 @@ class Components:
     def _part(self, part: Part) -> Any:
         if part.name not in self._loaded:
             folder = self.source.folder(part, offline=self._offline, on_progress=self._on_progress)
+            self.source.require_unchanged(part, folder, partial(self._on_loading, _checking(part)))
             logger.info("Loading %s", part.title)
             self._loaded[part.name] = self._load(part, folder)
         return self._loaded[part.name]
 
     def _load(self, part: Part, folder: Path) -> Any:
-        is_transformer = part.name.startswith("transformer")
+        is_transformer = part.is_transformer
         if is_transformer:  # before 26 GB are read
-            backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(folder))
+            backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(part, folder))
         eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
         loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, eight_bit)
         if is_transformer:
+            (self._of_eight_bits.add if is_eight_bit(part, folder) else self._of_eight_bits.discard)(part.name)
             self._attention_function = backend.load()
             self._kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
             use_kernels(loaded, self._kernels)
         return loaded
 
     def _dtype_of(self, part: Part) -> torch.dtype:
-        return self.dtype if part.name.startswith("transformer") else self._encoder_dtype
+        return self.dtype if part.is_transformer else self._encoder_dtype
 
     def _eight_bit_file(self, part: Part, folder: Path) -> Path | None:
         key = key_of("eight bits", part.identity_in(folder))
@@ -325,6 +341,10 @@ class Components:
             self._loaded.pop(name, None)
         if names:
             empty_caches()
+
+
+def _checking(part: Part) -> Message:
+    return Message("Comparing {title} with its checksums, once", title=part.title)
 
 
 def _device_name(device: torch.device) -> str:

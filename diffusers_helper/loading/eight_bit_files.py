@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_helper.loading.weights import CHUNK_BYTES, DTYPES, Report
+from diffusers_helper.loading.stored import DTYPES, convert
+from diffusers_helper.loading.weights import CHUNK_BYTES, Report
 from diffusers_helper.media.files import output_error, require_free_space, whole_file
-from diffusers_helper.model_files.shards import ITEM_BYTES, Shards
+from diffusers_helper.model_files.headers import ITEM_BYTES
+from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.models.eight_bit import quantize
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,9 @@ class _Conversion:
         weight = torch.empty(count, columns, dtype=dtype)
         offset = first * columns * dtype.itemsize
         self.shards.read_into(stored, offset, memoryview(weight.view(torch.uint8).numpy()))
+        if stored.scale is not None:
+            numbers, weight = weight.view(-1), torch.empty(count, columns)
+            convert(numbers, stored, first * columns, self.shards, weight.view(-1))
         codes, scales = quantize(weight)
         self._write(f"{layer}.codes", first * columns, codes)
         self._write(f"{layer}.scales", first * 4, scales)

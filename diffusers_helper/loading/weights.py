@@ -21,27 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.loading.stored import DTYPES, convert, is_read_as_it_is, require_only_weights
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, Layout, block_layout, blocks_of
 from diffusers_helper.model_files.shards import Shards, Stored
 from diffusers_helper.texts import Message
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "BOOL": torch.bool,
-}
-"""torch's dtype by safetensors' name."""
 CHUNK_BYTES = 32 * 1024**2
 """What one thread reads at once: large enough for a disk, small enough that the threads end together."""
-PREFIXES = ("", "model.")
-"""What may stand before a weight's name in a file: a causal language model is saved with "model."."""
+PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")
+"""What may stand before a weight's name in a file: a causal language model is saved with "model.", and one that sees
+pictures, as HunyuanVideo's was, with the others, by the library's version."""
 
 Model = TypeVar("Model", bound=nn.Module)
 Report = Callable[[int, int], None]
@@ -107,7 +96,7 @@ def lacking(folder: Path, missing: list[str]) -> ModelFilesError:
 
 
 def _stored_names(model: nn.Module, shards: Shards) -> dict[str, Stored]:
-    """Where each weight of the model is; what the files hold beyond that is left alone."""
+    """Where each weight of the model is."""
     names = model.state_dict().keys()
     prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in shards.tensors for name in names))
     found = {name: shards.tensors[prefix + name] for name in names if prefix + name in shards.tensors}
@@ -117,6 +106,7 @@ def _stored_names(model: nn.Module, shards: Shards) -> dict[str, Stored]:
     for name, tensor in model.state_dict().items():
         if tuple(tensor.shape) != found[name].shape:
             raise ValueError(f"{name} should have shape {tuple(tensor.shape)}, not {found[name].shape}.")
+    require_only_weights(names, found, prefix, shards)
     return found
 
 
@@ -287,15 +277,17 @@ def _run(reads: list[_Read], shards: Shards, place: Place, report: Report) -> No
 def _fill(read: _Read, shards: Shards, staging: _Staging) -> int:
     """Do one read; returns its bytes."""
     dtype, target = DTYPES[read.stored.dtype], read.target
-    straight = target.dtype == dtype and target.device.type == "cpu"
+    straight = is_read_as_it_is(read.stored, target.dtype) and target.device.type == "cpu"
     numbers = target if straight else staging.take(target.numel() * dtype.itemsize).view(dtype)
     raw = numbers.view(torch.uint8)
     shards.read_into(read.stored, read.first * dtype.itemsize, memoryview(raw.numpy()))
     if not straight:
-        target.copy_(numbers)
+        convert(numbers, read.stored, read.first, shards, target)
     return raw.numel()
 
 
 def _mapped(shards: Shards, stored: Stored, dtype: torch.dtype) -> Tensor:
     """A tensor in the file itself, which the system reads when it is used and forgets when RAM is short."""
+    if stored.scale is not None:
+        return _FileWeight(shards, stored, dtype)()
     return torch.frombuffer(shards.mapped(stored), dtype=DTYPES[stored.dtype]).view(stored.shape).to(dtype)

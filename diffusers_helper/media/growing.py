@@ -21,6 +21,7 @@ from diffusers_helper.media.files import output_error, whole_file
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
 from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
 from diffusers_helper.media.partials import partial_file, partial_files
+from diffusers_helper.media.tags import NO_TAGS, Tags
 from diffusers_helper.media.video import Check, encode_mp4, exact_rate
 from diffusers_helper.texts import Message
 
@@ -40,16 +41,23 @@ class GrowingVideo:
         partial: the newest playable file, None before the first and after ``finish``.
     """
 
-    def __init__(self, path_stem: Path, grows_at_front: bool, crf: int, fps: float = 30, comment: str = "") -> None:
+    def __init__(
+        self,
+        path_stem: Path,
+        grows_at_front: bool,
+        crf: int,
+        fps: float = 30,
+        tags: Tags = NO_TAGS,
+    ) -> None:
         """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``.
 
-        ``comment`` is what every file says of itself.
+        ``tags`` are what every file says of itself; they are written anew into each, and never read.
         """
         self._stem = path_stem
         self._grows_at_front = grows_at_front
         self._crf = crf
         self._rate = exact_rate(fps)
-        self._comment = comment
+        self._tags = tags
         self._edge: Tensor | None = None
         self._previous: Path | None = None
         self.frames = 0
@@ -72,15 +80,13 @@ class GrowingVideo:
         edge = slice(keep) if self._grows_at_front else slice(fresh - keep, None)
         border = keep if self._grows_at_front else fresh - keep
         section = io.BytesIO()
-        encode_mp4(
-            rgb_frames(joined), section, self._rate, self._crf, key_frame=border, comment=self._comment, check=check
-        )
+        encode_mp4(rgb_frames(joined), section, self._rate, self._crf, key_frame=border, check=check)
         section.seek(0)
 
         path = partial_file(self._stem, number)
         cuts = [*self._settled(), Cut(section, 0, fresh)]
         with whole_file(path) as part:
-            join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check)
+            join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check, self._tags)
         _remove(self._previous)
         self._previous, self.partial = self.partial, path
         self._edge, self.sections = joined[:, :, edge].clone(), number
@@ -111,7 +117,7 @@ class GrowingVideo:
     def bytes_for(self, pixels: Tensor) -> int:
         """Return about how much room ``add`` needs for these ``pixels``: the new file is written beside the old one."""
         so_far = self.partial.stat().st_size if self.partial is not None and self.partial.exists() else 0
-        return so_far + pixels[:, 0].numel() // 2
+        return so_far + pixels[:, 0].numel() // 2 + len(self._tags.picture)
 
     def recall(self, pixels: Tensor, overlap: int) -> None:
         """Hold the edge again: ``pixels`` and ``overlap`` are what ``add`` got for the newest section in the file.
@@ -176,20 +182,27 @@ def count_frames(file: Path) -> int:
         return 0
     try:
         with av.open(file, "r") as source:
+            # A picture that the file carries is a packet, too, but has no time.
             return sum(packet.pts is not None and not packet.is_corrupt for packet in source.demux())
     except av.FFmpegError:
         return 0
 
 
-def join_mp4(cuts: Iterable[Cut], path: Path, rate: Fraction, check: Check | None = None) -> None:
+def join_mp4(
+    cuts: Iterable[Cut],
+    path: Path,
+    rate: Fraction,
+    check: Check | None = None,
+    tags: Tags = NO_TAGS,
+) -> None:
     """Write the cuts one after the other to ``path``; all were encoded with the same settings.
 
-    ``check`` is called before each ``mp4.BLOCK`` bytes. Raises OutputError if a cut's file is not there any more or not
-    as it was written.
+    ``tags`` are what the file says of itself. ``check`` is called before each ``mp4.BLOCK`` bytes. Raises OutputError
+    if a cut's file is not there any more or not as it was written.
     """
     with ExitStack() as opened, open(path, "wb") as output:
         pieces = [_frames_of(cut, rate, opened) for cut in cuts]
-        write_joined(pieces, output, rate, check or (lambda: None))
+        write_joined(pieces, output, rate, check or (lambda: None), tags)
 
 
 def _frames_of(cut: Cut, rate: Fraction, opened: ExitStack) -> Frames:

@@ -19,6 +19,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusers_helper.media.tags import NO_TAGS, NoTagsError, Tags, boxes_in, user_data
+from diffusers_helper.media.tags import Box as FileBox
+
 REORDER = 2
 """Frames that decoding runs ahead of showing: what x264's default B-frames need, in a clip of any length."""
 FINENESS = 512
@@ -29,7 +32,11 @@ BLOCK = 1 << 24
 Box = tuple[bytes, "bytes | list[Box]"]
 """A box's type, and its content or the boxes in it."""
 _NESTED = {b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl"}
-_PARSING_ERRORS = (OSError, ValueError, LookupError, struct.error)
+MOST_FRAMES = 1 << 20
+"""Frames of a file that are read: nine hours of video. A file's tables may claim any number."""
+_MOST_INDEX = 16 * MOST_FRAMES
+"""Bytes of an index: twelve for each frame, and some more."""
+_PARSING_ERRORS = (OSError, ValueError, LookupError, struct.error, NoTagsError)
 
 
 class NotAsWrittenError(Exception):
@@ -46,7 +53,7 @@ class Frames:
         sizes: bytes of each, (n,).
         shown: the place of each in the order of showing, from 0, (n,).
         keys: whether it needs no other frame, (n,) bool.
-        boxes: the file's own, those of the top level but for the frames.
+        boxes: the file's own ``ftyp`` and ``moov``, without what it says of itself (``udta``).
     """
 
     file: BinaryIO
@@ -82,20 +89,22 @@ def read_frames(file: BinaryIO, rate: Fraction) -> Frames:
 
 
 def _read_frames(file: BinaryIO, rate: Fraction) -> Frames:
-    boxes, begin, room = {}, 0, 0
-    end = file.seek(0, os.SEEK_END)
-    for kind, start, stop in _boxes(file, end):
-        if kind == b"mdat":
-            begin, room = start, stop - start
-        else:
-            file.seek(start)
-            boxes[kind] = _content(kind, file.read(stop - start))
+    boxes: dict[bytes, bytes | list[Box]] = {}
+    begin, room = 0, 0
+    for box in boxes_in(file, 0, file.seek(0, os.SEEK_END)):
+        if box.kind == b"mdat":
+            begin, room = box.start, box.stop - box.start
+        elif box.kind == b"moov":  # what it says of itself may be large, and is not needed
+            inner = [inner for inner in boxes_in(file, box.start, box.stop) if inner.kind != b"udta"]
+            boxes[box.kind] = [(each.kind, _content(each.kind, _bytes_of(file, each))) for each in inner]
+        elif box.kind == b"ftyp":
+            boxes[box.kind] = _bytes_of(file, box)
     tables = dict(_leaves(boxes[b"moov"]))
     (ticks,) = struct.unpack_from(">I", tables[b"mdhd"], 12)
     (ahead,) = struct.unpack_from(">i", tables[b"elst"], 12)
     size, count = struct.unpack_from(">2I", tables[b"stsz"], 4)  # one size for all, or 0
     durations, _, tick = struct.unpack_from(">3I", tables[b"stts"], 4)
-    if durations != 1 or tick * rate != ticks or max(size, 1) * count > room:
+    if durations != 1 or tick * rate != ticks or count > MOST_FRAMES:
         raise NotAsWrittenError
     sizes = np.full(count, size) if size else np.frombuffer(tables[b"stsz"], ">u4", count, 12).astype(np.int64)
     if sizes.sum() > room:
@@ -109,9 +118,16 @@ def _read_frames(file: BinaryIO, rate: Fraction) -> Frames:
     return Frames(file, begin, sizes, shown, keys, boxes)
 
 
-def write_joined(pieces: Sequence[Frames], file: BinaryIO, rate: Fraction, check: Callable[[], None]) -> None:
+def write_joined(
+    pieces: Sequence[Frames],
+    file: BinaryIO,
+    rate: Fraction,
+    check: Callable[[], None],
+    tags: Tags = NO_TAGS,
+) -> None:
     """Write the pieces one after the other to ``file``, index first; all were encoded with the same settings.
 
+    ``tags`` are what the new file says of itself.
     Every frame is shown for ``1 / rate`` and decoded ``REORDER`` frames before its own place, so neither has gaps.
     ``check`` is called before each ``BLOCK`` of bytes.
     """
@@ -121,6 +137,9 @@ def write_joined(pieces: Sequence[Frames], file: BinaryIO, rate: Fraction, check
     keys = np.concatenate([piece.keys for piece in pieces])
     boxes = pieces[0].boxes
     moov, ftyp = boxes[b"moov"], boxes[b"ftyp"]
+    assert isinstance(moov, list)
+    if told := user_data(tags):
+        moov = [*moov, (b"udta", told)]
     total = int(sizes.sum())
     mdat = (
         struct.pack(">I4s", 8 + total, b"mdat") if total < 2**32 - 8 else struct.pack(">I4sQ", 1, b"mdat", 16 + total)
@@ -134,7 +153,7 @@ def write_joined(pieces: Sequence[Frames], file: BinaryIO, rate: Fraction, check
 
 
 def _with_tables(
-    moov: bytes | list[Box],
+    moov: list[Box],
     sizes: NDArray[np.int64],
     shown: NDArray[np.int64],
     keys: NDArray[np.bool_],
@@ -161,7 +180,6 @@ def _with_tables(
         b"mdhd": (12, struct.pack(">2I", ticks, duration)),
         b"tkhd": (20, struct.pack(">I", duration)),
     }
-    assert isinstance(moov, list)
     return _changed(moov, tables, patches)
 
 
@@ -181,23 +199,15 @@ def _changed(boxes: list[Box], tables: Mapping[bytes, bytes], patches: Mapping[b
     return changed
 
 
-def _boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, begin and end of the content of each box of the file."""
-    position = 0
-    while position < end:
-        file.seek(position)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        header = 8
-        if size == 1:
-            (size,), header = struct.unpack(">Q", file.read(8)), 16
-        if size < header or position + size > end:
-            raise NotAsWrittenError
-        yield kind, position + header, position + size
-        position += size
+def _bytes_of(file: BinaryIO, box: FileBox) -> bytes:
+    if box.stop - box.start > _MOST_INDEX:
+        raise NotAsWrittenError
+    file.seek(box.start)
+    return file.read(box.stop - box.start)
 
 
-def _content(kind: bytes, data: bytes) -> bytes | list[Box]:
-    if kind not in _NESTED:
+def _content(kind: bytes, data: bytes, depth: int = 0) -> bytes | list[Box]:
+    if kind not in _NESTED or depth > len(_NESTED):
         return data
     boxes: list[Box] = []
     position = 0
@@ -205,7 +215,7 @@ def _content(kind: bytes, data: bytes) -> bytes | list[Box]:
         size, inner = struct.unpack_from(">I4s", data, position)
         if not 8 <= size <= len(data) - position:
             raise NotAsWrittenError
-        boxes.append((inner, _content(inner, data[position + 8 : position + size])))
+        boxes.append((inner, _content(inner, data[position + 8 : position + size], depth + 1)))
         position += size
     return boxes
 

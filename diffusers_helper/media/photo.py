@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 from PIL.ImageFile import ImageFile
 
-from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.framepack.errors import FramePackError, PhotoError
 from diffusers_helper.media.files import display_name
 from diffusers_helper.texts import Message
 
@@ -45,11 +43,10 @@ _FOREIGN = (
 )
 """What people most often take for a photo; each pattern is matched at the start of the file."""
 
-_DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
-    struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
-"""What Pillow's decoders raise for broken files."""
+_STRIP_PIXELS = 4_000_000
+"""How much of a very large picture is converted at once."""
+_IN_MEMORY = Message("the picture")
+_HALVED = Message("The photo is very large: it was halved first.")
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,32 +75,83 @@ class Photo:
     notes: tuple[str, ...]
 
 
-def open_photo(path: str | os.PathLike[str] | None) -> Photo:
-    """Read the file at ``path``; raises PhotoError, whose text names the file, for all that cannot be used."""
-    if not path:
+def open_photo(source: object) -> Photo:
+    """Read a picture from a path, the bytes of a file, an open binary file, an array or one of Pillow's images.
+
+    An array is uint8 (H, W, 3), RGB. Raises PhotoError, whose text names the file, for all that cannot be used.
+    """
+    if isinstance(source, Image.Image):
+        return photo_of(source)
+    if isinstance(source, np.ndarray):
+        return photo_of(_image_of(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _read(BytesIO(source), _IN_MEMORY)
+    if callable(getattr(source, "read", None)):
+        return _read(_whole(source), _IN_MEMORY)
+    if source is None or source == "":
         raise PhotoError(Message("There is no photo yet: choose one first."))
-    name = display_name(path)
-    if not Path(path).is_file():
+    if not isinstance(source, str | os.PathLike):
+        raise PhotoError(
+            Message(
+                "A {kind} is no photo: give a path, the bytes of a file, an open file, an array or an image.",
+                kind=type(source).__name__,
+            )
+        )
+    name = display_name(source)
+    if not Path(source).is_file():
         raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
     try:
-        file = open(path, "rb")  # noqa: SIM115 - only opening may fail here
+        file = open(source, "rb")  # noqa: SIM115 - only opening may fail here
     except OSError as error:
         raise PhotoError(
             Message('"{name}" could not be opened: {reason}.', name=name, reason=error.strerror)
         ) from error
     with file:
-        image = _identified(file, name)
-        _check_size(image, name)
-        return _finished(image, name)
+        return _read(file, name)
 
 
 def photo_of(image: Image.Image) -> Photo:
-    """Take a picture that is in memory; raises PhotoError for a size or kind that cannot be used."""
-    name = "the picture"
-    _check_size(image, name)
-    notes: list[str] = []
-    turn = _orientation(image, notes)
-    return _composed(_eight_bits(image, name, notes), image.info.get("icc_profile"), turn, name, notes)
+    """Take a picture that is in memory, or was opened and not read yet; raises PhotoError if it cannot be used."""
+    _check_size(image, _IN_MEMORY)
+    with _decoding(_IN_MEMORY):
+        notes: list[str] = [_HALVED] if _is_large(image) else []
+        image.load()
+        return _composed(*_decoded(image, _IN_MEMORY, notes), _IN_MEMORY, notes)
+
+
+def _image_of(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise PhotoError(
+            Message(
+                "An array as a photo is uint8 with the shape (height, width, 3), not {dtype} with {shape}.",
+                dtype=array.dtype,
+                shape=array.shape,
+            )
+        )
+    with _decoding(_IN_MEMORY):
+        return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _whole(file: Any) -> BinaryIO:
+    """The content of an open file from where it stands, so that any object with ``read`` will do."""
+    with _decoding(_IN_MEMORY):
+        return BytesIO(file.read())
+
+
+def _read(file: BinaryIO, name: str) -> Photo:
+    with _decoding(name):
+        image = _identified(file, name)
+        _check_size(image, name)
+        notes: list[str] = []
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a JPEG with a second view inside
+            notes.append(Message("The file holds several pictures: the first one is used."))
+        if _is_large(image):
+            image.draft(None, (image.width // 2, image.height // 2))  # a JPEG can be decoded at half its size
+            notes.append(_HALVED)
+        image.load()
+        picture, profile, turn = _decoded(image, name, notes)
+        del image  # of which a large one would take as much again
+        return _composed(picture, profile, turn, name, notes)
 
 
 def _identified(file: BinaryIO, name: str) -> ImageFile:
@@ -123,9 +171,8 @@ def _identified(file: BinaryIO, name: str) -> ImageFile:
     Image.init()
     for factory, accept in map(Image.OPEN.__getitem__, FORMATS):
         if accept is not None and accept(head) is True:
-            with _decoding(name):
-                file.seek(0)
-                image: ImageFile = factory(file, "")
+            file.seek(0)
+            image: ImageFile = factory(file, "")
             return image
     raise PhotoError(
         Message(
@@ -146,17 +193,23 @@ def _heic(file: BinaryIO, name: str) -> ImageFile:
                 name=name,
             )
         ) from None
-    with _decoding(name):
-        file.seek(0)
-        image: ImageFile = HeifImageFile(file, "")
+    file.seek(0)
+    image: ImageFile = HeifImageFile(file, "")
     return image
 
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
+    """Make one sentence of whatever a decoder raises: what a file says of itself may lead it to any error at all."""
     try:
         yield
-    except _DECODER_ERRORS as error:
+    except FramePackError:
+        raise
+    except MemoryError as error:
+        raise PhotoError(
+            Message('"{name}" needs more memory than is free: close other programs, or scale it down first.', name=name)
+        ) from error
+    except Exception as error:
         raise PhotoError(
             Message(
                 '"{name}" is damaged, cut short, or of an unusual kind: '
@@ -190,25 +243,21 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
 
 
-def _finished(image: ImageFile, name: str) -> Photo:
-    notes: list[str] = []
-    with _decoding(name):
-        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a JPEG with a second view inside
-            notes.append(Message("The file holds several pictures: the first one is used."))
-        large = _pixels(image) > EXACT_PIXELS
-        if large:
-            image.draft(None, (image.width // 2, image.height // 2))  # a JPEG can be decoded at half its size
-        image.load()
+def _is_large(image: Image.Image) -> bool:
+    return image.width * image.height > EXACT_PIXELS
+
+
+def _decoded(
+    image: Image.Image, name: str, notes: list[str]
+) -> tuple[Image.Image, bytes | None, Image.Transpose | None]:
+    """The pixels of a loaded picture, 8 bits and not too many of them, its colour profile, and how it lies."""
     profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
-    picture = _eight_bits(image, name, notes)
-    if large:
-        notes.append(Message("The photo is very large: it was halved first."))
-        picture = _halved(picture) if _pixels(picture) > EXACT_PIXELS else picture
-    if picture.mode == "P":
+    if image.mode in ("P", "PA"):
         notes.append(
-            Message("The file has a palette of at most 256 colours: a JPEG or PNG photo gives a better video.")
+            Message("The picture has at most 256 colours, a palette: the photo it was made from gives a better video.")
         )
-    return _composed(picture, profile, turn, name, notes)
+    picture = _halved(image, name, notes) if _is_large(image) else _eight_bits(image, name, notes)
+    return picture, profile, turn
 
 
 def _composed(
@@ -222,14 +271,10 @@ def _composed(
     return Photo(rgb if turn is None else rgb.transpose(turn), name, tuple(notes))
 
 
-def _pixels(image: Image.Image) -> int:
-    return image.width * image.height
-
-
 def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DECODER_ERRORS:
+    except Exception:  # noqa: BLE001 - see _decoding; here the picture itself may be fine
         notes.append(Message("The photo's EXIF data cannot be read: it may lie on its side."))
         return None
 
@@ -251,10 +296,28 @@ def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     return Image.fromarray(np.rint((values - black) * (255 / max(white - black, 1e-30))).astype(np.uint8))
 
 
-def _halved(image: Image.Image) -> Image.Image:
-    if image.mode in ("1", "P", "PA"):  # modes without values to average
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.reduce(2)
+def _halved(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """Average 2 x 2 pixels strip by strip: beside the picture itself only the result and little more is in memory."""
+    if image.mode in ("I", "F"):  # their range is that of the whole picture, and reducing them takes no copy
+        return _eight_bits(image.reduce(2), name, notes)
+    height = max(2, _STRIP_PIXELS // image.width // 2 * 2)
+    size = (image.width + 1) // 2, (image.height + 1) // 2
+    halved = None
+    for top in range(0, image.height, height):
+        strip = _averaged(image.crop((0, top, image.width, min(top + height, image.height))), name, notes)
+        halved = halved or Image.new(strip.mode, size)
+        halved.paste(strip, (0, top // 2))
+    assert halved is not None, "a picture has rows"
+    if halved.mode == image.mode and "transparency" in image.info:
+        halved.info["transparency"] = image.info["transparency"]
+    return halved
+
+
+def _averaged(strip: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    strip = _eight_bits(strip, name, notes)
+    if strip.mode in ("1", "P", "PA"):  # modes without values to average
+        strip = strip.convert("RGBA" if strip.has_transparency_data else "RGB")
+    return strip.reduce(2)
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -271,7 +334,7 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     """Convert from the embedded ICC profile; without one, RGB and grey are taken for sRGB as everywhere."""
     if profile:
-        try:
+        try:  # a tag of another type than bytes is no better than a broken one
             converted = ImageCms.profileToProfile(
                 image,
                 ImageCms.ImageCmsProfile(BytesIO(profile)),
@@ -280,7 +343,7 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
                 outputMode="RGB",
                 flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
-        except (ImageCms.PyCMSError, OSError):
+        except Exception:  # noqa: BLE001 - see _decoding; without its profile the picture can be used
             notes.append(Message("The photo's colour profile cannot be read: it was ignored."))
         else:
             assert converted is not None  # None is the answer only when converting in place

@@ -1,6 +1,7 @@
 """A request inside its own picture and video, as their comment, and back from any file into settings.
 
-The comment is one JSON object: ``framepack_recipe``, the version of its form, and every field of the request. exiftool,
+A video carries its start picture besides, the very PNG that lies beside it, so that it alone restores everything. The
+comment is one JSON object: ``framepack_recipe``, the version of its form, and every field of the request. exiftool,
 ffprobe and file managers show it. A file from somewhere else is read with care: of what it holds only valid settings
 are taken, and everything else is told or ignored.
 """
@@ -12,19 +13,20 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, BinaryIO
 
-import av
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.media.files import display_name
 from diffusers_helper.media.foreign_settings import adopted
+from diffusers_helper.media.mp4 import read_frames, write_joined
+from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, Tags, read_tag
 from diffusers_helper.media.text_files import decoded_unicode
 from diffusers_helper.media.video import encode_mp4
 from diffusers_helper.texts import Message
@@ -36,8 +38,7 @@ MAX_CHARACTERS = 200_000
 _MARK = "framepack_recipe"
 _NAMED = 30
 """How many unknown settings are named."""
-_READING_ERRORS = (OSError, ValueError, TypeError, LookupError, SyntaxError, RecursionError, EOFError, av.FFmpegError)
-"""What PNG and MP4 readers, and the JSON parser, raise for broken files."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Recipe:
         settings: fields of a request, each valid.
         picture: the file is a picture, so the photo itself.
         notes: sentences on what was left out.
-        photo: the photo as a picture file, where one is inside a file that is none; else b"".
+        photo: the PNG that a video carries; b"" for other files, and where there is none.
     """
 
     settings: dict[str, Any]
@@ -66,10 +67,12 @@ def can_carry(recipe: str) -> bool:
     """Try, in memory, whether pictures and videos can carry the text, so that no real one fails over it."""
     blank = np.zeros((16, 16, 3), np.uint8)
     try:
-        picture, video = io.BytesIO(), io.BytesIO()
+        picture, frames, video = io.BytesIO(), io.BytesIO(), io.BytesIO()
         Image.fromarray(blank).save(picture, format="PNG", pnginfo=png_comment(recipe))
-        encode_mp4([blank], video, Fraction(30), 51, comment=recipe)
-        return _png_comment(picture) == _mp4_comment(video) == recipe
+        encode_mp4([blank], frames, Fraction(30), 51)
+        tags = Tags(recipe, picture.getvalue())
+        write_joined([read_frames(frames, Fraction(30))], video, Fraction(30), lambda: None, tags)
+        return _png_comment(picture) == _mp4_comment(video) == recipe and _photo_in(video) == picture.getvalue()
     except Exception:
         logger.exception("Files cannot carry the settings they were made with")
         return False
@@ -84,16 +87,19 @@ def png_comment(text: str) -> PngInfo:
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read the settings in a PNG, an MP4 or a JSON file; raises SettingsError if there are none."""
-    name = display_name(path)
+    name, photo = display_name(path), b""
+    found: Any = None
+    picture = False
     try:
         with open(path, "rb") as file:
             head = file.read(16)
-            picture = head.startswith(b"\x89PNG")
-            text = _reader(head, picture)(file)
+            picture, is_video = head.startswith(_PNG[:4]), head[4:8] == b"ftyp"
+            text = _reader(picture, is_video)(file)
             found = json.loads(text) if len(text) <= MAX_CHARACTERS else None
-    except _READING_ERRORS as error:
+            photo = _photo_in(file) if is_video else b""
+    except Exception as error:  # noqa: BLE001 - what a file says of itself may lead a reader to any error at all
         logger.debug("No settings in %s: %s", name, error)
-        found = None
+        found, photo = None, b""
     adoption: list[Message] = []
     if isinstance(found, dict) and _MARK not in found:
         found, adoption = adopted(found)
@@ -104,25 +110,28 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
                 name=name,
             )
         )
-    return _recipe(found, picture, adoption)
+    return replace(_recipe(found, picture, adoption), photo=photo)
 
 
-def _reader(head: bytes, picture: bool) -> Callable[[BinaryIO], str]:
-    """Return what reads a file that begins with ``head``."""
+def _reader(picture: bool, is_video: bool) -> Callable[[BinaryIO], str]:
     if picture:
         return _png_comment
-    return _mp4_comment if head[4:8] == b"ftyp" else _json
+    return _mp4_comment if is_video else _json
 
 
 def _png_comment(file: BinaryIO) -> str:
-    with Image.open(file, formats=("PNG",)) as image:
-        return str(image.info.get("Comment", ""))
+    """Read the header only, whatever size it claims: ``Image.open`` would refuse or warn of a large one."""
+    file.seek(0)
+    return str(PngImageFile(file).info.get("Comment", ""))
 
 
 def _mp4_comment(file: BinaryIO) -> str:
-    file.seek(0)
-    with av.open(file, "r", format="mp4", metadata_errors="replace") as video:
-        return video.metadata.get("comment", "")
+    return read_tag(file, COMMENT, 4 * MAX_CHARACTERS).decode("utf-8", errors="replace")
+
+
+def _photo_in(video: BinaryIO) -> bytes:
+    photo = read_tag(video, PICTURE, MAX_PICTURE)
+    return photo if photo.startswith(_PNG) else b""
 
 
 def _json(file: BinaryIO) -> str:

@@ -69,13 +69,12 @@ def encode_mp4(
     crf: int,
     *,
     key_frame: int = 0,
-    comment: str = "",
     check: Check | None = None,
 ) -> None:
     """Encode ``frames``, uint8 (H, W, 3), at least one and all of one size.
 
     No frame from ``key_frame`` on needs one before it, and the other way round: the clip can be cut there without
-    encoding anything again. ``comment`` is what the file says of itself; what is joined keeps it.
+    encoding anything again.
     """
     frames = iter(frames)
     first = next(frames)
@@ -85,8 +84,6 @@ def encode_mp4(
         stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF)), **CUTTABLE}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
-        if comment:
-            container.metadata["comment"] = comment
         context = stream.codec_context
         context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709

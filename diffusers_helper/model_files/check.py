@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from diffusers_helper.media.files import display_name
+from diffusers_helper.model_files.formats import foreign_format
+from diffusers_helper.model_files.headers import read_header
 from diffusers_helper.model_files.parts import Part
 from diffusers_helper.texts import Message
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_MAX_HEADER = 100_000_000
-"""The safetensors format's own limit on its header, bytes."""
+_MAX_JSON = 200_000_000
+"""Bytes of a JSON file that are read; the largest one there is, a tokenizer, has 17 million."""
+_MAX_NAME = 200
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -89,61 +90,10 @@ def weight_files(part: Part, folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
-def find_changed(part: Part, folder: Path, sums: Mapping[str, str] | None = None) -> tuple[list[Problem], int]:
-    """Read every byte of the part's files in `folder`: what is not as the hub sent it, and how many were compared.
-
-    `sums` are SHA-256 sums by file name. The hub's cache keeps a large file under its sum; for others without one there
-    is nothing to compare with.
-    """
-    problems, compared = [], 0
-    for file in part.files_in(folder):
-        expected = (sums or {}).get(file.name, file.resolve().name)
-        if not SHA256.fullmatch(expected):
-            continue
-        compared += 1
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != expected:
-                text = Message(
-                    "has another checksum than on the hub; delete {file} to have it fetched again", file=file.resolve()
-                )
-                problems.append(Problem(file.name, text, Fault.DAMAGED))
-    return problems, compared
-
-
 def intact_bytes(part: Part, folder: Path, problems: list[Problem]) -> int:
     """Bytes of the part's weight files in `folder` that need not be fetched again."""
     bad = {problem.file for problem in problems}
     return sum(file.stat().st_size for file in folder.glob(f"{part.weights or '*'}*") if file.name not in bad)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, {weight: {dtype, shape, data_offsets}}, checked against the file's length.
-
-    Raises ValueError whose text says what is wrong, to follow the file's name.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
-            raise ValueError(Message("is only a Git LFS pointer, not the file itself"))
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if length > _MAX_HEADER:
-            raise ValueError(Message("is not a safetensors file"))
-        text = file.read(length)
-    if len(start) < 8 or len(text) < length:
-        raise ValueError(Message("is cut short after {size} bytes", size=size))
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-        raise ValueError(Message("is not a safetensors file")) from None
-    if size != end:
-        sizes = {"size": size, "whole": end}
-        if size < end:
-            raise ValueError(Message("is cut short: it has {size} of {whole} bytes", **sizes))
-        raise ValueError(Message("is damaged: it has {size} bytes instead of {whole}", **sizes))
-    return dict(header)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any] | Problem:
@@ -151,18 +101,35 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | Problem:
     if not path.is_file():
         return Problem(name, Message("is missing"), Fault.MISSING)
     try:
+        if path.stat().st_size > _MAX_JSON:
+            return Problem(name, Message("is too large for what it should be"), Fault.DAMAGED)
         content = json.loads(path.read_bytes())
-    except ValueError:
+    except OSError as error:
+        return Problem(name, _reason(error), Fault.DAMAGED)
+    except (ValueError, RecursionError):
         return Problem(name, Message("is not complete JSON"), Fault.DAMAGED)
     return content if isinstance(content, dict) else Problem(name, Message("is not a JSON object"), Fault.DAMAGED)
 
 
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return Message("cannot be read ({reason})", reason=error.strerror or type(error).__name__)
+    return str(error)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file's name is one, of this folder, and fit for a sentence."""
+    return Path(name).name == name and name.isprintable() and len(name) <= _MAX_NAME
+
+
 def _foreign_config(part: Part, config: dict[str, Any]) -> Problem | None:
-    architectures = config.get("architectures") or []
-    names = [config.get(key) for key in ("_class_name", "image_processor_type", "model_type")] + list(architectures)
+    architectures = config.get("architectures")
+    values = [config.get(key) for key in ("_class_name", "image_processor_type", "model_type")]
+    values += architectures if isinstance(architectures, list) else []
+    names = [value for value in values if isinstance(value, str)]
     if set(part.kinds) & set(names):
-        return None
-    found = next((name for name in names if name), "nothing known")
+        return _quantised_config(part, config)
+    found = display_name(next(filter(None, names), "nothing known"))
     return Problem(
         part.config,
         Message("describes {found}, where {needed} is needed", found=found, needed=part.kinds[0]),
@@ -170,27 +137,39 @@ def _foreign_config(part: Part, config: dict[str, Any]) -> Problem | None:
     )
 
 
+def _quantised_config(part: Part, config: dict[str, Any]) -> Problem | None:
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    text = Message(
+        "describes weights that were quantised ({method}), which are not read; the published ones are needed",
+        method=display_name(str(method or "?")),
+    )
+    return Problem(part.config, text, Fault.FOREIGN)
+
+
 def _weight_problems(part: Part, folder: Path, config: dict[str, Any]) -> list[Problem]:
     shards = _shards(part, folder)
     if isinstance(shards, Problem):
         return [shards]
     problems: list[Problem] = []
-    shapes: dict[str, list[int]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, weights in shards.items():
         if not (folder / name).is_file():
             problems.append(Problem(name, Message("is missing"), Fault.MISSING))
             continue
         try:
             header = read_header(folder / name)
-        except ValueError as error:
-            problems.append(Problem(name, str(error), Fault.DAMAGED))
+        except (ValueError, OSError) as error:
+            problems.append(Problem(name, _reason(error), Fault.DAMAGED))
             continue
         absent = sorted(weights - set(header))
         if absent:
-            text = Message("does not hold {name}, which its index promises", name=absent[0])
+            text = Message("does not hold {name}, which its index promises", name=display_name(absent[0]))
             problems.append(Problem(name, text, Fault.FOREIGN))
-        shapes |= {weight: entry["shape"] for weight, entry in header.items()}
-    return problems or _foreign_weights(part, config, shapes, next(iter(shards)))
+        found |= header
+    return problems or _foreign_weights(part, config, found, next(iter(shards)))
 
 
 def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
@@ -202,11 +181,7 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
             return {single: set()}
         if any(folder.glob(f"{part.weights}-*-of-*.safetensors")):
             return Problem(index_name, Message("is missing"), Fault.MISSING)
-        pickle = next((file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES), None)
-        if pickle:
-            text = Message("is a pickle file, which can run any code and is never loaded; only safetensors files are")
-            return Problem(pickle, text, Fault.PICKLE)
-        return Problem(single, Message("is missing"), Fault.MISSING)
+        return _instead(folder) or Problem(single, Message("is missing"), Fault.MISSING)
     index = _read_json(folder, index_name)
     if isinstance(index, Problem):
         return index
@@ -216,7 +191,7 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
         return Problem(index_name, Message("lists no weights"), Fault.DAMAGED)
     for weight, name in weight_map.items():
         # The index is data from outside: it may name files of its own folder only.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not _is_plain(name) or not name.endswith(".safetensors"):
             return Problem(
                 index_name, Message("names {name!r}, which is no weight file of its folder", name=name), Fault.FOREIGN
             )
@@ -224,8 +199,31 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
     return dict(sorted(shards.items()))
 
 
-def _foreign_weights(part: Part, config: dict[str, Any], shapes: dict[str, list[int]], name: str) -> list[Problem]:
-    shape = next((shape for weight, shape in shapes.items() if weight.endswith(part.marker)), None)
+def _instead(folder: Path) -> Problem | None:
+    """What lies in `folder` where weights are missing, if it is in a format that is not read."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLES:
+            text = Message("is a pickle file, which can run any code and is never loaded; only safetensors files are")
+            return Problem(file.name, text, Fault.PICKLE)
+        if kind := other_format(file):
+            return Problem(file.name, Message("is {kind}, which is not read", kind=kind), Fault.FOREIGN)
+    return None
+
+
+def other_format(file: Path) -> Message | None:
+    """What a file of weights that no part names is, by its ending; None for all else."""
+    if file.suffix.lower() == ".gguf":
+        return Message("a GGUF file")
+    if file.suffix.lower() in (".safetensors", ".sft"):
+        return Message("a single file, as ComfyUI has them")
+    return None
+
+
+def _foreign_weights(part: Part, config: dict[str, Any], header: dict[str, dict[str, Any]], name: str) -> list[Problem]:
+    text = foreign_format(header, scales=part.in_blocks)
+    if text is not None:
+        return [Problem(name, text, Fault.FOREIGN)]
+    shape = next((entry["shape"] for weight, entry in header.items() if weight.endswith(part.marker)), None)
     if shape is None:
         return [
             Problem(

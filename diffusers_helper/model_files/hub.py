@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
-from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.parts import Part
 from diffusers_helper.model_files.revisions import Revisions
+from diffusers_helper.model_files.snapshots import Snapshot, SnapshotFinder, has_blob
 from diffusers_helper.texts import Message
+
+logger = logging.getLogger(__name__)
 
 REACH_SECONDS = 10
 _TOKEN = Message("the token in HF_TOKEN is missing, wrong or too old, or it may not read this repository")
@@ -32,13 +36,21 @@ class HubError(ModelFilesError):
     """The hub could not be asked, or did not deliver."""
 
 
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the hub: its bytes, and what the cache calls its content ("" if the hub does not tell)."""
+
+    size: int
+    blob: str
+
+
 class HuggingFaceHub:
     """Public repositories and their cache on this machine.
 
     Args:
         cache_dir: where files are kept; None for the client's own, below HF_HOME.
         endpoint: address of the hub; None for the client's own.
-        revisions: which commits to use; those of files in the cache count before them.
+        revisions: which commits to use; a complete version in the cache counts before one that is not here.
     """
 
     def __init__(
@@ -47,6 +59,8 @@ class HuggingFaceHub:
         self._cache_dir = cache_dir
         self._endpoint = endpoint
         self._revisions = revisions or Revisions(None)
+        self._finder = SnapshotFinder()
+        self._told: set[str] = set()
 
     @property
     def cache_dir(self) -> Path:
@@ -64,20 +78,42 @@ class HuggingFaceHub:
 
     def cached_folder(self, part: Part) -> Path | None:
         """The folder of `part` in the cache, complete or not; None when nothing of it is there."""
-        from huggingface_hub import try_to_load_from_cache
+        snapshot = self._snapshot(part)
+        folder = snapshot.folder / part.folder if snapshot else None
+        return folder if folder and part.files_in(folder) else None
 
-        for name in [part.config] if part.config else [name for names in part.needs for name in names]:
-            file = f"{part.folder}/{name}" if part.folder else name
-            found = try_to_load_from_cache(part.repository, file, cache_dir=self.cache_dir)
-            if isinstance(found, str):
-                return Path(found).parent
-        return None
+    def chosen(self, part: Part) -> str:
+        """Which version of the part's repository is used, and why, as a sentence for the log; "" when none is here."""
+        snapshot = self._snapshot(part)
+        if snapshot is None:
+            return ""
+        sentence = f"{part.repository}: version {snapshot.commit[:7]}, which {snapshot.reason.value}."
+        if self._replaces_pinned(snapshot, part):
+            pinned = self._revisions.of(part.repository) or ""
+            sentence += f" models.lock names {pinned[:7]}, which is not in the cache, or not all of it."
+        return sentence
 
     def sizes(self, part: Part) -> dict[str, int]:
-        """Bytes of each public file of `part`, by its name in the part's folder.
+        """Bytes of each public file of `part`, by its name in the part's folder. Raises HubError."""
+        return {name: file.size for name, file in self._remote(part).items()}
 
-        Raises HubError.
+    def bytes_lacking(self, part: Part, bad: set[str]) -> int:
+        """Bytes that `fetch` would receive, where the files called `bad` cannot be used. Raises HubError.
+
+        The cache shares what two versions have in common.
         """
+        snapshot = self._snapshot(part)
+        folder = snapshot.folder / part.folder if snapshot and snapshot.commit == self.revision(part) else None
+        lacking = 0
+        for name, file in self._remote(part).items():
+            if folder and (folder / name).is_file():
+                here = name not in bad
+            else:
+                here = has_blob(self.cache_dir, part.repository, file.blob, file.size)
+            lacking += 0 if here else file.size
+        return lacking
+
+    def _remote(self, part: Part) -> dict[str, RemoteFile]:
         from huggingface_hub import HfApi
 
         with _hub_errors(part):
@@ -85,7 +121,9 @@ class HuggingFaceHub:
                 part.repository, revision=self.revision(part), files_metadata=True, timeout=REACH_SECONDS
             )
         return {
-            file.rfilename.rpartition("/")[2]: file.size or 0
+            file.rfilename.rpartition("/")[2]: RemoteFile(
+                file.size or 0, (file.lfs.sha256 if file.lfs else file.blob_id) or ""
+            )
             for file in info.siblings or []
             if file.rfilename.rpartition("/")[0] == part.folder
             and any(fnmatch(file.rfilename, pattern) for pattern in part.patterns)
@@ -129,12 +167,26 @@ class HuggingFaceHub:
     def revision(self, part: Part) -> str | None:
         """The commit to use of the part's repository; None for its newest.
 
-        That of which files are here already, since a model is never mixed of two, else the one decided for.
+        A complete version in the cache, else the one decided for, else that of what is here already, since a model is
+        never mixed of two.
         """
-        for sibling in parts_for(VARIANTS):
-            if sibling.repository == part.repository and (folder := self.cached_folder(sibling)):
-                return _revision(folder, sibling)
-        return self._revisions.of(part.repository)
+        snapshot, pinned = self._snapshot(part), self._revisions.of(part.repository)
+        if snapshot and (snapshot.complete or pinned is None):
+            return snapshot.commit
+        return pinned
+
+    def _snapshot(self, part: Part) -> Snapshot | None:
+        pinned = self._revisions.of(part.repository)
+        found = self._finder.find(self.cache_dir, part.repository, pinned)
+        if found and found.complete and part.repository not in self._told:
+            self._told.add(part.repository)
+            level = logging.WARNING if self._replaces_pinned(found, part) else logging.INFO
+            logger.log(level, "%s", self.chosen(part))
+        return found
+
+    def _replaces_pinned(self, snapshot: Snapshot, part: Part) -> bool:
+        pinned = self._revisions.of(part.repository)
+        return snapshot.complete and pinned not in (None, snapshot.commit)
 
 
 def _revision(folder: Path, part: Part) -> str:

@@ -43,6 +43,16 @@ class Part:
     read_once: float = 0.0
 
     @property
+    def is_transformer(self) -> bool:
+        """Whether it is a variant's transformer."""
+        return self.name.startswith("transformer")
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it is one of the large parts, whose weights are read block by block and by this program."""
+        return self.is_transformer or self.name == "text_encoder"
+
+    @property
     def patterns(self) -> list[str]:
         """Its files in the repository, as patterns; formats other than safetensors and half-precision twins are not."""
         names = ["*.json", "*.txt"]

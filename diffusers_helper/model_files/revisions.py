@@ -48,7 +48,7 @@ class Revisions:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             if all(_COMMIT.fullmatch(commit) for commit in content.values()):
                 return dict(content)
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             pass
         raise ModelFilesError(
             Message("{file} is no list of commits. Delete it, or copy it again.", file=str(self._path))

@@ -9,29 +9,31 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from diffusers_helper.model_files.check import read_header
-
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
-"""Bytes of one number, by safetensors' name of its dtype."""
+from diffusers_helper.model_files.formats import is_beside_scales, scales_of
+from diffusers_helper.model_files.headers import ITEM_BYTES, read_header
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a file: which file, where its bytes are, and what they are."""
+    """One tensor in a file: which file, where its bytes are, and what they are.
+
+    With a `scale`, (), (1,), (rows,) or (rows, 1), the weight is what is stored times it.
+    """
 
     file: int
     start: int
     nbytes: int
     dtype: str
     shape: tuple[int, ...]
+    scale: Stored | None = None
 
 
 class Shards:
-    """The tensors of several safetensors files, by name; the files stay open as long as this lives.
+    """The tensors of several safetensors files, by name, scales with their weights; open as long as this lives.
 
     Raises ValueError for a file that is no whole safetensors file, OSError for one that cannot be opened.
     """
@@ -42,9 +44,11 @@ class Shards:
         self._descriptors: list[int] = []
         self._maps: dict[int, mmap.mmap] = {}
         self._close = weakref.finalize(self, _close_all, self._descriptors)
+        header: dict[str, dict[str, Any]] = {}
         for number, file in enumerate(files):
             self._descriptors.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-            self._list(number, file)
+            header |= self._list(number, file)
+        self._add_scales(header)
 
     @property
     def nbytes(self) -> int:
@@ -66,18 +70,26 @@ class Shards:
             self._maps[stored.file] = mmap.mmap(self._descriptors[stored.file], 0, access=mmap.ACCESS_COPY)
         return memoryview(self._maps[stored.file])[stored.start : stored.start + stored.nbytes]
 
-    def _list(self, number: int, file: Path) -> None:
+    def _list(self, number: int, file: Path) -> dict[str, dict[str, Any]]:
         try:
             header = read_header(file)
         except ValueError as error:
             raise ValueError(f"{file.name} {error}") from None
         end = file.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
         for name, entry in header.items():
+            if entry["dtype"] not in ITEM_BYTES:
+                raise ValueError(f"{file.name} holds {name} as {entry['dtype']}, which is not read here.")
             first, last = entry["data_offsets"]
-            stored = Stored(number, end + first, last - first, entry["dtype"], tuple(entry["shape"]))
-            if stored.nbytes != prod(stored.shape) * ITEM_BYTES.get(stored.dtype, -1):
-                raise ValueError(f"{file.name} holds {name} as {stored.dtype}, which is not read here, or damaged.")
-            self.tensors[name] = stored
+            self.tensors[name] = Stored(number, end + first, last - first, entry["dtype"], tuple(entry["shape"]))
+        return header
+
+    def _add_scales(self, header: dict[str, dict[str, Any]]) -> None:
+        scales = scales_of(header)
+        for weight, scale in scales.items():
+            self.tensors[weight] = replace(self.tensors[weight], scale=self.tensors[scale])
+        beside = filter(is_beside_scales, header) if scales else ()
+        for name in {*scales.values(), *beside}:
+            del self.tensors[name]
 
 
 def _close_all(descriptors: list[int]) -> None:

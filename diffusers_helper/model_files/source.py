@@ -11,10 +11,13 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.model_files.check import Fault, Problem, find_changed, find_problems, intact_bytes
+from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes, other_format
+from diffusers_helper.model_files.checksums import ChecksumRecord, Report, find_changed
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
+from diffusers_helper.model_files.snapshots import cache_at
 from diffusers_helper.texts import Message, in_turn
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
@@ -32,12 +35,14 @@ class ModelSource(ABC):
         trained: whether its pictures show something; random weights give noise.
         is_tiny: whether it is the small one that ships with the repository.
         defaults: a request with the resolution (never None), steps and guidance scale that suit it.
+        record: which files were compared with their checksums.
     """
 
     title = "FramePack"
     trained = True
     is_tiny = False
     defaults = GenerationRequest(resolution=640)
+    record = ChecksumRecord(None)
 
     @property
     def note(self) -> str:
@@ -66,6 +71,19 @@ class ModelSource(ABC):
     def revision(self, _part: Part) -> str | None:
         """The commit of the part's repository; None if that is not known."""
         return None
+
+    def chosen(self, _part: Part) -> str:
+        """Which version of the part's repository is used, and why, for the log; "" where there is only one."""
+        return ""
+
+    def require_unchanged(self, part: Part, folder: Path, report: Report) -> None:
+        """Compare the files of `part` in `folder` with their checksums, as far as known and not done before.
+
+        `report` gets the bytes that were read and those in all. Raises ModelFilesError for a file that was changed.
+        """
+        problems, _ = find_changed(part, folder, self.sums(part), record=self.record, report=report)
+        if problems:
+            raise ModelFilesError(problems[0].sentence(part))
 
     @abstractmethod
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
@@ -150,7 +168,7 @@ class LocalFolder(ModelSource):
             self.trained = bool(content.pop("trained", True))
             self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
             self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
-        except (ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ModelFilesError(
                 Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
             ) from None
@@ -214,6 +232,10 @@ class HubSource(ModelSource):
         """As in the base class."""
         return self.hub.revision(part)
 
+    def chosen(self, part: Part) -> str:
+        """As in the base class."""
+        return self.hub.chosen(part)
+
     def _bytes_lacking(self, part: Part, problems: list[Problem]) -> int:
         """Bytes to download; raises HubError, and ModelFilesError if the hub has no safetensors of the part."""
         sizes = self.hub.sizes(part)
@@ -225,10 +247,7 @@ class HubSource(ModelSource):
                     part=part.title,
                 )
             )
-        folder = self.hub.cached_folder(part)
-        bad = {problem.file for problem in problems}
-        here = {name for name in sizes if folder and name not in bad and (folder / name).is_file()}
-        return sum(size for name, size in sizes.items() if name not in here)
+        return self.hub.bytes_lacking(part, {problem.file for problem in problems})
 
     def _fetch(self, part: Part, problems: list[Problem], on_progress: OnProgress | None) -> Path:
         total = sum(self.hub.sizes(part).values())
@@ -240,16 +259,20 @@ class HubSource(ModelSource):
 
         report(0)
         folder = self.hub.fetch(part, report)
-        problems = _all_problems(part, folder)
+        problems = self._all_problems(part, folder)
         for problem in problems:
             if problem.fault in (Fault.DAMAGED, Fault.FOREIGN):
                 self.hub.fetch_again(part, folder, problem.file, report)
-        left = _all_problems(part, folder) if problems else []
+        left = self._all_problems(part, folder) if problems else []
         if left:
             raise ModelFilesError(
                 in_turn([left[0].sentence(part), Message("It was downloaded again already. Try again later.")])
             )
         return folder
+
+    def _all_problems(self, part: Part, folder: Path) -> list[Problem]:
+        """What is wrong with files that were just downloaded: as ever, and byte for byte."""
+        return find_problems(part, folder) or find_changed(part, folder, record=self.record)[0]
 
     def _unavailable(self, lacking: dict[Part, list[Problem]], reason: str) -> ModelFilesError:
         need = 0
@@ -272,31 +295,50 @@ class HubSource(ModelSource):
 def read_sums(folder: Path) -> dict[str, str]:
     """SHA-256 sums by path below `folder`, from its SHA256SUMS; empty without one."""
     file = folder / SUMS_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    except OSError:  # it only says what could be compared
+        return {}
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
+def resolve_models(choice: str | None, *, accelerator: bool, record: Path | None = None) -> ModelSource:
     """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
 
+    A folder may be a Hugging Face cache, as another program's `hf_download` is, which is then read and completed.
+    `record` is the file that says which files were compared with their checksums; None compares them every time.
     Raises SettingsError when there is no such folder, ModelFilesError when its framepack.json is no good.
     """
-    choice = choice or ("framepack" if accelerator else "tiny")
+    source = _source(choice or ("framepack" if accelerator else "tiny"))
+    source.record = ChecksumRecord(record)
+    return source
+
+
+def _source(choice: str) -> ModelSource:
     if choice == "framepack":
         return HubSource()
     if choice == "tiny":
         return LocalFolder(TINY_FOLDER, is_tiny=True)
     path = Path(choice).expanduser().resolve()
+    if path.is_file():
+        kind = other_format(path) or Message("a file")
+        raise SettingsError(
+            Message(
+                "{choice} is {kind}, which is not read. Choose framepack, tiny, or a folder with the published files.",
+                choice=choice,
+                kind=kind,
+            )
+        )
     if not path.is_dir():
         raise SettingsError(
             Message("There is no model folder {choice}. Choose framepack, tiny, or an existing folder.", choice=choice)
         )
-    return LocalFolder(path)
+    cache = None if _is_model_folder(path) else cache_at(path)
+    return HubSource(HuggingFaceHub(cache, revisions=Revisions(LOCK_FILE))) if cache else LocalFolder(path)
 
 
-def _all_problems(part: Part, folder: Path) -> list[Problem]:
-    """What is wrong with files that were just downloaded: as ever, and byte for byte."""
-    return find_problems(part, folder) or find_changed(part, folder)[0]
+def _is_model_folder(path: Path) -> bool:
+    return (path / "framepack.json").is_file() or any((path / part.repository).is_dir() for part in parts_for(VARIANTS))
 
 
 def _lacking_texts(lacking: dict[Part, list[Problem]]) -> list[Message]:

@@ -32,6 +32,7 @@ from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
+from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.health import About
@@ -100,7 +101,9 @@ class Program:
         self._speeds = KnownSpeeds(options.cache / "speeds.json")
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
-        self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
+        self.source = resolve_models(
+            options.models, accelerator=self.device.type != "cpu", record=options.cache / RECORD
+        )
         self.source.check((variant,), offline=self._offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.note = in_turn([note for note in (self.source.note, EIGHT_BITS if self._eight_bit else "") if note])
