@@ -123,6 +123,10 @@ class Accounts:
             )
         return cls(hashes)
 
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a user called ``name``."""
+        return name in self._hashes
+
     def check(self, name: str, password: str) -> bool:
         """Tell whether ``password`` is that of ``name``. One at a time: guessing must not use up the computer."""
         with self._one_at_a_time:

@@ -134,7 +134,6 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
         "--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network; see access"
     )
     parser.add_argument("--port", type=_port, default=7860)
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
     parser.add_argument("--no-preload", action="store_true", help="load the models with the first video, not before")
     add_access_options(parser)
