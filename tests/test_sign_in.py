@@ -9,6 +9,7 @@ from http.cookies import SimpleCookie
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -18,6 +19,7 @@ from diffusers_helper.gradio.sign_in import QUEUE, QUEUE_FOR_FAMILIAR, SESSIONS_
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
+from tests.browsing import headless, visit
 from tests.fakes import LION, serve_page
 
 LOGGER = "diffusers_helper.gradio.sign_in"
@@ -300,6 +302,29 @@ def test_a_browser_is_asked_again_when_its_session_is_over(tmp_path, hours, stat
         with LION.open("rb") as photo:
             upload = browser.post("/gradio_api/upload", files={"files": photo}, headers={"Cookie": cookies})
         assert upload.status_code == status
+
+
+@pytest.mark.browser
+def test_the_page_asks_again_and_keeps_the_draft_when_a_session_is_over(page, chromium):
+    with headless(chromium) as browser, visit(browser, page.url) as user:
+        tab = user.context.new_page()
+        tab.goto(page.url)
+
+        def sign_in_here():
+            tab.get_by_label("username").fill("ann")
+            tab.get_by_label("password").fill("correct horse")
+            tab.get_by_role("button", name="Login").click()
+
+        sign_in_here()
+        tab.locator("#prompt textarea").fill("A lion yawns.")
+        tab.locator("#prompt textarea").blur()
+        tab.wait_for_function("localStorage.getItem('framepack-draft')")
+        with closing(httpx.Client(base_url=page.url, timeout=60)) as elsewhere:
+            elsewhere.post("/login", data={"username": "ann", "password": "correct horse"})
+            elsewhere.get("/logout")  # ends all sessions of this user
+        expect(tab.get_by_label("username")).to_be_visible()
+        sign_in_here()
+        expect(tab.locator("#prompt textarea")).to_have_value("A lion yawns.")
 
 
 @pytest.mark.parametrize("path", ["a\0b", "/etc/pass\0wd", "\0"])
