@@ -56,7 +56,7 @@ class FakeProgram:
 def program(monkeypatch, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
     monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name

@@ -15,6 +15,7 @@ import pytest
 
 from diffusers_helper.service import instances
 from diffusers_helper.service.keeper import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.service.places import ROOT
 
 PAGE = f"""#!{sys.executable}
 import http.server, json, os, signal, sys
@@ -253,7 +254,7 @@ def test_one_instance_sees_one_gpu(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/nvidia-smi" if has_nvidia_smi else None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES") if chosen is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    plans = instances._plans(["--gpus", gpus] if gpus else [])
+    plans = instances._plans(["--gpus", gpus] if gpus else [], Path("/data"))
     assert [plan.gpu for plan in plans] == expected
     assert [plan.port for plan in plans] == list(range(7860, 7860 + len(expected)))
 
@@ -262,7 +263,7 @@ def test_one_instance_sees_one_gpu(
     ("arguments", "options", "address"),
     [
         ([], [], "127.0.0.1"),
-        (["7861"], ["--outputs", "outputs_7861"], "127.0.0.1"),
+        (["7861"], ["--outputs", "/data/outputs_7861"], "127.0.0.1"),
         (["--port=7861", "--outputs=there"], ["--outputs=there"], "127.0.0.1"),
         (["--port", "7861", "--outputs", "there"], ["--outputs", "there"], "127.0.0.1"),
         (["--server", "0.0.0.0", "--", "--models", "tiny"], ["--server", "0.0.0.0", "--models", "tiny"], "127.0.0.1"),
@@ -271,16 +272,16 @@ def test_one_instance_sees_one_gpu(
     ],
 )
 def test_what_is_not_ours_is_the_programs(arguments: list[str], options: list[str], address: str) -> None:
-    [plan] = instances._plans(arguments)
+    [plan] = instances._plans(arguments, Path("/data"))
     assert (list(plan.options), plan.address) == (options, address)
 
 
 def test_the_variant_is_a_program_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRAMEPACK_PROGRAM", raising=False)
-    [plan] = instances._plans(["--f1"])
-    assert plan.command(tmp_path) == [sys.executable, str(tmp_path / "demo_gradio_f1.py"), "--port", "7860"]
+    [plan] = instances._plans(["--f1"], Path("/data"))
+    assert plan.command() == [sys.executable, str(ROOT / "demo_gradio_f1.py"), "--port", "7860"]
     write(plan, tmp_path / "plan.json")
-    assert read(Plan, tmp_path / "plan.json").command(tmp_path) == plan.command(tmp_path)
+    assert read(Plan, tmp_path / "plan.json").command() == plan.command()
     assert json.loads((tmp_path / "plan.json").read_text())["f1"]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.framepack import errors
-from diffusers_helper.service.options import ROOT, add_options, ending, set_environment
+from diffusers_helper.service.options import add_options, ending, set_environment
+from diffusers_helper.service.places import ROOT, Folders
 
 
 @pytest.fixture
@@ -25,20 +26,20 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(("given", "used"), [({}, ROOT / "hf_download"), ({"HF_HOME": ""}, ROOT / "hf_download")])
 def test_weights_are_below_the_repository_unless_the_user_says_so(environment, given, used):
     environment |= given
-    set_environment(offline=False)
+    set_environment(Folders.chosen(), offline=False)
     assert environment["HF_HOME"] == str(used)
 
 
 def test_the_users_hf_home_is_honoured(environment):
     environment["HF_HOME"] = "/models"
-    set_environment(offline=False)
+    set_environment(Folders.chosen(), offline=False)
     assert environment["HF_HOME"] == "/models"
 
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_telemetry_is_off_and_offline_means_offline(environment, offline):
     environment["GRADIO_ANALYTICS_ENABLED"] = "True"
-    set_environment(offline=offline)
+    set_environment(Folders.chosen(), offline=offline)
     assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert environment["HF_HUB_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "1"
     assert environment.get("HF_HUB_OFFLINE") == ("1" if offline else None)
@@ -47,10 +48,12 @@ def test_telemetry_is_off_and_offline_means_offline(environment, offline):
 def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
     code = """
 import argparse, os
-from diffusers_helper.service.options import ROOT, add_options, set_environment
-set_environment(offline=False)
+from diffusers_helper.service.options import add_options, set_environment
+from diffusers_helper.service.places import ROOT
 add_options(parser := argparse.ArgumentParser())
-print(ROOT, os.environ["HF_HOME"], parser.parse_args([]).outputs, parser.parse_args(["--outputs", "here"]).outputs)
+here, there = (parser.parse_args(argv).folders for argv in ([], ["--outputs", "here"]))
+set_environment(here, offline=False)
+print(ROOT, os.environ["HF_HOME"], here.outputs, there.outputs)
 """
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -76,6 +79,14 @@ def test_an_expected_error_is_one_sentence_and_an_exit_code(error, code, capsys,
     assert ending(partial(fail, error("A sentence."))) == code
     assert capsys.readouterr().err == "A sentence.\n"
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("number", "told"), [(13, True), (30, True), (28, True), (20, True), (2, False), (5, False)])
+def test_a_place_that_the_system_refuses_is_a_sentence(number, told, capsys, caplog):
+    error = OSError(number, os.strerror(number), "/a/place")
+    assert ending(partial(fail, error)) == 1
+    assert ("/a/place could not be written" in capsys.readouterr().err) == told
+    assert ("Traceback" in caplog.text) != told
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (ZeroDivisionError("a bug"), 1)])

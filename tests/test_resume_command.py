@@ -48,7 +48,7 @@ class FakeProgram:
 def program(monkeypatch):
     fake = type("Fake", (FakeProgram,), {"made": []})
     monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return fake
 
 

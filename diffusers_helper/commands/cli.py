@@ -30,6 +30,7 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.places import file_permissions
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import Message, language
@@ -38,8 +39,8 @@ from diffusers_helper.texts import Message, language
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; return the exit code."""
     parsed = _parser().parse_args(argv)
-    options.set_environment(offline=parsed.offline)
-    with logging_to(None, parsed.log_level or "warning"):
+    options.set_environment(parsed.folders, offline=parsed.offline)
+    with file_permissions(shared=parsed.shared_files), logging_to(None, parsed.log_level or "warning"):
         return options.ending(lambda: parsed.command(parsed), parsed.language)
 
 

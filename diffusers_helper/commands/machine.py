@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.launch import open_port
+from diffusers_helper.service.places import can_write
 from diffusers_helper.service.versions import Package, installed_packages
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def gather(options: argparse.Namespace) -> Facts:
 
     device, device_error = _device(options.device)
     ram = free_ram()
-    outputs: Path = options.outputs
+    outputs: Path = options.folders.outputs
     return Facts(
         python=sys.version_info[:3],
         torch=torch.__version__,
@@ -139,7 +139,7 @@ def gather(options: argparse.Namespace) -> Facts:
         models=_models(options, accelerator=device.type != "cpu"),
         outputs=outputs,
         outputs_free=free_bytes(outputs),
-        outputs_writable=_writable(outputs),
+        outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(options.server, options.port),
     )
@@ -220,7 +220,7 @@ def _attention(device: torch.device) -> tuple[Attempt, ...]:
 
 
 def _models(options: argparse.Namespace, *, accelerator: bool) -> Models:
-    source = resolve_models(options.models, accelerator=accelerator)
+    source = resolve_models(options.models, accelerator=accelerator, lock=options.folders.models_lock)
     try:
         source.check((options.variant,), offline=options.offline)
         error = None
@@ -248,11 +248,6 @@ def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:
         sizes[part] = part.bytes_in(folder) if here and folder else part.size
         lacking += 0 if here else part.size
     return sizes, lacking
-
-
-def _writable(folder: Path) -> bool:
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def _port_error(server: str, port: int) -> str | None:

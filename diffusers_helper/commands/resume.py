@@ -66,7 +66,7 @@ def extend(parsed: argparse.Namespace) -> int:
     """Make a finished video longer; return the exit code."""
     if parsed.output is not None:
         require_target(parsed.output)
-    store = JobStore(parsed.outputs / "jobs")
+    store = JobStore(parsed.folders.outputs / "jobs")
     record = begin_longer(store, parsed.id, new_job_id(), parsed.seconds)
     store.release(record.id)
     try:
@@ -78,7 +78,7 @@ def extend(parsed: argparse.Namespace) -> int:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
-    store = JobStore(parsed.outputs / "jobs")
+    store = JobStore(parsed.folders.outputs / "jobs")
     left = store.sweep()
     if parsed.list:
         sys.stdout.write(_listed(left, store))

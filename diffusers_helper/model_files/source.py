@@ -159,8 +159,8 @@ class LocalFolder(ModelSource):
 class HubSource(ModelSource):
     """The public checkpoints, from the Hugging Face cache or downloaded into it."""
 
-    def __init__(self, hub: HuggingFaceHub | None = None) -> None:
-        self.hub = hub or HuggingFaceHub(revisions=Revisions(LOCK_FILE))
+    def __init__(self, hub: HuggingFaceHub | None = None, lock: Path = LOCK_FILE) -> None:
+        self.hub = hub or HuggingFaceHub(revisions=Revisions(lock))
 
     @property
     def root(self) -> Path:
@@ -276,14 +276,16 @@ def read_sums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def resolve_models(choice: str | None, *, accelerator: bool) -> ModelSource:
+def resolve_models(choice: str | None, *, accelerator: bool, lock: Path = LOCK_FILE) -> ModelSource:
     """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
+
+    `lock` is the file with the commits of the public repositories.
 
     Raises SettingsError when there is no such folder, ModelFilesError when its framepack.json is no good.
     """
     choice = choice or ("framepack" if accelerator else "tiny")
     if choice == "framepack":
-        return HubSource()
+        return HubSource(lock=lock)
     if choice == "tiny":
         return LocalFolder(TINY_FOLDER, is_tiny=True)
     path = Path(choice).expanduser().resolve()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.service.options import add_language
+from diffusers_helper.service.places import Folders
 from diffusers_helper.texts import Message
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -148,7 +149,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("password", help=text, description=text)
     parser.add_argument("name", metavar="NAME")
     add_language(parser)
-    parser.set_defaults(command=password, offline=True, log_level=None)
+    parser.set_defaults(command=password, offline=True, log_level=None, folders=Folders.chosen(), shared_files=False)
 
 
 def password(parsed: argparse.Namespace) -> int:

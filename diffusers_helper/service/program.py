@@ -33,6 +33,7 @@ from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.health import About
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import Message, in_turn
 
@@ -78,7 +79,7 @@ class Program:
 
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
         self.device = pick_device(options.device)
-        self.outputs: Path = options.outputs
+        self.outputs: Path = options.folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
         self._models: str = options.models or ""
@@ -86,12 +87,14 @@ class Program:
         self._attention: str = options.attention
         self._fused = not options.no_compile
         self._metadata = not options.no_metadata
-        self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
-        self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
+        self._embeddings: Path | None = None if options.no_embedding_cache else options.folders.cache / "embeddings"
+        self._eight_bit: Path | None = options.folders.cache / "eight_bit" if options.weights == "fp8" else None
         self.preload = Preload()
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
-        self.source = resolve_models(options.models, accelerator=self.device.type != "cpu")
+        require_writable(self.outputs, "--outputs DIR")
+        lock = options.folders.models_lock
+        self.source = resolve_models(options.models, accelerator=self.device.type != "cpu", lock=lock)
         self.source.check((variant,), offline=self._offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.note = in_turn([note for note in (self.source.note, EIGHT_BITS if self._eight_bit else "") if note])
