@@ -57,6 +57,9 @@ TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
 SMALL_GPU = replace(GPU, free=20 * GB, resident=False)
 
 
+PROXY = {"proxies": (("ALL_PROXY", "socks5://127.0.0.1:1080"),)}
+
+
 def gpu(**changes):
     return {"gpu": replace(GPU, **changes)}
 
@@ -76,7 +79,7 @@ def tried(name, fits, reason, wanted="auto"):
 def test_a_good_computer_has_nothing_but_ok():
     findings = examine(GOOD)
     assert {finding.level for finding in findings} == {Level.OK}
-    assert len({finding.subject for finding in findings}) == len(findings) == 16
+    assert len({finding.subject for finding in findings}) == len(findings) == 17
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,9 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"python": (3, 10, 9)}, "Python", "problem", "3.10.9 is not among those tested. Install 3.11"),
         (GOOD, {"python": (3, 14, 0)}, "Python", "problem", "3.14.0 is not"),
         (GOOD, {"python": (3, 13, 9)}, "Python", "ok", "3.13.9"),
+        (GOOD, {}, "proxies", "ok", "none."),
+        (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),
+        (GOOD, PROXY | {"proxy_error": "Unknown scheme."}, "proxies", "problem", "cannot be used: Unknown scheme."),
         (GOOD, {}, "torch", "ok", "kernels for the Card (sm_90)"),
         (GOOD, gpu(capability=(13, 0)), "torch", "problem", "no kernel image for the Card (sm_130), only for sm_75"),
         (GOOD, gpu(capability=(6, 1)), "torch", "problem", "requirements.txt"),

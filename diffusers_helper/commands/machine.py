@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, S
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.launch import open_port
 from diffusers_helper.service.places import can_write
+from diffusers_helper.service.proxies import proxies_in, proxy_fault, without_password
 from diffusers_helper.service.versions import Package, installed_packages
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Facts:
         wanted_attention: what ``--attention`` says.
         h264: whether the video library can write H.264.
         port_error: why the page could not be served; None if it could.
+        proxies: those of the environment, by variable; ``proxy_error`` is why they cannot be used.
     """
 
     python: tuple[int, int, int]
@@ -105,6 +108,8 @@ class Facts:
     outputs_writable: bool
     h264: bool
     port_error: str | None
+    proxies: tuple[tuple[str, str], ...] = ()
+    proxy_error: str | None = None
 
 
 def gather(options: argparse.Namespace) -> Facts:
@@ -142,6 +147,8 @@ def gather(options: argparse.Namespace) -> Facts:
         outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(options.server, options.port),
+        proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
+        proxy_error=proxy_fault(),
     )
 
 

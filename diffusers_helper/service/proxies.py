@@ -35,6 +35,12 @@ def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in names if environment.get(name)}
 
 
+def without_password(url: str) -> str:
+    """Return the address of a proxy without the name and password in it."""
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else url.rpartition("@")[2]
+
+
 def proxy_fault() -> str | None:
     """Return why the HTTP library cannot use the proxies of the environment; None if it can."""
     import httpx
