@@ -142,6 +142,43 @@ def test_it_starts_reports_restarts_and_stops(launcher: Launcher) -> None:
     assert alive(launcher.pid), "what was started last is known after a stop"
 
 
+@pytest.mark.parametrize(("options", "mode"), [([], 0o600), (["--shared-files"], 0o644)])
+def test_run_files_and_logs_are_private_unless_told_otherwise(
+    launcher: Launcher, options: list[str], mode: int
+) -> None:
+    launcher("start", "--port", launcher.port, *options)
+    made = [*files(launcher.folder, int(launcher.port))]
+    assert {path.stat().st_mode & 0o777 for path in made} == {mode}
+    launcher("restart", launcher.port)
+    assert {path.stat().st_mode & 0o777 for path in made} == {mode}
+
+
+def test_everything_of_an_instance_moves_with_data(launcher: Launcher, tmp_path: Path) -> None:
+    data = tmp_path / "elsewhere" / "deep"
+    command = [sys.executable, "-m", "diffusers_helper.service.instances"]
+
+    def run(*arguments: str) -> str:
+        environment = launcher.environment | {"FRAMEPACK_DATA": str(data)} if arguments[0] == "status" else None
+        done = subprocess.run(
+            [*command, *arguments],
+            env=environment or launcher.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("start", "--port", launcher.port, "--data", str(data))
+    try:
+        assert f"'--data', '{data}'" in (data / f"output_{launcher.port}.log").read_text()
+        assert f"outputs_{launcher.port}" in (data / f"output_{launcher.port}.log").read_text()
+        assert f"Port {launcher.port}: busy" in run("status")
+    finally:
+        assert "stopped" in run("stop", f"--data={data}")
+    assert not list(ROOT.glob(f"run/{launcher.port}*"))
+
+
 def test_one_of_two_crashes_and_alone_is_started_again(launcher: Launcher) -> None:
     one, two = launcher.port, str(int(launcher.port) + 1)
     launcher("start", "--gpus", "0,1", "--base-port", one)
