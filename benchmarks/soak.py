@@ -34,7 +34,7 @@ from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.service import instances
 from diffusers_helper.service.accounts import PasswordHash
 from diffusers_helper.service.keeper import State, files, read
-from diffusers_helper.service.options import ROOT
+from diffusers_helper.service.places import Folders
 from tests.proxy import NAMES, Nginx
 
 PORTS = (7960, 7961)
@@ -169,7 +169,7 @@ class User(threading.Thread):
 
 def program(port: int) -> int:
     """Return the process number of the instance at ``port``."""
-    state: State | None = read(State, files(ROOT, port)[1])
+    state: State | None = read(State, files(Folders.chosen().data, port)[1])
     if state is None or state.program is None:
         raise RuntimeError(f"Nothing runs at {port}.")
     return state.program

@@ -31,6 +31,7 @@ from diffusers_helper.framepack.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.media.files import require_usable, whole_file
 from diffusers_helper.service import options
+from diffusers_helper.service.places import folders_of
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class FramePack:
         folder = _TemporaryFolder() if outputs is None else None
         place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()
         parsed = _options(models=None if models is None else os.fspath(models), outputs=place, **machine)
-        options.set_environment(offline=parsed.offline)
+        options.set_environment(parsed.folders, offline=parsed.offline)
         program = Program(parsed, variant_named(variant).name)
         program.prepare()
         return cls(program, folder)
@@ -167,6 +168,7 @@ def _options(**given: Any) -> argparse.Namespace:
     if unknown := given.keys() - vars(parsed).keys():
         raise TypeError(f"load() has no option {min(unknown)!r}; there are {', '.join(sorted(vars(parsed)))}.")
     vars(parsed).update(given)
+    parsed.folders = folders_of(parsed)
     return parsed
 
 

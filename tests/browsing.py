@@ -50,6 +50,7 @@ class User:
         tab = self.context.new_page()
         tab.on("request", lambda request: self.requested.append(request.url))
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.on("console", lambda said: self.errors.append(said.text) if "Security Policy" in said.text else None)
         tab.goto(self.url)
         expect(tab.locator("#start")).to_be_visible()
         return tab

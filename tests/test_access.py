@@ -56,6 +56,24 @@ def test_options_that_mean_nothing(argv):
         access_from(parse(*argv), "127.0.0.1")
 
 
+def test_a_public_link_needs_users_or_a_word_too(users):
+    with pytest.raises(SettingsError, match=r"--share.*--auth FILE.*--allow-anonymous"):
+        access_from(parse("--share"), "127.0.0.1")
+    assert access_from(parse("--share", "--allow-anonymous"), "127.0.0.1").accounts is None
+    assert access_from(parse("--share", "--auth", users), "127.0.0.1").accounts.check("ann", "correct horse")
+
+
+def test_sessions_last_half_a_day_or_as_long_as_one_says():
+    assert access_from(parse(), "127.0.0.1").session_hours == 12
+    assert access_from(parse("--session-hours", "0.5"), "127.0.0.1").session_hours == 0.5
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "9000", "x"])
+def test_a_session_lasts_some_time(hours):
+    with pytest.raises(SystemExit):
+        parse("--session-hours", hours)
+
+
 @pytest.mark.parametrize("size", ["0", "-1", "x"])
 def test_an_upload_has_to_be_possible(size):
     with pytest.raises(SystemExit):

@@ -20,7 +20,7 @@ CPU = {"device": "cpu", "no_embedding_cache": True}
 
 @pytest.fixture(autouse=True)
 def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ class FakeProgram:
     note = ""
 
     def __init__(self, options, variant):
-        self.outputs, self.made, self.released = options.outputs, [], 0
+        self.outputs, self.made, self.released = options.folders.outputs, [], 0
         self.source = SimpleNamespace(title="tiny", check=self.check)
         self.checked = [variant]
         type(self).last = self
@@ -58,7 +58,7 @@ class FakeProgram:
 def program(monkeypatch, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
     monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name

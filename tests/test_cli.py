@@ -97,7 +97,7 @@ def program(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
 
 
 def kept(program):

@@ -269,9 +269,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.service import launch, options
-options.ROOT = Path(sys.argv[1])
-sys.exit(launch.main(ORIGINAL, sys.argv[2:]))
+from diffusers_helper.service import launch
+sys.exit(launch.main(ORIGINAL, ["--data", *sys.argv[1:]]))
 """
 SERVED = [
     "record_deep_list",

@@ -1,7 +1,6 @@
 """The doctor: every finding from facts that are made up, and a real look at this computer."""
 
 import argparse
-import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +57,9 @@ TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
 SMALL_GPU = replace(GPU, free=20 * GB, resident=False)
 
 
+PROXY = {"proxies": (("ALL_PROXY", "socks5://127.0.0.1:1080"),)}
+
+
 def gpu(**changes):
     return {"gpu": replace(GPU, **changes)}
 
@@ -77,7 +79,7 @@ def tried(name, fits, reason, wanted="auto"):
 def test_a_good_computer_has_nothing_but_ok():
     findings = examine(GOOD)
     assert {finding.level for finding in findings} == {Level.OK}
-    assert len({finding.subject for finding in findings}) == len(findings) == 16
+    assert len({finding.subject for finding in findings}) == len(findings) == 17
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,9 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"python": (3, 10, 9)}, "Python", "problem", "3.10.9 is not among those tested. Install 3.11"),
         (GOOD, {"python": (3, 14, 0)}, "Python", "problem", "3.14.0 is not"),
         (GOOD, {"python": (3, 13, 9)}, "Python", "ok", "3.13.9"),
+        (GOOD, {}, "proxies", "ok", "none."),
+        (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),
+        (GOOD, PROXY | {"proxy_error": "Unknown scheme."}, "proxies", "problem", "cannot be used: Unknown scheme."),
         (GOOD, {}, "torch", "ok", "kernels for the Card (sm_90)"),
         (GOOD, gpu(capability=(13, 0)), "torch", "problem", "no kernel image for the Card (sm_130), only for sm_75"),
         (GOOD, gpu(capability=(6, 1)), "torch", "problem", "requirements.txt"),
@@ -209,7 +214,7 @@ def parsed(*argv):
 
 
 def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     argv = ["doctor", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "new"), "--port", "0"]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out
@@ -258,15 +263,3 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}")
     assert machine._driver() == expected
-
-
-def test_folders_that_can_be_written_to(tmp_path):
-    (tmp_path / "file").touch()
-    assert machine._writable(tmp_path / "new" / "newer")
-    assert not machine._writable(tmp_path / "file")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o500)
-    assert not machine._writable(tmp_path / "new")

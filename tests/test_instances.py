@@ -17,6 +17,7 @@ import pytest
 
 from diffusers_helper.service import instances, options
 from diffusers_helper.service.keeper import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.service.places import ROOT
 
 PAGE = f"""#!{sys.executable}
 import http.server, json, os, signal, sys
@@ -141,6 +142,43 @@ def test_it_starts_reports_restarts_and_stops(launcher: Launcher) -> None:
     assert "does not run" in launcher("status", launcher.port, status=1)
     launcher("restart")
     assert alive(launcher.pid), "what was started last is known after a stop"
+
+
+@pytest.mark.parametrize(("options", "mode"), [([], 0o600), (["--shared-files"], 0o644)])
+def test_run_files_and_logs_are_private_unless_told_otherwise(
+    launcher: Launcher, options: list[str], mode: int
+) -> None:
+    launcher("start", "--port", launcher.port, *options)
+    made = [*files(launcher.folder, int(launcher.port))]
+    assert {path.stat().st_mode & 0o777 for path in made} == {mode}
+    launcher("restart", launcher.port)
+    assert {path.stat().st_mode & 0o777 for path in made} == {mode}
+
+
+def test_everything_of_an_instance_moves_with_data(launcher: Launcher, tmp_path: Path) -> None:
+    data = tmp_path / "elsewhere" / "deep"
+    command = [sys.executable, "-m", "diffusers_helper.service.instances"]
+
+    def run(*arguments: str) -> str:
+        environment = launcher.environment | {"FRAMEPACK_DATA": str(data)} if arguments[0] == "status" else None
+        done = subprocess.run(
+            [*command, *arguments],
+            env=environment or launcher.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("start", "--port", launcher.port, "--data", str(data))
+    try:
+        assert f"'--data', '{data}'" in (data / f"output_{launcher.port}.log").read_text()
+        assert f"outputs_{launcher.port}" in (data / f"output_{launcher.port}.log").read_text()
+        assert f"Port {launcher.port}: busy" in run("status")
+    finally:
+        assert "stopped" in run("stop", f"--data={data}")
+    assert not list(ROOT.glob(f"run/{launcher.port}*"))
 
 
 def test_one_of_two_crashes_and_alone_is_started_again(launcher: Launcher) -> None:
@@ -268,7 +306,7 @@ def test_one_instance_sees_one_gpu(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/nvidia-smi" if has_nvidia_smi else None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES") if chosen is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    plans = instances._plans(["--gpus", gpus] if gpus else [])
+    plans = instances._plans(["--gpus", gpus] if gpus else [], Path("/data"))
     assert [plan.gpu for plan in plans] == expected
     assert [plan.port for plan in plans] == list(range(7860, 7860 + len(expected)))
 
@@ -277,7 +315,7 @@ def test_one_instance_sees_one_gpu(
     ("arguments", "options", "address"),
     [
         ([], [], "127.0.0.1"),
-        (["7861"], ["--outputs", "outputs_7861"], "127.0.0.1"),
+        (["7861"], ["--outputs", "/data/outputs_7861"], "127.0.0.1"),
         (["--port=7861", "--outputs=there"], ["--outputs=there"], "127.0.0.1"),
         (["--port", "7861", "--outputs", "there"], ["--outputs", "there"], "127.0.0.1"),
         (["--server", "0.0.0.0", "--", "--models", "tiny"], ["--server", "0.0.0.0", "--models", "tiny"], "127.0.0.1"),
@@ -286,16 +324,16 @@ def test_one_instance_sees_one_gpu(
     ],
 )
 def test_what_is_not_ours_is_the_programs(arguments: list[str], options: list[str], address: str) -> None:
-    [plan] = instances._plans(arguments)
+    [plan] = instances._plans(arguments, Path("/data"))
     assert (list(plan.options), plan.address) == (options, address)
 
 
 def test_the_variant_is_a_program_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRAMEPACK_PROGRAM", raising=False)
-    [plan] = instances._plans(["--f1"])
-    assert plan.command(tmp_path) == [sys.executable, str(tmp_path / "demo_gradio_f1.py"), "--port", "7860"]
+    [plan] = instances._plans(["--f1"], Path("/data"))
+    assert plan.command() == [sys.executable, str(ROOT / "demo_gradio_f1.py"), "--port", "7860"]
     write(plan, tmp_path / "plan.json")
-    assert read(Plan, tmp_path / "plan.json").command(tmp_path) == plan.command(tmp_path)
+    assert read(Plan, tmp_path / "plan.json").command() == plan.command()
     assert json.loads((tmp_path / "plan.json").read_text())["f1"]
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, sys, threading, time, types
 from pathlib import Path
-from diffusers_helper.service import launch, options, program
+from diffusers_helper.service import launch, program
 from diffusers_helper.framepack.events import StepDone
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL
@@ -52,10 +52,9 @@ class Program(program.Program):
         return manager
 
 def serve():
-    options.ROOT = folder
     program.Program = Program
     server.JOB_SECONDS = 1 if kind == "stuck" else server.JOB_SECONDS
-    code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(folder)])
+    code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--data", str(folder)])
     print("ended", flush=True)
     return code
 
@@ -78,7 +77,7 @@ while True:
 def _process_stays(monkeypatch):
     """Leave the signals and the environment of the process that runs the tests alone."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -151,8 +150,7 @@ def test_wrong_arguments_exit_2(argv):
 def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: __import__("torch").device("cpu"))
-    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
-    assert main(ORIGINAL, ["--port", "0", *argv]) == code
+    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path), *argv]) == code
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
@@ -164,8 +162,7 @@ def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, cod
         raise error("a bug")
 
     monkeypatch.setattr("diffusers_helper.service.program.Program", broken)
-    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
-    assert main(ORIGINAL, ["--port", "0"]) == code
+    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path)]) == code
     (log,) = tmp_path.glob("logs/*/framepack_*.log")
     assert logged in log.read_text()
     assert bool(log.read_text()) == bool(logged)
@@ -250,7 +247,7 @@ def test_results_are_apart_where_others_reach_the_page(monkeypatch, tmp_path, ar
         raise SettingsError("This is enough.")
 
     monkeypatch.setattr("diffusers_helper.service.program.Program.make_manager", make_manager)
-    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
+    monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     Path("users").write_text(f"ann:{PasswordHash.of('word', ln=4, p=1)}\n")

@@ -29,7 +29,7 @@ NAMES = [part.name for part in parts_for(["f1"])]
 
 @pytest.fixture(autouse=True)
 def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
 
 
 @pytest.fixture

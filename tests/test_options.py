@@ -16,12 +16,12 @@ from diffusers_helper.service.options import (
     INTERRUPTED,
     MODELS_MISSING,
     READER_GONE,
-    ROOT,
     WRONG_SETTINGS,
     add_options,
     ending,
     set_environment,
 )
+from diffusers_helper.service.places import ROOT, Folders
 
 
 @pytest.fixture
@@ -38,20 +38,20 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(("given", "used"), [({}, ROOT / "hf_download"), ({"HF_HOME": ""}, ROOT / "hf_download")])
 def test_weights_are_below_the_repository_unless_the_user_says_so(environment, given, used):
     environment |= given
-    set_environment(offline=False)
+    set_environment(Folders.chosen(), offline=False)
     assert environment["HF_HOME"] == str(used)
 
 
 def test_the_users_hf_home_is_honoured(environment):
     environment["HF_HOME"] = "/models"
-    set_environment(offline=False)
+    set_environment(Folders.chosen(), offline=False)
     assert environment["HF_HOME"] == "/models"
 
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_telemetry_is_off_and_offline_means_offline(environment, offline):
     environment["GRADIO_ANALYTICS_ENABLED"] = "True"
-    set_environment(offline=offline)
+    set_environment(Folders.chosen(), offline=offline)
     assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert environment["HF_HUB_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "1"
     assert environment.get("HF_HUB_OFFLINE") == ("1" if offline else None)
@@ -60,10 +60,12 @@ def test_telemetry_is_off_and_offline_means_offline(environment, offline):
 def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
     code = """
 import argparse, os
-from diffusers_helper.service.options import ROOT, add_options, set_environment
-set_environment(offline=False)
+from diffusers_helper.service.options import add_options, set_environment
+from diffusers_helper.service.places import ROOT
 add_options(parser := argparse.ArgumentParser())
-print(ROOT, os.environ["HF_HOME"], parser.parse_args([]).outputs, parser.parse_args(["--outputs", "here"]).outputs)
+here, there = (parser.parse_args(argv).folders for argv in ([], ["--outputs", "here"]))
+set_environment(here, offline=False)
+print(ROOT, os.environ["HF_HOME"], here.outputs, there.outputs)
 """
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -89,6 +91,14 @@ def test_an_expected_error_is_one_sentence_and_an_exit_code(error, code, capsys,
     assert ending(partial(fail, error("A sentence."))) == code
     assert capsys.readouterr().err == "A sentence.\n"
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("number", "told"), [(13, True), (30, True), (28, True), (20, True), (2, False), (5, False)])
+def test_a_place_that_the_system_refuses_is_a_sentence(number, told, capsys, caplog):
+    error = OSError(number, os.strerror(number), "/a/place")
+    assert ending(partial(fail, error)) == 1
+    assert ("/a/place could not be written" in capsys.readouterr().err) == told
+    assert ("Traceback" in caplog.text) != told
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (ZeroDivisionError("a bug"), 1)])
@@ -141,14 +151,13 @@ import sys
 from pathlib import Path
 from diffusers_helper.framepack.variants import ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.service import launch, options
+from diffusers_helper.service import launch
 def start(self):
     raise ZeroDivisionError("a bug at the start")
 JobManager.start = start
-options.ROOT = Path(sys.argv[-1])
 sys.exit(launch.main(ORIGINAL, sys.argv[1:]))
 """
-    arguments = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--outputs", str(tmp_path)]
+    arguments = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--data", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == FAILED
     assert "a bug at the start" in done.stderr

@@ -105,6 +105,22 @@ def test_what_the_guards_refuse_they_refuse_behind_the_proxy_too(nginx, pages):
     assert nginx.ask("GET", NAMES[1], "/framepack/config").status_code == 401
 
 
+@pytest.mark.parametrize(("number", "path"), [(0, ""), (1, "/framepack")])
+@pytest.mark.parametrize("end", ["/metrics", "/metrics/", "/%6detrics", "//metrics"])
+def test_the_figures_are_for_this_computer_alone(nginx, number, path, end):
+    url, host = f"https://127.0.0.1:{nginx.port}{path}{end}", {"Host": f"{NAMES[number]}:{nginx.port}"}
+    codes = []
+    for address in ("127.0.0.1", "127.0.0.2"):
+        with httpx.Client(transport=httpx.HTTPTransport(verify=False, local_address=address), timeout=60) as client:
+            codes.append(client.get(url, headers=host).status_code)
+    assert codes[0] != 403
+    assert codes[1] == 403
+
+
+def test_browsers_are_told_to_stay_with_tls(nginx):
+    assert nginx.ask("GET", NAMES[0], "/").headers.get_list("strict-transport-security") == ["max-age=31536000"]
+
+
 def test_an_upload_that_is_too_large_is_told_by_the_page(nginx):
     content = bytes(100_500_000)
     answer = nginx.ask("POST", NAMES[0], "/gradio_api/upload", files={"files": ("a.png", content)})

@@ -26,7 +26,8 @@ class FakeProgram:
     signals: tuple[int, ...] = ()
 
     def __init__(self, options, variant):
-        self.outputs, self.store = options.outputs, JobStore(options.outputs / "jobs")
+        self.outputs = options.folders.outputs
+        self.store = JobStore(self.outputs / "jobs")
         self.made.append(SimpleNamespace(models=options.models, variant=variant))
 
     def caution(self, job_id):
@@ -55,7 +56,7 @@ class FakeProgram:
 def program(monkeypatch):
     fake = type("Fake", (FakeProgram,), {"made": []})
     monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda *, offline: None)
+    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return fake
 
 

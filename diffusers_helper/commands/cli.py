@@ -31,6 +31,7 @@ from diffusers_helper.media.files import require_usable
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.places import file_permissions
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import Message, language
@@ -44,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(argv)
-    options.set_environment(offline=parsed.offline)
-    with logging_to(None, parsed.log_level or "warning"):
-        return options.ending(lambda: _run(parsed), parsed.language)
+    options.set_environment(parsed.folders, offline=parsed.offline)
+    with file_permissions(shared=parsed.shared_files), logging_to(None, parsed.log_level or "warning"):
+        return options.ending(lambda: _command(parsed), parsed.language)
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def _command(parsed: argparse.Namespace) -> int:
     require_usable(vars(parsed).values())
     return int(parsed.command(parsed))
 

@@ -263,9 +263,21 @@ def port(facts: Facts) -> Finding:
     return Finding(Level.OK, "port", "free.")
 
 
+def proxies(facts: Facts) -> Finding:
+    """Whether downloads go through a proxy, and whether it can be used."""
+    listed = ", ".join(f"{name}={url}" for name, url in facts.proxies)
+    if facts.proxy_error:
+        text = f"{listed} cannot be used: {facts.proxy_error} The page does not start. Correct or unset it."
+        return Finding(Level.PROBLEM, "proxies", text.lstrip())
+    if not listed:
+        return Finding(Level.OK, "proxies", "none.")
+    return Finding(Level.OK, "proxies", f"downloads go through {listed}; this computer itself is reached without.")
+
+
 Check = Callable[[Facts], Finding]
 CHECKS: tuple[Check, ...] = (
     python, packages, torch_build, driver, device, gpu_memory, kernels, speed, memory, models, outputs, encoder, port,
+    proxies,
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.launch import open_port
+from diffusers_helper.service.places import can_write
+from diffusers_helper.service.proxies import proxies_in, proxy_fault, without_password
 from diffusers_helper.service.versions import Package, installed_packages
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Facts:
         wanted_attention: what ``--attention`` says.
         h264: whether the video library can write H.264.
         port_error: why the page could not be served; None if it could.
+        proxies: those of the environment, by variable; ``proxy_error`` is why they cannot be used.
     """
 
     python: tuple[int, int, int]
@@ -105,6 +108,8 @@ class Facts:
     outputs_writable: bool
     h264: bool
     port_error: str | None
+    proxies: tuple[tuple[str, str], ...] = ()
+    proxy_error: str | None = None
 
 
 def gather(options: argparse.Namespace) -> Facts:
@@ -119,7 +124,7 @@ def gather(options: argparse.Namespace) -> Facts:
 
     device, device_error = _device(options.device)
     ram = free_ram()
-    outputs: Path = options.outputs
+    outputs: Path = options.folders.outputs
     return Facts(
         python=sys.version_info[:3],
         torch=torch.__version__,
@@ -139,9 +144,11 @@ def gather(options: argparse.Namespace) -> Facts:
         models=_models(options, accelerator=device.type != "cpu"),
         outputs=outputs,
         outputs_free=free_bytes(outputs),
-        outputs_writable=_writable(outputs),
+        outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(options.server, options.port),
+        proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
+        proxy_error=proxy_fault(),
     )
 
 
@@ -220,7 +227,7 @@ def _attention(device: torch.device) -> tuple[Attempt, ...]:
 
 
 def _models(options: argparse.Namespace, *, accelerator: bool) -> Models:
-    source = resolve_models(options.models, accelerator=accelerator)
+    source = resolve_models(options.models, accelerator=accelerator, lock=options.folders.models_lock)
     try:
         source.check((options.variant,), offline=options.offline)
         error = None
@@ -248,11 +255,6 @@ def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:
         sizes[part] = part.bytes_in(folder) if here and folder else part.size
         lacking += 0 if here else part.size
     return sizes, lacking
-
-
-def _writable(folder: Path) -> bool:
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def _port_error(server: str, port: int) -> str | None:

@@ -129,6 +129,8 @@ def add_parser(commands: Any) -> None:
         one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
         one.add_argument("--offline", action="store_true", help="never use a network")
         options.add_language(one)
+        options.add_data(one)
+        options.add_shared_files(one)
         one.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
         if action is copy:
             one.add_argument("target", metavar="FOLDER", type=Path, help="where to; made if need be")
@@ -139,7 +141,8 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    source = resolve_models(parsed.models, accelerator=True, record=options.ROOT / "cache" / RECORD)
+    folders = parsed.folders
+    source = resolve_models(parsed.models, accelerator=True, lock=folders.models_lock, record=folders.cache / RECORD)
     action: Command = parsed.action
     return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
 

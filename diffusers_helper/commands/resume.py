@@ -69,7 +69,7 @@ def extend(parsed: argparse.Namespace) -> int:
     """Make a finished video longer; return the exit code."""
     if parsed.output is not None:
         require_target(parsed.output)
-    store = JobStore(parsed.outputs / "jobs")
+    store = JobStore(parsed.folders.outputs / "jobs")
     record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), parsed.seconds)
     store.release(record.id)
     try:
@@ -81,7 +81,7 @@ def extend(parsed: argparse.Namespace) -> int:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
-    store = JobStore(parsed.outputs / "jobs")
+    store = JobStore(parsed.folders.outputs / "jobs")
     before = store.quarantined()
     left = store.sweep()
     damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each

@@ -19,7 +19,7 @@ from diffusers_helper.framepack.events import Event, Finished, Note, StageStarte
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.media.files import require_usable, require_writable, whole_file
-from diffusers_helper.service import options
+from diffusers_helper.service.places import Folders
 from diffusers_helper.service.signals import asked_on_quit
 from diffusers_helper.texts import ENGLISH, Language, Message
 
@@ -101,9 +101,8 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
         yield
     except BaseException:
         if program.store.path(name).exists():
-            where = (
-                "" if program.outputs == options.ROOT / "outputs" else f" --outputs {shlex.quote(str(program.outputs))}"
-            )
+            usual = program.outputs == Folders.chosen().outputs
+            where = "" if usual else f" --outputs {shlex.quote(str(program.outputs))}"
             sys.stderr.write(f"Go on with: python -m diffusers_helper resume {name}{where}\n")
         raise
 

@@ -1,41 +1,37 @@
 """What stands between a network and the page: small ASGI middlewares, each refusing one kind of request.
 
 They know nothing of jobs or users. ``guarded`` puts them in order: first whom the request is from, then whether it is
-meant for this server and from one of its own pages, then how large it is and how often somebody guesses a password.
+meant for this server and from one of its own pages, then how large it is.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
-import time
-from collections import Counter
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from diffusers_helper.gradio.page_policy import policy
 from diffusers_helper.service.access import Access
 
 JSON_BYTES = 4_000_000
 """The largest request that uploads nothing: prompts and settings are thousands of bytes."""
 MULTIPART_BYTES = 65_536
 """What a form adds to the file in it; a single file that is too large is found by Gradio, which cleans up after it."""
-FREE_ATTEMPTS, AT_ONCE = 3, 8
-LONGEST_PAUSE = 60.0
-FORGET_SECONDS = 900.0
-REMEMBERED_ADDRESSES = 10_000
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "frame-ancestors 'self'",
+    "Content-Security-Policy": policy("'none'"),  # the page itself has one of its own
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "same-origin",  # "no-referrer" would make browsers hide the Origin of the page's own calls
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+HTTPS_ONLY = "max-age=31536000"
+"""Browsers that came by TLS once do so for a year; other names of the domain are not this server's to decide."""
+_HOST = re.compile(r"(?:(?P<name>[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)|\[(?P<v6>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
 _GENERATE = re.compile(r"/gradio_api/call/(v2/)?generate/?$")
 _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
@@ -43,11 +39,8 @@ _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
 def guarded(app: ASGIApp, access: Access, *, tunnel: bool = False) -> ASGIApp:
     """Return ``app`` behind all guards; a ``tunnel`` has a host name that nobody knows beforehand."""
-    if access.accounts:
-        app = slow_guessing(app, Guesses())
     app = own_origin(size_limit(app, access.max_upload))
-    if not tunnel:
-        app = known_host(app, access.host_names)
+    app = known_host(app, None if tunnel else access.host_names)
     return forwarded(safe_headers(app), access.trusted_proxies)
 
 
@@ -70,25 +63,43 @@ def forwarded(app: ASGIApp, proxies: tuple[str, ...]) -> ASGIApp:
     return guard
 
 
-def known_host(app: ASGIApp, names: tuple[str, ...]) -> ASGIApp:
+def known_host(app: ASGIApp, names: tuple[str, ...] | None) -> ASGIApp:
     """Answer 400 to a Host that is not ours: a foreign name that leads here is an attack (DNS rebinding).
 
-    Addresses are always ours, since no name service can point them elsewhere.
+    Addresses are always ours, since no name service can point them elsewhere. None for ``names`` takes any name.
     """
     refusal = PlainTextResponse("This server does not answer to that name; --host-name NAME adds one.", 400)
 
-    def ours(host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in ("localhost", *names) or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
+    def ours(hosts: list[str]) -> bool:
+        name = host_name(hosts[0]) if len(hosts) == 1 else None
+        return name is not None and (names is None or name in ("localhost", *names) or _is_address(name))
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        fine = scope["type"] == "lifespan" or ours(Headers(scope=scope).get("host", ""))
+        fine = scope["type"] == "lifespan" or ours(Headers(scope=scope).getlist("host"))
         await (app if fine else refusal)(scope, receive, send)
 
     return guard
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a Host header, in lower case; None unless it is that and maybe a port, no more.
+
+    Lenient parsers disagree on ``localhost/evil.com`` and ``localhost:80@evil.com``; the page's links begin with it.
+    """
+    match = _HOST.fullmatch(host.lower()) if host.isascii() else None
+    if match is None or not 0 < int(match["port"] or 80) < 65536:
+        return None
+    if match["v6"] is None:
+        return match["name"]
+    return match["v6"] if ":" in match["v6"] and _is_address(match["v6"]) else None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def own_origin(app: ASGIApp) -> ASGIApp:
@@ -128,12 +139,19 @@ def room_first(app: ASGIApp, full: Callable[[], str]) -> ASGIApp:
 
 
 def safe_headers(app: ASGIApp) -> ASGIApp:
-    """Keep browsers from guessing types, from framing the page elsewhere and from telling others where users were."""
+    """Keep browsers from guessing types, from framing the page elsewhere and from telling others where users were.
+
+    Who came by TLS is told to do so from now on.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers["Strict-Transport-Security"] = HTTPS_ONLY
             await send(message)
 
         await app(scope, receive, with_headers)
@@ -177,76 +195,3 @@ def size_limit(app: ASGIApp, max_upload: int) -> ASGIApp:
                 raise
 
     return guard
-
-
-class Guesses:
-    """Counts failed sign-ins of each address; the pause after one doubles, up to a minute, with every failure."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures: dict[str, tuple[int, float]] = {}  # how many, and when the last one was; the oldest first
-        self._trying: Counter[str] = Counter()
-
-    def attempt(self, address: str) -> float:
-        """Return the seconds to wait; if none, ``ended`` has to follow."""
-        count, last = self._known(address)
-        pause = min(LONGEST_PAUSE, 2.0 ** (count - FREE_ATTEMPTS)) if count >= FREE_ATTEMPTS else 0.0
-        wait = max(0.0, last + pause - self._clock())
-        if not wait and self._trying[address] >= AT_ONCE:
-            wait = 1.0
-        self._trying[address] += not wait
-        return wait
-
-    def ended(self, address: str, *, failed: bool) -> None:
-        """Note how an attempt ended; one that succeeded wipes the failures out."""
-        self._trying[address] -= 1
-        self._trying += Counter()  # forgets who tries no more
-        count, _ = self._known(address)
-        self._failures.pop(address, None)
-        if failed:
-            self._failures[address] = count + 1, self._clock()
-        while len(self._failures) > REMEMBERED_ADDRESSES:
-            del self._failures[next(iter(self._failures))]
-
-    def _known(self, address: str) -> tuple[int, float]:
-        count, last = self._failures.get(address, (0, 0.0))
-        return (0, 0.0) if self._clock() - last > FORGET_SECONDS else (count, last)
-
-
-def slow_guessing(app: ASGIApp, guesses: Guesses) -> ASGIApp:
-    """Answer 429 to a sign-in that follows failed ones too soon."""
-
-    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        login = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
-        if not login:
-            return await app(scope, receive, send)
-        address = _household(scope["client"][0] if scope["client"] else "")
-        pause = guesses.attempt(address)
-        if pause > 0:
-            after = {"Retry-After": str(math.ceil(pause))}
-            refusal = PlainTextResponse("Too many wrong passwords; wait a moment.", 429, after)
-            return await refusal(scope, receive, send)
-
-        failed = True
-
-        async def noting(message: Message) -> None:
-            nonlocal failed
-            if message["type"] == "http.response.start":
-                failed = message["status"] >= 400
-            await send(message)
-
-        try:
-            return await app(scope, receive, noting)
-        finally:
-            guesses.ended(address, failed=failed)
-
-    return guard
-
-
-def _household(address: str) -> str:
-    """Return what one computer can change at will counted as one: an IPv6 address without its lower half."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))

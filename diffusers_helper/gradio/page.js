@@ -86,4 +86,8 @@
     tell();
     bringIntoSight(document.querySelector("#message [role=alert]"));
   }).observe(document.body, { childList: true, subtree: true });
+
+  new PerformanceObserver((requests) => { // a session that is over: polls get 401, and the page asks who is there
+    if (requests.getEntries().some((request) => request.responseStatus === 401)) location.reload();
+  }).observe({ type: "resource" });
 }

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from diffusers_helper.gradio.guards import guarded, room_first
+from diffusers_helper.gradio.page_policy import PagePolicy
 from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
+from diffusers_helper.gradio.sign_in import Sessions, SignIn
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
-from diffusers_helper.service.accounts import Accounts
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +62,26 @@ def application(
 ) -> ASGIApp:
     """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
     app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
-    inner = room_first(mount_pages(app, pages, lambda: for_gradio(access, outputs)), manager.full)
+    sign_in = SignIn(access.accounts) if access.accounts else None
+    inner = room_first(mount_pages(app, pages, lambda: for_gradio(access, outputs, sign_in)), manager.full)
     return guarded(inner, access)
 
 
-def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
-    """Return what Gradio has to be told about access, however it is served."""
+def for_gradio(access: Access, outputs: Path, sign_in: SignIn | None) -> dict[str, Any]:
+    """Return what Gradio has to be told about access, however it is served; pages share one ``sign_in``."""
     uploads = Uploads(Path(get_upload_folder()))
+    sessions = [Middleware(Sessions, seconds=access.session_hours * 3600)] if sign_in else []
     return {
-        "auth": _sign_in(access.accounts) if access.accounts else None,
+        "auth": sign_in.check if sign_in else None,
         "max_file_size": access.max_upload,
         "root_path": access.root_path or None,
         "app_kwargs": {
-            "middleware": [Middleware(OwnFiles, outputs, uploads), Middleware(OwnUploads, uploads)],
+            "middleware": [
+                *sessions,
+                Middleware(PagePolicy),
+                Middleware(OwnFiles, outputs, uploads),
+                Middleware(OwnUploads, uploads),
+            ],
             "exception_handlers": {FnIndexInferError: _no_endpoint},
         },
     }
@@ -82,13 +90,6 @@ def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
 def _no_endpoint(_request: Request, _error: Exception) -> Response:
     """Answer a call of an endpoint that does not exist, which Gradio answers as a fault of its own."""
     return JSONResponse({"detail": "There is no such endpoint."}, 404)
-
-
-def _sign_in(accounts: Accounts) -> Callable[[str, str], Awaitable[bool]]:
-    async def check(name: str, password: str) -> bool:
-        return await asyncio.to_thread(accounts.check, name, password)
-
-    return check
 
 
 def serve(
@@ -142,7 +143,7 @@ def share(
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
     tag, blocks = next(iter(pages.items()))
-    protected = for_gradio(access, outputs)
+    protected = for_gradio(access, outputs, SignIn(access.accounts) if access.accounts else None)
     protected["app_kwargs"]["middleware"].insert(0, Middleware(guarded, access, tunnel=True))
     protected["app_kwargs"]["routes"] = list(routes)
     _, local, public = blocks.launch(

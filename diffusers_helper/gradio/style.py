@@ -50,7 +50,9 @@ def theme() -> gr.themes.Base:
 
 def app_options(tag: str = "en") -> dict[str, Any]:
     """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page in the language ``tag``."""
+    t = language(tag)
     return {
+        "auth_message": t("After several wrong passwords signing in does nothing for up to a minute."),
         "js": f"() => ({SCRIPT.read_text(encoding='utf-8')})({json.dumps(_for_script(tag))})",
         "theme": theme(),
         "css": make_progress_bar_css(),

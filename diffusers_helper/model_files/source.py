@@ -177,8 +177,8 @@ class LocalFolder(ModelSource):
 class HubSource(ModelSource):
     """The public checkpoints, from the Hugging Face cache or downloaded into it."""
 
-    def __init__(self, hub: HuggingFaceHub | None = None) -> None:
-        self.hub = hub or HuggingFaceHub(revisions=Revisions(LOCK_FILE))
+    def __init__(self, hub: HuggingFaceHub | None = None, lock: Path = LOCK_FILE) -> None:
+        self.hub = hub or HuggingFaceHub(revisions=Revisions(lock))
 
     @property
     def root(self) -> Path:
@@ -302,21 +302,25 @@ def read_sums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def resolve_models(choice: str | None, *, accelerator: bool, record: Path | None = None) -> ModelSource:
+def resolve_models(
+    choice: str | None, *, accelerator: bool, lock: Path = LOCK_FILE, record: Path | None = None
+) -> ModelSource:
     """The source that `--models` names: "framepack", "tiny" or a folder; None is the first two, by `accelerator`.
 
     A folder may be a Hugging Face cache, as another program's `hf_download` is, which is then read and completed.
-    `record` is the file that says which files were compared with their checksums; None compares them every time.
+    `lock` is the file with the commits of the public repositories. `record` is the file that says which files were
+    compared with their checksums; None compares them every time.
+
     Raises SettingsError when there is no such folder, ModelFilesError when its framepack.json is no good.
     """
-    source = _source(choice or ("framepack" if accelerator else "tiny"))
+    source = _source(choice or ("framepack" if accelerator else "tiny"), lock)
     source.record = ChecksumRecord(record)
     return source
 
 
-def _source(choice: str) -> ModelSource:
+def _source(choice: str, lock: Path) -> ModelSource:
     if choice == "framepack":
-        return HubSource()
+        return HubSource(lock=lock)
     if choice == "tiny":
         return LocalFolder(TINY_FOLDER, is_tiny=True)
     path = Path(choice).expanduser().resolve()
@@ -334,7 +338,7 @@ def _source(choice: str) -> ModelSource:
             Message("There is no model folder {choice}. Choose framepack, tiny, or an existing folder.", choice=choice)
         )
     cache = None if _is_model_folder(path) else cache_at(path)
-    return HubSource(HuggingFaceHub(cache, revisions=Revisions(LOCK_FILE))) if cache else LocalFolder(path)
+    return HubSource(HuggingFaceHub(cache, revisions=Revisions(lock))) if cache else LocalFolder(path)
 
 
 def _is_model_folder(path: Path) -> bool:

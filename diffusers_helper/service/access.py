@@ -26,6 +26,7 @@ class Access:
         max_upload: bytes of one request that uploads files.
         root_path: the path or URL under which a proxy shows the page; empty for none.
         trusted_proxies: addresses or networks whose X-Forwarded headers count.
+        session_hours: how long users stay signed in.
     """
 
     accounts: Accounts | None = None
@@ -33,6 +34,7 @@ class Access:
     max_upload: int = 100 * MEGABYTE
     root_path: str = ""
     trusted_proxies: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
+    session_hours: float = 12
 
 
 def add_access_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,10 @@ def add_access_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("access")
     group.add_argument("--auth", metavar="FILE", type=Path, help="users must sign in: a file of NAME:HASH lines")
     group.add_argument("--allow-anonymous", action="store_true", help="whoever reaches the server may use it")
+    group.add_argument(
+        "--session-hours", metavar="N", type=_hours, default=12, help="how long users stay signed in, hours (12)"
+    )
+    group.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     group.add_argument(
         "--host-name",
         metavar="NAME",
@@ -64,7 +70,15 @@ def access_from(parsed: argparse.Namespace, address: str) -> Access:
     """
     accounts = Accounts.read(parsed.auth) if parsed.auth else None
     loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    if not (loopback or accounts or parsed.allow_anonymous):
+    said = accounts or parsed.allow_anonymous
+    if parsed.share and not said:
+        raise SettingsError(
+            Message(
+                "Everybody who has the link of --share could use this page. Say who may: --auth FILE with lines made "
+                "by ./framepack password NAME, or --allow-anonymous for all."
+            )
+        )
+    if not (loopback or said):
         raise SettingsError(
             Message(
                 "Everybody who reaches {address} could use this page. Say who may: --auth FILE with lines made by "
@@ -83,6 +97,7 @@ def access_from(parsed: argparse.Namespace, address: str) -> Access:
         max_upload=parsed.max_upload * MEGABYTE,
         root_path=parsed.root_path.rstrip("/"),
         trusted_proxies=tuple(_networks(parsed.forwarded_allow_ips.split(","))),
+        session_hours=parsed.session_hours,
     )
 
 
@@ -101,3 +116,10 @@ def _megabytes(text: str) -> int:
     if size < 1:
         raise argparse.ArgumentTypeError("an upload of at least 1 MB has to be possible")
     return size
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 < hours <= 8760:
+        raise argparse.ArgumentTypeError("a session lasts more than 0 hours and at most a year (8760)")
+    return hours

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.service.options import add_language
+from diffusers_helper.service.places import Folders
 from diffusers_helper.texts import Message
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -123,6 +124,10 @@ class Accounts:
             )
         return cls(hashes)
 
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a user called ``name``."""
+        return name in self._hashes
+
     def check(self, name: str, password: str) -> bool:
         """Tell whether ``password`` is that of ``name``. One at a time: guessing must not use up the computer."""
         with self._one_at_a_time:
@@ -144,7 +149,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("password", help=text, description=text)
     parser.add_argument("name", metavar="NAME")
     add_language(parser)
-    parser.set_defaults(command=password, offline=True, log_level=None)
+    parser.set_defaults(command=password, offline=True, log_level=None, folders=Folders.chosen(), shared_files=False)
 
 
 def password(parsed: argparse.Namespace) -> int:

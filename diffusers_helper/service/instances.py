@@ -24,7 +24,8 @@ import psutil
 from diffusers_helper.framepack.errors import FramePackError, SettingsError
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
-from diffusers_helper.service.options import DONE, FAILED, ROOT, WRONG_SETTINGS, ending
+from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
+from diffusers_helper.service.places import ROOT, Folders, file_permissions, folder_name, require_writable
 
 DEFAULT_PORT = 7860
 START_SECONDS = 180
@@ -38,6 +39,7 @@ USAGE = """\
 ./run_gradio.sh status [PORT ...]    GPU, port, state and the job in work
 ./run_gradio.sh logs [PORT] [-f]     the end of output_PORT.log; -f follows it
 Without PORT: all that run. An instance that crashes is started again, later each time, and the others go on.
+All commands take --data DIR, the folder of everything that is written (or FRAMEPACK_DATA; docs/deploy.md).
 Results of port 7860 are in outputs, those of other ports in outputs_PORT, unless --outputs says otherwise.
 
 For the whole house: ./run_gradio.sh start --server 0.0.0.0 --allow-anonymous (or --auth FILE: docs/deploy.md)
@@ -45,12 +47,12 @@ Exit status: 0 done, 1 failed or not running, 2 a port is taken or an argument i
 """
 
 
-def main(argv: Sequence[str], root: Path = ROOT) -> int:
-    """Do what ``argv`` says with the instances whose state is below ``root``; return the exit code."""
-    return ending(lambda: _run(list(argv), root))
+def main(argv: Sequence[str], data: Path | None = None) -> int:
+    """Do what ``argv`` says with the instances whose state is below ``data``, or ``--data``; return the exit code."""
+    return ending(lambda: _run(list(argv), data))
 
 
-def _run(argv: list[str], root: Path) -> int:
+def _run(argv: list[str], data: Path | None) -> int:
     commands = {"start": start, "restart": restart, "stop": stop, "status": status, "logs": logs}
     tolerant_output()
     word = argv[0] if argv else "start"
@@ -62,53 +64,58 @@ def _run(argv: list[str], root: Path) -> int:
         sys.stderr.write(f"'{word}' is no command; see ./run_gradio.sh help\n")
         return WRONG_SETTINGS
     command = commands[word] if named else start
-    return command(argv[named:], root)
+    parser = argparse.ArgumentParser(prog="./run_gradio.sh", add_help=False, allow_abbrev=False)
+    parser.add_argument("--data", metavar="DIR", type=folder_name)
+    ours, words = parser.parse_known_args(argv[named:])
+    if ours.data is not None and command is start:
+        words += ["--data", str(ours.data)]  # it is the program's option as well
+    return command(words, data or Folders.chosen(ours.data).data)
 
 
-def start(arguments: list[str], root: Path) -> int:
+def start(arguments: list[str], data: Path) -> int:
     """Start the instances that ``arguments`` describe, and wait until they answer."""
-    return _start(_plans(arguments), root)
+    return _start(_plans(arguments, data), data)
 
 
-def restart(arguments: list[str], root: Path) -> int:
+def restart(arguments: list[str], data: Path) -> int:
     """Start again what runs, or what was started last, with the same options."""
-    ports = _ports(arguments) or _running(root) or _known(root) or [DEFAULT_PORT]
-    return _start([read(Plan, files(root, port)[0]) or _plan(port, None, [], False) for port in ports], root)
+    ports = _ports(arguments) or _running(data) or _known(data) or [DEFAULT_PORT]
+    return _start([read(Plan, files(data, port)[0]) or _plan(data, port) for port in ports], data)
 
 
-def stop(arguments: list[str], root: Path) -> int:
+def stop(arguments: list[str], data: Path) -> int:
     """End instances."""
-    running = _running(root)
+    running = _running(data)
     ports = _ports(arguments) or running
     if not ports:
         _say("FramePack does not run.")
-    _signal(ports, root)
+    _signal(ports, data)
     for port in ports:
-        _stop(port, root)
+        _stop(port, data)
         _say(f"Port {port}: stopped." if port in running else f"FramePack does not run on port {port}.")
     return DONE
 
 
-def status(arguments: list[str], root: Path) -> int:
+def status(arguments: list[str], data: Path) -> int:
     """Say how instances are."""
     asked = _ports(arguments)
-    running = [port for port in asked or _known(root) if _state(port, root)]
+    running = [port for port in asked or _known(data) if _state(port, data)]
     for port in running:
-        _say(_describe(port, root))
+        _say(_describe(port, data))
     if not running:
         _say("FramePack does not run" + "".join(f" on port {port}" for port in asked[:1]) + ".")
     return DONE if running else FAILED
 
 
-def logs(arguments: list[str], root: Path) -> int:
+def logs(arguments: list[str], data: Path) -> int:
     """Show the end of a log, by ``tail``."""
     ports = [int(word) for word in arguments if word.isdecimal()]
     options = [word for word in arguments if not word.isdecimal()]
-    log = files(root, ports[0] if ports else next(iter(_running(root)), DEFAULT_PORT))[2]
+    log = files(data, ports[0] if ports else next(iter(_running(data)), DEFAULT_PORT))[2]
     return subprocess.run(["tail", "-n", "50", *options, str(log)]).returncode
 
 
-def _plans(arguments: list[str]) -> list[Plan]:
+def _plans(arguments: list[str], data: Path) -> list[Plan]:
     """Read the options that are ours; all others are the program's."""
     parser = argparse.ArgumentParser(prog="./run_gradio.sh start", add_help=False, allow_abbrev=False)
     parser.add_argument("--gpus", "--gpu", metavar="LIST")
@@ -123,13 +130,13 @@ def _plans(arguments: list[str]) -> list[Plan]:
         raise SettingsError(f"--gpus {ours.gpus}: give each GPU once, such as --gpus 0,1.")
     _ports([str(port + len(gpus) - 1)])
     options = [option for option in options if option != "--"]
-    return [_plan(port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]
+    return [_plan(data, port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]
 
 
-def _plan(port: int, gpu: str | None, options: list[str], f1: bool) -> Plan:
+def _plan(data: Path, port: int, gpu: str | None = None, options: Sequence[str] = (), f1: bool = False) -> Plan:
     given = dict(pairwise(options)) | dict(word.split("=", 1) for word in options if "=" in word)
     if port != DEFAULT_PORT and "--outputs" not in given:
-        options = [*options, "--outputs", f"outputs_{port}"]
+        options = [*options, "--outputs", str(data / f"outputs_{port}")]
     address = given.get("--server", "127.0.0.1").strip("[]")
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return Plan(port, address, _visible(gpu), tuple(options), f1)
@@ -144,12 +151,12 @@ def _visible(gpu: str | None) -> str | None:
     return gpu or os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
 
 
-def _start(plans: Sequence[Plan], root: Path) -> int:
-    (root / "run").mkdir(parents=True, exist_ok=True)
+def _start(plans: Sequence[Plan], data: Path) -> int:
+    require_writable(data / "run", "--data DIR")
     begun = []
-    _signal([plan.port for plan in plans], root)
+    _signal([plan.port for plan in plans], data)
     for plan in plans:
-        if _stop(plan.port, root):
+        if _stop(plan.port, data):
             _say(f"Stopped the one that ran on port {plan.port}.")
         with closing(socket.socket(socket.AF_INET6 if ":" in plan.address else socket.AF_INET)) as probe:
             probe.settimeout(2)
@@ -158,16 +165,18 @@ def _start(plans: Sequence[Plan], root: Path) -> int:
                     f"Port {plan.port} is taken by another program. Choose another: ./run_gradio.sh start --port "
                     f"{plan.port % 65535 + 1}"
                 )
-        write(plan, files(root, plan.port)[0])
-        begun.append((plan, _spawn(plan, root)))
-    return max([_await(plan, keeper, root) for plan, keeper in begun])
+        with file_permissions(shared="--shared-files" in plan.options):
+            (data / "run").mkdir(parents=True, exist_ok=True)
+            write(plan, files(data, plan.port)[0])
+            begun.append((plan, _spawn(plan, data)))
+    return max([_await(plan, keeper, data) for plan, keeper in begun])
 
 
-def _spawn(plan: Plan, root: Path) -> subprocess.Popen[bytes]:
-    log = files(root, plan.port)[2]
+def _spawn(plan: Plan, data: Path) -> subprocess.Popen[bytes]:
+    log = files(data, plan.port)[2]
     with log.open("ab") as console:  # for what the keeper itself may complain of
         return subprocess.Popen(
-            [sys.executable, "-m", "diffusers_helper.service.keeper", str(root), str(plan.port)],
+            [sys.executable, "-m", "diffusers_helper.service.keeper", str(data), str(plan.port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=console,
@@ -176,15 +185,15 @@ def _spawn(plan: Plan, root: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _await(plan: Plan, keeper: subprocess.Popen[bytes], root: Path) -> int:
-    log = files(root, plan.port)[2]
+def _await(plan: Plan, keeper: subprocess.Popen[bytes], data: Path) -> int:
+    log = files(data, plan.port)[2]
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if (code := keeper.poll()) is not None:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
             sys.stderr.write("\n".join([f"FramePack did not start. The end of {log.name}:", *lines, ""]))
             return code or FAILED
-        state = _state(plan.port, root)
+        state = _state(plan.port, data)
         if state and state.phase == "up":
             host = f"[{plan.address}]" if ":" in plan.address else plan.address
             gpu = f" on GPU {plan.gpu}" if plan.gpu else ""
@@ -196,17 +205,17 @@ def _await(plan: Plan, keeper: subprocess.Popen[bytes], root: Path) -> int:
     )
 
 
-def _signal(ports: Sequence[int], root: Path) -> None:
+def _signal(ports: Sequence[int], data: Path) -> None:
     """Tell all to end before one is waited for."""
     for port in ports:
-        if (state := _state(port, root)) and state.kept:
+        if (state := _state(port, data)) and state.kept:
             with suppress(psutil.Error):  # waiting for it says what is wrong
                 psutil.Process(state.keeper).terminate()
 
 
-def _stop(port: int, root: Path) -> bool:
+def _stop(port: int, data: Path) -> bool:
     """End the instance at ``port``; return whether there was one."""
-    file = files(root, port)[1]
+    file = files(data, port)[1]
     state: State | None = read(State, file)
     was_there = state is not None and _lives(state, port)
     if state and state.kept:
@@ -243,8 +252,8 @@ def _is_ours(number: int | None, port: int) -> bool:
         return False
 
 
-def _describe(port: int, root: Path) -> str:
-    state, plan = _state(port, root), read(Plan, files(root, port)[0])
+def _describe(port: int, data: Path) -> str:
+    state, plan = _state(port, data), read(Plan, files(data, port)[0])
     assert state is not None, "only what runs is described"
     words = [f"GPU {plan.gpu}"] if plan and plan.gpu else []
     words.append(f"{state.phase} ({state.why})" if state.phase == "waiting" else _health(plan, state))
@@ -272,17 +281,17 @@ def _health(plan: Plan | None, state: State) -> str:
     return ", ".join(words)
 
 
-def _state(port: int, root: Path) -> State | None:
-    state: State | None = read(State, files(root, port)[1])
+def _state(port: int, data: Path) -> State | None:
+    state: State | None = read(State, files(data, port)[1])
     return state if state and _lives(state, port) else None
 
 
-def _known(root: Path) -> list[int]:
-    return sorted(int(path.stem) for path in (root / "run").glob("*.json") if path.stem.isdecimal())
+def _known(data: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (data / "run").glob("*.json") if path.stem.isdecimal())
 
 
-def _running(root: Path) -> list[int]:
-    return [port for port in _known(root) if _state(port, root)]
+def _running(data: Path) -> list[int]:
+    return [port for port in _known(data) if _state(port, data)]
 
 
 def _ports(words: list[str]) -> list[int]:

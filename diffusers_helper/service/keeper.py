@@ -1,6 +1,6 @@
 """Keeps one instance of the page running: starts it, writes its log, and starts it again if it crashes.
 
-``python -m diffusers_helper.service.keeper ROOT PORT`` reads ``ROOT/run/PORT.json`` and writes ``PORT.state.json``
+``python -m diffusers_helper.service.keeper DATA PORT`` reads ``DATA/run/PORT.json`` and writes ``PORT.state.json``
 beside it until it ends. An instance that ends on purpose, or because of what it was told (``options.FINAL``), or that
 never answered, is not started again. No torch here: the keeper is a small process.
 """
@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from diffusers_helper.service.options import DONE, FAILED, FINAL
+from diffusers_helper.service.places import ROOT
 
 LOG_BYTES, LOGS = 10_000_000, 5
 STOP_SECONDS = 10
@@ -48,9 +49,9 @@ class Plan:
     options: tuple[str, ...] = ()
     f1: bool = False
 
-    def command(self, root: Path) -> list[str]:
+    def command(self) -> list[str]:
         """Return the program and its arguments; FRAMEPACK_PROGRAM names another program, for tests."""
-        program = [sys.executable, str(root / ("demo_gradio_f1.py" if self.f1 else "demo_gradio.py"))]
+        program = [sys.executable, str(ROOT / ("demo_gradio_f1.py" if self.f1 else "demo_gradio.py"))]
         if own := os.environ.get("FRAMEPACK_PROGRAM"):
             program = [own]
         return [*program, "--port", str(self.port), *self.options]
@@ -81,10 +82,10 @@ class State:
         return is_process(self.keeper, self.born)
 
 
-def files(root: Path, port: int) -> tuple[Path, Path, Path]:
+def files(data: Path, port: int) -> tuple[Path, Path, Path]:
     """Return where plan, state and log of the instance at ``port`` are."""
-    run = root / "run"
-    return run / f"{port}.json", run / f"{port}.state.json", root / f"output_{port}.log"
+    run = data / "run"
+    return run / f"{port}.json", run / f"{port}.state.json", data / f"output_{port}.log"
 
 
 def read(kind: Callable[..., Any], path: Path) -> Any:
@@ -144,14 +145,15 @@ class Keeper:
 
     Args:
         plan: what to run.
-        root: where the programs are, and below which state and log go.
+        data: the folder below which state and log go.
     """
 
-    def __init__(self, plan: Plan, root: Path) -> None:
+    def __init__(self, plan: Plan, data: Path) -> None:
         self._plan = plan
-        self._root = root
-        _, self._file, log = files(root, plan.port)
-        self._log = RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8")
+        _, self._file, log = files(data, plan.port)
+        self._log = RotatingFileHandler(
+            log, maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8", errors="backslashreplace"
+        )
         if log.stat().st_size:
             self._log.doRollover()
         self._signalled, signalling = os.pipe()
@@ -188,8 +190,8 @@ class Keeper:
         if self._plan.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._plan.gpu
         program = subprocess.Popen(
-            self._plan.command(self._root),
-            cwd=self._root,
+            self._plan.command(),
+            cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -241,9 +243,9 @@ def _reason(code: int) -> str:
 
 def main(argv: list[str]) -> int:
     """Keep the instance at the port ``argv[1]`` of the folder ``argv[0]``."""
-    root, port = Path(argv[0]), int(argv[1])
-    plan = read(Plan, files(root, port)[0])
-    return Keeper(plan, root).run() if plan else FAILED
+    data, port = Path(argv[0]), int(argv[1])
+    plan = read(Plan, files(data, port)[0])
+    return Keeper(plan, data).run() if plan else FAILED
 
 
 if __name__ == "__main__":

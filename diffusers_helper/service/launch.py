@@ -22,6 +22,8 @@ from diffusers_helper.service import options
 from diffusers_helper.service.access import Access, access_from, add_access_options
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.places import file_permissions, require_writable
+from diffusers_helper.service.proxies import require_proxies
 from diffusers_helper.service.versions import require_versions
 from diffusers_helper.texts import LANGUAGES, Message
 
@@ -40,9 +42,10 @@ def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
 
 def _main(variant: Variant, argv: Sequence[str] | None) -> int:
     parsed = _parser(variant).parse_args(argv)
-    options.set_environment(offline=parsed.offline)
+    options.set_environment(parsed.folders, offline=parsed.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
-    return options.ending(lambda: _with_port(variant, parsed), parsed.language)
+    with file_permissions(shared=parsed.shared_files):
+        return options.ending(lambda: _with_port(variant, parsed), parsed.language)
 
 
 def open_port(server: str, port: int) -> socket.socket:
@@ -76,19 +79,22 @@ def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
     with open_port(parsed.server, parsed.port) as listener:
         host, port = listener.getsockname()[:2]
         access = access_from(parsed, host)
-        with logging_to(options.ROOT / "logs" / str(port), parsed.log_level or "info"):
+        with logging_to(parsed.folders.logs / str(port), parsed.log_level or "info"):
             return options.ending(lambda: _run(variant, parsed, listener, access), parsed.language)
 
 
 def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
     require_versions()
+    require_proxies()
 
     from diffusers_helper.service.program import Program
 
     program = Program(parsed, variant.name)
     port = listener.getsockname()[1]
+    uploads = parsed.folders.uploads / str(port)
+    require_writable(uploads, "--data DIR")
     with program.lock(port):
-        os.environ.setdefault("GRADIO_TEMP_DIR", str(options.ROOT / "uploads" / str(port)))
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import serve, share
@@ -143,7 +149,6 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
         "--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network; see access"
     )
     parser.add_argument("--port", type=_port, default=7860)
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
     parser.add_argument("--no-preload", action="store_true", help="load the models with the first video, not before")
     add_access_options(parser)

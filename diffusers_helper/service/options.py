@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
+from diffusers_helper.media.files import output_error
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.logs import LEVELS
+from diffusers_helper.service.places import ChooseFolder, Folders, folder_name
+from diffusers_helper.service.proxies import settle_proxies
 from diffusers_helper.texts import LANGUAGES, language
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository's folder: results, logs and weights go below it wherever the program is started from."""
 
 DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED, READER_GONE = 0, 1, 2, 3, 130, 141
 """Every exit code there is; docs/deploy.md tells what each one means and what follows. The last is SIGPIPE's."""
@@ -27,6 +28,12 @@ _EXIT_CODES = {
     ModelFilesError: MODELS_MISSING,
     CancelledError: INTERRUPTED,
 }
+
+_REFUSED = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENOSPC", "EDQUOT")
+}
+"""What the system says of a place that cannot be written: no fault of the program."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +59,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-compile", action="store_true", help="compile no kernels for the GPU: slower steps, no wait"
     )
-    group.add_argument("--outputs", metavar="DIR", type=_folder, default=ROOT / "outputs", help="where results go")
-    group.add_argument(
-        "--cache", metavar="DIR", type=_folder, default=ROOT / "cache", help="where work that can be done again is kept"
-    )
+    place: dict[str, Any] = {"metavar": "DIR", "type": folder_name, "action": ChooseFolder}
+    group.add_argument("--outputs", **place, help="where results go")
+    group.add_argument("--cache", **place, help="where work that can be done again is kept")
+    add_data(parser)
+    add_shared_files(group)
     group.add_argument(
         "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
     )
@@ -72,15 +80,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the option that moves everything."""
+    text = "where all that is written goes: results, uploads, logs, weights (beside the program, or XDG_STATE_HOME)"
+    parser.add_argument("--data", metavar="DIR", type=folder_name, action=ChooseFolder, help=text)
+    parser.set_defaults(folders=Folders.chosen())
+
+
+def add_shared_files(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option that lets other accounts of the computer read what is written."""
+    text = "other accounts of this computer may read results and logs; without it only the one that runs this"
+    parser.add_argument("--shared-files", action="store_true", help=text)
+
+
 def add_language(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the option that chooses a language."""
     text = "of what is said here (English) and of the page (without it that of each visitor's browser)"
     parser.add_argument("--language", choices=LANGUAGES, help=text)
 
 
-def set_environment(*, offline: bool) -> None:
+def set_environment(folders: Folders, *, offline: bool) -> None:
     """Tell the libraries where weights are and to keep quiet; they read this once, when they are imported."""
-    os.environ["HF_HOME"] = os.environ.get("HF_HOME") or str(ROOT / "hf_download")
+    os.environ["HF_HOME"] = os.environ.get("HF_HOME") or str(folders.weights)
+    os.environ |= settle_proxies(os.environ)
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000",  # or every call warns about the queue's statistics
@@ -117,6 +139,13 @@ def _ending(command: Callable[[], int], tag: str | None) -> int:
         return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is None or error.errno not in _REFUSED:
+            logger.exception("Something unexpected went wrong")
+            return FAILED
+        logger.debug("The system refused", exc_info=error)
+        sys.stderr.write(f"{language(tag)(str(output_error(error.filename, error)))}\n")
+        return FAILED
     except Exception:
         logger.exception("Something unexpected went wrong")
         return FAILED
@@ -131,7 +160,3 @@ def _silence() -> None:
         except BrokenPipeError:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser().resolve()

@@ -37,6 +37,7 @@ from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.health import About
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import Message, in_turn
 
@@ -85,7 +86,7 @@ class Program:
 
     def __init__(self, options: argparse.Namespace, variant: str) -> None:
         self.device = pick_device(options.device)
-        self.outputs: Path = options.outputs
+        self.outputs: Path = options.folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
         self._models: str = options.models or ""
@@ -95,15 +96,16 @@ class Program:
         self._metadata = not options.no_metadata
         template: str | None = options.name_template
         self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
-        self._embeddings: Path | None = None if options.no_embedding_cache else options.cache / "embeddings"
-        self._eight_bit: Path | None = options.cache / "eight_bit" if options.weights == "fp8" else None
+        cache: Path = options.folders.cache
+        self._embeddings: Path | None = None if options.no_embedding_cache else cache / "embeddings"
+        self._eight_bit: Path | None = cache / "eight_bit" if options.weights == "fp8" else None
         self.preload = Preload()
-        self._speeds = KnownSpeeds(options.cache / "speeds.json")
+        self._speeds = KnownSpeeds(cache / "speeds.json")
         if self._attention != "auto":
             resolve_attention(self._attention, self.device, torch.bfloat16)
-        self.source = resolve_models(
-            options.models, accelerator=self.device.type != "cpu", record=options.cache / RECORD
-        )
+        require_writable(self.outputs, "--outputs DIR")
+        lock, accelerator = options.folders.models_lock, self.device.type != "cpu"
+        self.source = resolve_models(options.models, accelerator=accelerator, lock=lock, record=cache / RECORD)
         self.source.check((variant,), offline=self._offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.note = in_turn([note for note in (self.source.note, EIGHT_BITS if self._eight_bit else "") if note])

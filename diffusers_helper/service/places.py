@@ -1,0 +1,141 @@
+"""Where everything that the program writes is kept: one frozen record, made from the options and the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.texts import Message
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The program's own folder. What is written goes below it too, where that can be and nothing else was said."""
+DATA_VARIABLE = "FRAMEPACK_DATA"
+PRIVATE, SHARED = 0o077, 0o022
+"""What is taken from the permissions of new files: all from others, or only writing."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything is.
+
+    Attributes:
+        data: below it are run files (`run/PORT*.json`) and the logs of instances (`output_PORT.log`).
+        outputs: results, and the jobs that are not done.
+        cache: work that can be done again.
+        logs, uploads: a folder for each port.
+        weights: what HF_HOME is set to unless the user did.
+        models_lock: the file with the commits of the models' repositories.
+    """
+
+    data: Path
+    outputs: Path
+    cache: Path
+    logs: Path
+    uploads: Path
+    weights: Path
+    models_lock: Path
+
+    @classmethod
+    def chosen(
+        cls,
+        data: Path | None = None,
+        outputs: Path | None = None,
+        cache: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> Folders:
+        """Return the folders that options and environment choose.
+
+        Args:
+            data: of `--data`; the default for all others. Without it `FRAMEPACK_DATA` counts; without both, each is
+                below the program's folder if it can be written there, else below `XDG_STATE_HOME/framepack`.
+            outputs: of `--outputs`.
+            cache: of `--cache`.
+            environment: of the process.
+        """
+        given = data or (Path(environment[DATA_VARIABLE]) if environment.get(DATA_VARIABLE) else None)
+
+        def place(name: str, *, read_only: bool = False) -> Path:
+            if given is not None:
+                return given.resolve() / name
+            own = ROOT / name
+            return own if can_write(own) or (read_only and own.exists()) else _state_folder(environment) / name
+
+        return cls(
+            data=place(""),
+            outputs=outputs.resolve() if outputs else place("outputs"),
+            cache=cache.resolve() if cache else place("cache"),
+            logs=place("logs"),
+            uploads=place("uploads"),
+            weights=place("hf_download", read_only=True),
+            models_lock=place("models.lock", read_only=True),
+        )
+
+
+class ChooseFolder(argparse.Action):
+    """An option that moves folders: keeps `folders`, a `Folders`, in step with `data`, `outputs` and `cache`."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _option: str | None = None
+    ) -> None:
+        """Note the folder."""
+        setattr(namespace, self.dest, value)
+        namespace.folders = folders_of(namespace)
+
+
+def folders_of(parsed: argparse.Namespace) -> Folders:
+    """Return the folders that the options `data`, `outputs` and `cache` of `parsed` choose, as far as it has them."""
+    given = (getattr(parsed, name, None) for name in ("data", "outputs", "cache"))
+    return Folders.chosen(*(Path(folder) if folder else None for folder in given))
+
+
+def folder_name(text: str) -> Path:
+    """Return the folder that an option names; raises ArgumentTypeError."""
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # "~nobody", a NUL, links in a circle
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: {error}") from None
+
+
+def _state_folder(environment: Mapping[str, str]) -> Path:
+    if chosen := environment.get("XDG_STATE_HOME"):
+        return Path(chosen) / "framepack"
+    try:
+        return Path.home() / ".local" / "state" / "framepack"
+    except RuntimeError:  # an account without a home: what cannot be written is told by name
+        return ROOT
+
+
+def can_write(path: Path) -> bool:
+    """Tell whether `path`, or the folder in which it would be made, can be written; nothing is made."""
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if os.path.isdir(nearest):
+        return os.access(nearest, os.W_OK | os.X_OK)
+    return nearest == path and os.path.isfile(nearest) and os.access(nearest, os.W_OK)
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Raise SettingsError, naming the `option` that chooses another, if `folder` cannot be made or written."""
+    if not can_write(folder) or os.path.isfile(folder):
+        raise SettingsError(
+            Message(
+                "{folder} cannot be made or written. Change its permissions, or choose another folder with {option}.",
+                folder=folder,
+                option=option,
+            )
+        )
+
+
+@contextmanager
+def file_permissions(*, shared: bool) -> Iterator[None]:
+    """Make new files and folders inside private to this account, or readable for others too."""
+    before = os.umask(SHARED if shared else PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(before)
