@@ -7,13 +7,12 @@ import pytest
 
 from diffusers_helper.gradio.sign_in import SESSIONS_PER_USER
 from diffusers_helper.gradio.uploads import Uploads
-from diffusers_helper.jobs import store
 from diffusers_helper.loading import embedding_cache
 from diffusers_helper.service import health, keeper, launch, login_throttle, logs
 from diffusers_helper.service.access import MEGABYTE, Access
 
 DOCS = Path(__file__).parents[1]
-DEPLOY, README, RESUME = "docs/deploy.md", "README.md", "docs/resume.md"
+DEPLOY, README = "docs/deploy.md", "README.md"
 UPLOADS = Uploads(Path())
 NUMBERS = {"three": 3, "ten": 10}
 
@@ -49,7 +48,6 @@ NUMBERS = {"three": 3, "ten": 10}
             r"up to (\d+) s; (\d+) minutes without one",
             [login_throttle.LONGEST_PAUSE, login_throttle.FORGET_SECONDS / 60],
         ),
-        (RESUME, r"nobody touched for (\d+) days", [store.STALE_DAYS]),
     ],
 )
 def test_a_promised_number_is_kept(page, sentence, values):

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.gradio.inputs import content_of
-from diffusers_helper.gradio.visitors import MAX_VISITORS
 from diffusers_helper.jobs.progress import JobSnapshot
+
+MAX_REMEMBERED = 10_000
+"""Visitors whose newest request is known."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class LastAsked:
             return  # a button pressed twice starts one
         self._last.pop(visitor, None)
         self._last[visitor] = _Asked(content_of(image), job.id, job.request)
-        while len(self._last) > MAX_VISITORS:
+        while len(self._last) > MAX_REMEMBERED:
             del self._last[next(iter(self._last))]
 
     def again(self, visitor: str, image: object, wanted: GenerationRequest, job: JobSnapshot | None) -> bool:
