@@ -1,8 +1,10 @@
+import json
 import os
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -367,3 +369,35 @@ def test_what_cannot_be_removed_is_told(store, photo, monkeypatch, caplog):
 def test_the_stores_own_names_are_no_jobs(store, photo, name):
     with pytest.raises(UnknownJobError):
         new(store, photo, name)
+
+
+@dataclass(frozen=True)
+class LaterRecord(JobRecord):
+    """A record with further fields: each is held to the kind of its default."""
+
+    order: float = 0.0
+    restarts: int = 0
+    batch: bool = False
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"order": -7.5, "restarts": 2, "batch": True}, None),
+        ({}, None),
+        ({"order": float("nan")}, "order"),
+        ({"order": "first"}, "order"),
+        ({"restarts": 10**400}, "restarts"),
+        ({"restarts": True}, "restarts"),
+        ({"batch": 1}, "batch"),
+        ({"batch": None, "order": None}, "order, batch"),
+    ],
+)
+def test_a_field_is_held_to_the_kind_of_its_default(fields, wrong):
+    text = json.dumps(json.loads(LaterRecord("a", REQUEST).to_json()) | fields).encode()
+    if wrong is None:
+        record = LaterRecord.from_json(text)
+        assert {name: getattr(record, name) for name in fields} == fields
+        return
+    with pytest.raises(ValueError, match=f"^{wrong}$"):
+        LaterRecord.from_json(text)

@@ -20,6 +20,8 @@ RECORD_BYTES = 1_000_000
 ERROR_CHARACTERS = 2000
 YEAR_10000 = 253_402_300_800
 """In seconds since the epoch; times from there on have no date."""
+LARGEST = 2**53
+"""Numbers from here on are no counts, times or places that this program wrote."""
 _ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
 _RESERVED = {"quarantine"}
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
@@ -133,16 +135,23 @@ def _is_right(field: Any, known: dict[str, Any]) -> bool:
             return isinstance(value, str) and is_id(value)
         case "state":
             return value in STATES
+        case "created":
+            return _is_number(value) and 0 <= value < YEAR_10000
         case "output":
             return isinstance(value, str) and (not value or _stays_inside(value))
     match field.default:
         case bool():
             return isinstance(value, bool)
         case int() | float():
-            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000
+            return _is_number(value)
         case tuple():
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number that takes part in comparisons: neither True, nor NaN or an infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _stays_inside(output: str) -> bool:
