@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHELL_SCRIPTS = [ROOT / "run_gradio.sh", ROOT / ".ci/run", *(ROOT / "scripts").iterdir()]
+SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
+    script for script in (ROOT / "scripts").iterdir() if not script.suffix
+]
 
 
 def executable(path: Path, text: str) -> Path:
@@ -22,7 +24,7 @@ def executable(path: Path, text: str) -> Path:
 
 FAKE_PYTHON = f"""#!/bin/sh
 case "$1 $2" in
-  "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  "-m venv") rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
   "-m pip") ;;
   *ensurepip*) [ ! -e "$0-without-venv" ] || [ -e "$0-venv" ] ;;
   *) exec {sys.executable} "$@" ;;
@@ -38,9 +40,10 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "bin"
-        for name in ("setup", "test"):
+        for name in ("setup", "environment.py", "test"):
             executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
         self.require("# nothing\n")
+        (folder / "constraints.txt").touch()
         self.bin.mkdir()
         for name in ("bash", "cmp", "cp", "dirname", "env", "id", "mkdir", "sh"):
             (self.bin / name).symlink_to(str(shutil.which(name)))
@@ -148,14 +151,16 @@ def test_every_script_is_executable_and_parses(script: Path) -> None:
 def test_run_gradio_makes_the_environment_and_passes_its_arguments_on(tmp_path: Path, arguments: list[str]) -> None:
     script = executable(tmp_path / "run_gradio.sh", (ROOT / "run_gradio.sh").read_text())
     python = tmp_path / ".venv" / "bin" / "python"
+    mark = tmp_path / ".venv" / "requirements.txt"
     python.parent.mkdir(parents=True)
     says = '#!/bin/sh\nfor word; do echo "<$word>"; done\n'
-    executable(tmp_path / "scripts" / "setup", f"#!/bin/sh\nprintf '%s' '{says}' > {python}; chmod +x {python}\n")
+    executable(tmp_path / "scripts" / "setup", f"#!/bin/sh\nprintf '%s' '{says}' > {python}; chmod +x {python}; touch {mark}\n")
     if arguments[:1] == ["stop"]:
         first = subprocess.run([script, *arguments], capture_output=True, text=True)
         assert (first.returncode, first.stdout) == (1, "")
-        assert "not started here yet" in first.stderr
+        assert "not set up here" in first.stderr
         executable(python, says)
+        mark.touch()
     done = subprocess.run([script, *arguments], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         f"<{word}>" for word in ["-m", "diffusers_helper.service.instances", *arguments]
