@@ -154,7 +154,9 @@ def test_run_gradio_makes_the_environment_and_passes_its_arguments_on(tmp_path: 
     mark = tmp_path / ".venv" / "requirements.txt"
     python.parent.mkdir(parents=True)
     says = '#!/bin/sh\nfor word; do echo "<$word>"; done\n'
-    executable(tmp_path / "scripts" / "setup", f"#!/bin/sh\nprintf '%s' '{says}' > {python}; chmod +x {python}; touch {mark}\n")
+    executable(
+        tmp_path / "scripts" / "setup", f"#!/bin/sh\nprintf '%s' '{says}' > {python}; chmod +x {python}; touch {mark}\n"
+    )
     if arguments[:1] == ["stop"]:
         first = subprocess.run([script, *arguments], capture_output=True, text=True)
         assert (first.returncode, first.stdout) == (1, "")

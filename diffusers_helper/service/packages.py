@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def naming_setup() -> Iterator[None]:
-    """End the program with one sentence where an import inside fails because of this Python, not because of our code."""
+    """End the program with one sentence where an import inside fails because this Python does not fit."""
     root = Path(__file__).resolve().parents[2]
     advice = f"Make the environment with {root / 'scripts' / 'setup'}, then start ./framepack or ./run_gradio.sh."
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - older ones come as far as this
         sys.exit(f"This is Python {sys.version.split()[0]}, and 3.11 to 3.13 is needed. {advice}")
     try:
         yield
