@@ -8,28 +8,24 @@ import pytest
 from diffusers_helper.commands import progress
 from diffusers_helper.commands.progress import ProgressBar
 
+Capture = pytest.CaptureFixture[str]
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
-def test_a_log_gets_a_line_for_each_tenth(log: io.StringIO) -> None:
+def test_a_log_gets_a_line_for_each_tenth(capsys: Capture) -> None:
     with ProgressBar(total=1000, desc="copy", unit="step") as bar:
         for _ in range(1000):
             bar.update()
-    assert log.getvalue().splitlines() == [f"copy: {percent} %" for percent in range(10, 101, 10)]
-    assert "\r" not in log.getvalue()
+    shown = capsys.readouterr().err
+    assert shown.splitlines() == [f"copy: {percent}%" for percent in range(10, 101, 10)]
+    assert "\r" not in shown
 
 
-def test_a_log_gets_a_text_when_its_words_change(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_text_when_its_words_change(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with ProgressBar(total=None) as bar:
         for part in range(100):
             bar.set_description_str(f"Fetching the VAE: {part / 10:.1f} of 9.9 GB")
@@ -37,15 +33,15 @@ def test_a_log_gets_a_text_when_its_words_change(log: io.StringIO, monkeypatch: 
         bar.set_description_str("Reading the prompt")
         monkeypatch.setattr(progress, "SILENCE", 0)
         bar.set_description_str("Reading the prompt")
-    assert log.getvalue().splitlines() == ["Fetching the VAE: 0.0 of 9.9 GB", *["Reading the prompt"] * 2]
+    assert capsys.readouterr().err.splitlines() == ["Fetching the VAE: 0.0 of 9.9 GB", *["Reading the prompt"] * 2]
 
 
-def test_what_was_there_before_a_download_is_no_progress_of_its_own(log: io.StringIO) -> None:
+def test_what_was_there_before_a_download_is_no_progress_of_its_own(capsys: Capture) -> None:
     with ProgressBar(desc="vae") as bar:
         bar.reset(100)
         bar.update(55)
         bar.update(1)
-    assert (bar.n, log.getvalue()) == (56, "vae: 50 %\n")
+    assert (bar.n, capsys.readouterr().err) == (56, "vae: 50%\n")
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +52,4 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.set_description_str("done")
     assert "\rcopy" in stream.getvalue()
     assert "4/4" in stream.getvalue()
-    assert "copy: 100 %" not in stream.getvalue()
+    assert "copy: 100%" not in stream.getvalue()

@@ -33,7 +33,7 @@ class ProgressBar(tqdm):
         tenths = int(10 * self.n / self.total) if self.total else 0
         if tenths > self._tenths:
             self._tenths = tenths
-            self._say(f"{self.desc}: {10 * tenths} %")
+            self._say(f"{self.desc}: {10 * tenths}%")
         return None
 
     def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
