@@ -122,7 +122,7 @@ def write_video(path: Path, frames: int) -> Path:
     return path
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=60):
     """Wait until ``condition()`` is true."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -190,5 +190,5 @@ def serve_page(
             run.hold.set()
             assert manager.close(10)
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
     assert not thread.is_alive()

@@ -69,11 +69,11 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     page.start(ann, "", uploads, **GOOD)
     page.start(bob, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
-    assert manager.wait(first.id, 10).state == "done"
+    assert manager.wait(first.id, 60).state == "done"
     visitor, *_ = shown = page.restore(ann, None)
     assert visitor == ann
     assert shown[-7]["value"]["path"] == manager.snapshot(first.id).video
-    assert manager.wait(second.id, 10).state == "done"
+    assert manager.wait(second.id, 60).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
 
 
@@ -102,7 +102,7 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
     run.hold.set()
     page.start(ann, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
-    assert manager.wait(second.id, 10).state == "done"
+    assert manager.wait(second.id, 60).state == "done"
     assert manager.snapshot(first.id).state == "cancelled"
     assert "seed 8" in page.tick(ann, "")[DETAILS]
 
@@ -129,14 +129,14 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     page, ann = handlers(ORIGINAL, manager), new_visitor()
     run.fault = NumericsError("The model gave <b>NaN</b>.")
     page.start(ann, "", uploads, **GOOD)
-    manager.wait(manager.jobs()[0].id, 10)
+    manager.wait(manager.jobs()[0].id, 60)
     shown = page.tick(ann, "")
     assert "The model gave &lt;b&gt;NaN&lt;/b&gt;." in shown[PROGRESS]
     assert shown[START] == gr.update(value="Start", interactive=True)
 
     run.fault = None
     page.start(ann, "", uploads, **GOOD)
-    assert manager.wait(manager.jobs()[1].id, 10).state == "done"
+    assert manager.wait(manager.jobs()[1].id, 60).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def unfinished(tmp_path, uploads):
     first, ann = Life(tmp_path / "out"), new_visitor()
     try:
         handlers(ORIGINAL, first.manager).start(ann, "", uploads, **GOOD | {"seconds": 3.6, "prompt": "A <b>lion</b>."})
-        assert first.reached.wait(10)
+        assert first.reached.wait(60)
         second = Life(first.killed(), caution="It was begun with torch 2.11.0; here it is 2.13.0.")
         second.manager.start()
         yield second, handlers(ORIGINAL, second.manager), ann
@@ -257,7 +257,7 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
     assert not running[START]["interactive"]
     life.gate.set()
     [job] = life.manager.jobs()
-    assert life.manager.wait(job.id, 10).state == "done"
+    assert life.manager.wait(job.id, 60).state == "done"
     assert [section for _, section, _ in life.made] == [1, 2]
 
 
@@ -273,16 +273,16 @@ def test_an_interrupted_video_waits_while_another_one_is_made_a_stopped_one_does
     life, page, ann = unfinished
     shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})[1:]
     assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
-    assert life.reached.wait(10)
+    assert life.reached.wait(60)
     wait_for(lambda: page.tick(ann, "")[LATER]["visible"])
     assert "Stopping after this section" in page.end_later(ann, "")[PROGRESS]
     assert not page.tick(ann, "")[LATER]["interactive"]
     life.gate.set()
     stopped = life.manager.jobs()[-1].id
-    assert life.manager.wait(stopped, 10).sections_kept == 2
+    assert life.manager.wait(stopped, 60).sections_kept == 2
     assert "This video was stopped. Go on with it?" in page.tick(ann, "")[CARD]
     page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})
-    assert life.manager.wait(life.manager.jobs()[-1].id, 10).state == "done"
+    assert life.manager.wait(life.manager.jobs()[-1].id, 60).state == "done"
     assert "An unfinished video was found" in page.tick(ann, "")[CARD]
     assert stopped not in [record.id for record in life.store.records()]
 

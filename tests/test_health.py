@@ -78,7 +78,7 @@ def test_every_state_over_http(server, monkeypatch):
     assert states(server) == ("wedged", 503, 503)
     monkeypatch.undo()
     server.go_on.set()
-    server.manager.wait(job, 5)
+    server.manager.wait(job, 60)
     assert states(server) == ("idle", 200, 200)
     server.manager.watch.lost = "The GPU does not answer any more."
     assert states(server) == ("wedged", 503, 503)
@@ -113,7 +113,7 @@ def test_metrics_count(server):
     server.prepare.set()
     server.go_on.set()
     for _ in range(2):
-        server.manager.wait(server.submit(), 5)
+        server.manager.wait(server.submit(), 60)
     watch = server.manager.watch
     watch.steps, watch.step_seconds, watch.slow_steps = 10, 2.5, 1
     found = server.metrics()

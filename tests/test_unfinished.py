@@ -18,7 +18,7 @@ from tests.fakes import write_video
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
-SECONDS = 10
+SECONDS = 60
 
 
 class Life:
