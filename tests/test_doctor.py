@@ -3,8 +3,10 @@
 import argparse
 import os
 import socket
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -266,7 +268,22 @@ def test_folders_that_can_be_written_to(tmp_path):
     assert not machine._writable(tmp_path / "file")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o500)
-    assert not machine._writable(tmp_path / "new")
+def test_a_folder_without_permission():
+    with TemporaryDirectory() as name, one_whom_permissions_bind() as user:  # pytest's own folders are closed to others
+        folder = Path(name)
+        os.chown(folder, user, -1)
+        if user != os.getuid():
+            os.setresuid(user, user, 0)
+        assert machine._writable(folder / "new")
+        folder.chmod(0o500)
+        assert not machine._writable(folder / "new")
+
+
+@contextmanager
+def one_whom_permissions_bind():
+    """The number of a user who is not root; afterwards the process is again who it was."""
+    before = os.getresuid()
+    try:
+        yield before[1] or 65534
+    finally:
+        os.setresuid(*before)
