@@ -27,7 +27,7 @@ PACKAGES, TOOLS, HELD = "requirements.txt", "requirements-dev.txt", "constraints
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where PyTorch has its builds without CUDA, as pytorch.org says."""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-SIZES = {"cuda": (2.9, 14), "cpu": (0.35, 3)}
+SIZES = {"cuda": (2.9, 11), "cpu": (0.35, 3)}
 """GB to fetch and GB of disk while it is installed, pip's own copies included."""
 LARGE = 50
 """Packages of so many MB get a line of their own where there is no terminal."""

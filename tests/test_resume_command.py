@@ -143,7 +143,7 @@ def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
     program.fault = CancelledError("Stopped.")
     assert resume(outputs, "--all") == 130
     assert len(program.made) == 1
-    assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in capsys.readouterr().err
+    assert f"Go on with: ./framepack resume a --outputs {outputs}" in capsys.readouterr().err
 
 
 def test_a_failure_keeps_what_is_there(program, outputs, capsys):

@@ -1,4 +1,4 @@
-"""The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
+"""The same engine without a page: ``./framepack generate PHOTO "PROMPT" -o out.mp4``.
 
 The commands ``resume``, ``extend``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
 Exit codes: 0 done, 1 failed, 2 wrong settings or photo, 3 models missing, 130 stopped with Ctrl+C. The path of the

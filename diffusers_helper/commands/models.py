@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper models list|download|verify|where|copy``: a model's files without the model.
+"""``./framepack models list|download|verify|where|copy``: a model's files without the model.
 
 Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; ``list`` only tells.
 """
@@ -24,7 +24,7 @@ from diffusers_helper.service.signals import stop_on_interrupt
 
 Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
 """Gets the source, the variants' names and its own options; returns an exit code."""
-_FETCH = "To fetch what is missing: python -m diffusers_helper models download"
+_FETCH = "To fetch what is missing: ./framepack models download"
 
 
 def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:

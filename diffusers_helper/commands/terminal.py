@@ -99,7 +99,7 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
             where = (
                 "" if program.outputs == options.ROOT / "outputs" else f" --outputs {shlex.quote(str(program.outputs))}"
             )
-            sys.stderr.write(f"Go on with: python -m diffusers_helper resume {name}{where}\n")
+            sys.stderr.write(f"Go on with: ./framepack resume {name}{where}\n")
         raise
 
 

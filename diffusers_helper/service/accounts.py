@@ -111,7 +111,7 @@ class Accounts:
                 raise SettingsError(
                     Message(
                         "{path}, line {number}: {reason}. "
-                        "A line is made with: python -m diffusers_helper password NAME",
+                        "A line is made with: ./framepack password NAME",
                         path=path,
                         number=number,
                         reason=str(error),
@@ -119,7 +119,7 @@ class Accounts:
                 ) from None
         if not hashes:
             raise SettingsError(
-                Message("{path} has no user. Add one: python -m diffusers_helper password NAME >> {path}", path=path)
+                Message("{path} has no user. Add one: ./framepack password NAME >> {path}", path=path)
             )
         return cls(hashes)
 
