@@ -117,8 +117,12 @@ def test_setup_without_the_venv_module(clone: Clone, user: str, apt_works: bool)
 
 @pytest.fixture
 def fake(clone: Clone) -> Clone:
-    """A folder where python3 is fake, and pip with it."""
-    executable(clone.bin / "python3", FAKE_PYTHON)
+    """A folder where python3 is fake, and venv and pip with it."""
+    python = executable(clone.bin / "python3", FAKE_PYTHON)
+    environment = clone.folder / "scripts" / "environment.py"
+    environment.write_text(
+        environment.read_text().replace('[sys.executable, "-m", "venv"', f'[{str(python)!r}, "-m", "venv"')
+    )
     return clone
 
 
@@ -272,6 +276,8 @@ def test_what_tests_need_is_installed_or_named_and_ci_fails_without_it(
     clone: Clone, lacking: str, apt_works: bool, ci: str, status: int, says: str
 ) -> None:
     executable(clone.folder / "scripts" / "setup", "#!/bin/sh\n")
+    test = clone.folder / "scripts" / "test"
+    test.write_text(test.read_text().replace(":/usr/sbin", ""))  # this computer's nginx
     (clone.folder / ".venv").mkdir()
     runs = f'[ "$2" != playwright ] || [ {lacking} != node ] || [ -e {clone.bin}/installed ]'
     python = f'#!/bin/sh\n[ "$2" = playwright ] || echo pytest ran\n{runs}\n'

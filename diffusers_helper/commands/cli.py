@@ -91,7 +91,7 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m diffusers_helper", description="FramePack without its page.")
+    parser = argparse.ArgumentParser(prog="./framepack", description="FramePack without its page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     make = commands.add_parser("generate", help="make one video", description="A photo and a prompt become a video.")

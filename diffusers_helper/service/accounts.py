@@ -110,17 +110,14 @@ class Accounts:
             except ValueError as error:
                 raise SettingsError(
                     Message(
-                        "{path}, line {number}: {reason}. "
-                        "A line is made with: ./framepack password NAME",
+                        "{path}, line {number}: {reason}. A line is made with: ./framepack password NAME",
                         path=path,
                         number=number,
                         reason=str(error),
                     )
                 ) from None
         if not hashes:
-            raise SettingsError(
-                Message("{path} has no user. Add one: ./framepack password NAME >> {path}", path=path)
-            )
+            raise SettingsError(Message("{path} has no user. Add one: ./framepack password NAME >> {path}", path=path))
         return cls(hashes)
 
     def check(self, name: str, password: str) -> bool:
