@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,14 +21,26 @@ import pytest
 import torch
 
 from tests.golden import recorded_frequencies
+from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
 
 NO_CHROMIUM = "no Chromium is installed"
+NO_NODE = "Playwright's node does not run; on Debian: sudo apt install libatomic1"
 
 
 def chromium_path() -> str | None:
     """The program that the browser tests drive."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+def why_no_browser() -> str:
+    """What browser tests lack here; empty if nothing."""
+    if chromium_path() is None:
+        return NO_CHROMIUM
+    driver = subprocess.run([sys.executable, "-m", "playwright", "--version"], capture_output=True)
+    return NO_NODE if driver.returncode else ""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = {}
     if not config.getoption("--gpu"):
-        left_out["gpu"] = "needs a CUDA device; run pytest --gpu"
-    if chromium_path() is None and os.environ.get("CI") != "true":  # in CI they fail instead
-        left_out["browser"] = NO_CHROMIUM
+        left_out["gpu"] = NO_GPU
+    if any(item.get_closest_marker("browser") for item in items) and (reason := why_no_browser()):
+        left_out["browser"] = reason
     for item in items:
         for marker, reason in left_out.items():
             if item.get_closest_marker(marker):
@@ -59,19 +73,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    names = [report.nodeid for report in skipped if NO_CHROMIUM in str(report.longrepr)]
-    if names:
-        terminalreporter.section(f"left out, because {NO_CHROMIUM}")
-        terminalreporter.write_line("\n".join(names))
-
-
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the Chromium to give to playwright as ``executable_path``."""
     path = chromium_path()
     assert path, NO_CHROMIUM
+    return path
+
+
+@pytest.fixture(scope="session")
+def ffprobe() -> str:
+    """Path of ffprobe."""
+    path = shutil.which("ffprobe")
+    if path is None:
+        pytest.skip("there is no ffprobe; on Debian: sudo apt install ffmpeg")
     return path
 
 

@@ -199,5 +199,5 @@ def serve_page(
             run.decoded.set()
             assert manager.close(10)
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
     assert not thread.is_alive()

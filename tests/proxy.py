@@ -68,7 +68,7 @@ class Nginx:
             yield self
         finally:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def workers(self):
         """Process numbers of those that serve."""
@@ -86,4 +86,4 @@ class Nginx:
     def ask(self, method, name, path, **more):
         """Send a request as a program on this computer does, by address and Host header."""
         url, host = f"https://127.0.0.1:{self.port}{path}", {"Host": f"{name}:{self.port}"}
-        return httpx.request(method, url, headers=host | more.pop("headers", {}), verify=False, timeout=30, **more)
+        return httpx.request(method, url, headers=host | more.pop("headers", {}), verify=False, timeout=60, **more)

@@ -158,7 +158,7 @@ def test_the_documentation_runs(calls, monkeypatch):
     def end_at_once():
         stream = type(names["stream"])()
         stream.input_queue.push("end")
-        async_run(names["work"], stream).result(10)
+        async_run(names["work"], stream).result(60)
         events = []
         while (event := stream.output_queue.pop()) is not None:
             events.append(event)

@@ -68,7 +68,7 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
         start(tab)
         expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
         tab.locator("#end").click()
-        shows_idle(tab, seconds=5)
+        shows_idle(tab)
 
         tab.locator("#seconds input[type=number]").fill("2.4")  # two sections: each shows at least one preview
         tab.locator("#ideas").get_by_text("Pan left").click()  # what this model can do, not "Wave"

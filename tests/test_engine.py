@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from diffusers_helper.framepack.background import BackgroundRunner
 from diffusers_helper.framepack.decoding import decoder_of
 from diffusers_helper.framepack.engine import (
     Conditions,
@@ -261,24 +262,27 @@ def test_ends_beside_the_sampling_give_the_same_bits_in_the_same_order(name):
         assert all(map(torch.equal, got, want)), f"{kind} {index}"
 
 
-def test_the_next_section_is_sampled_while_one_ends_and_at_most_one():
-    """The end of every section but the last begins to decode only when the next one is all sampled."""
-    steps, sampled, threads = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), []
+def test_the_next_section_is_sampled_while_one_ends_and_at_most_one(monkeypatch):
+    """The end of every section but the last begins to decode only when the history has the next one."""
+    steps, grown, threads, grow = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), [], LatentHistory.grow
+
+    def tell(history, section, latents):
+        grow(history, section, latents)
+        if threading.current_thread() is threading.main_thread() and section.index > 0:
+            grown.release()
 
     def wrap(events, check):
         for event in events:
             if isinstance(event, SectionSampled):
                 threads.append(threading.current_thread().name)
-                assert event.index == 2 or sampled.acquire(timeout=60)
-                time.sleep(0.2)  # by now the history has grown, too
+                assert event.index == 2 or grown.acquire(timeout=60)
             yield event
 
+    monkeypatch.setattr(LatentHistory, "grow", tell)
     order, pixels = [], []
     for event in golden_events("f1_3", overlap=True, wrap=wrap)[1]:
         if isinstance(event, StepDone) and event.step == steps:
             order.append(f"sampled {event.section}")
-            if event.section > 0:
-                sampled.release()
         if isinstance(event, SectionDone):
             order.append(f"end of {event.index}")
             pixels.append(event.pixels)
@@ -361,25 +365,29 @@ def test_closing_stops_the_end_beside_and_waits_for_it():
     while not (isinstance(event := next(events), StepDone) and event.section == 1):
         pass
     assert end_threads()
-    began = time.monotonic()
     events.close()
-    assert time.monotonic() - began < 1
     assert (log, end_threads()) == (["stopped"], [])
 
 
-def test_closing_stops_a_decode_at_its_next_layer():
-    layers, vae = [], golden_vae()
+def test_closing_stops_a_decode_at_its_next_layer(monkeypatch):
+    layers, first, ends, make, vae = [], threading.Event(), [], BackgroundRunner.__init__, golden_vae()
+    monkeypatch.setattr(
+        BackgroundRunner, "__init__", lambda self, *arguments: ends.append(self) or make(self, *arguments)
+    )
     _, events = golden_events("f1_3", overlap=True)
 
-    def slow(*_):
+    def slow(*_):  # a layer that lasts until the end is told to stop
         layers.append(1)
-        time.sleep(0.1)
+        first.set()
+        while not ends[0]._stopping.is_set():
+            time.sleep(0.005)
 
     hook = vae.decoder.up_blocks[0].resnets[0].dropout.register_forward_hook(slow)
     hooks = [hook, *(block.register_forward_hook(slow) for block in vae.decoder.modules() if "Dropout" in str(block))]
     try:
-        while not layers:
-            next(events)
+        while not (isinstance(event := next(events), StepDone) and event.section == 1):
+            pass
+        assert first.wait(60)
         events.close()
         seen = len(layers)
     finally:

@@ -27,7 +27,7 @@ class Disk:
 
     def read_into(self, buffer):
         self.reads += 1
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if self.faults:
             raise self.faults.pop()
         assert len(buffer) == self.layout.travelling

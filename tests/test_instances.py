@@ -85,7 +85,7 @@ class Launcher:
 
     def restarted(self, port: str, times: int = 1) -> State:
         """The state once the instance was started again so often and answers."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             state = self.state(port)
             if state and (state.restarts, state.phase) == (times, "up"):

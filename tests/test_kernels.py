@@ -78,10 +78,10 @@ torch.testing.assert_close(out, sdpa(q, k, v), atol=1e-5, rtol=0)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has packages for Linux alone")
 def test_triton_kernels_in_triton_s_interpreter():
-    pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True, timeout=200)
+    subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
 
 
 @pytest.mark.gpu

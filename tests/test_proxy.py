@@ -133,7 +133,7 @@ def test_a_user_who_guesses_slows_down_their_own_address_alone(nginx):
     def sign_in(password, address, forged):
         transport = httpx.HTTPTransport(verify=False, local_address=address)
         headers = {"Host": f"{NAMES[1]}:{nginx.port}", "X-Forwarded-For": forged}
-        with httpx.Client(transport=transport, headers=headers, timeout=30) as client:
+        with httpx.Client(transport=transport, headers=headers, timeout=60) as client:
             data = {"username": "ann", "password": password}
             return client.post(f"https://127.0.0.1:{nginx.port}/framepack/login", data=data).status_code
 

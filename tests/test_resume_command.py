@@ -154,7 +154,7 @@ def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
     program.fault = CancelledError("Stopped.")
     assert resume(outputs, "--all") == 130
     assert len(program.made) == 1
-    assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in capsys.readouterr().err
+    assert f"Go on with: ./framepack resume a --outputs {outputs}" in capsys.readouterr().err
 
 
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -182,7 +182,7 @@ def test_a_signal_while_sampling_says_how_to_go_on(program, outputs, handlers, s
     assert resume(outputs) == 130
     shown = capfd.readouterr().err
     assert "Stopping after this step" in shown
-    assert f"Go on with: python -m diffusers_helper resume a --outputs {outputs}" in shown
+    assert f"Go on with: ./framepack resume a --outputs {outputs}" in shown
     assert JobStore(outputs / "jobs").record("a").state == "stopped"
 
 

@@ -19,7 +19,7 @@ def test_next_waits_for_an_item():
     got = async_run(stream.output_queue.next)
     assert not got.done()
     stream.output_queue.push("frame")
-    assert got.result(timeout=5) == "frame"
+    assert got.result(timeout=60) == "frame"
 
 
 def test_both_ways_between_two_threads():
@@ -37,14 +37,14 @@ def test_both_ways_between_two_threads():
     stream.input_queue.push("more")
     assert stream.output_queue.next() == 2
     stream.input_queue.push("end")
-    assert future.result(timeout=5) == "ended"
+    assert future.result(timeout=60) == "ended"
     assert stream.output_queue.pop() is None
 
 
 def test_two_runs_do_not_wait_for_each_other():
     meeting = threading.Barrier(2)
     runs = [async_run(meeting.wait, 5) for _ in range(2)]
-    assert sorted(run.result(timeout=5) for run in runs) == [0, 1]
+    assert sorted(run.result(timeout=60) for run in runs) == [0, 1]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3), KeyboardInterrupt()])
@@ -53,5 +53,5 @@ def test_an_exception_is_in_the_future_and_in_the_log(error, caplog):
         raise error
 
     with caplog.at_level(logging.ERROR):
-        assert async_run(fail).exception(timeout=5) is error
+        assert async_run(fail).exception(timeout=60) is error
     assert "fail failed in its thread" in caplog.text

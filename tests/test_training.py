@@ -11,10 +11,11 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
-from training import family, pool, train_vae
+from training import family, pool, train_transformer, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
 from training.checkpoint import load_weights, save_weights
 from training.clips import render, thing_path
+from training.graphs import GraphedStep, HalfCopy, set_rates
 from training.latents import decode, normalise, posterior
 from training.loop import Average, Budget, Run
 from training.motions import ACTIONS, FULL_PROGRESS, PARTS, REST, Motion, Thing, camera_motion, draw_motion, progress
@@ -356,6 +357,26 @@ def toy_batch(count: int) -> pool.Batch:
         pooled=torch.randn(2 * count, family.CLIP_WIDTH),
         thumbnails=torch.randn(2 * count, 3, 64, 64),
     )
+
+
+@pytest.mark.parametrize(("rate", "learns"), [(5.0, True), (0.0, False), (-5.0, False)])
+def test_a_toy_run_learns(monkeypatch: pytest.MonkeyPatch, rate: float, learns: bool) -> None:
+    """The training's own step on one batch whose noise can be told from what is shown; it learns downhill alone."""
+    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
+    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
+    torch.manual_seed(0)
+    model, inputs = Mover(), toy_batch(2).flat()
+    inputs["target"].zero_()
+    half, optimizers = HalfCopy(model, torch.float32), train_transformer._optimizers(model)
+    step = GraphedStep(
+        lambda given, _: train_transformer.flow_losses(half.module, given), list(model.parameters()), optimizers, half
+    )
+    losses = []
+    for _ in range(24):
+        set_rates(optimizers, rate)
+        losses.append(float(step(inputs | train_transformer.draw_levels(inputs["target"]))["loss"]))
+    before, after = (sum(part) / 4 for part in (losses[:4], losses[-4:]))
+    assert (after < 0.75 * before) == learns
 
 
 def test_the_trained_arithmetic_is_the_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

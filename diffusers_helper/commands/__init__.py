@@ -1,1 +1,1 @@
-"""``python -m diffusers_helper COMMAND``: everything without the page."""
+"""``./framepack COMMAND``: everything without the page."""

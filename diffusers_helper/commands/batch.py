@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper batch FOLDER|jobs.csv|jobs.jsonl``: one video for each photo or line.
+"""``./framepack batch FOLDER|jobs.csv|jobs.jsonl``: one video for each photo or line.
 
 A video that is there is not made again, so a batch that was stopped goes on when it is started again. What fails is
 told at the end and keeps nothing else from being made. Exit codes: 0 all there, 1 something failed, 2 a wrong list or

@@ -1,4 +1,4 @@
-"""The same engine without a page: ``python -m diffusers_helper generate PHOTO "PROMPT" -o out.mp4``.
+"""The same engine without a page: ``./framepack generate PHOTO "PROMPT" -o out.mp4``.
 
 The commands ``resume``, ``extend``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
 Exit codes: those of ``service/options.py``. The path of the video is the only line on stdout.
@@ -106,7 +106,7 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | N
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m diffusers_helper", description="FramePack without its page.")
+    parser = argparse.ArgumentParser(prog="./framepack", description="FramePack without its page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     make = commands.add_parser("generate", help="make one video", description="A photo and a prompt become a video.")

@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper doctor``: what is in the way of a video on this computer, and what to do about it.
+"""``./framepack doctor``: what is in the way of a video on this computer, and what to do about it.
 
 Takes the options of a start and judges what that start would meet. Exit code 0 where nothing is a problem, else 1.
 """
@@ -231,7 +231,7 @@ def models(facts: Facts) -> Finding:
         text = (
             f"about {readable_size(found.lacking)} are still to download to {found.root}, where "
             f"{readable_size(found.free)} are free. It happens with the first video, or now with: "
-            "python -m diffusers_helper models download"
+            "./framepack models download"
         )
         return Finding(Level.NOTE, "models", text)
     return Finding(Level.OK, "models", f"complete, in {found.root} ({found.title}).")

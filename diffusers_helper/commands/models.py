@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper models list|download|verify|where|copy``: a model's files without the model.
+"""``./framepack models list|download|verify|where|copy``: a model's files without the model.
 
 Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; ``list`` only tells.
 """
@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.commands.terminal import table
 from diffusers_helper.framepack.variants import VARIANTS
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
@@ -25,7 +24,7 @@ from diffusers_helper.service.signals import stop_on_interrupt
 
 Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
 """Gets the source, the variants' names and its own options; returns an exit code."""
-_FETCH = "To fetch what is missing: python -m diffusers_helper models download"
+_FETCH = "To fetch what is missing: ./framepack models download"
 
 
 def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:
@@ -153,11 +152,11 @@ def _state(folder: Path | None, problems: Sequence[Any]) -> str:
     return f"{problems[0].file} {problems[0].text}" if folder else "not here"
 
 
-def _bar(title: str) -> tqdm[Any]:
-    return tqdm(desc=title, unit="B", unit_scale=True, unit_divisor=1000, dynamic_ncols=True)
+def _bar(title: str) -> ProgressBar:
+    return ProgressBar(desc=title, unit="B", unit_scale=True, unit_divisor=1000)
 
 
-def _shown_on(bar: tqdm[Any], check: Callable[[], None]) -> Callable[[str, int, int], None]:
+def _shown_on(bar: ProgressBar, check: Callable[[], None]) -> Callable[[str, int, int], None]:
     def report(_title: str, done: int, total: int) -> None:
         check()
         if bar.total is None:  # what was here before this download does not count for its speed

@@ -1,4 +1,4 @@
-"""``python -m diffusers_helper resume [ID]``: go on with videos that were cut off, stopped or failed.
+"""``./framepack resume [ID]``: go on with videos that were cut off, stopped or failed.
 
 And ``extend ID --seconds N``: make a finished one longer, if its latents were kept.
 

@@ -12,8 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.framepack.errors import CancelledError, OutputError, SettingsError
 from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.framepack.request import GenerationRequest
@@ -61,13 +60,13 @@ def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(parsed).items() if name in GenerationRequest.model_fields}
 
 
-def steps_bar(request: GenerationRequest) -> tqdm[Any]:
+def steps_bar(request: GenerationRequest) -> ProgressBar:
     """Return a progress line for the steps of ``request``, on stderr."""
-    return tqdm(total=request.sections * request.steps, unit="step", dynamic_ncols=True)
+    return ProgressBar(total=request.sections * request.steps, unit="step")
 
 
 def follow(
-    events: Generator[Event, None, None], check: Callable[[], None], bar: tqdm[Any], t: Language = ENGLISH
+    events: Generator[Event, None, None], check: Callable[[], None], bar: ProgressBar, t: Language = ENGLISH
 ) -> Path:
     """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept.
 
@@ -103,7 +102,7 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
         if program.store.path(name).exists():
             usual = program.outputs == Folders.chosen().outputs
             where = "" if usual else f" --outputs {shlex.quote(str(program.outputs))}"
-            sys.stderr.write(f"Go on with: python -m diffusers_helper resume {name}{where}\n")
+            sys.stderr.write(f"Go on with: ./framepack resume {name}{where}\n")
         raise
 
 
@@ -138,7 +137,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _show(event: Event, bar: tqdm[Any], t: Language) -> None:
+def _show(event: Event, bar: ProgressBar, t: Language) -> None:
     match event:
         case StageStarted():
             bar.set_description_str(t(event.text))

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
+from diffusers_helper.model_files import readable_progress
 from diffusers_helper.service.preload import Loading, PartLoading, Preload
 from diffusers_helper.texts import ENGLISH, Language
 
@@ -48,4 +49,4 @@ def _label(part: PartLoading, t: Language) -> str:
         return t("To be loaded: {title}", title=part.title)
     if part.total <= 1:  # a part that tells no bytes, or is loaded
         return t(part.text)
-    return t("{text}: {done:.1f} of {total:.1f} GB", text=part.text, done=part.done / 1e9, total=part.total / 1e9)
+    return t("{text}: {done} of {total}", text=part.text, **readable_progress(part.done, part.total))

@@ -62,7 +62,7 @@ def require_picture(pixels: Tensor, section: int) -> None:
         raise NumericsError(
             Message(
                 "Section {section} came out as {looks}, so no video was made of it. Try another seed, --attention sdpa "
-                "or without TeaCache, and look at the files: python -m diffusers_helper models verify --checksums",
+                "or without TeaCache, and look at the files: ./framepack models verify --checksums",
                 section=section,
                 looks=looks,
             )

@@ -10,6 +10,7 @@ from diffusers_helper.model_files.source import (
     LocalFolder,
     ModelSource,
     free_bytes,
+    readable_progress,
     readable_size,
     resolve_models,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Part",
     "free_bytes",
     "parts_for",
+    "readable_progress",
     "readable_size",
     "resolve_models",
     "transformer_part",

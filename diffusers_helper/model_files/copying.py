@@ -22,7 +22,7 @@ from diffusers_helper.model_files.source import (
 from diffusers_helper.texts import Message, in_turn
 
 CHUNK = 16 * 1024 * 1024
-_DOWNLOAD = "python -m diffusers_helper models download"
+_DOWNLOAD = "./framepack models download"
 
 
 def copy_model(

@@ -370,7 +370,17 @@ def free_bytes(where: Path) -> int:
 
 def readable_size(size: int) -> str:
     """`size` in bytes as people write it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    scale, unit = _unit(size)
+    return f"{size / scale:.1f} {unit}"
+
+
+def readable_progress(done: int, total: int) -> dict[str, str]:
+    """Two sizes in bytes, in the unit of the larger one, for a Message with "{done} of {total}"."""
+    return {"done": f"{done / _unit(total)[0]:.1f}", "total": readable_size(total)}
+
+
+def _unit(size: int) -> tuple[float, str]:
+    return (1e9, "GB") if size >= 1e8 else (1e6, "MB")
 
 
 def _commands(parts: Iterable[Part], where: str) -> str:

@@ -82,7 +82,7 @@ def access_from(parsed: argparse.Namespace, address: str) -> Access:
         raise SettingsError(
             Message(
                 "Everybody who reaches {address} could use this page. Say who may: --auth FILE with lines made by "
-                "python -m diffusers_helper password NAME, or --allow-anonymous for all.",
+                "./framepack password NAME, or --allow-anonymous for all.",
                 address=address,
             )
         )

@@ -111,17 +111,14 @@ class Accounts:
             except ValueError as error:
                 raise SettingsError(
                     Message(
-                        "{path}, line {number}: {reason}. "
-                        "A line is made with: python -m diffusers_helper password NAME",
+                        "{path}, line {number}: {reason}. A line is made with: ./framepack password NAME",
                         path=path,
                         number=number,
                         reason=str(error),
                     )
                 ) from None
         if not hashes:
-            raise SettingsError(
-                Message("{path} has no user. Add one: python -m diffusers_helper password NAME >> {path}", path=path)
-            )
+            raise SettingsError(Message("{path} has no user. Add one: ./framepack password NAME >> {path}", path=path))
         return cls(hashes)
 
     def knows(self, name: str) -> bool:

@@ -31,7 +31,7 @@ from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import resolve_models
+from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.computer import Computer
@@ -227,16 +227,14 @@ class Program:
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._check()
-        self._say(
-            Message("Downloading {part}: {done:.1f} of {total:.1f} GB", part=title, done=done / 1e9, total=total / 1e9)
-        )
+        self._say(Message("Downloading {part}: {done} of {total}", part=title, **readable_progress(done, total)))
 
     def _loading(self, text: str, done: int, total: int) -> None:
         self._check()
         self._tell(text, done, total)
 
     def _tell_job(self, text: str, done: int, total: int) -> None:
-        self._say(Message("{text}: {done:.1f} of {total:.1f} GB", text=text, done=done / 1e9, total=total / 1e9))
+        self._say(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
 
     def release(self) -> None:
         """Free what a failed run left on the device."""

@@ -50,12 +50,18 @@ def installed_packages() -> list[Package]:
 def require_versions() -> None:
     """Raise SettingsError if a library is missing or too old; a newer one is a line in the log."""
     for package in installed_packages():
+        if package.installed is None:
+            raise SettingsError(
+                Message(
+                    "{name} is not installed in this Python. Run scripts/setup, which installs it.", name=package.name
+                )
+            )
         if package.too_old:
             raise SettingsError(
                 Message(
                     "{name} {installed} is too old: {oldest} is needed. Run scripts/setup, which installs it.",
                     name=package.name,
-                    installed=package.installed or "-",
+                    installed=package.installed,
                     oldest=package.oldest,
                 )
             )
