@@ -19,17 +19,18 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
+from diffusers_helper.gradio.calls import EXCEPTION_HANDLERS, CheckedCalls
+from diffusers_helper.gradio.connections import BACKLOG, LimitedProtocol
+from diffusers_helper.gradio.door import only_endpoints
 from diffusers_helper.gradio.guards import guarded, room_first
 from diffusers_helper.gradio.pages import mount_pages
-from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
+from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads, SignedIn
+from diffusers_helper.gradio.receiving import Receiver
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.manager import JobManager
@@ -61,27 +62,28 @@ def application(
 ) -> ASGIApp:
     """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
     app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
-    inner = room_first(mount_pages(app, pages, lambda: for_gradio(access, outputs)), manager.full)
-    return guarded(inner, access)
-
-
-def for_gradio(access: Access, outputs: Path) -> dict[str, Any]:
-    """Return what Gradio has to be told about access, however it is served."""
     uploads = Uploads(Path(get_upload_folder()))
+    receiver = Receiver(uploads, access.max_upload)  # one for the pages of all languages, as it counts
+    mounted = mount_pages(app, pages, lambda: for_gradio(access, outputs, uploads, receiver))
+    return guarded(only_endpoints(room_first(mounted, manager.full), [route.path for route in routes]), access)
+
+
+def for_gradio(access: Access, outputs: Path, uploads: Uploads, receiver: Receiver) -> dict[str, Any]:
+    """Return what Gradio has to be told about access, however it is served."""
     return {
         "auth": _sign_in(access.accounts) if access.accounts else None,
         "max_file_size": access.max_upload,
         "root_path": access.root_path or None,
         "app_kwargs": {
-            "middleware": [Middleware(OwnFiles, outputs, uploads), Middleware(OwnUploads, uploads)],
-            "exception_handlers": {FnIndexInferError: _no_endpoint},
+            "middleware": [
+                Middleware(SignedIn),
+                Middleware(OwnFiles, outputs, uploads),
+                Middleware(OwnUploads, receiver),
+                Middleware(CheckedCalls),
+            ],
+            "exception_handlers": EXCEPTION_HANDLERS,
         },
     }
-
-
-def _no_endpoint(_request: Request, _error: Exception) -> Response:
-    """Answer a call of an endpoint that does not exist, which Gradio answers as a fault of its own."""
-    return JSONResponse({"detail": "There is no such endpoint."}, 404)
 
 
 def _sign_in(accounts: Accounts) -> Callable[[str, str], Awaitable[bool]]:
@@ -116,6 +118,9 @@ def serve(
 
     config = uvicorn.Config(
         application(pages, manager, access, outputs, routes, lifespan),
+        http=LimitedProtocol,
+        ws="none",
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # a guard does that
@@ -139,8 +144,10 @@ def share(
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
     tag, blocks = next(iter(pages.items()))
-    protected = for_gradio(access, outputs)
-    protected["app_kwargs"]["middleware"].insert(0, Middleware(guarded, access, tunnel=True))
+    uploads = Uploads(Path(get_upload_folder()))
+    protected = for_gradio(access, outputs, uploads, Receiver(uploads, access.max_upload))
+    door = [Middleware(guarded, access, tunnel=True), Middleware(only_endpoints, [route.path for route in routes])]
+    protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
     protected["app_kwargs"]["routes"] = list(routes)
     _, local, public = blocks.launch(
         share=True,
