@@ -27,6 +27,7 @@ from diffusers_helper.gradio.recipe_panel import RecipeHandlers, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import ENGLISH, Language, language
@@ -45,7 +46,7 @@ _QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
 def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
     """Return a page for each tag of ``texts.LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
-    shared = {"series": Series(), **about}
+    shared = {"series": Series(), "photos": PhotoReader(), **about}
     visitors = Visitors(manager)
     return {tag: build_app(variant, manager, visitors, language(tag), **shared) for tag in tags}
 
@@ -61,6 +62,7 @@ def build_app(
     outputs: Path,
     computer: Computer | None = None,
     series: Series | None = None,
+    photos: PhotoReader | None = None,
     preload: Preload | None = None,
     camera_only: bool = False,
 ) -> gr.Blocks:
@@ -76,6 +78,7 @@ def build_app(
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
         series: the photos that were queued together; None for a record of this page's own.
+        photos: reads photos, with a bound for the whole program; None for a reader of this page's own.
         preload: what loads models ahead; None shows nothing of that.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
     """
@@ -101,15 +104,16 @@ def build_app(
                     lay_out_computer(computer, manager.watch, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
-        page = PageHandlers(variant, manager, visitors, t)
+        photos = photos or PhotoReader()
+        page = PageHandlers(variant, manager, visitors, t, photos)
         keep = _keeping(inputs, draft)
         _connect_form(page, form, options, inputs, keep)
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
-        handlers = SeriesHandlers(variant, manager, series or Series(), t)
+        handlers = SeriesHandlers(variant, manager, series or Series(), t, photos)
         connect_series(many, handlers, visitor, {name: named[name] for name in SETTINGS})
-        _connect_api(ApiHandlers(variant, manager), inputs)
+        _connect_api(ApiHandlers(variant, manager, photos), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -171,7 +175,9 @@ def _connect_form(
     """Connect hints, quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
-    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, queue=False, api_visibility="private")
+    form.ideas.click(
+        lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, queue=False, api_visibility="private"
+    )
     options.random_seed.click(None, None, inputs["seed"], js="() => [-1]").then(**keep)
     resolution = inputs["resolution"]
     gr.on(

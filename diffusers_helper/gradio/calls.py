@@ -1,8 +1,9 @@
 """Inside Gradio's application: what Gradio would meet with a fault of its own is answered 4xx, before it is asked.
 
 A call's JSON is read here, whole and within limits, parsed in a thread where it is long, and looked at: which function
-it names, how many values it brings, how deep they are. Gradio then finds what it expects. Events are only given to who
-names a session or a call that there is.
+it names, how many values it brings, how deep they are, and that each file is an upload: Gradio would fetch any other
+from where it says it is. Gradio then finds what it expects. Events are only given to who names a session or a call that
+there is.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from urllib.parse import parse_qs
 
 from fastapi.exceptions import RequestValidationError
 from gradio.route_utils import FnIndexInferError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusers_helper.gradio.inputs import uploaded_file
 
 MOST_VALUES, DEEPEST = 20_000, 40
 """Of a call's JSON; a thousand photos are 10,000 values, 4 deep."""
@@ -51,7 +55,8 @@ class CheckedCalls:
                 _require_session(scope, match["event"])
                 return await _until_gone(self._app, scope, receive, send)
         except RefusedCallError as error:
-            return await JSONResponse({"detail": str(error)}, error.status)(scope, receive, send)
+            told = {"detail": str(error), "error": str(error)}  # for scripts, and for Gradio's browser code
+            return await JSONResponse(told, error.status)(scope, receive, send)
         except ClientDisconnect:
             return await Response(status_code=400)(scope, receive, send)  # nobody reads it
         return await self._app(scope, receive, send)
@@ -107,9 +112,18 @@ def _parsed(content: bytes) -> dict[str, Any]:
         depth, count = depth + 1, count + sum(map(len, level))
         if depth > DEEPEST or count > MOST_VALUES:
             raise RefusedCallError("The JSON has too many values, or they are too deep.", 413)
+        for one in level:
+            if _is_file(one) and uploaded_file(one.get("path")) is None:
+                raise RefusedCallError("The file is no longer here: choose it again.")
         values = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
         level = [value for value in values if isinstance(value, dict | list)]
     return body
+
+
+def _is_file(value: Any) -> bool:
+    """Tell whether Gradio takes a value for a file, wherever in a call it stands."""
+    meta = value.get("meta") if isinstance(value, dict) else None
+    return isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
 
 
 def _check(body: dict[str, Any], blocks: Any, name: str | None) -> None:
@@ -127,8 +141,26 @@ def _check(body: dict[str, Any], blocks: Any, name: str | None) -> None:
         function = next((one for one in blocks.fns.values() if name is not None and one.api_name == name), None)
     if function is None:
         raise RefusedCallError("There is no such endpoint.", 404)
-    if isinstance(data, list) and len(data) < sum(not block.skip_api for block in function.inputs):
+    if isinstance(data, list):
+        _check_values(data, function)
+
+
+def _check_values(data: list[Any], function: Any) -> None:
+    """Do what Gradio does with the values before the function gets them, which there ends as a fault."""
+    inputs = function.inputs
+    if len(data) < len(inputs):
+        inputs = [block for block in inputs if not block.skip_api]
+    if len(data) < len(inputs):
         raise RefusedCallError("The call has too few values.", 400)
+    for value, block in zip(data, inputs, strict=False):
+        model = getattr(block, "data_model", None)
+        try:
+            if model is not None and value is not None:
+                model.model_validate(value, context={"validate_meta": True})
+            elif function.preprocess:
+                block.preprocess(value)
+        except (ValidationError, TypeError, LookupError) as error:
+            raise RefusedCallError(f"A value is none for a {block.get_block_name()}.") from error
 
 
 def _require_session(scope: Scope, event: str | None) -> None:

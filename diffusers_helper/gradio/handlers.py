@@ -21,11 +21,13 @@ from diffusers_helper.gradio.inputs import (
     kept_settings,
     read_photo,
     read_request,
+    setting_fault,
     uploaded_file,
 )
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.texts import ENGLISH, Language
 
 
@@ -37,13 +39,22 @@ class PageHandlers:
         manager: runs the jobs.
         visitors: which job is whose.
         t: the language of the page.
+        photos: reads photos; None for a reader of its own.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, visitors: Visitors, t: Language = ENGLISH) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        visitors: Visitors,
+        t: Language = ENGLISH,
+        photos: PhotoReader | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._visitors = visitors
         self._t = t
+        self._photos = photos or PhotoReader()
 
     def restore(self, visitor: object, draft: object, request: gr.Request | None = None) -> list[Any]:
         """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
@@ -72,7 +83,8 @@ class PageHandlers:
         """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
         message = ""
         try:
-            wanted, photo = read_request(self._variant.name, settings), read_photo(image, user_of(request))
+            wanted = read_request(self._variant.name, settings)
+            photo = read_photo(image, self._photos, request)
             owner = owner_of(request)
             whose = visitor_of(visitor, request)
             self._visitors.start(whose, lambda: self._manager.submit(wanted, photo, owner=owner, visitor=str(whose)))
@@ -104,16 +116,16 @@ class PageHandlers:
         self._visitors.discard(visitor_of(visitor, request))
         return self.tick(visitor, seen, request)
 
-    def length_hint(self, seconds: float) -> str:
-        """Return the exact length that ``seconds`` leads to."""
-        return view.length_hint(seconds, self._t)
+    def length_hint(self, seconds: Any) -> str:
+        """Return the exact length that ``seconds`` leads to; empty if it is no length."""
+        return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
 
     def size_hint(self, image: object, resolution: int, request: gr.Request | None = None) -> str:
         """Return the size the video will have with this photo, or why the photo cannot be used."""
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            photo = read_photo(image, user_of(request))
+            photo = read_photo(image, self._photos, request)
         except FramePackError as error:
             return view.fault(self._t(str(error)))
         size = view.size_hint(photo.image.size, resolution, self._t)

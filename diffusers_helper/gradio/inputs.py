@@ -6,19 +6,23 @@ silently; the one model that validates is ``GenerationRequest``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from gradio import FileData
 from gradio.utils import get_upload_folder
 
 from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.uploads import Uploads
-from diffusers_helper.media.photo import Photo, open_photo
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.texts import Message
 
@@ -58,20 +62,20 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     if not _CONTENT_HASH.fullmatch(file.parent.name) or file.parent.parent.resolve() != folder:
         return None
     inside = file.resolve().parent == folder / file.parent.name
-    if not inside or not file.is_file():
+    if not inside or not os.path.isfile(file):  # False, too, for a name that no file can have
         return None
     return file if not user or Uploads(folder).belongs(file, user) else None
 
 
-def read_photo(image: object, user: str = "") -> Photo:
-    """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
+def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = None) -> Photo:
+    """Open the picture that a user has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
         raise PhotoError(Message("Add a photo first: drop one on the picture field, or click it to choose a file."))
-    file = uploaded_file(path, user)
+    file = uploaded_file(path, user_of(request))
     if file is None:
         raise PhotoError(Message("The photo is no longer here: choose it again."))
-    return open_photo(file)
+    return photos.read(file, owner_of(request))
 
 
 def carries_recipe(image: object) -> bool:

@@ -18,11 +18,12 @@ import gradio as gr
 from diffusers_helper.framepack.errors import FramePackError, PhotoError, QueueFullError, UnknownJobError
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
-from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
+from diffusers_helper.gradio.privacy import owner_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.gradio.visitors import MAX_VISITORS, is_visitor
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.files import display_name
 from diffusers_helper.texts import ENGLISH, Language, Message
 
@@ -73,13 +74,22 @@ class SeriesHandlers:
         manager: runs the jobs.
         series: what was queued, of all visitors.
         t: the language of the page.
+        photos: reads photos; None for a reader of its own.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, series: Series, t: Language = ENGLISH) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        series: Series,
+        t: Language = ENGLISH,
+        photos: PhotoReader | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._series = series
         self._t = t
+        self._photos = photos or PhotoReader()
 
     def queue(self, visitor: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
         """Queue a job for each photo; return the photos that stay in the field, then everything ``look`` returns."""
@@ -95,7 +105,7 @@ class SeriesHandlers:
             while left:
                 name = display_name(str(left[0].get("orig_name") or left[0].get("path") or ""))
                 try:
-                    photo = read_photo(left[0], user_of(request))
+                    photo = read_photo(left[0], self._photos, request)
                     entries.append(Entry(name, self._manager.submit(wanted, photo, owner=owner_of(request))))
                 except PhotoError as error:
                     entries.append(Entry(name, error=self._t(str(error))))
