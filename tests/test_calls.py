@@ -83,6 +83,8 @@ def deep(levels):
         (deep(100_000), 422),
         (b'{"data": [' + b"[]," * MOST_VALUES + b"0]}", 413),
         (b'{"data": [' + b"0," * MOST_VALUES + b"0]}", 413),
+        (b'{"data": [' + b"[]," * 600_000, 413),
+        (b'"\\"' * 400_000, 422),
         (b" " * (JSON_BYTES + 1), 413),
         ({"fn_index": 10**6, "session_hash": "x", "data": []}, 404),
         ({"fn_index": -1, "session_hash": "x", "data": []}, 404),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -28,6 +29,8 @@ MOST_VALUES, DEEPEST = 20_000, 40
 """Of a call's JSON; a thousand photos are 10,000 values, 4 deep."""
 LONGEST_NAME = 200
 _IN_LOOP_BYTES = 65_536
+_TOKENS = re.compile(rb'[\[{,]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+"""What of a JSON text makes a value: each of these is one at most."""
 _CALL = re.compile(r"/gradio_api/(?:(?:run|call)/(?P<name>[^/]+)/?|queue/join|cancel)")
 _EVENTS = re.compile(r"/gradio_api/(?:call/[^/]+/(?P<event>[^/]+)|queue/data)")
 
@@ -101,6 +104,8 @@ async def _checked(request: Request, name: str | None, receive: Receive) -> Rece
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
+    if next(islice(_TOKENS.finditer(content), 4 * MOST_VALUES, None), None) is not None:
+        raise RefusedCallError("The JSON has too many values.", 413)  # a million lists hold all threads up for seconds
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:

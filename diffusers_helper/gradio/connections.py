@@ -32,6 +32,7 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waited = 0.0
+        self.made = self.loop.time()
         self._received = self._unsent = 0
         self._unread = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -62,8 +63,9 @@ class LimitedProtocol(H11Protocol):
             self._received, self.waited = 0, 0.0
 
     def _make_room(self) -> None:
-        slow = [other for other in self.connections if isinstance(other, LimitedProtocol) and other.owes]
-        slowest = max(slow, key=lambda other: other.waited)  # this one at least: nothing has come of it yet
+        others = (one for one in self.connections if isinstance(one, LimitedProtocol) and one is not self)
+        slow = [other for other in others if other.owes]
+        slowest = max(slow, key=lambda other: (other.waited, -other.made), default=self)
         self.connections.discard(slowest)
         slowest.transport.abort()
 

@@ -36,6 +36,7 @@ from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts
+from diffusers_helper.service.log_limits import limited
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,21 @@ def serve(
     inbrowser: bool,
     routes: Sequence[Route] = (),
 ) -> bool:
-    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time."""
+    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time.
+
+    Raises whatever keeps it from starting or ends it before a signal does.
+    """
     stopped = False
+    failure: Exception | None = None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        nonlocal stopped
-        _ready(manager, address(listener), inbrowser=inbrowser)
+        nonlocal stopped, failure
+        try:
+            _ready(manager, address(listener), inbrowser=inbrowser)
+        except Exception as error:
+            failure = error  # uvicorn would only log it and leave with an exit code of its own
+            raise
         yield
         logger.info("Stopping")
         deadline = time.monotonic() + JOB_SECONDS
@@ -127,7 +136,11 @@ def serve(
         timeout_graceful_shutdown=CONNECTION_SECONDS,
     )
     server = uvicorn.Server(config)  # it forces the exit after a second Ctrl+C
-    _until_interrupted(lambda: server.run(sockets=[listener]))
+    with limited("asyncio", "uvicorn.error", "python_multipart.multipart"):
+        try:
+            _until_interrupted(lambda: server.run(sockets=[listener]))
+        except SystemExit as error:
+            raise failure or RuntimeError("The server did not start.") from error
     return stopped
 
 

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class PhotoReader:
         self._served = 0  # how many have left the line: a reader's place is its ticket less this
         self._reading: dict[Key, int] = {}
         self._kept: OrderedDict[Key, Photo | PhotoError] = OrderedDict()
+        # Threads of its own: each thread that has decoded something large keeps memory of it for its next one.
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="photo")
 
     def read(self, path: Path, owner: str = "") -> Photo:
         """Return the photo at `path`, for `owner`.
@@ -62,7 +65,7 @@ class PhotoReader:
         key = _identity(path)
         with self._turn(key, _pixels(path), owner):
             if (known := self._known(key)) is None:
-                known = self._read_now(path)
+                known = self._threads.submit(self._read_now, path).result()
                 self._keep(key, known)
         if isinstance(known, PhotoError):
             raise PhotoError(*known.args)  # one of its own: a raised error keeps where it was raised
