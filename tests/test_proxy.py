@@ -105,6 +105,19 @@ def test_what_the_guards_refuse_they_refuse_behind_the_proxy_too(nginx, pages):
     assert nginx.ask("GET", NAMES[1], "/framepack/config").status_code == 401
 
 
+@pytest.mark.parametrize(("name", "prefix"), [(NAMES[0], ""), (NAMES[1], "/framepack")])
+def test_figures_are_for_this_computer_alone(nginx, name, prefix):
+    """These pages have none: 404 is theirs, 403 is nginx's."""
+
+    def ask(path, address):
+        transport = httpx.HTTPTransport(verify=False, local_address=address)
+        with httpx.Client(transport=transport, headers={"Host": f"{name}:{nginx.port}"}, timeout=60) as client:
+            return client.get(f"https://127.0.0.1:{nginx.port}{prefix}{path}").status_code
+
+    assert [ask("/metrics", f"127.0.0.{last}") for last in (1, 2)] == [404, 403]
+    assert {ask(path, "127.0.0.2") for path in ("//metrics", "/./metrics", "/x/../metrics", "/%6detrics")} == {403}
+
+
 def test_an_upload_that_is_too_large_is_told_by_the_page(nginx):
     content = bytes(100_500_000)
     answer = nginx.ask("POST", NAMES[0], "/gradio_api/upload", files={"files": ("a.png", content)})
