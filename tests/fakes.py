@@ -23,6 +23,7 @@ from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
+from diffusers_helper.gradio.connections import LimitedProtocol
 from diffusers_helper.gradio.server import application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
@@ -188,7 +189,9 @@ def serve_page(
         about["estimate"] = estimate
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
         app = in_a_loop(application, pages, manager, access, outputs)
-        config = uvicorn.Config(app, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, http=LimitedProtocol, ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -5,12 +5,20 @@ import asyncio
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
-from diffusers_helper.gradio.guards import JSON_BYTES, MULTIPART_BYTES, SECURITY_HEADERS, guarded, host_name
+from diffusers_helper.gradio.guards import (
+    JSON_BYTES,
+    MULTIPART_BYTES,
+    SECURITY_HEADERS,
+    guarded,
+    host_name,
+    limited_requests,
+)
 from diffusers_helper.service.access import Access
 
-ACCESS = Access(host_names=("video.example.org",), max_upload=1_000_000, trusted_proxies=("10.0.0.0/8",))
+ACCESS = Access(host_names=("video.example.org",), max_upload=3_000_000, trusted_proxies=("10.0.0.0/8",))
+FORM = "multipart/form-data; boundary=x"
 
 
 async def echo(scope, receive, send):
@@ -180,17 +188,22 @@ def test_what_a_client_forges_before_a_trusted_proxy_does_not_count():
 
 
 @pytest.mark.parametrize(
-    ("url", "size", "status"),
+    ("url", "kind", "size", "status"),
     [
-        ("/gradio_api/upload", ACCESS.max_upload, 200),
-        ("/gradio_api/upload/", ACCESS.max_upload + MULTIPART_BYTES + 1, 413),
-        ("/gradio_api/queue/join", JSON_BYTES, 200),
-        ("/gradio_api/queue/join", JSON_BYTES + 1, 413),
-        ("/nowhere", JSON_BYTES + 1, 413),
+        ("/gradio_api/upload", FORM, ACCESS.max_upload + MULTIPART_BYTES, 200),
+        ("/gradio_api/upload", FORM, ACCESS.max_upload + MULTIPART_BYTES + 1, 413),
+        ("/gradio_api/upload", "Multipart/Form-Data ; boundary=x", JSON_BYTES + 1, 200),
+        ("/gradio_api/upload", "application/json", JSON_BYTES + 1, 413),
+        ("/gradio_api/upload", "", JSON_BYTES + 1, 413),
+        ("/gradio_api/upload/", FORM, JSON_BYTES + 1, 413),
+        ("/gradio_api/call/upload", FORM, JSON_BYTES + 1, 413),
+        ("/gradio_api/queue/join", "application/json", JSON_BYTES, 200),
+        ("/gradio_api/queue/join", "application/json", JSON_BYTES + 1, 413),
+        ("/nowhere", FORM, JSON_BYTES + 1, 413),
     ],
 )
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_request_that_is_too_large(url, size, status, announced):
+def test_a_request_that_is_too_large(url, kind, size, status, announced):
     read = []
 
     async def pieces():
@@ -198,12 +211,54 @@ def test_a_request_that_is_too_large(url, size, status, announced):
             read.append(begin)
             yield bytes(min(100_000, size - begin))
 
-    answer = ask(url=url, content=pieces(), headers={"Content-Length": str(size)} if announced else {})
+    headers = {"Content-Type": kind} | ({"Content-Length": str(size)} if announced else {})
+    answer = ask(url=url, content=pieces(), headers=headers)
     assert answer.status_code == status
     if status == 413:
         assert "at most" in answer.text
     else:
         assert answer.json()["size"] == size
+
+
+def test_a_proxy_may_leave_its_path_in_front():
+    below = Access(max_upload=3_000_000, root_path="https://example.org/framepack")
+    kind = {"Content-Type": FORM}
+    for prefix, status in (("/framepack", 200), ("", 200), ("/other", 413), ("/framepack/framepack", 413)):
+        url = f"{prefix}/gradio_api/upload"
+        assert ask(url=url, content=bytes(JSON_BYTES + 1), headers=kind, access=below).status_code == status
+
+
+def under_way(addresses):
+    """Requests of these addresses that all wait for the last one; their answers, and that to /healthz meanwhile."""
+
+    async def ask_all():
+        released = asyncio.Event()
+
+        async def slow(scope, receive, send):
+            if scope["path"] == "/slow":
+                await released.wait()
+            await PlainTextResponse("here")(scope, receive, send)
+
+        app = limited_requests(slow, most=5, of_one=3)
+
+        async def get(path, address):
+            transport = httpx.ASGITransport(app, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+                return (await browser.get(path)).status_code
+
+        tasks = [asyncio.create_task(get("/slow", address)) for address in addresses]
+        await asyncio.sleep(0)
+        health = await get("/healthz", "a")
+        released.set()
+        return [await task for task in tasks], health, [await get("/slow", address) for address in addresses]
+
+    return asyncio.run(ask_all())
+
+
+def test_many_requests_at_once_are_refused_and_monitoring_never():
+    answers, health, later = under_way("aaaab")
+    assert (answers, health, later) == ([200, 200, 200, 503, 200], 200, [200] * 5)
+    assert under_way("aaabbbc")[0] == [200] * 5 + [503] * 2
 
 
 def test_a_length_that_is_no_number():

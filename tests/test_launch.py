@@ -20,7 +20,7 @@ from diffusers_helper.service.launch import main, open_port
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
-import os, sys, threading, time, types
+import asyncio, os, sys, threading, time, types
 from pathlib import Path
 from diffusers_helper.service import launch, program
 from diffusers_helper.framepack.events import StepDone
@@ -29,15 +29,18 @@ from diffusers_helper.framepack.variants import ORIGINAL
 from diffusers_helper.gradio import app, server
 from diffusers_helper.jobs.manager import JobManager
 
+running = threading.Event()
+
 def run(job):
     print("running", flush=True)
+    running.set()
     try:
         while True:
             if kind == "in a long call":
                 while True:
                     job.check()
                     time.sleep(0.01)
-            if kind.startswith("stuck"):
+            if "stuck" in kind:
                 threading.Event().wait()
             time.sleep(0.05)
             yield StepDone(section=0, sections=1, step=1, steps=1000, denoised=None)
@@ -47,13 +50,25 @@ def run(job):
 class Program(program.Program):
     def make_manager(self, **_):
         manager = JobManager(run)
-        if kind != "idle":
+        if kind == "fails to start":
+            manager.start = fail
+        elif kind != "idle":
             manager.submit(GenerationRequest(), types.SimpleNamespace(name="", notes=()))
         return manager
 
+def fail(*_):
+    raise ZeroDivisionError("a bug")
+
+async def fail_soon(*_):
+    while not running.is_set():
+        await asyncio.sleep(0.01)
+    fail()
+
 def serve():
     program.Program = Program
-    server.JOB_SECONDS = 1 if kind == "stuck" else server.JOB_SECONDS
+    server.JOB_SECONDS = 1 if "stuck" in kind and "nobody" not in kind else server.JOB_SECONDS
+    if kind.startswith("fails,"):
+        server.uvicorn.Server.main_loop = fail_soon
     code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--data", str(folder)])
     print("ended", flush=True)
     return code
@@ -169,11 +184,12 @@ class Servers:
     """Processes with a page each, made by one that imports the libraries only once."""
 
     kinds = ("idle", "mid-step", "in a long call", "stuck", "stuck, and nobody waits")
+    failing = ("fails to start", "fails, mid-step", "fails, stuck")
 
     def __init__(self, folder):
         self.folder = folder
         with (folder / "parent.log").open("w") as console:
-            command = [sys.executable, "-W", "ignore", "-c", PROGRAM, folder, *self.kinds]
+            command = [sys.executable, "-W", "ignore", "-c", PROGRAM, folder, *self.kinds, *self.failing]
             self.parent = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console, start_new_session=True)
 
     def word_after(self, text, name="parent.log", seconds=120):
@@ -251,3 +267,14 @@ def test_results_are_apart_where_others_reach_the_page(monkeypatch, tmp_path, ar
     machine = ["--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
     assert main(ORIGINAL, ["--port", "0", *machine, *argv]) == 2
     assert (given["by_user"], given["apart"]) == (by_user, apart)
+
+
+@pytest.mark.parametrize("kind", Servers.failing)
+def test_an_error_that_ends_the_page_ends_the_process(servers, kind):
+    """Whatever the worker is in the middle of, and never with an exit code that means something else."""
+    pid = servers.word_after(f"{kind} runs as")
+    assert servers.word_after(f"{pid} exits with") == "1"
+    log = (servers.folder / kind / "console.log").read_text()
+    assert "ZeroDivisionError: a bug" in log
+    assert ("did not stop in time" in log) == ("stuck" in kind)
+    assert ("freed" in log) == ("mid-step" in kind)

@@ -106,8 +106,9 @@ def test_what_the_guards_refuse_they_refuse_behind_the_proxy_too(nginx, pages):
 
 
 @pytest.mark.parametrize(("number", "path"), [(0, ""), (1, "/framepack")])
-@pytest.mark.parametrize("end", ["/metrics", "/metrics/", "/%6detrics", "//metrics"])
+@pytest.mark.parametrize("end", ["/metrics", "/metrics/", "/%6detrics", "//metrics", "/./metrics", "/x/../metrics"])
 def test_the_figures_are_for_this_computer_alone(nginx, number, path, end):
+    """A page behind here has no figures: 404 is its answer, 403 is nginx's."""
     url, host = f"https://127.0.0.1:{nginx.port}{path}{end}", {"Host": f"{NAMES[number]}:{nginx.port}"}
     codes = []
     for address in ("127.0.0.1", "127.0.0.2"):

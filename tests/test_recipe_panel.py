@@ -17,6 +17,7 @@ from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
 from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import Recipe, png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
@@ -72,7 +73,7 @@ def test_a_video_brings_its_photo_exactly(upload, tmp_path):
     assert Path(photo["path"]).read_bytes() == png
     assert controls[list(SETTINGS).index("prompt")] == "a lion"
     assert "photo is not in this file" not in message
-    assert read_photo(photo).image.size == (160, 128)  # as an upload of the same user
+    assert read_photo(photo, PhotoReader()).image.size == (160, 128)  # as an upload of the same user
 
 
 def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
@@ -154,13 +155,14 @@ def test_a_photo_inside_any_file_becomes_the_photo(upload, monkeypatch, kind, na
     content = picture(kind)
     monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
     monkeypatch.setattr(recipe_panel, "user_of", lambda request: user)
+    monkeypatch.setattr(recipe_panel, "owner_of", lambda request: user)
     value = upload(name, recipe_of(MADE))
     if user:
-        Uploads(Path(value["path"]).parents[1]).add(Path(value["path"]), user)
+        Uploads(Path(value["path"]).parents[1]).add([Path(value["path"])], user)
     message, photo, *_ = RecipeHandlers(ORIGINAL).restore(value)
     assert "photo is not in this file" not in message
     assert uploaded_file(photo["path"], user).read_bytes() == content
-    assert read_photo(photo, user).image.size == (320, 240)
+    assert read_photo(photo, PhotoReader()).image.size == (320, 240)
     assert RecipeHandlers(ORIGINAL).restore(value)[1] == photo, "the second time, too"
 
 

@@ -12,6 +12,7 @@ from diffusers_helper.gradio.inputs import file_value, read_photo, read_request,
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.media.decoding import PhotoReader
 
 
 class ApiHandlers:
@@ -20,16 +21,18 @@ class ApiHandlers:
     Args:
         variant: which model the page is for.
         manager: runs the jobs.
+        photos: reads photos; None for a reader of its own.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager) -> None:
+    def __init__(self, variant: Variant, manager: JobManager, photos: PhotoReader | None = None) -> None:
         self._variant = variant
         self._manager = manager
+        self._photos = photos or PhotoReader()
 
     def check_generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> list[dict[str, Any]]:
         """Validate every input of ``generate`` on its own, so that each fault is told with its field's name."""
         faults = [
-            _photo_fault(image, user_of(request)),
+            self._photo_fault(image, request),
             *(setting_fault(name, value) for name, value in settings.items()),
         ]
         return [_answer(fault) for fault in faults]
@@ -37,7 +40,7 @@ class ApiHandlers:
     def generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            photo = read_photo(image, user_of(request))
+            photo = read_photo(image, self._photos, request)
             return self._manager.submit(read_request(self._variant.name, settings), photo, owner=owner_of(request))
         except FramePackError as error:
             raise gr.Error(str(error), print_exception=False) from error
@@ -82,6 +85,13 @@ class ApiHandlers:
             raise gr.Error(str(error), print_exception=False) from error
         return job.to_dict(), file_value(job.video) if job.ended else None
 
+    def _photo_fault(self, image: object, request: gr.Request | None) -> str:
+        try:
+            read_photo(image, self._photos, request)
+        except FramePackError as error:
+            return str(error)
+        return ""
+
     def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
         """Return the job; raises UnknownJobError, for another user's, too."""
         job, user = self._manager.snapshot(job_id), user_of(request)
@@ -93,11 +103,3 @@ class ApiHandlers:
 def _answer(fault: str) -> dict[str, Any]:
     answer: dict[str, Any] = gr.validate(not fault, fault)
     return answer
-
-
-def _photo_fault(image: object, user: str) -> str:
-    try:
-        read_photo(image, user)
-    except FramePackError as error:
-        return str(error)
-    return ""

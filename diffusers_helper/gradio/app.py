@@ -28,6 +28,7 @@ from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_serie
 from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.texts import ENGLISH, Language, language
@@ -48,7 +49,7 @@ _QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
 
 def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
     """Return a page for each tag of ``texts.LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
-    shared = {"series": Series(), **about}
+    shared = {"series": Series(), "photos": PhotoReader(), **about}
     visitors = Visitors(manager)
     return {tag: build_app(variant, manager, visitors, language(tag), **shared) for tag in tags}
 
@@ -64,6 +65,7 @@ def build_app(
     outputs: Path,
     computer: Computer | None = None,
     series: Series | None = None,
+    photos: PhotoReader | None = None,
     preload: Preload | None = None,
     estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
     camera_only: bool = False,
@@ -81,6 +83,7 @@ def build_app(
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
         series: the photos of many that became no job; None for a record of this page's own.
+        photos: reads photos, with a bound for the whole program; None for a reader of this page's own.
         preload: what loads models ahead; None shows nothing of that.
         estimate: tells how long a video takes here; None where nobody knows.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
@@ -111,7 +114,8 @@ def build_app(
                     lay_out_computer(computer, manager.stats, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
-        page = PageHandlers(variant, manager, visitors, t, estimate)
+        photos = photos or PhotoReader()
+        page = PageHandlers(variant, manager, visitors, t, estimate, photos)
         keep = _keeping(inputs, draft)
         _connect_form(page, form, inputs, keep)
         _connect_seed(page, options, inputs["seed"], visitor, keep)
@@ -120,9 +124,9 @@ def build_app(
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
         _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
-        handlers = SeriesHandlers(variant, manager, series or Series(), t)
+        handlers = SeriesHandlers(variant, manager, series or Series(), t, photos)
         connect_series(app, many, handlers, visitor, {name: named[name] for name in SETTINGS})
-        _connect_api(ApiHandlers(variant, manager), inputs)
+        _connect_api(ApiHandlers(variant, manager, photos), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -184,7 +188,7 @@ def _connect_form(page: PageHandlers, form: Form, inputs: dict[str, Any], keep: 
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
     quick = {name: value for name, value in _QUICK.items() if name != "preprocess"}
-    form.ideas.click(lambda idea: idea[0], form.ideas, form.prompt, **quick)
+    form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, **quick)
 
 
 def _connect_seed(

@@ -1,27 +1,34 @@
 """What stands between a network and the page: small ASGI middlewares, each refusing one kind of request.
 
-They know nothing of jobs or users. ``guarded`` puts them in order: first whom the request is from, then whether it is
-meant for this server and from one of its own pages, then how large it is.
+They know nothing of jobs or users. ``guarded`` puts them in order: first whom the request is from and how many of
+theirs are under way, then whether it is meant for this server and from one of its own pages, then how large it is.
+None of them reads a body.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from diffusers_helper.gradio.door import UPLOAD_PATH
 from diffusers_helper.gradio.page_policy import policy
 from diffusers_helper.service.access import Access
 
-JSON_BYTES = 4_000_000
+JSON_BYTES = 2_000_000
 """The largest request that uploads nothing: prompts and settings are thousands of bytes."""
 MULTIPART_BYTES = 65_536
-"""What a form adds to the file in it; a single file that is too large is found by Gradio, which cleans up after it."""
+"""What a form adds to the file in it; a single file that is too large is found where uploads are received."""
+MOST_REQUESTS, MOST_OF_ONE_ADDRESS = 200, 64
+"""How many requests are worked on at the same time; a page has one or two under way."""
+MONITORING = ("/healthz", "/readyz", "/metrics")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": policy("'none'"),  # the page itself has one of its own
@@ -40,8 +47,41 @@ _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 def guarded(app: ASGIApp, access: Access, *, tunnel: bool = False) -> ASGIApp:
     """Return ``app`` behind all guards; a ``tunnel`` has a host name that nobody knows beforehand."""
     app = own_origin(size_limit(app, access.max_upload))
-    app = known_host(app, None if tunnel else access.host_names)
-    return forwarded(safe_headers(app), access.trusted_proxies)
+    app = limited_requests(known_host(app, None if tunnel else access.host_names))
+    return forwarded(safe_headers(below(app, urlsplit(access.root_path).path)), access.trusted_proxies)
+
+
+def below(app: ASGIApp, prefix: str) -> ASGIApp:
+    """Take the path under which a proxy shows the page off, for a proxy that has not done so."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if prefix and scope.get("path", "").startswith(f"{prefix}/"):
+            scope = {**scope, "path": scope["path"].removeprefix(prefix)}
+        await app(scope, receive, send)
+
+    return guard
+
+
+def limited_requests(app: ASGIApp, most: int = MOST_REQUESTS, of_one: int = MOST_OF_ONE_ADDRESS) -> ASGIApp:
+    """Answer 503 while too many requests are under way, at all or from one address; monitoring is always answered."""
+    under_way: Counter[str] = Counter()
+    refusal = PlainTextResponse("Too many requests at once; try again in a moment.", 503, {"Retry-After": "5"})
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in MONITORING:
+            return await app(scope, receive, send)
+        address = scope["client"][0] if scope["client"] else ""
+        if under_way.total() >= most or under_way[address] >= of_one:
+            return await refusal(scope, receive, send)
+        under_way[address] += 1
+        try:
+            return await app(scope, receive, send)
+        finally:
+            under_way[address] -= 1
+            if not under_way[address]:
+                del under_way[address]
+
+    return guard
 
 
 def forwarded(app: ASGIApp, proxies: tuple[str, ...]) -> ASGIApp:
@@ -160,15 +200,19 @@ def safe_headers(app: ASGIApp) -> ASGIApp:
 
 
 def size_limit(app: ASGIApp, max_upload: int) -> ASGIApp:
-    """Answer 413 as soon as a request is larger than it may be: by what it announces, else while it comes in."""
+    """Answer 413 as soon as a request is larger than it may be: by what it announces, else while it comes in.
+
+    Only a form with files, sent where files are received, may be large.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await app(scope, receive, send)
-        upload = scope["path"].rstrip("/").endswith("/upload")
-        limit = max_upload + MULTIPART_BYTES if upload else JSON_BYTES
+        headers = Headers(scope=scope)
+        form = headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+        limit = max_upload + MULTIPART_BYTES if form and scope["path"] == UPLOAD_PATH else JSON_BYTES
         refusal = PlainTextResponse(f"A request may have at most {limit / 1e6:.0f} MB.", 413)
-        announced = Headers(scope=scope).get("content-length", "0")
+        announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             return await refusal(scope, receive, send)
         received, refused = 0, False

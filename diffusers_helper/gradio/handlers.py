@@ -24,6 +24,7 @@ from diffusers_helper.gradio.inputs import (
     kept_settings,
     read_photo,
     read_request,
+    setting_fault,
     uploaded_file,
 )
 from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
@@ -31,6 +32,7 @@ from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.texts import ENGLISH, Language
 
 
@@ -43,6 +45,7 @@ class PageHandlers:
         visitors: which job is whose.
         t: the language of the page.
         estimate: tells how long a video takes here; None where nobody knows.
+        photos: reads photos; None for a reader of its own.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class PageHandlers:
         visitors: Visitors,
         t: Language = ENGLISH,
         estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
+        photos: PhotoReader | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
@@ -59,6 +63,7 @@ class PageHandlers:
         self._t = t
         self._estimate = estimate
         self._asked = LastAsked()
+        self._photos = photos or PhotoReader()
 
     def restore(self, visitor: object, draft: object, request: gr.Request | None = None) -> list[Any]:
         """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
@@ -87,7 +92,8 @@ class PageHandlers:
         """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
         message = ""
         try:
-            wanted, photo = read_request(self._variant.name, settings), read_photo(image, user_of(request))
+            wanted = read_request(self._variant.name, settings)
+            photo = read_photo(image, self._photos, request)
             owner = owner_of(request)
             whose = visitor_of(visitor, request)
             if self._asked.again(str(whose), image, wanted, self._visitors.job(whose)):
@@ -122,9 +128,9 @@ class PageHandlers:
         self._visitors.discard(visitor_of(visitor, request))
         return self.tick(visitor, seen, request)
 
-    def length_hint(self, seconds: float) -> str:
-        """Return the exact length that ``seconds`` leads to."""
-        return view.length_hint(seconds, self._t)
+    def length_hint(self, seconds: Any) -> str:
+        """Return the exact length that ``seconds`` leads to; empty if it is no length."""
+        return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
 
     def review(
         self, message: object, image: object, request: gr.Request | None = None, **settings: Any
@@ -134,7 +140,7 @@ class PageHandlers:
         try:
             told = view.estimate(self._estimate(read_request(self._variant.name, settings)), self._t)
             if message:
-                read_photo(image, user_of(request))
+                read_photo(image, self._photos, request)
         except FramePackError as error:
             fault = self._t(str(error))
         return view.fault(fault) if message else gr.skip(), told
@@ -156,7 +162,7 @@ class PageHandlers:
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            photo = read_photo(image, user_of(request))
+            photo = read_photo(image, self._photos, request)
         except FramePackError as error:
             return view.fault(self._t(str(error)))
         size = view.size_hint(photo.image.size, resolution, self._t)

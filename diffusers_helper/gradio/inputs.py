@@ -15,15 +15,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from diffusers_helper.framepack.errors import PhotoError, SettingsError
 from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.files import whole_file
-from diffusers_helper.media.photo import Photo, open_photo
+from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import Message
 
@@ -68,10 +71,10 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     return file if not user or Uploads(folder).belongs(file, user) else None
 
 
-def stored_picture(content: bytes, user: str) -> Path | None:
-    """Put a picture among the uploads of ``user``, as if it had been uploaded; None for what is no picture.
+def stored_picture(content: bytes, owner: str) -> Path | None:
+    """Put a picture among the uploads of ``owner``, as if it had been uploaded; None for what is no picture.
 
-    Raises OutputError.
+    Raises OutputError, and UploadsFullError if there is no room.
     """
     try:
         with Image.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
@@ -83,7 +86,7 @@ def stored_picture(content: bytes, user: str) -> Path | None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part:
         part.write_bytes(content)
-    uploads.add(file, user)
+    uploads.add([file], owner)
     return file
 
 
@@ -93,15 +96,15 @@ def content_of(value: object) -> str:
     return Path(path).parent.name if isinstance(path, str) else ""
 
 
-def read_photo(image: object, user: str = "") -> Photo:
-    """Open the picture that ``user`` has put into an image control; raises PhotoError, also for no picture."""
+def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = None) -> Photo:
+    """Open the picture that a user has put into an image control; raises PhotoError, also for no picture."""
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
         raise PhotoError(Message("Add a photo first: drop one on the picture field, or click it to choose a file."))
-    file = uploaded_file(path, user)
+    file = uploaded_file(path, user_of(request))
     if file is None:
         raise PhotoError(Message("The photo is no longer here: choose it again."))
-    return open_photo(file)
+    return photos.read(file, owner_of(request))
 
 
 def carries_recipe(image: object, restored: object = None, user: str = "") -> bool:

@@ -6,25 +6,26 @@ it is in a folder that cannot where others reach this server; what is not is for
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import ipaddress
-import json
 import re
 from pathlib import Path
 
 import gradio as gr
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from diffusers_helper.gradio.door import PROGRESS_PATH, UPLOAD_PATH, endpoint_of
+from diffusers_helper.gradio.receiving import Receiver
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.job import user_folder
 
 _UNGUESSED = re.compile(r"hidden_[0-9a-f]{32}/[^/]+|\d{8}_\d{6}_[0-9a-f]{16}(_partial_\d+)?\.mp4")
 """Results in folders of ``jobs.job.hidden_folder``; and those called by their job's id, as they once were."""
 _FILE = re.compile(r"/gradio_api/file[=/](.*)", re.DOTALL)
+_RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)", re.ASCII)
 
 
 def user_of(request: gr.Request | None) -> str:
@@ -46,10 +47,30 @@ def visitor_of(word: object, request: gr.Request | None) -> object:
     return base64.urlsafe_b64encode(hashlib.blake2b(user.encode(), digest_size=16).digest()).decode().rstrip("=")
 
 
+class SignedIn:
+    """Inside Gradio's application: answers 401 before anything of a request's body is read.
+
+    Gradio asks who somebody is only once FastAPI has read and parsed the body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] == "http" and scope["app"].auth is not None and not _signed_in(scope):
+            endpoint = endpoint_of(scope["path"])
+            if endpoint is None or not endpoint.public:
+                detail = {"error": "Not authenticated", "auth_message": None}  # as Gradio says it
+                return await JSONResponse({"detail": detail}, 401)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
 class OwnFiles:
     """Inside Gradio's application: answers 403 to a user who asks for a file of another one.
 
-    And to everybody who asks for a file by URL: Gradio would fetch it, and this server sends nothing anywhere.
+    And to everybody who asks for a file by URL: Gradio would fetch it, and this server sends nothing anywhere. And 416
+    for a range that is none, or more than one.
     """
 
     def __init__(self, app: ASGIApp, outputs: Path, uploads: Uploads) -> None:
@@ -59,11 +80,15 @@ class OwnFiles:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        match = _FILE.search(scope["path"]) if scope["type"] == "http" else None
-        if match is None or self._may_read(match[1], scope):
-            await self._app(scope, receive, send)
-        else:
-            await PlainTextResponse("This file is not yours.", 403)(scope, receive, send)
+        match = _FILE.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if match is None:
+            return await self._app(scope, receive, send)
+        if not self._may_read(match[1], scope):
+            return await PlainTextResponse("This file is not yours.", 403)(scope, receive, send)
+        ranges = [value.decode("latin-1").strip() for name, value in scope["headers"] if name == b"range"]
+        if ranges and not (len(ranges) == 1 and _RANGE.fullmatch(ranges[0])):
+            return await PlainTextResponse("Ask for one range of bytes.", 416)(scope, receive, send)
+        return await self._app(_for_starlette(scope), receive, send)
 
     def _may_read(self, path: str, scope: Scope) -> bool:
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:", path) or "\0" in path:
@@ -85,33 +110,29 @@ class OwnFiles:
 
 
 class OwnUploads:
-    """Inside Gradio's application: notes whose each upload is, and keeps the folder small."""
+    """Inside Gradio's application: receives uploads and notes whose each one is."""
 
-    def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
+    def __init__(self, app: ASGIApp, receiver: Receiver) -> None:
         self._app = app
-        self._uploads = uploads
+        self._endpoints = {UPLOAD_PATH: receiver.receive, PROGRESS_PATH: receiver.progress}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and read the answer where it is an upload's."""
-        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/gradio_api/upload"):
-            await self._app(scope, receive, send)
-            return
-        answer, status = bytearray(), 0
+        """Pass the request on, unless it is about an upload."""
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None:
+            return await self._app(scope, receive, send)
+        owner = _signed_in(scope) or (scope["client"][0] if scope["client"] else "")
+        answer = await endpoint(Request(scope, receive), owner)
+        return await answer(scope, receive, send)
 
-        async def noted(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            answer.extend(message.get("body", b""))
-            if status == 200 and message["type"] == "http.response.body" and not message.get("more_body"):
-                await asyncio.to_thread(self._note, bytes(answer), _signed_in(scope))
-            await send(message)
 
-        await self._app(scope, receive, noted)
+def _for_starlette(scope: Scope) -> Scope:
+    """Spell the unit of a range in capitals: Starlette reads it so, and Gradio does not.
 
-    def _note(self, answer: bytes, user: str) -> None:
-        for path in json.loads(answer):
-            self._uploads.add(Path(path), user)
-        self._uploads.sweep()
+    Gradio's own answer to a range repeats the headers of the request, its cookies among them.
+    """
+    headers = [(name, b"BYTES" + value.strip()[5:] if name == b"range" else value) for name, value in scope["headers"]]
+    return {**scope, "headers": headers}
 
 
 def _is_local(scope: Scope) -> bool:

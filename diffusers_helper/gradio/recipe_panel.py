@@ -15,7 +15,7 @@ from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
 from diffusers_helper.framepack.variants import Variant, variant_named
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture, uploaded_file
-from diffusers_helper.gradio.privacy import user_of
+from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.texts import ENGLISH, Language, Message
 
@@ -42,7 +42,7 @@ class RecipeHandlers:
             if path is None:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = read_recipe(path)
-            photo = path if recipe.picture else stored_picture(recipe.photo, user)
+            photo = path if recipe.picture else stored_picture(recipe.photo, owner_of(request))
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
         settings = recipe.settings

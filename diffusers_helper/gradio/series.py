@@ -21,13 +21,14 @@ from diffusers_helper.framepack.errors import FramePackError, PhotoError, QueueF
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.framepack.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
-from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
+from diffusers_helper.gradio.privacy import owner_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.gradio.visitors import is_visitor
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.files import display_name
 from diffusers_helper.texts import ENGLISH, Language, Message
 
@@ -79,13 +80,22 @@ class SeriesHandlers:
         manager: runs the jobs.
         series: the photos of all visitors that became no job.
         t: the language of the page.
+        photos: reads photos; None for a reader of its own.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, series: Series, t: Language = ENGLISH) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        series: Series,
+        t: Language = ENGLISH,
+        photos: PhotoReader | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._series = series
         self._t = t
+        self._photos = photos or PhotoReader()
 
     def queue(self, visitor: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
         """Queue a job for each photo; return the photos that stay in the field, then everything ``look`` returns."""
@@ -138,7 +148,7 @@ class SeriesHandlers:
         known = file if isinstance(file, dict) else {}
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
-            photo = replace(read_photo(file, user_of(request)), name=name)
+            photo = replace(read_photo(file, self._photos, request), name=name)
             self._manager.submit(wanted, photo, owner=owner_of(request), visitor=visitor, batch=True)
         except PhotoError as error:
             self._series.add(visitor, [Refused(name, self._t(str(error)), time.time())])

@@ -19,23 +19,25 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
+from diffusers_helper.gradio.calls import EXCEPTION_HANDLERS, CheckedCalls
+from diffusers_helper.gradio.connections import BACKLOG, LimitedProtocol
+from diffusers_helper.gradio.door import only_endpoints
 from diffusers_helper.gradio.guards import guarded, room_first
 from diffusers_helper.gradio.page_policy import PagePolicy
 from diffusers_helper.gradio.pages import mount_pages
-from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads
+from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads, SignedIn
+from diffusers_helper.gradio.receiving import Receiver
 from diffusers_helper.gradio.sign_in import Sessions, SignIn
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
+from diffusers_helper.service.log_limits import limited
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +64,14 @@ def application(
 ) -> ASGIApp:
     """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
     app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
+    uploads = Uploads(Path(get_upload_folder()))
+    receiver = Receiver(uploads, access.max_upload)  # one for the pages of all languages, as it counts
     sign_in = SignIn(access.accounts) if access.accounts else None
-    inner = room_first(mount_pages(app, pages, lambda: for_gradio(access, outputs, sign_in)), manager.full)
-    return guarded(inner, access)
+    mounted = mount_pages(app, pages, lambda: for_gradio(access, outputs, receiver, sign_in))
+    return guarded(only_endpoints(room_first(mounted, manager.full), [route.path for route in routes]), access)
 
 
-def for_gradio(access: Access, outputs: Path, sign_in: SignIn | None) -> dict[str, Any]:
+def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignIn | None) -> dict[str, Any]:
     """Return what Gradio has to be told about access, however it is served; pages share one ``sign_in``."""
     uploads = Uploads(Path(get_upload_folder()))
     sessions = [Middleware(Sessions, seconds=access.session_hours * 3600)] if sign_in else []
@@ -79,17 +83,14 @@ def for_gradio(access: Access, outputs: Path, sign_in: SignIn | None) -> dict[st
             "middleware": [
                 *sessions,
                 Middleware(PagePolicy),
+                Middleware(SignedIn),
                 Middleware(OwnFiles, outputs, uploads),
-                Middleware(OwnUploads, uploads),
+                Middleware(OwnUploads, receiver),
+                Middleware(CheckedCalls),
             ],
-            "exception_handlers": {FnIndexInferError: _no_endpoint},
+            "exception_handlers": EXCEPTION_HANDLERS,
         },
     }
-
-
-def _no_endpoint(_request: Request, _error: Exception) -> Response:
-    """Answer a call of an endpoint that does not exist, which Gradio answers as a fault of its own."""
-    return JSONResponse({"detail": "There is no such endpoint."}, 404)
 
 
 def serve(
@@ -102,13 +103,21 @@ def serve(
     inbrowser: bool,
     routes: Sequence[Route] = (),
 ) -> bool:
-    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time."""
+    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time.
+
+    Raises whatever keeps it from starting or ends it before a signal does.
+    """
     stopped = False
+    failure: Exception | None = None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        nonlocal stopped
-        _ready(manager, address(listener), inbrowser=inbrowser)
+        nonlocal stopped, failure
+        try:
+            _ready(manager, address(listener), inbrowser=inbrowser)
+        except Exception as error:
+            failure = error  # uvicorn would only log it and leave with an exit code of its own
+            raise
         yield
         logger.info("Stopping")
         deadline = time.monotonic() + JOB_SECONDS
@@ -117,16 +126,20 @@ def serve(
 
     config = uvicorn.Config(
         application(pages, manager, access, outputs, routes, lifespan),
+        http=LimitedProtocol,
+        ws="none",
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # a guard does that
         timeout_graceful_shutdown=CONNECTION_SECONDS,
     )
     server = uvicorn.Server(config)  # it forces the exit after a second Ctrl+C
-    try:
-        _until_interrupted(lambda: server.run(sockets=[listener]))
-    except SystemExit as error:  # its code, 3, is here that of missing models
-        raise RuntimeError("The server did not start.") from error
+    with limited("asyncio", "uvicorn.error", "python_multipart.multipart"):
+        try:
+            _until_interrupted(lambda: server.run(sockets=[listener]))
+        except SystemExit as error:
+            raise failure or RuntimeError("The server did not start.") from error
     return stopped
 
 
@@ -143,8 +156,10 @@ def share(
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
     tag, blocks = next(iter(pages.items()))
-    protected = for_gradio(access, outputs, SignIn(access.accounts) if access.accounts else None)
-    protected["app_kwargs"]["middleware"].insert(0, Middleware(guarded, access, tunnel=True))
+    receiver = Receiver(Uploads(Path(get_upload_folder())), access.max_upload)
+    protected = for_gradio(access, outputs, receiver, SignIn(access.accounts) if access.accounts else None)
+    door = [Middleware(guarded, access, tunnel=True), Middleware(only_endpoints, [route.path for route in routes])]
+    protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
     protected["app_kwargs"]["routes"] = list(routes)
     _, local, public = blocks.launch(
         share=True,

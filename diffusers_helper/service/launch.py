@@ -97,7 +97,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
-        from diffusers_helper.gradio.server import serve, share
+        from diffusers_helper.gradio.server import JOB_SECONDS, serve, share
         from diffusers_helper.service.watchdog import Watchdog
 
         if parsed.allow_anonymous and not access.accounts:
@@ -126,19 +126,27 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         watchdog = Watchdog(manager)
         watchdog.start()
         how: dict[str, Any] = {"access": access, "outputs": program.outputs, "routes": routes(monitor)}
-        stopped = (
-            share(pages, manager, listener, **how)
-            if parsed.share
-            else serve(pages, manager, listener, inbrowser=parsed.inbrowser, **how)
-        )
-        watchdog.stop()
+        code = options.DONE
+        try:
+            stopped = (
+                share(pages, manager, listener, **how)
+                if parsed.share
+                else serve(pages, manager, listener, inbrowser=parsed.inbrowser, **how)
+            )
+        except Exception:
+            if stopped := manager.close(JOB_SECONDS):
+                raise
+            logger.exception("The page cannot be served any longer")
+            code = options.FAILED
+        finally:
+            watchdog.stop()
     if not stopped:
         # The worker is inside a call that nothing interrupts, and Python would wait for the device's threads.
         logger.warning("The job did not stop in time; what it had finished is kept")
         logging.shutdown()
-        os._exit(options.DONE)
+        os._exit(code)
     gc.freeze()  # looking for garbage among all that torch made would take the end of the process seconds
-    return options.DONE
+    return code
 
 
 def _parser(variant: Variant) -> argparse.ArgumentParser:

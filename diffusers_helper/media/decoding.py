@@ -1,0 +1,138 @@
+"""How many photos are decoded at the same time, in this whole process: a line, and a memory of what was read lately.
+
+A photo of a few kilobytes can be 179 million pixels, and several readers ask for the same one: hints, checks and the
+start of a job. `PhotoReader` lets so many pictures and so many pixels be decoded at once, in the order of asking; the
+same file is read once, and later readers get what the first one got.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.media.photo import MAX_PIXELS, Photo, open_photo
+from diffusers_helper.texts import Message
+
+MOST_AT_ONCE, MOST_PIXELS = 2, 200_000_000
+KEPT_PIXELS = 48_000_000
+"""Of the pictures that are kept for the next reader, 3 bytes each."""
+KEPT_FAULTS = 200
+WAITING, WAITING_EACH = 24, 16
+"""How many may wait, at all and for one owner: each of them holds one of the page's 40 threads."""
+
+Key = tuple[str, int, int, int]
+
+
+class PhotoReader:
+    """Reads photos in turn.
+
+    Args:
+        read: decodes one file; raises PhotoError.
+        at_once, pixels: how many pictures, and how many pixels, are decoded at the same time; a larger one alone.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Path], Photo] = open_photo,
+        *,
+        at_once: int = MOST_AT_ONCE,
+        pixels: int = MOST_PIXELS,
+    ) -> None:
+        self._read = read
+        self._at_once = at_once
+        self._pixels = pixels
+        self._changed = threading.Condition()
+        self._line: deque[str] = deque()  # for whom each reader waits, the next one first
+        self._served = 0  # how many have left the line: a reader's place is its ticket less this
+        self._reading: dict[Key, int] = {}
+        self._kept: OrderedDict[Key, Photo | PhotoError] = OrderedDict()
+        # Threads of its own: each thread that has decoded something large keeps memory of it for its next one.
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="photo")
+
+    def read(self, path: Path, owner: str = "") -> Photo:
+        """Return the photo at `path`, for `owner`.
+
+        Raises PhotoError, also where too many wait already.
+        """
+        key = _identity(path)
+        with self._turn(key, _pixels(path), owner):
+            if (known := self._known(key)) is None:
+                known = self._threads.submit(self._read_now, path).result()
+                self._keep(key, known)
+        if isinstance(known, PhotoError):
+            raise PhotoError(*known.args)  # one of its own: a raised error keeps where it was raised
+        return known
+
+    def _read_now(self, path: Path) -> Photo | PhotoError:
+        try:
+            return self._read(path)
+        except PhotoError as error:
+            return error.with_traceback(None)
+
+    @contextmanager
+    def _turn(self, key: Key, pixels: int, owner: str) -> Iterator[None]:
+        with self._changed:
+            if len(self._line) >= WAITING or Counter(self._line)[owner] >= WAITING_EACH:
+                raise PhotoError(Message("Many photos are being read just now: try again in a moment."))
+            ticket = self._served + len(self._line)
+            self._line.append(owner)
+            self._changed.wait_for(lambda: ticket == self._served and self._fits(key, pixels))
+            self._line.popleft()
+            self._served += 1
+            self._reading[key] = pixels
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._reading[key]
+                self._changed.notify_all()
+
+    def _fits(self, key: Key, pixels: int) -> bool:
+        if key in self._reading:  # its reader will soon have it for all
+            return False
+        free = self._pixels - sum(self._reading.values())
+        return not self._reading or (len(self._reading) < self._at_once and pixels <= free)
+
+    def _known(self, key: Key) -> Photo | PhotoError | None:
+        with self._changed:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, key: Key, found: Photo | PhotoError) -> None:
+        with self._changed:
+            self._kept[key] = found
+            photos = [photo for photo in self._kept.values() if isinstance(photo, Photo)]
+            size = sum(photo.image.width * photo.image.height for photo in photos)
+            for other, old in list(self._kept.items()):
+                if size <= KEPT_PIXELS and len(self._kept) <= KEPT_FAULTS:
+                    break
+                del self._kept[other]
+                size -= old.image.width * old.image.height if isinstance(old, Photo) else 0
+
+
+def _identity(path: Path) -> Key:
+    """Return what tells a file from every other one, and from itself after a change."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _pixels(path: Path) -> int:
+    """Return how many pixels a file says that it has; the most there may be, if it cannot be told so quickly."""
+    try:
+        with Image.open(path) as image:
+            return min(image.width * image.height, MAX_PIXELS)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, Image.DecompressionBombError, Warning):
+        return MAX_PIXELS

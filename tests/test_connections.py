@@ -1,0 +1,143 @@
+"""Clients that keep the server waiting: a real server and sockets, with the times and numbers made small."""
+
+import asyncio
+import socket
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+
+import httpx
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from diffusers_helper.gradio import connections
+from diffusers_helper.gradio.connections import LimitedProtocol
+from tests.fakes import wait_for
+
+HEAD = b"POST /read HTTP/1.1\r\nHost: localhost\r\n"
+disconnected = threading.Event()
+
+
+async def app(scope, receive, send):
+    """Reads a body, or sends without end."""
+    if scope["type"] == "lifespan":
+        return
+    answer = PlainTextResponse("done")
+    if scope["path"] == "/read":
+        try:
+            await Request(scope, receive).body()
+        except ClientDisconnect:
+            disconnected.set()
+            return
+    elif scope["path"] == "/endless":
+
+        async def endless():
+            while True:
+                yield bytes(1_000_000)
+                await asyncio.sleep(0)
+
+        answer = StreamingResponse(endless())
+    await answer(scope, receive, send)
+
+
+@contextmanager
+def serving():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, http=LimitedProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        wait_for(lambda: server.started, 60)
+        try:
+            yield server, listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Seconds become hundredths."""
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y",
+        HEAD + b"Content-Length: 1000\r\n\r\n" + bytes(10),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+)
+def test_a_request_that_is_begun_and_not_ended_is_closed(quick, sent):
+    disconnected.clear()
+    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+        line.sendall(sent)
+        with suppress(ConnectionResetError):
+            assert line.recv(1000) == b""
+        assert not sent.startswith(HEAD) or disconnected.wait(60), "the application is told"
+        wait_for(lambda: not server.server_state.connections, 60)
+
+
+def test_a_body_after_its_answer_has_to_end_too(quick):
+    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+        line.sendall(b"POST /other HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        assert b"200 OK" in line.recv(1000)
+        line.sendall(b"x")  # which ends uvicorn's own timer
+        wait_for(lambda: not server.server_state.connections, 60)
+
+
+def test_who_does_not_read_the_answer_is_closed(quick):
+    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+        line.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: server.server_state.connections, 60)
+        wait_for(lambda: not server.server_state.connections, 60)
+
+
+def test_a_slow_line_has_the_time_that_its_bytes_take(monkeypatch):
+    """On a clock of this test's own: looks happen when it says so."""
+    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+        line.sendall(HEAD + b"Content-Length: 100000\r\n\r\n" + bytes(20_000))
+        wait_for(lambda: any(one._received > 20_000 for one in server.server_state.connections), 60)
+        [connection] = server.server_state.connections
+        allowed = connections.REQUEST_SECONDS + connection._received / connections.BYTES_PER_SECOND
+        assert 30 < allowed < 31
+        connection.waited = allowed - connections.LOOK_SECONDS
+        line.sendall(bytes(80_000))
+        assert line.recv(1000).endswith(b"done")
+        wait_for(lambda: connection.waited < 1, 60)
+
+
+def test_a_client_that_asks_again_and_again_is_never_late(quick, monkeypatch):
+    with serving() as (_, address), httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60) as client:
+        answers = [client.get("/other") for _ in range(300)]
+        ports = {answer.extensions["network_stream"].get_extra_info("client_addr")[1] for answer in answers}
+    assert len(ports) <= 2, "one connection, but for a pause of this computer's"
+
+
+def test_where_connections_run_out_the_one_that_was_slowest_makes_room(monkeypatch):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 10)
+    with serving() as (server, address), ExitStack() as held:
+        lines = [held.enter_context(socket.create_connection(address, timeout=60)) for _ in range(10)]
+        for line in lines:
+            line.sendall(b"GET / HT")
+        wait_for(lambda: len(server.server_state.connections) == 10, 60)
+        slowest = next(one for one in server.server_state.connections if one.client == lines[3].getsockname())
+        slowest.waited = 15.0
+        assert httpx.get(f"http://127.0.0.1:{address[1]}/other", timeout=60).text == "done"
+        assert lines[3].recv(1000) == b""
+        for _ in range(50):
+            held.enter_context(socket.create_connection(address, timeout=60))
+        assert httpx.get(f"http://127.0.0.1:{address[1]}/other", timeout=60).text == "done"
+        assert len(server.server_state.connections) <= 11
+
+
+def test_the_times_and_numbers():
+    assert (connections.REQUEST_SECONDS, connections.UNREAD_SECONDS, connections.BYTES_PER_SECOND) == (20, 120, 2000)
+    assert connections.MOST_CONNECTIONS + connections.BACKLOG < 1024 - 256, "what a process may open, less its files"
