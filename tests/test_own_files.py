@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from diffusers_helper.gradio.privacy import OwnFiles
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.job import hidden_folder, new_job_id
 
-HIDDEN, ID = hidden_folder(), new_job_id()
+HIDDEN, ID = f"hidden_{'0123456789abcdef' * 2}", "20260102_030405_0123456789abcdef"
+"""Of the kind that ``hidden_folder`` and ``new_job_id`` make; written out, since tests in several processes need one name."""
 HERE = ("127.0.0.1", "localhost:7860")
 AWAY = ("192.0.2.7", "films.example.org")
 
@@ -94,6 +96,11 @@ def test_a_link_to_another_file_is_that_file(tmp_path):
 
 def test_what_is_no_result_is_gradios_to_decide(tmp_path):
     assert status(tmp_path / "outputs", tmp_path / "uploads/a.png", *AWAY) == 200
+
+
+def test_the_names_of_this_test_are_of_the_kind_that_jobs_have():
+    kinds = [re.sub("[0-9a-f]", "x", name) for name in (HIDDEN, ID, hidden_folder(), new_job_id())]
+    assert kinds[:2] == kinds[2:]
 
 
 def test_no_two_hidden_folders_are_the_same():
