@@ -23,6 +23,7 @@ from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.jobs.unfinished import Unfinished
 from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
@@ -121,7 +122,7 @@ def test_a_damaged_job_is_no_other_jobs_trouble(tmp_path, name):
         assert [name for name, _ in aside] == [f"{DAMAGED}.lock"]
     else:
         assert aside == []
-    assert {record.id for record in JobStore(victim.store.folder).sweep()} == jobs.keys() - {WAITING}, "a second start"
+    assert {record.id for record in sweep(JobStore(victim.store.folder))} == jobs.keys() - {WAITING}, "a second start"
     assert victim.store.quarantined() == aside
 
 
@@ -170,7 +171,7 @@ def test_names_in_the_quarantine_do_not_collide(tmp_path):
             victim.store.add(JobRecord(DAMAGED, REQUEST), photo)
             victim.store.release(DAMAGED)
         victim.write("job.json", f"[{round}]")
-        assert DAMAGED not in [record.id for record in JobStore(victim.store.folder).sweep()]
+        assert DAMAGED not in [record.id for record in sweep(JobStore(victim.store.folder))]
     names = [name for name, _ in victim.store.quarantined()]
     assert names == [DAMAGED, f"{DAMAGED}~2", f"{DAMAGED}~3"]
     quarantine = victim.store.folder / "quarantine"
@@ -208,9 +209,9 @@ def test_a_computer_that_cannot_read_now_puts_nothing_aside(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("diffusers_helper.jobs.record.read_own", exhausted)
-        assert victim.store.sweep() == []
+        assert sweep(victim.store) == []
     assert victim.store.quarantined() == []
-    assert len(victim.store.sweep()) == 3
+    assert len(sweep(victim.store)) == 3
 
 
 @contextmanager
@@ -327,7 +328,7 @@ def test_the_program_starts_and_serves_over_damaged_jobs(tmp_path):
 def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path):
     victim = fill(tmp_path / "out")
     victim.write("job.json", "<b>")
-    victim.store.sweep()
+    sweep(victim.store)
     about = {"defaults": REQUEST, "models_note": "", "outputs": tmp_path, "quarantined": victim.store.quarantined}
     [page] = in_a_loop(build_pages, ["ja"], ORIGINAL, JobManager(lambda job: iter(())), **about).values()
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]

@@ -21,6 +21,7 @@ from diffusers_helper.framepack.errors import (
 from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.photo import Photo
 
 REQUEST = GenerationRequest(seed=7)
@@ -71,7 +72,7 @@ def test_a_job_belongs_to_one_process_until_that_dies(store, photo):
         assert process.stdout.readline() == "held\n"
         assert not store.hold("a")
         assert not store.is_free("a")
-        assert store.sweep() == []
+        assert sweep(store) == []
         process.kill()
         process.wait()
     assert store.is_free("a")
@@ -134,7 +135,7 @@ def test_the_sweep_removes_what_died_half_written_and_lists_what_can_go_on(store
     for name in "abcd":
         store.release(name)
     other = JobStore(store.folder)
-    assert [record.id for record in other.sweep()] == ["a", "c", "d"]  # a clock that is wrong costs nothing
+    assert [record.id for record in sweep(other)] == ["a", "c", "d"]  # a clock that is wrong costs nothing
     assert [path.exists() for path in paths] == [False, True, True, False, True]  # e is held by a process that lives
     assert [record.id for record in other.records()] == ["a", "b", "c", "d", "e"]
 
@@ -208,20 +209,20 @@ def test_how_a_job_ends_decides_what_stays(store, photo, error, sections, state)
     assert (record.state, record.output, record.models) == (state, "user/a", "tiny")
     assert record.error == ("" if state == "stopped" else str(error))
     assert store.sections("a") == sections
-    assert store.sweep() == [record]
+    assert sweep(store) == [record]
 
 
 def test_a_job_whose_latents_are_wanted_stays(store, photo):
     run(store, photo, sections=2, request=GenerationRequest(seed=7, keep=("latents",)))
     assert [record.state for record in store.records()] == ["done"]
-    assert store.sweep() == []
+    assert sweep(store) == []
 
 
 def test_a_job_that_ends_with_its_program_was_interrupted(store, photo):
     store.closing = True
     with pytest.raises(GeneratorExit):
         run(store, photo, error=GeneratorExit())
-    assert [record.state for record in store.sweep()] == ["running"]
+    assert [record.state for record in sweep(store)] == ["running"]
 
 
 def test_going_on_keeps_what_is_there_and_another_request_begins_anew(store, photo):
@@ -256,7 +257,7 @@ def test_a_clock_that_is_wrong_costs_nothing(store, photo, state, days, monkeypa
     (store.folder / "a/section_000.safetensors").touch()
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + days * 86400)
-    assert [record.id for record in store.sweep()] == ["a"]
+    assert [record.id for record in sweep(store)] == ["a"]
     assert store.sections("a") == 1
 
 
@@ -275,7 +276,7 @@ def test_the_sweep_logs_what_it_removes_and_matches_no_other_jobs_names(store, p
     (store.folder / "half").mkdir()
     (store.folder / "half/photo.png.part").touch()
     with caplog.at_level("INFO"):
-        JobStore(store.folder).sweep()
+        sweep(JobStore(store.folder))
     assert [name for name in ours if (outputs / name).exists()] == []
     assert [name for name in others if not (outputs / name).exists()] == []
     assert not (store.folder / "empty").exists()
@@ -289,7 +290,7 @@ def test_a_folder_that_a_user_made_among_the_jobs_is_moved_not_removed(store):
     (store.folder / "backup/deeper").mkdir(parents=True)
     (store.folder / "backup/deeper/film.mp4").write_bytes(b"mine")
     (store.folder / "notes.txt").write_text("mine")
-    assert store.sweep() == []
+    assert sweep(store) == []
     assert [name for name, _ in store.quarantined()] == ["backup"]
     assert (store.folder / "quarantine/backup/deeper/film.mp4").read_bytes() == b"mine"
     assert (store.folder / "notes.txt").read_text() == "mine"
@@ -315,7 +316,7 @@ def test_a_full_disk_keeps_no_job_from_going_on(store, photo):
 def test_a_job_that_failed_for_want_of_room_is_kept_though_nothing_is_finished(store, photo):
     with pytest.raises(DiskFullError):
         run(store, photo, error=DiskFullError("full"))
-    assert [record.state for record in store.sweep()] == ["failed"]
+    assert [record.state for record in sweep(store)] == ["failed"]
 
 
 def test_a_record_that_is_gone_at_the_end_does_not_take_the_video_along(store, photo, caplog):

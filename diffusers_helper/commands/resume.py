@@ -29,6 +29,7 @@ from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.texts import Message, in_turn, language
@@ -83,7 +84,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
     store = JobStore(parsed.folders.outputs / "jobs")
     before = store.quarantined()
-    left = store.sweep()
+    left = sweep(store)
     damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
     if parsed.list:
         sys.stdout.write(_listed(left, store))

@@ -33,7 +33,6 @@ from diffusers_helper.framepack.request import GenerationRequest
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.quarantine import Quarantine
 from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError, is_id, read_record
-from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.files import display_name, output_error, whole_file
 from diffusers_helper.media.partials import PHOTO, RECORD, section_files
 from diffusers_helper.media.photo import Photo
@@ -206,13 +205,6 @@ class JobStore:
         """Return how many sampled sections are kept from the first on, without a look at what is in them."""
         found = section_files(self.path(job_id))
         return next((number for number in range(len(found)) if number not in found), len(found))
-
-    def sweep(self) -> list[JobRecord]:
-        """Clean up after processes that died; return the jobs that nobody holds and that are not done, oldest first.
-
-        Half-written files and empty folders go; what cannot be used is put aside. One such job is no other's trouble.
-        """
-        return sweep(self)
 
     def _begin(self, job_id: str, request: GenerationRequest, photo: Photo) -> None:
         """Write a job that this process holds, unless it is there with this request."""

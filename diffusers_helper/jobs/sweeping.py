@@ -11,17 +11,14 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffusers_helper.framepack.errors import FramePackError
 from diffusers_helper.jobs.kept_photo import check_picture
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError, is_id, read_record
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.files import display_name
 from diffusers_helper.media.partials import PHOTO, half_written, half_written_results
 from diffusers_helper.texts import Message
-
-if TYPE_CHECKING:
-    from diffusers_helper.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobStore
+from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.partials import partial_files
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.texts import Message
@@ -84,7 +85,7 @@ class Unfinished(KeptJobs):
 
     def recovered(self) -> list[JobRecord]:
         """Clean up after processes that died; return the jobs that they left, oldest first."""
-        return [record for record in self._store.sweep() if record.request.variant == self._variant]
+        return [record for record in sweep(self._store) if record.request.variant == self._variant]
 
     def about(self, job_id: str) -> ResumeInfo:
         """Return whether and how an ended job can go on."""
