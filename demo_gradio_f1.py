@@ -6,6 +6,6 @@ from diffusers_helper.service.packages import naming_setup
 
 if __name__ == "__main__":
     with naming_setup():
-        from diffusers_helper.framepack.variants import F1
-        from diffusers_helper.service.launch import main
+        from diffusers_helper.app.launch import main
+        from diffusers_helper.core.variants import F1
     sys.exit(main(F1))

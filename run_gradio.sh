@@ -29,4 +29,4 @@ case ${1:-start} in
     ;;
   *) scripts/setup ;;
 esac
-exec .venv/bin/python -m diffusers_helper.service.instances "$@"
+exec .venv/bin/python -m diffusers_helper.app.instances "$@"

@@ -29,16 +29,16 @@ from torch import nn
 from benchmarks.common import surroundings
 from benchmarks.kills import small_models
 from benchmarks.timeline import make_inputs
+from diffusers_helper.core.events import Event, Finished, SectionDone, VideoGrown
+from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.encoders.hunyuan import vae_decode_fake
 from diffusers_helper.framepack.engine import Sampler, sample_sections
-from diffusers_helper.framepack.events import Event, Finished, SectionDone, VideoGrown
-from diffusers_helper.framepack.generation import generate
 from diffusers_helper.framepack.history import LatentHistory
-from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.postprocess import Events, Postprocess
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.settings import SamplingSettings
-from diffusers_helper.hunyuan import vae_decode_fake
+from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo

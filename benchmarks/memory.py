@@ -27,15 +27,15 @@ from torch import nn
 
 from benchmarks.cards import predictions
 from benchmarks.common import GIB, Bench, default_device, ram, synchronize
-from diffusers_helper.framepack.conditions import make_conditions
+from diffusers_helper.core.events import SectionDone, StepDone
+from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
 from diffusers_helper.framepack.engine import Sampler, VideoInputs, sample_sections
-from diffusers_helper.framepack.events import SectionDone, StepDone
-from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.postprocess import Postprocess
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.settings import SamplingSettings
-from diffusers_helper.hunyuan import vae_encode
+from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work

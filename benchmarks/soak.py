@@ -28,12 +28,12 @@ import httpx
 import psutil
 from PIL import Image
 
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.app import instances
+from diffusers_helper.app.supervisor import State, files, read
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.media.recipe import read_recipe
-from diffusers_helper.service import instances
 from diffusers_helper.service.accounts import PasswordHash
-from diffusers_helper.service.keeper import State, files, read
 from diffusers_helper.service.places import Folders
 from tests.proxy import NAMES, Nginx
 

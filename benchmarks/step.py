@@ -11,7 +11,7 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch import Tensor
 
 from benchmarks.common import Bench, default_device, errors, with_random_weights
-from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from benchmarks.metrics import Frames
-from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.framepack.events import SectionDone
-from diffusers_helper.framepack.generation import generate
-from diffusers_helper.framepack.planning import LATENT_WINDOW, plan_video, sections_for
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.hunyuan import vae_decode, vae_encode
+from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.events import SectionDone
+from diffusers_helper.core.planning import LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
+from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
 from diffusers_helper.media.photo import Photo, resize_and_center_crop

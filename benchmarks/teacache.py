@@ -71,10 +71,10 @@ def compared(studio: Studio, picture: Frames, variant: str, thresholds: Sequence
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
+    from diffusers_helper.app.program import pick_device
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
-    from diffusers_helper.service.program import pick_device
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="tiny", help="framepack, tiny or a folder (default: %(default)s)")

@@ -25,12 +25,12 @@ from diffusers import AutoencoderKLHunyuanVideo
 from benchmarks.common import Bench, default_device, synchronize, with_random_weights
 from benchmarks.decode import TINY as TINY_VAE
 from benchmarks.step import PUBLISHED, TINY
+from diffusers_helper.core.events import SectionDone, SectionSampled, StepDone
+from diffusers_helper.core.planning import VideoPlan, plan_video
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Decoder, VaeSectionDecoder
 from diffusers_helper.framepack.engine import Conditions, Sampler, VideoInputs, sample_sections
-from diffusers_helper.framepack.events import SectionDone, SectionSampled, StepDone
-from diffusers_helper.framepack.planning import VideoPlan, plan_video
 from diffusers_helper.framepack.postprocess import Events, Postprocess
-from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from diffusers_helper.framepack.events import Event, Finished, Note
-from diffusers_helper.framepack.planning import FPS
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import variant_named
+from diffusers_helper.core.events import Event, Finished, Note
+from diffusers_helper.core.files import require_usable, whole_file
+from diffusers_helper.core.planning import FPS
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
-from diffusers_helper.media.files import require_usable, whole_file
 from diffusers_helper.service import options
 from diffusers_helper.service.places import folders_of
 from diffusers_helper.service.versions import require_versions
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.app.program import Program
 
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
 
@@ -116,7 +116,7 @@ class FramePack:
         """
         require_versions()
 
-        from diffusers_helper.service.program import Program
+        from diffusers_helper.app.program import Program
 
         folder = _TemporaryFolder() if outputs is None else None
         place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()

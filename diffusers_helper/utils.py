@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffusers_helper.media.files import generate_timestamp
+    from diffusers_helper.core.files import generate_timestamp
     from diffusers_helper.media.frames import crop_or_pad_yield_mask, soft_append_bcthw
     from diffusers_helper.media.photo import resize_and_center_crop
     from diffusers_helper.media.video import save_bcthw_as_mp4
@@ -23,15 +23,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "crop_or_pad_yield_mask": "frames",
-    "generate_timestamp": "files",
-    "resize_and_center_crop": "photo",
-    "save_bcthw_as_mp4": "video",
-    "soft_append_bcthw": "frames",
+    "crop_or_pad_yield_mask": "media.frames",
+    "generate_timestamp": "core.files",
+    "resize_and_center_crop": "media.photo",
+    "save_bcthw_as_mp4": "media.video",
+    "soft_append_bcthw": "media.frames",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"diffusers_helper.media.{_HOMES[name]}"), name)
+    return getattr(import_module(f"diffusers_helper.{_HOMES[name]}"), name)

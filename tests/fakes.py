@@ -18,10 +18,11 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import ORIGINAL, Variant
+from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import FPS, LATENT_WINDOW
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.connections import LimitedProtocol
 from diffusers_helper.gradio.server import application
@@ -29,7 +30,6 @@ from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.computer import Computer
-from diffusers_helper.texts import Message
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
 """A photograph that the gradio package ships."""

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service.access import Access, access_from, add_access_options
 from diffusers_helper.service.accounts import PasswordHash
 

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from diffusers_helper.texts import LANGUAGES, language
+from diffusers_helper.core.messages import LANGUAGES, language
 from tests.browsing import fill, headless, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 

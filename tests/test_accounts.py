@@ -4,7 +4,7 @@ import time
 import pytest
 
 from diffusers_helper.commands.cli import main
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service import accounts
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 

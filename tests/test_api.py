@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from diffusers_helper import FramePack
-from diffusers_helper.framepack.errors import ModelFilesError, OutputError, PhotoError, SettingsError
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone
+from diffusers_helper.core.errors import ModelFilesError, OutputError, PhotoError, SettingsError
+from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone
 from diffusers_helper.thread_utils import async_run
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def calls(monkeypatch, tmp_path):
         finally:
             call.closed = True
 
-    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (128, 96), "red").save("photo.jpg")
     return calls

@@ -32,8 +32,9 @@ PATIENT = {"timeout": 120}
 PROGRAM = """
 import sys
 from pathlib import Path
-from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.service import launch, options
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.service import options
+from diffusers_helper.app import launch
 
 options.ROOT = Path(sys.argv[1])
 sys.exit(launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", *sys.argv[2:]]))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.models import attention
 from diffusers_helper.models.attention import BACKENDS, AttentionBackend, resolve_attention
 from diffusers_helper.models.sdpa import sdpa

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.commands import cli
-from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError
-from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import ModelFilesError, OutOfMemoryError
+from diffusers_helper.core.events import Finished, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 
 
 class FakeProgram:
@@ -57,7 +57,7 @@ class FakeProgram:
 @pytest.fixture(autouse=True)
 def program(monkeypatch, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
-    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
     monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.commands.batch_folder import FolderWalk
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 

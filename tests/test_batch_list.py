@@ -3,8 +3,8 @@ import json
 import pytest
 
 from diffusers_helper.commands.batch_list import plan, read_list
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.request import GenerationRequest
 
 SHARED = GenerationRequest(seconds=2, resolution=128).model_dump()
 

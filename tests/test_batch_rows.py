@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffusers_helper.commands.batch_rows import read_csv, read_json_lines
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 
 
 def shown(rows):

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from diffusers_helper.framepack.errors import UnknownJobError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import UnknownJobError
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.progress import first_snapshot
 from diffusers_helper.jobs.state import JobState

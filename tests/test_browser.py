@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
-from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.framepack.events import StepDone
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.core.errors import NumericsError
+from diffusers_helper.core.events import StepDone
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.controls import IDEAS
 from diffusers_helper.jobs.progress import JobSnapshot

@@ -1,7 +1,7 @@
 import pytest
 
-from diffusers_helper.bucket_tools import BUCKETS, find_nearest_bucket
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.buckets import BUCKETS, find_nearest_bucket
+from diffusers_helper.core.errors import SettingsError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import nn
 
 from benchmarks.step import PUBLISHED, random_inputs, tokens
-from diffusers_helper.hunyuan import vae_decode
+from diffusers_helper.encoders.hunyuan import vae_decode
 from diffusers_helper.memory.budget import (
     GIB,
     MARGIN,

@@ -3,10 +3,10 @@ import os
 import pytest
 import torch
 
-from diffusers_helper.framepack.checkpoint import Checkpoint
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.events import SectionSampled
 from diffusers_helper.framepack.engine import Conditions
-from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.framepack.events import SectionSampled
+from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.loading.tensor_file import TensorFile
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.loading.components import Components
 from diffusers_helper.model_files import LocalFolder, parts
 from diffusers_helper.model_files.checksums import ChecksumRecord, expected_sums, find_changed

@@ -8,9 +8,9 @@ from PIL import Image
 
 from diffusers_helper.commands import cli
 from diffusers_helper.commands.terminal import SETTINGS
-from diffusers_helper.framepack.errors import ModelFilesError, OutputError
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import ModelFilesError, OutputError
+from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
@@ -19,7 +19,7 @@ from tests.clips import clip
 
 
 class FakeProgram:
-    """Stands where diffusers_helper.service.program.Program does; ``failure`` comes after the first section."""
+    """Stands where diffusers_helper.app.program.Program does; ``failure`` comes after the first section."""
 
     made: "list[FakeProgram]"
     defaults = GenerationRequest(resolution=128, steps=4)
@@ -80,7 +80,7 @@ def program(monkeypatch, tmp_path):
     (tmp_path / "outputs").mkdir()
     fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
     fake.store = JobStore(tmp_path / "outputs/jobs")
-    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
     monkeypatch.setattr(
         "diffusers_helper.media.photo.open_photo",
         lambda given: (

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from transformers import SiglipVisionModel
 
-from diffusers_helper.clip_vision import hf_clip_vision_encode
+from diffusers_helper.encoders.vision import hf_clip_vision_encode
 from tests.tiny import TINY, redux_of, tiny_vision
 
 

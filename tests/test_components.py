@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import ModelFilesError, OutOfMemoryError, SettingsError
-from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode
+from diffusers_helper.core.errors import ModelFilesError, OutOfMemoryError, SettingsError
+from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.encoders.hunyuan import encode_prompt_conds, vae_decode
 from diffusers_helper.loading.components import RAM_FOR_WORK, Components, LocalFolder, resolve_models
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from diffusers_helper.core.messages import LANGUAGES, language
 from diffusers_helper.gradio.computer_panel import panel
 from diffusers_helper.service.computer import GpuReading, Reading
-from diffusers_helper.texts import LANGUAGES, language
 
 GPU = GpuReading("NVIDIA <H100>", int(80e9), int(60e9), int(20e9), int(50e9), utilisation=0.75, celsius=61)
 

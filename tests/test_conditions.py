@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.framepack.conditions import make_conditions
-from diffusers_helper.framepack.events import Note
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.events import Note
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from tests.tiny import TINY_FOLDER

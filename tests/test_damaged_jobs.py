@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.checkpoint import Checkpoint, environment_in
-from diffusers_helper.framepack.events import Finished
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.core.events import Finished
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.generation.checkpoint import Checkpoint, environment_in
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.jobs.manager import JobManager
@@ -269,8 +269,8 @@ def test_what_may_not_be_read_is_no_other_jobs_trouble(open_folder, name, mode, 
 PROGRAM = """
 import sys
 from pathlib import Path
-from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.service import launch
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.app import launch
 sys.exit(launch.main(ORIGINAL, ["--data", *sys.argv[1:]]))
 """
 SERVED = [

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.media import decoding
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.photo import Photo, open_photo

@@ -12,7 +12,7 @@ from diffusers_helper.commands import cli, machine
 from diffusers_helper.commands.doctor import Finding, Level, examine, has_kernels, report
 from diffusers_helper.commands.machine import Attempt, Facts, Gpu, Models, gather
 from diffusers_helper.commands.speed import Speed, measure
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service import options
 from diffusers_helper.service.versions import Package
 

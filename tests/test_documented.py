@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_helper.app import launch
+from diffusers_helper.app import supervisor as keeper
 from diffusers_helper.gradio.sign_in import SESSIONS_PER_USER
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.loading import embedding_cache
-from diffusers_helper.service import health, keeper, launch, login_throttle, logs
+from diffusers_helper.service import health, login_throttle, logs
 from diffusers_helper.service.access import MEGABYTE, Access
 
 DOCS = Path(__file__).parents[1]

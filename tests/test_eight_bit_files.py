@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import CancelledError, DiskFullError
+from diffusers_helper.core.errors import CancelledError, DiskFullError
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.loading.eight_bit_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of

@@ -7,7 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from diffusers_helper.framepack.background import BackgroundRunner
+from diffusers_helper.core.background import BackgroundRunner
+from diffusers_helper.core.errors import CancelledError, NumericsError
+from diffusers_helper.core.events import SectionDone, SectionSampled, StageStarted, StepDone
+from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import decoder_of
 from diffusers_helper.framepack.engine import (
     Conditions,
@@ -17,12 +21,8 @@ from diffusers_helper.framepack.engine import (
     sample_sections,
     sample_video,
 )
-from diffusers_helper.framepack.errors import CancelledError, NumericsError
-from diffusers_helper.framepack.events import SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
-from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.framepack.postprocess import Postprocess
-from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 from diffusers_helper.media.frames import soft_append_bcthw
 from diffusers_helper.pipelines.k_diffusion_hunyuan import transformer_arguments

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import pytest
 
-from diffusers_helper.framepack.errors import OutputError, SettingsError
-from diffusers_helper.media.files import (
+from diffusers_helper.core.errors import OutputError, SettingsError
+from diffusers_helper.core.files import (
     NAME_BYTES,
     display_name,
     generate_timestamp,

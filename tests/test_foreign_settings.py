@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.foreign_settings import NAMES, adopted
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
+from diffusers_helper.core.errors import ModelFilesError, SettingsError
 from diffusers_helper.model_files import LocalFolder, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.check import Fault, find_problems
 from diffusers_helper.model_files.contents import is_eight_bit, stored_numbers

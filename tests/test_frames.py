@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import NumericsError
+from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.media.frames import (
     crop_or_pad_yield_mask,
     require_finite,

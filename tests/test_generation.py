@@ -11,16 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.framepack import generation
-from diffusers_helper.framepack.checkpoint import Checkpoint
-from diffusers_helper.framepack.errors import (
+from diffusers_helper.core.errors import (
     CancelledError,
     DiskFullError,
     NumericsError,
     OutOfMemoryError,
     OutputError,
 )
-from diffusers_helper.framepack.events import (
+from diffusers_helper.core.events import (
     Finished,
     Note,
     SectionDone,
@@ -29,8 +27,10 @@ from diffusers_helper.framepack.events import (
     StepDone,
     VideoGrown,
 )
-from diffusers_helper.framepack.generation import generate
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.generation import generate as generation
+from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.generate import generate
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.loading.components import Components
@@ -333,7 +333,7 @@ def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
     components, photo, moments, tmp_path, monkeypatch, refused
 ):
     """/dev/full refuses as a full disk does; the link to it is gone after the first try, as if somebody made room."""
-    monkeypatch.setattr("diffusers_helper.framepack.room.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("diffusers_helper.generation.disk_wait.POLL_SECONDS", 0.01)
     whole, variant = moments
     shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
     (tmp_path / f"cut/{refused}.part").symlink_to("/dev/full")
@@ -352,7 +352,7 @@ def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
 def test_a_disk_that_is_full_when_a_video_goes_on_is_waited_for(
     components, photo, moments, tmp_path, monkeypatch, refused
 ):
-    monkeypatch.setattr("diffusers_helper.framepack.room.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("diffusers_helper.generation.disk_wait.POLL_SECONDS", 0.01)
     whole, variant = moments
     shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
     if refused == "estimate":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
+from diffusers_helper.core.errors import CancelledError, NumericsError, OutputError
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.tags import Tags

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from diffusers_helper.framepack.errors import NumericsError, SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.core.errors import NumericsError, SettingsError
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.handlers import PageHandlers

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.loading.components import Components
 from diffusers_helper.model_files import LocalFolder, parts, parts_for, transformer_part
 from diffusers_helper.model_files.check import find_problems

@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from diffusers_helper.framepack.events import Finished, StepDone
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.events import Finished, StepDone
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.worker import Worker

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.framepack.history import LatentHistory
-from diffusers_helper.framepack.planning import plan_video
 
 
 def frames(*values):

@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 
-from diffusers_helper.hunyuan import (
+from diffusers_helper.encoders.hunyuan import (
     PROMPT_PREFIX,
     PROMPT_SUFFIX,
     encode_prompt_conds,

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from diffusers_helper.service import instances, options
-from diffusers_helper.service.keeper import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.app import instances
+from diffusers_helper.app.supervisor import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.service import options
 from diffusers_helper.service.places import ROOT
 
 PAGE = f"""#!{sys.executable}
@@ -46,7 +47,8 @@ http.server.HTTPServer(("127.0.0.1", port), Page).serve_forever()
 MAIN = """
 import sys
 from pathlib import Path
-from diffusers_helper.service import instances, options
+from diffusers_helper.service import options
+from diffusers_helper.app import instances
 sys.exit(instances.main(sys.argv[2:], Path(sys.argv[1])))
 """
 
@@ -157,7 +159,7 @@ def test_run_files_and_logs_are_private_unless_told_otherwise(
 
 def test_everything_of_an_instance_moves_with_data(launcher: Launcher, tmp_path: Path) -> None:
     data = tmp_path / "elsewhere" / "deep"
-    command = [sys.executable, "-m", "diffusers_helper.service.instances"]
+    command = [sys.executable, "-m", "diffusers_helper.app.instances"]
 
     def run(*arguments: str) -> str:
         environment = launcher.environment | {"FRAMEPACK_DATA": str(data)} if arguments[0] == "status" else None

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffusers_helper.framepack.errors import CancelledError
-from diffusers_helper.framepack.interrupt import interruptible
+from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.memory import DynamicSwapInstaller
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from diffusers_helper.framepack.errors import FramePackError, OutputError, QueueFullError, SettingsError
+from diffusers_helper.core.errors import FramePackError, OutputError, QueueFullError, SettingsError
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs
 from tests.test_unfinished import PHOTO, REQUEST, Life

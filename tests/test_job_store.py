@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.errors import (
+from diffusers_helper.core.errors import (
     CancelledError,
     DiskFullError,
     OutOfMemoryError,
@@ -18,7 +18,7 @@ from diffusers_helper.framepack.errors import (
     SettingsError,
     UnknownJobError,
 )
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep

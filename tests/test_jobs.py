@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import (
+from diffusers_helper.core.errors import (
     CancelledError,
     OutOfMemoryError,
     OutputError,
     QueueFullError,
     UnknownJobError,
 )
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.manager import JobManager
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.events import SectionDone
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.framepack.engine import sample_video
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.events import SectionDone
-from diffusers_helper.framepack.planning import plan_video
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, sample_hunyuan
 from tests.golden import load_golden
 from tests.models import golden_conditions, golden_transformer

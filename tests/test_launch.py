@@ -12,20 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.variants import F1, ORIGINAL
-from diffusers_helper.service import launch
+from diffusers_helper.app import launch
+from diffusers_helper.app.launch import main, open_port
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.service.accounts import PasswordHash
-from diffusers_helper.service.launch import main, open_port
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import asyncio, os, sys, threading, time, types
 from pathlib import Path
-from diffusers_helper.service import launch, program
-from diffusers_helper.framepack.events import StepDone
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.app import launch
+from diffusers_helper.app import program
+from diffusers_helper.core.events import StepDone
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio import app, server
 from diffusers_helper.jobs.manager import JobManager
 
@@ -113,7 +114,7 @@ def test_a_port_that_is_taken_ends_the_program_before_anything_heavy_is_imported
     assert "--port" in sentence
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert imported.isdisjoint({"torch", "gradio", "huggingface_hub", "transformers", "diffusers", "numpy", "av"})
-    assert "diffusers_helper.service.launch" in imported
+    assert "diffusers_helper.app.launch" in imported
     assert not list(tmp_path.iterdir())
 
 
@@ -161,7 +162,7 @@ def test_wrong_arguments_exit_2(argv):
 )
 def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: __import__("torch").device("cpu"))
+    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: __import__("torch").device("cpu"))
     assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path), *argv]) == code
     shown = capsys.readouterr().err
     assert words in shown
@@ -173,7 +174,7 @@ def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, cod
     def broken(options, variant):
         raise error("a bug")
 
-    monkeypatch.setattr("diffusers_helper.service.program.Program", broken)
+    monkeypatch.setattr("diffusers_helper.app.program.Program", broken)
     assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path)]) == code
     (log,) = tmp_path.glob("logs/*/framepack_*.log")
     assert logged in log.read_text()
@@ -259,7 +260,7 @@ def test_results_are_apart_where_others_reach_the_page(monkeypatch, tmp_path, ar
         given.update(how)
         raise SettingsError("This is enough.")
 
-    monkeypatch.setattr("diffusers_helper.service.program.Program.make_manager", make_manager)
+    monkeypatch.setattr("diffusers_helper.app.program.Program.make_manager", make_manager)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.loading import weights as loading
 from diffusers_helper.loading.weights import Place, load_weights
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed

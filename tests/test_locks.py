@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 
 HOLD = """

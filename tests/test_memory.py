@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diffusers_helper import memory
-from diffusers_helper.framepack.errors import OutOfMemoryError
+from diffusers_helper.core.errors import OutOfMemoryError
 from diffusers_helper.memory import (
     DynamicSwapInstaller,
     MemoryPolicy,

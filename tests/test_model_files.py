@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.errors import ModelFilesError, SettingsError
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, parts, parts_for, resolve_models, transformer_part
 from diffusers_helper.model_files.check import Fault, find_problems, read_header
 from tests.tiny import TINY_FOLDER

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, parts, parts_for, transformer_part
 from diffusers_helper.model_files.checksums import ChecksumRecord, find_changed
 from diffusers_helper.model_files.hub import HuggingFaceHub, _byte_counter

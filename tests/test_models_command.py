@@ -13,8 +13,8 @@ from huggingface_hub import constants
 
 from diffusers_helper.commands import cli
 from diffusers_helper.commands import models as models_command
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, copying, parts, parts_for, transformer_part
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.service import options

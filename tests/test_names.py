@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from diffusers_helper.framepack.errors import OutputError, SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import OutputError, SettingsError
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.names import (
     DEFAULT_TEMPLATE,
     FIELDS,
@@ -164,7 +164,7 @@ def test_a_name_that_another_process_takes_in_between_stays_its_own(tmp_path, mo
 RESERVE = """
 import sys
 from pathlib import Path
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.names import reserve, stems
 sys.stdin.readline()
 for _ in range(50):

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusers_helper.framepack.events import SectionDone
-from diffusers_helper.framepack.numerics import NUMERICS_VERSION
+from diffusers_helper.core.events import SectionDone
+from diffusers_helper.core.numerics import NUMERICS_VERSION
 from tests.golden import DATA
 from tests.test_engine import golden_events
 

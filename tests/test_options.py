@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack import errors
+from diffusers_helper.core import errors
 from diffusers_helper.service.options import (
     DONE,
     FAILED,
@@ -119,7 +119,7 @@ PROGRAMS = {
     "resume --list": ["-m", "diffusers_helper", "resume", "--list", "--outputs"],
     "--help": ["-m", "diffusers_helper", "--help"],
     "the page's --help": ["demo_gradio.py", "--help"],
-    "run_gradio.sh help": ["-m", "diffusers_helper.service.instances", "help"],
+    "run_gradio.sh help": ["-m", "diffusers_helper.app.instances", "help"],
 }
 
 
@@ -149,9 +149,9 @@ def test_a_page_that_cannot_be_served_is_no_missing_model(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.service import launch
+from diffusers_helper.app import launch
 def start(self):
     raise ZeroDivisionError("a bug at the start")
 JobManager.start = start

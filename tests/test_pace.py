@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.events import Forecast, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.events import Forecast, StageStarted, StepDone, VideoGrown
 from diffusers_helper.jobs.pace import Pace, Speed, windows
 
 STEP, END, SETUP = 2.0, 5.0, 30.0

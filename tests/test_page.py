@@ -18,9 +18,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
-from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.framepack.request import MAX_PROMPT_CHARACTERS, GenerationRequest
-from diffusers_helper.framepack.variants import F1
+from diffusers_helper.core.errors import NumericsError
+from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationRequest
+from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options

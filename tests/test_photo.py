@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.media.photo import (
     EXACT_PIXELS,
     FORMATS,

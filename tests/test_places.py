@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_helper.app import instances, launch
 from diffusers_helper.commands.cli import main
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.variants import ORIGINAL
-from diffusers_helper.service import instances, launch, places
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.service import places
 from diffusers_helper.service.options import add_options
 from diffusers_helper.service.places import ROOT, Folders, can_write, file_permissions, require_writable
 from tests.fakes import LION

@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.planning import original_paddings, plan_video, sections_for, total_frames
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.planning import original_paddings, plan_video, sections_for, total_frames
 
 
 @pytest.mark.parametrize(

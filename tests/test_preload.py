@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.loading.components import Components

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.framepack.errors import CancelledError, ModelFilesError, SettingsError
-from diffusers_helper.framepack.events import Finished, StageStarted
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.app.program import EXACT_NAMES, Program, pick_device
+from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.core.events import Finished, StageStarted
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options
-from diffusers_helper.service.program import EXACT_NAMES, Program, pick_device
 from tests.fakes import wait_for
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -51,7 +51,7 @@ def tiny(tmp_path):
 )
 def test_pick_device(monkeypatch, choice, visible, found, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: torch.device(found))
+    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: torch.device(found))
     if expected in ("cpu", "cuda", "mps"):
         assert pick_device(choice) == torch.device(expected)
     else:
@@ -69,7 +69,7 @@ def test_without_a_choice_a_cpu_gets_the_tiny_model_and_the_log_says_so(caplog):
 
 
 def test_without_a_choice_a_gpu_gets_the_published_models(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.program.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: torch.device("cuda"))
     monkeypatch.setattr("diffusers_helper.model_files.HubSource.check", lambda source, variants, offline: None)
     program = Program(options(), "original")
     assert not program.source.is_tiny
@@ -96,7 +96,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
         components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
         yield Finished(output.with_suffix(".mp4"), 37)
 
-    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
     manager = tiny.make_manager()
     request = GenerationRequest(variant="f1", seed=1)
     job = manager.submit(request, PHOTO)
@@ -119,7 +119,7 @@ def made(monkeypatch, fault=None):
         output.with_name(f"{output.name}.mp4").write_bytes(b"whole")
         yield Finished(output.with_name(f"{output.name}.mp4"), 37)
 
-    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
     return calls
 
 
@@ -219,7 +219,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
             components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
             yield StageStarted("text", "Reading")
 
-    monkeypatch.setattr("diffusers_helper.framepack.generation.generate", generate)
+    monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
     events = tiny.generate(GenerationRequest(), PHOTO, "name", check=check, say=said.append)
     next(events)
     stop.append(True)

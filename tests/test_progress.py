@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.jobs.progress import PREVIEW_INTERVAL, JobSnapshot, Previews, changes, ending
 

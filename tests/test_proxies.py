@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service.proxies import proxies_in, require_proxies, settle_proxies, without_password
 from tests.fake_hub import fake_hub
 

@@ -12,8 +12,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+from diffusers_helper.core.events import SectionDone
 from diffusers_helper.framepack.engine import Conditions
-from diffusers_helper.framepack.events import SectionDone
 from diffusers_helper.thread_utils import AsyncStream
 
 ROOT = Path(__file__).parents[1]

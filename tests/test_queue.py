@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue, Ticket
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media import recipe as recipe_module
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import MAX_CHARACTERS, can_carry, png_comment, read_recipe, recipe_of

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import F1, ORIGINAL
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import recipe_panel
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file

@@ -6,8 +6,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.request import GenerationRequest
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.commands import cli
-from diffusers_helper.framepack.errors import CancelledError, OutOfMemoryError
-from diffusers_helper.framepack.events import Finished, StepDone
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import CancelledError, OutOfMemoryError
+from diffusers_helper.core.events import Finished, StepDone
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.photo import Photo
@@ -55,7 +55,7 @@ class FakeProgram:
 @pytest.fixture
 def program(monkeypatch):
     fake = type("Fake", (FakeProgram,), {"made": []})
-    monkeypatch.setattr("diffusers_helper.service.program.Program", fake)
+    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
     monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return fake
 

@@ -1,10 +1,10 @@
 import pytest
 
-from diffusers_helper.framepack import room
-from diffusers_helper.framepack.errors import CancelledError, DiskFullError, OutputError
-from diffusers_helper.framepack.events import StageStarted
-from diffusers_helper.framepack.room import when_there_is_room
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.core.errors import CancelledError, DiskFullError, OutputError
+from diffusers_helper.core.events import StageStarted
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.generation import disk_wait as room
+from diffusers_helper.generation.disk_wait import when_there_is_room
 
 
 @pytest.fixture(autouse=True)

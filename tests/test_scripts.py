@@ -325,9 +325,7 @@ def test_run_gradio_makes_the_environment_and_passes_its_arguments_on(tmp_path: 
         executable(python, says)
         mark.touch()
     done = subprocess.run([script, *arguments], cwd="/", capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        f"<{word}>" for word in ["-m", "diffusers_helper.service.instances", *arguments]
-    ]
+    assert done.stdout.splitlines() == [f"<{word}>" for word in ["-m", "diffusers_helper.app.instances", *arguments]]
 
 
 @pytest.mark.parametrize("state", ["nothing", "half-made"])

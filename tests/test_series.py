@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import ORIGINAL
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio import series as module
 from diffusers_helper.gradio.series import Refused, Series, SeriesHandlers
 from diffusers_helper.gradio.visitors import new_visitor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.model_files import HubSource, parts, parts_for, resolve_models, transformer_part
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.model_files.revisions import Revisions

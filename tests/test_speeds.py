@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.events import Finished, Forecast, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.events import Finished, Forecast, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs import pace, speeds
 from diffusers_helper.jobs.pace import Speed
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey

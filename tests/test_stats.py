@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusers_helper.framepack.events import StageStarted, StepDone
+from diffusers_helper.core.events import StageStarted, StepDone
 from diffusers_helper.jobs.stats import ENOUGH_STEPS, WorkerStats
 
 

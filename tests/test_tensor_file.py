@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.core.errors import OutputError
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 
 KINDS = [TensorFile("digest"), TensorFile("sha256", separator=";")]

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.media.text_files import MAX_BYTES, decoded, read_text, require_encoding
 
 LONG = {

@@ -10,8 +10,8 @@ import httpx
 import orjson
 import pytest
 
-from diffusers_helper.framepack.errors import UnknownJobError
-from diffusers_helper.texts import ENGLISH, LANGUAGES, Language, Message, in_turn, language, preferred
+from diffusers_helper.core.errors import UnknownJobError
+from diffusers_helper.core.messages import ENGLISH, LANGUAGES, Language, Message, in_turn, language, preferred
 from tests.fakes import serve_page
 
 PACKAGE = Path(__file__).parents[1] / "diffusers_helper"
@@ -96,7 +96,7 @@ def test_what_a_component_shows_is_marked_for_translation():
 
 def error_names():
     """The classes of errors.py, and what tells a user something besides."""
-    tree = ast.parse((PACKAGE / "framepack" / "errors.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "core" / "errors.py").read_text(encoding="utf-8"))
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     return classes - {"CancelledError"} | {"Note"}  # ended by the user: nothing is told
 

@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffusers_helper.clip_vision import hf_clip_vision_encode
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.hunyuan import encode_prompt_conds, vae_decode, vae_encode
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.encoders.hunyuan import encode_prompt_conds, vae_decode, vae_encode
+from diffusers_helper.encoders.vision import hf_clip_vision_encode
 from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from tests.tiny import SHIPPED, hunyuan_of, redux_of, tiny_text, tiny_vae, tiny_vision

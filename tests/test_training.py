@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
-from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.model_files.source import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
 from training import family, pool, train_transformer, train_vae
@@ -302,7 +302,7 @@ def test_rate_warms_up_and_falls_over_all_calls(tmp_path) -> None:
 
 
 def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
-    from diffusers_helper.hunyuan import encode_prompt_conds
+    from diffusers_helper.encoders.hunyuan import encode_prompt_conds
 
     save_words(tmp_path)
     words = Words.load(tmp_path)

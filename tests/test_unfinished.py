@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_helper.framepack.errors import (
+from diffusers_helper.core.errors import (
     OutOfMemoryError,
     OutputError,
     QueueFullError,
     SettingsError,
     UnknownJobError,
 )
-from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.events import Finished, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import Unfinished

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.k_diffusion.uni_pc_fm import sample_unipc, unipc_steps
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
 from tests.golden import golden_meta, load_golden

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper import utils
-from diffusers_helper.media import files, frames, photo, video
+from diffusers_helper.core import files
+from diffusers_helper.media import frames, photo, video
 
 ROOT = Path(__file__).parent.parent
 

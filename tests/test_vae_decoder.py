@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoUpsampleCausal3D
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusers_helper.framepack.interrupt import interruptible
+from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.models import vae_decoder
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service import versions
 from diffusers_helper.service.versions import TESTED, Package, installed_packages, require_versions
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.framepack.errors import CancelledError, NumericsError, OutputError
+from diffusers_helper.core.errors import CancelledError, NumericsError, OutputError
 from diffusers_helper.media.video import preview_jpeg, save_bcthw_as_mp4
 from tests.clips import HEIGHT, WIDTH, boxes, clip, decoded, flat_clip, shown
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_helper.framepack.errors import QueueFullError
-from diffusers_helper.framepack.events import Finished, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.app.program import device_fault
+from diffusers_helper.core.errors import QueueFullError
+from diffusers_helper.core.events import Finished, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service import watchdog
-from diffusers_helper.service.program import device_fault
 from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
 from tests.fakes import wait_for
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.framepack.errors import CancelledError, OutputError
-from diffusers_helper.framepack.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import CancelledError, OutputError
+from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs

@@ -16,9 +16,9 @@ from diffusers import AutoencoderKLHunyuanVideo
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusers_helper.core.events import SectionDone
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.framepack.engine import Conditions, sample_video
-from diffusers_helper.framepack.events import SectionDone
-from diffusers_helper.framepack.planning import plan_video
 from training.clips import render
 from training.latents import decode, encode, posterior
 from training.loop import autocast

@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from diffusers_helper.framepack import planning
-from diffusers_helper.framepack.planning import HISTORY_LATENTS, LATENT_WINDOW, SectionPlan, plan_video
+from diffusers_helper.core import planning
+from diffusers_helper.core.planning import HISTORY_LATENTS, LATENT_WINDOW, SectionPlan, plan_video
 
 SEGMENT_LATENTS = 32
 """A section, the 19 latents that it reads and the one between sections, in whole pieces of the autoencoder."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, LlamaModel, PreTrainedTokenizerFast
 
-from diffusers_helper.hunyuan import PROMPT_PREFIX, PROMPT_SUFFIX
+from diffusers_helper.encoders.hunyuan import PROMPT_PREFIX, PROMPT_SUFFIX
 from training.family import build_clip, build_llama
 from training.tiny_tokenizers import clip_tokenizer, llama_tokenizer, save_clip, save_llama
 

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from diffusers_helper.hunyuan import CLIP_TOKENS, PROMPT_PREFIX
+from diffusers_helper.encoders.hunyuan import CLIP_TOKENS, PROMPT_PREFIX
 from training.captions import caption
 from training.motions import draw_motion
 

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffusers_helper.commands.batch_list import BatchJob, JobList, plan, read_list
 from diffusers_helper.commands.terminal import add_settings, follow, given_settings, steps_bar, table
-from diffusers_helper.framepack.errors import CancelledError, FramePackError, SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.media.files import NAME_BYTES, json_bytes, require_writable, whole_file
+from diffusers_helper.core.errors import CancelledError, FramePackError, SettingsError
+from diffusers_helper.core.files import NAME_BYTES, json_bytes, require_writable, whole_file
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.names import cleaned
 from diffusers_helper.media.text_files import require_encoding
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
-from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.app.program import Program
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
-    from diffusers_helper.service.program import EXACT_NAMES, Program
+    from diffusers_helper.app.program import EXACT_NAMES, Program
 
     parsed.name_template = EXACT_NAMES  # they are made from what goes into the videos
     program = Program(parsed, parsed.variant)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.media.files import open_regular
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import open_regular
+from diffusers_helper.core.messages import Message
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """A file with one of these was meant as a photo: if it is none, that is told and not passed over."""

@@ -18,12 +18,12 @@ from typing import Any
 
 from diffusers_helper.commands.batch_folder import FolderWalk
 from diffusers_helper.commands.batch_rows import Row, read_csv, read_json_lines
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import RANDOM_SEED, GenerationRequest
-from diffusers_helper.media.files import open_regular, require_usable
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import open_regular, require_usable
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.media.names import cleaned
 from diffusers_helper.media.text_files import read_text
-from diffusers_helper.texts import Message, in_turn
 
 _STEM_CHARACTERS = 40
 _TOLD = 5

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.texts import Message, in_turn
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.request import GenerationRequest
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """``str.splitlines`` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""

@@ -24,17 +24,17 @@ from diffusers_helper.commands.terminal import (
     steps_bar,
     telling_how_to_go_on,
 )
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import require_usable
+from diffusers_helper.core.messages import Message, language
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
-from diffusers_helper.media.files import require_usable
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
-from diffusers_helper.texts import Message, language
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +64,8 @@ def generate(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
+    from diffusers_helper.app.program import Program
     from diffusers_helper.media.photo import open_photo
-    from diffusers_helper.service.program import Program
 
     t = language(parsed.language)
     photo = open_photo(picture)

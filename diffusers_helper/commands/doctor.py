@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from diffusers_helper.commands.machine import Attempt, Facts, gather
-from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.planning import FPS, LATENT_WINDOW
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import readable_size
 from diffusers_helper.service import options
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
-from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, SettingsError
+from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
-from diffusers_helper.service.launch import open_port
 from diffusers_helper.service.places import can_write
 from diffusers_helper.service.proxies import proxies_in, proxy_fault, without_password
 from diffusers_helper.service.versions import Package, installed_packages
@@ -155,7 +155,7 @@ def gather(options: argparse.Namespace) -> Facts:
 def _device(choice: str) -> tuple[torch.device, str | None]:
     import torch
 
-    from diffusers_helper.service.program import pick_device
+    from diffusers_helper.app.program import pick_device
 
     try:
         return pick_device(choice), None

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.commands.terminal import table
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
 from diffusers_helper.model_files.checksums import RECORD, find_changed
 from diffusers_helper.model_files.copying import copy_model

@@ -24,7 +24,8 @@ from diffusers_helper.commands.terminal import (
     table,
     telling_how_to_go_on,
 )
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message, in_turn, language
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.record import JobRecord
@@ -32,7 +33,6 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.service import options
 from diffusers_helper.service.signals import stop_on_interrupt
-from diffusers_helper.texts import Message, in_turn, language
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _id_of(name: str, store: JobStore) -> str:
 
 
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.app.program import Program
 
     t, parsed = language(parsed.language), copy.copy(parsed)
     parsed.models = parsed.models or record.models or None

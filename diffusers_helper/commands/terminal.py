@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.commands.progress import ProgressBar
-from diffusers_helper.framepack.errors import CancelledError, OutputError, SettingsError
-from diffusers_helper.framepack.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.media.files import require_usable, require_writable, whole_file
+from diffusers_helper.core.errors import CancelledError, OutputError, SettingsError
+from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.files import require_usable, require_writable, whole_file
+from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.service.places import Folders
 from diffusers_helper.service.signals import asked_on_quit
-from diffusers_helper.texts import ENGLISH, Language, Message
 
 if TYPE_CHECKING:
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.app.program import Program
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",

@@ -1,1 +1,1 @@
-"""What the method is: requests, plans, history, and the engine that turns them into events."""
+"""The method: sections of a video sampled and decoded one after the other, over a packed history."""

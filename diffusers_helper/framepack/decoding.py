@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.hunyuan import vae_decode
+from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.encoders.hunyuan import vae_decode
 from diffusers_helper.models.kernels import PLAIN, Kernels
 
 if TYPE_CHECKING:

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_helper.core.events import Event, SectionSampled, StageStarted, StepDone
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import SectionPlan, VideoPlan
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Use, decoder_of
-from diffusers_helper.framepack.events import Event, SectionSampled, StageStarted, StepDone
 from diffusers_helper.framepack.history import LatentHistory
-from diffusers_helper.framepack.planning import SectionPlan, VideoPlan
 from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, require_finite
-from diffusers_helper.framepack.settings import SamplingSettings
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Conditioning, ConditionInputs, Denoiser
 from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
-from diffusers_helper.texts import Message
 
 VAE_SCALE = 8
 """Pixels per latent, each way."""

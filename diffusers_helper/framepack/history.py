@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.planning import HISTORY, HISTORY_LATENTS, START, SectionPlan, VideoPlan
+from diffusers_helper.core.planning import HISTORY, HISTORY_LATENTS, START, SectionPlan, VideoPlan
 
 
 class LatentHistory:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.background import BackgroundRunner
+from diffusers_helper.core.background import BackgroundRunner
+from diffusers_helper.core.errors import NumericsError
+from diffusers_helper.core.events import Event, SectionDone, SectionSampled, StageStarted
+from diffusers_helper.core.messages import Message
 from diffusers_helper.framepack.decoding import Check, Decoder
-from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.framepack.events import Event, SectionDone, SectionSampled, StageStarted
-from diffusers_helper.texts import Message
 
 Events = Generator[Event, None, None]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
-from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.core.errors import FramePackError, UnknownJobError
+from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request, setting_fault
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager

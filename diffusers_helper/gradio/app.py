@@ -14,8 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.core.messages import ENGLISH, Language, language
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.computer_panel import lay_out_computer
@@ -31,7 +32,6 @@ from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.preload import Preload
-from diffusers_helper.texts import ENGLISH, Language, language
 
 POLL_SECONDS = 1
 REMEMBERED_SESSIONS = 50

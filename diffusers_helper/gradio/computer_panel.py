@@ -12,9 +12,9 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.service.computer import Computer, GpuReading, Reading
-from diffusers_helper.texts import ENGLISH, Language
 
 POLL_SECONDS = 2
 PLOT_STEPS = 60

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from diffusers_helper.bucket_tools import BUCKETS
-from diffusers_helper.framepack.request import (
+from diffusers_helper.core.buckets import BUCKETS
+from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.core.request import (
     BEST_CRF,
     MAX_PROMPT_CHARACTERS,
     MAX_SECONDS,
@@ -16,7 +17,6 @@ from diffusers_helper.framepack.request import (
     GenerationRequest,
 )
 from diffusers_helper.gradio import view
-from diffusers_helper.texts import Language, Message
 
 DEFAULT_RESOLUTION = 640
 IDEAS = {  # the prompts stay English, which the models know best

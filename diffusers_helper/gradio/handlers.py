@@ -13,9 +13,10 @@ from zlib import crc32
 
 import gradio as gr
 
-from diffusers_helper.framepack.errors import FramePackError
-from diffusers_helper.framepack.request import RANDOM_SEED, GenerationRequest
-from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
+from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
@@ -33,7 +34,6 @@ from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.texts import ENGLISH, Language
 
 
 class PageHandlers:

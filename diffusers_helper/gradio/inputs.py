@@ -20,15 +20,15 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from diffusers_helper.framepack.errors import PhotoError, SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import PhotoError, SettingsError
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.files import whole_file
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
-from diffusers_helper.texts import Message
 
 SETTINGS = (
     "prompt",

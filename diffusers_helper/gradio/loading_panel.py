@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
 from diffusers_helper.model_files import readable_progress
 from diffusers_helper.service.preload import Loading, PartLoading, Preload
-from diffusers_helper.texts import ENGLISH, Language
 
 POLL_SECONDS = 1
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

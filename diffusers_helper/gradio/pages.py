@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from diffusers_helper.core.messages import preferred
 from diffusers_helper.gradio.style import app_options
-from diffusers_helper.texts import preferred
 
 
 class ByLanguage:

@@ -10,14 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
-from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
-from diffusers_helper.framepack.variants import Variant, variant_named
+from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.request import BEST_CRF, WORST_CRF
+from diffusers_helper.core.variants import Variant, variant_named
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture, uploaded_file
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
-from diffusers_helper.texts import ENGLISH, Language, Message
 
 logger = logging.getLogger(__name__)
 

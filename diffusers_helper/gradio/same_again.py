@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.inputs import content_of
 from diffusers_helper.jobs.progress import JobSnapshot
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.framepack.errors import FramePackError, PhotoError, QueueFullError, UnknownJobError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.core.errors import FramePackError, PhotoError, QueueFullError, UnknownJobError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
 from diffusers_helper.gradio.privacy import owner_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
@@ -29,8 +31,6 @@ from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.files import display_name
-from diffusers_helper.texts import ENGLISH, Language, Message
 
 POLL_SECONDS = 2
 MAX_VISITORS = 10_000

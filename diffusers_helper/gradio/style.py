@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.messages import language
 from diffusers_helper.gradio.progress_bar import make_progress_bar_css
-from diffusers_helper.texts import language
 
 LONG_SECONDS = 30 * 60
 """From here on a video is started only after a question."""

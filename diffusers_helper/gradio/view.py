@@ -13,14 +13,14 @@ from math import floor
 
 from PIL import Image
 
-from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, sections_for, total_frames
-from diffusers_helper.framepack.variants import variant_named
+from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.planning import FPS, LATENT_WINDOW, sections_for, total_frames
+from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
-from diffusers_helper.texts import ENGLISH, Language
 
 ALMOST = 99
 """Percent that a bar shows at most while there is work left."""

@@ -11,11 +11,11 @@ import secrets
 from collections.abc import Callable
 from typing import TypeGuard
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.claims import Claims
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
-from diffusers_helper.texts import Message
 
 _WORD = re.compile(r"[A-Za-z0-9_-]{22}")
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Unpack
 
-from diffusers_helper.framepack.errors import UnknownJobError
+from diffusers_helper.core.errors import UnknownJobError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.claims import Claims
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import Changes
-from diffusers_helper.texts import Message
 
 UNKNOWN_JOB = Message("This job is not known here; the server may have been restarted.")
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import time
 
-from diffusers_helper.framepack.errors import QueueFullError, UnknownJobError
-from diffusers_helper.framepack.events import Cancelled, Failed
+from diffusers_helper.core.errors import QueueFullError, UnknownJobError
+from diffusers_helper.core.events import Cancelled, Failed
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.job import Job, public_name
 from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending
 from diffusers_helper.jobs.queue import JobQueue, Ticket
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

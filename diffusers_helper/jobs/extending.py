@@ -10,15 +10,15 @@ import os
 import shutil
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
-from diffusers_helper.framepack.planning import FPS, LATENT_WINDOW, plan_video, sections_for
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.files import output_error
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import FPS, LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.media.files import output_error
 from diffusers_helper.media.names import let_go, numbered, reserve
 from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_file, section_files
-from diffusers_helper.texts import Message
 
 
 def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:

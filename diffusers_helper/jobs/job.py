@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from diffusers_helper.framepack.errors import CancelledError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 
 if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo

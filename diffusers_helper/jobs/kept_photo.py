@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from diffusers_helper.core.files import open_own, whole_file
 from diffusers_helper.jobs.record import UnusableJobError
-from diffusers_helper.media.files import open_own, whole_file
 from diffusers_helper.media.photo import MAX_PIXELS
 
 

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from diffusers_helper.framepack.errors import FramePackError, QueueFullError, SettingsError
-from diffusers_helper.framepack.events import Cancelled, Finished
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import FramePackError, QueueFullError, SettingsError
+from diffusers_helper.core.events import Cancelled, Finished
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
@@ -28,7 +29,6 @@ from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, r
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.jobs.worker import Run, Work, Worker
-from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffusers_helper.framepack.events import Event, Forecast, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.events import Event, Forecast, StageStarted, StepDone, VideoGrown
 
 UNMEASURED_END = 0.05
 """Time of an end, per window, as a share of a section's steps, until one is measured: about an H100's."""

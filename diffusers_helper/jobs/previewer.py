@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from diffusers_helper.hunyuan import vae_decode_fake
+from diffusers_helper.encoders.hunyuan import vae_decode_fake
 from diffusers_helper.media.video import preview_jpeg
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from diffusers_helper.framepack.events import (
+from diffusers_helper.core.events import (
     Cancelled,
     Event,
     Failed,
@@ -21,14 +21,14 @@ from diffusers_helper.framepack.events import (
     StepDone,
     VideoGrown,
 )
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.jobs.state import Changes, JobState
-from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusers_helper.framepack.request import GenerationRequest
+    from diffusers_helper.core.request import GenerationRequest
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from diffusers_helper.media.files import display_name, output_error, read_own
-from diffusers_helper.texts import Message
+from diffusers_helper.core.files import display_name, output_error, read_own
+from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
 REASON_BYTES = 4000

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.job import Job
-from diffusers_helper.texts import Message
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffusers_helper.framepack.errors import FramePackError, UnknownJobError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.media.files import read_own
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import FramePackError, UnknownJobError
+from diffusers_helper.core.files import read_own
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 
 STATES = ("queued", "running", "stopped", "failed", "done")
 RECORD_BYTES = 1_000_000

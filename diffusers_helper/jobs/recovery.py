@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

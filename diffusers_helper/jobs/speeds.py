@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.framepack.events import Event, Forecast
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.events import Event, Forecast
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.pace import Pace, Speed
-from diffusers_helper.media.files import whole_file
 
 MAX_ENTRIES = 200
 _TWICE = 2.0

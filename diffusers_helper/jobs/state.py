@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from diffusers_helper.framepack.request import GenerationRequest
+    from diffusers_helper.core.request import GenerationRequest
 
 
 class JobState(StrEnum):

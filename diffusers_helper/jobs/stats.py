@@ -11,8 +11,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from diffusers_helper.framepack.events import Event, StepDone
-from diffusers_helper.texts import Message
+from diffusers_helper.core.events import Event, StepDone
+from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
 

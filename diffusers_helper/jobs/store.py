@@ -1,7 +1,7 @@
 """Jobs on the disk, so that they outlive their process: a folder each, with the request, the photo and a checkpoint.
 
-``FOLDER/ID/job.json`` and ``photo.png`` are written when a job is submitted; ``framepack/checkpoint.py`` adds the rest.
-``FOLDER/quarantine`` has what cannot be used, as it was found.
+``FOLDER/ID/job.json`` and ``photo.png`` are written when a job is submitted; ``generation/checkpoint.py`` adds
+the rest. ``FOLDER/quarantine`` has what cannot be used, as it was found.
 ``FOLDER/ID.lock`` is held by the process that has the job, and the system lets go of it however that process ends: a
 job that is "queued" or "running" and not held was interrupted.
 """
@@ -22,21 +22,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from diffusers_helper.framepack.errors import (
+from diffusers_helper.core.errors import (
     CancelledError,
     DiskFullError,
     FramePackError,
     SettingsError,
     UnknownJobError,
 )
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.files import display_name, output_error, whole_file
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.quarantine import Quarantine
 from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError, is_id, read_record
-from diffusers_helper.media.files import display_name, output_error, whole_file
 from diffusers_helper.media.partials import PHOTO, RECORD, section_files
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 THUMBNAIL_SIDE = 160

@@ -12,13 +12,13 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import FramePackError
+from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.kept_photo import check_picture
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.media.files import display_name
 from diffusers_helper.media.partials import PHOTO, half_written, half_written_results
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

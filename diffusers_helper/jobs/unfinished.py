@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
-from diffusers_helper.framepack.planning import plan_video
+from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
@@ -16,7 +17,6 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.partials import partial_files
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import CancelledError, FramePackError
-from diffusers_helper.framepack.events import Cancelled, Event, Failed, Finished, Note, VideoGrown
+from diffusers_helper.core.errors import CancelledError, FramePackError
+from diffusers_helper.core.events import Cancelled, Event, Failed, Finished, Note, VideoGrown
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, public_name
 from diffusers_helper.jobs.progress import Outcome, Pace, Previewer, Previews, changes
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

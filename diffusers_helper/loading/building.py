@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusers_helper.framepack.errors import FramePackError, ModelFilesError, OutOfMemoryError
+from diffusers_helper.core.errors import FramePackError, ModelFilesError, OutOfMemoryError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.loading.eight_bit_files import converted
 from diffusers_helper.loading.weights import Place, bytes_of, lacking, load_weights
 from diffusers_helper.memory import out_of_memory_as_error
@@ -26,7 +27,6 @@ from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.eight_bit import with_eight_bits
-from diffusers_helper.texts import Message
 
 _CLASSES = {
     parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),

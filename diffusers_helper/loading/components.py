@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.loading.building import attention_head_dim, build
 from diffusers_helper.loading.embedding_cache import EmbeddingCache, key_of
 from diffusers_helper.loading.environment import environment
@@ -34,7 +35,6 @@ from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
-from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo

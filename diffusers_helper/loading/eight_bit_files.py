@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_helper.core.files import output_error, require_free_space, whole_file
 from diffusers_helper.loading.stored import DTYPES, convert
 from diffusers_helper.loading.weights import CHUNK_BYTES, Report
-from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.model_files.headers import ITEM_BYTES
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.models.eight_bit import quantize

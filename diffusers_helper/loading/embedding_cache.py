@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffusers_helper.framepack.errors import OutputError
+from diffusers_helper.core.errors import OutputError
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 
 FORMAT = 1

@@ -8,9 +8,9 @@ from importlib.metadata import version
 
 import torch
 
-from diffusers_helper.framepack.numerics import NUMERICS_VERSION
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.numerics import NUMERICS_VERSION
 from diffusers_helper.model_files import ModelSource, parts_for
-from diffusers_helper.texts import Message, in_turn
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _BEFORE_IT_WAS_KEPT = {"numerics": "1"}

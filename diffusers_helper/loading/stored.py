@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.core.errors import ModelFilesError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.shards import Shards, Stored
-from diffusers_helper.texts import Message
 
 DTYPES = {
     "F64": torch.float64,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.core.files import whole_file
 
 
 class DamagedFileError(Exception):

@@ -20,11 +20,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper.framepack.errors import ModelFilesError
+from diffusers_helper.core.errors import ModelFilesError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.loading.stored import DTYPES, convert, is_read_as_it_is, require_only_weights
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, Layout, block_layout, blocks_of
 from diffusers_helper.model_files.shards import Shards, Stored
-from diffusers_helper.texts import Message
 
 CHUNK_BYTES = 32 * 1024**2
 """What one thread reads at once: large enough for a disk, small enough that the threads end together."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from diffusers_helper.framepack.errors import PhotoError
+from diffusers_helper.core.errors import PhotoError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.media.photo import MAX_PIXELS, Photo, open_photo
-from diffusers_helper.texts import Message
 
 MOST_AT_ONCE, MOST_PIXELS = 2, 200_000_000
 KEPT_PIXELS = 48_000_000

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from diffusers_helper.bucket_tools import BUCKETS
-from diffusers_helper.framepack.planning import LATENT_WINDOW
-from diffusers_helper.framepack.variants import VARIANTS
-from diffusers_helper.texts import Message
+from diffusers_helper.core.buckets import BUCKETS
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import LATENT_WINDOW
+from diffusers_helper.core.variants import VARIANTS
 
 NAMES = {
     "n_prompt": "negative_prompt",

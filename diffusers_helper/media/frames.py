@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.errors import NumericsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import NumericsError
+from diffusers_helper.core.messages import Message
 
 FLAT, STILL = 4 / 255, 1 / 255
 """Two levels of 8 bits between the darkest and the brightest value of a frame; half a level between frames."""

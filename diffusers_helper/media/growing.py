@@ -16,14 +16,14 @@ import av
 import torch
 from torch import Tensor
 
-from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.media.files import output_error, whole_file
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.files import output_error, whole_file
+from diffusers_helper.core.messages import Message
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
 from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
 from diffusers_helper.media.partials import partial_file, partial_files
 from diffusers_helper.media.tags import NO_TAGS, Tags
 from diffusers_helper.media.video import Check, encode_mp4, exact_rate
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

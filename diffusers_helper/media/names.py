@@ -18,12 +18,12 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.media.files import NAME_BYTES, output_error
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import NAME_BYTES, output_error
+from diffusers_helper.core.messages import Message
 
 if TYPE_CHECKING:
-    from diffusers_helper.framepack.request import GenerationRequest
+    from diffusers_helper.core.request import GenerationRequest
 
 DEFAULT_TEMPLATE = "{photo}_{prompt}_{seed}"
 FIELDS = ("photo", "prompt", "seed", "variant", "date", "id", "number")

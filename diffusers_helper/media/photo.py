@@ -19,9 +19,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 from PIL.ImageFile import ImageFile
 
-from diffusers_helper.framepack.errors import FramePackError, PhotoError
-from diffusers_helper.media.files import display_name
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import FramePackError, PhotoError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 178_956_970

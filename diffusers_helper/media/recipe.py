@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.media.files import display_name
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.foreign_settings import adopted
 from diffusers_helper.media.mp4 import read_frames, write_joined
 from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, Tags, read_tag
 from diffusers_helper.media.text_files import decoded_unicode
 from diffusers_helper.media.video import encode_mp4
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 VERSION = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.media.files import open_regular
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import open_regular
+from diffusers_helper.core.messages import Message
 
 MAX_BYTES = 50_000_000
 """Longer files are no prompts or lists; reading stops there."""

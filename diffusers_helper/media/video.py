@@ -17,10 +17,10 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image
 from torch import Tensor
 
-from diffusers_helper.framepack.request import BEST_CRF, WORST_CRF
-from diffusers_helper.media.files import require_free_space, whole_file
+from diffusers_helper.core.files import require_free_space, whole_file
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.media.frames import crop_or_pad_yield_mask, require_finite, rgb_frames, soft_append_bcthw
-from diffusers_helper.texts import Message
 
 __all__ = [
     "crop_or_pad_yield_mask",

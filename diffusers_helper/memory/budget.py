@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers_helper.core.messages import Message
 from diffusers_helper.memory.packing import block_layout, blocks_of, tensors_of
-from diffusers_helper.texts import Message
 
 GIB = 1024**3
 IN_MLP, IN_ATTENTION, HIDDEN = 11, 9, 4

@@ -9,8 +9,8 @@ from typing import TypeVar
 import psutil
 import torch
 
-from diffusers_helper.framepack.errors import OutOfMemoryError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import OutOfMemoryError
+from diffusers_helper.core.messages import Message
 
 GIB = 1024**3
 Result = TypeVar("Result")

@@ -9,11 +9,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.media.files import display_name
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.formats import foreign_format
 from diffusers_helper.model_files.headers import read_header
 from diffusers_helper.model_files.parts import Part
-from diffusers_helper.texts import Message
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MAX_JSON = 200_000_000

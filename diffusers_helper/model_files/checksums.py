@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.check import SHA256, Fault, Problem
 from diffusers_helper.model_files.parts import Part
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import ModelFilesError
-from diffusers_helper.media.files import whole_file
+from diffusers_helper.core.errors import ModelFilesError
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.messages import Message, in_turn
 from diffusers_helper.model_files.check import SHA256
 from diffusers_helper.model_files.parts import Part
 from diffusers_helper.model_files.source import (
@@ -19,7 +20,6 @@ from diffusers_helper.model_files.source import (
     read_sums,
     readable_size,
 )
-from diffusers_helper.texts import Message, in_turn
 
 CHUNK = 16 * 1024 * 1024
 _DOWNLOAD = "./framepack models download"

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers_helper.media.files import display_name
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS
-from diffusers_helper.texts import Message
 
 _FOREIGN = (
     (

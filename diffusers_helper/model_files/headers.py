@@ -12,8 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.media.files import display_name
-from diffusers_helper.texts import Message
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,

@@ -13,11 +13,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.framepack.errors import FramePackError, ModelFilesError
+from diffusers_helper.core.errors import FramePackError, ModelFilesError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.parts import Part
 from diffusers_helper.model_files.revisions import Revisions
 from diffusers_helper.model_files.snapshots import Snapshot, SnapshotFinder, has_blob
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.framepack.variants import VARIANTS, Variant, variant_named
-from diffusers_helper.texts import Message
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.variants import VARIANTS, Variant, variant_named
 
 
 @dataclass(frozen=True)

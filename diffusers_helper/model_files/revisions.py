@@ -10,9 +10,9 @@ import logging
 import re
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import ModelFilesError, OutputError
-from diffusers_helper.media.files import whole_file
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import ModelFilesError, OutputError
+from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
 

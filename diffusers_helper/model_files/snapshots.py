@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files.check import find_problems
 from diffusers_helper.model_files.parts import Part, parts_for
 

@@ -9,16 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import ModelFilesError, SettingsError
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.variants import VARIANTS
+from diffusers_helper.core.errors import ModelFilesError, SettingsError
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes, other_format
 from diffusers_helper.model_files.checksums import ChecksumRecord, Report, find_changed
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
 from diffusers_helper.model_files.snapshots import cache_at
-from diffusers_helper.texts import Message, in_turn
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
 SUMS_FILE = "SHA256SUMS"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..framepack.errors import SettingsError
-from ..texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
+
 from .sdpa import AttentionFunction, kernel_order, sdpa
 
 log = logging.getLogger(__name__)

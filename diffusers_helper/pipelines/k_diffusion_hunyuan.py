@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.k_diffusion.uni_pc_fm import sample_unipc
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.service.accounts import Accounts
-from diffusers_helper.texts import Message
 
 MEGABYTE = 1_000_000
 

@@ -19,10 +19,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_helper.framepack.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.service.options import add_language
 from diffusers_helper.service.places import Folders
-from diffusers_helper.texts import Message
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 """A user's name is part of a folder's name, on file systems that do not tell A from a, too."""

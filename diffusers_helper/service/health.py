@@ -11,11 +11,11 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
-from diffusers_helper.texts import Message
 
 State = Literal["loading", "idle", "busy", "wedged", "stopping"]
 HANG_SECONDS = 900.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.media.files import read_own
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import read_own
+from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
 HOLDER_BYTES = 1000

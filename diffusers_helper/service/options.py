@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from diffusers_helper.framepack.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
-from diffusers_helper.media.files import output_error
+from diffusers_helper.core.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
+from diffusers_helper.core.files import output_error
+from diffusers_helper.core.messages import LANGUAGES, language
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.service.places import ChooseFolder, Folders, folder_name
 from diffusers_helper.service.proxies import settle_proxies
-from diffusers_helper.texts import LANGUAGES, language
 
 DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED, READER_GONE = 0, 1, 2, 3, 130, 141
 """Every exit code there is; docs/deploy.md tells what each one means and what follows. The last is SIGPIPE's."""

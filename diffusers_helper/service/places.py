@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 
 ROOT = Path(__file__).resolve().parents[2]
 """The program's own folder. What is written goes below it too, where that can be and nothing else was said."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from diffusers_helper.framepack.errors import CancelledError, FramePackError
+from diffusers_helper.core.errors import CancelledError, FramePackError
+from diffusers_helper.core.messages import Message
 from diffusers_helper.memory.ram import free_ram
 from diffusers_helper.model_files import Part, parts_for
-from diffusers_helper.texts import Message
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components

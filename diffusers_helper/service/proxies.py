@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 
 VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

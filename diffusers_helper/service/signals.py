@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from diffusers_helper.framepack.errors import CancelledError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.messages import Message
 
 _TO_STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 """What ends a command, by the names of those that this system has: Ctrl+C, ``kill``, and a terminal that is closed."""

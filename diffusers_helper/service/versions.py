@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
 

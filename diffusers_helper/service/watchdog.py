@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from diffusers_helper.core.messages import Message, in_turn
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.health import HANG_SECONDS, fault
-from diffusers_helper.texts import Message, in_turn
 
 logger = logging.getLogger(__name__)
 

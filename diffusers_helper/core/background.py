@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from diffusers_helper.framepack.errors import CancelledError
+from diffusers_helper.core.errors import CancelledError
 
 T = TypeVar("T")
 

@@ -16,8 +16,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.variants import Variant
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import LANGUAGES, Message
+from diffusers_helper.core.variants import Variant
 from diffusers_helper.service import options
 from diffusers_helper.service.access import Access, access_from, add_access_options
 from diffusers_helper.service.console import tolerant_output
@@ -25,7 +26,6 @@ from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions, require_writable
 from diffusers_helper.service.proxies import require_proxies
 from diffusers_helper.service.versions import require_versions
-from diffusers_helper.texts import LANGUAGES, Message
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
     require_versions()
     require_proxies()
 
-    from diffusers_helper.service.program import Program
+    from diffusers_helper.app.program import Program
 
     program = Program(parsed, variant.name)
     port = listener.getsockname()[1]

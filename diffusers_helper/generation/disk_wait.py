@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
-from diffusers_helper.framepack.errors import DiskFullError
-from diffusers_helper.framepack.events import Event, StageStarted
-from diffusers_helper.media.files import output_error
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import DiskFullError
+from diffusers_helper.core.events import Event, StageStarted
+from diffusers_helper.core.files import output_error
+from diffusers_helper.core.messages import Message
 
 Result = TypeVar("Result")
 POLL_SECONDS = 2.0

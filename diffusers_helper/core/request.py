@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.framepack.planning import FPS, sections_for, total_frames
-from diffusers_helper.texts import Message, in_turn
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.planning import FPS, sections_for, total_frames
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1

@@ -19,12 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.framepack.checkpoint import Checkpoint
-from diffusers_helper.framepack.conditions import Check, make_conditions
-from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
-from diffusers_helper.framepack.events import (
+from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.events import (
     Event,
     Finished,
     Note,
@@ -33,16 +29,21 @@ from diffusers_helper.framepack.events import (
     StageStarted,
     VideoGrown,
 )
-from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.framepack.planning import LATENT_WINDOW, VideoPlan, plan_video
+from diffusers_helper.core.files import output_error, require_free_space, whole_file
+from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import LATENT_WINDOW, VideoPlan, plan_video
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.core.variants import variant_named
+from diffusers_helper.encoders.hunyuan import vae_encode
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
+from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.framepack.room import when_there_is_room
-from diffusers_helper.framepack.settings import SamplingSettings
-from diffusers_helper.framepack.variants import variant_named
-from diffusers_helper.hunyuan import vae_encode
+from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.conditions import Check, make_conditions
+from diffusers_helper.generation.disk_wait import when_there_is_room
 from diffusers_helper.loading.components import Components
-from diffusers_helper.media.files import output_error, require_free_space, whole_file
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
@@ -51,7 +52,6 @@ from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES
-from diffusers_helper.texts import Message
 
 BLANK = 8
 """Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""

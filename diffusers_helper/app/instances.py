@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from diffusers_helper.framepack.errors import FramePackError, SettingsError
+from diffusers_helper.app.supervisor import STOP_SECONDS, Plan, State, ask, files, read, write
+from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.service.console import tolerant_output
-from diffusers_helper.service.keeper import STOP_SECONDS, Plan, State, ask, files, read, write
 from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
 from diffusers_helper.service.places import ROOT, Folders, file_permissions, folder_name, require_writable
 
@@ -157,7 +157,7 @@ def _spawn(plan: Plan, data: Path) -> subprocess.Popen[bytes]:
     log = files(data, plan.port)[2]
     with log.open("ab") as console:  # for what the keeper itself may complain of
         return subprocess.Popen(
-            [sys.executable, "-m", "diffusers_helper.service.keeper", str(data), str(plan.port)],
+            [sys.executable, "-m", "diffusers_helper.app.supervisor", str(data), str(plan.port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=console,

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.bucket_tools import find_nearest_bucket
-from diffusers_helper.framepack.errors import CancelledError, SettingsError, UnknownJobError
-from diffusers_helper.framepack.events import Event
-from diffusers_helper.framepack.request import GenerationRequest
+from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.errors import CancelledError, SettingsError, UnknownJobError
+from diffusers_helper.core.events import Event
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
@@ -39,7 +40,6 @@ from diffusers_helper.service.health import About
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
-from diffusers_helper.texts import Message, in_turn
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components
@@ -55,7 +55,7 @@ EIGHT_BITS = Message(
 EXACT_NAMES = ""
 """As the option ``name_template``: results are called as their jobs are."""
 _IMPORTED_LATE = (
-    "diffusers_helper.framepack.generation",
+    "diffusers_helper.generation.generate",
     "diffusers_helper.models.hunyuan_video_packed",
     "diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",
     "transformers.models.clip.modeling_clip",
@@ -153,8 +153,8 @@ class Program:
         off goes on: where it was if the environment is the same or it may be ``mixed``, else from its start. ``say``
         gets sentences about what takes long inside one stage.
         """
-        from diffusers_helper.framepack.checkpoint import Checkpoint
-        from diffusers_helper.framepack.generation import generate
+        from diffusers_helper.generation.checkpoint import Checkpoint
+        from diffusers_helper.generation.generate import generate
 
         self._check, self._say, self._tell = check, say, self._tell_job
         self.preload.over()
@@ -220,7 +220,7 @@ class Program:
 
     def caution(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
-        from diffusers_helper.framepack.checkpoint import environment_in
+        from diffusers_helper.generation.checkpoint import environment_in
 
         variant = self.store.record(job_id).request.variant
         return differences(environment_in(self.store.path(job_id)), self.components.environment(variant))

@@ -16,14 +16,14 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.events import SectionSampled
+from diffusers_helper.core.files import read_own, whole_file
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import LATENT_WINDOW
 from diffusers_helper.framepack.engine import Conditions
-from diffusers_helper.framepack.errors import OutputError
-from diffusers_helper.framepack.events import SectionSampled
-from diffusers_helper.framepack.planning import LATENT_WINDOW
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
-from diffusers_helper.media.files import read_own, whole_file
 from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, section_file, section_files
-from diffusers_helper.texts import Message
 
 logger = logging.getLogger(__name__)
 START = "start_latent"

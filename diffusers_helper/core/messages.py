@@ -16,7 +16,7 @@ from typing import Any
 
 LANGUAGES = {"en": "English", "zh-TW": "繁體中文", "zh-CN": "简体中文", "ja": "日本語"}
 """Every language there is: its tag and its own name."""
-_CATALOGUES = Path(__file__).with_name("locales")
+_CATALOGUES = Path(__file__).parents[1] / "locales"
 _FIRST_PART = "{part0}"  # of a key that ``in_turn`` made
 _WITHOUT_SPACES = {"zh-TW", "zh-CN", "ja"}  # between sentences
 _TRADITIONAL = {"hant", "tw", "hk", "mo"}

@@ -1,6 +1,6 @@
 """Keeps one instance of the page running: starts it, writes its log, and starts it again if it crashes.
 
-``python -m diffusers_helper.service.keeper DATA PORT`` reads ``DATA/run/PORT.json`` and writes ``PORT.state.json``
+``python -m diffusers_helper.app.supervisor DATA PORT`` reads ``DATA/run/PORT.json`` and writes ``PORT.state.json``
 beside it until it ends. An instance that ends on purpose, or because of what it was told (``options.FINAL``), or that
 never answered, is not started again. No torch here: the keeper is a small process.
 """

@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diffusers_helper.framepack.errors import DiskFullError, OutputError, SettingsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import DiskFullError, OutputError, SettingsError
+from diffusers_helper.core.messages import Message
 
 NAME_CHARACTERS = 80
 """The longest name shown to a user."""

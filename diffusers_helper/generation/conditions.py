@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffusers_helper.clip_vision import hf_clip_vision_encode
+from diffusers_helper.core.events import Event, Note, StageStarted
+from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.encoders.hunyuan import encode_prompt_conds, truncation_notes
+from diffusers_helper.encoders.vision import hf_clip_vision_encode
 from diffusers_helper.framepack.engine import Conditions
-from diffusers_helper.framepack.events import Event, Note, StageStarted
-from diffusers_helper.framepack.interrupt import interruptible
-from diffusers_helper.framepack.request import GenerationRequest
-from diffusers_helper.hunyuan import encode_prompt_conds, truncation_notes
 from diffusers_helper.loading.components import Components, TextEncoders
 from diffusers_helper.loading.embedding_cache import Embedding
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.model_files.parts import TEXT_PARTS, VISION_PARTS
-from diffusers_helper.texts import Message
 
 TEXT_TOKENS = 512
 """Length that Llama's states are padded to."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffusers_helper.framepack.errors import SettingsError
-from diffusers_helper.texts import Message
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Composition: the program, its page and its processes."""

@@ -1,0 +1,1 @@
+"""Prompts and pictures as conditions; pixels and latents."""

@@ -1,0 +1,1 @@
+"""From a request and pictures to files: encode, plan, sample, write."""
