@@ -98,6 +98,7 @@ def deep(levels):
         ({"fn_index": 0, "session_hash": "x" * (LONGEST_NAME + 1), "data": []}, 422),
         ({"fn_index": 0, "session_hash": "x", "data": {}}, 422),
         ({"fn_index": 0, "session_hash": "x", "data": None}, 422),
+        ({"fn_index": 0, "session_hash": "x", "data": "x" * 100_000}, 422),
         ({"fn_index": "tick", "session_hash": "x", "data": []}, 400),
         ({"fn_index": "tick", "session_hash": "x", "data": [None]}, 400),
     ],

@@ -100,25 +100,27 @@ def test_who_does_not_read_the_answer_is_closed(quick):
         wait_for(lambda: not server.server_state.connections, 60)
 
 
-def test_a_slow_line_has_the_time_that_its_bytes_take(monkeypatch):
-    """On a clock of this test's own: looks happen when it says so."""
+def test_a_slow_line_has_the_time_that_its_bytes_take():
     with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
         line.sendall(HEAD + b"Content-Length: 100000\r\n\r\n" + bytes(20_000))
         wait_for(lambda: any(one._received > 20_000 for one in server.server_state.connections), 60)
         [connection] = server.server_state.connections
-        allowed = connections.REQUEST_SECONDS + connection._received / connections.BYTES_PER_SECOND
-        assert 30 < allowed < 31
-        connection.waited = allowed - connections.LOOK_SECONDS
+        late_but_for_its_bytes = connections.REQUEST_SECONDS + 3
+        connection.waited = late_but_for_its_bytes
+        wait_for(lambda: connection.waited > late_but_for_its_bytes, 60)  # it was looked at
         line.sendall(bytes(80_000))
-        assert line.recv(1000).endswith(b"done")
-        wait_for(lambda: connection.waited < 1, 60)
+        assert line.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_client_that_asks_again_and_again_is_never_late(quick, monkeypatch):
-    with serving() as (_, address), httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60) as client:
-        answers = [client.get("/other") for _ in range(300)]
-        ports = {answer.extensions["network_stream"].get_extra_info("client_addr")[1] for answer in answers}
-    assert len(ports) <= 2, "one connection, but for a pause of this computer's"
+def test_a_client_that_asks_again_and_again_is_never_late():
+    with serving() as (server, address), httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60) as client:
+        client.get("/other")
+        [connection] = server.server_state.connections
+        for _ in range(20):
+            connection.waited = connections.REQUEST_SECONDS / 2
+            client.get("/other")
+            assert connection.waited < connections.REQUEST_SECONDS / 2
+    assert server.server_state.total_requests == 21
 
 
 def test_where_connections_run_out_the_one_that_was_slowest_makes_room(monkeypatch):

@@ -16,6 +16,7 @@ from diffusers_helper.app import launch
 from diffusers_helper.app.launch import main, open_port
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.variants import F1, ORIGINAL
+from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.accounts import PasswordHash
 
 ROOT = Path(__file__).parents[1]
@@ -279,3 +280,29 @@ def test_an_error_that_ends_the_page_ends_the_process(servers, kind):
     assert "ZeroDivisionError: a bug" in log
     assert ("did not stop in time" in log) == ("stuck" in kind)
     assert ("freed" in log) == ("mid-step" in kind)
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (ZeroDivisionError("a bug"), 1), (SettingsError("So not."), 2)])
+def test_nothing_watches_a_page_that_has_ended(error, code, monkeypatch, tmp_path):
+    """It would start the program again while that ends."""
+    calls = []
+
+    class Watchdog:
+        def __init__(self, manager):
+            self.start, self.stop = (lambda word=word: calls.append(word) for word in ("start", "stop"))
+
+    def serve(*_args, **_options):
+        calls.append("serve")
+        if error is not None:
+            raise error
+        return True
+
+    monkeypatch.setattr("diffusers_helper.service.program.Program.make_manager", lambda *_, **__: JobManager(None))
+    monkeypatch.setattr("diffusers_helper.gradio.app.build_pages", lambda *_, **__: {})
+    monkeypatch.setattr("diffusers_helper.gradio.server.serve", serve)
+    monkeypatch.setattr("diffusers_helper.service.watchdog.Watchdog", Watchdog)
+    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    argv = ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
+    assert main(ORIGINAL, argv) == code
+    assert calls == ["start", "serve", "stop"]
