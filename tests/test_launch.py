@@ -297,7 +297,7 @@ def test_nothing_watches_a_page_that_has_ended(error, code, monkeypatch, tmp_pat
             raise error
         return True
 
-    monkeypatch.setattr("diffusers_helper.service.program.Program.make_manager", lambda *_, **__: JobManager(None))
+    monkeypatch.setattr("diffusers_helper.app.program.Program.make_manager", lambda *_, **__: JobManager(None))
     monkeypatch.setattr("diffusers_helper.gradio.app.build_pages", lambda *_, **__: {})
     monkeypatch.setattr("diffusers_helper.gradio.server.serve", serve)
     monkeypatch.setattr("diffusers_helper.service.watchdog.Watchdog", Watchdog)
