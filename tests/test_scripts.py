@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import pty
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,34 @@ def test_pip_gets_a_folder_of_its_own_for_what_it_fetches(fake: Clone) -> None:
     assert place == f"{fake.folder}/.cache/setup"
     assert " ".join(arguments).endswith("-r requirements.txt -c constraints.txt")
     assert not (fake.folder / ".cache" / "setup").exists()
+
+
+FETCHES = 'echo "Collecting torch"; echo "  Downloading torch-2.13.0-cp311.whl (%s MB)"'
+
+
+def test_a_log_gets_a_line_for_a_large_package(fake: Clone) -> None:
+    pip = f"{FETCHES % 532.1}; echo 'Downloading idna-3.20.whl (70 kB)'; echo 'Installing collected packages: torch'"
+    said = fake("setup", FAKE_PIP=pip)
+    assert said.splitlines()[2:] == ["setup: fetching torch, 532.1 MB", "setup: unpacking what was fetched"]
+
+
+def test_a_terminal_shows_how_it_gets_on(fake: Clone) -> None:
+    go_on = fake.folder / "go-on"
+    pip = f"{FETCHES % 1.0}; printf %0500000d 0 > $TMPDIR/torch; until [ -e {go_on} ]; do sleep 0.1; done"
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(
+        [fake.folder / "scripts" / "setup"], env={"PATH": str(fake.bin), "FAKE_PIP": pip}, stderr=its_end
+    ) as setup:
+        os.close(its_end)
+        said = ""
+        with open(terminal, encoding="utf-8", newline="") as shown:
+            while "1 packages, fetching torch, 1.0 MB: 50%" not in said:
+                said += shown.read(1)
+            go_on.touch()
+            with suppress(OSError):  # the terminal goes with the program
+                shown.read()
+    assert setup.returncode == 0
+    assert said.count("\r") > 0
 
 
 def test_two_that_set_up_at_once_take_turns(fake: Clone) -> None:
