@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import wait_for
+
 ROOT = Path(__file__).parents[1]
 SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
     script for script in (ROOT / "scripts").iterdir() if not script.suffix
@@ -245,6 +247,8 @@ def test_two_that_set_up_at_once_take_turns(fake: Clone) -> None:
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:
             assert second.stderr is not None
             assert "waiting" in second.stderr.readline()
+            waits = re.compile(rf"-> FLOCK .* {second.pid} ")
+            wait_for(lambda: waits.search(Path("/proc/locks").read_text()))
             assert not (fake.folder / ".venv").exists()
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert "making .venv" in second.stderr.read()
