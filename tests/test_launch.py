@@ -16,6 +16,7 @@ from diffusers_helper.framepack.errors import SettingsError
 from diffusers_helper.framepack.variants import F1, ORIGINAL
 from diffusers_helper.service import launch
 from diffusers_helper.service.launch import main, open_port
+from tests.left_out import NO_ADDRESS
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -113,7 +114,7 @@ def test_open_port_takes_it_from_then_on(server, family):
     try:
         listener = open_port(server, 0)
     except SettingsError:
-        pytest.skip("this computer has no such address")
+        pytest.skip(NO_ADDRESS)
     with listener:
         assert listener.family == family
         with pytest.raises(SettingsError, match="is taken"):

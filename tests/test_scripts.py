@@ -47,7 +47,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "bin"
-        for name in ("setup", "environment.py", "test"):
+        for name in ("setup", "environment.py", "running.py", "test"):
             executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
         self.require("# nothing\n")
         for name in ("constraints.txt", "requirements-dev.txt"):
@@ -163,6 +163,13 @@ def test_an_environment_that_is_complete_is_only_read(fake: Clone) -> None:
     shutil.rmtree(fake.folder / ".cache")
     assert fake("setup", "--dev") == ""
     assert not (fake.folder / ".cache").exists()
+
+
+def test_the_tools_come_on_top_of_an_environment_that_stays_complete(fake: Clone) -> None:
+    unpacks = "echo Installing collected packages: pytest"
+    fake("setup", FAKE_PIP=unpacks)
+    assert "made anew" not in fake("setup", "--dev", FAKE_PIP=unpacks)
+    assert fake("setup") == fake("setup", "--dev") == ""
 
 
 @pytest.mark.parametrize("moment", ["fetching", "unpacking"])
