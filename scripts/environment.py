@@ -14,44 +14,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT, CACHE = ROOT / ".venv", ROOT / ".cache"
+from running import CACHE, LOG, ROOT, WORK, SetupError, explain, run, say
+
+ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
-WORK, LOG = CACHE / "setup", CACHE / "setup.log"
 PACKAGES, TOOLS, HELD = "requirements.txt", "requirements-dev.txt", "constraints.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where PyTorch has its builds without CUDA, as pytorch.org says."""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 SIZES = {"cuda": (2.9, 11), "cpu": (0.35, 3)}
 """GB to fetch and GB of disk while it is installed, pip's own copies included."""
-LARGE = 50
-"""Packages of so many MB get a line of their own where there is no terminal."""
-
-FAILURES = {
-    r"No space left on device|Errno 28": "The disk is full. Make room and start again: what was fetched is kept.",
-    r"Errno 122|Disk quota exceeded": "Your quota of the disk is used up. Make room and start again.",
-    r"NameResolution|NewConnectionError|ConnectTimeout|Read timed out|Max retries|ProxyError|SSLError|IncompleteRead"
-    r"|Connection (refused|reset|aborted|broken)|Network is unreachable|Temporary failure in name resolution": (
-        "The packages could not be fetched: is there a network, and does it need a proxy (HTTPS_PROXY)? "
-        "Start again and it goes on."
-    ),
-    r"No matching distribution found for (?P<what>\S+)": "There is no {what} for this computer and this Python.",
-    r"(?P<what>Invalid requirement: .*)": "{what}",
-    r"ensurepip is not available|No module named ensurepip": (
-        f"Python's venv module is missing. On Debian and Ubuntu: sudo apt install python{MINOR}-venv"
-    ),
-    r"Permission denied|Errno 13|Read-only file system": "This folder cannot be written: {root}",
-}
-"""What pip or venv says when it fails, as regular expressions, and the sentence for it; the first that is found."""
-
-
-class SetupError(Exception):
-    """The environment could not be made; the text is a sentence for the user."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,8 +114,7 @@ def make(reason: str) -> None:
     if reason:
         say(f".venv is made anew: {reason}")
     say(f"making .venv with Python {sys.version.split()[0]}")
-    with suppress(FileNotFoundError):
-        (ENVIRONMENT / PACKAGES).unlink()
+    unmark()
     run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)])
     tell_sizes()
 
@@ -187,108 +162,17 @@ def record(name: str) -> str:
 def install(name: str) -> None:
     """Install what a file of requirements lists."""
     say(f"installing {name} (a few minutes the first time)")
+    complete = {file for file in (PACKAGES, TOOLS) if has(file)} | {name}
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    run([*command, "-r", name, "-c", HELD, *index()])
-    (ENVIRONMENT / name).write_text(record(name), "utf-8")
+    run([*command, "-r", name, "-c", HELD, *index()], on_unpacking=unmark)
+    for file in complete:
+        (ENVIRONMENT / file).write_text(record(file), "utf-8")
 
 
-def run(command: list[str]) -> str:
-    """Run venv or pip, show how it goes, and return what it said. Raises SetupError with one sentence."""
-    own = {"TMPDIR": str(WORK), "PYTHONUNBUFFERED": "1"}  # /tmp is small and in memory on some systems
-    said = []
-    with (
-        LOG.open("a", encoding="utf-8") as log,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | own,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        ) as process,
-        Progress() as progress,
-    ):
-        assert process.stdout is not None, "it is a pipe"
-        try:
-            for line in process.stdout:
-                said.append(line)
-                log.write(line)
-                progress.take(line.strip())
-        except BaseException:
-            process.terminate()
-            raise
-    text = "".join(said)
-    if process.returncode:
-        raise SetupError(f"{explain(text)} (All that pip said is in {LOG.relative_to(ROOT)}.)")
-    return text
-
-
-def explain(text: str) -> str:
-    """Return one sentence for a failure."""
-    for pattern, sentence in FAILURES.items():
-        if found := re.search(pattern, text):
-            return sentence.format(root=ROOT, **found.groupdict())
-    lines = [line for line in text.splitlines() if line.strip()] or ["it gave no reason."]
-    return next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
-
-
-class Progress:
-    """Shows how pip gets on: one line, written again every second, on a terminal; else a line for each large file."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._doing, self._size = "", 0.0
-        self._packages = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, daemon=True)
-
-    def __enter__(self) -> Progress:
-        if self._live:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._live:
-            self._thread.join()
-            sys.stderr.write("\r\x1b[K")
-
-    def take(self, line: str) -> None:
-        """Look at a line of pip's."""
-        if line.startswith("Collecting "):
-            self._packages += 1
-            self._doing, self._size = "looking for packages", 0.0
-        elif fetched := re.match(r"Downloading (?:.*/)?([^-\s]+)-\S+\.(?:whl|tar\.gz) \(([\d.]+) MB\)", line):
-            self._doing, self._size = f"fetching {fetched[1]}, {fetched[2]} MB", float(fetched[2])
-            if not self._live and self._size >= LARGE:
-                say(self._doing)
-        elif line.startswith("Installing collected packages"):
-            self._doing, self._size = "unpacking what was fetched", 0.0
-            for file in (PACKAGES, TOOLS):  # from here on the environment is half-made
-                (ENVIRONMENT / file).unlink(missing_ok=True)
-            if not self._live:
-                say(self._doing)
-
-    def _repeat(self) -> None:
-        while not self._over.wait(1):
-            if self._doing:
-                part = f": {min(1, self._newest() / self._size):.0%}" if self._size else ""
-                sys.stderr.write(f"\r\x1b[Ksetup: {self._packages} packages, {self._doing}{part}")
-                sys.stderr.flush()
-
-    @staticmethod
-    def _newest() -> float:
-        """Return the MB of the file that is being fetched."""
-        files = [(file.stat().st_mtime, file.stat().st_size) for file in WORK.rglob("*") if file.is_file()]
-        return max(files, default=(0, 0))[1] / 1e6
-
-
-def say(line: str) -> None:
-    """Tell the user something, in a line of its own."""
-    sys.stderr.write(f"setup: {line}\n")
-    sys.stderr.flush()
+def unmark() -> None:
+    """Let the environment count as half-made."""
+    for file in (PACKAGES, TOOLS):
+        (ENVIRONMENT / file).unlink(missing_ok=True)
 
 
 def fail(sentence: str, code: int = 1) -> int:

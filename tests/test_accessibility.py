@@ -1,7 +1,6 @@
 """The page for everybody: in four languages, by keyboard alone, heard, light and dark, wide and narrow."""
 
 import re
-import time
 from contextlib import suppress
 
 import pytest
@@ -198,7 +197,8 @@ def test_the_page_outlives_a_network_that_goes_away(browser, server):
         start(tab)
         shows_running(tab)
         user.context.set_offline(True)
-        time.sleep(6)
+        for _ in range(4):  # polls that nobody answers
+            tab.wait_for_event("requestfailed")
         server.run.hold.set()
         server.wait_until_idle()
         user.context.set_offline(False)

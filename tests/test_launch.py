@@ -18,6 +18,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.accounts import PasswordHash
+from tests.left_out import NO_ADDRESS
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -130,7 +131,7 @@ def test_open_port_takes_it_from_then_on(server, family):
     try:
         listener = open_port(server, 0)
     except SettingsError:
-        pytest.skip("this computer has no such address")
+        pytest.skip(NO_ADDRESS)
     with listener:
         assert listener.family == family
         with pytest.raises(SettingsError, match="is taken"):

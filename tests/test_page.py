@@ -86,14 +86,15 @@ def faults(response):
     return {fault["parameter_name"]: fault["message"] for fault in response.json()["detail"] if not fault["is_valid"]}
 
 
-def test_a_script_gets_its_video_in_five_lines(page):
-    client = Client(page.url, verbose=False, httpx_kwargs=PATIENT)
+def test_a_script_gets_its_video_in_five_lines(page, tmp_path):
+    client = Client(page.url, verbose=False, httpx_kwargs=PATIENT, download_files=tmp_path)
     job = client.predict(handle_file(LION), "A lion roars.", seconds=1, api_name="/generate")
     while not (state := client.predict(job, api_name="/snapshot"))[1]:
         time.sleep(0.1)
     video = state[1]
 
     assert state[0]["state"] == "done"
+    assert tmp_path in Path(video).parents
     assert state[0]["total_frames"] == 37
     with av.open(video) as file:
         assert sum(1 for _ in file.decode(video=0)) == 37

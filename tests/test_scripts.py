@@ -2,14 +2,18 @@
 
 import fcntl
 import os
+import pty
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]
 SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
@@ -43,7 +47,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "bin"
-        for name in ("setup", "environment.py", "test"):
+        for name in ("setup", "environment.py", "running.py", "test"):
             executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
         self.require("# nothing\n")
         for name in ("constraints.txt", "requirements-dev.txt"):
@@ -161,6 +165,13 @@ def test_an_environment_that_is_complete_is_only_read(fake: Clone) -> None:
     assert not (fake.folder / ".cache").exists()
 
 
+def test_the_tools_come_on_top_of_an_environment_that_stays_complete(fake: Clone) -> None:
+    unpacks = "echo Installing collected packages: pytest"
+    fake("setup", FAKE_PIP=unpacks)
+    assert "made anew" not in fake("setup", "--dev", FAKE_PIP=unpacks)
+    assert fake("setup") == fake("setup", "--dev") == ""
+
+
 @pytest.mark.parametrize("moment", ["fetching", "unpacking"])
 def test_what_was_broken_off_goes_on(fake: Clone, moment: str) -> None:
     says = "Installing collected packages: torch" if moment == "unpacking" else "Collecting torch"
@@ -206,6 +217,34 @@ def test_pip_gets_a_folder_of_its_own_for_what_it_fetches(fake: Clone) -> None:
     assert not (fake.folder / ".cache" / "setup").exists()
 
 
+FETCHES = 'echo "Collecting torch"; echo "  Downloading torch-2.13.0-cp311.whl (%s MB)"'
+
+
+def test_a_log_gets_a_line_for_a_large_package(fake: Clone) -> None:
+    pip = f"{FETCHES % 532.1}; echo 'Downloading idna-3.20.whl (70 kB)'; echo 'Installing collected packages: torch'"
+    said = fake("setup", FAKE_PIP=pip)
+    assert said.splitlines()[2:] == ["setup: fetching torch, 532.1 MB", "setup: unpacking what was fetched"]
+
+
+def test_a_terminal_shows_how_it_gets_on(fake: Clone) -> None:
+    go_on = fake.folder / "go-on"
+    pip = f"{FETCHES % 1.0}; printf %0500000d 0 > $TMPDIR/torch; until [ -e {go_on} ]; do sleep 0.1; done"
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(
+        [fake.folder / "scripts" / "setup"], env={"PATH": str(fake.bin), "FAKE_PIP": pip}, stderr=its_end
+    ) as setup:
+        os.close(its_end)
+        said = ""
+        with open(terminal, encoding="utf-8", newline="") as shown:
+            while "1 packages, fetching torch, 1.0 MB: 50%" not in said:
+                said += shown.read(1)
+            go_on.touch()
+            with suppress(OSError):  # the terminal goes with the program
+                shown.read()
+    assert setup.returncode == 0
+    assert said.count("\r") > 0
+
+
 def test_two_that_set_up_at_once_take_turns(fake: Clone) -> None:
     (fake.folder / ".cache").mkdir()
     with (fake.folder / ".cache" / "setup.lock").open("w") as lock:
@@ -215,6 +254,8 @@ def test_two_that_set_up_at_once_take_turns(fake: Clone) -> None:
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:
             assert second.stderr is not None
             assert "waiting" in second.stderr.readline()
+            waits = re.compile(rf"-> FLOCK .* {second.pid} ")
+            wait_for(lambda: waits.search(Path("/proc/locks").read_text()))
             assert not (fake.folder / ".venv").exists()
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert "making .venv" in second.stderr.read()
