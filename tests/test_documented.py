@@ -29,8 +29,14 @@ NUMBERS = {"three": 3, "ten": 10}
         (DEPLOY, r"`--max-upload (\d+)` \(MB\)", [Access.max_upload / MEGABYTE]),
         (
             DEPLOY,
-            r"at most (\w+) days, (\d+) GB and (\d+) of them",
-            [UPLOADS.max_age / 86400, UPLOADS.max_bytes / 1e9, UPLOADS.max_count],
+            r"at most (\w+) days.* has (\d+) GB and (\d+) of them;.* All together have (\d+) GB and ([\d,]+);",
+            [
+                UPLOADS.max_age / 86400,
+                UPLOADS.owner_bytes / 1e9,
+                UPLOADS.owner_count,
+                UPLOADS.max_bytes / 1e9,
+                UPLOADS.max_count,
+            ],
         ),
         (DEPLOY, r"one of them may have (\w+) jobs waiting", [launch.JOBS_PER_OWNER]),
         (DEPLOY, r"end after (\d+) hours \(`--session-hours`\)", [Access.session_hours]),
@@ -55,4 +61,4 @@ NUMBERS = {"three": 3, "ten": 10}
 def test_a_promised_number_is_kept(page, sentence, values):
     found = re.search(sentence, " ".join((DOCS / page).read_text().split()))
     assert found, f"{page} says nothing like it"
-    assert [NUMBERS.get(word) or float(word) for word in found.groups()] == values
+    assert [NUMBERS.get(word) or float(word.replace(",", "")) for word in found.groups()] == values
