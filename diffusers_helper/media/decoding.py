@@ -65,17 +65,21 @@ class PhotoReader:
         key = _identity(path)
         with self._turn(key, _pixels(path), owner):
             if (known := self._known(key)) is None:
-                known = self._threads.submit(self._read_now, path).result()
-                self._keep(key, known)
+                known = self._threads.submit(self._read_now, path, key).result()
         if isinstance(known, PhotoError):
             raise PhotoError(*known.args)  # one of its own: a raised error keeps where it was raised
         return known
 
-    def _read_now(self, path: Path) -> Photo | PhotoError:
+    def _read_now(self, path: Path, key: Key) -> Photo | PhotoError:
+        found: Photo | PhotoError
         try:
-            return self._read(path)
+            found = self._read(path)
         except PhotoError as error:
-            return error.with_traceback(None)
+            found = PhotoError(*error.args)  # without its cause, whose frames hold what was decoded so far
+            if _may_pass(error.__cause__):
+                return found
+        self._keep(key, found)
+        return found
 
     @contextmanager
     def _turn(self, key: Key, pixels: int, owner: str) -> Iterator[None]:
@@ -118,6 +122,14 @@ class PhotoReader:
                     break
                 del self._kept[other]
                 size -= old.image.width * old.image.height if isinstance(old, Photo) else 0
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Tell whether the computer was short of something: the same file may be read the next time.
+
+    What the system refuses has a number; what a decoder complains of, as an OSError as well, has none.
+    """
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def _identity(path: Path) -> Key:
