@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.core.variants import Variant, variant_named
@@ -62,6 +63,7 @@ class RecipeHandlers:
             if photo := stored_picture(recipe.photo, owner_of(request)):
                 return photo, ""
         except FramePackError as error:
+            logger.warning("The photo in %s could not be kept: %s", display_name(path), error)
             return None, str(error)
         return None, Message("The photo is not in this file: add it, or restore from the PNG beside the video.")
 
