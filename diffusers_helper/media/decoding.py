@@ -31,6 +31,10 @@ WAITING, WAITING_EACH = 24, 16
 Key = tuple[str, int, int, int]
 
 
+class PhotosBusyError(PhotoError):
+    """Too many photos wait to be read; nothing is said of this one."""
+
+
 class PhotoReader:
     """Reads photos in turn.
 
@@ -60,7 +64,7 @@ class PhotoReader:
     def read(self, path: Path, owner: str = "") -> Photo:
         """Return the photo at `path`, for `owner`.
 
-        Raises PhotoError, also where too many wait already.
+        Raises PhotoError, as a PhotosBusyError where too many wait already.
         """
         key = _identity(path)
         with self._turn(key, _pixels(path), owner):
@@ -85,7 +89,7 @@ class PhotoReader:
     def _turn(self, key: Key, pixels: int, owner: str) -> Iterator[None]:
         with self._changed:
             if len(self._line) >= WAITING or Counter(self._line)[owner] >= WAITING_EACH:
-                raise PhotoError(Message("Many photos are being read just now: try again in a moment."))
+                raise PhotosBusyError(Message("Many photos are being read just now: try again in a moment."))
             ticket = self._served + len(self._line)
             self._line.append(owner)
             self._changed.wait_for(lambda: ticket == self._served and self._fits(key, pixels))
