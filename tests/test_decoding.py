@@ -1,7 +1,10 @@
 """The line before the decoders: how much is decoded at once, what is read once, who has to wait."""
 
+import errno
+import gc
 import os
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -119,6 +122,46 @@ def test_a_fault_is_found_once_and_told_to_all(tmp_path):
     assert len(reads) == 1
     with pytest.raises(PhotoError, match="no file"):
         reader.read(tmp_path / "none.png")
+
+
+class Pixels:
+    """Stands for what a decoder has made when it fails."""
+
+
+def test_of_a_fault_that_is_kept_only_the_sentence_is(photo):
+    left = []
+
+    def read(path):
+        pixels = Pixels()
+        left.append(weakref.ref(pixels))
+        try:
+            raise OSError("image file is truncated")
+        except OSError as error:
+            raise PhotoError(f"{path.name} is cut short") from error
+
+    reader, file = PhotoReader(read), photo("a.png")
+    for _ in range(2):
+        with pytest.raises(PhotoError, match="cut short"):
+            reader.read(file)
+    gc.collect()
+    assert len(left) == 1, "it is kept"
+    assert left[0]() is None
+
+
+@pytest.mark.parametrize("cause", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_a_fault_of_the_moment_is_not_kept(photo, cause):
+    causes = [cause]
+
+    def read(path):
+        if causes:
+            raise PhotoError("not now") from causes.pop()
+        return open_photo(path)
+
+    reader = PhotoReader(read)
+    file = photo("a.png")
+    with pytest.raises(PhotoError, match="not now"):
+        reader.read(file)
+    assert reader.read(file).name == "a.png"
 
 
 def test_what_is_kept_is_bounded(photo, monkeypatch):

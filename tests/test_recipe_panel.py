@@ -3,6 +3,8 @@
 import io
 import json
 import os
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import gradio as gr
@@ -12,7 +14,7 @@ from PIL import Image
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
-from diffusers_helper.gradio import recipe_panel
+from diffusers_helper.gradio import inputs, recipe_panel
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
@@ -80,10 +82,11 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
     png = Path(upload("start.png", "")["path"]).read_bytes()
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
-    (tmp_path / ("0" * 64) / "photo.png").mkdir()
-    message, photo, *_ = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    (tmp_path / sha256(png).hexdigest()).write_bytes(b"in the place of its folder")
+    message, photo, *controls = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
     assert photo == gr.skip()
-    assert "photo is not in this file" in message
+    assert controls[SETTINGS.index("steps")] == MADE.steps
+    assert "photo.png could not be written" in message
     assert "could not be kept" in caplog.text
 
 
@@ -174,6 +177,17 @@ def test_what_is_no_photo_does_not_become_one(upload, monkeypatch, content):
     assert photo == gr.skip()
     assert "photo is not in this file" in message
     assert os.listdir(Path(value["path"]).parents[1]) == ["0" * 64]
+
+
+def test_where_the_photo_finds_no_room_the_settings_are_restored(upload, monkeypatch):
+    content = picture("PNG")
+    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
+    value = upload("a.mp4", recipe_of(MADE))
+    monkeypatch.setattr(inputs, "Uploads", partial(Uploads, max_count=0))
+    message, photo, *controls = RecipeHandlers(ORIGINAL).restore(value)
+    assert photo == gr.skip()
+    assert "There is no room for uploads on this server" in message
+    assert controls[SETTINGS.index("steps")] == 7
 
 
 def test_the_hint_goes_once_the_settings_were_restored_whatever_they_were_in(upload):

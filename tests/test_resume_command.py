@@ -254,6 +254,18 @@ def test_the_name_of_its_files_names_a_job_too(program, outputs, capsys):
     assert JobStore(outputs / "jobs").records() == []
 
 
+@pytest.mark.parametrize("command", [["--discard"], []])
+def test_a_name_that_two_users_videos_have_is_asked(program, outputs, command, capsys):
+    leave(outputs, "a", output="user_ann/lion_1", variant="f1")
+    leave(outputs, "b", output="user_bob/lion_1", variant="f1")
+    assert resume(outputs, "lion_1", *command) == 2
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("user_ann/lion_1", "user_bob/lion_1"))
+    assert len(JobStore(outputs / "jobs").records()) == 2
+    assert resume(outputs, "user_bob/lion_1", *command) == 0
+    assert [record.id for record in JobStore(outputs / "jobs").records()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("fields", "seconds", "says"),
     [

@@ -12,6 +12,7 @@ from diffusers_helper.gradio import series as module
 from diffusers_helper.gradio.series import Refused, Series, SeriesHandlers
 from diffusers_helper.gradio.visitors import new_visitor
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from tests.fakes import GOOD, LION, FakeRun, wait_for
 from tests.test_unfinished import Life
 
@@ -58,7 +59,9 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     assert left is None
     assert shown[STOP] == gr.update(interactive=True)
     wait_for(lambda: manager.jobs()[0].step)
-    assert rows(handlers.look(ann)[LIST]) == [("a.jpg", "50%"), ("b.jpg", "In the queue")]
+    done = f"{manager.jobs()[0].total_progress:.0%}"  # it counts seconds, so a busy computer has another figure
+    assert done != "0%"
+    assert rows(handlers.look(ann)[LIST]) == [("a.jpg", done), ("b.jpg", "In the queue")]
     run.hold.set()
     jobs = [manager.wait(job.id, 60) for job in manager.jobs()]
     assert [job.request.prompt for job in run.jobs] == ["Dance"] * 2
@@ -120,6 +123,26 @@ def test_what_is_wrong_with_all_is_told_and_the_field_keeps_them(fake, handlers,
 @pytest.mark.parametrize("photos", [None, "x", [], {"path": "/etc/passwd"}])
 def test_a_value_that_makes_no_sense_is_no_photo(handlers, photos):
     assert "Add photos first" in handlers.queue(new_visitor(), photos, **GOOD)[1]
+
+
+def test_photos_that_cannot_be_read_just_now_stay_in_the_field(fake, photo):
+    busy = []
+
+    class Busy(PhotoReader):
+        def read(self, path, owner=""):
+            if path.name in busy:
+                raise PhotosBusyError("Many photos are being read.")
+            return super().read(path, owner)
+
+    handlers = SeriesHandlers(ORIGINAL, fake[1], Series(), photos=Busy())
+    photos, ann = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg")], new_visitor()
+    busy.append("b.jpg")
+    left, html, *_ = handlers.queue(ann, photos, **GOOD)
+    assert left == photos[1:]
+    assert "Many photos are being read. The photos that are left stay in the field." in html
+    assert [name for name, _ in rows(html)] == ["a.jpg"]
+    busy.clear()
+    assert handlers.queue(ann, left, **GOOD)[0] is None
 
 
 def test_a_file_that_is_no_upload_is_refused(handlers):

@@ -144,6 +144,12 @@ def test_a_video_that_stops_early_has_no_time_left():
     assert "left" not in text(view.progress(replace(DECODING, stopping="Stopping after this section"), now=1000.0))
 
 
+def test_a_full_disk_is_told_though_the_job_was_asked_to_stop_after_its_section():
+    job = replace(RUNNING, stage="wait", description="The disk is full", stopping="Stopping after this section")
+    assert "The disk is full" in text(view.progress(job))
+    assert "Stopping after this section" in text(view.progress(replace(job, stage="decode")))
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [(0.2, "about 5 s"), (41, "about 40 s"), (57, "about 1 min"), (546, "about 9 min"), (7512, "about 2 h 5 min")],

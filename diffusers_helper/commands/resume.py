@@ -120,9 +120,19 @@ def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobReco
 
 
 def _id_of(name: str, store: JobStore) -> str:
-    """Return the id of the job whose files are called ``name``; ``name`` itself if it may be an id."""
-    found = (record.id for record in store.records() if Path(record.output).name == name)
-    return next(found, name)
+    """Return the id of the job whose files are called ``name``; ``name`` itself if it may be an id.
+
+    Results of several users, each in a folder of their own, may have one name. Raises SettingsError for such a name.
+    """
+    records = store.records()
+    for called in (lambda record: record.id, lambda record: record.output, lambda record: Path(record.output).name):
+        found = [record for record in records if called(record) == name]
+        if len(found) > 1:
+            listed = table([(record.id, record.output) for record in found]).rstrip()
+            raise SettingsError(Message("Several videos have this name; give the id of one:\n{listed}", listed=listed))
+        if found:
+            return found[0].id
+    return name
 
 
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:

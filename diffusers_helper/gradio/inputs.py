@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from diffusers_helper.core.errors import PhotoError, SettingsError
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import output_error, whole_file
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.privacy import owner_of, user_of
@@ -74,7 +74,7 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
 def stored_picture(content: bytes, owner: str) -> Path | None:
     """Put a picture among the uploads of ``owner``, as if it had been uploaded; None for what is no picture.
 
-    Raises OutputError, and UploadsFullError if there is no room.
+    Raises OutputError, as an UploadsFullError if all together have too much.
     """
     try:
         with Image.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
@@ -83,10 +83,13 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
         return None
     uploads = Uploads(Path(get_upload_folder()))
     file = uploads.folder / sha256(content).hexdigest() / f"photo.{suffix}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
-        part.write_bytes(content)
-    uploads.add([file], owner)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as part:
+            part.write_bytes(content)
+        uploads.add([file], owner)
+    except OSError as error:
+        raise output_error(file, error) from error
     return file
 
 

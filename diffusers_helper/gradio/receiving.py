@@ -187,8 +187,8 @@ class Receiver:
             return PlainTextResponse(str(error), error.status)
         except ClientDisconnect:
             return PlainTextResponse("The upload was cut off.", 400)  # nobody reads it
-        except UploadsFullError:
-            return PlainTextResponse("There is no room for uploads on this server; try again tomorrow.", 507)
+        except UploadsFullError as error:
+            return PlainTextResponse(str(error), 507)
         except OSError as error:
             return PlainTextResponse(f"The file cannot be stored: {error.strerror}.", 507)
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.core.variants import Variant, variant_named
@@ -42,22 +43,35 @@ class RecipeHandlers:
             if path is None:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = read_recipe(path)
-            photo = path if recipe.picture else stored_picture(recipe.photo, owner_of(request))
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
+        photo, missing = self._photo(recipe, path, request)
         settings = recipe.settings
         if "mp4_crf" in settings:
             settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        return [self._told(recipe, photo), file_value(photo) if photo else gr.skip(), *controls]
+        return [self._told(recipe, missing), file_value(photo) if photo else gr.skip(), *controls]
 
-    def _told(self, recipe: Recipe, photo: Path | None) -> str:
+    @staticmethod
+    def _photo(recipe: Recipe, path: Path, request: gr.Request | None) -> tuple[Path | None, str]:
+        """Return the photo of ``recipe``, which is the file at ``path`` or in it, or else why there is none."""
+        if recipe.picture:
+            return path, ""
+        try:
+            if photo := stored_picture(recipe.photo, owner_of(request)):
+                return photo, ""
+        except FramePackError as error:
+            logger.warning("The photo in %s could not be kept: %s", display_name(path), error)
+            return None, str(error)
+        return None, Message("The photo is not in this file: add it, or restore from the PNG beside the video.")
+
+    def _told(self, recipe: Recipe, missing: str) -> str:
         made_by = recipe.settings.get("variant", self._variant.name)
-        texts = [Message("The settings are restored."), *recipe.notes]
-        if photo is None:
-            texts.append(Message("The photo is not in this file: add it, or restore from the PNG beside the video."))
+        texts: list[str] = [Message("The settings are restored."), *recipe.notes]
+        if missing:
+            texts.append(missing)
         if made_by != self._variant.name:
             title = variant_named(made_by).title
             texts.append(

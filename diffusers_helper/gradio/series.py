@@ -30,7 +30,7 @@ from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
-from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 
 POLL_SECONDS = 2
 MAX_VISITORS = 10_000
@@ -110,7 +110,7 @@ class SeriesHandlers:
             while left:
                 self._queue_one(whose, left[0], wanted, request)
                 left = left[1:]
-        except QueueFullError as error:
+        except (QueueFullError, PhotosBusyError) as error:
             message = self._t("{reason} The photos that are left stay in the field.", reason=self._t(str(error)))
         except FramePackError as error:
             message = self._t(str(error))
@@ -150,6 +150,8 @@ class SeriesHandlers:
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
             self._manager.submit(wanted, photo, owner=owner_of(request), visitor=visitor, batch=True)
+        except PhotosBusyError:
+            raise
         except PhotoError as error:
             self._series.add(visitor, [Refused(name, self._t(str(error)), time.time())])
 

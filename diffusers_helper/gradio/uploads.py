@@ -16,6 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.messages import Message
+
 logger = logging.getLogger(__name__)
 
 PARTIAL_PREFIX = "incoming-"
@@ -25,8 +28,11 @@ PARTIAL_SECONDS = 3600.0
 _OWNERS = ".owners"
 
 
-class UploadsFullError(Exception):
+class UploadsFullError(OutputError):
     """All owners together have as much as there may be."""
+
+    def __init__(self) -> None:
+        super().__init__(Message("There is no room for uploads on this server; try again tomorrow."))
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,8 @@ def _film(jpeg: bytes, caption: str, *, small: bool) -> str:
 def _doing(job: JobSnapshot, t: Language) -> str:
     if job.state == "queued":
         return t("Next in line") if job.position == 1 else t("Waiting; {number} before yours", number=job.position - 1)
-    return escape(t(job.stopping or job.description)) or t("Starting")
+    stopping = "" if job.stage == "wait" else job.stopping  # what it waits for is the user's to mend first
+    return escape(t(stopping or job.description)) or t("Starting")
 
 
 def _section_bar(job: JobSnapshot, t: Language, now: float) -> str:

@@ -31,6 +31,10 @@ WAITING, WAITING_EACH = 24, 16
 Key = tuple[str, int, int, int]
 
 
+class PhotosBusyError(PhotoError):
+    """Too many photos wait to be read; nothing is said of this one."""
+
+
 class PhotoReader:
     """Reads photos in turn.
 
@@ -60,28 +64,32 @@ class PhotoReader:
     def read(self, path: Path, owner: str = "") -> Photo:
         """Return the photo at `path`, for `owner`.
 
-        Raises PhotoError, also where too many wait already.
+        Raises PhotoError, as a PhotosBusyError where too many wait already.
         """
         key = _identity(path)
         with self._turn(key, _pixels(path), owner):
             if (known := self._known(key)) is None:
-                known = self._threads.submit(self._read_now, path).result()
-                self._keep(key, known)
+                known = self._threads.submit(self._read_now, path, key).result()
         if isinstance(known, PhotoError):
             raise PhotoError(*known.args)  # one of its own: a raised error keeps where it was raised
         return known
 
-    def _read_now(self, path: Path) -> Photo | PhotoError:
+    def _read_now(self, path: Path, key: Key) -> Photo | PhotoError:
+        found: Photo | PhotoError
         try:
-            return self._read(path)
+            found = self._read(path)
         except PhotoError as error:
-            return error.with_traceback(None)
+            found = PhotoError(*error.args)  # without its cause, whose frames hold what was decoded so far
+            if _may_pass(error.__cause__):
+                return found
+        self._keep(key, found)
+        return found
 
     @contextmanager
     def _turn(self, key: Key, pixels: int, owner: str) -> Iterator[None]:
         with self._changed:
             if len(self._line) >= WAITING or Counter(self._line)[owner] >= WAITING_EACH:
-                raise PhotoError(Message("Many photos are being read just now: try again in a moment."))
+                raise PhotosBusyError(Message("Many photos are being read just now: try again in a moment."))
             ticket = self._served + len(self._line)
             self._line.append(owner)
             self._changed.wait_for(lambda: ticket == self._served and self._fits(key, pixels))
@@ -118,6 +126,14 @@ class PhotoReader:
                     break
                 del self._kept[other]
                 size -= old.image.width * old.image.height if isinstance(old, Photo) else 0
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Tell whether the computer was short of something: the same file may be read the next time.
+
+    What the system refuses has a number; what a decoder complains of, as an OSError as well, has none.
+    """
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def _identity(path: Path) -> Key:
