@@ -238,6 +238,40 @@ def test_start_without_a_photo_is_one_clear_message(user, server):
     expect(tab.locator("#message")).not_to_contain_text("photo")
 
 
+DROPPED = """([selector, name, bytes]) => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([Uint8Array.from(bytes)], name));
+  const drop = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer });
+  document.querySelector(selector).dispatchEvent(drop);
+}"""
+"""Drops a file of which the browser knows no type."""
+CHOOSERS = {"#photo": "#size-hint", "#recipe": "#recipe-message"}
+"""The fields for a file, and what says that it cannot be used."""
+
+
+@pytest.mark.parametrize("way", ["choose", "drop"])
+def test_what_is_in_a_file_decides_and_not_its_name(user, tmp_path, way):
+    def give(field, name, content):
+        file = tmp_path / name
+        file.write_bytes(content)
+        if way == "drop":
+            tab.evaluate(DROPPED, [f"{field} button:has(> input), {field} .upload-container", name, list(content)])
+        else:
+            tab.locator(f"{field} input[type=file]").set_input_files(file)
+
+    tab = user.open()
+    give("#photo", "photo", LION.read_bytes())
+    expect(tab.locator("#size-hint")).to_contain_text("pixels")
+    tab.reload()
+    tab.locator("#restore").get_by_role("button").first.click()
+    tab.locator("#photo button[aria-label='Remove Image'], #photo button[aria-label='Clear']").first.click()
+    for field, said in CHOOSERS.items():
+        give(field, "letter.pdf", b"%PDF-1.4")
+        expect(tab.locator(f"{said} [role=alert]")).to_contain_text("letter.pdf")
+    expect(tab.locator("#photo img")).to_be_hidden()
+    expect(tab.locator(".toast-body")).to_have_count(0)
+
+
 def test_what_a_user_or_a_file_says_stays_text(user, server, tmp_path):
     photo = tmp_path / "<img src=x onerror=alert(1)>.png"
     photo.write_bytes(b"no picture")

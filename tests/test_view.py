@@ -189,3 +189,4 @@ def test_the_details_tell_seed_length_and_notes():
 def test_only_the_original_says_that_endings_come_first(variant, told):
     assert ("ending is generated first" in view.details(replace(RUNNING, variant=variant))) is told
     assert "ending" not in view.details(replace(DONE, variant=variant))
+    assert "ending" not in view.details(replace(RUNNING, variant=variant, sections=1))

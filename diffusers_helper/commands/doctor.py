@@ -288,11 +288,12 @@ def examine(facts: Facts) -> list[Finding]:
 
 def add_parser(commands: Any) -> None:
     """Add ``doctor`` to the command line's subparsers."""
-    parser = commands.add_parser("doctor", help="what is in the way on this computer, and what to do about it")
+    text = "what is in the way on this computer, and what to do about it"
+    parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
     parser.set_defaults(command=run)
     parser.add_argument("--variant", choices=VARIANTS, default="original")
     parser.add_argument("--server", metavar="ADDRESS", default="127.0.0.1", help="where the page would be served")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", metavar="N", type=int, default=7860, help="its port (7860)")
     options.add_options(parser)
 
 

@@ -117,7 +117,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
 
 def add_parser(commands: Any) -> None:
     """Add ``models`` to the command line's subparsers."""
-    parser = commands.add_parser("models", help="list, download, verify or find the weights")
+    text = "list, download, verify or find the weights"
+    parser = commands.add_parser("models", help=text, description=f"{text.capitalize()}.")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, (action, text) in COMMANDS.items():
         one = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")

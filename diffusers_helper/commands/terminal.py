@@ -39,7 +39,8 @@ SETTINGS = {
     "keep": "what stays beside the video: any of photo,recipe,latents, or nothing (photo,recipe)",
 }
 """The fields of a request that are options with a value; the request itself says which values are valid."""
-
+_WORDS = {"negative_prompt": "TEXT", "keep": "LIST"}
+"""What the value of an option is called in its help where it is no number."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -49,7 +50,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="original")
     for name, text in SETTINGS.items():
         flag, kind = f"--{name.replace('_', '-')}", int if name == "resolution" else str
-        parser.add_argument(flag, metavar="N", type=kind, default=argparse.SUPPRESS, help=text)
+        parser.add_argument(flag, metavar=_WORDS.get(name, "N"), type=kind, default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
     )

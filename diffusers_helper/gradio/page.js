@@ -1,5 +1,6 @@
 /* What the page does in the browser beside Gradio: its language, its keys, what a screen reader is told, bars that go on
-   between two polls, a question before a long video, and a grey result while the server does not answer. */
+   between two polls, a question before a long video, any file for the server to judge, and a grey result while the
+   server does not answer. */
 (page) => {
   document.documentElement.lang = page.language;
 
@@ -16,6 +17,30 @@
       if (usable("end") && confirm(page.ask)) usable("end")?.click();
     }
   });
+
+  // Gradio refuses files by their names, in English. What is in a file decides, on the server, whatever it is called.
+  const pictures = (files) => [...files].every((file) => file.type.startsWith("image/"));
+  const asPictures = (files) => {
+    const taken = new DataTransfer();
+    for (const file of files) taken.items.add(new File([file], file.name, { type: "image/*" }));
+    return taken;
+  };
+  document.addEventListener("change", ({ target }) => {
+    if (target.type === "file" && !pictures(target.files)) target.files = asPictures(target.files).files;
+  }, true);
+  document.addEventListener("drop", (event) => {
+    const { files = [], items = [] } = event.dataTransfer ?? {};
+    if (pictures(files) || [...items].some((item) => item.webkitGetAsEntry()?.isDirectory)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    const again = { bubbles: true, cancelable: true, dataTransfer: asPictures(files) };
+    event.target.dispatchEvent(new DragEvent("drop", again));
+  }, true);
+  const shown = ({ type, target }) => { // the browser's sign for a broken picture says less than the sentence below
+    if (target.closest?.("#photo img")) target.style.visibility = type === "error" ? "hidden" : "";
+  };
+  document.addEventListener("load", shown, true);
+  document.addEventListener("error", shown, true);
 
   const filled = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
   const duration = (time) => { // as view.duration

@@ -93,7 +93,7 @@ def lay_out_recipe(t: Language) -> RecipePanel:
     with gr.Accordion(t("Restore settings"), open=False, elem_id="restore"):
         file = gr.File(
             label=t("A video, picture or JSON file made here"),
-            file_types=[".mp4", ".png", ".json"],
+            file_types=["image", ".mp4", ".json"],
             height=150,
             elem_id="recipe",
         )

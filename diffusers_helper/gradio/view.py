@@ -124,7 +124,8 @@ def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return what there is to know about the video so far, and the notes."""
     if job is None:
         return ""
-    about_variant = "" if job.ended else f"<p>{escape(t(variant_named(job.variant).note))}</p>"
+    whole = job.ended or job.sections == 1  # no section is made before another one
+    about_variant = "" if whole else f"<p>{escape(t(variant_named(job.variant).note))}</p>"
     notes = "".join(f'<div class="fp-note" role="note">{escape(t(note))}</div>' for note in job.notes)
     return f'<div class="fp-details">{_facts(job, t)}{notes}{about_variant}</div>'
 
