@@ -282,7 +282,7 @@ def test_no_photo_at_all(path):
         open_photo(path)
 
 
-@pytest.mark.parametrize("name", ["missing.png", "nul\0byte.png", "."])
+@pytest.mark.parametrize("name", ["missing.png", "nul\0byte.png", ".", "x" * 300])
 def test_a_path_without_a_file(tmp_path, name):
     with pytest.raises(PhotoError, match="There is no file"):
         open_photo(f"{tmp_path}/{name}")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -98,7 +97,7 @@ def open_photo(source: object) -> Photo:
             )
         )
     name = display_name(source)
-    if not Path(source).is_file():
+    if not os.path.isfile(source):  # which takes a name that is too long for one that is not there
         raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
     try:
         file = open(source, "rb")  # noqa: SIM115 - only opening may fail here
