@@ -16,13 +16,13 @@ from PIL import Image, ImageCms
 
 from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.media.photo import (
-    EXACT_PIXELS,
     FORMATS,
     MAX_PIXELS,
     open_photo,
     photo_of,
     resize_and_center_crop,
 )
+from diffusers_helper.media.pixels import EXACT_PIXELS
 from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
 
 SIZE = (96, 72)
