@@ -40,7 +40,7 @@ from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.memory.packing import blocks_of
-from diffusers_helper.model_files.source import TINY_FOLDER
+from diffusers_helper.model_files.choice import TINY_FOLDER
 
 VARIANT = "f1"
 PROMPT = "A dog runs over a wide meadow in the evening sun, its ears flying, and turns towards the camera."

@@ -55,10 +55,6 @@ class Problem:
         )
 
 
-class _Bad(Exception):
-    """A file that cannot be read as what it should be; the text follows its name in a sentence."""
-
-
 def find_problems(part: Part, folder: Path) -> list[Problem]:
     """Everything that keeps the files in `folder` from being loaded as `part`; empty when they are fine."""
     problems = [
