@@ -218,7 +218,7 @@ class Meter:
 
 
 def generation(components: Components, args: argparse.Namespace, meter: Meter) -> Iterator[None]:
-    """The stages of `framepack.generation` but for files; yields after every step."""
+    """The stages of `generation.generate` but for files; yields after every step."""
     request = GenerationRequest(prompt=PROMPT, variant=VARIANT, seed=7, steps=args.steps)
     picture = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
     conditions = result_of(make_conditions(request, picture, components, lambda: None))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, in_turn
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files.check import Problem, find_problems, intact_bytes
@@ -83,12 +83,12 @@ class LocalFolder(ModelSource):
 
     def _read_settings(self, file: Path) -> None:
         try:
-            content = json.loads(file.read_bytes())
+            content = parsed_json(file.read_bytes())
             self.title = str(content.pop("title", self.title))
             self.trained = bool(content.pop("trained", True))
             self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
             self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ModelFilesError(
                 Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
             ) from None
