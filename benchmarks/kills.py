@@ -30,8 +30,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.common import GIB
+from diffusers_helper.model_files.choice import TINY_FOLDER
 from diffusers_helper.model_files.parts import VAE
-from diffusers_helper.model_files.source import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
 SAYS = {"sampling": "Sampling section", "decoding": "Decoding section", "writing": "Writing the video"}

@@ -40,7 +40,7 @@ from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.memory.packing import blocks_of
-from diffusers_helper.model_files.source import TINY_FOLDER
+from diffusers_helper.model_files.choice import TINY_FOLDER
 
 VARIANT = "f1"
 PROMPT = "A dog runs over a wide meadow in the evening sun, its ears flying, and turns towards the camera."
@@ -218,7 +218,7 @@ class Meter:
 
 
 def generation(components: Components, args: argparse.Namespace, meter: Meter) -> Iterator[None]:
-    """The stages of `framepack.generation` but for files; yields after every step."""
+    """The stages of `generation.generate` but for files; yields after every step."""
     request = GenerationRequest(prompt=PROMPT, variant=VARIANT, seed=7, steps=args.steps)
     picture = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
     conditions = result_of(make_conditions(request, picture, components, lambda: None))

@@ -24,7 +24,7 @@ from transformers import (
 from benchmarks.common import with_random_weights
 from benchmarks.loading import FULL, write_shards, write_weights
 from diffusers_helper.model_files import parts
-from diffusers_helper.model_files.source import TINY_FOLDER
+from diffusers_helper.model_files.choice import TINY_FOLDER
 
 
 @dataclass(frozen=True)

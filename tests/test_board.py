@@ -8,6 +8,7 @@ from diffusers_helper.core.errors import UnknownJobError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.progress import first_snapshot
+from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState
 
 SECONDS = 60
@@ -20,7 +21,7 @@ def board():
 
 def post(board, *names):
     for name in names:
-        board.post(first_snapshot(name, GenerationRequest(seed=7), "", ""))
+        board.post(first_snapshot(JobRecord(name, GenerationRequest(seed=7))))
 
 
 def end(board, name, **changes):

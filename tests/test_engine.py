@@ -12,7 +12,7 @@ from diffusers_helper.core.errors import CancelledError, NumericsError
 from diffusers_helper.core.events import SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
-from diffusers_helper.framepack.decoding import decoder_of
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
 from diffusers_helper.framepack.engine import (
     Conditions,
     EarlierRun,
@@ -25,6 +25,7 @@ from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 from diffusers_helper.media.frames import soft_append_bcthw
+from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.pipelines.k_diffusion_hunyuan import transformer_arguments
 from tests.golden import golden_meta, load_golden
 from tests.models import golden_conditions, golden_transformer, golden_vae
@@ -67,7 +68,9 @@ def sections_of(
         SamplingSettings(
             s["steps"], s["guidance_scale"], s["cfg_scale"], s["cfg_rescale"], "teacache" if s["teacache"] else "none"
         ),
-        Postprocess(decoder_of(s["vae"], use), wrap or (lambda events, _check: events), overlap, serialize_decode),
+        Postprocess(
+            VaeSectionDecoder(s["vae"], PLAIN, use), wrap or (lambda events, _check: events), overlap, serialize_decode
+        ),
         EarlierRun(sampled, decode_from),
     )
 

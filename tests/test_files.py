@@ -15,6 +15,7 @@ from diffusers_helper.core.files import (
     json_bytes,
     open_regular,
     output_error,
+    parsed_json,
     require_free_space,
     require_usable,
     require_writable,
@@ -152,6 +153,13 @@ def test_whether_a_file_can_be_written_is_tried(tmp_path, folder, says):
         require_writable(tmp_path / folder / "a.mp4")
     require_writable(tmp_path / "a.mp4")
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, b"\xff", "", "{"])
+def test_what_is_no_json_is_one_kind_of_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - of any text
+        parsed_json(text)
+    assert parsed_json('{"a": [1]}', parse_int=str) == {"a": ["1"]}
 
 
 def test_json_keeps_every_name():

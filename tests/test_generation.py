@@ -38,7 +38,7 @@ from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
-from diffusers_helper.model_files.source import LocalFolder
+from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}

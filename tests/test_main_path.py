@@ -11,7 +11,7 @@ from benchmarks.quality import held_out_photos, measure
 from benchmarks.studio import Studio
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.photo import open_photo
-from diffusers_helper.model_files.source import LocalFolder
+from diffusers_helper.model_files import LocalFolder
 from tests.tiny import SHIPPED
 
 STEPS = 5

@@ -16,13 +16,13 @@ from PIL import Image, ImageCms
 
 from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.media.photo import (
-    EXACT_PIXELS,
     FORMATS,
     MAX_PIXELS,
     open_photo,
     photo_of,
     resize_and_center_crop,
 )
+from diffusers_helper.media.pixels import EXACT_PIXELS
 from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
 
 SIZE = (96, 72)
@@ -282,7 +282,7 @@ def test_no_photo_at_all(path):
         open_photo(path)
 
 
-@pytest.mark.parametrize("name", ["missing.png", "nul\0byte.png", "."])
+@pytest.mark.parametrize("name", ["missing.png", "nul\0byte.png", ".", "x" * 300])
 def test_a_path_without_a_file(tmp_path, name):
     with pytest.raises(PhotoError, match="There is no file"):
         open_photo(f"{tmp_path}/{name}")

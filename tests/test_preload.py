@@ -11,7 +11,7 @@ from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.loading.components import Components
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
-from diffusers_helper.model_files.source import LocalFolder
+from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.service.preload import COMFORT, Loading, PartLoading, Preload, choose
 from tests.tiny import TINY_FOLDER
 

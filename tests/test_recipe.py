@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -116,6 +117,9 @@ def test_broken_files_are_refused(tmp_path, data):
         read_recipe(path)
     with pytest.raises(SettingsError):
         read_recipe(tmp_path / "nowhere.json")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
+    with pytest.raises(SettingsError, match="holds no settings"):
+        read_recipe(tmp_path / "pipe.png")
 
 
 def test_fifty_megabytes_are_not_read(tmp_path):

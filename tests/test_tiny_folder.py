@@ -15,7 +15,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.encoders.hunyuan import encode_prompt_conds, vae_decode, vae_encode
 from diffusers_helper.encoders.vision import hf_clip_vision_encode
-from diffusers_helper.model_files.source import LocalFolder
+from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from tests.tiny import SHIPPED, hunyuan_of, redux_of, tiny_text, tiny_vae, tiny_vision
 

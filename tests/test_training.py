@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
 from diffusers_helper.core.planning import plan_video
-from diffusers_helper.model_files.source import LocalFolder
+from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
 from training import family, pool, train_transformer, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels

@@ -1,13 +1,12 @@
 """``run_gradio.sh``: starts, stops and lists instances of the page in the background, one per GPU and port.
 
-Each instance has a keeper of its own (``keeper``), so none depends on another one or on the shell that started it.
+Each instance has a keeper of its own (``supervisor``), so none depends on another one or on the shell that started it.
 Exit codes: those of ``options.py``; 1 is also "not running", 2 a port that is taken.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import socket
@@ -23,6 +22,7 @@ import psutil
 
 from diffusers_helper.app.supervisor import STOP_SECONDS, Plan, State, ask, files, read, write
 from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
 from diffusers_helper.service.places import ROOT, Folders, file_permissions, folder_name, require_writable
@@ -250,7 +250,7 @@ def _health(plan: Plan | None, state: State) -> str:
     if answer is None:
         return "does not answer" if state.phase == "up" else state.phase
     try:
-        health = json.loads(answer[1])
+        health = parsed_json(answer[1])
         job = health["job"]
         words = [str(health["state"])]
         if job:

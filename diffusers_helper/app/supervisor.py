@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.service.options import DONE, FAILED, FINAL
 from diffusers_helper.service.places import ROOT
 
@@ -91,7 +92,7 @@ def files(data: Path, port: int) -> tuple[Path, Path, Path]:
 def read(kind: Callable[..., Any], path: Path) -> Any:
     """Return the ``kind`` that ``write`` has put into ``path``; None if it is not there or damaged."""
     try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
+        return kind(**parsed_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

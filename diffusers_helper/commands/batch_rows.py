@@ -7,7 +7,6 @@ end of each line, ``Guidance Scale`` for ``guidance_scale``.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, in_turn
 from diffusers_helper.core.request import GenerationRequest
 
@@ -129,10 +129,10 @@ def _row(line: int, names: Sequence[str], cells: Sequence[str], delimiter: str) 
 
 def _json_row(line: int, text: str) -> Row:
     try:
-        fields = json.loads(text, object_pairs_hook=_once)
+        fields = parsed_json(text, object_pairs_hook=_once)
     except _TwiceError as error:
         return Row(line, problem=Message("{name!r} is there twice; remove one.", name=str(error)))
-    except (ValueError, RecursionError):
+    except ValueError:
         fields = None
     if not isinstance(fields, dict):
         return Row(line, problem=Message("it is not a JSON object."))

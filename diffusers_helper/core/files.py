@@ -93,6 +93,17 @@ def open_regular(path: Path) -> BinaryIO:
     raise SettingsError(Message("{file} cannot be read: {reason}.", file=path, reason=reason))
 
 
+def parsed_json(text: str | bytes, **options: Any) -> Any:
+    """Return what JSON from outside holds; raises ValueError alone, for lists in lists without end, too.
+
+    ``options`` are those of ``json.loads``.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def json_bytes(content: Any) -> bytes:
     """Return ``content`` as JSON in UTF-8; a name that is not Unicode keeps its bytes, as the escape of a surrogate."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -104,13 +115,17 @@ def generate_timestamp() -> str:
     return f"{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03d}_{random.SystemRandom().randrange(10_000):04d}"
 
 
-def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> None:
-    """Raise OutputError if ``folder`` does not exist, DiskFullError if its disk has less than ``bytes_needed`` free."""
+def free_space(folder: str | os.PathLike[str]) -> int:
+    """Return how many bytes are free on the disk of ``folder``; raises OutputError if it does not exist."""
     try:
-        free = shutil.disk_usage(folder).free
+        return shutil.disk_usage(folder).free
     except OSError as error:
         raise output_error(folder, error) from error
-    if free < bytes_needed:
+
+
+def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> None:
+    """Raise OutputError if ``folder`` does not exist, DiskFullError if its disk has less than ``bytes_needed`` free."""
+    if (free := free_space(folder)) < bytes_needed:
         raise DiskFullError(
             Message(
                 "There is too little room in {folder}: {free:,.0f} MB are free and {needed:,.0f} MB are needed. "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.encoders.hunyuan import vae_decode
-from diffusers_helper.models.kernels import PLAIN, Kernels
+from diffusers_helper.models.kernels import Kernels
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLHunyuanVideo
@@ -45,8 +45,3 @@ class VaeSectionDecoder:
         """See `Decoder`; raises OutOfMemoryError of torch's."""
         with self._use(self._module), interruptible(self._module, check):
             return vae_decode(latents, self._vae, kernels=self._kernels).float().cpu()
-
-
-def decoder_of(vae: AutoencoderKLHunyuanVideo, use: Use, kernels: Kernels = PLAIN) -> Decoder:
-    """Make the decoder of the real autoencoder."""
-    return VaeSectionDecoder(vae, kernels, use)

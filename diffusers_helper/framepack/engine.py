@@ -20,7 +20,7 @@ from diffusers_helper.core.events import Event, SectionSampled, StageStarted, St
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import SectionPlan, VideoPlan
 from diffusers_helper.core.settings import SamplingSettings
-from diffusers_helper.framepack.decoding import Use, decoder_of
+from diffusers_helper.framepack.decoding import Use, VaeSectionDecoder
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, require_finite
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
@@ -139,7 +139,7 @@ def sample_video(
         VideoInputs(start_latent, {0: conditions}, seed),
         Sampler(transformer, torch.device(device), dtype, execution),
         SamplingSettings(steps, guidance_scale, cfg_scale, cfg_rescale, "teacache" if teacache else "none"),
-        Postprocess(decoder_of(vae, nullcontext, execution.kernels) if decode else None),
+        Postprocess(VaeSectionDecoder(vae, execution.kernels, nullcontext) if decode else None),
     )
 
 

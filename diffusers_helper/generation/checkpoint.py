@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import SectionSampled
-from diffusers_helper.core.files import read_own, whole_file
+from diffusers_helper.core.files import parsed_json, read_own, whole_file
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import LATENT_WINDOW
 from diffusers_helper.framepack.engine import Conditions
@@ -171,11 +171,11 @@ class Checkpoint(Sequence[SectionSampled]):
 def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment of the checkpoint in ``folder`` without reading the rest; empty if there is none."""
     try:
-        found = json.loads(read_own(folder / ENVIRONMENT, ENVIRONMENT_BYTES))
+        found = parsed_json(read_own(folder / ENVIRONMENT, ENVIRONMENT_BYTES))
         return {str(name): str(value) for name, value in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:  # deep JSON ends the parser
+    except (OSError, ValueError, AttributeError) as error:
         logger.warning("%s cannot be used: %s", folder / ENVIRONMENT, error)
         return {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TypeVar
 
 from diffusers_helper.core.errors import DiskFullError
 from diffusers_helper.core.events import Event, StageStarted
-from diffusers_helper.core.files import output_error
+from diffusers_helper.core.files import free_space
 from diffusers_helper.core.messages import Message
 
 Result = TypeVar("Result")
@@ -39,15 +38,8 @@ def when_there_is_room(
         while True:
             yield StageStarted("wait", _sentence(folder, need))
             _wait(POLL_SECONDS, check)
-            if _free(folder) >= need:
+            if free_space(folder) >= need:
                 break
-
-
-def _free(folder: Path) -> int:
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError as error:
-        raise output_error(folder, error) from error
 
 
 def _wait(seconds: float, check: Callable[[], None]) -> None:

@@ -9,7 +9,6 @@ there is.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from itertools import islice
 from typing import Any
@@ -23,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.gradio.inputs import uploaded_file
 
 MOST_VALUES, DEEPEST = 20_000, 40
@@ -107,8 +107,8 @@ def _parsed(content: bytes) -> dict[str, Any]:
     if next(islice(_TOKENS.finditer(content), 4 * MOST_VALUES, None), None) is not None:
         raise RefusedCallError("The JSON has too many values.", 413)  # a million lists hold all threads up for seconds
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        body = parsed_json(content)
+    except ValueError as error:
         raise RefusedCallError("This is no JSON.") from error
     if not isinstance(body, dict):
         raise RefusedCallError("The JSON of a call is an object.")

@@ -158,7 +158,11 @@ def share(
     tag, blocks = next(iter(pages.items()))
     receiver = Receiver(Uploads(Path(get_upload_folder())), access.max_upload)
     protected = for_gradio(access, outputs, receiver, SignIn(access.accounts) if access.accounts else None)
-    door = [Middleware(guarded, access, tunnel=True), Middleware(only_endpoints, [route.path for route in routes])]
+    door = [
+        Middleware(guarded, access, tunnel=True),
+        Middleware(only_endpoints, [route.path for route in routes]),
+        Middleware(room_first, manager.full),
+    ]
     protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
     protected["app_kwargs"]["routes"] = list(routes)
     _, local, public = blocks.launch(

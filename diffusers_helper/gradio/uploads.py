@@ -13,8 +13,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.messages import Message
@@ -61,7 +62,7 @@ class Uploads:
     owner_count: int = 1000
     max_bytes: int = 10_000_000_000
     max_count: int = 10_000
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _lock: ClassVar[threading.Lock] = threading.Lock()  # of all: several of these look after one folder
 
     def holds(self, file: Path) -> bool:
         """Tell whether ``file`` is in the folder."""
@@ -85,7 +86,7 @@ class Uploads:
                 for upload in kept:
                     if upload.path in new:
                         self._disown(upload, owner)
-                raise UploadsFullError
+                raise UploadsFullError("there is no room for uploads")
 
     def sweep(self) -> None:
         """Remove what is too old."""

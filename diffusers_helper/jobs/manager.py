@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import FramePackError, QueueFullError, SettingsError
 from diffusers_helper.core.events import Cancelled, Finished
@@ -129,7 +128,7 @@ class JobManager:
             self._dispatcher.release(job_id)
             raise
         try:
-            self._dispatcher.admit(self._job(record, photo), _snapshot(record))
+            self._dispatcher.admit(self._job(record, photo), first_snapshot(record))
         except BaseException:
             self._kept.drop(job_id)
             raise
@@ -157,7 +156,7 @@ class JobManager:
             now: Changes = {"video": seen.video, "frames": seen.frames, "partial": seen.partial, "batch": False}
             try:
                 job = self._job(record, photo, allow_env_change=True)
-                self._dispatcher.admit(job, _snapshot(record, **now))
+                self._dispatcher.admit(job, first_snapshot(record, **now))
             except BaseException:
                 self._kept.give_back(job_id, seen.state)
                 raise
@@ -232,7 +231,7 @@ class JobManager:
         video: Changes = {"video": resume.video, "frames": resume.frames, "partial": resume.video is not None}
         if found.photo is not None:
             job = self._job(record, found.photo, allow_env_change=resume.sections_kept > 0)
-            self._dispatcher.restore(job, _snapshot(record, **video))
+            self._dispatcher.restore(job, first_snapshot(record, **video))
             return
         ended: Changes = video | resume.changes()
         ended |= {
@@ -243,7 +242,7 @@ class JobManager:
         }
         with self._board.changed:
             self._queue.continue_after(record.order)
-            self._board.post(_snapshot(record, **ended))
+            self._board.post(first_snapshot(record, **ended))
 
     def _job(self, record: JobRecord, photo: Photo, *, allow_env_change: bool = False) -> Job:
         set_status = partial(self._dispatcher.set_status, record.id)
@@ -260,10 +259,3 @@ class JobManager:
         except BaseException:  # part of the worker's border: the job still has to get its last state
             logger.exception("Whether the video %s can go on is not known", public_name(job_id))
             return ResumeInfo()
-
-
-def _snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
-    """Return how a job is that has just come, or has come back."""
-    first = first_snapshot(record.id, record.request, record.owner, record.visitor)
-    first = replace(first, created=record.created, batch=record.batch, order=record.order, photo_name=record.photo_name)
-    return replace(first, **changes)

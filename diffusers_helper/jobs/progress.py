@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from diffusers_helper.core.events import (
     Cancelled,
@@ -23,6 +23,7 @@ from diffusers_helper.core.events import (
 )
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.pace import Pace
+from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import Changes, JobState
 
 if TYPE_CHECKING:
@@ -130,20 +131,25 @@ class JobSnapshot:
         return fields | {"state": str(self.state)}
 
 
-def first_snapshot(job_id: str, request: GenerationRequest, owner: str, visitor: str) -> JobSnapshot:
-    """Return how a job is that has just come."""
-    return JobSnapshot(
-        id=job_id,
+def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
+    """Return how a job is that has just come, or has come back with ``changes``."""
+    request = record.request
+    first = JobSnapshot(
+        id=record.id,
         variant=request.variant,
         seed=request.seed,
         total_frames=request.total_frames,
         sections=request.sections,
         steps=request.steps,
-        created=time.time(),
-        owner=owner,
-        visitor=visitor,
+        created=record.created,
+        owner=record.owner,
+        visitor=record.visitor,
         request=request,
+        batch=record.batch,
+        order=record.order,
+        photo_name=record.photo_name,
     )
+    return replace(first, **changes)
 
 
 class Previews:

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
-from diffusers_helper.core.files import read_own
+from diffusers_helper.core.files import parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.media.partials import RECORD
 
 STATES = ("queued", "running", "stopped", "failed", "done")
 RECORD_BYTES = 1_000_000
@@ -23,7 +24,8 @@ YEAR_10000 = 253_402_300_800
 LARGEST = 2**53
 """Numbers from here on are no counts, times or places that this program wrote."""
 _ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
-_RESERVED = {"quarantine"}
+QUARANTINE = "quarantine"
+"""The folder, among those of the jobs, of what cannot be used."""
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 """What says nothing of a file, but that this computer cannot read it now."""
 
@@ -50,7 +52,7 @@ class UnusableJobError(UnknownJobError):
 
 def is_id(name: str) -> bool:
     """Tell whether ``name`` can be that of a job: fit for a file name, not hidden, and not one of the store's own."""
-    return _ID.fullmatch(name) is not None and name not in _RESERVED
+    return _ID.fullmatch(name) is not None and name != QUARANTINE
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,7 @@ class JobRecord:
 
         A field that is not there has its usual value, and one that a later version added is passed over.
         """
-        try:
-            found = json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        found = parsed_json(text)
         if not isinstance(found, dict) or not isinstance(found.get("request"), dict):
             raise ValueError("request")
         known: dict[str, Any] = {field.name: found[field.name] for field in fields(cls) if field.name in found}
@@ -113,7 +112,7 @@ class JobRecord:
 
 def read_record(folder: Path) -> JobRecord:
     """Return the record in the folder of a job; raises FileNotFoundError if there is none, and UnusableJobError."""
-    file = folder / "job.json"
+    file = folder / RECORD
     try:
         record = JobRecord.from_json(read_own(file, RECORD_BYTES))
     except FileNotFoundError:

@@ -34,7 +34,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.quarantine import Quarantine
-from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError, is_id, read_record
+from diffusers_helper.jobs.record import ERROR_CHARACTERS, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.media.partials import PHOTO, RECORD, section_files
 from diffusers_helper.media.photo import Photo
 
@@ -56,7 +56,7 @@ class JobStore:
         self.folder = folder
         self.closing = False
         self._held: dict[str, FileLock] = {}
-        self._quarantine = Quarantine(folder / "quarantine")
+        self._quarantine = Quarantine(folder / QUARANTINE)
 
     @contextmanager
     def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.loading.building import attention_head_dim, build
 from diffusers_helper.loading.embedding_cache import EmbeddingCache, key_of
-from diffusers_helper.loading.environment import environment
+from diffusers_helper.loading.environment import device_name, environment
 from diffusers_helper.loading.weights import Place, bytes_in_files
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
@@ -187,7 +187,7 @@ class Components:
                 return None
             identities.append(part.identity_in(folder))
         versions = [version(name) for name in ("torch", "transformers")]
-        return key_of(identities, versions, _device_name(self.device), str(self._encoder_dtype), *facts)
+        return key_of(identities, versions, device_name(self.device), str(self._encoder_dtype), *facts)
 
     def environment(self, variant: str) -> dict[str, str]:
         """What the bits of a video of ``variant`` depend on here, besides its request; by name, as words."""
@@ -345,7 +345,3 @@ class Components:
 
 def _checking(part: Part) -> Message:
     return Message("Comparing {title} with its checksums, once", title=part.title)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

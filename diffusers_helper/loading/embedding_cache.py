@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from diffusers_helper.core.errors import OutputError
+from diffusers_helper.core.files import parsed_json
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 
 FORMAT = 1
@@ -55,8 +56,8 @@ class EmbeddingCache:
         try:
             tensors, facts = _FILE.read(file)
             os.utime(file)  # used just now
-            return Embedding(tensors, tuple(json.loads(facts["notes"])))
-        except (OSError, DamagedFileError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return Embedding(tensors, tuple(parsed_json(facts["notes"])))
+        except (OSError, DamagedFileError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be used (%s); the encoder runs again", file, error)
             with suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def environment(source: ModelSource, variant: str, device: torch.device, **choic
         choices: what else was chosen: dtype, attention backend and the like.
     """
     found = {library: version(library) for library in LIBRARIES}
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found["device"] = device_name(device)
     if device.type == "cpu":
         found["threads"] = str(torch.get_num_threads())  # sums are cut differently
     return found | {
@@ -35,6 +35,11 @@ def environment(source: ModelSource, variant: str, device: torch.device, **choic
         "numerics": str(NUMERICS_VERSION),
         "models": _digest(repr(_identities(source, variant)).encode()),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: a card by its model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -12,22 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from diffusers_helper.core.errors import FramePackError, PhotoError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
+from diffusers_helper.media.pixels import eight_bits_of, is_large, upright_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused: where Pillow, too, suspects a decompression bomb."""
-EXACT_PIXELS = 50_000_000
-"""Larger pictures are halved, at most once as 4 x 50 > 179, so that memory stays bounded."""
 MIN_SIDE = 64
 MAX_ASPECT = 4
 
@@ -43,21 +41,8 @@ _FOREIGN = (
 )
 """What people most often take for a photo; each pattern is matched at the start of the file."""
 
-_STRIP_PIXELS = 4_000_000
-"""How much of a very large picture is converted at once."""
 _IN_MEMORY = Message("the picture")
 _HALVED = Message("The photo is very large: it was halved first.")
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the picture upright."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +83,7 @@ def open_photo(source: object) -> Photo:
             )
         )
     name = display_name(source)
-    if not Path(source).is_file():
+    if not os.path.isfile(source):  # which takes a name that is too long for one that is not there
         raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
     try:
         file = open(source, "rb")  # noqa: SIM115 - only opening may fail here
@@ -114,9 +99,9 @@ def photo_of(image: Image.Image) -> Photo:
     """Take a picture that is in memory, or was opened and not read yet; raises PhotoError if it cannot be used."""
     _check_size(image, _IN_MEMORY)
     with _decoding(_IN_MEMORY):
-        notes: list[str] = [_HALVED] if _is_large(image) else []
+        notes: list[str] = [_HALVED] if is_large(image) else []
         image.load()
-        return _composed(*_decoded(image, _IN_MEMORY, notes), _IN_MEMORY, notes)
+        return Photo(upright_srgb(eight_bits_of(image, _IN_MEMORY, notes), notes), _IN_MEMORY, tuple(notes))
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
@@ -145,13 +130,13 @@ def _read(file: BinaryIO, name: str) -> Photo:
         notes: list[str] = []
         if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a JPEG with a second view inside
             notes.append(Message("The file holds several pictures: the first one is used."))
-        if _is_large(image):
+        if is_large(image):
             image.draft(None, (image.width // 2, image.height // 2))  # a JPEG can be decoded at half its size
             notes.append(_HALVED)
         image.load()
-        picture, profile, turn = _decoded(image, name, notes)
+        loaded = eight_bits_of(image, name, notes)
         del image  # of which a large one would take as much again
-        return _composed(picture, profile, turn, name, notes)
+        return Photo(upright_srgb(loaded, notes), name, tuple(notes))
 
 
 def _identified(file: BinaryIO, name: str) -> ImageFile:
@@ -241,116 +226,6 @@ def _check_size(image: Image.Image, name: str) -> None:
                 **size,
             )
         )
-
-
-def _is_large(image: Image.Image) -> bool:
-    return image.width * image.height > EXACT_PIXELS
-
-
-def _decoded(
-    image: Image.Image, name: str, notes: list[str]
-) -> tuple[Image.Image, bytes | None, Image.Transpose | None]:
-    """The pixels of a loaded picture, 8 bits and not too many of them, its colour profile, and how it lies."""
-    profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
-    if image.mode in ("P", "PA"):
-        notes.append(
-            Message("The picture has at most 256 colours, a palette: the photo it was made from gives a better video.")
-        )
-    picture = _halved(image, name, notes) if _is_large(image) else _eight_bits(image, name, notes)
-    return picture, profile, turn
-
-
-def _composed(
-    picture: Image.Image, profile: bytes | None, turn: Image.Transpose | None, name: str, notes: list[str]
-) -> Photo:
-    colour, alpha = _without_alpha(picture)
-    rgb = _srgb(colour, profile, notes)
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        notes.append(Message("Transparent parts were filled with white."))
-        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
-    return Photo(rgb if turn is None else rgb.transpose(turn), name, tuple(notes))
-
-
-def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
-    try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - see _decoding; here the picture itself may be fine
-        notes.append(Message("The photo's EXIF data cannot be read: it may lie on its side."))
-        return None
-
-
-def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    """Bring 16-bit, 32-bit and floating-point grey to 8 bits; other modes have 8 bits or fewer already."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode not in ("I", "F"):
-        return image
-    values = np.asarray(image, dtype=np.float32)
-    black, white = float(values.min()), float(values.max())
-    if not np.isfinite([black, white]).all():
-        raise PhotoError(Message('"{name}" has NaN or infinite values: save it again as JPEG or PNG.', name=name))
-    usual = [top for top in (1, 255, 65535) if black >= 0 and white <= top]
-    if usual:
-        black, white = 0.0, usual[0]
-    notes.append(Message("The file's values from {low:g} to {high:g} were scaled to 8 bits.", low=black, high=white))
-    return Image.fromarray(np.rint((values - black) * (255 / max(white - black, 1e-30))).astype(np.uint8))
-
-
-def _halved(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    """Average 2 x 2 pixels strip by strip: beside the picture itself only the result and little more is in memory."""
-    if image.mode in ("I", "F"):  # their range is that of the whole picture, and reducing them takes no copy
-        return _eight_bits(image.reduce(2), name, notes)
-    height = max(2, _STRIP_PIXELS // image.width // 2 * 2)
-    size = (image.width + 1) // 2, (image.height + 1) // 2
-    halved = None
-    for top in range(0, image.height, height):
-        strip = _averaged(image.crop((0, top, image.width, min(top + height, image.height))), name, notes)
-        halved = halved or Image.new(strip.mode, size)
-        halved.paste(strip, (0, top // 2))
-    assert halved is not None, "a picture has rows"
-    if halved.mode == image.mode and "transparency" in image.info:
-        halved.info["transparency"] = image.info["transparency"]
-    return halved
-
-
-def _averaged(strip: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    strip = _eight_bits(strip, name, notes)
-    if strip.mode in ("1", "P", "PA"):  # modes without values to average
-        strip = strip.convert("RGBA" if strip.has_transparency_data else "RGB")
-    return strip.reduce(2)
-
-
-def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Split a picture into its colours, mode L, RGB or CMYK, and its opacity, mode L or None."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        image = image.convert("LA" if grey else "RGBA")
-        return image.convert("L" if grey else "RGB"), image.getchannel("A")
-    if image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("L" if grey else "RGB")
-    return image, None
-
-
-def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """Convert from the embedded ICC profile; without one, RGB and grey are taken for sRGB as everywhere."""
-    if profile:
-        try:  # a tag of another type than bytes is no better than a broken one
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-        except Exception:  # noqa: BLE001 - see _decoding; without its profile the picture can be used
-            notes.append(Message("The photo's colour profile cannot be read: it was ignored."))
-        else:
-            assert converted is not None  # None is the answer only when converting in place
-            return converted
-    elif image.mode == "CMYK":
-        notes.append(Message("The photo has print colours (CMYK) without a profile: they may look a little different."))
-    return image.convert("RGB")
 
 
 def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.files import display_name
+from diffusers_helper.core.files import display_name, open_regular
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.foreign_settings import adopted
@@ -91,7 +92,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     found: Any = None
     picture = False
     try:
-        with open(path, "rb") as file:
+        with open_regular(Path(path)) as file:
             head = file.read(16)
             picture, is_video = head.startswith(_PNG[:4]), head[4:8] == b"ftyp"
             text = _reader(picture, is_video)(file)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.core.files import display_name
+from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.formats import foreign_format
 from diffusers_helper.model_files.headers import read_header
@@ -53,10 +52,6 @@ class Problem:
             part=part.title,
             problem=self.text,
         )
-
-
-class _Bad(Exception):
-    """A file that cannot be read as what it should be; the text follows its name in a sentence."""
 
 
 def find_problems(part: Part, folder: Path) -> list[Problem]:
@@ -103,10 +98,10 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | Problem:
     try:
         if path.stat().st_size > _MAX_JSON:
             return Problem(name, Message("is too large for what it should be"), Fault.DAMAGED)
-        content = json.loads(path.read_bytes())
+        content = parsed_json(path.read_bytes())
     except OSError as error:
         return Problem(name, _reason(error), Fault.DAMAGED)
-    except (ValueError, RecursionError):
+    except ValueError:
         return Problem(name, Message("is not complete JSON"), Fault.DAMAGED)
     return content if isinstance(content, dict) else Problem(name, Message("is not a JSON object"), Fault.DAMAGED)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffusers_helper.core.errors import OutputError
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import parsed_json, whole_file
 from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.check import SHA256, Fault, Problem
 from diffusers_helper.model_files.parts import Part
@@ -57,8 +57,8 @@ class ChecksumRecord:
         if self._path is None:
             return {}
         try:
-            found = json.loads(self._path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = parsed_json(self._path.read_bytes())
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 

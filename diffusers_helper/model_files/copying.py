@@ -11,17 +11,12 @@ from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.files import whole_file
 from diffusers_helper.core.messages import Message, in_turn
 from diffusers_helper.model_files.check import SHA256
+from diffusers_helper.model_files.checksums import CHUNK
+from diffusers_helper.model_files.local_folder import SUMS_FILE, LocalFolder, read_sums
 from diffusers_helper.model_files.parts import Part
-from diffusers_helper.model_files.source import (
-    SUMS_FILE,
-    LocalFolder,
-    ModelSource,
-    free_bytes,
-    read_sums,
-    readable_size,
-)
+from diffusers_helper.model_files.sizes import free_bytes, readable_size
+from diffusers_helper.model_files.source import ModelSource
 
-CHUNK = 16 * 1024 * 1024
 _DOWNLOAD = "./framepack models download"
 
 

@@ -6,13 +6,12 @@ it is used.
 
 from __future__ import annotations
 
-import json
 import struct
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.core.files import display_name
+from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
 
 ITEM_BYTES = {
@@ -43,8 +42,8 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     if len(start) < 8 or len(text) < length:
         raise ValueError(Message("is cut short after {size} bytes", size=size))
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
+        header = parsed_json(text)
+    except ValueError:
         raise ValueError(Message("is not a safetensors file")) from None
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise ValueError(Message("is not a safetensors file"))

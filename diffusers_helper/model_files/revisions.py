@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError, OutputError
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import parsed_json, whole_file
 from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ class Revisions:
         if self._path is None or not self._path.exists():
             return {}
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            content = parsed_json(self._path.read_text(encoding="utf-8"))
             if all(_COMMIT.fullmatch(commit) for commit in content.values()):
                 return dict(content)
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        except (OSError, ValueError, AttributeError, TypeError):
             pass
         raise ModelFilesError(
             Message("{file} is no list of commits. Delete it, or copy it again.", file=str(self._path))

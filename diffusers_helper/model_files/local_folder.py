@@ -1,0 +1,104 @@
+"""A model in a folder that holds the repositories by their ids: put there by the user, or shipped with the program."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusers_helper.core.errors import ModelFilesError
+from diffusers_helper.core.files import parsed_json
+from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.model_files.check import Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.source import ModelSource, OnProgress, fetching_commands, room
+
+SUMS_FILE = "SHA256SUMS"
+
+
+class LocalFolder(ModelSource):
+    """A folder that holds the repositories by their ids.
+
+    `framepack.json` in it, if there is one, gives its title, whether it is trained, its default settings, and as
+    `same_files` the repositories whose files are another's there: `{"its id": "the other's id"}`.
+    """
+
+    def __init__(self, path: Path, *, is_tiny: bool = False) -> None:
+        self.path = path
+        self.is_tiny = is_tiny
+        self.title = path.name
+        self.same_files: dict[str, str] = {}
+        if (path / "framepack.json").is_file():
+            self._read_settings(path / "framepack.json")
+
+    @property
+    def root(self) -> Path:
+        """The folder itself."""
+        return self.path
+
+    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+        """As in the base class."""
+        folder = self._place(part)
+        return (folder if folder.is_dir() else None), find_problems(part, folder)
+
+    def sums(self, part: Part) -> dict[str, str]:
+        """From the file that `models copy` writes, which `sha256sum -c` reads as well."""
+        place = self._place(part).relative_to(self.path)
+        return {Path(name).name: digest for name, digest in read_sums(self.path).items() if Path(name).parent == place}
+
+    def _place(self, part: Part) -> Path:
+        return self.path / self.same_files.get(part.repository, part.repository) / part.folder
+
+    def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
+        """As in the base class; nothing is ever downloaded into a local folder."""
+        for part in parts_for(variants):
+            self.folder(part)
+
+    def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
+        """The folder of `part`, after a look at its files; raises ModelFilesError."""
+        folder = self._place(part)
+        problems = find_problems(part, folder)
+        if not problems:
+            return folder
+        problem = problems[0]
+        text = Message(
+            "{file} ({part} of {repository}) {problem}.",
+            file=folder / problem.file,
+            part=part.title,
+            repository=part.repository,
+            problem=problem.text,
+        )
+        if self.is_tiny:
+            command = f"git -C {shlex.quote(str(self.path))} checkout -- ."
+            advice = [Message("It ships with the repository: {command}", command=command)]
+        elif problem.fault.fetching_helps:
+            lacking = max(part.size - intact_bytes(part, folder, problems), 0)
+            where = f"--local-dir {shlex.quote(str(self.path / part.repository))}"
+            command = Message("Fetch it with: {command}", command=fetching_commands([part], where))
+            advice = [room(lacking, self.path), command]
+        else:
+            advice = [Message("Put the files of {repository} there instead.", repository=part.repository)]
+        raise ModelFilesError(in_turn([text, *advice]))
+
+    def _read_settings(self, file: Path) -> None:
+        try:
+            content = parsed_json(file.read_bytes())
+            self.title = str(content.pop("title", self.title))
+            self.trained = bool(content.pop("trained", True))
+            self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
+            self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ModelFilesError(
+                Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
+            ) from None
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 sums by path below `folder`, from its SHA256SUMS; empty without one."""
+    file = folder / SUMS_FILE
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    except OSError:  # it only says what could be compared
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
