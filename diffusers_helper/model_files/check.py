@@ -55,7 +55,7 @@ class Problem:
         )
 
 
-class _Bad(Exception):
+class _BadFileError(Exception):
     """A file that cannot be read as what it should be; the text follows its name in a sentence."""
 
 
@@ -183,8 +183,11 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
             return Problem(index_name, Message("is missing"), Fault.MISSING)
         return _instead(folder) or Problem(single, Message("is missing"), Fault.MISSING)
     index = _read_json(folder, index_name)
-    if isinstance(index, Problem):
-        return index
+    return index if isinstance(index, Problem) else _promised(index_name, index)
+
+
+def _promised(index_name: str, index: dict[str, Any]) -> dict[str, set[str]] | Problem:
+    """The weight files that an index names, with the weights that it promises in them."""
     shards: dict[str, set[str]] = {}
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
