@@ -259,10 +259,8 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
         image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
         if torch.is_grad_enabled():  # fused kernels have no gradients
             execution = replace(execution, kernels=PLAIN, mlp_chunk=None)
-        block, first = (
-            cast(DoubleStreamBlock, self.transformer_blocks[0]),
-            conditioning.modulations.double_blocks[0][step],
-        )
+        block = cast(DoubleStreamBlock, self.transformer_blocks[0])
+        first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
         image = execution.step_cache.run(
             image,
