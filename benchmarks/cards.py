@@ -96,5 +96,5 @@ class TimedGpu:
     def memory(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device="meta")
 
-    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:  # noqa: ARG002 - there is only time here
         self.side.now += len(source) / self._rate

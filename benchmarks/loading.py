@@ -110,7 +110,7 @@ def _product(place: Place, *, eight_bit: bool = False, anew: bool = False) -> Ca
         file = folder / EIGHT_BIT if eight_bit else None
         if file and anew:
             file.unlink(missing_ok=True)
-        return build(PART, folder, torch.bfloat16, place, lambda text, done, total: None, file)
+        return build(PART, folder, torch.bfloat16, place, lambda *_: None, file)
 
     return load
 

@@ -129,6 +129,7 @@ def test_the_programs_choose_their_environment_before_any_library_reads_it() -> 
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.slow
 def test_importing_everything_prints_nothing_and_touches_no_device_or_network() -> None:
     left_out = {module for module, library in NEEDS.items() if find_spec(library) is None}
     modules = [module for module in FILES if not module.endswith("__main__") and module not in left_out]

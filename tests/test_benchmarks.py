@@ -89,6 +89,7 @@ SMALL = Sizes(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory(capsys, tmp_path):
     write_folder(tmp_path / "models", "f1", SMALL)
     ways = ["resident", "within 6 GiB", "8 bits, resident", "8 bits, within 4 GiB"]

@@ -15,7 +15,8 @@ from diffusers_helper.commands import cli
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.core.variants import VARIANTS
-from diffusers_helper.model_files import HubSource, LocalFolder, copying, parts, parts_for, transformer_part
+from diffusers_helper.model_files import HubSource, LocalFolder, parts, parts_for, transformer_part
+from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.service import options
 from tests.fake_hub import fake_hub
@@ -216,25 +217,21 @@ def test_a_copy_is_a_model_folder_whose_every_byte_can_be_checked(source, hub, t
     assert f"{SHARDS[0]} of {F1.repository} has another checksum" in capsys.readouterr().out
 
 
-def test_a_copy_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
-    source, target, copied = LocalFolder(folder), tmp_path / "copy", []
-    before = copying._copy
+def test_a_copy_goes_on_where_it_was_stopped(folder, tmp_path):
+    source, target, pieces = LocalFolder(folder), tmp_path / "copy", []
+    files = [file for part in parts_for(["f1"]) for file in part.files_in(source.look(part)[0])]
 
-    def noted(file, to, on_bytes):
-        if len(copied) == 5:
+    def stop_in_the_sixth(count):
+        pieces.append(count)  # each file is one piece
+        if len(pieces) == 6:
             raise CancelledError("Stopped.")
-        copied.append(file.name)
-        return before(file, to, on_bytes)
 
-    monkeypatch.setattr(copying, "_copy", noted)
     with pytest.raises(CancelledError):
-        copy_to(source, target)
-    first = list(copied)
-    copied.clear()
-    monkeypatch.setattr(copying, "_copy", lambda *args: copied.append(args[0].name) or before(*args))
-    assert copy_to(source, target) == 0
-    files = [file.name for part in parts_for(["f1"]) for file in part.files_in(source.look(part)[0])]
-    assert first + copied == files
+        copy_model(source, parts_for(["f1"]), target, stop_in_the_sixth)
+    assert all((target / file.relative_to(folder)).is_file() for file in files[:5])
+    pieces.clear()
+    copy_model(source, parts_for(["f1"]), target, pieces.append)
+    assert pieces == [file.stat().st_size for file in files[5:]]
     LocalFolder(target).check(["f1"])
 
 

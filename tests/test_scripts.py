@@ -337,6 +337,15 @@ def test_what_tests_need_is_installed_or_named_and_ci_fails_without_it(
     assert ("pytest ran" in output) == (status == 0)
 
 
+def test_the_fast_tests_need_nothing_but_pythons_packages(clone: Clone) -> None:
+    executable(clone.folder / "scripts" / "setup", "#!/bin/sh\n")
+    (clone.folder / ".venv").mkdir()
+    executable(clone.folder / ".venv" / "bin" / "python", '#!/bin/sh\nprintf "<%s>" "$@"\n')
+    output = clone("test", "--fast", "tests/test_jobs.py", "-x", CI="true")
+    assert output.startswith("<-m><pytest><-m><not slow and not browser><--numprocesses=logical>")
+    assert output.endswith("<tests/test_jobs.py><-x>")
+
+
 def test_the_versions_of_both_files_are_exact() -> None:
     for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
         for line in (ROOT / name).read_text().splitlines():

@@ -8,7 +8,6 @@ import pytest
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
-from diffusers_helper.gradio import series as module
 from diffusers_helper.gradio.series import Refused, Series, SeriesHandlers
 from diffusers_helper.gradio.visitors import new_visitor
 from diffusers_helper.jobs.manager import JobManager
@@ -229,10 +228,8 @@ def test_the_panel_stays_folded_where_the_page_shows_everything(fake, handlers, 
     assert handlers.reopen(ann)[0]["open"]
 
 
-def test_of_refused_photos_no_more_than_so_many_are_remembered(monkeypatch):
-    monkeypatch.setattr(module, "MAX_VISITORS", 2)
-    monkeypatch.setattr(module, "_REMEMBERED", 3)
-    series, visitors = Series(), [new_visitor() for _ in range(3)]
+def test_of_refused_photos_no_more_than_so_many_are_remembered():
+    series, visitors = Series(most_visitors=2, of_each=3), [new_visitor() for _ in range(3)]
     for visitor in visitors:
         series.add(visitor, [Refused(str(number), "no image", number) for number in range(5)])
     assert [len(series.of(visitor)) for visitor in visitors] == [0, 3, 3]

@@ -316,6 +316,7 @@ def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
     assert states.shape == (1, ids.shape[1], family.LLAMA_WIDTH)
 
 
+@pytest.mark.slow
 def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the family for a few steps, at a few pixels, through the command line."""
     monkeypatch.setattr(family, "VAE", SMALL_VAE | {"mid_block_add_attention": False})

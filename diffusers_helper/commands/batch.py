@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 State = Literal["made", "there", "failed", "stopped", "waiting"]
-_TITLES = {
+_TITLES: dict[State, str] = {
     "made": "made",
     "there": "was there already",
     "failed": "FAILED",

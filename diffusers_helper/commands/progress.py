@@ -13,7 +13,7 @@ SILENCE = 60
 """Seconds after which a log gets a text again of which only the numbers have changed."""
 
 
-class ProgressBar(tqdm):
+class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A bar on a terminal; where stderr is none, a line for each new text and for each tenth that is done.
 
     Args:
@@ -28,7 +28,8 @@ class ProgressBar(tqdm):
     def update(self, n: float | None = 1) -> bool | None:
         """Count ``n`` more."""
         if not self.disable:
-            return super().update(n)
+            shown: bool | None = super().update(n)
+            return shown
         self.n += n or 0
         tenths = int(10 * self.n / self.total) if self.total else 0
         if tenths > self._tenths:

@@ -44,7 +44,7 @@ class BackgroundRunner(Generic[T]):
         self._thread = threading.Thread(target=self._run, args=(work, inside), name="section-end", daemon=True)
         self._thread.start()
 
-    def items(self, *, wait: bool, until: Callable[[T], bool] = lambda item: False) -> Iterator[T]:
+    def items(self, *, wait: bool, until: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
         """Yield what the generator gave since the last call, and with ``wait`` what is still to come.
 
         The item for which ``until`` holds is the last. What the generator raises is raised here, after its items.

@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,7 +78,7 @@ def require_usable(paths: Iterable[object]) -> None:
                 )
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read its bytes. A pipe, whose opening waits for somebody to write, or a device is not opened.
 
     Raises SettingsError, naming ``path``, for all that cannot be read.

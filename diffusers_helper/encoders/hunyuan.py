@@ -21,7 +21,7 @@ from diffusers_helper.models.kernels import Kernels
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLHunyuanVideo
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
     from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ PREVIEW_BIAS = (0.0259, -0.0192, -0.0761)
 
 
 @torch.no_grad()
-def encode_prompt_conds(
+def encode_prompt_conds(  # noqa: PLR0913 - a promised signature
     prompt: str,
     text_encoder: LlamaModel,
     text_encoder_2: CLIPTextModel,
@@ -125,7 +125,8 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
         posterior = vae.encode(image.to(vae.device, vae.dtype)).latent_dist
     where = generator.device if generator else vae.device
     noise = torch.randn(posterior.mean.shape, generator=generator, device=where).to(vae.device)
-    return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
+    latents: Tensor = (posterior.mean + posterior.std * noise) * vae.config["scaling_factor"]
+    return latents
 
 
 @contextmanager
@@ -158,7 +159,7 @@ def vae_decode(
         (B, 3, 4n-3, 8H, 8W), about -1..1 and not clamped, on the autoencoder's device and in its dtype; n frames in
         image mode.
     """
-    raw = (latents.float() / vae.config.scaling_factor).to(vae.device, vae.dtype)
+    raw = (latents.float() / vae.config["scaling_factor"]).to(vae.device, vae.dtype)
     pieces = raw.split(1, dim=2) if image_mode else (raw,)
     kernels = kernels or resolve_kernels(vae.device, vae.dtype)
 

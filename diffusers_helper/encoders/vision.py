@@ -32,4 +32,5 @@ def hf_clip_vision_encode(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"The picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
     inputs = feature_extractor(images=image, return_tensors="pt", input_data_format="channels_last")
-    return image_encoder(inputs.pixel_values.to(image_encoder.device))
+    seen: BaseModelOutputWithPooling = image_encoder(inputs.pixel_values.to(image_encoder.device))
+    return seen

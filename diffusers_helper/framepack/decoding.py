@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from diffusers_helper.encoders.hunyuan import vae_decode
 from diffusers_helper.models.kernels import Kernels
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLHunyuanVideo
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 
 Check = Callable[[], None]
 Use = Callable[[nn.Module], AbstractContextManager[Any]]
@@ -37,11 +37,11 @@ class VaeSectionDecoder:
     """
 
     def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, use: Use) -> None:
-        self._vae, self._module = vae, cast(nn.Module, vae)  # diffusers' class is untyped
+        self._vae = vae
         self._kernels = kernels
         self._use = use
 
     def decode(self, latents: Tensor, check: Check) -> Tensor:
         """See `Decoder`; raises OutOfMemoryError of torch's."""
-        with self._use(self._module), interruptible(self._module, check):
+        with self._use(self._vae), interruptible(self._vae, check):
             return vae_decode(latents, self._vae, kernels=self._kernels).float().cpu()

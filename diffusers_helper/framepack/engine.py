@@ -101,7 +101,7 @@ class EarlierRun:
     decode_from: int = 0
 
 
-def sample_video(
+def sample_video(  # noqa: PLR0913 - a promised signature
     plan: VideoPlan,
     *,
     transformer: Any,

@@ -132,4 +132,4 @@ def _stream(device: torch.device, *, own: bool) -> AbstractContextManager[Any]:
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for the whole process: torch's allocator keeps freed memory per stream."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)

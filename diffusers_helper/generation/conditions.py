@@ -48,8 +48,10 @@ def make_conditions(
         yield Note(note)
     yield StageStarted("image", Message("Looking at the photo"))
     states = _look(picture, components, check)
-    negative = _padded(read[request.negative_prompt]) if guided else (None, None, None)
-    return Conditions(*_padded(read[request.prompt]), *negative, image_embeddings=states)
+    positive = _padded(read[request.prompt])
+    if guided:
+        return Conditions(*positive, *_padded(read[request.negative_prompt]), states)
+    return Conditions(*positive, image_embeddings=states)
 
 
 def _read(prompts: set[str], components: Components, check: Check) -> dict[str, Embedding]:
@@ -81,11 +83,12 @@ def _padded(read: Embedding) -> tuple[Tensor, Tensor, Tensor]:
 
 def _look(picture: NDArray[np.uint8], components: Components, check: Check) -> Tensor:
     """What the image encoder sees in the picture, (1, 729, 1152)."""
-    facts = hashlib.sha256(np.ascontiguousarray(picture)).hexdigest(), picture.shape
+    facts = hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest(), picture.shape
     seen = components.embeddings.get(components.embedding_key(VISION_PARTS, *facts))
     if seen is None:
         with components.vision() as vision, interruptible(vision.image_encoder, check):
             states = hf_clip_vision_encode(picture, vision.feature_extractor, vision.image_encoder).last_hidden_state
+        assert states is not None, "an encoder gives its last states"
         seen = Embedding({"states": states})
         components.embeddings.put(components.embedding_key(VISION_PARTS, *facts), seen)
     return seen.tensors["states"]

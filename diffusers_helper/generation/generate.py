@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -52,6 +53,9 @@ from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 
 BLANK = 8
 """Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""
@@ -224,7 +228,7 @@ def _encoded(
     check: Check,
     checkpoint: Checkpoint,
     folder: Path,
-) -> Generator[Event, None, tuple[Conditions, Tensor, nn.Module]]:
+) -> Generator[Event, None, tuple[Conditions, Tensor, AutoencoderKLHunyuanVideo]]:
     """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE.
 
     ``folder`` is that of the results, whose disk the checkpoint is on, too.

@@ -67,7 +67,7 @@ def build_app(
     series: Series | None = None,
     photos: PhotoReader | None = None,
     preload: Preload | None = None,
-    estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
+    estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
     camera_only: bool = False,
     quarantined: Callable[[], list[tuple[str, str]]] | None = None,
 ) -> gr.Blocks:
@@ -117,8 +117,10 @@ def build_app(
         photos = photos or PhotoReader()
         page = PageHandlers(variant, manager, visitors, t, estimate, photos)
         keep = _keeping(inputs, draft)
-        _connect_form(page, form, inputs, keep)
-        _connect_seed(page, options, inputs["seed"], visitor, keep)
+        _connect_form(form, inputs, keep)
+        seed = inputs["seed"]
+        assert isinstance(seed, gr.Number)
+        _connect_seed(page, options, seed, visitor, keep)
         _connect_hints(page, form, inputs, recipe, [app.load, result[3].change])
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
@@ -183,7 +185,7 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
     return {"fn": None, "inputs": values, "outputs": draft, "js": _TO_DRAFT, "trigger_mode": "always_last"}
 
 
-def _connect_form(page: PageHandlers, form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
+def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)

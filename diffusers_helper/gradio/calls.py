@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import parse_qs
 
 from fastapi.exceptions import RequestValidationError
@@ -112,7 +112,8 @@ def _parsed(content: bytes) -> dict[str, Any]:
         raise RefusedCallError("This is no JSON.") from error
     if not isinstance(body, dict):
         raise RefusedCallError("The JSON of a call is an object.")
-    level, depth, count = [body], 0, 0
+    level: list[dict[str, Any] | list[Any]] = [body]
+    depth, count = 0, 0
     while level:
         depth, count = depth + 1, count + sum(map(len, level))
         if depth > DEEPEST or count > MOST_VALUES:
@@ -125,7 +126,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return body
 
 
-def _is_file(value: Any) -> bool:
+def _is_file(value: Any) -> TypeGuard[dict[str, Any]]:
     """Tell whether Gradio takes a value for a file, wherever in a call it stands."""
     meta = value.get("meta") if isinstance(value, dict) else None
     return isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"

@@ -209,12 +209,20 @@ def size_limit(app: ASGIApp, max_upload: int) -> ASGIApp:
         if scope["type"] != "http":
             return await app(scope, receive, send)
         headers = Headers(scope=scope)
-        form = headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
-        limit = max_upload + MULTIPART_BYTES if form and scope["path"] == UPLOAD_PATH else JSON_BYTES
+        limit = max_upload + MULTIPART_BYTES if _is_upload(scope, headers) else JSON_BYTES
         refusal = PlainTextResponse(f"A request may have at most {limit / 1e6:.0f} MB.", 413)
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             return await refusal(scope, receive, send)
+        return await _within(limit, refusal, app)(scope, receive, send)
+
+    return guard
+
+
+def _within(limit: int, refusal: PlainTextResponse, app: ASGIApp) -> ASGIApp:
+    """Count what comes in, for one request; `refusal` answers one that is larger."""
+
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
         received, refused = 0, False
 
         async def counted() -> Message:
@@ -238,4 +246,9 @@ def size_limit(app: ASGIApp, max_upload: int) -> ASGIApp:
             if not refused:  # else it is only the application's surprise that the rest did not come
                 raise
 
-    return guard
+    return counting
+
+
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    form = headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+    return form and scope["path"] == UPLOAD_PATH

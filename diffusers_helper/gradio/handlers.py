@@ -54,7 +54,7 @@ class PageHandlers:
         manager: JobManager,
         visitors: Visitors,
         t: Language = ENGLISH,
-        estimate: Callable[[GenerationRequest], Estimate | None] = lambda request: None,
+        estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
         photos: PhotoReader | None = None,
     ) -> None:
         self._variant = variant

@@ -34,7 +34,6 @@ from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 
 POLL_SECONDS = 2
 MAX_VISITORS = 10_000
-_REMEMBERED = 100
 _RAW: dict[str, Any] = {
     "preprocess": False,
     "postprocess": False,
@@ -54,9 +53,15 @@ class Refused:
 
 
 class Series:
-    """The photos of each visitor that became no job."""
+    """The photos of each visitor that became no job.
 
-    def __init__(self) -> None:
+    Args:
+        most_visitors: how many visitors are remembered, the newest.
+        of_each: how many photos of each, the newest.
+    """
+
+    def __init__(self, most_visitors: int = MAX_VISITORS, of_each: int = 100) -> None:
+        self._most_visitors, self._of_each = most_visitors, of_each
         self._lock = threading.Lock()
         self._refused: dict[str, list[Refused]] = {}
 
@@ -67,8 +72,8 @@ class Series:
     def add(self, visitor: str, refused: Iterable[Refused]) -> None:
         """Put photos at the end; the oldest of many are forgotten."""
         with self._lock:
-            self._refused[visitor] = [*self._refused.pop(visitor, ()), *refused][-_REMEMBERED:]
-            while len(self._refused) > MAX_VISITORS:
+            self._refused[visitor] = [*self._refused.pop(visitor, ()), *refused][-self._of_each :]
+            while len(self._refused) > self._most_visitors:
                 del self._refused[next(iter(self._refused))]
 
 

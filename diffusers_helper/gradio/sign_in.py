@@ -155,4 +155,4 @@ class Sessions:
 
 def is_login(scope: Scope) -> bool:
     """Tell whether a request hands a password over."""
-    return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
+    return scope["type"] == "http" and scope["method"] == "POST" and str(scope["path"]).rstrip("/").endswith("/login")

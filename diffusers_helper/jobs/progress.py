@@ -184,7 +184,7 @@ def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | No
         case StepDone():
             return _step(event, seen, previews) | _progress(seen, pace)
         case VideoGrown():
-            grown = {"video": str(event.path), "frames": event.frames, "partial": True}
+            grown: Changes = {"video": str(event.path), "frames": event.frames, "partial": True}
             return grown | (_progress(seen, pace) if seen.section == event.sections_done else {})
         case Finished():
             return {"video": str(event.path), "frames": event.frames, "partial": False}

@@ -124,7 +124,7 @@ def read_record(folder: Path) -> JobRecord:
     return record
 
 
-def _is_right(field: Any, known: dict[str, Any]) -> bool:
+def _is_right(field: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
     """Tell whether a field may have the value that it has in ``known``: it is of its default's kind, and more."""
     if field.name not in known:
         return field.default is not MISSING

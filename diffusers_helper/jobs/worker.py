@@ -20,7 +20,8 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, public_name
-from diffusers_helper.jobs.progress import Outcome, Pace, Previewer, Previews, changes
+from diffusers_helper.jobs.pace import Pace
+from diffusers_helper.jobs.progress import Outcome, Previewer, Previews, changes
 from diffusers_helper.jobs.stats import WorkerStats
 
 logger = logging.getLogger(__name__)

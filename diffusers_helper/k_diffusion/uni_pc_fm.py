@@ -88,7 +88,7 @@ def unipc_steps(
     return past[0]
 
 
-def sample_unipc(
+def sample_unipc(  # noqa: PLR0913 - a promised signature
     model: Model,
     noise: Tensor,
     sigmas: Tensor,
@@ -110,7 +110,8 @@ def sample_unipc(
             try:
                 step = next(steps)
             except StopIteration as end:
-                return end.value
+                latents: Tensor = end.value
+                return latents
             if callback is not None:
                 callback({"x": step.x, "i": step.i, "denoised": step.denoised})
             bar.update()

@@ -43,7 +43,7 @@ def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[...
     """
     has_step_cache = hasattr(transformer, "execution")  # another's transformer may know no branches
 
-    def model(
+    def model(  # noqa: PLR0913 - k-diffusion's samplers call it with these
         x: Tensor,
         sigma: Tensor,
         *,

@@ -106,7 +106,8 @@ def _empty_transformer(folder: Path) -> nn.Module:
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
 
     with torch.device("meta"):
-        return Transformer.from_config(Transformer.load_config(folder, local_files_only=True))
+        model: nn.Module = Transformer.from_config(Transformer.load_config(folder, local_files_only=True))
+    return model
 
 
 def _empty_llama(folder: Path) -> nn.Module:

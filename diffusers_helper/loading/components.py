@@ -37,7 +37,7 @@ from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLHunyuanVideo
+    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
     from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase, SiglipVisionModel
     from transformers.image_processing_utils import BaseImageProcessor
 
@@ -109,7 +109,7 @@ class Components:
         offline: bool = False,
         preserved_gb: float = 6.0,
         embeddings: EmbeddingCache | None = None,
-        on_loading: OnProgress = lambda text, done, total: None,
+        on_loading: OnProgress = lambda *_: None,
         eight_bit: Path | None = None,
     ) -> None:
         self.source = source
@@ -241,7 +241,8 @@ class Components:
         """
         part = transformer_part(variant)
         self.load(part)
-        return self._loaded[part.name]
+        loaded: HunyuanVideoTransformer3DModelPacked = self._loaded[part.name]
+        return loaded
 
     def load(self, part: Part) -> None:
         """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""

@@ -82,7 +82,7 @@ class _Conversion:
         dtype, columns = DTYPES[stored.dtype], stored.shape[1]
         weight = torch.empty(count, columns, dtype=dtype)
         offset = first * columns * dtype.itemsize
-        self.shards.read_into(stored, offset, memoryview(weight.view(torch.uint8).numpy()))
+        self.shards.read_into(stored, offset, weight.view(torch.uint8).numpy().data)
         if stored.scale is not None:
             numbers, weight = weight.view(-1), torch.empty(count, columns)
             convert(numbers, stored, first * columns, self.shards, weight.view(-1))
@@ -93,7 +93,7 @@ class _Conversion:
         return error.square().sum().item(), weight.float().square().sum().item()
 
     def _write(self, name: str, offset: int, tensor: Tensor) -> None:
-        data = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+        data = tensor.view(torch.uint8).numpy().data.cast("B")
         place = self.start + self.header[name]["data_offsets"][0] + offset
         while data:
             count = os.pwrite(self.descriptor, data, place)

@@ -90,5 +90,5 @@ def require_only_weights(model: Iterable[str], stored: dict[str, Stored], prefix
 
 def _read(stored: Stored, shards: Shards) -> Tensor:
     numbers = torch.empty(max(1, stored.nbytes), dtype=torch.uint8)[: stored.nbytes]
-    shards.read_into(stored, 0, memoryview(numbers.numpy()))
+    shards.read_into(stored, 0, numbers.numpy().data)
     return numbers.view(DTYPES[stored.dtype]).float()

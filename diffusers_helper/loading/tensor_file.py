@@ -62,5 +62,5 @@ class TensorFile:
         found = hashlib.sha256()
         for name, tensor in sorted(tensors.items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}{self.separator}".encode())
-            found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()

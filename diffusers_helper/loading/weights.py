@@ -68,7 +68,7 @@ def bytes_in_files(model: nn.Module) -> int:
 
 
 def load_weights(
-    model: Model, shards: Shards, dtype: torch.dtype, place: Place, report: Report = lambda done, total: None
+    model: Model, shards: Shards, dtype: torch.dtype, place: Place, report: Report = lambda *_: None
 ) -> Model:
     """Give `model`, built on the meta device, the weights in `shards`, as `dtype`; returns it ready for inference.
 
@@ -196,7 +196,8 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
             for field in layout.behind:
                 _leave_in_file(block, field, _FileWeight(shards, of_block[field.name], field.dtype))
         if place.stream and nbytes > left:
-            block.weight_source = _FileBlock(layout, shards, of_block, computed)
+            source = _FileBlock(layout, shards, of_block, computed)
+            block.weight_source = source  # type: ignore[assignment]  # torch's types know only weights and modules
             continue
         left -= nbytes
         host = HostBuffer(nbytes) if place.device.type == "cpu" else None
@@ -280,7 +281,7 @@ def _fill(read: _Read, shards: Shards, staging: _Staging) -> int:
     straight = is_read_as_it_is(read.stored, target.dtype) and target.device.type == "cpu"
     numbers = target if straight else staging.take(target.numel() * dtype.itemsize).view(dtype)
     raw = numbers.view(torch.uint8)
-    shards.read_into(read.stored, read.first * dtype.itemsize, memoryview(raw.numpy()))
+    shards.read_into(read.stored, read.first * dtype.itemsize, raw.numpy().data)
     if not straight:
         convert(numbers, read.stored, read.first, shards, target)
     return raw.numel()

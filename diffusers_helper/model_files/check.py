@@ -178,8 +178,11 @@ def _shards(part: Part, folder: Path) -> dict[str, set[str]] | Problem:
             return Problem(index_name, Message("is missing"), Fault.MISSING)
         return _instead(folder) or Problem(single, Message("is missing"), Fault.MISSING)
     index = _read_json(folder, index_name)
-    if isinstance(index, Problem):
-        return index
+    return index if isinstance(index, Problem) else _promised(index_name, index)
+
+
+def _promised(index_name: str, index: dict[str, Any]) -> dict[str, set[str]] | Problem:
+    """The weight files that an index names, with the weights that it promises in them."""
     shards: dict[str, set[str]] = {}
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -84,7 +84,7 @@ def find_changed(
     sums: Mapping[str, str] | None = None,
     *,
     record: ChecksumRecord | None = None,
-    report: Report = lambda done, total: None,
+    report: Report = lambda *_: None,
 ) -> tuple[list[Problem], int]:
     """Read every byte of the part's files in ``folder``: what is not as the hub sent it, and how many were compared.
 

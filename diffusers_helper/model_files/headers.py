@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
@@ -78,9 +78,9 @@ def _is_entry(entry: dict[str, Any]) -> bool:
         return False
     first, last = offsets
     if dtype not in ITEM_BYTES:  # what is not read here may have any size
-        return bool(first <= last)
-    return bool(len(shape) <= _MAX_AXES and last - first == prod(shape) * ITEM_BYTES[dtype])
+        return first <= last
+    return len(shape) <= _MAX_AXES and last - first == prod(shape) * ITEM_BYTES[dtype]
 
 
-def _are_sizes(values: Any) -> bool:
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

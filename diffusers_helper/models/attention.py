@@ -42,13 +42,15 @@ def _load_sage() -> AttentionFunction:
 def _load_flash() -> AttentionFunction:
     from flash_attn import flash_attn_func
 
-    return flash_attn_func
+    function: AttentionFunction = flash_attn_func
+    return function
 
 
 def _load_xformers() -> AttentionFunction:
     from xformers.ops import memory_efficient_attention
 
-    return memory_efficient_attention
+    function: AttentionFunction = memory_efficient_attention
+    return function
 
 
 @dataclass(frozen=True)
@@ -174,4 +176,4 @@ def _smoke_error(attention: AttentionFunction, device: torch.device, dtype: torc
     out = attention(q, k, v)
     if out.shape != q.shape:
         raise ValueError(f"it gave shape {tuple(out.shape)} for {tuple(q.shape)}")
-    return ((out.float() - exact).norm() / exact.norm()).item()
+    return float((out.float() - exact).norm() / exact.norm())

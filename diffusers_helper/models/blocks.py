@@ -63,7 +63,8 @@ class Activated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., hidden)."""
-        return self.activation(self.proj(x))
+        activated: Tensor = self.activation(self.proj(x))
+        return activated
 
 
 class FeedForward(nn.Module):
@@ -76,13 +77,18 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return self.net(x)
+        out: Tensor = self.net(x)
+        return out
 
     def chunked(self, x: Tensor, execution: Execution) -> Tensor:
         """`forward` of a GELU layer, over a few tokens at a time where memory is short."""
 
+        activated, last = self.net[0], self.net[2]
+        assert isinstance(activated, Activated)
+
         def mlp(x: Tensor) -> Tensor:
-            return self.net[2](execution.kernels.linear_gelu(x, self.net[0].proj))
+            out: Tensor = last(execution.kernels.linear_gelu(x, activated.proj))
+            return out
 
         return chunked(mlp, execution.mlp_chunk, x)
 
@@ -96,8 +102,9 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(dim // heads, eps=EPS) if qk_norm else nn.Identity()
+        if qk_norm:
+            self.norm_q = nn.RMSNorm(dim // heads, eps=EPS)
+            self.norm_k = nn.RMSNorm(dim // heads, eps=EPS)
         if project_out:
             self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
@@ -108,7 +115,8 @@ class Attention(nn.Module):
 
     def in_heads(self, x: Tensor) -> Tensor:
         """(B, L, dim) -> (B, L, heads, D)."""
-        return x.unflatten(-1, (self.heads, -1))
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads
 
 
 class JointAttention(Attention):
@@ -202,7 +210,8 @@ class SingleStreamBlock(nn.Module):
 
     def modulation(self, temb: Tensor) -> Tensor:
         """All vectors of the block in a row: (..., dim) -> (..., 3 * dim)."""
-        return self.norm(temb)
+        vectors: Tensor = self.norm(temb)
+        return vectors
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
@@ -246,7 +255,8 @@ class RefinerBlock(nn.Module):
         """`x` (B, L, dim), conditioned on temb (B, dim)."""
         gate, mlp_gate = _vectors(self.norm_out(temb), 2)
         x = x + gate * self.attn.to_out(prefix_attention(attention, *self.attn.qkv(self.norm1(x)), lengths))
-        return x + mlp_gate * self.ff(self.norm2(x))
+        out: Tensor = x + mlp_gate * self.ff(self.norm2(x))
+        return out
 
 
 class TokenRefiner(nn.Module):
@@ -266,7 +276,9 @@ class TokenRefiner(nn.Module):
         weight = mask.float().unsqueeze(-1)
         average = (text * weight).sum(1) / weight.sum(1).clamp(min=1)  # an empty text must not make NaN gradients
         temb = self.time_text_embed(timestep, average.to(text.dtype))
-        x = self.proj_in(text)
-        for block in self.token_refiner["refiner_blocks"]:
+        x: Tensor = self.proj_in(text)
+        blocks = self.token_refiner["refiner_blocks"]
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
             x = block(x, temb, attention, lengths)
         return x

@@ -57,11 +57,13 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 def with_eight_bits(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
     """Replace every linear layer inside `blocks` of `model`, leaving the new weights unset; returns their names."""
     inside = {id(module) for block in blocks for module in block.modules()}
-    names = [name for name, module in model.named_modules() if id(module) in inside and type(module) is nn.Linear]
-    for name in names:
+    linears = {
+        name: module for name, module in model.named_modules() if type(module) is nn.Linear and id(module) in inside
+    }
+    for name, linear in linears.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, EightBitLinear(model.get_submodule(name)))
-    return names
+        setattr(model.get_submodule(owner), leaf, EightBitLinear(linear))
+    return list(linears)
 
 
 def use_kernels(model: nn.Module, kernels: Kernels) -> None:

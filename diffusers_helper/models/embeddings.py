@@ -77,7 +77,8 @@ class ImageProjection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, n, image_dim) -> (B, n, dim)."""
-        return self.down(F.silu(self.up(features)))
+        tokens: Tensor = self.down(F.silu(self.up(features)))
+        return tokens
 
 
 class EmbeddingMLP(nn.Module):
@@ -90,7 +91,8 @@ class EmbeddingMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim) -> (B, dim)."""
-        return self.linear_2(F.silu(self.linear_1(x)))
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return embedded
 
 
 class TimeTextEmbed(nn.Module):
@@ -104,7 +106,7 @@ class TimeTextEmbed(nn.Module):
 
     def forward(self, timestep: Tensor, text: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Timestep and guidance (B,), both times 1000, and a text vector (B, text_dim) -> temb (B, dim)."""
-        temb = self.timestep_embedder(sinusoids(timestep).to(text.dtype)) + self.text_embedder(text)
+        temb: Tensor = self.timestep_embedder(sinusoids(timestep).to(text.dtype)) + self.text_embedder(text)
         if self.guidance_embedder is not None:
             if guidance is None:
                 raise ValueError("This model was distilled with guidance: pass guidance (B,), the scale times 1000.")

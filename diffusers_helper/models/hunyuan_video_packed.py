@@ -6,9 +6,9 @@ nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class OutputProjection(nn.Linear):
         return super().forward(x)
 
 
-class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
+class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ignore[misc]  # they differ in config_name
     """Predicts the flow v of the sampled latents from them, their packed history, a text and an image.
 
     Attributes:
@@ -54,10 +54,10 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]
+    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]  # type: ignore[assignment,misc]  # None there
 
-    @register_to_config
-    def __init__(
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers gives it no types
+    def __init__(  # noqa: PLR0913 - a promised signature
         self,
         in_channels: int = 16,
         out_channels: int = 16,
@@ -73,13 +73,13 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         guidance_embeds: bool = True,
         text_embed_dim: int = 4096,
         pooled_projection_dim: int = 768,
-        rope_theta: float = 256.0,
+        rope_theta: float = 256.0,  # noqa: ARG002 - kept in the config, where `rope_of` reads it
         rope_axes_dim: Sequence[int] = (16, 56, 56),
         has_image_proj: bool = False,
         image_proj_dim: int = 1152,
         has_clean_x_embedder: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # diffusers gives it no types
         _check_sizes(attention_head_dim, num_layers, patch_size_t, qk_norm, rope_axes_dim)
         dim = num_attention_heads * attention_head_dim
         hidden = int(dim * mlp_ratio)
@@ -108,7 +108,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         """Let calls without an `execution` begin anew with TeaCache over `num_steps` calls, or switch it off."""
         self.execution.step_cache = TeaCache(num_steps, rel_l1_thresh) if enable_teacache else NoCache()
 
-    def forward(
+    def forward(  # noqa: PLR0913 - a promised signature
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -174,7 +174,9 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         image_embeddings = inputs.image_embeddings
         if (image_embeddings is None) != (self.image_projection is None):
             needs = "needs" if image_embeddings is None else "takes no"
-            raise ValueError(f"This model {needs} image_embeddings (has_image_proj is {self.config.has_image_proj}).")
+            raise ValueError(
+                f"This model {needs} image_embeddings (has_image_proj is {self.config['has_image_proj']})."
+            )
         counts = _valid_tokens(inputs.mask)
         longest = max(counts)
         lengths = None if min(counts) == longest else counts
@@ -197,7 +199,8 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
             execution.attention,
             None if lengths is None else [*lengths] * steps,
         )
-        return refined.unflatten(0, (steps, batch))
+        tokens: Tensor = refined.unflatten(0, (steps, batch))
+        return tokens
 
     def modulations(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Modulations:
         """Every block's vectors for timesteps (S, B). The modulation weights are read here and nowhere else."""
@@ -206,8 +209,10 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
             guidance = guidance.repeat(steps)
         temb = self.time_text_embed(timesteps.flatten(), pooled.repeat(steps, 1), guidance).unflatten(0, (steps, batch))
         return Modulations(
-            tuple(block.modulation(temb) for block in self.transformer_blocks),
-            tuple(block.modulation(temb) for block in self.single_transformer_blocks),
+            tuple(block.modulation(temb) for block in cast(Iterable[DoubleStreamBlock], self.transformer_blocks)),
+            tuple(
+                block.modulation(temb) for block in cast(Iterable[SingleStreamBlock], self.single_transformer_blocks)
+            ),
             self.norm_out(temb),
         )
 
@@ -254,12 +259,13 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
         if torch.is_grad_enabled():  # fused kernels have no gradients
             execution = replace(execution, kernels=PLAIN, mlp_chunk=None)
+        block = cast(DoubleStreamBlock, self.transformer_blocks[0])
         first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
         image = execution.step_cache.run(
             image,
             branch=branch,
-            modulated_input=lambda: self.transformer_blocks[0].modulated_input(image, first, execution.kernels),
+            modulated_input=lambda: block.modulated_input(image, first, execution.kernels),
             blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, execution),
         )
         return self.project_out(image[:, -sampled:], conditioning.modulations.out[step], latents.shape)
@@ -269,9 +275,9 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         batch, _, frames, *size = latents.shape
         if indices.shape[-1] != frames:
             raise ValueError(f"{frames} latent frames at {factor}x need as many time indices, got {indices.shape[-1]}.")
-        height, width = (-(-n // self.config.patch_size) for n in size)
+        height, width = (-(-n // self.config["patch_size"]) for n in size)
         indices = indices.to(latents.device).expand(batch, frames)
-        table = rope_table(indices, height, width, self.config.rope_axes_dim, self.config.rope_theta)
+        table = rope_table(indices, height, width, self.config["rope_axes_dim"], self.config["rope_theta"])
         return tokens_of(pool_table(table, factor))
 
     def _run_within_memory(
@@ -308,7 +314,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
 
     def _call(self, block: nn.Module, *args: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *args)
+            return self._gradient_checkpointing_func(block, *args)  # type: ignore[misc]  # no longer diffusers' None
         return block(*args)
 
     def project_out(self, tokens: Tensor, modulation: Tensor, shape: torch.Size) -> Tensor:
@@ -317,8 +323,10 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):
         in_float32 = self.high_quality_fp32_output_for_inference and not self.training
         patches = self.proj_out(modulate(tokens, shift, scale), in_float32)
         _, _, frames, height, width = shape
-        p = self.config.patch_size
-        latents = rearrange(patches, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=-(-height // p), p=p, q=p)
+        p = self.config["patch_size"]
+        latents: Tensor = rearrange(
+            patches, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=-(-height // p), p=p, q=p
+        )
         return latents[..., :height, :width]
 
 

@@ -116,7 +116,8 @@ class PlainKernels:
 
     def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
         """See Kernels."""
-        return layer(torch.cat([left, right], dim=-1))
+        out: Tensor = layer(torch.cat([left, right], dim=-1))
+        return out
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """See Kernels."""

@@ -13,11 +13,11 @@ other; a window's group norms see all of its frames. Inside a window
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo, HunyuanVideoUpBlock3D
 from torch import Tensor, nn
 
 from .kernels import Affine, Kernels
@@ -73,7 +73,7 @@ class VaeDecoder:
         self.vae = vae
         self.kernels = kernels
         if vae.device.type == "cuda":  # once, instead of in every convolution; values and names stay
-            vae.decoder.to(memory_format=torch.channels_last_3d)
+            vae.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's types
         self.piece = SHORT if short_of_memory else AMPLE
         self.stored = STORED if short_of_memory else float("inf")
 
@@ -105,7 +105,7 @@ class VaeDecoder:
         x = self._resnet(x, decoder.mid_block.resnets[0])
         for attention, resnet in zip(decoder.mid_block.attentions, decoder.mid_block.resnets[1:], strict=True):
             x = self._resnet(x if attention is None else self._attended(x, attention), resnet)
-        for block in decoder.up_blocks:
+        for block in cast(Iterable[HunyuanVideoUpBlock3D], decoder.up_blocks):
             for resnet in block.resnets:
                 x = self._resnet(x, resnet)
             if block.upsamplers:
@@ -127,6 +127,7 @@ class VaeDecoder:
                 yield piece
                 del piece  # before the next one is computed
 
+        pieces: Iterator[Tensor]
         if hidden.function is None:
             pieces = (piece for piece, _ in zip(hidden.drain(), drained(), strict=True))
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def flux_sigmas(steps: int, mu: float) -> Tensor:
     return math.exp(mu) / (math.exp(mu) + (1.0 / t - 1.0))
 
 
-def transformer_arguments(
+def transformer_arguments(  # noqa: PLR0913 - the transformer's conditions, and where they go
     prompt_embeds: Tensor,
     prompt_mask: Tensor,
     pooled: Tensor,
@@ -82,7 +83,7 @@ def _placed(value: Any, batch: int, device: torch.device, dtype: torch.dtype) ->
 
 
 @torch.inference_mode()
-def sample_hunyuan(
+def sample_hunyuan(  # noqa: PLR0913 - a promised signature
     transformer: nn.Module,
     sampler: str = "unipc",
     initial_latent: Tensor | None = None,
@@ -141,26 +142,24 @@ def sample_hunyuan(
         raise SettingsError(f"There is no sampler {sampler!r}; choose unipc.")
     if prompt_embeds is None or prompt_embeds_mask is None or prompt_poolers is None:
         raise SettingsError("Sampling needs prompt_embeds, prompt_embeds_mask and prompt_poolers.")
-    place = {
-        "guidance_scale": distilled_guidance_scale,
-        "batch": batch_size or prompt_embeds.shape[0],
-        "device": torch.device(device) if device is not None else next(transformer.parameters()).device,
-        "dtype": dtype,
-    }
-    positive = transformer_arguments(prompt_embeds, prompt_embeds_mask, prompt_poolers, **place, **transformer_kwargs)
+    batch = batch_size or prompt_embeds.shape[0]
+    device = torch.device(device) if device is not None else next(transformer.parameters()).device
+    arguments = partial(
+        transformer_arguments, guidance_scale=distilled_guidance_scale, batch=batch, device=device, dtype=dtype
+    )
+    positive = arguments(prompt_embeds, prompt_embeds_mask, prompt_poolers, **transformer_kwargs)
     negative = None
     if real_guidance_scale != 1.0:
         if negative_prompt_embeds is None or negative_prompt_embeds_mask is None or negative_prompt_poolers is None:
             raise SettingsError("CFG above 1 needs the negative prompt's embeddings, mask and pooled vector.")
-        negative = transformer_arguments(
+        negative = arguments(
             negative_prompt_embeds,
             negative_prompt_embeds_mask,
             negative_prompt_poolers,
-            **place,
             **(transformer_kwargs | (negative_kwargs or {})),
         )
 
-    latents = draw_noise(place["batch"], frames, height, width, generator).to(place["device"])
+    latents = draw_noise(batch, frames, height, width, generator).to(device)
     mu = flux_mu(latents.shape) if shift is None else math.log(shift)
     sigmas = flux_sigmas(num_inference_steps, mu) * strength
     if initial_latent is not None:

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 FREE_ATTEMPTS = 3
 """Failures of one account from one network before the first pause."""
 FREE_FAILURES = 10

@@ -91,7 +91,8 @@ class ChooseFolder(argparse.Action):
 def folders_of(parsed: argparse.Namespace) -> Folders:
     """Return the folders that the options `data`, `outputs` and `cache` of `parsed` choose, as far as it has them."""
     given = (getattr(parsed, name, None) for name in ("data", "outputs", "cache"))
-    return Folders.chosen(*(Path(folder) if folder else None for folder in given))
+    data, outputs, cache = (Path(folder) if folder else None for folder in given)
+    return Folders.chosen(data, outputs, cache)
 
 
 def folder_name(text: str) -> Path:

@@ -59,4 +59,4 @@ class NoCache:
         return blocks()
 
 
-NO_CACHE = StepCacheKind("none", lambda steps: NoCache(), lossy=False)
+NO_CACHE = StepCacheKind("none", lambda _: NoCache(), lossy=False)
