@@ -13,7 +13,6 @@ Importing this costs nothing; torch and the models come with ``load`` and the fi
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import options
-from diffusers_helper.service.places import folders_of
+from diffusers_helper.service.config import RuntimeConfig, names_of
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
@@ -110,9 +109,12 @@ class FramePack:
             variant: "original" or "f1".
             outputs: where results go; None for a temporary folder, which is gone with this object and its videos, so
                 ``save`` what you want to keep.
-            machine: the programs' other options by their names, such as ``device="cpu"``, ``offline=True``.
+            machine: the programs' other options by their names, such as `device="cpu"`, `offline=True`,
+                `no_compile=True`. What is None or left out may come from a variable or the file with settings, as
+                docs/configuration.md tells.
 
-        Raises SettingsError for what does not work here and ModelFilesError for files that are missing.
+        Raises TypeError for an option that does not exist, SettingsError for what does not work here and
+        ModelFilesError for files that are missing.
         """
         require_versions()
 
@@ -120,9 +122,9 @@ class FramePack:
 
         folder = _TemporaryFolder() if outputs is None else None
         place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()
-        parsed = _options(models=None if models is None else os.fspath(models), outputs=place, **machine)
-        options.set_environment(parsed.folders, offline=parsed.offline)
-        program = Program(parsed, variant_named(variant).name)
+        config = _config(models=None if models is None else os.fspath(models), outputs=place, **machine)
+        options.set_environment(config.folders, offline=config.offline)
+        program = Program(config, variant_named(variant).name)
         program.prepare()
         return cls(program, folder)
 
@@ -161,15 +163,15 @@ class FramePack:
         return self._program.generate(request, open_photo(picture), new_job_id(), check=_nothing, say=_nothing)
 
 
-def _options(**given: Any) -> argparse.Namespace:
-    """The programs' options as they are without a command line, with ``given`` in place of some; raises TypeError."""
-    options.add_options(parser := argparse.ArgumentParser())
-    parsed = parser.parse_args([])
-    if unknown := given.keys() - vars(parsed).keys():
-        raise TypeError(f"load() has no option {min(unknown)!r}; there are {', '.join(sorted(vars(parsed)))}.")
-    vars(parsed).update(given)
-    parsed.folders = folders_of(parsed)
-    return parsed
+def _config(**given: Any) -> RuntimeConfig:
+    """The settings of a process in which `given` was chosen; raises TypeError and SettingsError."""
+    names = names_of("machine")
+    for name in [name for name in given if name not in names]:
+        positive = name.removeprefix("no_")  # no_compile=True is --no-compile
+        if positive not in names or RuntimeConfig.model_fields[positive].annotation is not bool:
+            raise TypeError(f"load() has no option {name!r}; there are {', '.join(sorted(names))}.")
+        given[positive] = not given.pop(name)
+    return RuntimeConfig.load(**given)
 
 
 def _nothing(*_said: str) -> None:

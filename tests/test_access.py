@@ -3,13 +3,15 @@ import argparse
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.service.access import Access, access_from, add_access_options
+from diffusers_helper.service.access import Access, access_from
 from diffusers_helper.service.accounts import PasswordHash
+from diffusers_helper.service.config import names_of
+from diffusers_helper.service.options import add_settings, config_of
 
 
 def parse(*argv):
-    add_access_options(parser := argparse.ArgumentParser())
-    return parser.parse_args(argv)
+    add_settings(parser := argparse.ArgumentParser(), names_of("access"))
+    return config_of(parser.parse_args(argv))
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_an_unknown_name_costs_as_much_as_a_wrong_password():
 def test_a_bad_file_names_the_line_and_the_command(tmp_path, line):
     file = tmp_path / "users"
     file.write_text(line.format(good=PasswordHash.of("correct horse", **QUICK)) + "\n")
-    with pytest.raises(SettingsError, match="diffusers_helper password NAME") as refused:
+    with pytest.raises(SettingsError, match=r"\./framepack password NAME") as refused:
         Accounts.read(file)
     assert "secret" not in str(refused.value)
     with pytest.raises(SettingsError, match="cannot be read"):

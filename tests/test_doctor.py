@@ -206,11 +206,10 @@ def test_a_card_that_computes_nothing_has_no_speed(monkeypatch, error):
     assert machine._speed(torch.device("cpu")) is None
 
 
-def parsed(*argv):
-    parser = argparse.ArgumentParser()
-    parser.set_defaults(variant="f1", server="127.0.0.1", port=0)
-    options.add_options(parser)
-    return parser.parse_args(["--device", "cpu", *argv])
+def config(*argv):
+    options.add_options(parser := argparse.ArgumentParser())
+    options.add_settings(parser, ["port"])
+    return options.config_of(parser.parse_args(["--device", "cpu", "--port", "0", *argv]))
 
 
 def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
@@ -224,7 +223,7 @@ def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, c
 
 
 def test_what_is_gathered_is_what_is_there(tmp_path):
-    facts = gather(parsed("--models", "tiny", "--attention", "flash"))
+    facts = gather(config("--models", "tiny", "--attention", "flash"), "f1")
     assert (facts.device, facts.gpu, facts.h264, facts.port_error) == ("cpu", None, True, None)
     assert {attempt.name: attempt.fits for attempt in facts.attention}["sdpa"]
     assert facts.wanted_attention == "flash"
@@ -234,7 +233,7 @@ def test_what_is_gathered_is_what_is_there(tmp_path):
 
 
 def test_models_that_are_missing_are_what_a_start_would_say(tmp_path):
-    found = gather(parsed("--models", str(tmp_path))).models
+    found = gather(config("--models", str(tmp_path)), "f1").models
     assert "hf download" in found.error
     assert found.lacking == found.size > 40 * GB
 
@@ -242,12 +241,12 @@ def test_models_that_are_missing_are_what_a_start_would_say(tmp_path):
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        assert f"Port {port} is taken" in gather(argparse.Namespace(**vars(parsed()) | {"port": port})).port_error
+        assert f"Port {port} is taken" in gather(config("--port", str(port)), "f1").port_error
 
 
 def test_a_device_that_is_not_there_is_a_finding(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    facts = gather(parsed("--device", "cuda"))
+    facts = gather(config("--device", "cuda"), "f1")
     assert facts.device == "cpu"
     assert "There is no cuda device" in facts.device_error
 

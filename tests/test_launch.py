@@ -18,6 +18,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.accounts import PasswordHash
+from diffusers_helper.service.options import config_of
 from tests.left_out import NO_ADDRESS
 
 ROOT = Path(__file__).parents[1]
@@ -140,8 +141,8 @@ def test_open_port_takes_it_from_then_on(server, family):
 
 @pytest.mark.parametrize("variant", [ORIGINAL, F1])
 def test_nobody_but_this_computer_sees_the_page_unless_told_otherwise(variant):
-    parsed = launch._parser(variant).parse_args([])
-    assert (parsed.server, parsed.port, parsed.share) == ("127.0.0.1", 7860, False)
+    config = config_of(launch._parser(variant).parse_args([]))
+    assert (config.server, config.port, config.share) == ("127.0.0.1", 7860, False)
 
 
 @pytest.mark.parametrize("argv", [["--port", "70000"], ["--port", "x"], ["--no-such-option"]])

@@ -19,12 +19,13 @@ from diffusers_helper.model_files import HubSource, LocalFolder, parts, parts_fo
 from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.service import options
+from diffusers_helper.service.config import RuntimeConfig
 from tests.fake_hub import fake_hub
 from tests.test_model_hub import SHARDS, tiny_repositories
 from tests.tiny import SHIPPED, TINY_FOLDER
 
 F1 = transformer_part("f1")
-ONLINE, OFFLINE = (Namespace(offline=offline, checksums=False) for offline in (False, True))
+ONLINE, OFFLINE = (Namespace(config=RuntimeConfig(offline=offline), checksums=False) for offline in (False, True))
 NAMES = [part.name for part in parts_for(["f1"])]
 
 
@@ -173,7 +174,7 @@ def test_checksums_find_what_headers_do_not(source, hub, capsys):
     models_command.download(source, ["f1"], ONLINE)
     link = source.look(F1)[0] / SHARDS[1]
     data, blob = link.read_bytes(), link.resolve()
-    every_byte = Namespace(offline=False, checksums=True)
+    every_byte = Namespace(config=RuntimeConfig(), checksums=True)
     assert models_command.verify(source, ["f1"], every_byte) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(", 3 by checksum")
 
@@ -193,7 +194,7 @@ def test_checksums_find_what_headers_do_not(source, hub, capsys):
 
 
 def copy_to(source, target):
-    return models_command.copy(source, ["f1"], Namespace(offline=True, target=target))
+    return models_command.copy(source, ["f1"], Namespace(config=RuntimeConfig(offline=True), target=target))
 
 
 def test_a_copy_is_a_model_folder_whose_every_byte_can_be_checked(source, hub, tmp_path, capsys):
@@ -259,7 +260,7 @@ def test_files_that_two_repositories_share_are_copied_once(folder, tmp_path):
     target = tmp_path / "copy"
     for variants in (["original", "f1"], ["original"]):
         shutil.rmtree(target, ignore_errors=True)
-        models_command.copy(LocalFolder(folder), variants, Namespace(offline=True, target=target))
+        models_command.copy(LocalFolder(folder), variants, Namespace(config=RuntimeConfig(offline=True), target=target))
         LocalFolder(target).check(["original", "f1"])
         assert not (target / other).exists()
         assert run("verify", "--checksums", "--models", target) == 0

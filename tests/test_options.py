@@ -60,10 +60,10 @@ def test_telemetry_is_off_and_offline_means_offline(environment, offline):
 def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
     code = """
 import argparse, os
-from diffusers_helper.service.options import add_options, set_environment
+from diffusers_helper.service.options import add_options, config_of, set_environment
 from diffusers_helper.service.places import ROOT
 add_options(parser := argparse.ArgumentParser())
-here, there = (parser.parse_args(argv).folders for argv in ([], ["--outputs", "here"]))
+here, there = (config_of(parser.parse_args(argv)).folders for argv in ([], ["--outputs", "here"]))
 set_environment(here, offline=False)
 print(ROOT, os.environ["HF_HOME"], here.outputs, there.outputs)
 """
@@ -119,7 +119,7 @@ PROGRAMS = {
     "resume --list": ["-m", "diffusers_helper", "resume", "--list", "--outputs"],
     "--help": ["-m", "diffusers_helper", "--help"],
     "the page's --help": ["demo_gradio.py", "--help"],
-    "run_gradio.sh help": ["-m", "diffusers_helper.app.instances", "help"],
+    "run_gradio.sh status": ["-m", "diffusers_helper.app.instances", "status", "--data"],
 }
 
 
@@ -129,7 +129,11 @@ def test_a_reader_that_leaves_early_ends_a_program_quietly(name, also_stderr, tm
     """As ``| head -1`` and ``2>&1 | true`` do; the exit code is the one that the system's own signal would give."""
     if name != "doctor" and also_stderr:
         return  # they write no error
-    command = [sys.executable, *PROGRAMS[name], *([str(tmp_path)] if name == "resume --list" else [])]
+    command = [
+        sys.executable,
+        *PROGRAMS[name],
+        *([str(tmp_path)] if PROGRAMS[name][-1] in ("--outputs", "--data") else []),
+    ]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     read, write = os.pipe()
     os.close(read)

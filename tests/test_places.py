@@ -14,7 +14,7 @@ from diffusers_helper.commands.cli import main
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.service import places
-from diffusers_helper.service.options import add_options
+from diffusers_helper.service.options import add_options, config_of
 from diffusers_helper.service.places import ROOT, Folders, can_write, file_permissions, require_writable
 from tests.fakes import LION
 
@@ -28,7 +28,7 @@ def all_of(folders):
 
 def parse(*argv):
     add_options(parser := argparse.ArgumentParser())
-    return parser.parse_args(argv)
+    return config_of(parser.parse_args(argv))
 
 
 @pytest.fixture

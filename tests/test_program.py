@@ -16,7 +16,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.service.locks import lock_folder, sole_user_of
-from diffusers_helper.service.options import add_options
+from diffusers_helper.service.options import add_options, config_of
 from tests.fakes import wait_for
 
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
@@ -24,7 +24,7 @@ PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
 def options(*argv):
     add_options(parser := argparse.ArgumentParser())
-    return parser.parse_args(argv)
+    return config_of(parser.parse_args(argv))
 
 
 @pytest.fixture
@@ -268,6 +268,30 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
             pass
     with tiny.lock(7861):
         pass
+
+
+def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkeypatch):
+    """As when files are removed after they were looked for: nobody has asked for a video yet."""
+    shown = []
+
+    def load(components, part):
+        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        shown.extend((row.text, row.done, row.total) for row in tiny.preload.now.parts if row.text)
+        raise CancelledError("This is enough.")
+
+    monkeypatch.setattr("diffusers_helper.loading.components.Components.load", load)
+    manager = tiny.make_manager(preload=True)
+    manager.start()
+    wait_for(lambda: not tiny.preload.now.active)
+    assert manager.close(20)
+    assert tiny.preload.now.error == ""
+    assert shown == [("Downloading the VAE", 2_000_000_000, 5_000_000_000)]
+
+
+def test_a_program_has_all_it_needs_from_the_start(tiny):
+    before = {*vars(tiny)}
+    tiny.components._on_progress("the VAE", 1, 2)  # before any job
+    assert {*vars(tiny)} - before == {"components"}
 
 
 @pytest.mark.parametrize(

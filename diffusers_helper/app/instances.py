@@ -23,6 +23,7 @@ import psutil
 from diffusers_helper.app.supervisor import STOP_SECONDS, Plan, State, ask, files, read, write
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import parsed_json
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
 from diffusers_helper.service.places import ROOT, Folders, file_permissions, folder_name, require_writable
@@ -118,7 +119,7 @@ def _plan(data: Path, port: int, gpu: str | None = None, options: Sequence[str] 
     given = dict(pairwise(options)) | dict(word.split("=", 1) for word in options if "=" in word)
     if port != DEFAULT_PORT and "--outputs" not in given:
         options = [*options, "--outputs", str(data / f"outputs_{port}")]
-    address = given.get("--server", "127.0.0.1").strip("[]")
+    address = (given.get("--server") or RuntimeConfig.load(data=data).server).strip("[]")
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return Plan(port, address, _visible(gpu), tuple(options), f1)
 
@@ -146,7 +147,7 @@ def _start(plans: Sequence[Plan], data: Path) -> int:
                     f"Port {plan.port} is taken by another program. Choose another: ./run_gradio.sh start --port "
                     f"{plan.port % 65535 + 1}"
                 )
-        with file_permissions(shared="--shared-files" in plan.options):
+        with file_permissions(shared="--shared-files" in plan.options or RuntimeConfig.load(data=data).shared_files):
             (data / "run").mkdir(parents=True, exist_ok=True)
             write(plan, files(data, plan.port)[0])
             begun.append((plan, _spawn(plan, data)))

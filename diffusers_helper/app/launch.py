@@ -20,7 +20,8 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.service import options
-from diffusers_helper.service.access import Access, access_from, add_access_options
+from diffusers_helper.service.access import Access, access_from
+from diffusers_helper.service.config import RuntimeConfig, names_of
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions, require_writable
@@ -41,11 +42,11 @@ def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
 
 
 def _main(variant: Variant, argv: Sequence[str] | None) -> int:
-    parsed = _parser(variant).parse_args(argv)
-    options.set_environment(parsed.folders, offline=parsed.offline)
+    config = options.config_of(_parser(variant).parse_args(argv))
+    options.set_environment(config.folders, offline=config.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
-    with file_permissions(shared=parsed.shared_files):
-        return options.ending(lambda: _with_port(variant, parsed), parsed.language)
+    with file_permissions(shared=config.shared_files):
+        return options.ending(lambda: _with_port(variant, config), config.language)
 
 
 def open_port(server: str, port: int) -> socket.socket:
@@ -75,23 +76,23 @@ def open_port(server: str, port: int) -> socket.socket:
         ) from None
 
 
-def _with_port(variant: Variant, parsed: argparse.Namespace) -> int:
-    with open_port(parsed.server, parsed.port) as listener:
+def _with_port(variant: Variant, config: RuntimeConfig) -> int:
+    with open_port(config.server, config.port) as listener:
         host, port = listener.getsockname()[:2]
-        access = access_from(parsed, host)
-        with logging_to(parsed.folders.logs / str(port), parsed.log_level or "info"):
-            return options.ending(lambda: _run(variant, parsed, listener, access), parsed.language)
+        access = access_from(config, host)
+        with logging_to(config.folders.logs / str(port), config.log_level or "info"):
+            return options.ending(lambda: _run(variant, config, listener, access), config.language)
 
 
-def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, access: Access) -> int:
+def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, access: Access) -> int:
     require_versions()
     require_proxies()
 
     from diffusers_helper.app.program import Program
 
-    program = Program(parsed, variant.name)
+    program = Program(config, variant.name)
     port = listener.getsockname()[1]
-    uploads = parsed.folders.uploads / str(port)
+    uploads = config.folders.uploads / str(port)
     require_writable(uploads, "--data DIR")
     with program.lock(port):
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
@@ -100,18 +101,18 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         from diffusers_helper.gradio.server import JOB_SECONDS, serve, share
         from diffusers_helper.service.watchdog import Watchdog
 
-        if parsed.allow_anonymous and not access.accounts:
-            logger.warning("Everybody who reaches %s can use this page; there is no password", parsed.server)
-        shared = parsed.auth or parsed.allow_anonymous
+        if config.allow_anonymous and not access.accounts:
+            logger.warning("Everybody who reaches %s can use this page; there is no password", config.server)
+        shared = config.auth or config.allow_anonymous
         manager = program.make_manager(
-            preload=not parsed.no_preload,
+            preload=config.preload,
             by_user=access.accounts is not None,
-            apart=bool(shared or parsed.share or access.host_names or access.root_path),
+            apart=bool(shared or config.share or access.host_names or access.root_path),
             max_per_owner=JOBS_PER_OWNER if shared else None,
         )
         monitor = Monitor(manager, program.about(port), program.computer())
         pages = build_pages(
-            [parsed.language] if parsed.language else LANGUAGES,
+            [config.language] if config.language else LANGUAGES,
             variant,
             manager,
             defaults=program.defaults,
@@ -130,8 +131,8 @@ def _run(variant: Variant, parsed: argparse.Namespace, listener: socket.socket, 
         try:
             stopped = (
                 share(pages, manager, listener, **how)
-                if parsed.share
-                else serve(pages, manager, listener, inbrowser=parsed.inbrowser, **how)
+                if config.share
+                else serve(pages, manager, listener, inbrowser=config.inbrowser, **how)
             )
         except Exception:
             if stopped := manager.close(JOB_SECONDS):
@@ -153,19 +154,7 @@ def _parser(variant: Variant) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"{variant.title}: a photo and a prompt become a video, in a web page."
     )
-    parser.add_argument(
-        "--server", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for the whole network; see access"
-    )
-    parser.add_argument("--port", type=_port, default=7860)
-    parser.add_argument("--inbrowser", action="store_true", help="open the page in a browser")
-    parser.add_argument("--no-preload", action="store_true", help="load the models with the first video, not before")
-    add_access_options(parser)
+    options.add_settings(parser, names_of("page"))
+    options.add_settings(parser.add_argument_group("access"), names_of("access"))
     options.add_options(parser)
     return parser
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("ports go from 0 (any free one) to 65535")
-    return port

@@ -6,13 +6,12 @@ Only the device and the presence of the files are settled at the start; what tak
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.service.places import require_writable
@@ -68,7 +68,7 @@ class Program:
     """The models of one process, loaded when they are needed.
 
     Args:
-        options: what ``options.add_options`` parsed.
+        config: the settings of this process.
         variant: whose files have to be there.
 
     Attributes:
@@ -84,29 +84,35 @@ class Program:
     for missing files.
     """
 
-    def __init__(self, options: argparse.Namespace, variant: str) -> None:
-        self.device = pick_device(options.device)
-        self.outputs: Path = options.folders.outputs
+    def __init__(self, config: RuntimeConfig, variant: str) -> None:
+        folders = config.folders
+        with config.naming_source("device"):
+            self.device = pick_device(config.device)
+        self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
-        self._models: str = options.models or ""
-        self._offline: bool = options.offline
-        self._attention: str = options.attention
-        self._fused = not options.no_compile
-        self._metadata = not options.no_metadata
-        template: str | None = options.name_template
-        self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
-        cache: Path = options.folders.cache
-        self._embeddings: Path | None = None if options.no_embedding_cache else cache / "embeddings"
-        self._eight_bit: Path | None = cache / "eight_bit" if options.weights == "fp8" else None
+        self._config = config
+        with config.naming_source("name_template"):
+            template = config.name_template
+            self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
+        self._eight_bit = folders.cache / "eight_bit" if config.weights == "fp8" else None
         self.preload = Preload()
-        self._speeds = KnownSpeeds(cache / "speeds.json")
-        if self._attention != "auto":
-            resolve_attention(self._attention, self.device, torch.bfloat16)
-        require_writable(self.outputs, "--outputs DIR")
-        lock, accelerator = options.folders.models_lock, self.device.type != "cpu"
-        self.source = resolve_models(options.models, accelerator=accelerator, lock=lock, record=cache / RECORD)
-        self.source.check((variant,), offline=self._offline)
+        self._speeds = KnownSpeeds(folders.cache / "speeds.json")
+        self._check: Callable[[], None] = _nothing  # of the job in hand, or of loading ahead
+        self._tell: Callable[[str, int, int], None] = _nothing
+        if config.attention != "auto":
+            with config.naming_source("attention"):
+                resolve_attention(config.attention, self.device, torch.bfloat16)
+        with config.naming_source("outputs"):
+            require_writable(self.outputs, "--outputs DIR")
+        with config.naming_source("models"):
+            self.source = resolve_models(
+                config.models,
+                accelerator=self.device.type != "cpu",
+                lock=folders.models_lock,
+                record=folders.cache / RECORD,
+            )
+        self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.note = in_turn([note for note in (self.source.note, EIGHT_BITS if self._eight_bit else "") if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
@@ -117,14 +123,15 @@ class Program:
         from diffusers_helper.loading.components import Components
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
 
+        folder = self._config.folders.cache / "embeddings"
         return Components(
             self.source,
             self.device,
-            attention=self._attention,
-            fused=self._fused,
+            attention=self._config.attention,
+            fused=self._config.compile,
             on_progress=self._downloading,
-            offline=self._offline,
-            embeddings=EmbeddingCache(self._embeddings),
+            offline=self._config.offline,
+            embeddings=EmbeddingCache(folder if self._config.embedding_cache else None),
             on_loading=self._loading,
             eight_bit=self._eight_bit,
         )
@@ -156,7 +163,7 @@ class Program:
         from diffusers_helper.generation.checkpoint import Checkpoint
         from diffusers_helper.generation.generate import generate
 
-        self._check, self._say, self._tell = check, say, self._tell_job
+        self._check, self._tell = check, partial(_tell_job, say)
         self.preload.over()
         request = request.with_seed()
         with self._running(name, request, photo) as (folder, output):
@@ -170,7 +177,7 @@ class Program:
                 output=output,
                 check=check,
                 checkpoint=checkpoint,
-                metadata=self._metadata,
+                metadata=self._config.metadata,
             )
             yield from self._speeds.timed(events, self._speed_key(request, photo.image.size))
 
@@ -184,7 +191,7 @@ class Program:
         assert resolution is not None, "every model folder has one"
         height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
         return SpeedKey(
-            computer=f"{device}, {self._attention}, {'fp8' if self._eight_bit else 'exact'}",
+            computer=f"{device}, {self._config.attention}, {'fp8' if self._eight_bit else 'exact'}",
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
@@ -204,7 +211,7 @@ class Program:
             stem = reserve(self.outputs / place, names) if self._template else job_id
             output, reserved = f"{place}/{stem}" if place else stem, True
         try:
-            with self.store.running(job_id, request, photo, output=output, models=self._models) as folder:
+            with self.store.running(job_id, request, photo, output=output, models=self._config.models or "") as folder:
                 yield folder, self.outputs / output
         finally:
             if reserved:
@@ -226,15 +233,11 @@ class Program:
         return differences(environment_in(self.store.path(job_id)), self.components.environment(variant))
 
     def _downloading(self, title: str, done: int, total: int) -> None:
-        self._check()
-        self._say(Message("Downloading {part}: {done} of {total}", part=title, **readable_progress(done, total)))
+        self._loading(Message("Downloading {part}", part=title), done, total)
 
     def _loading(self, text: str, done: int, total: int) -> None:
         self._check()
         self._tell(text, done, total)
-
-    def _tell_job(self, text: str, done: int, total: int) -> None:
-        self._say(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
 
     def release(self) -> None:
         """Free what a failed run left on the device."""
@@ -367,6 +370,14 @@ def device_fault(device: torch.device) -> str:
         reason = str(error).strip().split("\n")[0]
         return Message("The GPU does not answer any more ({reason}).", reason=reason)
     return ""
+
+
+def _tell_job(say: Callable[[str], None], text: str, done: int, total: int) -> None:
+    say(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
+
+
+def _nothing(*_told: object) -> None:
+    pass
 
 
 def _new_previewer() -> Previewer:

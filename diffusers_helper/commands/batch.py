@@ -27,6 +27,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.names import cleaned
 from diffusers_helper.media.text_files import require_encoding
 from diffusers_helper.service import options
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 
@@ -94,7 +95,8 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Make what is missing, write the report and a table; return the exit code."""
-    if parsed.name_template is not None:
+    config: RuntimeConfig = parsed.config
+    if "name_template" in parsed:
         raise SettingsError(
             Message(
                 "A batch names its videos by what goes into them, so that none is made twice: "
@@ -110,11 +112,11 @@ def run(parsed: argparse.Namespace) -> int:
 
     from diffusers_helper.app.program import EXACT_NAMES, Program
 
-    parsed.name_template = EXACT_NAMES  # they are made from what goes into the videos
-    program = Program(parsed, parsed.variant)
+    exact = config.model_copy(update={"name_template": EXACT_NAMES})  # they are made from what goes into the videos
+    program = Program(exact, parsed.variant)
     jobs = plan(listed.entries, program.defaults.model_dump() | given, program.source.title)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
-    program.source.check(sorted(variants), offline=parsed.offline)
+    program.source.check(sorted(variants), offline=config.offline)
     if program.note:
         sys.stderr.write(f"{program.note}\n")
     _tell_passed_over(listed, recursive=parsed.recursive)

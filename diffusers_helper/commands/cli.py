@@ -45,13 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(argv)
-    options.set_environment(parsed.folders, offline=parsed.offline)
-    with file_permissions(shared=parsed.shared_files), logging_to(None, parsed.log_level or "warning"):
-        return options.ending(lambda: _command(parsed), parsed.language)
+    config = parsed.config = options.config_of(parsed)
+    options.set_environment(config.folders, offline=config.offline)
+    with file_permissions(shared=config.shared_files), logging_to(None, config.log_level or "warning"):
+        return options.ending(lambda: _command(parsed), config.language)
 
 
 def _command(parsed: argparse.Namespace) -> int:
-    require_usable(vars(parsed).values())
+    require_usable([*vars(parsed).values(), *dict(parsed.config).values()])
     return int(parsed.command(parsed))
 
 
@@ -67,9 +68,9 @@ def generate(parsed: argparse.Namespace) -> int:
     from diffusers_helper.app.program import Program
     from diffusers_helper.media.photo import open_photo
 
-    t = language(parsed.language)
+    t = language(parsed.config.language)
     photo = open_photo(picture)
-    program = Program(parsed, variant)
+    program = Program(parsed.config, variant)
     wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     request = wanted.with_seed()
     if program.note:
@@ -97,7 +98,7 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | N
 
     recipe = read_recipe(parsed.recipe)
     for note in recipe.notes:
-        sys.stderr.write(f"{language(parsed.language)(note)}\n")
+        sys.stderr.write(f"{language(parsed.config.language)(note)}\n")
     if parsed.photo is None and not recipe.picture and not recipe.photo:
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")

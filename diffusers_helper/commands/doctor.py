@@ -292,14 +292,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
     parser.set_defaults(command=run)
     parser.add_argument("--variant", choices=VARIANTS, default="original")
-    parser.add_argument("--server", metavar="ADDRESS", default="127.0.0.1", help="where the page would be served")
-    parser.add_argument("--port", metavar="N", type=int, default=7860, help="its port (7860)")
+    options.add_settings(parser, ("server", "port"))
     options.add_options(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Write one line per finding; return the exit code."""
-    return report(examine(gather(parsed)))
+    return report(examine(gather(parsed.config, parsed.variant)))
 
 
 def report(findings: list[Finding]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -16,6 +15,7 @@ from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.places import can_write
 from diffusers_helper.service.proxies import proxies_in, proxy_fault, without_password
 from diffusers_helper.service.versions import Package, installed_packages
@@ -112,8 +112,8 @@ class Facts:
     proxy_error: str | None = None
 
 
-def gather(options: argparse.Namespace) -> Facts:
-    """Look at this computer with the eyes of a program that was started with ``options``.
+def gather(config: RuntimeConfig, variant: str) -> Facts:
+    """Look at this computer with the eyes of a program that was started with `config`.
 
     Small kernels run on the device. Raises SettingsError for a model folder that does not exist.
     """
@@ -122,31 +122,31 @@ def gather(options: argparse.Namespace) -> Facts:
 
     from diffusers_helper.memory.ram import free_ram
 
-    device, device_error = _device(options.device)
+    device, device_error = _device(config.device)
     ram = free_ram()
-    outputs: Path = options.folders.outputs
+    outputs: Path = config.folders.outputs
     return Facts(
         python=sys.version_info[:3],
         torch=torch.__version__,
         cuda_build=torch.version.cuda,
         driver=_driver(),
-        wanted_device=options.device,
+        wanted_device=config.device,
         device=device.type,
         device_error=device_error,
         gpu=_gpu(device) if device.type == "cuda" else None,
         packages=tuple(installed_packages()),
         speed=_speed(device),
-        plain_kernels=_plain_kernels(device, wanted=not options.no_compile),
+        plain_kernels=_plain_kernels(device, wanted=config.compile),
         attention=_attention(device),
-        wanted_attention=options.attention,
+        wanted_attention=config.attention,
         memory=ram.available,
         swap=ram.swap,
-        models=_models(options, accelerator=device.type != "cpu"),
+        models=_models(config, variant, accelerator=device.type != "cpu"),
         outputs=outputs,
         outputs_free=free_bytes(outputs),
         outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
-        port_error=_port_error(options.server, options.port),
+        port_error=_port_error(config.server, config.port),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
@@ -226,14 +226,14 @@ def _attention(device: torch.device) -> tuple[Attempt, ...]:
     return tuple(attempts)
 
 
-def _models(options: argparse.Namespace, *, accelerator: bool) -> Models:
-    source = resolve_models(options.models, accelerator=accelerator, lock=options.folders.models_lock)
+def _models(config: RuntimeConfig, variant: str, *, accelerator: bool) -> Models:
+    source = resolve_models(config.models, accelerator=accelerator, lock=config.folders.models_lock)
     try:
-        source.check((options.variant,), offline=options.offline)
+        source.check((variant,), offline=config.offline)
         error = None
     except ModelFilesError as failure:
         error = str(failure)
-    sizes, lacking = _sizes(source, options.variant)
+    sizes, lacking = _sizes(source, variant)
     return Models(
         title=source.title,
         small=source.is_tiny,

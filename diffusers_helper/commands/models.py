@@ -19,7 +19,7 @@ from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, rea
 from diffusers_helper.model_files.checksums import RECORD, find_changed
 from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.service import options
-from diffusers_helper.service.logs import LEVELS
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.signals import stop_on_interrupt
 
 Command = Callable[[ModelSource, Sequence[str], argparse.Namespace], int]
@@ -49,13 +49,13 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
 
 def download(source: ModelSource, variants: Sequence[str], own: argparse.Namespace) -> int:
     """Fetch what is missing or damaged, and keep what is complete; a download that was cut short goes on."""
-    source.check(variants, offline=own.offline)  # the disk may be too small: said before the first byte
+    source.check(variants, offline=own.config.offline)  # the disk may be too small: said before the first byte
     with stop_on_interrupt("the download, which goes on from here the next time") as check:
         for part in parts_for(variants):
             if not source.look(part)[1]:
                 continue
             with _bar(part.name) as bar:
-                source.folder(part, offline=own.offline, on_progress=_shown_on(bar, check))
+                source.folder(part, offline=own.config.offline, on_progress=_shown_on(bar, check))
     _say(f"Everything is in {source.root}.")
     return options.DONE
 
@@ -123,15 +123,8 @@ def add_parser(commands: Any) -> None:
     for name, (action, text) in COMMANDS.items():
         one = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
         one.set_defaults(command=run, action=action)
-        one.add_argument(
-            "--models", metavar="NAME", default="framepack", help="framepack (the published weights), tiny, or a folder"
-        )
         one.add_argument("--variant", choices=VARIANTS, help="only what this one needs; without it, both")
-        one.add_argument("--offline", action="store_true", help="never use a network")
-        options.add_language(one)
-        options.add_data(one)
-        options.add_shared_files(one)
-        one.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+        options.add_settings(one, ("models", "offline", "data", "shared_files", "language", "log_level"))
         if action is copy:
             one.add_argument("target", metavar="FOLDER", type=Path, help="where to; made if need be")
         if action is verify:
@@ -141,8 +134,9 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    folders = parsed.folders
-    source = resolve_models(parsed.models, accelerator=True, lock=folders.models_lock, record=folders.cache / RECORD)
+    config: RuntimeConfig = parsed.config
+    lock, record = config.folders.models_lock, config.folders.cache / RECORD
+    source = resolve_models(config.models, accelerator=True, lock=lock, record=record)
     action: Command = parsed.action
     return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
 

@@ -9,7 +9,6 @@ paths of the videos are the only lines on stdout.
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import sys
 from functools import partial
@@ -32,6 +31,7 @@ from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.service import options
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.signals import stop_on_interrupt
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def extend(parsed: argparse.Namespace) -> int:
     """Make a finished video longer; return the exit code."""
     if parsed.output is not None:
         require_target(parsed.output)
-    store = JobStore(parsed.folders.outputs / "jobs")
+    store = JobStore(parsed.config.folders.outputs / "jobs")
     record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), parsed.seconds)
     store.release(record.id)
     try:
@@ -82,7 +82,7 @@ def extend(parsed: argparse.Namespace) -> int:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
-    store = JobStore(parsed.folders.outputs / "jobs")
+    store = JobStore(parsed.config.folders.outputs / "jobs")
     before = store.quarantined()
     left = sweep(store)
     damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
@@ -98,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
         return options.DONE
     code = options.FAILED if parsed.all and damaged else options.DONE
     for record in chosen:
-        code = max(code, options.ending(partial(_go_on, record, parsed), parsed.language))
+        code = max(code, options.ending(partial(_go_on, record, parsed), parsed.config.language))
         if code in (options.INTERRUPTED, options.READER_GONE):
             break
     return code
@@ -138,9 +138,11 @@ def _id_of(name: str, store: JobStore) -> str:
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
     from diffusers_helper.app.program import Program
 
-    t, parsed = language(parsed.language), copy.copy(parsed)
-    parsed.models = parsed.models or record.models or None
-    program = Program(parsed, record.request.variant)
+    config: RuntimeConfig = parsed.config
+    t = language(config.language)
+    program = Program(
+        config.model_copy(update={"models": config.models or record.models or None}), record.request.variant
+    )
     if caution := program.caution(record.id):
         if not parsed.force:
             raise SettingsError(in_turn([caution, Message("Add --force to go on nevertheless.")]))

@@ -19,7 +19,7 @@ from diffusers_helper.core.files import require_usable, require_writable, whole_
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
-from diffusers_helper.service.places import Folders
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.signals import asked_on_quit
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
         yield
     except BaseException:
         if program.store.path(name).exists():
-            usual = program.outputs == Folders.chosen().outputs
+            usual = program.outputs == RuntimeConfig.load().folders.outputs
             where = "" if usual else f" --outputs {shlex.quote(str(program.outputs))}"
             sys.stderr.write(f"Go on with: ./framepack resume {name}{where}\n")
         raise

@@ -177,10 +177,11 @@ _REASONS: dict[str, Message] = {
 def _sentence(entry: dict[str, Any]) -> Message:
     """One sentence for one of pydantic's errors."""
     name = ".".join(str(part) for part in entry["loc"]) or "request"
-    return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=_reason(entry))
+    return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=reason_of(entry))
 
 
-def _reason(entry: dict[str, Any]) -> str:
+def reason_of(entry: dict[str, Any]) -> str:
+    """Return what is wrong with a field, by one of pydantic's errors about it."""
     limits = entry.get("ctx", {})
     match entry["type"]:
         case "greater_than_equal":

@@ -78,7 +78,7 @@ def stems(template: str, request: GenerationRequest, photo_name: str, job_id: st
     ``template`` is one of ``require_template``'s; ``photo_name`` is the photo's file name, with its ending.
     """
     values = {
-        "photo": cleaned(Path(photo_name).stem),
+        "photo": cleaned(os.path.splitext(os.path.basename(photo_name))[0]),
         "prompt": _first_words(request.prompt),
         "seed": request.seed,
         "variant": request.variant,

@@ -1,17 +1,16 @@
-"""Who may reach the page, and from where: the options, what they mean, and which of them do not go together."""
+"""Who may reach the page, and from where: what the settings mean, and which of them do not go together."""
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.service.accounts import Accounts
+from diffusers_helper.service.config import RuntimeConfig
 
 MEGABYTE = 1_000_000
 
@@ -37,41 +36,15 @@ class Access:
     session_hours: float = 12
 
 
-def add_access_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    group = parser.add_argument_group("access")
-    group.add_argument("--auth", metavar="FILE", type=Path, help="users must sign in: a file of NAME:HASH lines")
-    group.add_argument("--allow-anonymous", action="store_true", help="whoever reaches the server may use it")
-    group.add_argument(
-        "--session-hours", metavar="N", type=_hours, default=12, help="how long users stay signed in, hours (12)"
-    )
-    group.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
-    group.add_argument(
-        "--host-name",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="a name by which browsers reach this server, for example behind a proxy; may be given more than once",
-    )
-    group.add_argument("--max-upload", metavar="MB", type=_megabytes, default=100, help="largest upload, MB (100)")
-    group.add_argument("--root-path", metavar="PATH", default="", help="where a proxy shows the page: /framepack")
-    group.add_argument(
-        "--forwarded-allow-ips",
-        metavar="LIST",
-        default="127.0.0.1,::1",
-        help="addresses of proxies whose X-Forwarded headers are believed (127.0.0.1,::1)",
-    )
-
-
-def access_from(parsed: argparse.Namespace, address: str) -> Access:
-    """Return what the options mean for a server that listens on ``address``.
+def access_from(config: RuntimeConfig, address: str) -> Access:
+    """Return what the settings mean for a server that listens on ``address``.
 
     Raises SettingsError where everybody on a network could use the page and nobody said that they may.
     """
-    accounts = Accounts.read(parsed.auth) if parsed.auth else None
+    accounts = Accounts.read(config.auth) if config.auth else None
     loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    said = accounts or parsed.allow_anonymous
-    if parsed.share and not said:
+    said = accounts or config.allow_anonymous
+    if config.share and not said:
         raise SettingsError(
             Message(
                 "Everybody who has the link of --share could use this page. Say who may: --auth FILE with lines made "
@@ -86,18 +59,18 @@ def access_from(parsed: argparse.Namespace, address: str) -> Access:
                 address=address,
             )
         )
-    if parsed.root_path and not parsed.root_path.startswith(("/", "http://", "https://")):
+    if config.root_path and not config.root_path.startswith(("/", "http://", "https://")):
         raise SettingsError(
-            Message("--root-path {path} is neither a path such as /framepack nor a URL.", path=parsed.root_path)
+            Message("--root-path {path} is neither a path such as /framepack nor a URL.", path=config.root_path)
         )
-    url = urlsplit(parsed.root_path)
+    url = urlsplit(config.root_path)
     return Access(
         accounts=accounts,
-        host_names=tuple({name.lower() for name in (*parsed.host_name, url.hostname) if name}),
-        max_upload=parsed.max_upload * MEGABYTE,
-        root_path=parsed.root_path.rstrip("/"),
-        trusted_proxies=tuple(_networks(parsed.forwarded_allow_ips.split(","))),
-        session_hours=parsed.session_hours,
+        host_names=tuple({name.lower() for name in (*config.host_name, url.hostname) if name}),
+        max_upload=config.max_upload * MEGABYTE,
+        root_path=config.root_path.rstrip("/"),
+        trusted_proxies=tuple(_networks(config.forwarded_allow_ips.split(","))),
+        session_hours=config.session_hours,
     )
 
 
@@ -109,17 +82,3 @@ def _networks(texts: Iterable[str]) -> Iterable[str]:
             raise SettingsError(
                 Message("--forwarded-allow-ips: {text} is no address and no network such as 10.0.0.0/8.", text=text)
             ) from None
-
-
-def _megabytes(text: str) -> int:
-    size = int(text)
-    if size < 1:
-        raise argparse.ArgumentTypeError("an upload of at least 1 MB has to be possible")
-    return size
-
-
-def _hours(text: str) -> float:
-    hours = float(text)
-    if not 0 < hours <= 8760:
-        raise argparse.ArgumentTypeError("a session lasts more than 0 hours and at most a year (8760)")
-    return hours

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.service.options import add_language
-from diffusers_helper.service.places import Folders
+from diffusers_helper.service.options import add_settings
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 """A user's name is part of a folder's name, on file systems that do not tell A from a, too."""
@@ -145,8 +144,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     text = "make a line for the file of --auth"
     parser = commands.add_parser("password", help=text, description=text)
     parser.add_argument("name", metavar="NAME")
-    add_language(parser)
-    parser.set_defaults(command=password, offline=True, log_level=None, folders=Folders.chosen(), shared_files=False)
+    add_settings(parser, ["language"])
+    parser.set_defaults(command=password, offline=True)
 
 
 def password(parsed: argparse.Namespace) -> int:

@@ -7,15 +7,18 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from diffusers_helper.core.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
 from diffusers_helper.core.files import output_error
-from diffusers_helper.core.messages import LANGUAGES, language
-from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
-from diffusers_helper.service.logs import LEVELS
-from diffusers_helper.service.places import ChooseFolder, Folders, folder_name
+from diffusers_helper.core.messages import language
+from diffusers_helper.service.config import RuntimeConfig, details_of, names_of, option_of, problem_of
+from diffusers_helper.service.places import Folders
 from diffusers_helper.service.proxies import settle_proxies
 
 DONE, FAILED, WRONG_SETTINGS, MODELS_MISSING, INTERRUPTED, READER_GONE = 0, 1, 2, 3, 130, 141
@@ -40,63 +43,44 @@ logger = logging.getLogger(__name__)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about models and the machine."""
-    group = parser.add_argument_group("models and machine")
-    group.add_argument(
-        "--models",
-        metavar="NAME",
-        help="framepack (the published weights), tiny (comes along, runs on any computer), or a folder; "
-        "without it framepack where there is a GPU, else tiny",
-    )
-    group.add_argument("--offline", action="store_true", help="use what is on the disk, never a network")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    group.add_argument(
-        "--weights",
-        choices=("exact", "fp8"),
-        default="exact",
-        help="fp8: the transformer in 8 bits, half the RAM and the transfers; an approximation, made once, in --cache",
-    )
-    group.add_argument("--attention", metavar="NAME", default="auto", help="auto, cudnn, sdpa, sage, flash or xformers")
-    group.add_argument(
-        "--no-compile", action="store_true", help="compile no kernels for the GPU: slower steps, no wait"
-    )
-    place: dict[str, Any] = {"metavar": "DIR", "type": folder_name, "action": ChooseFolder}
-    group.add_argument("--outputs", **place, help="where results go")
-    group.add_argument("--cache", **place, help="where work that can be done again is kept")
-    add_data(parser)
-    add_shared_files(group)
-    group.add_argument(
-        "--no-embedding-cache", action="store_true", help="keep nothing that the encoders read from prompts and photos"
-    )
-    add_language(group)
-    group.add_argument(
-        "--name-template",
-        metavar="TEXT",
-        help=f"what results are called, of {', '.join(f'{{{name}}}' for name in FIELDS)} ({DEFAULT_TEMPLATE}); "
-        "a number is added where a name is taken",
-    )
-    group.add_argument(
-        "--no-metadata", action="store_true", help="pictures and videos do not carry the prompt and the other settings"
-    )
-    group.add_argument("--log-level", choices=LEVELS, default=None, help="how much the log tells")
+    add_settings(parser.add_argument_group("models and machine"), names_of("machine"))
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the option that moves everything."""
-    text = "where all that is written goes: results, uploads, logs, weights (beside the program, or XDG_STATE_HOME)"
-    parser.add_argument("--data", metavar="DIR", type=folder_name, action=ChooseFolder, help=text)
-    parser.set_defaults(folders=Folders.chosen())
+def add_settings(parser: argparse.ArgumentParser | argparse._ArgumentGroup, names: Iterable[str]) -> None:
+    """Add the options of some fields of RuntimeConfig; what is not given leaves no trace in the result."""
+    for name in names:
+        field = RuntimeConfig.model_fields[name]
+        how: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": field.description}
+        choices = [value for kind in (field.annotation, *get_args(field.annotation)) for value in _literals(kind)]
+        if field.annotation is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        elif choices:
+            how["choices"] = choices
+        else:
+            several = isinstance(field.default, tuple)
+            how |= {"metavar": details_of(name)["metavar"], "action": "append" if several else "store"}
+            how |= {} if several else {"type": partial(_value, field)}
+        parser.add_argument(option_of(name), **how)
 
 
-def add_shared_files(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option that lets other accounts of the computer read what is written."""
-    text = "other accounts of this computer may read results and logs; without it only the one that runs this"
-    parser.add_argument("--shared-files", action="store_true", help=text)
+def config_of(parsed: argparse.Namespace) -> RuntimeConfig:
+    """Return the settings that the options in `parsed` and the other sources make; raises SettingsError."""
+    return RuntimeConfig.load(
+        **{name: value for name, value in vars(parsed).items() if name in RuntimeConfig.model_fields}
+    )
 
 
-def add_language(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option that chooses a language."""
-    text = "of what is said here (English) and of the page (without it that of each visitor's browser)"
-    parser.add_argument("--language", choices=LANGUAGES, help=text)
+def _literals(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _value(field: FieldInfo, text: str) -> Any:
+    """Return what an option's text means; raises ArgumentTypeError, which argparse tells with the option's name."""
+    try:
+        kind: Any = Annotated[field.annotation, field]
+        return TypeAdapter(kind).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(problem_of(error.errors()[0])) from None
 
 
 def set_environment(folders: Folders, *, offline: bool) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
@@ -58,7 +57,9 @@ class Folders:
             cache: of `--cache`.
             environment: of the process.
         """
-        given = data or (Path(environment[DATA_VARIABLE]) if environment.get(DATA_VARIABLE) else None)
+        given = data or (
+            Path(os.path.expanduser(environment[DATA_VARIABLE])) if environment.get(DATA_VARIABLE) else None
+        )
 
         def place(name: str, *, read_only: bool = False) -> Path:
             if given is not None:
@@ -75,24 +76,6 @@ class Folders:
             weights=place("hf_download", read_only=True),
             models_lock=place("models.lock", read_only=True),
         )
-
-
-class ChooseFolder(argparse.Action):
-    """An option that moves folders: keeps `folders`, a `Folders`, in step with `data`, `outputs` and `cache`."""
-
-    def __call__(
-        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _option: str | None = None
-    ) -> None:
-        """Note the folder."""
-        setattr(namespace, self.dest, value)
-        namespace.folders = folders_of(namespace)
-
-
-def folders_of(parsed: argparse.Namespace) -> Folders:
-    """Return the folders that the options `data`, `outputs` and `cache` of `parsed` choose, as far as it has them."""
-    given = (getattr(parsed, name, None) for name in ("data", "outputs", "cache"))
-    data, outputs, cache = (Path(folder) if folder else None for folder in given)
-    return Folders.chosen(data, outputs, cache)
 
 
 def folder_name(text: str) -> Path:
