@@ -101,6 +101,16 @@ def test_the_list_says_which_there_are(program, outputs, capsys):
     assert program.made == []
 
 
+def test_an_empty_list_says_so(program, outputs, capsys):
+    assert resume(outputs, "--list") == 0
+    assert capsys.readouterr().out == f"There is no unfinished video in {outputs}.\n"
+
+
+def test_what_was_not_kept_cannot_be_made_longer(program, outputs, capsys):
+    assert resume_extend(outputs, "lion_Pan-left_7", "--seconds", "2.4") != 0
+    assert "no latents of lion_Pan-left_7: only a video made with --keep latents" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [([], "There are several"), (["none"], "no unfinished video none"), (["../a"], "no unfinished video")],

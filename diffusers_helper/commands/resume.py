@@ -87,7 +87,8 @@ def run(parsed: argparse.Namespace) -> int:
     left = sweep(store)
     damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
     if parsed.list:
-        sys.stdout.write(_listed(left, store))
+        none = f"{language(parsed.language)(_none(store))}\n"
+        sys.stdout.write(_listed(left, store) if left else none)
         return options.DONE
     if parsed.output is not None:
         require_target(parsed.output)
@@ -114,7 +115,7 @@ def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobReco
     if len(left) == 1:
         return left[0]
     if not left:
-        raise SettingsError(Message("There is no unfinished video in {folder}.", folder=str(store.folder.parent)))
+        raise SettingsError(_none(store))
     listed = _listed(left, store).rstrip()
     raise SettingsError(Message("There are several; name one of them, or add --all:\n{listed}", listed=listed))
 
@@ -164,6 +165,10 @@ def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")
     return options.DONE
+
+
+def _none(store: JobStore) -> Message:
+    return Message("There is no unfinished video in {folder}.", folder=str(store.folder.parent))
 
 
 def _listed(records: list[JobRecord], store: JobStore) -> str:

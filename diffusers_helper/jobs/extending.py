@@ -10,8 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.files import output_error
+from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.core.files import display_name, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import FPS, LATENT_WINDOW, plan_video, sections_for
 from diffusers_helper.core.request import GenerationRequest
@@ -40,7 +40,15 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
 
     Raises UnknownJobError, SettingsError where it cannot be, and OutputError.
     """
-    record = store.record(job_id)
+    try:
+        record = store.record(job_id)
+    except UnknownJobError:
+        raise UnknownJobError(
+            Message(
+                "There are no latents of {name}: only a video made with --keep latents can be made longer.",
+                name=display_name(job_id),
+            )
+        ) from None
     if record.state != "done":
         raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
     request = longer_request(record.request, seconds)
