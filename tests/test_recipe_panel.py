@@ -1,8 +1,10 @@
 """What "Restore settings" gives back for a file, without a server."""
 
+import hashlib
 import io
 import json
 import os
+from functools import partialmethod
 from pathlib import Path
 
 import gradio as gr
@@ -76,11 +78,15 @@ def test_a_video_brings_its_photo_exactly(upload, tmp_path):
     assert read_photo(photo, PhotoReader()).image.size == (160, 128)  # as an upload of the same user
 
 
-def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
+@pytest.mark.parametrize("reason", ["a folder in its place", "no room for uploads"])
+def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, monkeypatch, caplog, reason):
     png = Path(upload("start.png", "")["path"]).read_bytes()
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
-    (tmp_path / ("0" * 64) / "photo.png").mkdir()
+    if reason == "no room for uploads":
+        monkeypatch.setattr(Uploads, "__init__", partialmethod(Uploads.__init__, max_bytes=1))
+    else:
+        (tmp_path / hashlib.sha256(png).hexdigest() / "photo.png").mkdir(parents=True)
     message, photo, *_ = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
     assert photo == gr.skip()
     assert "photo is not in this file" in message

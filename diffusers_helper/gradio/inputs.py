@@ -6,6 +6,7 @@ silently; the one model that validates is ``GenerationRequest``.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,15 +21,17 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from diffusers_helper.core.errors import PhotoError, SettingsError
+from diffusers_helper.core.errors import OutputError, PhotoError, SettingsError
 from diffusers_helper.core.files import whole_file
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.privacy import owner_of, user_of
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.uploads import Uploads, UploadsFullError
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = (
     "prompt",
@@ -72,9 +75,9 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
 
 
 def stored_picture(content: bytes, owner: str) -> Path | None:
-    """Put a picture among the uploads of ``owner``, as if it had been uploaded; None for what is no picture.
+    """Put a picture among the uploads of ``owner``, as if it had been uploaded.
 
-    Raises OutputError, and UploadsFullError if there is no room.
+    None for what is no picture, and where it cannot be kept: the log says why.
     """
     try:
         with Image.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
@@ -83,10 +86,14 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
         return None
     uploads = Uploads(Path(get_upload_folder()))
     file = uploads.folder / sha256(content).hexdigest() / f"photo.{suffix}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
-        part.write_bytes(content)
-    uploads.add([file], owner)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as part:
+            part.write_bytes(content)
+        uploads.add([file], owner)
+    except (OSError, OutputError, UploadsFullError) as error:
+        logger.warning("The photo in a video could not be kept: %s", error)
+        return None
     return file
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,8 +17,6 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture, uploaded_file
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
-
-logger = logging.getLogger(__name__)
 
 
 class RecipeHandlers:
