@@ -23,6 +23,7 @@ from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
@@ -43,12 +44,11 @@ _TO_DRAFT = """(photo, ...values) => {
 }""".replace("NAMES", json.dumps(SETTINGS))
 _HEARD = "() => { document.dispatchEvent(new Event('fp-heard')); }"
 _NOTHING = "() => ''"
-_RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "show_progress": "hidden"}
-_QUICK: dict[str, Any] = {**_RAW, "queue": False, "api_visibility": "private"}
+_QUICK = RAW | QUIET
 
 
 def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
-    """Return a page for each tag of ``texts.LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
+    """Return a page for each tag of ``LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
     shared = {"series": Series(), "photos": PhotoReader(), **about}
     visitors = Visitors(manager)
     return {tag: build_app(variant, manager, visitors, language(tag), **shared) for tag in tags}
@@ -189,8 +189,7 @@ def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> N
     """Connect quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
-    quick = {name: value for name, value in _QUICK.items() if name != "preprocess"}
-    form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, **quick)
+    form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
 
 
 def _connect_seed(
@@ -232,7 +231,7 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
-    shared = {**_RAW, "concurrency_limit": None}
+    shared = {**RAW, "concurrency_limit": None}
     gr.on(
         [],
         api.generate,

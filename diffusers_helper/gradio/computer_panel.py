@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from statistics import median
-from typing import Any
 
 import gradio as gr
 
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.gradio.listeners import QUIET
 from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.service.computer import Computer, GpuReading, Reading
 
 POLL_SECONDS = 2
 PLOT_STEPS = 60
 GB = 1e9
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def lay_out_computer(computer: Computer, stats: WorkerStats, t: Language) -> None:
@@ -31,9 +30,9 @@ def lay_out_computer(computer: Computer, stats: WorkerStats, t: Language) -> Non
     with gr.Accordion(t("Computer"), open=False, elem_id="computer") as accordion:
         shown = gr.HTML(apply_default_css=False)
     timer = gr.Timer(POLL_SECONDS, active=False)
-    timer.tick(look, None, shown, trigger_mode="once", **_QUIET)
-    accordion.expand(lambda: (look(), gr.Timer(active=True)), None, [shown, timer], **_QUIET)
-    accordion.collapse(lambda: gr.Timer(active=False), None, timer, **_QUIET)
+    timer.tick(look, None, shown, trigger_mode="once", **QUIET)
+    accordion.expand(lambda: (look(), gr.Timer(active=True)), None, [shown, timer], **QUIET)
+    accordion.collapse(lambda: gr.Timer(active=False), None, timer, **QUIET)
 
 
 def panel(now: Reading, steps: Sequence[float], t: Language = ENGLISH) -> str:

@@ -57,7 +57,7 @@ ENDPOINTS = (
     Endpoint(r"/gradio_api/cancel", _POST),
 )
 _NO_PAGE = PlainTextResponse("There is no such page.", 404)
-_OTHER_SITE = PlainTextResponse("Pages of other sites may not use this server.", 403)
+OTHER_SITE = PlainTextResponse("Pages of other sites may not use this server.", 403)
 
 
 def endpoint_of(path: str) -> Endpoint | None:
@@ -85,7 +85,7 @@ def only_endpoints(app: ASGIApp, more: Iterable[str] = ()) -> ASGIApp:
                 "This page cannot be asked for in this way.", 405, {"Allow": ", ".join(endpoint.methods)}
             )
         elif not endpoint.linked and Headers(scope=scope).get("sec-fetch-site") in ("cross-site", "same-site"):
-            answer = _OTHER_SITE
+            answer = OTHER_SITE
         return await answer(scope, receive, send)
 
     return guard

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from diffusers_helper.gradio.door import UPLOAD_PATH
+from diffusers_helper.gradio.door import OTHER_SITE, UPLOAD_PATH
 from diffusers_helper.gradio.page_policy import policy
 from diffusers_helper.service.access import Access
 
@@ -39,7 +39,7 @@ SECURITY_HEADERS = {
 HTTPS_ONLY = "max-age=31536000"
 """Browsers that came by TLS once do so for a year; other names of the domain are not this server's to decide."""
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)|\[(?P<v6>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
-_GENERATE = re.compile(r"/gradio_api/call/(v2/)?generate/?$")
+_GENERATE = re.compile(r"/gradio_api/call/generate/?$")
 _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
@@ -148,7 +148,6 @@ def own_origin(app: ASGIApp) -> ASGIApp:
     Browsers send Origin with whatever a script or a form of a foreign page sends, and with no link or picture; programs
     send none. Where a browser says itself how the two sites are related, that counts.
     """
-    refusal = PlainTextResponse("Pages of other sites may not use this server.", 403)
 
     def own(headers: Headers) -> bool:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
@@ -160,7 +159,7 @@ def own_origin(app: ASGIApp) -> ASGIApp:
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         fine = scope["type"] == "lifespan" or own(Headers(scope=scope))
-        await (app if fine else refusal)(scope, receive, send)
+        await (app if fine else OTHER_SITE)(scope, receive, send)
 
     return guard
 

@@ -11,12 +11,12 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.gradio.listeners import QUIET
 from diffusers_helper.gradio.progress_bar import make_progress_bar_html
 from diffusers_helper.model_files import readable_progress
 from diffusers_helper.service.preload import Loading, PartLoading, Preload
 
 POLL_SECONDS = 1
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def lay_out_loading(preload: Preload, t: Language) -> None:
@@ -28,7 +28,7 @@ def lay_out_loading(preload: Preload, t: Language) -> None:
 
     html = gr.HTML(elem_id="loading", apply_default_css=False)
     timer = gr.Timer(POLL_SECONDS)
-    timer.tick(look, None, [html, timer], trigger_mode="once", **_QUIET)
+    timer.tick(look, None, [html, timer], trigger_mode="once", **QUIET)
 
 
 def card(now: Loading, t: Language = ENGLISH) -> str:

@@ -23,7 +23,7 @@ class ByLanguage:
     """Hands every request to the page in the visitor's language.
 
     Args:
-        pages: a page for each tag of ``texts.LANGUAGES``; the first one is for everybody else.
+        pages: a page for each tag of ``LANGUAGES``; the first one is for everybody else.
     """
 
     def __init__(self, pages: Mapping[str, FastAPI]) -> None:

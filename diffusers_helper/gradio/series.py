@@ -23,9 +23,10 @@ from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
+from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.privacy import owner_of, visitor_of
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.gradio.visitors import is_visitor
+from diffusers_helper.gradio.visitors import is_visitor, require_visitor
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
@@ -34,13 +35,7 @@ from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 
 POLL_SECONDS = 2
 MAX_VISITORS = 10_000
-_RAW: dict[str, Any] = {
-    "preprocess": False,
-    "postprocess": False,
-    "show_progress": "hidden",
-    "queue": False,
-    "api_visibility": "private",
-}
+_QUICK = RAW | QUIET
 
 
 @dataclass(frozen=True)
@@ -107,13 +102,12 @@ class SeriesHandlers:
         whose, files = visitor_of(visitor, request), photos if isinstance(photos, list) else []
         message, left = "", files
         try:
-            if not is_visitor(whose):
-                raise PhotoError(Message("This page lost its place; reload it and press Start again."))
+            known = require_visitor(whose)
             wanted = read_request(self._variant.name, settings)
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             while left:
-                self._queue_one(whose, left[0], wanted, request)
+                self._queue_one(known, left[0], wanted, request)
                 left = left[1:]
         except (QueueFullError, PhotosBusyError) as error:
             message = self._t("{reason} The photos that are left stay in the field.", reason=self._t(str(error)))
@@ -211,22 +205,20 @@ def connect_series(
 ) -> None:
     """Connect the panel; ``settings`` are the page's controls by their fields. It polls only while it is open."""
     timer = gr.Timer(POLL_SECONDS, active=False)
-    timer.tick(handlers.look, visitor, panel.shown, trigger_mode="once", **_RAW)
-    app.load(handlers.reopen, visitor, [panel.accordion, timer, *panel.shown], **_RAW)
-    panel.accordion.expand(handlers.look, visitor, panel.shown, **_RAW).then(
-        lambda: gr.Timer(active=True), None, timer, queue=False, show_progress="hidden", api_visibility="private"
+    timer.tick(handlers.look, visitor, panel.shown, trigger_mode="once", **_QUICK)
+    app.load(handlers.reopen, visitor, [panel.accordion, timer, *panel.shown], **_QUICK)
+    panel.accordion.expand(handlers.look, visitor, panel.shown, **_QUICK).then(
+        lambda: gr.Timer(active=True), None, timer, **QUIET
     )
-    panel.accordion.collapse(
-        lambda: gr.Timer(active=False), None, timer, queue=False, show_progress="hidden", api_visibility="private"
-    )
+    panel.accordion.collapse(lambda: gr.Timer(active=False), None, timer, **QUIET)
     panel.start.click(
         handlers.queue,
         inputs_kwargs={"visitor": visitor, "photos": panel.photos, **settings},
         outputs=[panel.photos, *panel.shown],
         trigger_mode="once",
-        **_RAW,
+        **_QUICK,
     )
-    panel.stop.click(handlers.stop, visitor, panel.shown, trigger_mode="once", **_RAW)
+    panel.stop.click(handlers.stop, visitor, panel.shown, trigger_mode="once", **_QUICK)
 
 
 def listing(rows: Iterable[JobSnapshot | Refused], t: Language = ENGLISH) -> str:

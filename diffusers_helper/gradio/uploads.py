@@ -86,7 +86,7 @@ class Uploads:
                 for upload in kept:
                     if upload.path in new:
                         self._disown(upload, owner)
-                raise UploadsFullError("there is no room for uploads")
+                raise UploadsFullError
 
     def sweep(self) -> None:
         """Remove what is too old."""

@@ -30,6 +30,13 @@ def is_visitor(word: object) -> TypeGuard[str]:
     return isinstance(word, str) and _WORD.fullmatch(word) is not None
 
 
+def require_visitor(word: object) -> str:
+    """Return ``word``; raises SettingsError if it is none of ``new_visitor``'s."""
+    if not is_visitor(word):
+        raise SettingsError(Message("This page lost its place; reload it and press Start again."))
+    return word
+
+
 class Visitors:
     """The newest job of each visitor, those of a batch left out.
 
@@ -57,11 +64,9 @@ class Visitors:
     def start(self, visitor: object, submit: Callable[[], str]) -> None:
         """Let ``submit`` start a job of this visitor's unless one is still wanted; what can go on stays.
 
-        Raises SettingsError for a word that is none of ``new_visitor``'s, and what ``submit`` raises.
+        Raises what ``require_visitor`` and ``submit`` raise.
         """
-        if not is_visitor(visitor):
-            raise SettingsError(Message("This page lost its place; reload it and press Start again."))
-        with self._claims.of(visitor):
+        with self._claims.of(require_visitor(visitor)):
             if not self.busy(visitor):
                 submit()
 
