@@ -63,6 +63,23 @@ def test_ten_thousand_uploads_leave_no_more_than_allowed(tmp_path, put):
     assert uploads.belongs(bobs, "bob")
 
 
+def test_one_content_under_many_names_counts_as_many_uploads(tmp_path, put):
+    uploads = Uploads(tmp_path / "uploads", owner_count=3)
+    first = put("a", user="ann", uploads=uploads)
+    names = [first.with_name(f"{number}.png") for number in range(3)]
+    for name in names[:2]:
+        name.write_bytes(bytes(100))
+        uploads.add([name], "ann")
+    names[2].write_bytes(bytes(100))
+    with pytest.raises(UploadsFullError):
+        uploads.add([names[2]], "ann")
+    assert sorted(file.name for file in first.parent.glob("*.png")) == ["0.png", "1.png", "photo.png"]
+    assert uploads.belongs(first, "ann")
+    aged(first.parent, 10)
+    put("b", user="ann", uploads=uploads)
+    assert left(uploads) == ["b"], "three names and one are more than three"
+
+
 @pytest.mark.parametrize("limits", [{"max_count": 2}, {"max_bytes": 250}])
 def test_where_all_together_are_too_much_nobody_loses_anything_and_nobody_adds(tmp_path, put, limits):
     uploads = Uploads(tmp_path / "uploads", **limits)

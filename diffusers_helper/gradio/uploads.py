@@ -38,11 +38,12 @@ class UploadsFullError(OutputError):
 
 @dataclass(frozen=True)
 class _Upload:
-    """An entry of the folder: when it was uploaded last, by whom, how much it is."""
+    """An entry of the folder: when it was uploaded last, by whom, under how many names, how much it is."""
 
     modified: float
     path: str
     owners: tuple[str, ...]
+    files: int
     size: int
 
 
@@ -78,11 +79,18 @@ class Uploads:
         Raises UploadsFullError if there is no room, though the owner has not too much; then they are not kept.
         """
         with self._lock:
+            files = list(files)
             new = {str(file.parent) for file in files}
+            most = max(1, self.owner_count)
+            if crowded := [file for file in files if _count(file.parent) > most]:  # one content, ever new names
+                for file in crowded:
+                    file.unlink(missing_ok=True)
+                raise UploadsFullError
             for entry in new:
                 self._note(Path(entry), owner)
             kept = self._swept(owner, new)
-            if len(kept) > self.max_count or sum(upload.size for upload in kept) > self.max_bytes:
+            count, size = sum(upload.files for upload in kept), sum(upload.size for upload in kept)
+            if count > self.max_count or size > self.max_bytes:
                 for upload in kept:
                     if upload.path in new:
                         self._disown(upload, owner)
@@ -107,7 +115,7 @@ class Uploads:
                 _remove(upload.path)
                 continue
             mine = bool(owner) and owner in upload.owners
-            count, size = count + mine, size + mine * upload.size
+            count, size = count + mine * upload.files, size + mine * upload.size
             too_much = mine and upload.path not in new and (count > self.owner_count or size > self.owner_bytes)
             if not (too_much and self._disown(upload, owner)):
                 kept.append(upload)
@@ -137,7 +145,7 @@ class Uploads:
                         _remove(entry.path)
                     continue
                 owners = tuple(_owners(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else ()
-                found.append(_Upload(modified, entry.path, owners, _size(entry)))
+                found.append(_Upload(modified, entry.path, owners, _count(Path(entry.path)), _size(entry)))
             except OSError as error:  # somebody else was quicker, or may not be read
                 logger.debug("An entry of the uploads cannot be looked at: %s", error)
         return found
@@ -148,6 +156,13 @@ def _owners(entry: Path) -> list[str]:
         return (entry / _OWNERS).read_text(encoding="utf-8", errors="replace").split()
     except OSError:
         return []
+
+
+def _count(entry: Path) -> int:
+    """Return how many names an upload has; whatever else is in the folder counts as one."""
+    if entry.is_symlink() or not entry.is_dir():
+        return 1
+    return sum(name != _OWNERS for name in os.listdir(entry)) or 1
 
 
 def _size(entry: os.DirEntry[str]) -> int:
