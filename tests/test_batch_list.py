@@ -112,11 +112,11 @@ def test_a_name_is_made_from_what_goes_into_the_video(folder):
 
 
 def test_a_random_seed_is_another_one_for_each_video_and_the_same_one_in_each_run(folder):
-    seeds = [[job.request.seed for job in plan(read_list(folder), SHARED, "tiny")] for _ in range(2)]
+    seeds = [[job.request.seed for job in plan(read_list(folder).entries, SHARED, "tiny")] for _ in range(2)]
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0])) == 2
     assert min(seeds[0]) >= 0
-    assert [job.request.seed for job in plan(read_list(folder), SHARED | {"seed": 1}, "tiny")] == [1, 1]
+    assert [job.request.seed for job in plan(read_list(folder).entries, SHARED | {"seed": 1}, "tiny")] == [1, 1]
 
 
 def test_a_name_fits_every_file_system(tmp_path):

@@ -155,6 +155,7 @@ def test_odd_json_is_one_sentence(tmp_path, name, file):
             assert part.repository in text
 
 
+@pytest.mark.slow
 def test_config_values_of_wrong_types_are_one_sentence(tmp_path):
     for part in (part for part in parts_for(["f1"]) if part.config):
         folder = copy_part(part, tmp_path)
