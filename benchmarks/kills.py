@@ -40,10 +40,11 @@ LONGEST = {"sampling": 0.3, "decoding": 4.0, "writing": 0.5}
 HEAD = "| variant | killed | sections kept | in the MP4 | `.part` left | latents | frames |\n" + "|---" * 7 + "|\n"
 _HOOK = """
 import os, signal, sys
-left = int(os.environ.pop("KILL_AT_RENAME"))
+count, name = os.environ.pop("KILL_AT_RENAME").split(" ", 1)
+left = int(count)
 def hook(event, arguments):
     global left
-    if event == "os.rename" and "outputs" in str(arguments[1]):
+    if event == "os.rename" and "outputs" in str(arguments[1]) and name in os.path.basename(str(arguments[1])):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,11 +54,15 @@ sys.addaudithook(hook)
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is killed: the ``count``-th time that it does ``what``, ``delay`` seconds later."""
+    """When a run is killed: the ``count``-th time that it does ``what``, ``delay`` seconds later.
+
+    Of renames those count alone whose new name has ``name`` in it.
+    """
 
     what: str
     count: int
     delay: float = 0.0
+    name: str = ""
 
     def __str__(self) -> str:
         return f"{self.what} {self.count}" + (f" + {self.delay:.2f} s" if self.delay else "")
@@ -133,7 +138,7 @@ class Runs:
         with tempfile.TemporaryDirectory() as hook:
             if moment is not None and moment.what == "renaming":
                 (Path(hook) / "sitecustomize.py").write_text(_HOOK)
-                environment |= {"PYTHONPATH": hook, "KILL_AT_RENAME": str(moment.count)}
+                environment |= {"PYTHONPATH": hook, "KILL_AT_RENAME": f"{moment.count} {moment.name}"}
             with subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             ) as run:

@@ -391,7 +391,7 @@ class LaterRecord(JobRecord):
         ({"restarts": 10**400}, "restarts"),
         ({"restarts": True}, "restarts"),
         ({"batch": 1}, "batch"),
-        ({"batch": None, "order": None}, "order, batch"),
+        ({"batch": None, "order": None}, "batch, order"),
     ],
 )
 def test_a_field_is_held_to_the_kind_of_its_default(fields, wrong):
