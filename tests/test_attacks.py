@@ -31,13 +31,11 @@ ROOT = Path(__file__).parents[1]
 PATIENT = {"timeout": 120}
 PROGRAM = """
 import sys
-from pathlib import Path
 from diffusers_helper.core.variants import ORIGINAL
-from diffusers_helper.service import options
 from diffusers_helper.app import launch
 
-options.ROOT = Path(sys.argv[1])
-sys.exit(launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", *sys.argv[2:]]))
+argv = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--data", *sys.argv[1:]]
+sys.exit(launch.main(ORIGINAL, argv))
 """
 GROWTH = 500_000_000
 HEALTH_SECONDS = 1.0

@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from tests.damage import ASIDE, DAMAGES, LEFT, WHOLE, Victim, tensors
 from tests.fakes import in_a_loop
+from tests.permissions import without_rights
 
 ROOT = Path(__file__).parents[1]
 
@@ -212,29 +212,6 @@ def test_a_computer_that_cannot_read_now_puts_nothing_aside(tmp_path, monkeypatc
         assert sweep(victim.store) == []
     assert victim.store.quarantined() == []
     assert len(sweep(victim.store)) == 3
-
-
-@contextmanager
-def without_rights(folder):
-    """Let file permissions count inside, for the administrator too."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that every user may reach, which those of pytest are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.mark.parametrize(

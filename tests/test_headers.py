@@ -16,6 +16,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.model_files import LocalFolder, parts, parts_for, transformer_part
 from diffusers_helper.model_files.check import find_problems
 from diffusers_helper.model_files.headers import read_header
+from tests.permissions import without_rights
 from tests.test_model_files import VAE_FILE, copy_part
 from tests.tiny import TINY_FOLDER
 
@@ -179,11 +180,11 @@ def test_a_file_that_is_a_folder_or_not_readable_is_one_sentence(tmp_path, name,
     assert [problem.file for problem in find_problems(parts.VAE, folder)] == [name]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_the_right_to_read_it(tmp_path):
-    folder = copy_part(parts.VAE, tmp_path)
-    (folder / VAE_FILE).chmod(0)
-    (problem,) = find_problems(parts.VAE, folder)
+def test_a_file_without_the_right_to_read_it(open_folder):
+    folder = copy_part(parts.VAE, open_folder)
+    with without_rights(open_folder):
+        (folder / VAE_FILE).chmod(0)
+        (problem,) = find_problems(parts.VAE, folder)
     assert "cannot be read (Permission denied)" in problem.text
 
 

@@ -303,7 +303,7 @@ def test_nothing_watches_a_page_that_has_ended(error, code, monkeypatch, tmp_pat
     monkeypatch.setattr("diffusers_helper.gradio.app.build_pages", lambda *_, **__: {})
     monkeypatch.setattr("diffusers_helper.gradio.server.serve", serve)
     monkeypatch.setattr("diffusers_helper.service.watchdog.Watchdog", Watchdog)
-    monkeypatch.setattr("diffusers_helper.service.options.ROOT", tmp_path)
+    monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     argv = ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
     assert main(ORIGINAL, argv) == code

@@ -87,7 +87,7 @@ def run(parsed: argparse.Namespace) -> int:
     left = sweep(store)
     damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
     if parsed.list:
-        none = f"{language(parsed.language)(_none(store))}\n"
+        none = f"{language(parsed.config.language)(_none(store))}\n"
         sys.stdout.write(_listed(left, store) if left else none)
         return options.DONE
     if parsed.output is not None:
