@@ -91,7 +91,7 @@ def test_a_read_that_fails_is_told_and_tried_again():
     ring, blocks = ring_of(gpu)
     blocks[3].faults = [OSError("gone")]
     with pytest.raises(OSError, match="gone"):  # at block 3, or before where it was read ahead by then
-        list(map(lambda block: run(gpu, ring, block, seen), range(4)))
+        [run(gpu, ring, block, seen) for block in range(4)]
     seen.clear()
     for block in range(COUNT):
         run(gpu, ring, block, seen)
