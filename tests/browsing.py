@@ -53,6 +53,7 @@ class User:
         tab.on("console", lambda said: self.errors.append(said.text) if "Security Policy" in said.text else None)
         tab.goto(self.url)
         expect(tab.locator("#start")).to_be_visible()
+        tab.wait_for_function("localStorage.getItem('framepack-visitor')")  # or two tabs are two visitors
         return tab
 
 

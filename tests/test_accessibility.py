@@ -13,7 +13,7 @@ from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
 
-NAMES = {"FramePack", "TeaCache", "CFG", "GPU", "MP", "GB", "JSON", "PNG", "A", "lion", "roars"}
+NAMES = {"FramePack", "TeaCache", "CFG", "GPU", "MP", "GB", "JSON", "PNG", "A", "lion", "jpg", "roars"}
 """Latin letters that may stand in a page of any language; the last three are a prompt."""
 FOCUSED = """() => {
   const element = document.activeElement, style = getComputedStyle(element);
@@ -56,6 +56,8 @@ def latin_words(tab):
 
 
 def serious(tab):
+    """What axe finds once no colour is on its way to another one."""
+    tab.wait_for_function("document.getAnimations().every(one => !(one instanceof CSSTransition))")
     violations = Axe().run(tab).response["violations"]
     return [
         (found["id"], [node["target"] for node in found["nodes"]])
