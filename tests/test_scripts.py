@@ -17,7 +17,7 @@ from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]
 SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
-    script for script in (ROOT / "scripts").iterdir() if not script.suffix
+    script for script in sorted((ROOT / "scripts").iterdir()) if script.is_file() and not script.suffix
 ]
 
 
