@@ -60,7 +60,7 @@ class Clone:
         (self.folder / "requirements.txt").write_text(text)
 
     def __call__(self, script: str, *arguments: str, status: int = 0, **variables: str) -> str:
-        own = ("CI", "PYTHON", "FRAMEPACK_TORCH")
+        own = ("CI", "PYTHON", "FRAMEPACK_TORCH", "TMPDIR")
         environment = {key: value for key, value in os.environ.items() if key not in own} | variables
         done = subprocess.run(
             [str(self.folder / "scripts" / script), *arguments],
@@ -321,7 +321,7 @@ def test_what_tests_need_is_installed_or_named_and_ci_fails_without_it(
     test.write_text(test.read_text().replace(":/usr/sbin", ""))  # this computer's nginx
     (clone.folder / ".venv").mkdir()
     runs = f'[ "$2" != playwright ] || [ {lacking} != node ] || [ -e {clone.bin}/installed ]'
-    python = f'#!/bin/sh\n[ "$2" = playwright ] || echo pytest ran\n{runs}\n'
+    python = f'#!/bin/sh\n[ "$2" = playwright ] || echo pytest ran, TMPDIR=$TMPDIR\n{runs}\n'
     executable(clone.folder / ".venv" / "bin" / "python", python)
     for tool, program in TOOLS.items():
         if program and tool != lacking:
@@ -334,7 +334,7 @@ def test_what_tests_need_is_installed_or_named_and_ci_fails_without_it(
     executable(clone.bin / "sudo", '#!/bin/sh\nshift\nexec "$@"\n')
     output = clone("test", status=status, CI=ci, PATH=str(clone.bin))
     assert says.format(tool=lacking) in output
-    assert ("pytest ran" in output) == (status == 0)
+    assert ("pytest ran, TMPDIR=/var/tmp" in output) == (status == 0)
 
 
 def test_the_fast_tests_need_nothing_but_pythons_packages(clone: Clone) -> None:
