@@ -65,7 +65,8 @@ class Folders:
             if given is not None:
                 return given.resolve() / name
             own = ROOT / name
-            return own if can_write(own) or (read_only and own.exists()) else _state_folder(environment) / name
+            usable = can_write(own) or (read_only and os.access(own, os.R_OK))
+            return own if usable else _state_folder(environment) / name
 
         return cls(
             data=place(""),
