@@ -1,4 +1,4 @@
-"""The page of FramePack, the original variant. ``--help`` lists the options."""
+"""The page of FramePack, the original variant. `--help` lists the options."""
 
 import sys
 

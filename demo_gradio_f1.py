@@ -1,4 +1,4 @@
-"""The page of FramePack F1. ``--help`` lists the options."""
+"""The page of FramePack F1. `--help` lists the options."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Measurements, each a module to run: ``python -m benchmarks.step``. None is imported by the product."""
+"""Measurements, each a module to run: `python -m benchmarks.step`. None is imported by the product."""

@@ -1,8 +1,8 @@
 """Every measurement that needs a GPU, in one go of about fifteen minutes: the most important ones first.
 
-``python -m benchmarks.all --folder DIR --output DIR`` needs 60 GB of disk for full-size models of random weights, 64 GB
+`python -m benchmarks.all --folder DIR --output DIR` needs 60 GB of disk for full-size models of random weights, 64 GB
 of RAM and a card of 80 GB. Each measurement has a time limit, and its output is in a file of its own as it comes; the
-JSON lines are printed at the end. ``--tiny`` tries the same anywhere.
+JSON lines are printed at the end. `--tiny` tries the same anywhere.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What travelling weights would cost on other cards: the product's own schedule on a device that has only clocks.
+"""What streamed weights would cost on other cards: the product's own schedule on a device that has only clocks.
 
 Blocks compute alike, copies take their bytes' time on the bus, and slower cards hide more of them.
 """
@@ -41,13 +41,13 @@ def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
     return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
 
 
-def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, places: int = 2) -> dict[str, float]:
+def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, slots: int = 2) -> dict[str, float]:
     """A step that computes for `compute` seconds, the same in each block, while blocks of `sizes` (bytes) travel.
 
     It is the product's own schedule that runs, on a device that has only clocks.
     """
     gpu = TimedGpu(gb_per_second)
-    ring = Ring(gpu, BlockFeed([torch.empty(size, dtype=torch.uint8, device="meta") for size in sizes]), sizes, places)
+    ring = Ring(gpu, BlockFeed([torch.empty(size, dtype=torch.uint8, device="meta") for size in sizes]), sizes, slots)
     ends = []
     for _ in range(3):
         for block in range(len(sizes)):

@@ -1,6 +1,6 @@
 """Decoding one section's latents: the product beside diffusers' autoencoder with the same weights.
 
-``python -m benchmarks.decode`` measures the full size on a GPU, ``--tiny`` a small autoencoder anywhere.
+`python -m benchmarks.decode` measures the full size on a GPU, `--tiny` a small autoencoder anywhere.
 """
 
 import argparse

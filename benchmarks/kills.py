@@ -1,9 +1,9 @@
 """Kill a real command-line run with SIGKILL at many moments, go on, and compare with the run that nobody disturbed.
 
-``python -m benchmarks.kills --models tiny --kills 20 --report kills.md``: for both variants, latents bit for bit and
+`python -m benchmarks.kills --models tiny --kills 20 --report kills.md`: for both variants, latents bit for bit and
 the frames of the MP4 exactly. Moments: so many seconds after the run says that it samples, decodes or writes a section,
 and right before the n-th file gets its final name (an audit hook in the child, outside the program's code).
-``--device cuda --free-gib 6`` does it on a GPU of which the runs find so much free.
+`--device cuda --free-gib 6` does it on a GPU of which the runs find so much free.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ sys.addaudithook(hook)
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is killed: the ``count``-th time that it does ``what``, ``delay`` seconds later.
+    """When a run is killed: the `count`-th time that it does `what`, `delay` seconds later.
 
-    Of renames those count alone whose new name has ``name`` in it.
+    Of renames those count alone whose new name has `name` in it.
     """
 
     what: str
@@ -115,7 +115,7 @@ class Runs:
         return self._generate("whole", None)
 
     def killed(self, name: str, moment: Moment) -> tuple[Path, Moment]:
-        """Make it until ``moment``, or a bit earlier if it was done by then; return the folder of its results."""
+        """Make it until `moment`, or a bit earlier if it was done by then; return the folder of its results."""
         while True:
             outputs = self._generate(name, moment)
             if list(outputs.glob("jobs/*/job.json")) and not _is_done(outputs):
@@ -123,8 +123,8 @@ class Runs:
             shutil.rmtree(outputs.parent)
             moment = replace(moment, delay=moment.delay / 2, count=moment.count - (moment.what == "renaming"))
 
-    def go_on(self, outputs: Path, moment: Moment | None = None) -> None:
-        """Go on with what is in ``outputs``, to the end or until ``moment``."""
+    def resume(self, outputs: Path, moment: Moment | None = None) -> None:
+        """Go on with what is in `outputs`, to the end or until `moment`."""
         self._run(self._command("resume", outputs), moment)
 
     def _generate(self, name: str, moment: Moment | None) -> Path:
@@ -179,12 +179,12 @@ def _repeats_dropped(text: str) -> Iterator[tuple[str, None]]:
 
 
 def compare(variant: str, moment: Moment, runs: Runs, whole: Path, name: str) -> Outcome:
-    """Kill a run, go on with it, and compare it with the ``whole`` one."""
+    """Kill a run, go on with it, and compare it with the `whole` one."""
     outputs, moment = runs.killed(name, moment)
     kept = len(list(outputs.glob("jobs/*/section_*.safetensors")))
     numbers = [int(path.stem[-2:]) for path in outputs.glob("*_partial_*.mp4")]
     parts = len(list(outputs.rglob("*.part")))
-    runs.go_on(outputs)
+    runs.resume(outputs)
     assert not list(outputs.rglob("*.part")), "something half-written was left"
     assert not list(outputs.glob("*_partial_*")), "a partial file was left"
     return Outcome(
@@ -215,7 +215,7 @@ def _frames(outputs: Path) -> Iterator[np.ndarray]:
 
 
 def small_models(folder: Path) -> Path:
-    """Make a copy of the tiny model in ``folder`` whose decoder takes a third of the time, untrained; return it."""
+    """Make a copy of the tiny model in `folder` whose decoder takes a third of the time, untrained; return it."""
     shutil.copytree(TINY_FOLDER, folder, copy_function=os.symlink)
     vae = folder / VAE.repository / VAE.folder
     config = AutoencoderKLHunyuanVideo.load_config(vae)
@@ -227,7 +227,7 @@ def small_models(folder: Path) -> Path:
 
 
 def moments(count: int, sections: int, chance: random.Random) -> list[Moment]:
-    """Return ``count`` moments of all four kinds; five renames come before anything of the video, two per section."""
+    """Return `count` moments of all four kinds; five renames come before anything of the video, two per section."""
     found = []
     for number in range(count):
         what = ("sampling", "decoding", "writing", "renaming")[number % 4]
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 def all_but(gib: float) -> torch.Tensor:
-    """Memory of the GPU, so much that only ``gib`` GiB are left to others."""
+    """Memory of the GPU, so much that only `gib` GiB are left to others."""
     torch.ones(1, device="cuda")
     free, _ = torch.cuda.mem_get_info()
     return torch.empty(free - int(gib * GIB), dtype=torch.uint8, device="cuda")

@@ -1,8 +1,8 @@
 """Loading the transformer from files of the real layout: the product's ways beside diffusers' `from_pretrained`.
 
-``python -m benchmarks.loading --folder DIR`` writes random shards of the full size there (25.7 GB, once), which leaves
+`python -m benchmarks.loading --folder DIR` writes random shards of the full size there (25.7 GB, once), which leaves
 them in the file cache, and measures each way in a fresh process: seconds, and the peak of RAM and of what CUDA pinned
-over the bytes of the weights. ``--tiny`` does it with a small model anywhere.
+over the bytes of the weights. `--tiny` does it with a small model anywhere.
 """
 
 import argparse
@@ -105,9 +105,9 @@ def write_weights(folder: Path, model: nn.Module, stem: str, dtype: torch.dtype)
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def _product(place: Place, *, eight_bit: bool = False, anew: bool = False) -> Callable[[Path], nn.Module]:
+def _product(place: Place, *, fp8: bool = False, anew: bool = False) -> Callable[[Path], nn.Module]:
     def load(folder: Path) -> nn.Module:
-        file = folder / EIGHT_BIT if eight_bit else None
+        file = folder / EIGHT_BIT if fp8 else None
         if file and anew:
             file.unlink(missing_ok=True)
         return build(PART, folder, torch.bfloat16, place, lambda *_: None, file)
@@ -128,8 +128,8 @@ WAYS: dict[str, Callable[[Path], nn.Module]] = {
     "buffers": _product(Place(torch.device("cpu"))),
     "pinned": _product(Place(torch.device("cpu"), pin=True, stream=True)),
     "device": _product(Place(torch.device("cuda"))),
-    "8 bits, converted": _product(Place(torch.device("cpu")), eight_bit=True, anew=True),
-    "8 bits, pinned": _product(Place(torch.device("cpu"), pin=True, stream=True), eight_bit=True),
+    "8 bits, converted": _product(Place(torch.device("cpu")), fp8=True, anew=True),
+    "8 bits, pinned": _product(Place(torch.device("cpu"), pin=True, stream=True), fp8=True),
     "diffusers": _diffusers(lambda model: [weight.sum() for weight in model.parameters()]),  # it only maps the files
     "diffusers, pinned": _diffusers(lambda model: [packed(block) for block in blocks_of(model)]),
     "diffusers, device": _diffusers(lambda model: model.to("cuda")),

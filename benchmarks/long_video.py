@@ -1,10 +1,10 @@
 """What a section costs, early and late in a long video: the tiny model, with a smaller decoder, on the CPU.
 
-``python -m benchmarks.long_video --variant f1 --seconds 120`` measures every section and prints one JSON line. Work is
-counted where the program itself counts it: ``check`` is called once for every layer that runs, for every frame that is
+`python -m benchmarks.long_video --variant f1 --seconds 120` measures every section and prints one JSON line. Work is
+counted where the program itself counts it: `check` is called once for every layer that runs, for every frame that is
 encoded and for every block that is copied; Python reports every file that is opened, renamed or removed; Linux counts
-the calls that read and write. The bytes of finished frames, which the kernel copies, are told apart (``copied``).
-``--plot FILE`` draws the lines that files given as ``--from`` hold; it needs matplotlib.
+the calls that read and write. The bytes of finished frames, which the kernel copies, are told apart (`copied`).
+`--plot FILE` draws the lines that files given as `--from` hold; it needs matplotlib.
 """
 
 import argparse
@@ -166,7 +166,7 @@ def rough(latents: torch.Tensor) -> torch.Tensor:
 
 
 def held(*, thorough: bool) -> dict[str, float]:
-    """Memory of the process and, if ``thorough``, the tensors that are alive in it."""
+    """Memory of the process and, if `thorough`, the tensors that are alive in it."""
     rss = {"rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1)}
     if not thorough:
         return rss

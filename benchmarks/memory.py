@@ -1,8 +1,8 @@
 """A whole short generation (text, photo, sections, decoding) under a hard limit of GPU memory, in several ways.
 
-``python -m benchmarks.memory --folder DIR`` writes a full-size model folder with random weights there (42 GB, once) and
+`python -m benchmarks.memory --folder DIR` writes a full-size model folder with random weights there (42 GB, once) and
 runs each way in a process of its own: everything resident, within 6 and 4 GiB, and from 8-bit weights; diffusers' class
-with its group offloading makes single steps beside them. ``--tiny``, or a computer without a GPU, runs the tiny model
+with its group offloading makes single steps beside them. `--tiny`, or a computer without a GPU, runs the tiny model
 with a simulated GPU, for the schedule. The last line is JSON: seconds per step, peaks, bytes over the bus, what differs
 in any bit from the resident run with the same weights, and what the measured bytes predict for other cards.
 """
@@ -51,15 +51,15 @@ class Way:
     """How a generation is run: GiB of GPU memory that torch may take (None: all), and what the weights are."""
 
     limit: float | None = None
-    eight_bit: bool = False
+    fp8: bool = False
 
 
 WAYS = {
     "resident": Way(),
     "within 6 GiB": Way(6),
     "within 4 GiB": Way(4),
-    "8 bits, resident": Way(None, eight_bit=True),
-    "8 bits, within 4 GiB": Way(4, eight_bit=True),
+    "8 bits, resident": Way(None, fp8=True),
+    "8 bits, within 4 GiB": Way(4, fp8=True),
 }
 PEER = "diffusers, group offloading"
 CANCEL = "cancelled 20 times"
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         from benchmarks.model_folder import write_folder
 
         write_folder(args.folder, VARIANT)
-    on_cpu = [name for name, way in WAYS.items() if not way.eight_bit]
+    on_cpu = [name for name, way in WAYS.items() if not way.fp8]
     bench = Bench("memory", 1)
     for name in args.ways or (on_cpu if device.type == "cpu" else [*WAYS, PEER, CANCEL]):
         bench.results[name] = run(name, args, device) if device.type == "cpu" else in_a_process(name, args)
@@ -135,8 +135,8 @@ def run(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, 
 
 def components_for(way: Way, args: argparse.Namespace, device: torch.device) -> Components:
     """The product's parts; on a CPU the limited ways run on a simulated GPU."""
-    eight_bit = args.folder / "eight_bit" if way.eight_bit else None
-    components = Components(LocalFolder(args.folder), device, offline=True, eight_bit=eight_bit)
+    fp8 = args.folder / "eight_bit" if way.fp8 else None
+    components = Components(LocalFolder(args.folder), device, offline=True, fp8=fp8)
     if device.type == "cpu" and way.limit:
         from tests.gpus import PatientGpu
 
@@ -190,7 +190,7 @@ class Meter:
             self.pinned = sum(weight.nbytes for weight in transformer.parameters() if weight.is_pinned())
         self._sent_before, self._last = sent, now
         if prefetcher and not self.swapped:
-            self.swapped = {"blocks_kept": len(prefetcher.kept), "sizes": prefetcher.sizes}
+            self.swapped = {"blocks_kept": len(prefetcher.resident_blocks), "sizes": prefetcher.sizes}
 
     def numbers(self) -> dict[str, Any]:
         """Everything as plain data."""

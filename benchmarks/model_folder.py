@@ -1,6 +1,6 @@
 """A model folder of the published layout with random weights: 42 GB at full size, once.
 
-``python -m benchmarks.model_folder DIR VARIANT`` writes it.
+`python -m benchmarks.model_folder DIR VARIANT` writes it.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Two instances of the page behind nginx, and users who make small videos there for a while.
 
-``python -m benchmarks.soak --minutes 30`` starts the programs with the tiny model through ``instances``, nginx with the
+`python -m benchmarks.soak --minutes 30` starts the programs with the tiny model through `instances`, nginx with the
 documented configuration, and one thread per user. A user signs in, uploads, starts, watches, sometimes cancels,
 downloads, and tries the newest video of somebody else, which has to be refused. Every video says in its own metadata
 which seed it was made with, so a foreign or a lost one is seen. Users wait so that the programs take a given share of
@@ -168,7 +168,7 @@ class User(threading.Thread):
 
 
 def program(port: int) -> int:
-    """Return the process number of the instance at ``port``."""
+    """Return the process number of the instance at `port`."""
     state: State | None = read(State, files(Folders.chosen().data, port)[1])
     if state is None or state.program is None:
         raise RuntimeError(f"Nothing runs at {port}.")
@@ -268,7 +268,7 @@ def soak(parsed: argparse.Namespace, folder: Path, nginx: Nginx) -> dict[str, An
 
 
 def mean_of(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means of what ``sample`` gave."""
+    """Return the means of what `sample` gave."""
     first = samples[0]
     return {
         name: mean_of([one[name] for one in samples])

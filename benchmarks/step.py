@@ -1,6 +1,6 @@
 """One step of sampling (one transformer call): the product beside diffusers' class with the same weights.
 
-``python -m benchmarks.step`` measures the full size on a GPU, ``--tiny`` a small model anywhere.
+`python -m benchmarks.step` measures the full size on a GPU, `--tiny` a small model anywhere.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """When sections are sampled, decoded and saved: their ends in turn, and beside the sampling of the next section.
 
-``python -m benchmarks.timeline`` measures the full size on a GPU with random weights, ``--tiny`` a small model
+`python -m benchmarks.timeline` measures the full size on a GPU with random weights, `--tiny` a small model
 anywhere. Times are the device's, in seconds from the start of a run. Saving is left out where PyAV is not installed.
-``--plot FILE --from JSON`` draws what a run printed; it needs matplotlib.
+`--plot FILE --from JSON` draws what a run printed; it needs matplotlib.
 """
 
 import argparse

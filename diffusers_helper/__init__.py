@@ -6,7 +6,7 @@ __all__ = ["FramePack"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``FramePack`` when it is first asked for: importing the package alone costs nothing."""
+    """Import `FramePack` when it is first asked for: importing the package alone costs nothing."""
     if name == "FramePack":
         from diffusers_helper.api import FramePack
 

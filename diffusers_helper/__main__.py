@@ -1,4 +1,4 @@
-"""``./framepack`` and ``python -m diffusers_helper``: the command line."""
+"""`./framepack` and `python -m diffusers_helper`: the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""FramePack in somebody's own program: ``from diffusers_helper import FramePack``.
+"""FramePack in somebody's own program: `from diffusers_helper import FramePack`.
 
 ::
 
@@ -8,7 +8,7 @@
     for event in framepack.stream("photo.jpg", "pan left"):
         ...  # framepack.events; leaving the loop stops the work
 
-Importing this costs nothing; torch and the models come with ``load`` and the first video.
+Importing this costs nothing; torch and the models come with `load` and the first video.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffusers_helper.core.events import Event, Finished, Note
-from diffusers_helper.core.files import require_usable, whole_file
+from diffusers_helper.core.files import atomic_write, require_usable
 from diffusers_helper.core.planning import FPS
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import variant_named
@@ -73,14 +73,14 @@ class Video:
         return self.frames / FPS
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Copy it to ``path``, whole or not at all; return the path. Raises OutputError."""
-        with whole_file(Path(path)) as part:
+        """Copy it to `path`, whole or not at all; return the path. Raises OutputError."""
+        with atomic_write(Path(path)) as part:
             shutil.copyfile(self.path, part)
         return Path(path)
 
 
 class FramePack:
-    """A model on a device, that makes one video at a time. Made by ``load``.
+    """A model on a device, that makes one video at a time. Made by `load`.
 
     Attributes:
         defaults: the settings that suit the model; those of a video count before them.
@@ -108,7 +108,7 @@ class FramePack:
             models: "framepack" (the published weights), "tiny", or a folder; None is the first where there is a GPU.
             variant: "original" or "f1".
             outputs: where results go; None for a temporary folder, which is gone with this object and its videos, so
-                ``save`` what you want to keep.
+                `save` what you want to keep.
             machine: the programs' other options by their names, such as `device="cpu"`, `offline=True`,
                 `no_compile=True`. What is None or left out may come from a variable or the file with settings, as
                 docs/configuration.md tells.
@@ -129,7 +129,7 @@ class FramePack:
         return cls(program, folder)
 
     def __call__(self, photo: Picture, prompt: str = "", **settings: Any) -> Video:
-        """Make a video of ``photo`` (see ``media.photo.open_photo``); takes and raises the same as ``stream``."""
+        """Make a video of `photo` (see `media.photo.open_photo`); takes and raises the same as `stream`."""
         request = self.request(prompt, **settings).with_seed()
         notes, finished = [], None
         with closing(self._events(request, photo)) as events:
@@ -141,9 +141,9 @@ class FramePack:
         return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
 
     def stream(self, photo: Picture, prompt: str = "", **settings: Any) -> Generator[Event, None, None]:
-        """Make a video and yield what happens, up to ``Finished``; closing the iterator stops the work within a step.
+        """Make a video and yield what happens, up to `Finished`; closing the iterator stops the work within a step.
 
-        ``settings`` are the fields of a GenerationRequest, such as ``seconds=2.4`` or ``seed=7``. Raises SettingsError
+        `settings` are the fields of a GenerationRequest, such as `seconds=2.4` or `seed=7`. Raises SettingsError
         and PhotoError at once, and in the loop every FramePackError that a user can mend.
         """
         return self._events(self.request(prompt, **settings).with_seed(), photo)
@@ -160,7 +160,7 @@ class FramePack:
         from diffusers_helper.media.photo import open_photo
 
         require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])
-        return self._program.generate(request, open_photo(picture), new_job_id(), check=_nothing, say=_nothing)
+        return self._program.generate(request, open_photo(picture), new_job_id(), check=_nothing, report=_nothing)
 
 
 def _config(**given: Any) -> RuntimeConfig:

@@ -20,7 +20,7 @@ class FifoQueue:
         self._filled = threading.Condition()
 
     def push(self, item: Any) -> None:
-        """Append ``item``."""
+        """Append `item`."""
         with self._filled:
             self._items.append(item)
             self._filled.notify()
@@ -43,7 +43,7 @@ class FifoQueue:
 
 
 class AsyncStream:
-    """What goes to a computation (``input_queue``) and what comes from it (``output_queue``)."""
+    """What goes to a computation (`input_queue`) and what comes from it (`output_queue`)."""
 
     def __init__(self) -> None:
         self.input_queue = FifoQueue()
@@ -51,7 +51,7 @@ class AsyncStream:
 
 
 def async_run(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-    """Call ``func`` in a thread of its own and return at once.
+    """Call `func` in a thread of its own and return at once.
 
     The Future has the result or the exception; an exception is logged too, since many callers only read their stream.
     The thread is a daemon: it does not keep the program from ending.

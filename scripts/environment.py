@@ -1,6 +1,6 @@
-"""Makes ``.venv`` and installs packages into it: ``scripts/setup`` runs this with the Python that it chose.
+"""Makes `.venv` and installs packages into it: `scripts/setup` runs this with the Python that it chose.
 
-``.venv/requirements.txt`` is written last and says which Python and which packages are complete: an environment without
+`.venv/requirements.txt` is written last and says which Python and which packages are complete: an environment without
 it is half-made, and is made anew. Nothing but Python's own library is needed here. Exit codes: 0 done, 1 failed,
 130 stopped.
 """

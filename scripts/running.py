@@ -43,7 +43,7 @@ class SetupError(Exception):
 def run(command: list[str], on_unpacking: Callable[[], None] = lambda: None) -> str:
     """Run venv or pip, show how it goes, and return what it said; raises SetupError with one sentence.
 
-    ``on_unpacking`` is called before pip changes the environment.
+    `on_unpacking` is called before pip changes the environment.
     """
     own = {"TMPDIR": str(WORK), "PYTHONUNBUFFERED": "1"}
     said = []

@@ -1,4 +1,4 @@
-"""Tests run on the CPU, on one thread, without network or model cache; ``pytest --gpu`` adds the GPU tests."""
+"""Tests run on the CPU, on one thread, without network or model cache; `pytest --gpu` adds the GPU tests."""
 
 import os
 import random
@@ -76,7 +76,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Path of the Chromium to give to playwright as ``executable_path``."""
+    """Path of the Chromium to give to playwright as `executable_path`."""
     path = chromium_path()
     assert path, NO_CHROMIUM
     return path

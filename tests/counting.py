@@ -69,5 +69,5 @@ class LeanKernels(PlainKernels):
     def add_biased(self, x, y, bias):
         return x
 
-    def spread(self, phases, bias, out):
+    def unshuffle_phases(self, phases, bias, out):
         return out

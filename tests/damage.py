@@ -258,7 +258,7 @@ def created_true(job: Victim) -> None:
 
 @becomes(ASIDE)
 def visitor_list(job: Victim) -> None:
-    job.set(visitor=["a"])
+    job.set(client_id=["a"])
 
 
 @becomes(ASIDE)
@@ -359,7 +359,8 @@ def record_of_a_later_version(job: Victim) -> None:
 @becomes(WHOLE)
 def record_of_an_earlier_version(job: Victim) -> None:
     record = json.loads((job.folder / "job.json").read_text())
-    job.write("job.json", json.dumps({name: record[name] for name in ("id", "request", "state", "created", "visitor")}))
+    kept = {name: record[name] for name in ("id", "request", "state", "created")}
+    job.write("job.json", json.dumps(kept | {"visitor": record["client_id"]}))
 
 
 # --- the photo

@@ -29,7 +29,7 @@ from diffusers_helper.gradio.server import application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
-from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.system_monitor import SystemMonitor
 
 LION = Path(gr.__file__).parent / "media_assets/images/lion.jpg"
 """A photograph that the gradio package ships."""
@@ -52,10 +52,10 @@ GOOD = {
 
 
 class FakeRun:
-    """What ``JobManager`` calls for every job: stages, steps, one video per section, the end.
+    """What `JobManager` calls for every job: stages, steps, one video per section, the end.
 
-    ``hold`` stops every job after the first step of section ``hold_at`` until it is set; ``fault`` is raised there.
-    ``decoded`` stops one in the same way while that section is decoded.
+    `hold` stops every job after the first step of section `hold_at` until it is set; `fault` is raised there.
+    `decoded` stops one in the same way while that section is decoded.
     """
 
     def __init__(self, outputs: Path, *, step_seconds: float = 0.02, hold_at: int = 0, by_user: bool = False):
@@ -130,7 +130,7 @@ def write_video(path: Path, frames: int) -> Path:
 
 
 def wait_for(condition, seconds=60):
-    """Wait until ``condition()`` is true."""
+    """Wait until `condition()` is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
@@ -185,7 +185,12 @@ def serve_page(
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        about = {"defaults": request, "models_note": models_note, "outputs": outputs, "computer": Computer(outputs)}
+        about = {
+            "defaults": request,
+            "models_note": models_note,
+            "outputs": outputs,
+            "computer": SystemMonitor(outputs),
+        }
         about["estimate"] = estimate
         pages = in_a_loop(build_pages, languages, variant, manager, **about)
         app = in_a_loop(application, pages, manager, access, outputs)

@@ -15,7 +15,7 @@ ROUNDED_UP = (13, 44, 81)
 
 
 def load_golden(name: str) -> dict[str, torch.Tensor]:
-    """All tensors of ``tests/data/<name>.safetensors``, freshly loaded."""
+    """All tensors of `tests/data/<name>.safetensors`, freshly loaded."""
     return load_file(DATA / f"{name}.safetensors")
 
 
@@ -26,7 +26,7 @@ def golden_meta() -> dict[str, Any]:
 
 
 def arguments(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors named ``<prefix>.<argument>`` as keyword arguments; masks become boolean, ``out`` is left out."""
+    """The tensors named `<prefix>.<argument>` as keyword arguments; masks become boolean, `out` is left out."""
     named = {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
     return {key: value.bool() if key.endswith("mask") else value for key, value in named.items() if key != "out"}
 

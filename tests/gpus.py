@@ -49,7 +49,7 @@ class SimulatedStream:
     def can_go_on(self) -> bool:
         return bool(self.queue) and (not isinstance(self.queue[0], Point) or self.queue[0].passed)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         work = self.queue.popleft()
         if not isinstance(work, Point):
             work()
@@ -87,7 +87,7 @@ class SimulatedGpu:
                 if not able:
                     assert sum(map(len, (self.main.queue, self.side.queue))) == 0, "both streams wait for ever"
                     return
-                self.chance.choice(able).go_on()
+                self.chance.choice(able).resume()
 
 
 class PatientGpu(SimulatedGpu):

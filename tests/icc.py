@@ -33,9 +33,9 @@ def adobe_rgb_profile() -> bytes:
 
 
 def cmyk_profile(magenta: tuple[int, int, int], darkest: int = 0) -> bytes:
-    """CMYK whose pure magenta is the Lab colour ``magenta``.
+    """CMYK whose pure magenta is the Lab colour `magenta`.
 
-    Paper is white, other mixtures are mid-grey and full black ink has the lightness ``darkest``.
+    Paper is white, other mixtures are mid-grey and full black ink has the lightness `darkest`.
     """
     corners = np.zeros((2, 2, 2, 2, 3), dtype=np.uint8)
     corners[..., 1:] = 128

@@ -38,7 +38,7 @@ def nginx_program():
 
 
 class Nginx:
-    """nginx before ``pages``, two URLs: one has a host name of its own, one is at /framepack of the other name."""
+    """nginx before `pages`, two URLs: one has a host name of its own, one is at /framepack of the other name."""
 
     def __init__(self, folder, pages):
         self.folder = folder

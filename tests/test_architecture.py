@@ -104,7 +104,7 @@ def test_gradio_stays_in_its_folder_and_nothing_prints(module: str) -> None:
 
 
 def import_all(modules: list[str], then: str) -> subprocess.CompletedProcess[str]:
-    """Import ``modules`` in a fresh process that reports every connection it opens; then run ``then``."""
+    """Import `modules` in a fresh process that reports every connection it opens; then run `then`."""
     program = f"""
 import importlib, sys
 sys.addaudithook(lambda event, args: event in ("socket.connect", "socket.getaddrinfo") and print(event, args))

@@ -1,7 +1,7 @@
 """The program in a process of its own under what a stranger can send it: it answers meanwhile, and does not grow.
 
-Everything is bounded, and comes from this computer. What is measured goes to the report (``-rP``): the longest and the
-usual time of ``/healthz`` while an attack runs, and how much memory the process has more at most.
+Everything is bounded, and comes from this computer. What is measured goes to the report (`-rP`): the longest and the
+usual time of `/healthz` while an attack runs, and how much memory the process has more at most.
 """
 
 import os
@@ -80,14 +80,14 @@ class Server:
         idle = max(self._health() for _ in range(10))
         before, most, seconds, stop = self.memory.memory_info().rss, 0, [], threading.Event()
 
-        def look():
+        def inspect():
             nonlocal most
             while not stop.wait(0.05):
                 seconds.append(self._health())
                 most = max(most, self.memory.memory_info().rss)
 
         with ThreadPoolExecutor(1) as pool:
-            looking = pool.submit(look)
+            looking = pool.submit(inspect)
             try:
                 yield
             finally:
@@ -235,12 +235,12 @@ def test_size_hints_of_a_huge_picture_are_read_once_for_all(server, signed_in):
     before = most = server.memory.memory_info().rss
     stop = threading.Event()
 
-    def look():
+    def inspect():
         nonlocal most
         while not stop.wait(0.01):
             most = max(most, server.memory.memory_info().rss)
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=inspect)
     looking.start()
     assert "pixels" in hint(signed_in, config, paths[0]).text
     stop.set()

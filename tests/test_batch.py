@@ -15,7 +15,7 @@ from diffusers_helper.core.request import GenerationRequest
 
 
 class FakeProgram:
-    """Makes a file of a few bytes for each job; ``faults`` are raised, by the job's prompt, after the first section."""
+    """Makes a file of a few bytes for each job; `faults` are raised, by the job's prompt, after the first section."""
 
     defaults = GenerationRequest(resolution=128, steps=4, seconds=1)
     note = ""
@@ -40,7 +40,7 @@ class FakeProgram:
     def fault(self):
         return "The GPU does not answer any more." if self.lost and self.made else ""
 
-    def generate(self, request, photo, name, *, check, say):
+    def generate(self, request, photo, name, *, check, report):
         self.made.append((request, photo.name))
         yield StepDone(0, 1, 1, 4, None)
         yield VideoGrown(self.outputs / f"{name}_partial_01.mp4", 33, 1)
@@ -181,11 +181,11 @@ def test_the_report_can_go_elsewhere_and_is_there_after_every_job(batch, program
     seen, report = [], tmp_path / "report.json"
     before = program.generate
 
-    def look(self, *args, **options):
+    def inspect(self, *args, **options):
         seen.append(states(json.loads(report.read_text())) if report.exists() else None)
         return before(self, *args, **options)
 
-    monkeypatch.setattr(program, "generate", look)
+    monkeypatch.setattr(program, "generate", inspect)
     assert batch("--report", str(report))[0] == 0
     assert seen == [None, ["made", "waiting", "waiting"], ["made", "made", "waiting"]]
 

@@ -23,7 +23,7 @@ from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
-from diffusers_helper.service.computer import Computer
+from diffusers_helper.service.system_monitor import SystemMonitor
 from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.test_unfinished import Life
@@ -63,7 +63,7 @@ def user(browser, server):
 
 
 def started(tab, server):
-    """Start a job that waits after its first step, or that of section ``hold_at``."""
+    """Start a job that waits after its first step, or that of section `hold_at`."""
     server.run.hold.clear()
     fill(tab)
     start(tab)
@@ -524,8 +524,8 @@ def test_the_page_fits_its_window(browser, server, width, scheme):
 
 
 def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, monkeypatch):
-    looks, read = [], Computer.read
-    monkeypatch.setattr(Computer, "read", lambda self: looks.append(1) or read(self))
+    looks, read = [], SystemMonitor.read
+    monkeypatch.setattr(SystemMonitor, "read", lambda self: looks.append(1) or read(self))
     tab = user.open()
     panel, button = tab.locator("#computer"), tab.locator("#computer").get_by_role("button")
     expect(panel.locator(".fp-computer")).to_have_count(0)

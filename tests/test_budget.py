@@ -21,7 +21,7 @@ from diffusers_helper.memory.budget import (
     sentence,
     weights_of,
 )
-from diffusers_helper.memory.schedule import spread
+from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.section_context import Conditioning, Modulations, PackedHistory
@@ -121,11 +121,11 @@ def test_the_memory_of_a_decode_is_foreseen(monkeypatch, tiled, constant):
 )
 def test_what_is_done_to_fit(free, preserved, work, expected):
     plan = budget(int(free * GIB), int(preserved * GIB), work, FULL)
-    kept = spread(FULL.blocks, plan.room)
-    assert (plan.places, len(kept), plan.mlp_chunk, plan.tile_vae, plan.fits) == expected
-    used = FULL.beside + work.nbytes(3072, plan.mlp_chunk) + sum(FULL.blocks[block] for block in kept)
-    if len(kept) < 60:
-        used += plan.places * FULL.blocks[0]
+    resident_blocks = evenly_spaced(FULL.blocks, plan.resident_bytes)
+    assert (plan.slots, len(resident_blocks), plan.mlp_chunk, plan.tile_vae, plan.fits) == expected
+    used = FULL.beside + work.nbytes(3072, plan.mlp_chunk) + sum(FULL.blocks[block] for block in resident_blocks)
+    if len(resident_blocks) < 60:
+        used += plan.slots * FULL.blocks[0]
     if plan.fits:
         assert used <= plan.free
 

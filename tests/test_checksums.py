@@ -136,7 +136,7 @@ def test_a_comparison_can_be_stopped(models, record):
 
 
 def noted(models, name, digest, came):
-    """What ``hf download --local-dir`` leaves beside a file."""
+    """What `hf download --local-dir` leaves beside a file."""
     root = models.parent / ".cache" / "huggingface" / "download" / "vae"
     root.mkdir(parents=True, exist_ok=True)
     (root / f"{name}.metadata").write_text(f"{'a' * 40}\n{digest}\n{came}\n")

@@ -19,7 +19,7 @@ from tests.clips import clip
 
 
 class FakeProgram:
-    """Stands where diffusers_helper.app.program.Program does; ``failure`` comes after the first section."""
+    """Stands where diffusers_helper.app.program.Program does; `failure` comes after the first section."""
 
     made: "list[FakeProgram]"
     defaults = GenerationRequest(resolution=128, steps=4)
@@ -40,16 +40,18 @@ class FakeProgram:
     def prepare(self):
         pass
 
-    def generate(self, request, photo, name, *, check, say):
+    def generate(self, request, photo, name, *, check, report):
         self.photo = photo
-        self.events = self._events(request, name, say)  # held, so that it is not the garbage collector that closes it
+        self.events = self._events(
+            request, name, report
+        )  # held, so that it is not the garbage collector that closes it
         return self.events
 
-    def _events(self, request, name, say):
+    def _events(self, request, name, report):
         self.request, self.closed, self.end, self.steps = request, False, None, 0
         try:
             yield StageStarted("text", "Reading the prompt")
-            say("Downloading the text encoder")
+            report("Downloading the text encoder")
             yield Note("The prompt was truncated.")
             for section in range(2):
                 for step in range(4):

@@ -247,14 +247,14 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     execution, told = components.plan_sampling(transformer, work)
     assert "1 of the model's 6 blocks stay" in told
     assert "1 of the model's 6 blocks stay" in caplog.text
-    assert (components.policy.places, components.policy.tile_vae, execution.mlp_chunk) == (3, True, None)
+    assert (components.policy.slots, components.policy.tile_vae, execution.mlp_chunk) == (3, True, None)
     free = 10
     assert "6 of the model's 6" in components.plan_sampling(transformer, work)[1]
     assert (vae.use_tiling, vae.use_slicing) == (False, False)
     free = 0.001
     execution, told = components.plan_sampling(transformer, work)
     assert "may need 0.6. If it stops, choose" in told
-    assert (components.policy.room, components.policy.tile_vae, execution.mlp_chunk) == (0, True, 4096)
+    assert (components.policy.resident_bytes, components.policy.tile_vae, execution.mlp_chunk) == (0, True, 4096)
 
 
 # transformer
@@ -319,7 +319,7 @@ def changed(tmp_path, part, change):
     folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / "models")) / part.repository / part.folder
     for file in folder.glob("*.safetensors"):
         save_file(change(load_file(file)), file)
-    return folder, Components(LocalFolder(tmp_path / "models"), "cpu", eight_bit=None)
+    return folder, Components(LocalFolder(tmp_path / "models"), "cpu", fp8=None)
 
 
 def plain_eight_bits(tensors):
@@ -342,12 +342,12 @@ def is_matrix(name, weight):
     return weight.dim() == 2 and name.endswith(".weight") and ("blocks" in name or "layers" in name)
 
 
-@pytest.mark.parametrize("eight_bit", [False, True])
-def test_a_scaled_transformer_is_the_published_one_but_for_the_rounding(tmp_path, eight_bit):
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_scaled_transformer_is_the_published_one_but_for_the_rounding(tmp_path, fp8):
     """Without its scales every weight is a hundred times too large; in 8 bits it is made of what the scales mean."""
     part = parts.transformer_part("f1")
     _, components = changed(tmp_path, part, scaled_eight_bits)
-    components._eight_bit = tmp_path / "cache" if eight_bit else None
+    components._fp8 = tmp_path / "cache" if fp8 else None
     exact = Components(LocalFolder(TINY_FOLDER), "cpu").transformer("f1")
     loaded = components.transformer("f1")
     for name, module in exact.named_modules():
@@ -375,7 +375,7 @@ def test_a_small_part_with_more_than_its_weights_is_refused(tmp_path, part, name
         components.load(part)
 
 
-def test_eight_bit_files_are_told_and_need_half_the_ram(tmp_path):
+def test_fp8_files_are_told_and_need_half_the_ram(tmp_path):
     part = parts.transformer_part("f1")
     folder, components = changed(tmp_path, part, plain_eight_bits)
     published = Components(LocalFolder(TINY_FOLDER), "cpu")
@@ -491,7 +491,7 @@ def test_weights_that_stay_on_the_disk_are_told(components, monkeypatch):
     transformer = components.transformer("f1")
     assert list(components.notes_on(transformer)) == []
     layout = block_layout(transformer.transformer_blocks[0])
-    transformer.transformer_blocks[0].weight_source = SimpleNamespace(layout=replace(layout, travelling=4 * 10**9))
+    transformer.transformer_blocks[0].weight_source = SimpleNamespace(layout=replace(layout, streamed_bytes=4 * 10**9))
     [note] = components.notes_on(transformer)
     assert "4.0 GB of the transformer's weights do not fit in RAM" in note
 

@@ -5,13 +5,13 @@ import pytest
 
 from diffusers_helper.core.messages import LANGUAGES, language
 from diffusers_helper.gradio.computer_panel import panel
-from diffusers_helper.service.computer import GpuReading, Reading
+from diffusers_helper.service.system_monitor import GpuSample, Sample
 
-GPU = GpuReading("NVIDIA <H100>", int(80e9), int(60e9), int(20e9), int(50e9), utilisation=0.75, celsius=61)
+GPU = GpuSample("NVIDIA <H100>", int(80e9), int(60e9), int(20e9), int(50e9), utilisation=0.75, celsius=61)
 
 
 def reading(gpu=None):
-    return Reading(int(64e9), int(16e9), int(2e9), 0.5, int(1e12), int(4e11), gpu)
+    return Sample(int(64e9), int(16e9), int(2e9), 0.5, int(1e12), int(4e11), gpu)
 
 
 def words(html):

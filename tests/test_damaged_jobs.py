@@ -23,7 +23,7 @@ from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
-from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.photo import Photo
 from tests.damage import ASIDE, DAMAGES, LEFT, WHOLE, Victim, tensors
@@ -42,7 +42,7 @@ def fill(outputs):
     store = JobStore(outputs / "jobs")
     photo = Photo(Image.effect_noise((80, 64), 50).convert("RGB"), "noise.png", ())
     for number, job in enumerate((INTERRUPTED, DAMAGED, WAITING)):
-        store.add(JobRecord(job, REQUEST, visitor=f"visitor {number}", output=job), photo)
+        store.add(JobRecord(job, REQUEST, client_id=f"visitor {number}", output=job), photo)
         if job != WAITING:
             store.update(job, state="running")
             for section in range(2):
@@ -55,7 +55,7 @@ def fill(outputs):
 
 
 def contents(folder):
-    """Every file below ``folder`` by what is in it, wherever it is; what is no file by its kind."""
+    """Every file below `folder` by what is in it, wherever it is; what is no file by its kind."""
     found = Counter()
     for root, folders, names in os.walk(os.fsencode(folder)):
         for name in names + [name for name in folders if os.path.islink(os.path.join(root, name))]:
@@ -71,7 +71,7 @@ def contents(folder):
 
 @contextmanager
 def started(store):
-    """A queue over ``store`` that makes any job in a moment."""
+    """A queue over `store` that makes any job in a moment."""
 
     def run(job):
         with store.running(job.id, job.request, job.photo):
@@ -79,10 +79,10 @@ def started(store):
             video.write_bytes(b"made")
             yield Finished(video, 109)
 
-    def caution(job_id):
+    def env_warning(job_id):
         return "" if environment_in(store.path(job_id)) else "no environment"
 
-    manager = JobManager(run, unfinished=Unfinished(store, "original", caution))
+    manager = JobManager(run, unfinished=StoredJobs(store, "original", env_warning))
     manager.start()
     yield manager
     assert manager.close(SECONDS)
@@ -227,7 +227,7 @@ def test_a_computer_that_cannot_read_now_puts_nothing_aside(tmp_path, monkeypatc
     ],
 )
 def test_what_may_not_be_read_is_no_other_jobs_trouble(open_folder, name, mode, aside, caplog):
-    """``aside`` is None where the system forbids to move it, too: it stays, and the log says so."""
+    """`aside` is None where the system forbids to move it, too: it stays, and the log says so."""
     victim = fill(open_folder / "out")
     victim.lock.touch()
     path = victim.folder / name

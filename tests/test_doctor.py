@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_helper.commands import cli, machine
+from diffusers_helper.commands import cli, system_info
 from diffusers_helper.commands.doctor import Finding, Level, examine, has_kernels, report
-from diffusers_helper.commands.machine import Attempt, Facts, Gpu, Models, gather
 from diffusers_helper.commands.speed import Speed, measure
+from diffusers_helper.commands.system_info import BackendProbe, Facts, Gpu, Models, gather
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service import options
 from diffusers_helper.service.versions import Package
@@ -41,7 +41,11 @@ GOOD = Facts(
     packages=(Package("torch", "2.13.0+cu130", "2.11", "2.13"), Package("gradio", "6.31.0", "6.31", "6.31")),
     speed=Speed(products=785e12, attention=594e12, copies=55e9),
     plain_kernels=None,
-    attention=(Attempt("cudnn", True, None), Attempt("sdpa", True, None), Attempt("sage", False, "not installed")),
+    attention=(
+        BackendProbe("cudnn", True, None),
+        BackendProbe("sdpa", True, None),
+        BackendProbe("sage", False, "not installed"),
+    ),
     wanted_attention="auto",
     memory=64 * GB,
     swap=0,
@@ -73,7 +77,7 @@ def installed(version):
 
 
 def tried(name, fits, reason, wanted="auto"):
-    return {"attention": (Attempt(name, fits, reason),), "wanted_attention": wanted}
+    return {"attention": (BackendProbe(name, fits, reason),), "wanted_attention": wanted}
 
 
 def test_a_good_computer_has_nothing_but_ok():
@@ -201,9 +205,9 @@ def test_a_card_that_computes_nothing_has_no_speed(monkeypatch, error):
     def fail(device):
         raise error
 
-    monkeypatch.setattr(machine, "measure", fail)
-    assert machine._speed(torch.device("cuda")) is None
-    assert machine._speed(torch.device("cpu")) is None
+    monkeypatch.setattr(system_info, "measure", fail)
+    assert system_info._speed(torch.device("cuda")) is None
+    assert system_info._speed(torch.device("cpu")) is None
 
 
 def config(*argv):
@@ -261,4 +265,4 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}")
-    assert machine._driver() == expected
+    assert system_info._driver() == expected

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.app import launch
-from diffusers_helper.app import supervisor as keeper
+from diffusers_helper.app import launch, supervisor
 from diffusers_helper.gradio.sign_in import SESSIONS_PER_USER
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.loading import embedding_cache
@@ -24,7 +23,11 @@ NUMBERS = {"three": 3, "ten": 10}
     [
         (DEPLOY, r"no sign of life for (\d+) minutes", [health.HANG_SECONDS / 60]),
         (README, r"`cache/embeddings` \(at most (\d+) MB", [embedding_cache.LIMIT_BYTES / MEGABYTE]),
-        (DEPLOY, r"`output_PORT.log` \((\d+) MB, then `.1` to `.(\d+)`\)", [keeper.LOG_BYTES / 1e6, keeper.LOGS]),
+        (
+            DEPLOY,
+            r"`output_PORT.log` \((\d+) MB, then `.1` to `.(\d+)`\)",
+            [supervisor.LOG_BYTES / 1e6, supervisor.LOGS],
+        ),
         (DEPLOY, r"`logs/PORT`.*files of (\d+) MB, (\d+) MB in all", [logs.FILE_BYTES / 1e6, logs.FOLDER_BYTES / 1e6]),
         (DEPLOY, r"`--max-upload (\d+)` \(MB\)", [Access.max_upload / MEGABYTE]),
         (

@@ -23,7 +23,7 @@ PATIENCE = 120_000
 
 @contextmanager
 def program(demo, folder):
-    """Start ``demo``, give its address, end it as Ctrl+C does and see that it ends well."""
+    """Start `demo`, give its address, end it as Ctrl+C does and see that it ends well."""
     options = [
         "--models",
         "tiny",

@@ -30,13 +30,13 @@ class Disk:
         assert self.open.wait(60)
         if self.faults:
             raise self.faults.pop()
-        assert len(buffer) == self.layout.travelling
+        assert len(buffer) == self.layout.streamed_bytes
         buffer.fill_(self.value)
 
 
 def ring_of(gpu, places=2, in_memory=()):
     blocks = [Disk(value) for value in range(COUNT)]
-    size = blocks[0].layout.travelling
+    size = blocks[0].layout.streamed_bytes
     sources = [torch.full((size,), b, dtype=torch.uint8) if b in in_memory else blocks[b] for b in range(COUNT)]
     return Ring(gpu, BlockFeed(sources), [size] * COUNT, places), blocks
 
@@ -102,7 +102,7 @@ def test_a_read_that_fails_is_told_and_tried_again():
 def test_all_in_memory_needs_no_thread():
     before = threading.active_count()
     feed = BlockFeed([torch.zeros(4, dtype=torch.uint8)])
-    feed.want([0])
+    feed.prefetch([0])
     assert feed.ready(0)
     assert threading.active_count() == before
     feed.close()
@@ -112,10 +112,10 @@ def test_what_nobody_wants_any_more_is_not_read():
     blocks = [Disk(value) for value in range(COUNT)]
     feed = BlockFeed(blocks)
     blocks[0].open.clear()
-    feed.want([0, 1, 2])
-    feed.want([5, 6, 0])
+    feed.prefetch([0, 1, 2])
+    feed.prefetch([5, 6, 0])
     blocks[0].open.set()
-    assert set(feed.take(5).tolist()) == {5}
+    assert set(feed.acquire(5).tolist()) == {5}
     feed.close()
     assert blocks[1].reads == blocks[2].reads == 0
 
@@ -124,7 +124,7 @@ def test_closing_stops_reading():
     blocks = [Disk(value) for value in range(COUNT)]
     feed = BlockFeed(blocks)
     blocks[0].open.clear()
-    feed.want([0, 1, 2])
+    feed.prefetch([0, 1, 2])
     threading.Timer(0.1, blocks[0].open.set).start()
     feed.close()
     assert [block.reads for block in blocks[:3]] == [1, 0, 0]

@@ -10,6 +10,7 @@ import pytest
 from diffusers_helper.core.errors import OutputError, SettingsError
 from diffusers_helper.core.files import (
     NAME_BYTES,
+    atomic_write,
     display_name,
     generate_timestamp,
     json_bytes,
@@ -19,7 +20,6 @@ from diffusers_helper.core.files import (
     require_free_space,
     require_usable,
     require_writable,
-    whole_file,
 )
 
 
@@ -44,7 +44,7 @@ def test_an_error_without_a_number_is_told_too():
 
 
 def write_half_of(path):
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("half")
         assert path.read_text() == "old"
         raise KeyboardInterrupt
@@ -56,7 +56,7 @@ def test_whole_file_keeps_the_old_one_until_the_new_one_is_complete(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_half_of(path)
     assert (os.listdir(tmp_path), path.read_text()) == (["a.txt"], "old")
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
     assert (os.listdir(tmp_path), path.read_text()) == (["a.txt"], "new")
 
@@ -100,14 +100,14 @@ LONGEST = "x" * NAME_BYTES
 
 @pytest.mark.parametrize("name", [LONGEST, LONGEST[5:], LONGEST[4:], "長" * 85, "caf\udce9"])
 def test_a_name_of_any_possible_length_can_be_written(tmp_path, name):
-    with whole_file(tmp_path / name) as part:
+    with atomic_write(tmp_path / name) as part:
         part.write_text("new")
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == [name]
 
 
 def test_two_long_names_have_temporary_files_of_their_own(tmp_path):
-    with whole_file(tmp_path / f"{LONGEST[1:]}a") as one, whole_file(tmp_path / f"{LONGEST[1:]}b") as other:
+    with atomic_write(tmp_path / f"{LONGEST[1:]}a") as one, atomic_write(tmp_path / f"{LONGEST[1:]}b") as other:
         assert one != other
         one.write_text("1")
         other.write_text("2")
@@ -117,7 +117,7 @@ def test_two_long_names_have_temporary_files_of_their_own(tmp_path):
     ("name", "says"), [("x" * 256, "longer than file systems keep"), ("a\0.mp4", "Invalid argument")]
 )
 def test_a_name_that_cannot_be_is_a_sentence(tmp_path, name, says):
-    with pytest.raises(OutputError, match=says), whole_file(tmp_path / name) as part:
+    with pytest.raises(OutputError, match=says), atomic_write(tmp_path / name) as part:
         part.write_text("new")
 
 

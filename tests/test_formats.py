@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from diffusers_helper.core.errors import ModelFilesError, SettingsError
 from diffusers_helper.model_files import LocalFolder, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.check import Fault, find_problems
-from diffusers_helper.model_files.contents import is_eight_bit, stored_numbers
+from diffusers_helper.model_files.contents import is_fp8, stored_numbers
 from diffusers_helper.model_files.formats import foreign_format, scales_of
 from tests.test_model_files import VAE_FILE, copy_part, write
 from tests.tiny import TINY_FOLDER
@@ -115,10 +115,10 @@ def in_fp8(folder):
 def test_numbers_are_counted_whatever_their_form(tmp_path):
     folder = copy_part(F1, tmp_path)
     before = stored_numbers(F1, folder)
-    assert not is_eight_bit(F1, folder)
+    assert not is_fp8(F1, folder)
     in_fp8(folder)
     after = stored_numbers(F1, folder)
-    assert is_eight_bit(F1, folder)
+    assert is_fp8(F1, folder)
     assert sum(after.values()) == sum(before.values())
     assert find_problems(F1, folder) == []
     (folder / SHARD).write_bytes(b"")

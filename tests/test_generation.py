@@ -246,7 +246,7 @@ def _quick(monkeypatch):
 
 
 class Moments:
-    """A whole run in ``folder``, and copies of its files at many moments, as a power cut leaves them."""
+    """A whole run in `folder`, and copies of its files at many moments, as a power cut leaves them."""
 
     def __init__(self, components, photo, folder, variant):
         self.folder, self.cuts = folder, {}
@@ -428,7 +428,7 @@ def test_a_finished_video_is_not_made_again(components, photo, moments):
 
 
 def black(plan, inputs, sampler, settings, postprocess, earlier):
-    """Stands where ``sample_sections`` does: one section without a picture."""
+    """Stands where `sample_sections` does: one section without a picture."""
     yield from postprocess.wrap(
         iter([SectionDone(0, torch.zeros(1), torch.full((1, 3, 37, 112, 144), -1.0))]), lambda: None
     )

@@ -117,7 +117,7 @@ def test_a_section_can_be_stopped_at_every_frame(tmp_path):
 
 
 def countdown(calls):
-    """A check that lets ``calls`` calls pass and stops at the next."""
+    """A check that lets `calls` calls pass and stops at the next."""
     left = iter(range(calls))
 
     def check():
@@ -208,7 +208,7 @@ def held(growing):
 
 
 def broken(kind, tmp_path, pixels):
-    """Arguments of an ``add`` that fails in the given way, and what it raises."""
+    """Arguments of an `add` that fails in the given way, and what it raises."""
     if kind == "nan":
         pixels = pixels.clone()
         pixels[0, 0, 1, 2, 3] = float("nan")

@@ -13,9 +13,9 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
-from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
@@ -43,7 +43,7 @@ def uploads(tmp_path, monkeypatch):
 
 
 def handlers(variant, manager):
-    return PageHandlers(variant, manager, Visitors(manager))
+    return PageHandlers(variant, manager, ClientJobs(manager))
 
 
 # Of what tick returns, after the word for it all:
@@ -52,7 +52,7 @@ PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER = range(1, 10)
 
 def test_two_visitors_see_only_their_own_jobs(fake, uploads):
     run, manager = fake
-    page, ann, bob = handlers(ORIGINAL, manager), new_visitor(), new_visitor()
+    page, ann, bob = handlers(ORIGINAL, manager), new_client_id(), new_client_id()
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     wait_for(lambda: run.jobs)
@@ -61,7 +61,7 @@ def test_two_visitors_see_only_their_own_jobs(fake, uploads):
     assert "Next in line" in shown[PROGRESS]
     assert "seed 8" in shown[DETAILS]
     assert "seed 7" in page.tick(ann, "")[DETAILS]
-    assert "appears here" in page.tick(new_visitor(), "")[STAGE]
+    assert "appears here" in page.tick(new_client_id(), "")[STAGE]
 
     page.end(bob, "")  # each stops only what is theirs
     assert [job.state for job in manager.jobs()] == ["running", "cancelled"]
@@ -69,13 +69,13 @@ def test_two_visitors_see_only_their_own_jobs(fake, uploads):
 
 def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, uploads):
     manager = fake[1]
-    page, ann, bob = handlers(F1, manager), new_visitor(), new_visitor()
+    page, ann, bob = handlers(F1, manager), new_client_id(), new_client_id()
     page.start(ann, "", uploads, **GOOD)
     page.start(bob, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
     assert manager.wait(first.id, 60).state == "done"
-    visitor, *_ = shown = page.restore(ann, None)
-    assert visitor == ann
+    client_id, *_ = shown = page.restore(ann, None)
+    assert client_id == ann
     assert shown[-7]["value"]["path"] == manager.snapshot(first.id).video
     assert manager.wait(second.id, 60).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
@@ -83,7 +83,7 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
 
 def test_pressing_start_twice_starts_one_job(fake, uploads):
     run, manager = fake
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
     run.hold.clear()
     threads = [threading.Thread(target=page.start, args=(ann, "", uploads), kwargs=GOOD) for _ in range(4)]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_pressing_start_twice_starts_one_job(fake, uploads):
 
 def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
     run, manager = fake
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     shown = page.end(ann, "")
@@ -113,7 +113,7 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
 
 def test_a_tab_is_sent_only_what_changed(fake, uploads):
     run, manager = fake
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
     seen, *parts = page.tick(ann, "")
     assert gr.skip() not in parts
     assert page.tick(ann, seen) == [gr.skip()] * 10
@@ -130,7 +130,7 @@ def test_a_tab_is_sent_only_what_changed(fake, uploads):
 
 def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     run, manager = fake
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
     run.fault = NumericsError("The model gave <b>NaN</b>.")
     page.start(ann, "", uploads, **GOOD)
     manager.wait(manager.jobs()[0].id, 60)
@@ -153,7 +153,7 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
 )
 def test_a_bad_entry_is_told_on_the_page_and_takes_no_place_in_the_queue(fake, uploads, image, changes, told):
     page = handlers(ORIGINAL, fake[1])
-    message, *_ = page.start(new_visitor(), "", uploads if image else None, **GOOD | changes)
+    message, *_ = page.start(new_client_id(), "", uploads if image else None, **GOOD | changes)
     assert told in message
     assert fake[1].jobs() == []
 
@@ -167,9 +167,9 @@ def test_a_page_without_a_visitor_word_is_told_to_reload(fake, uploads):
 def test_a_reload_brings_back_photo_and_settings(fake, uploads):
     page = handlers(ORIGINAL, fake[1])
     draft = {"photo": uploads["path"], **GOOD, "prompt": "Dance", "steps": 0, "unknown": 1}
-    visitor, photo, *rest = page.restore(None, draft)
+    client_id, photo, *rest = page.restore(None, draft)
     settings = dict(zip(SETTINGS, rest, strict=False))
-    assert is_visitor(visitor)
+    assert is_client_id(client_id)
     assert photo["path"] == uploads["path"]
     assert settings["prompt"] == "Dance"
     assert settings["steps"] == gr.skip()  # no longer valid: the page's own value stays
@@ -211,7 +211,7 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(fake, uploa
 
 def test_what_is_told_before_the_start_follows_the_settings(fake, uploads):
     page = PageHandlers(
-        ORIGINAL, fake[1], Visitors(fake[1]), estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False)
+        ORIGINAL, fake[1], ClientJobs(fake[1]), estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False)
     )
     assert page.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
     message, told = page.review("", uploads, **GOOD | {"steps": 0})
@@ -220,7 +220,7 @@ def test_what_is_told_before_the_start_follows_the_settings(fake, uploads):
 
 def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
     page = handlers(ORIGINAL, fake[1])
-    message = page.start(new_visitor(), "", None, **GOOD | {"steps": 0})[0]
+    message = page.start(new_client_id(), "", None, **GOOD | {"steps": 0})[0]
     assert "steps: " in message
     message = page.review(message, None, **GOOD)[0]
     assert "Add a photo first" in message
@@ -231,19 +231,19 @@ def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
 
 def test_the_seed_that_is_kept_is_that_of_the_newest_video(fake, uploads):
     manager = fake[1]
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
     assert page.seed(ann, True) == -1
     assert len({page.seed(ann, False), page.seed(ann, False)}) == 2, "there is none yet: any"
     page.start(ann, "", uploads, **GOOD | {"seed": -1})
     [job] = manager.jobs()
     assert f"seed {job.seed}" in page.tick(ann, "")[DETAILS]
     assert page.seed(ann, False) == job.seed == manager.wait(job.id, 10).request.seed
-    assert page.seed(new_visitor(), False) != job.seed
+    assert page.seed(new_client_id(), False) != job.seed
 
 
 def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
     run, manager = fake
-    page, ann = handlers(ORIGINAL, manager), new_visitor()
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
 
     def start(count, **changes):
         message = page.start(ann, "", uploads, **GOOD | changes)[0]
@@ -267,11 +267,11 @@ def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
 def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
     run = FakeRun(tmp_path)
     manager = JobManager(run, keep=2, max_waiting=1000)
-    visitors, words = Visitors(manager), [new_visitor() for _ in range(4)]
+    visitors, words = ClientJobs(manager), [new_client_id() for _ in range(4)]
     photo = SimpleNamespace(name="", notes=())
     for word in words:
         request = GenerationRequest(seconds=1, steps=1)
-        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, visitor=word))
+        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, client_id=word))
         visitors.stop(word)
         assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
     assert [visitors.job(word) is None for word in words] == [True, True, False, False]
@@ -284,11 +284,11 @@ def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
 @pytest.fixture
 def unfinished(tmp_path, uploads):
     """Ann's page after the server was killed in her second section; the word that her browser keeps."""
-    first, ann = Life(tmp_path / "out"), new_visitor()
+    first, ann = Life(tmp_path / "out"), new_client_id()
     try:
         handlers(ORIGINAL, first.manager).start(ann, "", uploads, **GOOD | {"seconds": 3.6, "prompt": "A <b>lion</b>."})
         assert first.reached.wait(60)
-        second = Life(first.killed(), caution="It was begun with torch 2.11.0; here it is 2.13.0.")
+        second = Life(first.killed(), env_warning="It was begun with torch 2.11.0; here it is 2.13.0.")
         second.manager.start()
         yield second, handlers(ORIGINAL, second.manager), ann
         second.gate.set()
@@ -310,13 +310,13 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
     assert shown[VIDEO]["value"]["path"].endswith("_partial_01.mp4")
     assert (shown[BUTTONS]["visible"], shown[START]["interactive"]) == (True, True)
 
-    nobody = page.tick(new_visitor(), "")
+    nobody = page.tick(new_client_id(), "")
     assert (nobody[CARD], nobody[BUTTONS]["visible"]) == ("", False)
-    page.go_on(new_visitor(), "")
-    page.discard(new_visitor(), "")
+    page.resume_video(new_client_id(), "")
+    page.discard(new_client_id(), "")
     assert page.tick(ann, "")[1:] == shown[1:]
 
-    message, *running = page.go_on(ann, "")
+    message, *running = page.resume_video(ann, "")
     assert (message, running[CARD], running[BUTTONS]["visible"]) == ("", "", False)
     assert not running[START]["interactive"]
     life.gate.set()
@@ -339,7 +339,7 @@ def test_what_can_go_on_waits_while_another_one_is_made_until_it_is_given_up(unf
     assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
     assert life.reached.wait(60)
     wait_for(lambda: page.tick(ann, "")[LATER]["visible"])
-    assert "Stopping after this section" in page.end_later(ann, "")[PROGRESS]
+    assert "Stopping after this section" in page.stop_after_section(ann, "")[PROGRESS]
     assert not page.tick(ann, "")[LATER]["interactive"]
     life.gate.set()
     stopped = life.manager.jobs()[-1].id
@@ -359,7 +359,7 @@ def test_what_cannot_go_on_says_why(unfinished):
     life, page, ann = unfinished
     [job] = life.manager.jobs()
     (life.outputs / "jobs" / job.id / "photo.png").unlink()
-    message = page.go_on(ann, "")[0]
+    message = page.resume_video(ann, "")[0]
     assert "photo.png cannot be used, so its video cannot go on" in message
 
 

@@ -13,8 +13,8 @@ from diffusers_helper.gradio.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.service import health
-from diffusers_helper.service.computer import Computer, GpuReading, Reading
 from diffusers_helper.service.health import About
+from diffusers_helper.service.system_monitor import GpuSample, Sample, SystemMonitor
 from diffusers_helper.service.watchdog import Watchdog
 from tests.fakes import wait_for
 
@@ -25,14 +25,14 @@ class Server:
     """A queue whose run and preparation wait for the test, and its endpoints."""
 
     def __init__(self, folder):
-        self.go_on, self.prepare = threading.Event(), threading.Event()
+        self.resume, self.prepare = threading.Event(), threading.Event()
         self.manager = JobManager(self.run, prepare=self.prepare.wait)
-        monitor = Monitor(self.manager, ABOUT, Computer(folder))
+        monitor = Monitor(self.manager, ABOUT, SystemMonitor(folder))
         self.client = TestClient(Starlette(routes=routes(monitor)))
 
     def run(self, job):
         yield StepDone(0, 2, 1, 4, None)
-        while not self.go_on.wait(0.01):
+        while not self.resume.wait(0.01):
             pass  # no sign of life, and no look at whether to stop
         yield Finished(None, 37)
 
@@ -55,7 +55,7 @@ def server(tmp_path):
     server = Server(tmp_path)
     yield server
     server.prepare.set()
-    server.go_on.set()
+    server.resume.set()
     assert server.manager.close(60)
 
 
@@ -76,10 +76,10 @@ def test_every_state_over_http(server, monkeypatch):
     job = server.submit()
     wait_for(lambda: server.manager.snapshot(job).step)
     assert states(server) == ("busy", 200, 200)
-    monkeypatch.setattr(health.look, "__defaults__", (0.0,))  # any silence is too long
+    monkeypatch.setattr(health.assess, "__defaults__", (0.0,))  # any silence is too long
     assert states(server) == ("wedged", 503, 503)
     monkeypatch.undo()
-    server.go_on.set()
+    server.resume.set()
     server.manager.wait(job, 60)
     assert states(server) == ("idle", 200, 200)
     server.manager.stats.fatal_error = "The GPU does not answer any more."
@@ -101,7 +101,7 @@ def test_a_worker_that_has_died_is_told_and_the_watchdog_brings_it_back(server, 
     dog.start()
     wait_for(lambda: server.get("/healthz") == (200, "idle"), 60)
     dog.stop()
-    server.go_on.set()
+    server.resume.set()
     assert server.manager.wait(server.submit(), 60).state == "done"
 
 
@@ -123,7 +123,7 @@ def test_jobs_that_wait_while_none_is_taken_are_told_and_replace_the_process(ser
     assert "was not begun" in server.manager.full()
     server.manager.stats.fatal_error = ""
     let_take.set()
-    server.go_on.set()
+    server.resume.set()
     assert server.manager.wait(job, 60).state == "done"
     wait_for(lambda: server.get("/readyz") == (200, "idle"), 60)
 
@@ -152,7 +152,7 @@ def test_what_is_told_of_the_running_job_gives_nobody_the_right_to_it(server):
 
 def test_metrics_count(server):
     server.prepare.set()
-    server.go_on.set()
+    server.resume.set()
     for _ in range(2):
         server.manager.wait(server.submit(), 60)
     stats = server.manager.stats
@@ -168,8 +168,8 @@ def test_metrics_count(server):
 
 
 def test_metrics_of_a_gpu(server, monkeypatch):
-    gpu = GpuReading("NVIDIA H100", 80, 60, 20, 50, utilisation=None, celsius=61)
-    monkeypatch.setattr(Computer, "read", lambda self: Reading(1, 1, 1, 0.5, 1, 1, gpu))
+    gpu = GpuSample("NVIDIA H100", 80, 60, 20, 50, utilisation=None, celsius=61)
+    monkeypatch.setattr(SystemMonitor, "read", lambda self: Sample(1, 1, 1, 0.5, 1, 1, gpu))
     found = {name[0].removeprefix("framepack_gpu_"): value for name, value in server.metrics().items()}
     sizes = [found[f"memory_{kind}_bytes"] for kind in ("total", "used", "free", "reserved")]
     assert (sizes, found["temperature_celsius"]) == ([80, 60, 20, 50], 61)

@@ -1,4 +1,4 @@
-"""Instances of a small web server in place of the page, each with its keeper: real processes in an empty folder."""
+"""Instances of a small web server in place of the page, each with its supervisor: real processes in an empty folder."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from diffusers_helper.app import instances
-from diffusers_helper.app.supervisor import Backoff, Plan, State, files, is_process, read, write
+from diffusers_helper.app.supervisor import Backoff, InstanceConfig, State, files, is_process, read, write
 from diffusers_helper.service import options
 from diffusers_helper.service.places import ROOT
 
@@ -54,7 +54,7 @@ sys.exit(instances.main(sys.argv[2:], Path(sys.argv[1])))
 
 
 class Launcher:
-    """``run_gradio.sh`` for an empty folder, with two free ports, one after the other."""
+    """`run_gradio.sh` for an empty folder, with two free ports, one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -207,11 +207,11 @@ def test_one_of_two_crashes_and_alone_is_started_again(launcher: Launcher) -> No
 @pytest.mark.parametrize("code", [*options.FINAL, options.FAILED, 7])
 def test_only_what_another_start_may_mend_is_started_again(launcher: Launcher, code: int) -> None:
     launcher("start", launcher.port)
-    keeper = psutil.Process(launcher.state().keeper)
+    supervisor = psutil.Process(launcher.state().supervisor)
     with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{launcher.port}/exit{code}", timeout=60):
         pass
     if code in options.FINAL:
-        keeper.wait(60)
+        supervisor.wait(60)
         assert launcher.state() is None
     else:
         assert launcher.restarted(launcher.port).why == f"ended with exit code {code}"
@@ -226,7 +226,7 @@ def test_a_crash_after_a_crash_waits_longer_until_one_lived_long() -> None:
 def test_a_keeper_that_was_killed_leaves_a_program_that_can_be_stopped(launcher: Launcher) -> None:
     launcher("start", launcher.port)
     program = launcher.pid
-    os.kill(launcher.state().keeper, signal.SIGKILL)
+    os.kill(launcher.state().supervisor, signal.SIGKILL)
     assert "nothing restarts it" in launcher("status")
     launcher("restart", launcher.port)
     assert not alive(program)
@@ -256,7 +256,7 @@ def test_a_stale_state_never_ends_a_stranger(launcher: Launcher, kept: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "content", ["", "12", "null", "{}", '{"keeper": "x", "born": null}', '{"keeper": -1, "born": 0}', "[]"]
+    "content", ["", "12", "null", "{}", '{"supervisor": "x", "born": null}', '{"supervisor": -1, "born": 0}', "[]"]
 )
 def test_a_damaged_state_means_not_running(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
@@ -335,7 +335,7 @@ def test_the_variant_is_a_program_of_its_own(tmp_path: Path, monkeypatch: pytest
     [plan] = instances._plans(["--f1"], Path("/data"))
     assert plan.command() == [sys.executable, str(ROOT / "demo_gradio_f1.py"), "--port", "7860"]
     write(plan, tmp_path / "plan.json")
-    assert read(Plan, tmp_path / "plan.json").command() == plan.command()
+    assert read(InstanceConfig, tmp_path / "plan.json").command() == plan.command()
     assert json.loads((tmp_path / "plan.json").read_text())["f1"]
 
 

@@ -20,11 +20,11 @@ A_MOMENT = 0.05  # for the second operation to come as far as it comes
 
 
 class SlowDisk(KeptJobs):
-    """Passes everything on to the real one; a call of the name ``held`` waits before or after its work."""
+    """Passes everything on to the real one; a call of the name `held` waits before or after its work."""
 
     def __init__(self, kept):
         self.held, self.when = "", ""
-        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.reached, self.resume = threading.Event(), threading.Event()
         self.passed = Counter()
         for name in [name for name in vars(KeptJobs) if not name.startswith("_")]:
             setattr(self, name, self._through(name, getattr(kept, name)))
@@ -47,7 +47,7 @@ class SlowDisk(KeptJobs):
     def _wait(self):
         self.held = ""
         self.reached.set()
-        assert self.go_on.wait(SECONDS)
+        assert self.resume.wait(SECONDS)
 
 
 class SlowLife(Life):
@@ -57,11 +57,11 @@ class SlowLife(Life):
         super().__init__(outputs)
         self.disk = SlowDisk(self.manager._kept)
         self.manager = JobManager(self.run, unfinished=self.disk, max_waiting=1000)
-        self.stopped = self.begin(visitor="ann", owner="ann")
+        self.stopped = self.begin(client_id="ann", owner="ann")
         self.manager.cancel(self.stopped)
         assert self.manager.wait(self.stopped, SECONDS).sections_kept == 1
         self.reached.clear()
-        self.running = self.begin(visitor="bob", owner="bob")
+        self.running = self.begin(client_id="bob", owner="bob")
 
     def operations(self):
         """What can be done to the stopped job, and what the page does beside it."""
@@ -70,7 +70,7 @@ class SlowLife(Life):
             "resume": lambda: manager.resume(self.stopped),
             "cancel": lambda: manager.cancel(self.stopped),
             "discard": lambda: manager.discard(self.stopped),
-            "start": lambda: manager.submit(REQUEST, PHOTO, owner="ann", visitor="ann"),
+            "start": lambda: manager.submit(REQUEST, PHOTO, owner="ann", client_id="ann"),
             "end": lambda: manager.cancel(self.running),
             "close": lambda: manager.close(0),
         }
@@ -98,7 +98,7 @@ def is_kept(life, job):
     return seen.state == "done" or life.store.sections(job) >= 1
 
 
-def look(manager):
+def inspect(manager):
     """All that a page asks for. It must return at once, and nobody may have the lock."""
     for job in manager.jobs():
         assert manager.snapshot(job.id).id == job.id
@@ -131,11 +131,11 @@ def test_a_race_of_two_loses_nothing(tmp_path, first, second, when):
     life.disk.hold(held, when)
     threads = [begin(operations[name], errors)]
     assert life.disk.reached.wait(SECONDS)
-    look(manager)
+    inspect(manager)
     threads.append(begin(operations[second], errors))
     threads[1].join(A_MOMENT)
-    look(manager)
-    life.disk.go_on.set()
+    inspect(manager)
+    life.disk.resume.set()
     for thread in threads:
         thread.join(SECONDS)
         assert not thread.is_alive()
@@ -169,7 +169,7 @@ def test_many_at_once_lose_nothing(tmp_path):
     chance, life = random.Random(20261128), Life(tmp_path / "out", wait_before=2)
     life.manager = JobManager(life.run, unfinished=life.manager._kept, max_waiting=1000, keep=1000)
     manager, errors = life.manager, []
-    jobs = [manager.submit(REQUEST, PHOTO, owner=str(number % 3), visitor="ann") for number in range(6)]
+    jobs = [manager.submit(REQUEST, PHOTO, owner=str(number % 3), client_id="ann") for number in range(6)]
     given_up = set()
 
     def act(seed):
@@ -181,7 +181,7 @@ def test_many_at_once_lose_nothing(tmp_path):
             elif what == "c":
                 manager.cancel(job)
             elif what == "s":
-                jobs.append(manager.submit(REQUEST, PHOTO, owner=str(own.randrange(3)), visitor="ann"))
+                jobs.append(manager.submit(REQUEST, PHOTO, owner=str(own.randrange(3)), client_id="ann"))
             elif job in jobs[:2]:  # only these are ever given up
                 given_up.add(job)
                 manager.discard(job)
@@ -238,7 +238,7 @@ def test_going_on_is_refused_by_a_server_that_stops_and_the_next_one_offers_it(t
     thread = begin(lambda: life.manager.resume(life.stopped), errors)
     assert life.disk.reached.wait(SECONDS)
     assert life.manager.close(SECONDS)
-    life.disk.go_on.set()
+    life.disk.resume.set()
     thread.join(SECONDS)
     assert [str(error) for error in errors] == ["The server is stopping and takes no new jobs."]
     with pytest.raises(QueueFullError, match="stopping"):
@@ -260,14 +260,14 @@ def test_a_disk_that_does_not_answer_stops_no_look_and_no_other_job(tmp_path):
     life.disk.hold("take", "before")
     thread = begin(lambda: manager.resume(life.stopped), [])
     assert life.disk.reached.wait(SECONDS)
-    look(manager)
+    inspect(manager)
     other = manager.submit(REQUEST, PHOTO, owner="cyd")
     manager.cancel(other)
     assert manager.snapshot(other).state == "cancelled"
     manager.cancel(life.running)
     assert manager.wait(life.running, SECONDS).state == "cancelled"
     assert manager.close(SECONDS)
-    life.disk.go_on.set()
+    life.disk.resume.set()
     thread.join(SECONDS)
 
 

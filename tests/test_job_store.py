@@ -43,10 +43,10 @@ def new(store, photo, name="a", **fields):
 
 
 def test_a_job_comes_back_in_another_process(store, photo):
-    new(store, photo, owner="me", visitor="word")
+    new(store, photo, owner="me", client_id="word")
     other = JobStore(store.folder)
     record = other.record("a")
-    assert (record.request.seed, record.owner, record.visitor, record.state) == (7, "me", "word", "queued")
+    assert (record.request.seed, record.owner, record.client_id, record.state) == (7, "me", "word", "queued")
     found = other.photo("a")
     assert (found.name, found.notes) == (photo.name, photo.notes)
     assert np.array_equal(np.asarray(found.image), np.asarray(photo.image))

@@ -42,7 +42,7 @@ def quick(job):
 
 
 class Gate:
-    """A run that waits at its first step until ``open`` is set, and tells what happened to it."""
+    """A run that waits at its first step until `open` is set, and tells what happened to it."""
 
     def __init__(self):
         self.open, self.reached = threading.Event(), threading.Event()
@@ -265,19 +265,19 @@ def test_cancel_then_start_at_once_is_a_clean_new_job(manage, gate):
 
 
 def test_cancel_when_the_video_is_already_there_keeps_it_done(manage):
-    writing, go_on = threading.Event(), threading.Event()
+    writing, resume = threading.Event(), threading.Event()
 
     def run(job):
         yield grown(job)
         writing.set()
-        assert go_on.wait(SECONDS)
+        assert resume.wait(SECONDS)
         yield finished(job)
 
     manager = manage(run)
     job = manager.submit(REQUEST, None)
     assert writing.wait(SECONDS)
     manager.cancel(job)
-    go_on.set()
+    resume.set()
     assert manager.wait(job, SECONDS).state == "done"
 
 
@@ -365,11 +365,11 @@ def test_memory_is_free_when_on_failure_is_called(manage, monkeypatch):
         yield step(1)
         raise RuntimeError("out of memory")
 
-    def look():
+    def inspect():
         gc.collect()
         seen.append(alive[0]())
 
-    manager = manage(run, on_failure=look)
+    manager = manage(run, on_failure=inspect)
     manager.wait(manager.submit(REQUEST, None), SECONDS)
     assert seen == [None]
 

@@ -1,4 +1,4 @@
-"""A real run, killed with SIGKILL and gone on with: the short form of ``benchmarks.kills``."""
+"""A real run, killed with SIGKILL and gone on with: the short form of `benchmarks.kills`."""
 
 import pytest
 
@@ -17,10 +17,10 @@ def test_a_run_that_is_killed_twice_goes_on_to_the_same_bits_and_frames(tmp_path
     whole = runs.whole()
     outputs, _ = runs.killed("twice", Moment("renaming", 1, name="_partial_01.mp4"))
     assert [left(outputs, pattern) for pattern in ("jobs/*/section_*", "*_partial_*.mp4", "*.part")] == [1, 0, 1]
-    runs.go_on(outputs, Moment("renaming", 1, name="section_001.safetensors"))
+    runs.resume(outputs, Moment("renaming", 1, name="section_001.safetensors"))
     assert [left(outputs, pattern) for pattern in ("jobs/*/section_*.safetensors", "*_partial_*.mp4")] == [1, 1]
     assert left(outputs, "jobs/*/section_001.safetensors.part") == 1
-    runs.go_on(outputs)
+    runs.resume(outputs)
     assert same_latents(whole, outputs)
     assert same_frames(whole, outputs)
     assert not list(outputs.rglob("*.part"))

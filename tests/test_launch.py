@@ -197,7 +197,7 @@ class Servers:
             self.parent = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console, start_new_session=True)
 
     def word_after(self, text, name="parent.log", seconds=120):
-        """The word that follows ``text`` in a log, waited for."""
+        """The word that follows `text` in a log, waited for."""
         deadline = time.monotonic() + seconds
         while True:
             log = (self.folder / name).read_text() if (self.folder / name).exists() else ""

@@ -20,7 +20,7 @@ CPU = Place(torch.device("cpu"))
 
 
 class Once(nn.Linear):
-    read_once = True
+    once_per_video = True
 
 
 class Block(nn.Module):
@@ -89,11 +89,11 @@ def test_every_weight_lands_in_its_place(tmp_path, stored, dtype, prefix):
 
 def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
     source = Model()
-    nbytes = block_layout(source.blocks[0]).travelling
+    nbytes = block_layout(source.blocks[0]).streamed_bytes
     shards = files_of(tmp_path, source.state_dict())
     place = Place(torch.device("cpu"), ram=2.5 * nbytes, stream=True)
     model = load_weights(empty(), shards, torch.bfloat16, place)
-    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).travelling
+    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).streamed_bytes
     assert [hasattr(block, "weight_source") for block in model.blocks] == [False, False, True]
     block, original = model.blocks[2], source.blocks[2].to(torch.bfloat16)
     original.computed = original.computed.float()
@@ -101,7 +101,7 @@ def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
     assert torch.equal(block.computed, torch.ones(2))
     layout = block.weight_source.layout
     assert layout == block_layout(original)
-    memory = torch.zeros(layout.travelling, dtype=torch.uint8)
+    memory = torch.zeros(layout.streamed_bytes, dtype=torch.uint8)
     block.weight_source.read_into(memory)
     views = layout.views(memory)
     assert views.keys() == {"layer.weight", "layer.bias", "count", "computed"}
@@ -122,7 +122,7 @@ def test_where_blocks_travel_what_is_read_once_stays_in_its_file(tmp_path, dtype
     for block, original in zip(model.blocks, source.blocks, strict=True):
         layout, memory = packed(block)  # in one piece already
         assert memory.data_ptr() == block.count.data_ptr()  # the first
-        assert len(memory) == memory.untyped_storage().nbytes() == layout.travelling
+        assert len(memory) == memory.untyped_storage().nbytes() == layout.streamed_bytes
         assert block.once.weight.is_meta
         for name in ("weight", "bias"):
             weight = block.once.weight_sources[name]()
@@ -224,7 +224,7 @@ def test_a_scale_is_applied_to_what_stays_in_its_file(tmp_path, form):
     assert torch.equal(model.first.weight, meant["first.weight"].bfloat16())
     for number, block in enumerate(model.blocks):
         layout = block.weight_source.layout
-        memory = torch.zeros(layout.travelling, dtype=torch.uint8)
+        memory = torch.zeros(layout.streamed_bytes, dtype=torch.uint8)
         block.weight_source.read_into(memory)
         views = layout.views(memory)
         assert torch.equal(views["layer.weight"], meant[f"blocks.{number}.layer.weight"].bfloat16())

@@ -9,7 +9,7 @@ from diffusers_helper.service.login_throttle import (
     FREE_FAILURES,
     LONGEST_PAUSE,
     LoginThrottle,
-    TooManyAttempts,
+    TooManyAttemptsError,
     client_network,
 )
 
@@ -36,13 +36,13 @@ def attempt(throttle, address="192.0.2.1", name="ann", succeeds=False):
     try:
         with throttle.attempt(address, name) as one:
             one.succeeded = succeeds
-    except TooManyAttempts as early:
+    except TooManyAttemptsError as early:
         return early.seconds
     return 0
 
 
 def guesses_in(throttle, clock, seconds, choose):
-    """How many passwords somebody gets looked at who tries four times a second; ``choose`` gives address and name."""
+    """How many passwords somebody gets looked at who tries four times a second; `choose` gives address and name."""
     got = 0
     for number in range(4 * seconds):
         got += not attempt(throttle, *choose(number))
@@ -115,7 +115,7 @@ def test_many_may_sign_in_at_once_and_after_failures_one(throttle, clock):
     def under_way(limit):
         held = [throttle.attempt("192.0.2.1", "ann") for _ in range(limit + 1)]
         begun = [one.__enter__() for one in held[:limit]]
-        with pytest.raises(TooManyAttempts), held[limit]:
+        with pytest.raises(TooManyAttemptsError), held[limit]:
             pass
         return held[:limit], begun
 

@@ -205,8 +205,8 @@ def test_whole_model_moves_when_there_is_room():
 
 
 def test_moving_stops_at_the_preserved_memory(monkeypatch):
-    room = iter([10.0, 8.0, 6.0, 4.0])
-    monkeypatch.setattr("diffusers_helper.memory.moving.get_cuda_free_memory_gb", lambda _device: next(room))
+    resident_bytes = iter([10.0, 8.0, 6.0, 4.0])
+    monkeypatch.setattr("diffusers_helper.memory.moving.get_cuda_free_memory_gb", lambda _device: next(resident_bytes))
     model = Reader()
     memory.move_model_to_device_with_memory_preservation(model, META, preserved_memory_gb=6)
     moved = {name for name, tensor in model.state_dict().items() if tensor.device == META}
@@ -223,8 +223,8 @@ def test_moving_a_swapped_model_reads_no_weight_on_the_way(monkeypatch):
 
 
 def test_offloading_stops_when_enough_is_free(monkeypatch):
-    room = iter([1.0, 3.0, 6.0])
-    monkeypatch.setattr("diffusers_helper.memory.moving.get_cuda_free_memory_gb", lambda _device: next(room))
+    resident_bytes = iter([1.0, 3.0, 6.0])
+    monkeypatch.setattr("diffusers_helper.memory.moving.get_cuda_free_memory_gb", lambda _device: next(resident_bytes))
     model = nn.Sequential(*(Recording() for _ in range(4)))
     memory.offload_model_from_device_for_memory_preservation(model, META, preserved_memory_gb=6)
     assert [layer.went for layer in model] == [["cpu"], ["cpu"], [], []]
@@ -288,12 +288,12 @@ def test_swapped_use_of_blocks_copies_them_ahead_and_places_the_rest():
     inputs = random_inputs(model)
     expected = model(**inputs, return_dict=False)[0]
     before = [id(parameter) for parameter in model.parameters()]
-    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, places=3, room=10**9)
+    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, slots=3, resident_bytes=10**9)
     residency = Residency(CPU, policy, streams=PatientGpu())
     for _ in range(2):
         with residency.use(model, swap=True):
             assert torch.equal(model(**inputs, return_dict=False)[0], expected)
-            assert DynamicSwapInstaller.prefetcher_of(model).kept == list(range(len(blocks_of(model))))
+            assert DynamicSwapInstaller.prefetcher_of(model).resident_blocks == list(range(len(blocks_of(model))))
             assert id(model.proj_out.weight) not in before
         assert DynamicSwapInstaller.prefetcher_of(model) is None
         assert [id(parameter) for parameter in model.parameters()] == before
@@ -438,16 +438,16 @@ def test_a_model_whose_blocks_are_in_files_is_placed_and_taken_back():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("places", "room"), [(1, 0), (2, 0), (3, 10**5), (2, 10**9)])
+@pytest.mark.parametrize(("slots", "resident_bytes"), [(1, 0), (2, 0), (3, 10**5), (2, 10**9)])
 @torch.inference_mode()
-def test_blocks_that_travel_give_the_resident_bits_and_leave_nothing_when_a_job_is_stopped(places, room):
+def test_blocks_that_travel_give_the_resident_bits_and_leave_nothing_when_a_job_is_stopped(slots, resident_bytes):
     device = memory.gpu
     with torch.inference_mode(mode=False):
         model = copy.deepcopy(golden_transformer()).requires_grad_(False)
     given = random_inputs(model)
     inputs = {name: value.to(device) if value is not None else None for name, value in given.items()}
     expected = copy.deepcopy(model).to(device)(**inputs, return_dict=False)[0]
-    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, places=places, room=room)
+    policy = MemoryPolicy(resident=False, preserved_gb=0, tile_vae=True, slots=slots, resident_bytes=resident_bytes)
     residency, held = Residency(device, policy), []
     for job in range(6):
         with contextlib.suppress(InterruptedError), residency.use(model, swap=True):

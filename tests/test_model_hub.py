@@ -308,7 +308,7 @@ def test_how_many_parts_are_not_in_order(source, lacking, sentence):
     for part in parts_for(["f1"]):
         source.folder(part)
     for part in (TRANSFORMER, parts.VAE, parts.IMAGE_ENCODER)[:lacking]:
-        folder = source.look(part)[0]
+        folder = source.inspect(part)[0]
         (folder / part.config).unlink()
     with pytest.raises(ModelFilesError, match="is missing") as caught:
         source.check(["f1"], offline=True)

@@ -1,4 +1,4 @@
-"""``models list|download|verify|where``: on the tiny model's folder, and on a hub of this machine."""
+"""`models list|download|verify|where`: on the tiny model's folder, and on a hub of this machine."""
 
 import io
 import json
@@ -163,7 +163,7 @@ def test_a_broken_connection_is_taken_up_where_it_was(source, hub, monkeypatch):
 
 def test_a_damaged_file_alone_is_fetched_again(source, hub):
     models_command.download(source, ["f1"], ONLINE)
-    (source.look(F1)[0] / SHARDS[1]).resolve().write_bytes(b"short")
+    (source.inspect(F1)[0] / SHARDS[1]).resolve().write_bytes(b"short")
     hub.requests.clear()
     assert models_command.verify(source, ["f1"], ONLINE) == 3
     assert models_command.download(source, ["f1"], ONLINE) == 0
@@ -172,7 +172,7 @@ def test_a_damaged_file_alone_is_fetched_again(source, hub):
 
 def test_checksums_find_what_headers_do_not(source, hub, capsys):
     models_command.download(source, ["f1"], ONLINE)
-    link = source.look(F1)[0] / SHARDS[1]
+    link = source.inspect(F1)[0] / SHARDS[1]
     data, blob = link.read_bytes(), link.resolve()
     every_byte = Namespace(config=RuntimeConfig(), checksums=True)
     assert models_command.verify(source, ["f1"], every_byte) == 0
@@ -205,7 +205,7 @@ def test_a_copy_is_a_model_folder_whose_every_byte_can_be_checked(source, hub, t
     assert f"--models '{target}'" in capsys.readouterr().out
     assert run("verify", "--checksums", "--models", target, "--variant", "f1") == 0
     assert [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()] == [
-        f"{len(part.files_in(source.look(part)[0]))} by checksum" for part in parts_for(["f1"])
+        f"{len(part.files_in(source.inspect(part)[0]))} by checksum" for part in parts_for(["f1"])
     ]
     assert not [path for path in target.rglob("*") if path.is_symlink()]
     done = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=target, capture_output=True)
@@ -220,7 +220,7 @@ def test_a_copy_is_a_model_folder_whose_every_byte_can_be_checked(source, hub, t
 
 def test_a_copy_goes_on_where_it_was_stopped(folder, tmp_path):
     source, target, pieces = LocalFolder(folder), tmp_path / "copy", []
-    files = [file for part in parts_for(["f1"]) for file in part.files_in(source.look(part)[0])]
+    files = [file for part in parts_for(["f1"]) for file in part.files_in(source.inspect(part)[0])]
 
     def stop_in_the_sixth(count):
         pieces.append(count)  # each file is one piece
@@ -238,7 +238,7 @@ def test_a_copy_goes_on_where_it_was_stopped(folder, tmp_path):
 
 def test_what_changed_while_it_lay_there_is_not_copied(source, hub, tmp_path):
     models_command.download(source, ["f1"], ONLINE)
-    blob = (source.look(F1)[0] / SHARDS[1]).resolve()
+    blob = (source.inspect(F1)[0] / SHARDS[1]).resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     with pytest.raises(ModelFilesError, match=f"{SHARDS[1]} has another checksum"):
         copy_to(source, tmp_path / "copy")

@@ -1,6 +1,6 @@
 """The numbers of a small video, as the present NUMERICS_VERSION makes them.
 
-They are recorded with ``python -m tests.test_numerics`` after the version was raised.
+They are recorded with `python -m tests.test_numerics` after the version was raised.
 """
 
 from pathlib import Path

@@ -126,7 +126,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("also_stderr", [False, True])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_reader_that_leaves_early_ends_a_program_quietly(name, also_stderr, tmp_path):
-    """As ``| head -1`` and ``2>&1 | true`` do; the exit code is the one that the system's own signal would give."""
+    """As `| head -1` and `2>&1 | true` do; the exit code is the one that the system's own signal would give."""
     if name != "doctor" and also_stderr:
         return  # they write no error
     command = [

@@ -12,7 +12,7 @@ from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.job import hidden_folder, new_job_id
 
 HIDDEN, ID = f"hidden_{'0123456789abcdef' * 2}", "20260102_030405_0123456789abcdef"
-"""As ``hidden_folder`` and ``new_job_id`` make them; written out, so that every process names the tests alike."""
+"""As `hidden_folder` and `new_job_id` make them; written out, so that every process names the tests alike."""
 HERE = ("127.0.0.1", "localhost:7860")
 AWAY = ("192.0.2.7", "films.example.org")
 

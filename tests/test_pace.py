@@ -18,7 +18,7 @@ class Clock:
 
 
 def video(sections, steps, *, beside=False, step=STEP, end=END):
-    """The events of a video with their times; ``beside``: ends run while the next section is sampled."""
+    """The events of a video with their times; `beside`: ends run while the next section is sampled."""
     at, waiting = SETUP, []
     for section in range(sections):
         for number in range(1, steps + 1):
@@ -35,7 +35,7 @@ def video(sections, steps, *, beside=False, step=STEP, end=END):
 
 
 def watched(events, *first):
-    """The clock's time, the event and the progress after each of ``events``."""
+    """The clock's time, the event and the progress after each of `events`."""
     clock = Clock()
     pace = Pace(clock)
     for event in first:

@@ -36,7 +36,7 @@ def listed(name: str) -> list[Requirement]:
 
 
 def brought_along(todo: list[Requirement], environment: dict[str, str]) -> dict[str, Requirement]:
-    """Every package that an installation of ``todo`` makes, by name."""
+    """Every package that an installation of `todo` makes, by name."""
     found: dict[str, Requirement] = {}
     seen: set[tuple[str, str]] = set()
     while todo:

@@ -23,7 +23,7 @@ class Steered(nn.Module):
         super().__init__()
         self.first = nn.Linear(3, 5)
         self.steering = nn.Linear(7, 2)
-        self.steering.read_once = True
+        self.steering.once_per_video = True
         self.last = nn.Linear(5, 2, bias=False, dtype=torch.bfloat16)
         self.register_buffer("scale", torch.ones(3, dtype=torch.float64))
         self.register_buffer("nothing", None)
@@ -36,13 +36,13 @@ def test_layout_puts_what_is_read_once_behind_the_rest():
         "scale", "first.weight", "first.bias", "last.weight", "steering.weight", "steering.bias",
     ]  # fmt: skip
     assert [field.offset for field in layout.fields] == [i * ALIGNMENT for i in range(6)]
-    assert (layout.travelling, layout.nbytes) == (4 * ALIGNMENT, 6 * ALIGNMENT)
+    assert (layout.streamed_bytes, layout.nbytes) == (4 * ALIGNMENT, 6 * ALIGNMENT)
     assert layout.fields[3].dtype == torch.bfloat16
 
 
 def test_views_are_those_that_lie_inside():
     layout = block_layout(Steered())
-    memory = torch.zeros(layout.travelling, dtype=torch.uint8)
+    memory = torch.zeros(layout.streamed_bytes, dtype=torch.uint8)
     views = layout.views(memory)
     assert list(views) == ["scale", "first.weight", "first.bias", "last.weight"]
     views["first.bias"].fill_(2.0)
@@ -61,7 +61,7 @@ def test_blocks_are_found_in_order():
 def test_a_transformer_block_leaves_its_modulation_behind():
     block = golden_transformer().transformer_blocks[0]
     layout = block_layout(block)
-    behind = [field.name for field in layout.fields if field.offset >= layout.travelling]
+    behind = [field.name for field in layout.fields if field.offset >= layout.streamed_bytes]
     assert behind == ["norm1.linear.weight", "norm1.linear.bias", "norm1_context.linear.weight",
                       "norm1_context.linear.bias"]  # fmt: skip
 
@@ -69,9 +69,9 @@ def test_a_transformer_block_leaves_its_modulation_behind():
 def test_how_much_of_the_published_transformer_is_read_once():
     with torch.device("meta"):
         model = Transformer(**FULL)
-    behind = sum(field.nbytes for block in blocks_of(model) for field in block_layout(block).behind)
+    behind = sum(field.nbytes for block in blocks_of(model) for field in block_layout(block).once)
     whole = sum(weight.nbytes for weight in model.parameters())
-    assert behind / whole == pytest.approx(transformer_part("f1").read_once, abs=5e-4)
+    assert behind / whole == pytest.approx(transformer_part("f1").once_per_video, abs=5e-4)
 
 
 @pytest.mark.parametrize("inference", [False, True])

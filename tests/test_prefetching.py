@@ -10,7 +10,7 @@ from torch import nn
 
 from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.memory.packing import HostBuffer, block_layout, tensors_of
-from diffusers_helper.memory.prefetching import Beside
+from diffusers_helper.memory.prefetching import NonBlockWeights
 from tests.gpus import PatientGpu
 from tests.models import golden_transformer
 from tests.test_hunyuan_video_packed import random_inputs
@@ -86,7 +86,9 @@ def described(model):
     ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"places": 3}, {"places": 9}, {"room": 1600}, {"room": 10**6}, {"places": 1}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"slots": 3}, {"slots": 9}, {"resident_bytes": 1600}, {"resident_bytes": 10**6}, {"slots": 1}]
+)
 @torch.inference_mode()
 def test_numbers_are_the_same_and_the_model_is_restored(stack, settings):
     x = torch.randn(2, 4)
@@ -118,14 +120,14 @@ def test_blocks_read_the_ring_and_nothing_else(stack):
     assert isinstance(inside["linear.weight"], nn.Parameter)
 
 
-@pytest.mark.parametrize("places", [2, 3])
-def test_the_transformer_gives_its_numbers(places):
+@pytest.mark.parametrize("slots", [2, 3])
+def test_the_transformer_gives_its_numbers(slots):
     model = golden_transformer().requires_grad_(False)
     inputs = random_inputs(model)
     with torch.no_grad():
         expected = model(**inputs, return_dict=False)[0]
         gpu = PatientGpu()
-        install(model, gpu, places=places)
+        install(model, gpu, slots=slots)
         try:
             for _ in range(2):
                 assert torch.equal(model(**inputs, return_dict=False)[0], expected)
@@ -135,9 +137,9 @@ def test_the_transformer_gives_its_numbers(places):
         assert torch.equal(model(**inputs, return_dict=False)[0], expected)
     blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
     layouts = [block_layout(block) for block in blocks]
-    whole = sum(layout.travelling for layout in layouts)
-    ahead = sum(layout.travelling for layout in layouts[: places - 1])
-    assert sent == 2 * whole + (ahead if len(blocks) > places else 0)  # modulation weights are not among them
+    whole = sum(layout.streamed_bytes for layout in layouts)
+    ahead = sum(layout.streamed_bytes for layout in layouts[: slots - 1])
+    assert sent == 2 * whole + (ahead if len(blocks) > slots else 0)  # modulation weights are not among them
     assert whole < sum(layout.nbytes for layout in layouts)
 
 
@@ -157,10 +159,10 @@ def test_the_end_of_each_block_is_marked(stack):
     event = gpu.event
     gpu.event = lambda: marks.append(event()) or marks[-1]
     install(stack, gpu)
-    places = [marks[1], marks[3]]  # each makes one for its copy and one for its reader
-    before = [mark.point for mark in places]
+    slots = [marks[1], marks[3]]  # each makes one for its copy and one for its reader
+    before = [mark.point for mark in slots]
     stack.layers[0](torch.randn(2, 4))
-    assert (places[0].point is before[0], places[1].point is before[1]) == (False, True)
+    assert (slots[0].point is before[0], slots[1].point is before[1]) == (False, True)
 
 
 @torch.inference_mode()
@@ -206,7 +208,7 @@ def test_a_generator_that_is_closed_between_blocks_leaves_no_memory(stack):
     gpu = WatchedGpu()
 
     def steps():
-        install(stack, gpu, room=800)
+        install(stack, gpu, resident_bytes=800)
         try:
             for layer in stack.layers:
                 yield layer(torch.randn(2, 4))
@@ -228,16 +230,16 @@ def test_out_of_memory_lets_what_was_kept_travel_and_runs_the_block_again(stack,
     x = torch.randn(2, 4)
     expected = stack(x)
     gpu = WatchedGpu()
-    install(stack, gpu, room=800)
+    install(stack, gpu, resident_bytes=800)
     prefetcher = DynamicSwapInstaller.prefetcher_of(stack)
-    assert len(prefetcher.kept) == 1
+    assert len(prefetcher.resident_blocks) == 1
     caches = []
     monkeypatch.setattr("diffusers_helper.memory.prefetching.empty_caches", lambda: caches.append("emptied"))
     assert torch.equal(stack(x), expected)
     sent = prefetcher.bytes_sent
     stack.layers[3].fault.append(torch.OutOfMemoryError("full"))
     assert torch.equal(stack(x), expected)
-    assert prefetcher.kept == []
+    assert prefetcher.resident_blocks == []
     assert caches == ["emptied"]
     assert gpu.held() == 2
     assert "no block stays there (1 did), and 2 are there at a time" in caplog.text
@@ -255,7 +257,7 @@ def test_out_of_memory_where_nothing_was_kept_takes_the_third_place_away(stack):
     x = torch.randn(2, 4)
     expected = stack(x)
     gpu = WatchedGpu()
-    install(stack, gpu, places=3)
+    install(stack, gpu, slots=3)
     assert gpu.held() == 3
     stack.layers[1].fault.append(torch.OutOfMemoryError("full"))
     assert torch.equal(stack(x), expected)
@@ -267,7 +269,7 @@ def test_out_of_memory_where_nothing_was_kept_takes_the_third_place_away(stack):
 
 @torch.inference_mode()
 def test_a_block_that_runs_out_twice_gives_up(stack):
-    install(stack, room=800)
+    install(stack, resident_bytes=800)
     stack.layers[3].fault += [torch.OutOfMemoryError("full"), torch.OutOfMemoryError("full again")]
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         stack(torch.randn(2, 4))
@@ -304,8 +306,8 @@ def test_blocks_on_the_disk_run_like_the_others(stack):
 def test_what_lies_beside_the_blocks_is_on_the_device_for_a_while(stack):
     stack.twice = stack.first
     before = described(stack)
-    beside = Beside(stack, list(stack.layers), torch.device("meta"))
+    beside = NonBlockWeights(stack, list(stack.layers), torch.device("meta"))
     assert {name for name, t in stack.named_parameters() if t.is_meta} == {"first.weight", "first.bias"}
     assert stack.twice.weight is stack.first.weight
-    beside.take_back()
+    beside.offload()
     assert described(stack) == before

@@ -31,13 +31,13 @@ def components():
     return Components(LocalFolder(TINY_FOLDER), "cpu")
 
 
-def as_on(monkeypatch, components, device, *, resident, free, eight_bit=False):
+def as_on(monkeypatch, components, device, *, resident, free, fp8=False):
     """Components that think to be on a machine with so many GB free beside the user's comfort, at the public sizes."""
     components.device = torch.device(device)
     if device != "cpu":
         components.dtype, components._encoder_dtype = torch.bfloat16, torch.float16
     components.residency.policy = MemoryPolicy(resident=resident, preserved_gb=6, tile_vae=not resident)
-    components._eight_bit = TINY_FOLDER if eight_bit else None
+    components._fp8 = TINY_FOLDER if fp8 else None
     monkeypatch.setattr("diffusers_helper.model_files.parts.Part.bytes_in", lambda part, _: SIZES.get(part.name, 0))
     monkeypatch.setattr(
         "diffusers_helper.loading.components.stored_numbers", lambda part, _: {"BF16": SIZES.get(part.name, 0) // 2}
@@ -46,7 +46,7 @@ def as_on(monkeypatch, components, device, *, resident, free, eight_bit=False):
 
 
 @pytest.mark.parametrize(
-    ("device", "resident", "free", "eight_bit", "large"),
+    ("device", "resident", "free", "fp8", "large"),
     [
         ("cuda", True, 3, False, ["text_encoder", "transformer_f1"]),
         ("cuda", False, 21, False, ["transformer_f1"]),  # without what a video reads once
@@ -59,8 +59,8 @@ def as_on(monkeypatch, components, device, *, resident, free, eight_bit=False):
         ("cpu", True, 80, False, []),
     ],
 )
-def test_what_fits_is_loaded_ahead(monkeypatch, components, device, resident, free, eight_bit, large):
-    as_on(monkeypatch, components, device, resident=resident, free=free, eight_bit=eight_bit)
+def test_what_fits_is_loaded_ahead(monkeypatch, components, device, resident, free, fp8, large):
+    as_on(monkeypatch, components, device, resident=resident, free=free, fp8=fp8)
     chosen, note = choose(components, "f1")
     assert sorted(part.name for part in chosen) == sorted(SMALL + large)
     assert bool(note) is (not large)
@@ -78,7 +78,7 @@ def test_nothing_is_downloaded_ahead(tmp_path):
     assert (chosen, note) == ([], "The models are downloaded and loaded with the first video.")
 
 
-def go_on():
+def resume():
     pass
 
 
@@ -102,7 +102,7 @@ def test_the_bytes_of_a_large_part_are_told():
         preload.tell(*numbers)
         moments.append(preload.now)
 
-    preload.run(Components(LocalFolder(TINY_FOLDER), "cpu", on_loading=tell), "f1", go_on)
+    preload.run(Components(LocalFolder(TINY_FOLDER), "cpu", on_loading=tell), "f1", resume)
     fractions = [moment.parts[-1].fraction for moment in moments if "transformer" in moment.parts[-1].text]
     assert len(fractions) > 2
     assert fractions == sorted(fractions)
@@ -121,7 +121,7 @@ def test_an_error_is_a_sentence_and_frees_what_was_loaded(components, monkeypatc
 
     monkeypatch.setattr("diffusers_helper.loading.components.resolve_attention", fail)
     preload = Preload()
-    preload.run(components, "f1", go_on)
+    preload.run(components, "f1", resume)
     assert sentence in preload.now.error
     assert not preload.now.active
     assert not components._loaded
@@ -147,7 +147,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
 
     def prepare():
         assert begin.wait(20)
-        preload.run(components, "f1", go_on)
+        preload.run(components, "f1", resume)
 
     manager = JobManager(run, prepare=prepare)
     try:

@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 
-from diffusers_helper.gradio.visitors import new_visitor
+from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import GOOD, LION, serve_page, wait_for
@@ -131,7 +131,7 @@ def test_only_the_owner_sees_and_cancels_a_job(page, ann, bob, job):
 
 
 def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, ann, bob):
-    word = new_visitor()
+    word = new_client_id()
     page.run.hold.clear()
     handler(page, ann, "restore", word, None)
     start = {"image": upload(ann), **GOOD}
@@ -139,7 +139,7 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 
-    assert "data:image/jpeg" in json.dumps(handler(page, ann, "tick", new_visitor(), ""))  # on another device, too
+    assert "data:image/jpeg" in json.dumps(handler(page, ann, "tick", new_client_id(), ""))  # on another device, too
     assert "data:image" not in json.dumps(handler(page, bob, "tick", word, ""))
     handler(page, bob, "end", word, "")
     assert page.manager.jobs()[-1].state == "running"

@@ -127,7 +127,7 @@ PAN = GenerationRequest(prompt="Pan left!", seed=7)
 
 
 def make(program, name, **how):
-    list(program.generate(PAN, PHOTO, name, check=lambda: None, say=lambda text: None, **how))
+    list(program.generate(PAN, PHOTO, name, check=lambda: None, report=lambda text: None, **how))
 
 
 def test_results_have_readable_names_that_are_given_once(tiny, monkeypatch, tmp_path):
@@ -147,7 +147,7 @@ def test_a_name_is_in_the_record_before_the_work_and_stays(tiny, monkeypatch, tm
     calls = made(monkeypatch, fault=CancelledError("Stopped."))
     for _ in range(2):
         with pytest.raises(CancelledError):
-            make(tiny, "user_ann/id", mixed=True)
+            make(tiny, "user_ann/id", allow_env_change=True)
     assert calls == [tmp_path / "user_ann/grey_Pan-left_7"] * 2
     assert tiny.store.record("id").output == "user_ann/grey_Pan-left_7"
     with pytest.raises(CancelledError):
@@ -220,7 +220,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
             yield StageStarted("text", "Reading")
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
-    events = tiny.generate(GenerationRequest(), PHOTO, "name", check=check, say=said.append)
+    events = tiny.generate(GenerationRequest(), PHOTO, "name", check=check, report=said.append)
     next(events)
     stop.append(True)
     with pytest.raises(CancelledError):

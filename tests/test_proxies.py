@@ -20,7 +20,7 @@ HOST = "hub.example.org"
 
 
 class Socks:
-    """A SOCKS5 server that leads every name to ``target``, a port of this computer.
+    """A SOCKS5 server that leads every name to `target`, a port of this computer.
 
     Attributes:
         url: its address.

@@ -93,7 +93,7 @@ CASES = [(module, name, promise) for module, names in PROMISED.items() for name,
 
 
 def differences(promised: inspect.Signature, actual: inspect.Signature) -> list[str]:
-    """What a caller who relies on ``promised`` would trip over in ``actual``."""
+    """What a caller who relies on `promised` would trip over in `actual`."""
     found = []
     positions = list(actual.parameters)
     for position, (name, parameter) in enumerate(promised.parameters.items()):

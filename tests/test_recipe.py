@@ -139,7 +139,7 @@ def test_a_compressed_bomb_is_not_unpacked(tmp_path):
 
 
 def test_a_picture_of_any_size_is_read_by_its_header(tmp_path):
-    """20,000 x 20,000 pixels of one bit take 48 kB: ``Image.open`` calls it a bomb."""
+    """20,000 x 20,000 pixels of one bit take 48 kB: `Image.open` calls it a bomb."""
     for size in ((20_000, 20_000), (10_000, 10_000)):
         Image.new("1", size).save(tmp_path / "a.png", pnginfo=png_comment(recipe_of(REQUEST)))
         assert read_recipe(tmp_path / "a.png").settings == REQUEST.model_dump()

@@ -34,7 +34,7 @@ NOTHING = [gr.skip()] * (1 + len(SETTINGS))
 
 @pytest.fixture
 def upload(tmp_path, monkeypatch):
-    """Puts a file called ``name`` into Gradio's upload folder; returns what the file control then holds."""
+    """Puts a file called `name` into Gradio's upload folder; returns what the file control then holds."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 
     def put(name, text):

@@ -37,7 +37,7 @@ def made(life):
     return list(dict.fromkeys(job for job, _, _ in life.made))
 
 
-A, B = {"owner": "a", "visitor": "ann"}, {"owner": "b", "visitor": "bob"}
+A, B = {"owner": "a", "client_id": "ann"}, {"owner": "b", "client_id": "bob"}
 MANY = {"batch": True}
 
 
@@ -58,7 +58,7 @@ def test_an_interrupted_job_of_many_goes_on_by_itself_and_before_those_that_wait
         later.manager.start()
         for job in jobs:
             assert later.manager.wait(job, SECONDS).state == "done"
-            assert (later.manager.snapshot(job).visitor, later.manager.snapshot(job).owner) == ("ann", "a")
+            assert (later.manager.snapshot(job).client_id, later.manager.snapshot(job).owner) == ("ann", "a")
     assert made(later) == jobs
     assert [section for job, section, _ in later.made if job == jobs[0]] == [1, 2]  # the first one was kept
 
@@ -82,18 +82,18 @@ def test_a_job_that_takes_the_process_down_each_time_is_offered_in_the_end(tmp_p
 
 def test_where_the_environment_is_another_one_nothing_is_mixed_without_a_question(tmp_path):
     folder, [job, other] = leave(tmp_path, [A | MANY] * 2)
-    with running(Life(folder, caution="It was begun with torch 2.11.0.")) as later:
+    with running(Life(folder, env_warning="It was begun with torch 2.11.0.")) as later:
         later.gate.set()
         later.manager.start()
         assert later.manager.wait(other, SECONDS).state == "done"
         seen = later.manager.snapshot(job)
         assert (seen.state, seen.resumable, seen.sections_kept) == ("interrupted", True, 1)
-        assert seen.caution == "It was begun with torch 2.11.0."
+        assert seen.env_warning == "It was begun with torch 2.11.0."
         assert made(later) == [other]
 
 
-@pytest.mark.parametrize("caution", ["", "It was begun with torch 2.11.0."])
-def test_one_that_waited_to_go_on_keeps_its_sections(tmp_path, caution):
+@pytest.mark.parametrize("env_warning", ["", "It was begun with torch 2.11.0."])
+def test_one_that_waited_to_go_on_keeps_its_sections(tmp_path, env_warning):
     with running(Life(tmp_path / "out")) as first:
         job = first.begin(**A)
         first.manager.cancel(job)
@@ -102,10 +102,10 @@ def test_one_that_waited_to_go_on_keeps_its_sections(tmp_path, caution):
         first.begin(**B)
         first.manager.resume(job)
         folder = first.killed()
-    with running(Life(folder, caution=caution)) as later:
+    with running(Life(folder, env_warning=env_warning)) as later:
         later.gate.set()
         later.manager.start()
-        if caution:
+        if env_warning:
             assert later.manager.snapshot(job).state == "interrupted"
             later.manager.resume(job)
         assert later.manager.wait(job, SECONDS).state == "done"

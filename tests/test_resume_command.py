@@ -1,4 +1,4 @@
-"""The command ``resume`` with a fake program: everything but the models."""
+"""The command `resume` with a fake program: everything but the models."""
 
 import signal
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
 
 class FakeProgram:
-    """Goes on with any job and makes a file of a few bytes; ``fault`` comes instead."""
+    """Goes on with any job and makes a file of a few bytes; `fault` comes instead."""
 
     note = "The tiny model is at work."
     changed = ""
@@ -30,13 +30,13 @@ class FakeProgram:
         self.store = JobStore(self.outputs / "jobs")
         self.made.append(SimpleNamespace(models=options.models, variant=variant))
 
-    def caution(self, job_id):
+    def env_warning(self, job_id):
         return self.changed
 
     def prepare(self):
         pass
 
-    def generate(self, request, photo, name, *, check, say, mixed):
+    def generate(self, request, photo, name, *, check, report, allow_env_change):
         with self.store.running(name.rpartition("/")[2], request, photo):
             yield StepDone(1, 3, 1, 1, None)
             for number in self.signals:
@@ -48,7 +48,7 @@ class FakeProgram:
             video = self.outputs / f"{name}.mp4"
             video.parent.mkdir(exist_ok=True)
             video.write_bytes(b"whole video")
-            self.made[-1].mixed = mixed
+            self.made[-1].allow_env_change = allow_env_change
             yield Finished(video, 109)
 
 
@@ -86,7 +86,7 @@ def test_the_only_one_needs_no_name(program, outputs, capsys):
     shown = capsys.readouterr()
     assert shown.out == f"{outputs}/user_ann/a.mp4\n"
     assert "The tiny model is at work." in shown.err
-    assert program.made == [SimpleNamespace(models="/my/models", variant="f1", mixed=True)]
+    assert program.made == [SimpleNamespace(models="/my/models", variant="f1", allow_env_change=True)]
     assert JobStore(outputs / "jobs").records() == []
 
 

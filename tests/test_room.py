@@ -2,9 +2,9 @@ import pytest
 
 from diffusers_helper.core.errors import CancelledError, DiskFullError, OutputError
 from diffusers_helper.core.events import StageStarted
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import atomic_write
 from diffusers_helper.generation import disk_wait as room
-from diffusers_helper.generation.disk_wait import when_there_is_room
+from diffusers_helper.generation.disk_wait import retry_when_disk_full
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +22,20 @@ def result_of(events):
 
 
 def test_a_write_that_works_waits_for_nothing(tmp_path):
-    assert result_of(when_there_is_room(lambda: 7, tmp_path, 1, lambda: None)) == ([], 7)
+    assert result_of(retry_when_disk_full(lambda: 7, tmp_path, 1, lambda: None)) == ([], 7)
 
 
 def test_a_full_disk_is_waited_for_and_told(tmp_path):
-    """/dev/full refuses as a full disk does; whole_file removes the link to it, so the second try finds room."""
+    """/dev/full refuses as a full disk does; atomic_write removes the link to it, so the second try finds room."""
     path = tmp_path / "a.bin"
     path.with_name("a.bin.part").symlink_to("/dev/full")
 
     def write():
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(b"x")
         return "written"
 
-    events, value = result_of(when_there_is_room(write, tmp_path, 5_000_000, lambda: None))
+    events, value = result_of(retry_when_disk_full(write, tmp_path, 5_000_000, lambda: None))
     assert (value, path.read_bytes()) == ("written", b"x")
     [event] = events
     assert isinstance(event, StageStarted)
@@ -54,7 +54,7 @@ def test_it_tries_again_only_when_there_is_room(tmp_path):
         tries.append(None)
         full()
 
-    events = when_there_is_room(write, tmp_path, 10**18, lambda: None)
+    events = retry_when_disk_full(write, tmp_path, 10**18, lambda: None)
     assert [next(events).stage for _ in range(3)] == ["wait"] * 3
     assert len(tries) == 1
     events.close()
@@ -64,7 +64,7 @@ def test_the_wait_can_be_stopped(tmp_path):
     def check():
         raise CancelledError("stopped")
 
-    events = when_there_is_room(full, tmp_path, 1, check)
+    events = retry_when_disk_full(full, tmp_path, 1, check)
     next(events)
     with pytest.raises(CancelledError) as stopped:
         next(events)
@@ -76,4 +76,4 @@ def test_other_errors_are_not_waited_for(tmp_path):
         raise OutputError("read-only")
 
     with pytest.raises(OutputError, match="read-only"):
-        next(when_there_is_room(write, tmp_path, 1, lambda: None))
+        next(retry_when_disk_full(write, tmp_path, 1, lambda: None))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_helper.memory.feeds import BlockFeed
-from diffusers_helper.memory.schedule import Ring, spread
+from diffusers_helper.memory.schedule import Ring, evenly_spaced
 from tests.gpus import SimulatedGpu
 
 SIZES = [8, 4, 8, 6, 6]
@@ -19,9 +19,9 @@ def bytes_of(block):
 class Runner:
     """Runs blocks that check, when they are at work, that their own weights are before them."""
 
-    def __init__(self, places, kept=(), seed=0):
+    def __init__(self, slots, resident_blocks=(), seed=0):
         self.gpu = SimulatedGpu(seed)
-        self.ring = Ring(self.gpu, BlockFeed([bytes_of(b) for b in range(len(SIZES))]), SIZES, places, kept)
+        self.ring = Ring(self.gpu, BlockFeed([bytes_of(b) for b in range(len(SIZES))]), SIZES, slots, resident_blocks)
         self.ran = []
 
     def run(self, block, fails=False):
@@ -30,10 +30,10 @@ class Runner:
             if fails:
                 raise ValueError
 
-            def look():
+            def inspect():
                 return torch.equal(memory[: SIZES[block]], bytes_of(block)) or self.ran.append(f"spoilt {block}")
 
-            self.gpu.main.give(look, look, look, lambda: self.ran.append(block))
+            self.gpu.main.give(inspect, inspect, inspect, lambda: self.ran.append(block))
         finally:
             self.ring.leave(block)
 
@@ -54,20 +54,22 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("places", "kept"), [(1, ()), (2, ()), (3, ()), (9, ()), (2, (0, 3)), (2, (0, 1, 2, 3, 4))])
-def test_every_block_reads_its_own_weights_in_order(order, places, kept):
+@pytest.mark.parametrize(
+    ("slots", "resident_blocks"), [(1, ()), (2, ()), (3, ()), (9, ()), (2, (0, 3)), (2, (0, 1, 2, 3, 4))]
+)
+def test_every_block_reads_its_own_weights_in_order(order, slots, resident_blocks):
     for seed in range(30):
-        runner = Runner(places, kept, seed)
+        runner = Runner(slots, resident_blocks, seed)
         for block in ORDERS[order]:
             runner.run(block)
         assert runner.finish() == ORDERS[order]
 
 
 @pytest.mark.parametrize(
-    ("places", "kept", "copies_per_round"), [(1, (), 5), (2, (), 5), (4, (), 5), (5, (), 0), (2, (1, 2), 3)]
+    ("slots", "resident_blocks", "copies_per_round"), [(1, (), 5), (2, (), 5), (4, (), 5), (5, (), 0), (2, (1, 2), 3)]
 )
-def test_each_round_copies_what_has_no_place(places, kept, copies_per_round):
-    runner = Runner(places, kept)
+def test_each_round_copies_what_has_no_place(slots, resident_blocks, copies_per_round):
+    runner = Runner(slots, resident_blocks)
     counts = []
     for _ in range(4):
         for block in ROUND:
@@ -77,23 +79,23 @@ def test_each_round_copies_what_has_no_place(places, kept, copies_per_round):
     before = runner.ring.bytes_sent
     for block in ROUND:
         runner.run(block)
-    streamed = 0 if copies_per_round == 0 else sum(size for b, size in enumerate(SIZES) if b not in kept)
+    streamed = 0 if copies_per_round == 0 else sum(size for b, size in enumerate(SIZES) if b not in resident_blocks)
     assert runner.ring.bytes_sent - before == streamed
 
 
 def test_the_next_block_is_copied_while_one_runs_and_never_further():
-    runner = Runner(places=3)
+    runner = Runner(slots=3)
     runner.ring.enter(1)
     assert runner.gpu.copies == 3
     runner.gpu.work()
-    assert [place.memory[0].item() for place in runner.ring._places] == [1, 2, 3]
+    assert [place.memory[0].item() for place in runner.ring._slots] == [1, 2, 3]
     runner.ring.leave(1)
     runner.ring.enter(2)
     assert runner.gpu.copies == 4
 
 
 def test_a_round_that_is_skipped_copies_nothing_and_what_came_ahead_is_used():
-    runner = Runner(places=2)
+    runner = Runner(slots=2)
     for block in ROUND:
         runner.run(block)
     before = runner.gpu.copies  # block 0 of the next round is among them
@@ -103,7 +105,7 @@ def test_a_round_that_is_skipped_copies_nothing_and_what_came_ahead_is_used():
 
 def test_an_exception_in_a_block_spoils_nothing():
     for seed in range(10):
-        runner = Runner(places=2, seed=seed)
+        runner = Runner(slots=2, seed=seed)
         for block in [0, 1, 2]:
             runner.run(block)
         with pytest.raises(ValueError):  # noqa: PT011 - raised above
@@ -115,13 +117,13 @@ def test_an_exception_in_a_block_spoils_nothing():
 
 def test_closing_waits_for_copies_and_work():
     for seed in range(10):
-        runner = Runner(places=2, kept=(4,), seed=seed)
+        runner = Runner(slots=2, resident_blocks=(4,), seed=seed)
         for block in [3, 4]:
             runner.run(block)
         runner.ring.close()
         assert runner.ran == [3, 4]
         assert not runner.gpu.side.queue
-        assert not runner.ring._places
+        assert not runner.ring._slots
 
 
 def test_a_place_is_refilled_only_after_work_that_was_given_before_the_ring_was_made():
@@ -137,7 +139,7 @@ def test_a_place_is_refilled_only_after_work_that_was_given_before_the_ring_was_
 
 
 @pytest.mark.parametrize(
-    ("sizes", "room", "expected"),
+    ("sizes", "resident_bytes", "expected"),
     [
         ([4] * 6, 0, []),
         ([4] * 6, 3, []),
@@ -148,7 +150,7 @@ def test_a_place_is_refilled_only_after_work_that_was_given_before_the_ring_was_
         ([], 5, []),
     ],
 )
-def test_what_is_kept_fits_and_is_spread(sizes, room, expected):
-    kept = spread(sizes, room)
-    assert kept == expected
-    assert sum(sizes[block] for block in kept) <= room
+def test_what_is_kept_fits_and_is_spread(sizes, resident_bytes, expected):
+    resident_blocks = evenly_spaced(sizes, resident_bytes)
+    assert resident_blocks == expected
+    assert sum(sizes[block] for block in resident_blocks) <= resident_bytes

@@ -42,7 +42,7 @@ esac
 class Clone:
     """A folder with scripts/setup and scripts/test, and requirements that pip finds without a network: none.
 
-    Its PATH holds a few programs of the system and what a test puts into ``bin``.
+    Its PATH holds a few programs of the system and what a test puts into `bin`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -227,8 +227,8 @@ def test_a_log_gets_a_line_for_a_large_package(fake: Clone) -> None:
 
 
 def test_a_terminal_shows_how_it_gets_on(fake: Clone) -> None:
-    go_on = fake.folder / "go-on"
-    pip = f"{FETCHES % 1.0}; printf %0500000d 0 > $TMPDIR/torch; until [ -e {go_on} ]; do sleep 0.1; done"
+    resume = fake.folder / "go-on"
+    pip = f"{FETCHES % 1.0}; printf %0500000d 0 > $TMPDIR/torch; until [ -e {resume} ]; do sleep 0.1; done"
     terminal, its_end = pty.openpty()
     with subprocess.Popen(
         [fake.folder / "scripts" / "setup"], env={"PATH": str(fake.bin), "FAKE_PIP": pip}, stderr=its_end
@@ -238,7 +238,7 @@ def test_a_terminal_shows_how_it_gets_on(fake: Clone) -> None:
         with open(terminal, encoding="utf-8", newline="") as shown:
             while "1 packages, fetching torch, 1.0 MB: 50%" not in said:
                 said += shown.read(1)
-            go_on.touch()
+            resume.touch()
             with suppress(OSError):  # the terminal goes with the program
                 shown.read()
     assert setup.returncode == 0

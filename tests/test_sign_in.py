@@ -231,7 +231,7 @@ def test_cookies_stay_with_this_site_and_its_scripts_do_not_read_them(page, sche
 
 
 class App:
-    """What ``Sessions`` sees of Gradio: tokens, and a sign-in that adds one."""
+    """What `Sessions` sees of Gradio: tokens, and a sign-in that adds one."""
 
     def __init__(self, user="ann"):
         self.tokens, self.user = {}, user

@@ -48,19 +48,19 @@ def test_the_same_work_takes_as_long(known, tmp_path):
 )
 def test_similar_work_is_scaled(known, key, expected, rough):
     known.keep(KEY, SPEED)
-    assert known.look(key) == (expected, rough)
+    assert known.lookup(key) == (expected, rough)
 
 
 @pytest.mark.parametrize("key", [like(computer="another card"), like(model="another model")])
 def test_another_computer_or_model_tells_nothing(known, key):
     known.keep(KEY, SPEED)
-    assert known.look(key) is None
+    assert known.lookup(key) is None
 
 
 def test_the_same_settings_count_before_the_same_size(known):
     known.keep(like(teacache=True), Speed(0, 100, 0, 0))
     known.keep(like(pixels=KEY.pixels * 2), Speed(0, 6, 0, 0))
-    assert known.look(KEY) == (Speed(0, 2.25, 0, 0), False)
+    assert known.lookup(KEY) == (Speed(0, 2.25, 0, 0), False)
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_a_broken_file_is_as_good_as_none_and_is_made_anew(known, tmp_path, cont
     file = tmp_path / "new" / "speeds.json"
     file.parent.mkdir()
     file.write_bytes(content)
-    assert known.look(KEY) is None
+    assert known.lookup(KEY) is None
     known.keep(KEY, SPEED)
-    assert known.look(KEY) == (SPEED, False)
+    assert known.lookup(KEY) == (SPEED, False)
 
 
 def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     known = KnownSpeeds(tmp_path / "file" / "speeds.json")
     known.keep(KEY, SPEED)
-    assert known.look(KEY) is None
+    assert known.lookup(KEY) is None
 
 
 def test_the_file_stays_small(known, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_video_is_measured_and_the_next_one_gets_its_times_before_the_first_st
     monkeypatch.setattr(speeds, "Pace", lambda: pace.Pace(lambda: next(seconds)))
     first = list(known.timed(video(), KEY))
     assert [type(event) for event in first] == [type(event) for event in video()]
-    speed, rough = known.look(KEY)
+    speed, rough = known.lookup(KEY)
     assert (speed.step, rough) == (1, False)
     second = list(known.timed(video(), KEY))
     assert second[0] == Forecast(speed.step, speed.end, speed.gap)
@@ -124,4 +124,4 @@ def test_a_video_that_is_stopped_closes_its_events_and_leaves_no_times(known):
     next(timed)
     timed.close()
     assert closed == [True]
-    assert known.look(KEY) is None
+    assert known.lookup(KEY) is None

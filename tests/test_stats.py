@@ -27,7 +27,7 @@ def stats(clock):
 
 
 def steps(stats, clock, times, section=0, first=1):
-    """Tell ``stats`` of a step after each of ``times``; return what it said."""
+    """Tell `stats` of a step after each of `times`; return what it said."""
     said = []
     for number, seconds in enumerate(times, start=first):
         clock.now += seconds

@@ -10,7 +10,7 @@ from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files import parts
 from tests.gpus import PatientGpu
-from tests.test_eight_bit_files import call
+from tests.test_fp8_files import call
 from tests.tiny import TINY_FOLDER
 
 SOURCE = LocalFolder(TINY_FOLDER, is_tiny=True)
@@ -18,12 +18,12 @@ TRANSFORMER = parts.transformer_part("f1")
 CPU = torch.device("cpu")
 
 
-def load(part, place, eight_bit=None):
-    return build(part, SOURCE.folder(part), torch.float32, place, lambda text, done, total: None, eight_bit)
+def load(part, place, fp8=None):
+    return build(part, SOURCE.folder(part), torch.float32, place, lambda text, done, total: None, fp8)
 
 
 def half_of(model):
-    return sum(block_layout(block).travelling for block in blocks_of(model)) / 2
+    return sum(block_layout(block).streamed_bytes for block in blocks_of(model)) / 2
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_transformer(share, rounded, eight_bit_file):
     model, expected = load(TRANSFORMER, place, file), call(plain)
     assert (bytes_in_files(model) > 0) is (share is not None)
     assert (bytes_in_files(model) < 1.9 * half_of(plain)) is (share != 0)
-    DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), places=2)
+    DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), slots=2)
     with torch.inference_mode():
         for _ in range(2):
             assert torch.equal(call(model), expected)
@@ -52,7 +52,7 @@ def test_the_text_encoder_from_its_files():
     plain = load(parts.TEXT_ENCODER, Place(CPU))
     model = load(parts.TEXT_ENCODER, Place(CPU, ram=0, stream=True))
     assert bytes_in_files(model) == 2 * half_of(plain)
-    DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), places=2)
+    DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), slots=2)
     with torch.inference_mode():
         states = [each(ids, output_hidden_states=True, use_cache=False).hidden_states[-3] for each in (plain, model)]
     assert torch.equal(*states)

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from diffusers_helper.core.errors import UnknownJobError
-from diffusers_helper.core.messages import ENGLISH, LANGUAGES, Language, Message, in_turn, language, preferred
+from diffusers_helper.core.messages import ENGLISH, LANGUAGES, Language, Message, join_sentences, language, preferred
 from tests.fakes import serve_page
 
 PACKAGE = Path(__file__).parents[1] / "diffusers_helper"
@@ -130,7 +130,7 @@ def test_a_message_is_english_until_somebody_reads_it():
 
 def test_messages_in_turn_are_translated_each():
     german = Language("de", {"One.": "Eins.", "{n} two.": "{n} zwei."})
-    both = in_turn([Message("One."), Message("{n} two.", n="{x}")])
+    both = join_sentences([Message("One."), Message("{n} two.", n="{x}")])
     assert (both, german(both)) == ("One. {x} two.", "Eins. {x} zwei.")
     assert Language("ja", {"One.": "いち。", "{n} two.": "{n} に。"})(both) == "いち。{x} に。"
 

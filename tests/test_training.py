@@ -25,8 +25,8 @@ from training.pictures import PictureSource, load_photos
 from training.quick_vae import QuickVae
 from training.run import main
 from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts, stacked
-from training.texts import TextEncoders, Words, save_words
-from training.train_transformer import Mover, disturb, draw_sigmas
+from training.texts import TextEncoders, Tokenizers, save_tokenizers
+from training.train_transformer import TrainModel, draw_sigmas, noise_augment
 
 SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
 
@@ -253,7 +253,7 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
         thumbnails=torch.zeros(50, 3, 4, 4),
     )
     torch.manual_seed(0)
-    disturb(batch)
+    noise_augment(batch)
     changed = batch.clean[:, :, 1].std((1, 2, 3))
     assert 0.3 < (changed > 0).float().mean() < 0.9
     assert changed.max() < 0.5
@@ -304,8 +304,8 @@ def test_rate_warms_up_and_falls_over_all_calls(tmp_path) -> None:
 def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
     from diffusers_helper.encoders.hunyuan import encode_prompt_conds
 
-    save_words(tmp_path)
-    words = Words.load(tmp_path)
+    save_tokenizers(tmp_path)
+    words = Tokenizers.load(tmp_path)
     encoders = TextEncoders(words).eval()
     prompt = "The camera slowly pans to the left."
     states, pooled = encode_prompt_conds(prompt, encoders.llama, encoders.clip, words.llama, words.clip)
@@ -366,7 +366,7 @@ def test_a_toy_run_learns(monkeypatch: pytest.MonkeyPatch, rate: float, learns: 
     small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     torch.manual_seed(0)
-    model, inputs = Mover(), toy_batch(2).flat()
+    model, inputs = TrainModel(), toy_batch(2).flat()
     inputs["target"].zero_()
     half, optimizers = HalfCopy(model, torch.float32), train_transformer._optimizers(model)
     step = GraphedStep(
@@ -384,13 +384,13 @@ def test_the_trained_arithmetic_is_the_transformers(monkeypatch: pytest.MonkeyPa
     small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     torch.manual_seed(0)
-    mover, batch = Mover().eval(), toy_batch(2)
-    for parameter in mover.transformer.parameters():
+    model, batch = TrainModel().eval(), toy_batch(2)
+    for parameter in model.transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     noisy = torch.randn_like(batch.target)
     sigma, guidance = torch.rand(4), torch.full((4,), 10.0)
-    flow = mover(batch, noisy, sigma, guidance)
-    wanted = mover.transformer(
+    flow = model(batch, noisy, sigma, guidance)
+    wanted = model.transformer(
         hidden_states=noisy,
         timestep=sigma * 1000,
         encoder_hidden_states=batch.text,
@@ -404,7 +404,7 @@ def test_the_trained_arithmetic_is_the_transformers(monkeypatch: pytest.MonkeyPa
         clean_latent_2x_indices=batch.times["clean_2x"],
         clean_latents_4x=batch.clean_4x,
         clean_latent_4x_indices=batch.times["clean_4x"],
-        image_embeddings=mover.siglip(batch.thumbnails).last_hidden_state,
+        image_embeddings=model.siglip(batch.thumbnails).last_hidden_state,
         return_dict=False,
     )[0]
     assert wanted.std() > 0.1

@@ -18,7 +18,7 @@ from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.media.photo import Photo
 from tests.damage import png
 from tests.fakes import write_video
@@ -31,14 +31,14 @@ SECONDS = 60
 class Life:
     """One process: its store, its queue, and a run that makes three sections, those that are kept left out.
 
-    It stops before the section ``wait_before`` until ``gate`` is set, and raises ``fault`` there.
+    It stops before the section `wait_before` until `gate` is set, and raises `fault` there.
     """
 
-    def __init__(self, outputs, variant="original", caution="", wait_before=1, **options):
+    def __init__(self, outputs, variant="original", env_warning="", wait_before=1, **options):
         self.outputs, self.store = outputs, JobStore(outputs / "jobs")
         self.gate, self.reached, self.wait_before, self.fault = threading.Event(), threading.Event(), wait_before, None
         self.made = []
-        unfinished = Unfinished(self.store, variant, lambda job_id: caution)
+        unfinished = StoredJobs(self.store, variant, lambda job_id: env_warning)
         self.manager = JobManager(self.run, unfinished=unfinished, **options)
 
     def run(self, job):
@@ -90,8 +90,8 @@ def states(life):
 def test_after_a_kill_what_ran_is_interrupted_and_what_waited_is_made(live):
     first = live()
     running, *waiting = (
-        first.begin(visitor="ann"),
-        *(first.manager.submit(REQUEST, PHOTO, visitor="bob") for _ in range(2)),
+        first.begin(client_id="ann"),
+        *(first.manager.submit(REQUEST, PHOTO, client_id="bob") for _ in range(2)),
     )
     second = live(first.killed())
     (second.outputs / f"{running}_partial_02.mp4.part").touch()
@@ -107,14 +107,14 @@ def test_after_a_kill_what_ran_is_interrupted_and_what_waited_is_made(live):
     assert (job.video, job.frames) == (str(second.outputs / f"{running}_partial_01.mp4"), 33)
     assert job.partial
     assert job.thumbnail.startswith("data:image/jpeg")
-    assert (job.request, job.visitor) == (REQUEST, "ann")
+    assert (job.request, job.client_id) == (REQUEST, "ann")
     assert second.manager.unfinished("ann") == job
     assert second.manager.unfinished("bob") is None
 
 
 def test_an_interrupted_job_goes_on_where_it_was_under_its_id(live):
     first = live()
-    job = first.begin(visitor="ann", owner="anne")
+    job = first.begin(client_id="ann", owner="anne")
     second = live(first.killed())
     second.manager.start()
     second.gate.set()
@@ -277,9 +277,9 @@ def test_jobs_of_another_variant_are_left_alone(live):
 def test_another_environment_is_told(live):
     first = live()
     job = first.begin()
-    second = live(first.killed(), caution="It was begun with torch 2.11.0.")
+    second = live(first.killed(), env_warning="It was begun with torch 2.11.0.")
     second.manager.start()
-    assert second.manager.snapshot(job).caution == "It was begun with torch 2.11.0."
+    assert second.manager.snapshot(job).env_warning == "It was begun with torch 2.11.0."
 
 
 def test_a_damaged_job_keeps_no_other_from_being_made(live):
@@ -296,12 +296,12 @@ def test_a_damaged_job_keeps_no_other_from_being_made(live):
 
 def test_a_snapshot_as_json_holds_no_picture_and_nobodys_name(live):
     first = live()
-    job = first.begin(visitor="ann", owner="anne")
+    job = first.begin(client_id="ann", owner="anne")
     second = live(first.killed())
     second.manager.start()
     fields = second.manager.snapshot(job).to_dict()
     assert fields["resumable"] is True
-    assert not {"thumbnail", "visitor", "owner", "request", "preview"} & fields.keys()
+    assert not {"thumbnail", "client_id", "owner", "request", "preview"} & fields.keys()
 
 
 def test_the_newest_part_is_found_by_its_number_whatever_lies_beside_it(live):

@@ -27,7 +27,7 @@ def _quick(monkeypatch):
 
 
 class Stuck:
-    """A run that hangs in its first section until the test is over; ``pulse`` keeps giving signs of life."""
+    """A run that hangs in its first section until the test is over; `pulse` keeps giving signs of life."""
 
     def __init__(self):
         self.over, self.pulses = threading.Event(), False

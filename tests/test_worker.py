@@ -34,7 +34,7 @@ class Kept(KeptJobs):
 
 
 class Setting:
-    """A manager with all that a worker calls: a first job that ends as ``ending`` says, and a second that is done."""
+    """A manager with all that a worker calls: a first job that ends as `ending` says, and a second that is done."""
 
     def __init__(self, ending="done"):
         self.ending, self.stopped = ending, threading.Event()
@@ -81,7 +81,7 @@ class Setting:
 
 
 class Tracer:
-    """Counts the calls that worker threads make into jobs/, and raises ``error`` at the one of number ``at``."""
+    """Counts the calls that worker threads make into jobs/, and raises `error` at the one of number `at`."""
 
     def __init__(self, error=None, at=None):
         self.error, self.at, self.names = error, at, []
@@ -103,7 +103,7 @@ class Tracer:
 
 
 def calls(ending):
-    """The names of all calls of the worker for two jobs, of which the first ends as ``ending`` says."""
+    """The names of all calls of the worker for two jobs, of which the first ends as `ending` says."""
     setting, tracer = Setting(ending), Tracer()
     with tracer:
         assert setting.make_two() == [ending, "done"]

@@ -6,7 +6,7 @@ from diffusers_helper.k_diffusion.wrapper import fm_wrapper, guide
 
 
 class Recorder(nn.Module):
-    """A transformer whose velocity is its ``value`` argument; remembers what it was called with."""
+    """A transformer whose velocity is its `value` argument; remembers what it was called with."""
 
     def __init__(self):
         super().__init__()

@@ -25,7 +25,7 @@ from training.loop import autocast
 from training.motions import Motion, camera_motion
 from training.pictures import HELD_OUT_PHOTOS, PictureSource
 from training.pool import thumbnails_of
-from training.texts import TextEncoders, Words
+from training.texts import TextEncoders, Tokenizers
 
 PROMPTS = {
     "pan left": "The camera pans left.",
@@ -52,7 +52,7 @@ class Parts:
     """Everything that makes a clip, on one device."""
 
     vae: AutoencoderKLHunyuanVideo
-    words: Words
+    words: Tokenizers
     encoders: TextEncoders
     transformer: nn.Module
     siglip: nn.Module

@@ -11,9 +11,9 @@ from transformers import SiglipImageProcessorPil
 
 from training.family import F1_FOLDER, HUNYUAN_FOLDER, IMAGE_SIZE, ORIGINAL_FOLDER, REDUX_FOLDER
 from training.loop import say
-from training.texts import Words
+from training.texts import Tokenizers
 from training.train_text import load_encoders
-from training.train_transformer import load_mover, load_vae
+from training.train_transformer import load_model, load_vae
 
 SHARD = "14MB"
 DEFAULTS = {
@@ -31,18 +31,18 @@ def export(folder: Path, output: Path, *, defaults: dict[str, Any] | None = None
 
     Both variants use the same transformer, which learned both section layouts; it is written once.
     """
-    words = Words.load(folder)
-    encoders, mover = load_encoders(folder, words), load_mover(folder)
+    words = Tokenizers.load(folder)
+    encoders, model = load_encoders(folder, words), load_model(folder)
     hunyuan, redux = output / HUNYUAN_FOLDER, output / REDUX_FOLDER
     for repository in (ORIGINAL_FOLDER, F1_FOLDER, HUNYUAN_FOLDER, REDUX_FOLDER):
         shutil.rmtree(output / repository, ignore_errors=True)
-    mover.transformer.bfloat16().save_pretrained(output / ORIGINAL_FOLDER, max_shard_size=SHARD)
+    model.transformer.bfloat16().save_pretrained(output / ORIGINAL_FOLDER, max_shard_size=SHARD)
     load_vae(folder).half().save_pretrained(hunyuan / "vae")
     encoders.llama.half().save_pretrained(hunyuan / "text_encoder")
     encoders.clip.half().save_pretrained(hunyuan / "text_encoder_2")
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(folder / name, hunyuan / name)
-    mover.siglip.half().save_pretrained(redux / "image_encoder")
+    model.siglip.half().save_pretrained(redux / "image_encoder")
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     SiglipImageProcessorPil(size=size).save_pretrained(redux / "feature_extractor")
     (output / "framepack.json").write_text(json.dumps(DEFAULTS | (defaults or {}), indent=2) + "\n", "utf-8")

@@ -1,6 +1,6 @@
 """Makes a micro model folder for tests: the shipped tiny folder's layout at a still smaller width, with random weights.
 
-``python -m training.make_tiny --output FOLDER`` takes a second. The tokenizers are those of assets/tiny; sizes and file
+`python -m training.make_tiny --output FOLDER` takes a second. The tokenizers are those of assets/tiny; sizes and file
 names are the public repositories' in kind: half precision, safetensors, the transformers in shards, one for each
 variant. With the same versions of the libraries two runs write the same bytes.
 """

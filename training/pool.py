@@ -24,7 +24,7 @@ from training.motions import Motion, draw_motion
 from training.pictures import PictureSource
 from training.quick_vae import arranged
 from training.sections import NOTHING, SEGMENT_LATENTS, START, draw_pattern, segment_starts, stacked
-from training.texts import TextEncoders, Words, padded
+from training.texts import TextEncoders, Tokenizers, padded
 
 SHAPES = {(128, 128): 0.3, (112, 144): 0.2, (144, 112): 0.12, (96, 160): 0.24, (160, 96): 0.14}
 """Pictures' heights and widths, and their parts of the store."""
@@ -118,7 +118,7 @@ class LatentPool:
     def __init__(
         self,
         vae: AutoencoderKLHunyuanVideo,
-        words: Words,
+        words: Tokenizers,
         encoders: TextEncoders,
         size: int,
         seed: int,

@@ -22,9 +22,9 @@ from training.checkpoint import load_record, save_record
 from training.evaluate import Parts, evaluate
 from training.export import export
 from training.loop import Budget, pick_device, say
-from training.texts import Words, save_words
+from training.texts import Tokenizers, save_tokenizers
 from training.train_text import load_encoders, train_text
-from training.train_transformer import load_mover, load_vae, train_transformer
+from training.train_transformer import load_model, load_vae, train_transformer
 from training.train_vae import train_vae
 
 TRAINERS: dict[str, Callable[..., object]] = {"vae": train_vae, "text": train_text, "transformer": train_transformer}
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     if options.command == "words":
-        save_words(options.folder)
+        save_tokenizers(options.folder)
     elif options.command == "evaluate":
         _evaluate(options)
     elif options.command == "export":
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
-    words = Words.load(options.folder)
-    mover = load_mover(options.folder).to(device)
+    words = Tokenizers.load(options.folder)
+    model = load_model(options.folder).to(device)
     encoders = load_encoders(options.folder, words).to(device).eval()
-    parts = Parts(load_vae(options.folder).to(device), words, encoders, mover.transformer, mover.siglip, device)
+    parts = Parts(load_vae(options.folder).to(device), words, encoders, model.transformer, model.siglip, device)
     found = evaluate(parts, options.sheet, options.sampling_steps, options.drawn)
     say(str(found))
     for folder in (options.folder, options.mirror):

@@ -18,7 +18,7 @@ USED_STATE = -3
 
 
 @dataclass(frozen=True)
-class Words:
+class Tokenizers:
     """The two tokenizers, with the template's pieces ready."""
 
     llama: PreTrainedTokenizerFast
@@ -27,8 +27,8 @@ class Words:
     suffix: list[int]
 
     @classmethod
-    def load(cls, folder: Path) -> Words:
-        """Read what `save_words` wrote."""
+    def load(cls, folder: Path) -> Tokenizers:
+        """Read what `save_tokenizers` wrote."""
         llama = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         clip = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
         suffix = llama(PROMPT_SUFFIX, add_special_tokens=False).input_ids
@@ -43,7 +43,7 @@ class Words:
         return list(self.clip(captions).input_ids)
 
 
-def save_words(folder: Path) -> None:
+def save_tokenizers(folder: Path) -> None:
     """Make the tokenizers and write them as `tokenizer` and `tokenizer_2`."""
     save_llama(llama_tokenizer(), folder / "tokenizer")
     save_clip(clip_tokenizer(), folder / "tokenizer_2")
@@ -61,7 +61,7 @@ def padded(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
 class TextEncoders(nn.Module):
     """Llama and CLIP on batches of tokens."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Tokenizers) -> None:
         super().__init__()
         self.llama: LlamaModel = build_llama(len(words.llama))
         self.clip: CLIPTextModel = build_clip(len(words.clip))

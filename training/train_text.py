@@ -17,7 +17,7 @@ from training.captions import LABELS, caption, held_out_caption, labels
 from training.family import CLIP_WIDTH, LLAMA_WIDTH
 from training.loop import Average, Budget, Run, autocast, pick_device
 from training.motions import draw_motion
-from training.texts import TextEncoders, Words, padded
+from training.texts import TextEncoders, Tokenizers, padded
 
 NAME = "text"
 BATCH = 256
@@ -52,7 +52,7 @@ class Heads(nn.Module):
 class TextTask(nn.Module):
     """Encoders and heads together."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Tokenizers) -> None:
         super().__init__()
         self.encoders = TextEncoders(words)
         self.heads = Heads()
@@ -61,7 +61,7 @@ class TextTask(nn.Module):
 Bank = tuple[list[list[int]], list[list[int]], list[list[int]]]
 
 
-def draw_bank(words: Words, count: int, rng: random.Random, *, held_out: bool = False) -> Bank:
+def draw_bank(words: Tokenizers, count: int, rng: random.Random, *, held_out: bool = False) -> Bank:
     """Captions as Llama tokens, CLIP tokens and labels; two captions that say the same thing are never a pair."""
     draw = held_out_caption if held_out else caption
     motions = [draw_motion(rng) for _ in range(count)]
@@ -81,7 +81,7 @@ def train_text(
 ) -> Run:
     """Train, or go on training, the text encoders in `folder`, whose tokenizers must be there."""
     device = pick_device(device_name)
-    words = Words.load(folder)
+    words = Tokenizers.load(folder)
     run = Run(folder, NAME, budget, mirror, {"seed": seed, "batch": batch, "rate": RATE})
     torch.manual_seed(seed + len(run.record["calls"]))
     task = TextTask(words).to(device)
@@ -111,7 +111,7 @@ def train_text(
     return run
 
 
-def _pick(bank: Bank, chosen: list[int], words: Words, device: torch.device) -> tuple[Tensor, ...]:
+def _pick(bank: Bank, chosen: list[int], words: Tokenizers, device: torch.device) -> tuple[Tensor, ...]:
     llama, lengths = padded([bank[0][i] for i in chosen], words.suffix[-1])
     clip, _ = padded([bank[1][i] for i in chosen], words.clip.eos_token_id)
     return tuple(x.to(device) for x in (llama, lengths, clip[:, :77], torch.tensor([bank[2][i] for i in chosen])))
@@ -135,7 +135,7 @@ def _judge(
 
 
 @torch.no_grad()
-def evaluate(task: TextTask, words: Words, device: torch.device, count: int, seed: int = 4242) -> dict[str, float]:
+def evaluate(task: TextTask, words: Tokenizers, device: torch.device, count: int, seed: int = 4242) -> dict[str, float]:
     """Part of held-out captions of which an encoder gets each label, and all labels, right."""
     bank = draw_bank(words, count, random.Random(seed), held_out=True)
     found: dict[str, list[Tensor]] = {}
@@ -149,7 +149,7 @@ def evaluate(task: TextTask, words: Words, device: torch.device, count: int, see
     return {name: round(value, 4) for name, value in accuracy.items()}
 
 
-def load_encoders(folder: Path, words: Words) -> TextEncoders:
+def load_encoders(folder: Path, words: Tokenizers) -> TextEncoders:
     """The trained encoders of `folder`."""
     from training.checkpoint import load_weights
 

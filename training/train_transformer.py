@@ -28,7 +28,7 @@ from training.muon import muon_and_adam
 from training.patches import with_matrices
 from training.pool import Batch, LatentPool
 from training.quick_kernels import QuickKernels
-from training.texts import Words
+from training.texts import Tokenizers
 from training.train_text import load_encoders
 from training.train_vae import NAME as VAE_NAME
 
@@ -44,7 +44,7 @@ DISTURBED, DISTURBANCE = 0.6, 0.35
 """Part of the sections whose history is disturbed, and the largest amplitude of the noise."""
 
 
-class Mover(nn.Module):
+class TrainModel(nn.Module):
     """What is trained here: the transformer and the image encoder."""
 
     def __init__(self) -> None:
@@ -114,10 +114,10 @@ def train_transformer(
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
         torch.backends.cuda.enable_cudnn_sdp(False)
-    words = Words.load(folder)
+    words = Tokenizers.load(folder)
     vae = load_vae(folder).to(device)
     encoders = load_encoders(folder, words).to(device).eval().requires_grad_(False)
-    model = Mover().to(device)
+    model = TrainModel().to(device)
     run.resume(model)
     model.train()
     pool = LatentPool(vae, words, encoders, pool_size, seed + 1000 * len(run.record["calls"]), device)
@@ -160,7 +160,7 @@ def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
     say(f"{pool.made} clips in {time.monotonic() - start:.0f} s")
 
 
-def _optimizers(model: Mover) -> list[torch.optim.Optimizer]:
+def _optimizers(model: TrainModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks (Jordan et al., 2024), AdamW for all else."""
     inner = ("attn.", "ff.", "ff_context.", "proj_mlp", "proj_out.weight")
     matrices, others = [], []
@@ -178,10 +178,10 @@ def draw_levels(target: Tensor) -> dict[str, Tensor]:
     return {"sigma": draw_sigmas(count, target.shape, device), "guidance": guidance}
 
 
-def flow_losses(model: Mover, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def flow_losses(model: TrainModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Flow-matching loss of a flat `Batch` with its levels, and its parts at high and low noise."""
     batch, sigma = Batch.of(inputs), inputs["sigma"]
-    disturb(batch)
+    noise_augment(batch)
     noise = torch.randn_like(batch.target)
     at = sigma[:, None, None, None, None]
     noisy = (1 - at) * batch.target + at * noise
@@ -202,7 +202,7 @@ def draw_sigmas(count: int, shape: torch.Size, device: torch.device) -> Tensor:
     return mu / (mu + (1 / t.clamp(min=1e-4) - 1))
 
 
-def disturb(batch: Batch) -> None:
+def noise_augment(batch: Batch) -> None:
     """Add noise of a random amplitude to the history of some samples; the start picture and blanks stay as they are."""
     count, device = len(batch.target), batch.target.device
     amplitude = torch.rand(count, device=device) * DISTURBANCE * (torch.rand(count, device=device) < DISTURBED)
@@ -219,8 +219,8 @@ def load_vae(folder: Path) -> AutoencoderKLHunyuanVideo:
     return vae.eval().requires_grad_(False)
 
 
-def load_mover(folder: Path) -> Mover:
+def load_model(folder: Path) -> TrainModel:
     """The trained transformer and image encoder of `folder`."""
-    model = Mover()
+    model = TrainModel()
     model.load_state_dict(load_weights(folder, NAME))
     return model.eval().requires_grad_(False)

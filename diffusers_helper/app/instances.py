@@ -1,7 +1,7 @@
-"""``run_gradio.sh``: starts, stops and lists instances of the page in the background, one per GPU and port.
+"""`run_gradio.sh`: starts, stops and lists instances of the page in the background, one per GPU and port.
 
-Each instance has a keeper of its own (``supervisor``), so none depends on another one or on the shell that started it.
-Exit codes: those of ``options.py``; 1 is also "not running", 2 a port that is taken.
+Each instance has a supervisor of its own, so none depends on another one or on the shell that started it.
+Exit codes: those of `options.py`; 1 is also "not running", 2 a port that is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from diffusers_helper.app.supervisor import STOP_SECONDS, Plan, State, ask, files, read, write
+from diffusers_helper.app.supervisor import STOP_SECONDS, InstanceConfig, State, ask, files, read, write
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.service.config import RuntimeConfig
@@ -33,7 +33,7 @@ START_SECONDS = 180
 
 
 def main(argv: Sequence[str], data: Path | None = None) -> int:
-    """Do what ``argv`` says with the instances whose state is below ``data``, or ``--data``; return the exit code."""
+    """Do what `argv` says with the instances whose state is below `data`, or `--data`; return the exit code."""
     return ending(lambda: _run(list(argv), data))
 
 
@@ -55,14 +55,14 @@ def _run(argv: list[str], data: Path | None) -> int:
 
 
 def start(arguments: list[str], data: Path) -> int:
-    """Start the instances that ``arguments`` describe, and wait until they answer."""
+    """Start the instances that `arguments` describe, and wait until they answer."""
     return _start(_plans(arguments, data), data)
 
 
 def restart(arguments: list[str], data: Path) -> int:
     """Start again what runs, or what was started last, with the same options."""
     ports = _ports(arguments) or _running(data) or _known(data) or [DEFAULT_PORT]
-    return _start([read(Plan, files(data, port)[0]) or _plan(data, port) for port in ports], data)
+    return _start([read(InstanceConfig, files(data, port)[0]) or _plan(data, port) for port in ports], data)
 
 
 def stop(arguments: list[str], data: Path) -> int:
@@ -90,14 +90,14 @@ def status(arguments: list[str], data: Path) -> int:
 
 
 def logs(arguments: list[str], data: Path) -> int:
-    """Show the end of a log, by ``tail``."""
+    """Show the end of a log, by `tail`."""
     ports = [int(word) for word in arguments if word.isdecimal()]
     options = [word for word in arguments if not word.isdecimal()]
     log = files(data, ports[0] if ports else next(iter(_running(data)), DEFAULT_PORT))[2]
     return subprocess.run(["tail", "-n", "50", *options, str(log)]).returncode
 
 
-def _plans(arguments: list[str], data: Path) -> list[Plan]:
+def _plans(arguments: list[str], data: Path) -> list[InstanceConfig]:
     """Read the options that are ours; all others are the program's."""
     parser = argparse.ArgumentParser(prog="./run_gradio.sh start", add_help=False, allow_abbrev=False)
     parser.add_argument("--gpus", "--gpu", metavar="LIST")
@@ -115,13 +115,15 @@ def _plans(arguments: list[str], data: Path) -> list[Plan]:
     return [_plan(data, port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]
 
 
-def _plan(data: Path, port: int, gpu: str | None = None, options: Sequence[str] = (), f1: bool = False) -> Plan:
+def _plan(
+    data: Path, port: int, gpu: str | None = None, options: Sequence[str] = (), f1: bool = False
+) -> InstanceConfig:
     given = dict(pairwise(options)) | dict(word.split("=", 1) for word in options if "=" in word)
     if port != DEFAULT_PORT and "--outputs" not in given:
         options = [*options, "--outputs", str(data / f"outputs_{port}")]
     address = (given.get("--server") or RuntimeConfig.load(data=data).server).strip("[]")
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return Plan(port, address, _visible(gpu), tuple(options), f1)
+    return InstanceConfig(port, address, _visible(gpu), tuple(options), f1)
 
 
 def _visible(gpu: str | None) -> str | None:
@@ -133,7 +135,7 @@ def _visible(gpu: str | None) -> str | None:
     return gpu or os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
 
 
-def _start(plans: Sequence[Plan], data: Path) -> int:
+def _start(plans: Sequence[InstanceConfig], data: Path) -> int:
     require_writable(data / "run", "--data DIR")
     begun = []
     _signal([plan.port for plan in plans], data)
@@ -151,12 +153,12 @@ def _start(plans: Sequence[Plan], data: Path) -> int:
             (data / "run").mkdir(parents=True, exist_ok=True)
             write(plan, files(data, plan.port)[0])
             begun.append((plan, _spawn(plan, data)))
-    return max([_await(plan, keeper, data) for plan, keeper in begun])
+    return max([_await(plan, supervisor, data) for plan, supervisor in begun])
 
 
-def _spawn(plan: Plan, data: Path) -> subprocess.Popen[bytes]:
+def _spawn(plan: InstanceConfig, data: Path) -> subprocess.Popen[bytes]:
     log = files(data, plan.port)[2]
-    with log.open("ab") as console:  # for what the keeper itself may complain of
+    with log.open("ab") as console:  # for what the supervisor itself may complain of
         return subprocess.Popen(
             [sys.executable, "-m", "diffusers_helper.app.supervisor", str(data), str(plan.port)],
             cwd=ROOT,
@@ -167,11 +169,11 @@ def _spawn(plan: Plan, data: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _await(plan: Plan, keeper: subprocess.Popen[bytes], data: Path) -> int:
+def _await(plan: InstanceConfig, supervisor: subprocess.Popen[bytes], data: Path) -> int:
     log = files(data, plan.port)[2]
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if (code := keeper.poll()) is not None:
+        if (code := supervisor.poll()) is not None:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
             sys.stderr.write("\n".join([f"FramePack did not start. The end of {log.name}:", *lines, ""]))
             return code or FAILED
@@ -192,17 +194,17 @@ def _signal(ports: Sequence[int], data: Path) -> None:
     for port in ports:
         if (state := _state(port, data)) and state.kept:
             with suppress(psutil.Error):  # waiting for it says what is wrong
-                psutil.Process(state.keeper).terminate()
+                psutil.Process(state.supervisor).terminate()
 
 
 def _stop(port: int, data: Path) -> bool:
-    """End the instance at ``port``; return whether there was one."""
+    """End the instance at `port`; return whether there was one."""
     file = files(data, port)[1]
     state: State | None = read(State, file)
     was_there = state is not None and _lives(state, port)
     if state and state.kept:
-        _end(state.keeper, STOP_SECONDS + 5)  # the keeper gives the program its time, and needs a little more
-    if state and _is_ours(state.program, port):  # its keeper was killed
+        _end(state.supervisor, STOP_SECONDS + 5)  # the supervisor gives the program its time, and needs a little more
+    if state and _is_ours(state.program, port):  # its supervisor was killed
         _end(state.program, STOP_SECONDS)
     file.unlink(missing_ok=True)
     return was_there
@@ -227,7 +229,7 @@ def _lives(state: State, port: int) -> bool:
 
 
 def _is_ours(number: int | None, port: int) -> bool:
-    """Tell whether a process is still the program of ``port`` and not a stranger with its number."""
+    """Tell whether a process is still the program of `port` and not a stranger with its number."""
     try:
         return number is not None and psutil.Process(number).cmdline()[2:4] == ["--port", str(port)]
     except psutil.Error:
@@ -235,17 +237,17 @@ def _is_ours(number: int | None, port: int) -> bool:
 
 
 def _describe(port: int, data: Path) -> str:
-    state, plan = _state(port, data), read(Plan, files(data, port)[0])
+    state, plan = _state(port, data), read(InstanceConfig, files(data, port)[0])
     assert state is not None, "only what runs is described"
     words = [f"GPU {plan.gpu}"] if plan and plan.gpu else []
     words.append(f"{state.phase} ({state.why})" if state.phase == "waiting" else _health(plan, state))
-    words.append(f"process {state.program or state.keeper}" + ("" if state.kept else ", and nothing restarts it"))
+    words.append(f"process {state.program or state.supervisor}" + ("" if state.kept else ", and nothing restarts it"))
     if state.restarts:
         words.append(f"restarts: {state.restarts}, the last time it {state.why}")
     return f"Port {port}: {', '.join(words)}"
 
 
-def _health(plan: Plan | None, state: State) -> str:
+def _health(plan: InstanceConfig | None, state: State) -> str:
     """Return what the instance says of itself."""
     answer = ask(plan.address, plan.port, "/healthz") if plan else None
     if answer is None:

@@ -1,7 +1,7 @@
-"""``demo_gradio.py`` and ``demo_gradio_f1.py``: arguments, environment, port, models, page; in this order.
+"""`demo_gradio.py` and `demo_gradio_f1.py`: arguments, environment, port, models, page; in this order.
 
 What can be wrong is found before what takes long: a port that is taken ends the program before torch or Gradio are
-imported. Exit codes: those of ``options.py``; one that was stopped is done.
+imported. Exit codes: those of `options.py`; one that was stopped is done.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ JOBS_PER_OWNER = 10
 
 
 def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
-    """Serve the page of ``variant`` until a signal; return the exit code."""
+    """Serve the page of `variant` until a signal; return the exit code."""
     tolerant_output()
     code = options.ending(lambda: _main(variant, argv))
     return options.DONE if code == options.INTERRUPTED else code
@@ -50,7 +50,7 @@ def _main(variant: Variant, argv: Sequence[str] | None) -> int:
 
 
 def open_port(server: str, port: int) -> socket.socket:
-    """Take ``port`` of the address ``server`` now, so that nobody else gets it while the models load.
+    """Take `port` of the address `server` now, so that nobody else gets it while the models load.
 
     Raises SettingsError if it cannot be had.
     """

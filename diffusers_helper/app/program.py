@@ -1,7 +1,7 @@
 """What the page and the command line run: device, model folder, models and the run function of one process.
 
 Only the device and the presence of the files are settled at the start; what takes long to import is imported by
-``prepare``, which the jobs' worker calls after the page is served.
+`prepare`, which the jobs' worker calls after the page is served.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import torch
 from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.errors import CancelledError, SettingsError, UnknownJobError
 from diffusers_helper.core.events import Event
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.jobs.unfinished import Unfinished
+from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
-from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
+from diffusers_helper.service.system_monitor import SystemMonitor
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-EIGHT_BITS = Message(
+FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
 EXACT_NAMES = ""
-"""As the option ``name_template``: results are called as their jobs are."""
+"""As the option `name_template`: results are called as their jobs are."""
 _IMPORTED_LATE = (
     "diffusers_helper.generation.generate",
     "diffusers_helper.models.hunyuan_video_packed",
@@ -77,7 +77,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
-        preload: loads models before the first job; see ``make_manager``.
+        preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
 
     Raises SettingsError for a device, attention backend or template of names that does not work here, ModelFilesError
@@ -95,7 +95,7 @@ class Program:
         with config.naming_source("name_template"):
             template = config.name_template
             self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
-        self._eight_bit = folders.cache / "eight_bit" if config.weights == "fp8" else None
+        self._fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
         self.preload = Preload()
         self._speeds = KnownSpeeds(folders.cache / "speeds.json")
         self._check: Callable[[], None] = _nothing  # of the job in hand, or of loading ahead
@@ -114,7 +114,7 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.note = in_turn([note for note in (self.source.note, EIGHT_BITS if self._eight_bit else "") if note])
+        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if self._fp8 else "") if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
     @cached_property
@@ -133,7 +133,7 @@ class Program:
             offline=self._config.offline,
             embeddings=EmbeddingCache(folder if self._config.embedding_cache else None),
             on_loading=self._loading,
-            eight_bit=self._eight_bit,
+            fp8=self._fp8,
         )
 
     def prepare(self) -> None:
@@ -151,24 +151,26 @@ class Program:
         name: str,
         *,
         check: Callable[[], None],
-        say: Callable[[str], None],
-        mixed: bool = False,
+        report: Callable[[str], None],
+        allow_env_change: bool = False,
     ) -> Generator[Event, None, None]:
-        """Make the video of the job ``name``: its id, after the folder where its files go; see ``generation.generate``.
+        """Make the video of the job `name`: its id, after the folder where its files go; see `generation.generate`.
 
         What its files are called is decided when it first runs, and stays. A job of this id and request that was cut
-        off goes on: where it was if the environment is the same or it may be ``mixed``, else from its start. ``say``
-        gets sentences about what takes long inside one stage.
+        off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
+        `report` gets sentences about what takes long inside one stage.
         """
         from diffusers_helper.generation.checkpoint import Checkpoint
         from diffusers_helper.generation.generate import generate
 
-        self._check, self._tell = check, partial(_tell_job, say)
+        self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
         request = request.with_seed()
         with self._running(name, request, photo) as (folder, output):
             checkpoint = Checkpoint(folder)
-            if not mixed and differences(checkpoint.environment, self.components.environment(request.variant)):
+            if not allow_env_change and differences(
+                checkpoint.environment, self.components.environment(request.variant)
+            ):
                 checkpoint.forget()
             events = generate(
                 request,
@@ -191,7 +193,7 @@ class Program:
         assert resolution is not None, "every model folder has one"
         height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
         return SpeedKey(
-            computer=f"{device}, {self._config.attention}, {'fp8' if self._eight_bit else 'exact'}",
+            computer=f"{device}, {self._config.attention}, {'fp8' if self._fp8 else 'exact'}",
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
@@ -200,7 +202,7 @@ class Program:
 
     @contextmanager
     def _running(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[tuple[Path, Path]]:
-        """Hold the job ``name``; give the folder of its checkpoint, and the path of its files without ending.
+        """Hold the job `name`; give the folder of its checkpoint, and the path of its files without ending.
 
         The path is in its record before any work, so that whoever goes on finds the files.
         """
@@ -225,7 +227,7 @@ class Program:
             return ""
         return record.output if record.request == request else ""
 
-    def caution(self, job_id: str) -> str:
+    def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
 
@@ -270,19 +272,24 @@ class Program:
             place = user_folder(job.owner) if by_user else hidden_folder() if apart else ""
             name = f"{place}/{job.id}" if place else job.id
             return self.generate(
-                job.request, job.photo, name, check=job.check, say=job.set_status, mixed=job.allow_env_change
+                job.request,
+                job.photo,
+                name,
+                check=job.check,
+                report=job.set_status,
+                allow_env_change=job.allow_env_change,
             )
 
         def prepare() -> None:
             try:
                 self.prepare()
                 if preload:
-                    self._check, self._tell = go_on, self.preload.tell
-                    self.preload.run(self.components, self._variant, go_on)
+                    self._check, self._tell = still_wanted, self.preload.tell
+                    self.preload.run(self.components, self._variant, still_wanted)
             finally:
                 self.preload.end()
 
-        def go_on() -> None:
+        def still_wanted() -> None:
             if manager.closing:
                 raise CancelledError("The program is stopping.")
 
@@ -299,21 +306,21 @@ class Program:
             new_previewer=_new_previewer,
             prepare=prepare,
             on_failure=after_failure,
-            unfinished=Unfinished(self.store, self._variant, self.caution),
+            unfinished=StoredJobs(self.store, self._variant, self.env_warning),
         )
         return manager
 
     def about(self, port: int) -> About:
-        """Return what the endpoints tell of this process, whose page is at ``port``."""
+        """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return About(port, str(self.device), card, self._variant, self.source.title)
 
-    def computer(self) -> Computer:
+    def computer(self) -> SystemMonitor:
         """Return what looks at this computer, and at the GPU if one is in use."""
         if self.device.type != "cuda":
-            return Computer(self.outputs)
+            return SystemMonitor(self.outputs)
         uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        return Computer(self.outputs, uuid, lambda: torch.cuda.memory_reserved(self.device))
+        return SystemMonitor(self.outputs, uuid, lambda: torch.cuda.memory_reserved(self.device))
 
     @contextmanager
     def lock(self, port: int) -> Iterator[None]:
@@ -328,7 +335,7 @@ class Program:
 
 
 def pick_device(choice: str) -> torch.device:
-    """Return the device called ``choice``; "auto" is the best there is.
+    """Return the device called `choice`; "auto" is the best there is.
 
     Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
     take hours for what was meant for that GPU.
@@ -356,7 +363,7 @@ def pick_device(choice: str) -> torch.device:
 
 
 def device_fault(device: torch.device) -> str:
-    """Return why ``device`` computes no more; empty if it does.
+    """Return why `device` computes no more; empty if it does.
 
     After an illegal access, or an error that the driver calls Xid, every later call of the process fails as well.
     """
@@ -372,8 +379,8 @@ def device_fault(device: torch.device) -> str:
     return ""
 
 
-def _tell_job(say: Callable[[str], None], text: str, done: int, total: int) -> None:
-    say(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
+def _tell_job(report: Callable[[str], None], text: str, done: int, total: int) -> None:
+    report(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
 
 
 def _nothing(*_told: object) -> None:

@@ -1,8 +1,8 @@
 """Keeps one instance of the page running: starts it, writes its log, and starts it again if it crashes.
 
-``python -m diffusers_helper.app.supervisor DATA PORT`` reads ``DATA/run/PORT.json`` and writes ``PORT.state.json``
-beside it until it ends. An instance that ends on purpose, or because of what it was told (``options.FINAL``), or that
-never answered, is not started again. No torch here: the keeper is a small process.
+`python -m diffusers_helper.app.supervisor DATA PORT` reads `DATA/run/PORT.json` and writes `PORT.state.json`
+beside it until it ends. An instance that ends on purpose, or because of what it was told (`options.FINAL`), or that
+never answered, is not started again. No torch here: the supervisor is a small process.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STOP_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class InstanceConfig:
     """What an instance is: all that is needed to start it again.
 
     Attributes:
         port, address: where it answers.
         gpu: what CUDA_VISIBLE_DEVICES is set to; None to leave it alone.
-        options: of the program, beside ``--port``.
+        options: of the program, beside `--port`.
         f1: whether it is the F1 variant.
     """
 
@@ -63,14 +63,14 @@ class State:
     """How an instance is.
 
     Attributes:
-        keeper, born: process number of its keeper, and when that process started: together one process for ever.
+        supervisor, born: its supervisor's process number and start time, which together name one process for ever.
         program: process number of the program.
         phase: "starting", "up", or "waiting" to be started again.
         restarts: how often it was started again.
         why: how it ended last; empty if it did not.
     """
 
-    keeper: int
+    supervisor: int
     born: float
     program: int | None = None
     phase: str = "starting"
@@ -79,26 +79,29 @@ class State:
 
     @property
     def kept(self) -> bool:
-        """Whether its keeper still runs."""
-        return is_process(self.keeper, self.born)
+        """Whether its supervisor still runs."""
+        return is_process(self.supervisor, self.born)
 
 
 def files(data: Path, port: int) -> tuple[Path, Path, Path]:
-    """Return where plan, state and log of the instance at ``port`` are."""
+    """Return where plan, state and log of the instance at `port` are."""
     run = data / "run"
     return run / f"{port}.json", run / f"{port}.state.json", data / f"output_{port}.log"
 
 
 def read(kind: Callable[..., Any], path: Path) -> Any:
-    """Return the ``kind`` that ``write`` has put into ``path``; None if it is not there or damaged."""
+    """Return the `kind` that `write` has put into `path`; None if it is not there or damaged."""
     try:
-        return kind(**parsed_json(path.read_text(encoding="utf-8")))
+        found = parsed_json(path.read_text(encoding="utf-8"))
+        if kind is State and "keeper" in found:  # what versions up to 2026-11 called it; theirs may still run
+            found["supervisor"] = found.pop("keeper")
+        return kind(**found)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write(value: Plan | State, path: Path) -> None:
-    """Put ``value`` into ``path``, whole or not at all."""
+def write(value: InstanceConfig | State, path: Path) -> None:
+    """Put `value` into `path`, whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(value)), encoding="utf-8")
     part.replace(path)
@@ -114,7 +117,7 @@ def is_process(number: int, born: float) -> bool:
 
 
 def ask(address: str, port: int, path: str, seconds: float = 2) -> tuple[int, bytes] | None:
-    """GET ``path``; return status and body, None if nobody speaks HTTP there."""
+    """GET `path`; return status and body, None if nobody speaks HTTP there."""
     connection = http.client.HTTPConnection(address, port, timeout=seconds)
     try:
         connection.request("GET", path, headers={"Host": "localhost"})
@@ -141,15 +144,15 @@ class Backoff:
         return pause
 
 
-class Keeper:
-    """Keeps the instance that ``plan`` describes.
+class Supervisor:
+    """Keeps the instance that `plan` describes.
 
     Args:
         plan: what to run.
         data: the folder below which state and log go.
     """
 
-    def __init__(self, plan: Plan, data: Path) -> None:
+    def __init__(self, plan: InstanceConfig, data: Path) -> None:
         self._plan = plan
         _, self._file, log = files(data, plan.port)
         self._log = RotatingFileHandler(
@@ -243,10 +246,10 @@ def _reason(code: int) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Keep the instance at the port ``argv[1]`` of the folder ``argv[0]``."""
+    """Keep the instance at the port `argv[1]` of the folder `argv[0]`."""
     data, port = Path(argv[0]), int(argv[1])
-    plan = read(Plan, files(data, port)[0])
-    return Keeper(plan, data).run() if plan else FAILED
+    plan = read(InstanceConfig, files(data, port)[0])
+    return Supervisor(plan, data).run() if plan else FAILED
 
 
 if __name__ == "__main__":

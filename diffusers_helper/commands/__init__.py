@@ -1,1 +1,1 @@
-"""``./framepack COMMAND``: everything without the page."""
+"""`./framepack COMMAND`: everything without the page."""

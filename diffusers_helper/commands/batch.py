@@ -1,4 +1,4 @@
-"""``./framepack batch FOLDER|jobs.csv|jobs.jsonl``: one video for each photo or line.
+"""`./framepack batch FOLDER|jobs.csv|jobs.jsonl`: one video for each photo or line.
 
 A video that is there is not made again, so a batch that was stopped goes on when it is started again. What fails is
 told at the end and keeps nothing else from being made. Exit codes: 0 all there, 1 something failed, 2 a wrong list or
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffusers_helper.commands.batch_list import BatchJob, JobList, plan, read_list
 from diffusers_helper.commands.terminal import add_settings, follow, given_settings, steps_bar, table
 from diffusers_helper.core.errors import CancelledError, FramePackError, SettingsError
-from diffusers_helper.core.files import NAME_BYTES, json_bytes, require_writable, whole_file
+from diffusers_helper.core.files import NAME_BYTES, atomic_write, json_bytes, require_writable
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.names import cleaned
@@ -48,7 +48,7 @@ _TITLES: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job: its video, or why there is none; ``seconds`` is how long it took."""
+    """What became of a job: its video, or why there is none; `seconds` is how long it took."""
 
     job: BatchJob
     state: State
@@ -71,7 +71,7 @@ class Result:
 
 
 def add_parser(commands: Any) -> None:
-    """Add ``batch`` to the command line's subparsers."""
+    """Add `batch` to the command line's subparsers."""
     text = (
         "Every photo of a folder, or every line of a list, becomes a video. Videos that are there are not made again."
     )
@@ -134,9 +134,9 @@ def run(parsed: argparse.Namespace) -> int:
 def make_all(
     jobs: Sequence[BatchJob], program: Program, check: Callable[[], None], report: Callable[[Sequence[Result]], None]
 ) -> list[Result]:
-    """Make the jobs in their order until all are through or ``check`` raises CancelledError.
+    """Make the jobs in their order until all are through or `check` raises CancelledError.
 
-    ``report`` gets all results after every job.
+    `report` gets all results after every job.
     """
     program.prepare()
     results = [Result(job, "waiting") for job in jobs]
@@ -165,7 +165,7 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
         check()
         with steps_bar(job.request) as bar:
             events = program.generate(
-                job.request, open_photo(job.entry.photo), job.name, check=check, say=bar.set_description_str
+                job.request, open_photo(job.entry.photo), job.name, check=check, report=bar.set_description_str
             )
             return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
     except CancelledError:
@@ -180,7 +180,7 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
 
 
 def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
-    """What is known of a job before it is made; with ``look`` its photo is opened."""
+    """What is known of a job before it is made; with `look` its photo is opened."""
     if job.request is None:
         return Result(job, "failed", error=job.problem)
     video = outputs / f"{job.name}.mp4"
@@ -217,7 +217,7 @@ def _write(report: Path, source: Path, listed: JobList, results: Sequence[Result
         "counts": Counter(result.state for result in results),
         "jobs": [result.to_dict() for result in results],
     }
-    with whole_file(report) as part:
+    with atomic_write(report) as part:
         part.write_bytes(json_bytes(content))
 
 

@@ -20,7 +20,7 @@ from diffusers_helper.commands.batch_folder import FolderWalk
 from diffusers_helper.commands.batch_rows import Row, read_csv, read_json_lines
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import open_regular, require_usable
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.media.names import cleaned
 from diffusers_helper.media.text_files import read_text
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class JobList:
-    """All entries of a folder or list; ``passed_over`` says what is there besides, and how often."""
+    """All entries of a folder or list; `passed_over` says what is there besides, and how often."""
 
     entries: Sequence[Entry]
     passed_over: Mapping[str, int] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class JobList:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """An entry with everything decided; ``request`` is None and ``problem`` a sentence where it cannot be made."""
+    """An entry with everything decided; `request` is None and `problem` a sentence where it cannot be made."""
 
     entry: Entry
     request: GenerationRequest | None
@@ -74,7 +74,7 @@ def read_list(source: Path, *, recursive: bool = False, encoding: str | None = N
     """Return the entries of a folder, a .csv or a .jsonl file; raises SettingsError if none of them can be used.
 
     In a folder every photo is one, with the prompt in the text file beside it, if there is one. In a list the column or
-    key ``photo`` names the file, relative to the list; every other one is a setting.
+    key `photo` names the file, relative to the list; every other one is a setting.
 
     Args:
         source: the folder or list.
@@ -95,14 +95,14 @@ def read_list(source: Path, *, recursive: bool = False, encoding: str | None = N
         raise SettingsError(Message("There are no jobs in {source}.", source=source))
     entries = [_of_row(source, row) for row in rows]
     if all(entry.problem for entry in entries):
-        raise SettingsError(in_turn([entry.problem for entry in entries[:_TOLD]]))
+        raise SettingsError(join_sentences([entry.problem for entry in entries[:_TOLD]]))
     return JobList(entries)
 
 
 def plan(entries: Sequence[Entry], shared: Mapping[str, Any], model: str) -> list[BatchJob]:
-    """Decide the settings and the name of every entry: its own count before the ``shared`` ones.
+    """Decide the settings and the name of every entry: its own count before the `shared` ones.
 
-    ``model`` stands for the weights in a name.
+    `model` stands for the weights in a name.
     """
     return [_planned(entry, shared, model) for entry in entries]
 
@@ -141,7 +141,7 @@ def _of_folder(folder: Path, recursive: bool, encoding: str | None) -> JobList:
     nothing = Message("There are no photos in {source}.", source=folder)
     if not walk.passed_over["folders"]:
         raise SettingsError(nothing)
-    raise SettingsError(in_turn([nothing, Message("For those in the folders below it, add --recursive.")]))
+    raise SettingsError(join_sentences([nothing, Message("For those in the folders below it, add --recursive.")]))
 
 
 def _of_photo(folder: Path, photo: Path, encoding: str | None) -> Entry:

@@ -1,7 +1,7 @@
 """The rows of a list of jobs, CSV or JSON lines, each read on its own: a bad one keeps no other from running.
 
-Takes tables as spreadsheets write them: with ``sep=;`` at the top, tabs or semicolons, decimal commas, a comma at the
-end of each line, ``Guidance Scale`` for ``guidance_scale``.
+Takes tables as spreadsheets write them: with `sep=;` at the top, tabs or semicolons, decimal commas, a comma at the
+end of each line, `Guidance Scale` for `guidance_scale`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import parsed_json
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-"""``str.splitlines`` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""
+"""`str.splitlines` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _NUMBERS = {name for name, info in GenerationRequest.model_fields.items() if info.annotation is float}
 
@@ -159,7 +159,7 @@ def _unknown(names: Sequence[str]) -> str:
         return ""
     wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else Message("it names no photo.")
     known = ", ".join(GenerationRequest.model_fields)
-    return in_turn([wrong, Message("It takes photo and, where wanted, {names}.", names=known)])
+    return join_sentences([wrong, Message("It takes photo and, where wanted, {names}.", names=known)])
 
 
 def _checked(line: int, fields: Mapping[str, Any]) -> Row:
@@ -175,7 +175,7 @@ def _checked(line: int, fields: Mapping[str, Any]) -> Row:
 
 
 def _is_text(value: str, *, as_path: bool) -> bool:
-    """Tell whether ``value`` is Unicode; a path may have bytes that are not, as Python has them in names of files."""
+    """Tell whether `value` is Unicode; a path may have bytes that are not, as Python has them in names of files."""
     try:
         value.encode("utf-8", "surrogateescape" if as_path else "strict")
     except UnicodeEncodeError:

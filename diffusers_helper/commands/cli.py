@@ -1,7 +1,7 @@
-"""The same engine without a page: ``./framepack generate PHOTO "PROMPT" -o out.mp4``.
+"""The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands ``resume``, ``extend``, ``batch``, ``models``, ``doctor`` and ``password`` are in modules of their own.
-Exit codes: those of ``service/options.py``. The path of the video is the only line on stdout.
+The commands `resume`, `extend`, `batch`, `models`, `doctor` and `password` are in modules of their own.
+Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from diffusers_helper.service.versions import require_versions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` names; return the exit code."""
+    """Run the command that `argv` names; return the exit code."""
     tolerant_output()
     return options.ending(lambda: _run(argv))
 
@@ -80,14 +80,16 @@ def generate(parsed: argparse.Namespace) -> int:
     program.prepare()
     name = new_job_id()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        events = program.generate(request, photo, name, check=check, say=lambda text: bar.set_description_str(t(text)))
+        events = program.generate(
+            request, photo, name, check=check, report=lambda text: bar.set_description_str(t(text))
+        )
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")
     return options.DONE
 
 
 def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | None]:
-    """Return the settings that were given, those of ``--recipe`` included, and the photo: a file, or a PNG's bytes."""
+    """Return the settings that were given, those of `--recipe` included, and the photo: a file, or a PNG's bytes."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
     if parsed.recipe is None:
         if "prompt" not in given:

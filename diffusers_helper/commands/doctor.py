@@ -1,4 +1,4 @@
-"""``./framepack doctor``: what is in the way of a video on this computer, and what to do about it.
+"""`./framepack doctor`: what is in the way of a video on this computer, and what to do about it.
 
 Takes the options of a start and judges what that start would meet. Exit code 0 where nothing is a problem, else 1.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from diffusers_helper.commands.machine import Attempt, Facts, gather
+from diffusers_helper.commands.system_info import BackendProbe, Facts, gather
 from diffusers_helper.core.planning import FPS, LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
@@ -96,7 +96,7 @@ def torch_build(facts: Facts) -> Finding:
 
 
 def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
-    """Whether a card can run code for one of ``architectures``.
+    """Whether a card can run code for one of `architectures`.
 
     Machine code (sm_86) runs on cards of the same major number and at least that minor one, with an "a"
     (sm_90a) on this very card only; PTX (compute_80) is translated for every newer card.
@@ -186,7 +186,7 @@ def readable_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def attention(facts: Facts, attempt: Attempt) -> Finding:
+def attention(facts: Facts, attempt: BackendProbe) -> Finding:
     """Whether one backend works, and how much it matters."""
     subject = f"attention {attempt.name}"
     wanted = attempt.name == facts.wanted_attention
@@ -287,7 +287,7 @@ def examine(facts: Facts) -> list[Finding]:
 
 
 def add_parser(commands: Any) -> None:
-    """Add ``doctor`` to the command line's subparsers."""
+    """Add `doctor` to the command line's subparsers."""
     text = "what is in the way on this computer, and what to do about it"
     parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
     parser.set_defaults(command=run)
@@ -302,7 +302,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def report(findings: list[Finding]) -> int:
-    """Write ``findings`` and a last line that counts the problems; return 0 if there are none, else 1."""
+    """Write `findings` and a last line that counts the problems; return 0 if there are none, else 1."""
     for finding in findings:
         sys.stdout.write(f"{finding.level:<8} {finding.subject}: {finding.sentence}\n")
     problems = sum(finding.level is Level.PROBLEM for finding in findings)

@@ -1,6 +1,6 @@
-"""``./framepack models list|download|verify|where|copy``: a model's files without the model.
+"""`./framepack models list|download|verify|where|copy`: a model's files without the model.
 
-Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; ``list`` only tells.
+Parts go to stdout, what is wrong to stderr. Exit code 3 where files are missing or cannot be had; `list` only tells.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
     rows = [("part", "repository", "folder", "commit", "size", "state")]
     lacking = 0
     for part in parts_for(variants):
-        folder, problems = source.look(part)
+        folder, problems = source.inspect(part)
         size = readable_size(part.bytes_in(folder)) if folder and not problems else f"~{readable_size(part.size)}"
         state = _state(folder, problems)
         lacking += bool(problems)
@@ -52,7 +52,7 @@ def download(source: ModelSource, variants: Sequence[str], own: argparse.Namespa
     source.check(variants, offline=own.config.offline)  # the disk may be too small: said before the first byte
     with stop_on_interrupt("the download, which goes on from here the next time") as check:
         for part in parts_for(variants):
-            if not source.look(part)[1]:
+            if not source.inspect(part)[1]:
                 continue
             with _bar(part.name) as bar:
                 source.folder(part, offline=own.config.offline, on_progress=_shown_on(bar, check))
@@ -64,7 +64,7 @@ def verify(source: ModelSource, variants: Sequence[str], own: argparse.Namespace
     """Look at every part's files (complete, of this model, safetensors) and say which are fine."""
     code = options.DONE
     for part in parts_for(variants):
-        folder, problems = source.look(part)
+        folder, problems = source.inspect(part)
         compared = 0
         if folder and not problems and own.checksums:
             problems, compared = find_changed(part, folder, source.sums(part))
@@ -84,7 +84,7 @@ def where(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace
     """Write each part's name and folder, with a tab between; parts that are not here go to stderr."""
     code = options.DONE
     for part in parts_for(variants):
-        folder, _problems = source.look(part)
+        folder, _problems = source.inspect(part)
         if folder:
             _say(f"{part.name}\t{folder}")
         else:
@@ -116,7 +116,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
 
 
 def add_parser(commands: Any) -> None:
-    """Add ``models`` to the command line's subparsers."""
+    """Add `models` to the command line's subparsers."""
     text = "list, download, verify or find the weights"
     parser = commands.add_parser("models", help=text, description=f"{text.capitalize()}.")
     actions = parser.add_subparsers(required=True, metavar="ACTION")

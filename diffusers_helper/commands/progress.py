@@ -26,7 +26,7 @@ class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
             self.desc, self._tenths, self._told = settings.get("desc", ""), 0, 0.0
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count ``n`` more."""
+        """Count `n` more."""
         if not self.disable:
             shown: bool | None = super().update(n)
             return shown

@@ -1,8 +1,8 @@
-"""``./framepack resume [ID]``: go on with videos that were cut off, stopped or failed.
+"""`./framepack resume [ID]`: go on with videos that were cut off, stopped or failed.
 
-And ``extend ID --seconds N``: make a finished one longer, if its latents were kept.
+And `extend ID --seconds N`: make a finished one longer, if its latents were kept.
 
-Exit codes: those of ``service/options.py``; 2 is also nothing or several to choose from, or another environment. The
+Exit codes: those of `service/options.py`; 2 is also nothing or several to choose from, or another environment. The
 paths of the videos are the only lines on stdout.
 """
 
@@ -24,7 +24,7 @@ from diffusers_helper.commands.terminal import (
     telling_how_to_go_on,
 )
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.messages import Message, in_turn, language
+from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.record import JobRecord
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: Any) -> None:
-    """Add ``resume`` to the command line's subparsers."""
+    """Add `resume` to the command line's subparsers."""
     text = "A video that was cut off, stopped or failed goes on after its last finished section."
     parser = commands.add_parser("resume", help="go on with a video that was cut off", description=text)
     parser.set_defaults(command=run)
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 
 def add_extend_parser(commands: Any) -> None:
-    """Add ``extend`` to the command line's subparsers."""
+    """Add `extend` to the command line's subparsers."""
     text = "A finished F1 video whose latents were kept (--keep latents) gets more seconds at its end."
     parser = commands.add_parser("extend", help="make a finished video longer", description=text)
     parser.set_defaults(command=extend)
@@ -121,7 +121,7 @@ def _chosen(name: str | None, left: list[JobRecord], store: JobStore) -> JobReco
 
 
 def _id_of(name: str, store: JobStore) -> str:
-    """Return the id of the job whose files are called ``name``; ``name`` itself if it may be an id.
+    """Return the id of the job whose files are called `name`; `name` itself if it may be an id.
 
     Results of several users, each in a folder of their own, may have one name. Raises SettingsError for such a name.
     """
@@ -144,10 +144,10 @@ def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
     program = Program(
         config.model_copy(update={"models": config.models or record.models or None}), record.request.variant
     )
-    if caution := program.caution(record.id):
+    if env_warning := program.env_warning(record.id):
         if not parsed.force:
-            raise SettingsError(in_turn([caution, Message("Add --force to go on nevertheless.")]))
-        logger.warning("%s", caution)
+            raise SettingsError(join_sentences([env_warning, Message("Add --force to go on nevertheless.")]))
+        logger.warning("%s", env_warning)
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")
     program.prepare()
@@ -160,7 +160,12 @@ def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
         telling_how_to_go_on(record.id, program),
     ):
         events = program.generate(
-            request, photo, name, check=check, say=lambda text: bar.set_description_str(t(text)), mixed=True
+            request,
+            photo,
+            name,
+            check=check,
+            report=lambda text: bar.set_description_str(t(text)),
+            allow_env_change=True,
         )
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")

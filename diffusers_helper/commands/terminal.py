@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.core.errors import CancelledError, OutputError, SettingsError
 from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.core.files import require_usable, require_writable, whole_file
+from diffusers_helper.core.files import atomic_write, require_usable, require_writable
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
@@ -62,14 +62,14 @@ def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps_bar(request: GenerationRequest) -> ProgressBar:
-    """Return a progress line for the steps of ``request``, on stderr."""
+    """Return a progress line for the steps of `request`, on stderr."""
     return ProgressBar(total=request.sections * request.steps, unit="step")
 
 
 def follow(
     events: Generator[Event, None, None], check: Callable[[], None], bar: ProgressBar, t: Language = ENGLISH
 ) -> Path:
-    """Show ``events`` on ``bar`` until the video is there; return its path. An early end says what is kept.
+    """Show `events` on `bar` until the video is there; return its path. An early end says what is kept.
 
     Ctrl+\\ ends it once the section in hand is in the video.
     """
@@ -96,7 +96,7 @@ def follow(
 
 @contextmanager
 def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
-    """Say how to go on with the video ``name`` where it ends before it is done and can go on."""
+    """Say how to go on with the video `name` where it ends before it is done and can go on."""
     try:
         yield
     except BaseException:
@@ -108,7 +108,7 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
 
 
 def require_target(output: Path) -> None:
-    """Raise SettingsError if no video could be written to ``output``, as far as that can be known before it is made."""
+    """Raise SettingsError if no video could be written to `output`, as far as that can be known before it is made."""
     require_usable([output])
     if output.suffix.lower() != ".mp4":
         raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
@@ -121,17 +121,17 @@ def require_target(output: Path) -> None:
 
 
 def move_video(video: Path, target: Path | None) -> Path:
-    """Move a finished video to ``target`` if there is one; return where it is. Raises OutputError and keeps it."""
+    """Move a finished video to `target` if there is one; return where it is. Raises OutputError and keeps it."""
     if target is None:
         return video
-    with whole_file(target) as part:
+    with atomic_write(target) as part:
         shutil.copyfile(video, part)
     video.unlink()
     return target
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return ``rows`` as lines with aligned columns; control characters, as names of files may have, are escaped."""
+    """Return `rows` as lines with aligned columns; control characters, as names of files may have, are escaped."""
     rows = [[_CONTROL.sub(lambda found: repr(found[0])[1:-1], cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -39,15 +39,15 @@ class BackgroundRunner(Generic[T]):
             raise CancelledError("The background work was stopped.")
 
     def start(self, work: Generator[T, None, None], inside: AbstractContextManager[object]) -> None:
-        """Run ``work`` to its end in the thread, within ``inside``; the one before must have been read to its end."""
+        """Run `work` to its end in the thread, within `inside`; the one before must have been read to its end."""
         assert self._thread is None, "one at a time"
         self._thread = threading.Thread(target=self._run, args=(work, inside), name="section-end", daemon=True)
         self._thread.start()
 
     def items(self, *, wait: bool, until: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
-        """Yield what the generator gave since the last call, and with ``wait`` what is still to come.
+        """Yield what the generator gave since the last call, and with `wait` what is still to come.
 
-        The item for which ``until`` holds is the last. What the generator raises is raised here, after its items.
+        The item for which `until` holds is the last. What the generator raises is raised here, after its items.
         """
         while self._thread is not None:
             try:
@@ -71,7 +71,7 @@ class BackgroundRunner(Generic[T]):
                 for item in work:
                     self._items.put(item)
                     self.check()
-        except BaseException as raised:  # noqa: BLE001 - the thread's border: ``items`` raises it
+        except BaseException as raised:  # noqa: BLE001 - the thread's border: `items` raises it
             error = raised
         self._items.put(_End(error))
 

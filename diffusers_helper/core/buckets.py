@@ -24,9 +24,9 @@ BUCKETS[640] = [
 
 
 def find_nearest_bucket(h: int, w: int, resolution: int = 640) -> tuple[int, int]:
-    """Return the bucket (height, width) of base ``resolution`` nearest in shape to a picture of ``h`` x ``w`` pixels.
+    """Return the bucket (height, width) of base `resolution` nearest in shape to a picture of `h` x `w` pixels.
 
-    Nearest means least ``|h * bucket_width - w * bucket_height|``. Raises SettingsError for a base without buckets.
+    Nearest means least `|h * bucket_width - w * bucket_height|`. Raises SettingsError for a base without buckets.
     """
     try:
         buckets = BUCKETS[resolution]

@@ -127,14 +127,14 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Cancelled(Event):
-    """The user stopped the job; ``path`` is the video of the sections that were done, None if there were none."""
+    """The user stopped the job; `path` is the video of the sections that were done, None if there were none."""
 
     path: Path | None
 
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """The job ended in an error; ``message`` is a sentence for the user, ``path`` what was finished before it."""
+    """The job ended in an error; `message` is a sentence for the user, `path` what was finished before it."""
 
     message: str
     path: Path | None

@@ -61,7 +61,7 @@ def display_name(path: str | os.PathLike[str]) -> str:
 
 
 def require_usable(paths: Iterable[object]) -> None:
-    """Check the paths among ``paths``, as a command line has them among its options; other values are passed over.
+    """Check the paths among `paths`, as a command line has them among its options; other values are passed over.
 
     Raises SettingsError for a name that no file can have. It is mostly a sentence in the place of a path.
     """
@@ -81,7 +81,7 @@ def require_usable(paths: Iterable[object]) -> None:
 def open_regular(path: Path) -> BufferedReader:
     """Open a file to read its bytes. A pipe, whose opening waits for somebody to write, or a device is not opened.
 
-    Raises SettingsError, naming ``path``, for all that cannot be read.
+    Raises SettingsError, naming `path`, for all that cannot be read.
     """
     require_usable([path])
     try:
@@ -97,7 +97,7 @@ def open_regular(path: Path) -> BufferedReader:
 def parsed_json(text: str | bytes, **options: Any) -> Any:
     """Return what JSON from outside holds; raises ValueError alone, for lists in lists without end, too.
 
-    ``options`` are those of ``json.loads``.
+    `options` are those of `json.loads`.
     """
     try:
         return json.loads(text, **options)
@@ -106,18 +106,18 @@ def parsed_json(text: str | bytes, **options: Any) -> Any:
 
 
 def json_bytes(content: Any) -> bytes:
-    """Return ``content`` as JSON in UTF-8; a name that is not Unicode keeps its bytes, as the escape of a surrogate."""
+    """Return `content` as JSON in UTF-8; a name that is not Unicode keeps its bytes, as the escape of a surrogate."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def generate_timestamp() -> str:
-    """Return a file stem that sorts by time and is unlikely to repeat: ``YYYYMMDD_HHMMSS_mmm_rrrr``, r random."""
+    """Return a file stem that sorts by time and is unlikely to repeat: `YYYYMMDD_HHMMSS_mmm_rrrr`, r random."""
     now = datetime.now()
     return f"{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03d}_{random.SystemRandom().randrange(10_000):04d}"
 
 
 def free_space(folder: str | os.PathLike[str]) -> int:
-    """Return how many bytes are free on the disk of ``folder``; raises OutputError if it does not exist."""
+    """Return how many bytes are free on the disk of `folder`; raises OutputError if it does not exist."""
     try:
         return shutil.disk_usage(folder).free
     except OSError as error:
@@ -125,7 +125,7 @@ def free_space(folder: str | os.PathLike[str]) -> int:
 
 
 def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> None:
-    """Raise OutputError if ``folder`` does not exist, DiskFullError if its disk has less than ``bytes_needed`` free."""
+    """Raise OutputError if `folder` does not exist, DiskFullError if its disk has less than `bytes_needed` free."""
     if (free := free_space(folder)) < bytes_needed:
         raise DiskFullError(
             Message(
@@ -151,7 +151,7 @@ def open_own(path: Path) -> BinaryIO:
 
 
 def read_own(path: Path, most: int) -> bytes:
-    """Return what ``open_own`` finds; raises OSError, also where that is longer than ``most`` bytes."""
+    """Return what `open_own` finds; raises OSError, also where that is longer than `most` bytes."""
     with open_own(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -160,11 +160,11 @@ def read_own(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; it becomes ``path`` only once it is complete on the disk.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; it becomes `path` only once it is complete on the disk.
 
-    Whatever ends the block early leaves neither the temporary file nor a changed ``path``. Raises OutputError, naming
-    ``path``, where the system refuses to write.
+    Whatever ends the block early leaves neither the temporary file nor a changed `path`. Raises OutputError, naming
+    `path`, where the system refuses to write.
     """
     if "\0" in path.name:
         raise output_error(display_name(path), OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
@@ -183,7 +183,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise OutputError, naming ``path``, if no file can be written there now; nothing is left by trying."""
+    """Raise OutputError, naming `path`, if no file can be written there now; nothing is left by trying."""
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -192,14 +192,14 @@ def require_writable(path: Path) -> None:
 
 
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """Return the sentence for ``error``, met while writing ``path``."""
+    """Return the sentence for `error`, met while writing `path`."""
     reason = _REASONS.get(error.errno or 0, error.strerror or error)
     kind = DiskFullError if reason is _FULL else OutputError
     return kind(Message("{path} could not be written: {reason}.", path=path, reason=reason))
 
 
 def _part_name(name: str) -> str:
-    """Return the temporary name beside ``name``: a short one where the longer one would be too long."""
+    """Return the temporary name beside `name`: a short one where the longer one would be too long."""
     part = f"{name}.part"
     if len(os.fsencode(part)) <= NAME_BYTES:
         return part
@@ -207,7 +207,7 @@ def _part_name(name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut; not every system can, and the file itself is written."""
+    """Make the names in `folder` survive a power cut; not every system can, and the file itself is written."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

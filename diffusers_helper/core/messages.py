@@ -1,9 +1,9 @@
-"""What people read, in their language: English sentences in the code, their translations in ``locales/NAME.json``.
+"""What people read, in their language: English sentences in the code, their translations in `locales/NAME.json`.
 
-The English sentence, with ``{names}`` where values go, is the key. A text that is made before anybody knows who will
-read it (an error, a note, what a job is doing) is a ``Message``: an English string for logs and scripts, which a
-``Language`` turns into another one at the moment of showing. Tests find each key by the calls ``Message("...")`` and
-``t("...")``, so both are given literals, and a variable that holds a ``Language`` is called ``t``.
+The English sentence, with `{names}` where values go, is the key. A text that is made before anybody knows who will
+read it (an error, a note, what a job is doing) is a `Message`: an English string for logs and scripts, which a
+`Language` turns into another one at the moment of showing. Tests find each key by the calls `Message("...")` and
+`t("...")`, so both are given literals, and a variable that holds a `Language` is called `t`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 LANGUAGES = {"en": "English", "zh-TW": "繁體中文", "zh-CN": "简体中文", "ja": "日本語"}
 """Every language there is: its tag and its own name."""
 _CATALOGUES = Path(__file__).parents[1] / "locales"
-_FIRST_PART = "{part0}"  # of a key that ``in_turn`` made
+_FIRST_PART = "{part0}"  # of a key that `join_sentences` made
 _WITHOUT_SPACES = {"zh-TW", "zh-CN", "ja"}  # between sentences
 _TRADITIONAL = {"hant", "tw", "hk", "mo"}
 
@@ -26,7 +26,7 @@ class Message(str):
     """An English sentence that can be translated later.
 
     Args:
-        key: the sentence, with a ``{name}`` or ``{name:format}`` for each value.
+        key: the sentence, with a `{name}` or `{name:format}` for each value.
         values: numbers, strings, or further messages.
     """
 
@@ -40,7 +40,7 @@ class Message(str):
         return message
 
     def __str__(self) -> str:
-        """Return itself, so that ``str(error)`` can still be translated."""
+        """Return itself, so that `str(error)` can still be translated."""
         return self
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
@@ -52,7 +52,7 @@ class Language:
     """One language: call it with a message, or with a sentence and its values.
 
     Args:
-        tag: one of ``LANGUAGES``.
+        tag: one of `LANGUAGES`.
         catalogue: English sentences and what they are in this language.
     """
 
@@ -61,7 +61,7 @@ class Language:
         self._catalogue = catalogue
 
     def __call__(self, text: str, /, **values: Any) -> str:
-        """Return ``text`` in this language; a text that is not in the catalogue stays as it is."""
+        """Return `text` in this language; a text that is not in the catalogue stays as it is."""
         key, given = (text.key, text.values) if isinstance(text, Message) else (text, values)
         filled = {name: self(value) if isinstance(value, Message) else value for name, value in given.items()}
         sentence = self._catalogue.get(key, key)
@@ -75,20 +75,20 @@ ENGLISH = Language("en", {})
 
 @cache
 def language(tag: str | None) -> Language:
-    """Return the language called ``tag``, one of ``LANGUAGES``; English for None."""
+    """Return the language called `tag`, one of `LANGUAGES`; English for None."""
     if tag is None or tag == ENGLISH.tag:
         return ENGLISH
     return Language(tag, json.loads((_CATALOGUES / f"{tag}.json").read_text(encoding="utf-8")))
 
 
-def in_turn(messages: Iterable[str]) -> Message:
-    """Return one message that is made of ``messages``, one after the other."""
+def join_sentences(messages: Iterable[str]) -> Message:
+    """Return one message that is made of `messages`, one after the other."""
     parts = {f"part{number}": message for number, message in enumerate(messages)}
     return Message(" ".join(f"{{{name}}}" for name in parts), **parts)
 
 
 def preferred(accept_language: str) -> str:
-    """Return the tag of ``LANGUAGES`` that a browser's Accept-Language header asks for; English for none of them.
+    """Return the tag of `LANGUAGES` that a browser's Accept-Language header asks for; English for none of them.
 
     Chinese without a region is Simplified, as Unicode's likely subtags have it; Hong Kong and Macau read Traditional.
     """

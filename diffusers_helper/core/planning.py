@@ -1,7 +1,7 @@
 """From a length in seconds to the sections of a video: which time indices and which history each section sees.
 
 Pure arithmetic: no torch, no model, no files. Facts: arXiv 2504.12626 and the index layouts the public checkpoints were
-trained with. A new way of planning is one function in ``PLANNERS`` that returns a ``VideoPlan``.
+trained with. A new way of planning is one function in `PLANNERS` that returns a `VideoPlan`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SectionPlan:
     prompt: int = 0
 
     def indices(self, factor: int) -> tuple[int, ...]:
-        """Time indices of all that is read at ``factor``."""
+        """Time indices of all that is read at `factor`."""
         return tuple(index for piece in self.context if piece.factor == factor for index in piece.indices)
 
 
@@ -88,7 +88,7 @@ class VideoPlan:
 
     @property
     def section_frames(self) -> int:
-        """The sampler's ``frames`` argument: pixel frames that one section's latents decode to, alone."""
+        """The sampler's `frames` argument: pixel frames that one section's latents decode to, alone."""
         return pixel_frames(self.latent_window_size)
 
     @property
@@ -104,7 +104,7 @@ class VideoPlan:
 
 
 def pixel_frames(latents: int) -> int:
-    """Pixel frames that ``latents`` latent frames decode to: the VAE is causal and compresses time by 4."""
+    """Pixel frames that `latents` latent frames decode to: the VAE is causal and compresses time by 4."""
     return 4 * latents - 3
 
 
@@ -114,12 +114,12 @@ def total_frames(sections: int, latent_window_size: int = LATENT_WINDOW) -> int:
 
 
 def sections_for(seconds: float, latent_window_size: int = LATENT_WINDOW, fps: int = FPS) -> int:
-    """Return the number of sections nearest to ``seconds`` of video, at least 1."""
+    """Return the number of sections nearest to `seconds` of video, at least 1."""
     return max(1, round(seconds * fps / (4 * latent_window_size)))
 
 
 def plan_video(variant: str, sections: int, latent_window_size: int = LATENT_WINDOW) -> VideoPlan:
-    """Plan a video of ``sections`` sections with the planner of ``variant`` ("original" or "f1").
+    """Plan a video of `sections` sections with the planner of `variant` ("original" or "f1").
 
     Raises SettingsError for an unknown variant, or sections or window below 1.
     """

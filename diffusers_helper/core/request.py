@@ -1,7 +1,7 @@
 """What a user asks for: one frozen model that validates for the page, the API and the command line alike.
 
-It knows neither files nor models; the photo travels beside it. ``GenerationRequest.from_fields`` turns pydantic's
-findings into one sentence per field, and ``to_json``/``from_json`` keep a request as a recipe.
+It knows neither files nor models; the photo travels beside it. `GenerationRequest.from_fields` turns pydantic's
+findings into one sentence per field, and `to_json`/`from_json` keep a request as a recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.planning import FPS, sections_for, total_frames
 
 MAX_PROMPT_CHARACTERS = 10_000
@@ -57,17 +57,17 @@ class GenerationRequest(BaseModel):
 
     Attributes:
         prompt: what should happen; may be empty.
-        negative_prompt: what should not; used only when ``cfg_scale`` is above 1.
+        negative_prompt: what should not; used only when `cfg_scale` is above 1.
         variant: "original" or "f1".
-        seconds: wished length; the real one is ``total_seconds``.
-        seed: -1 for a random one, which ``with_seed`` then draws and fixes.
+        seconds: wished length; the real one is `total_seconds`.
+        seed: -1 for a random one, which `with_seed` then draws and fixes.
         steps: sampling steps per section.
         guidance_scale: distilled guidance, an input of the model.
         cfg_scale: classifier-free guidance; 1 is off and twice as fast.
         cfg_rescale: how far guided predictions are scaled back to the plain one's spread, 0 to 1.
         teacache: skip model calls that would change little: about twice as fast, and an approximation.
         preserved_memory_gb: GPU memory to leave free while sampling on a small card, GB.
-        mp4_crf: H.264 compression, 0 to 100 as people's settings have it; ``crf`` is what is used.
+        mp4_crf: H.264 compression, 0 to 100 as people's settings have it; `crf` is what is used.
         resolution: base size of the bucket table, None for the model folder's own.
         keep: what stays beside the finished video: the photo as the models saw it, the settings, the latents (and with
             them all that it takes to make the video longer).
@@ -92,19 +92,19 @@ class GenerationRequest(BaseModel):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> GenerationRequest:
-        """Validate ``fields``; raises SettingsError whose text has one sentence for each field at fault."""
+        """Validate `fields`; raises SettingsError whose text has one sentence for each field at fault."""
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise SettingsError(in_turn(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(join_sentences(_sentence(dict(entry)) for entry in error.errors())) from None
 
     @classmethod
     def from_json(cls, text: str) -> GenerationRequest:
-        """Read what ``to_json`` wrote; raises SettingsError for anything else."""
+        """Read what `to_json` wrote; raises SettingsError for anything else."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise SettingsError(in_turn(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(join_sentences(_sentence(dict(entry)) for entry in error.errors())) from None
 
     def to_json(self) -> str:
         """Return the request as JSON."""

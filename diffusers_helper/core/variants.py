@@ -15,7 +15,7 @@ class Variant:
     Attributes:
         name: the name in requests, plans and on the command line.
         checkpoint: the repository of the transformer's weights.
-        planner: the name of its planner in ``planning.PLANNERS``.
+        planner: the name of its planner in `planning.PLANNERS`.
         title: heading of the page.
         note: what a user should know while it runs; empty if nothing.
     """
@@ -48,7 +48,7 @@ VARIANTS = {variant.name: variant for variant in (ORIGINAL, F1)}
 
 
 def variant_named(name: str) -> Variant:
-    """Return the variant called ``name``; raises SettingsError for any other name."""
+    """Return the variant called `name`; raises SettingsError for any other name."""
     try:
         return VARIANTS[name]
     except KeyError:

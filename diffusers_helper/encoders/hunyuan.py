@@ -178,7 +178,7 @@ def vae_decode(
 
 def vae_decode_fake(latents: Tensor) -> Tensor:
     """Guess colours from scaled latents (B, 16, T, H, W) without an autoencoder: (B, 3, T, H, W) float32, 0..1."""
-    # Without ``non_blocking`` each of these few numbers would wait for all that the device still has to do.
+    # Without `non_blocking` each of these few numbers would wait for all that the device still has to do.
     factors, bias = (torch.tensor(x).to(latents.device, non_blocking=True) for x in (PREVIEW_FACTORS, PREVIEW_BIAS))
     return (torch.einsum("bcthw,cr->brthw", latents.float(), factors) + bias[:, None, None, None]).clamp(0, 1)
 

@@ -38,7 +38,7 @@ class LatentHistory:
         }
 
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
-        """Add the section's ``latents`` (B, 16, w, H, W)."""
+        """Add the section's `latents` (B, 16, w, H, W)."""
         if section.prepend_start:
             latents = torch.cat([self.start, latents], dim=2)
         if self._at_front:
@@ -47,5 +47,5 @@ class LatentHistory:
             self._latents = torch.cat([self._latents, latents], dim=2)[:, :, -self._kept :]
 
     def newest(self, count: int) -> Tensor:
-        """Return the ``count`` latents at the growing end, in the video's time order."""
+        """Return the `count` latents at the growing end, in the video's time order."""
         return self._latents[:, :, :count] if self._at_front else self._latents[:, :, -count:]

@@ -1,7 +1,7 @@
 """What a video needs to go on after its process died: its conditions and every section as sampled, in one folder.
 
-Files of a checkpoint: ``environment.json`` (what the numbers depend on), ``conditions.safetensors`` (prompt and picture
-as the transformer gets them) and ``section_NNN.safetensors`` (latents, and the noise generator's state after them).
+Files of a checkpoint: `environment.json` (what the numbers depend on), `conditions.safetensors` (prompt and picture
+as the transformer gets them) and `section_NNN.safetensors` (latents, and the noise generator's state after them).
 Each is written once, whole or not at all, and never touched again, so a section costs the same however long the video.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import SectionSampled
-from diffusers_helper.core.files import parsed_json, read_own, whole_file
+from diffusers_helper.core.files import atomic_write, parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import LATENT_WINDOW
 from diffusers_helper.framepack.engine import Conditions
@@ -116,7 +116,7 @@ class Checkpoint(Sequence[SectionSampled]):
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._folder / ENVIRONMENT) as part:
+        with atomic_write(self._folder / ENVIRONMENT) as part:
             part.write_text(json.dumps(dict(environment), indent=2), encoding="utf-8")
         given = {name: value for name, value in vars(conditions).items() if value is not None}
         self._write(CONDITIONS, {**given, START: start_latent})
@@ -169,7 +169,7 @@ class Checkpoint(Sequence[SectionSampled]):
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """Return the environment of the checkpoint in ``folder`` without reading the rest; empty if there is none."""
+    """Return the environment of the checkpoint in `folder` without reading the rest; empty if there is none."""
     try:
         found = parsed_json(read_own(folder / ENVIRONMENT, ENVIRONMENT_BYTES))
         return {str(name): str(value) for name, value in found.items()}
@@ -205,6 +205,6 @@ def _are_conditions(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _is_latent(tensor: Tensor, frames: int) -> bool:
-    """Tell whether ``tensor`` is float32 of (1, 16, ``frames``, H, W)."""
+    """Tell whether `tensor` is float32 of (1, 16, `frames`, H, W)."""
     is_latent = tensor.ndim == 5 and tensor.shape[:3] == (1, CHANNELS, frames) and 0 not in tensor.shape
     return is_latent and tensor.dtype == torch.float32

@@ -17,10 +17,10 @@ POLL_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 
 
-def when_there_is_room(
+def retry_when_disk_full(
     write: Callable[[], Result], folder: Path, need: int, check: Callable[[], None]
 ) -> Generator[Event, None, Result]:
-    """Return what ``write`` returns; while that raises DiskFullError, wait for room and call it again.
+    """Return what `write` returns; while that raises DiskFullError, wait for room and call it again.
 
     Args:
         write: leaves nothing behind when it fails.
@@ -28,7 +28,7 @@ def when_there_is_room(
         need: about how many bytes.
         check: called while waiting; may raise, as to stop.
 
-    Yields a StageStarted of stage "wait" at every look at the disk. Raises OutputError if ``folder`` goes meanwhile.
+    Yields a StageStarted of stage "wait" at every look at the disk. Raises OutputError if `folder` goes meanwhile.
     """
     while True:
         try:

@@ -1,8 +1,8 @@
 """From a request and a photo to a video file: the stages around the engine, each announced as an event.
 
 It knows which model is needed when, and neither threads, queues nor pages. Files of one video, all beside each other:
-``STEM.png`` (the photo as the models see it), ``STEM.json`` (the request), ``STEM_partial_NN.mp4`` while it grows and
-``STEM.mp4`` at the end. With a checkpoint a video that was cut off goes on where it was, to the same bits.
+`STEM.png` (the photo as the models see it), `STEM.json` (the request), `STEM_partial_NN.mp4` while it grows and
+`STEM.mp4` at the end. With a checkpoint a video that was cut off goes on where it was, to the same bits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diffusers_helper.core.events import (
     StageStarted,
     VideoGrown,
 )
-from diffusers_helper.core.files import output_error, require_free_space, whole_file
+from diffusers_helper.core.files import atomic_write, output_error, require_free_space
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import LATENT_WINDOW, VideoPlan, plan_video
@@ -43,7 +43,7 @@ from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun,
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.conditions import Check, make_conditions
-from diffusers_helper.generation.disk_wait import when_there_is_room
+from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
@@ -81,10 +81,10 @@ def generate(
         request: the settings; a seed of -1 is drawn here.
         photo: the start picture.
         components: the models.
-        output: the files' stem, for example ``outputs/20261122_101500_123``.
+        output: the files' stem, for example `outputs/20261122_101500_123`.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
         checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
-        metadata: the picture and the video carry the request; see ``media.recipe``.
+        metadata: the picture and the video carry the request; see `media.recipe`.
 
     Yields events up to Finished; where the disk is full it waits. Raises a FramePackError for all that a user can mend;
     closing the iterator stops the work and keeps the sections that were done.
@@ -175,7 +175,7 @@ def sampling_settings(request: GenerationRequest) -> SamplingSettings:
 
 
 def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> Generator[Event, None, int]:
-    """Let ``video`` go on from the newest file that is whole; return the number of its sections."""
+    """Let `video` go on from the newest file that is whole; return the number of its sections."""
     for sections in range(len(checkpoint), 0, -1):
         if video.reopen(sections, frames := plan.frames_after(sections)):
             assert video.partial is not None
@@ -188,11 +188,11 @@ def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> G
 def _saved(
     events: Events, video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint, check: Check
 ) -> Generator[Event, None, None]:
-    """Keep each section that ``events`` finish, first as sampled, then in ``video``."""
+    """Keep each section that `events` finish, first as sampled, then in `video`."""
     for event in events:
         if isinstance(event, SectionSampled) and event.index == len(checkpoint):
             keep = partial(checkpoint.append, event)
-            yield from when_there_is_room(keep, video.folder, 2 * event.latents.nbytes, check)
+            yield from retry_when_disk_full(keep, video.folder, 2 * event.latents.nbytes, check)
         yield event
         if isinstance(event, SectionDone) and event.pixels is not None:
             overlap = plan.sections[event.index].overlap_pixels
@@ -201,12 +201,12 @@ def _saved(
                 continue
             yield StageStarted("save", Message("Writing the video"))
             write = partial(video.add, event.pixels, overlap, check=check)
-            path = yield from when_there_is_room(write, video.folder, video.bytes_for(event.pixels), check)
+            path = yield from retry_when_disk_full(write, video.folder, video.bytes_for(event.pixels), check)
             yield VideoGrown(path, video.frames, event.index + 1)
 
 
 def _shown(events: Events) -> Events:
-    """Pass ``events`` on; raises NumericsError for a section that shows nothing."""
+    """Pass `events` on; raises NumericsError for a section that shows nothing."""
     for event in events:
         if isinstance(event, SectionDone) and event.pixels is not None:
             require_picture(event.pixels, event.index + 1)
@@ -231,7 +231,7 @@ def _encoded(
 ) -> Generator[Event, None, tuple[Conditions, Tensor, AutoencoderKLHunyuanVideo]]:
     """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE.
 
-    ``folder`` is that of the results, whose disk the checkpoint is on, too.
+    `folder` is that of the results, whose disk the checkpoint is on, too.
     """
     found = checkpoint.conditions()
     conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
@@ -242,7 +242,7 @@ def _encoded(
     if not found:
         begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
         need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
-        yield from when_there_is_room(begin, folder, need, check)
+        yield from retry_when_disk_full(begin, folder, need, check)
     return conditions, start_latent, vae
 
 
@@ -263,7 +263,7 @@ def _kept(
     need = _bytes_needed(request, len(checkpoint), pixels)
     keep = partial(_keep, request, output, png, need)
     if len(checkpoint):
-        yield from when_there_is_room(keep, output.parent, need, check)
+        yield from retry_when_disk_full(keep, output.parent, need, check)
     else:
         keep()
 
@@ -273,9 +273,9 @@ def _keep(request: GenerationRequest, output: Path, png: bytes, need: int) -> No
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, need)
-        with whole_file(output.with_name(f"{output.name}.png")) as part:
+        with atomic_write(output.with_name(f"{output.name}.png")) as part:
             part.write_bytes(png)
-        with whole_file(output.with_name(f"{output.name}.json")) as part:
+        with atomic_write(output.with_name(f"{output.name}.json")) as part:
             part.write_text(request.to_json(), encoding="utf-8")
     except OSError as error:
         raise output_error(output.parent, error) from error

@@ -30,7 +30,7 @@ class ApiHandlers:
         self._photos = photos or PhotoReader()
 
     def check_generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> list[dict[str, Any]]:
-        """Validate every input of ``generate`` on its own, so that each fault is told with its field's name."""
+        """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
         faults = [
             self._photo_fault(image, request),
             *(setting_fault(name, value) for name, value in settings.items()),

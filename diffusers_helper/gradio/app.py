@@ -1,7 +1,7 @@
-"""The page: ``build_pages`` lays it out and connects it, once per language; nothing here opens a port or starts a job.
+"""The page: `build_pages` lays it out and connects it, once per language; nothing here opens a port or starts a job.
 
 A timer reads snapshots; no handler is a generator and nothing is held open, so any number of tabs may watch a job.
-What the browser must remember (its visitor word and the draft) is in ``gr.BrowserState``. Values go to and from the
+What the browser must remember (its client id and the draft) is in `gr.BrowserState`. Values go to and from the
 handlers as raw JSON: one model validates them, and no video is copied or probed on its way to the browser.
 """
 
@@ -19,20 +19,20 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
+from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
-from diffusers_helper.gradio.series import Series, SeriesHandlers, connect_series, lay_out_series
-from diffusers_helper.gradio.visitors import Visitors
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.service.computer import Computer
 from diffusers_helper.service.preload import Preload
+from diffusers_helper.service.system_monitor import SystemMonitor
 
 POLL_SECONDS = 1
 REMEMBERED_SESSIONS = 50
@@ -48,51 +48,51 @@ _QUICK = RAW | QUIET
 
 
 def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
-    """Return a page for each tag of ``LANGUAGES``: the same jobs and visitors; ``about`` as in ``build_app``."""
-    shared = {"series": Series(), "photos": PhotoReader(), **about}
-    visitors = Visitors(manager)
-    return {tag: build_app(variant, manager, visitors, language(tag), **shared) for tag in tags}
+    """Return a page for each tag of `LANGUAGES`: the same jobs and clients; `about` as in `build_app`."""
+    shared = {"photo_batch": PhotoBatch(), "photos": PhotoReader(), **about}
+    client_jobs = ClientJobs(manager)
+    return {tag: build_app(variant, manager, client_jobs, language(tag), **shared) for tag in tags}
 
 
 def build_app(
     variant: Variant,
     manager: JobManager,
-    visitors: Visitors,
+    client_jobs: ClientJobs,
     t: Language = ENGLISH,
     *,
     defaults: GenerationRequest,
     models_note: str,
     outputs: Path,
-    computer: Computer | None = None,
-    series: Series | None = None,
+    computer: SystemMonitor | None = None,
+    photo_batch: PhotoBatch | None = None,
     photos: PhotoReader | None = None,
     preload: Preload | None = None,
     estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
     camera_only: bool = False,
     quarantined: Callable[[], list[tuple[str, str]]] | None = None,
 ) -> gr.Blocks:
-    """Return the page for ``variant`` in one language, not launched.
+    """Return the page for `variant` in one language, not launched.
 
     Args:
         variant: which model it drives.
         manager: runs the jobs.
-        visitors: which job is whose.
+        client_jobs: which job is whose.
         t: the language.
-        defaults: what the controls show at first; a ``resolution`` of None shows 640.
+        defaults: what the controls show at first; a `resolution` of None shows 640.
         models_note: a sentence about the models that a user must see; empty for none.
         outputs: the folder of the videos, served as it is.
         computer: what the panel "Computer" looks at; without it there is no panel.
-        series: the photos of many that became no job; None for a record of this page's own.
+        photo_batch: the photos of many that became no job; None for a record of this page's own.
         photos: reads photos, with a bound for the whole program; None for a reader of this page's own.
         preload: what loads models ahead; None shows nothing of that.
         estimate: tells how long a video takes here; None where nobody knows.
         camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
-        quarantined: tells of kept jobs that cannot be used; see ``JobStore.quarantined``.
+        quarantined: tells of kept jobs that cannot be used; see `JobStore.quarantined`.
     """
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
     with app:
-        visitor = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
+        client_id = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
         draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
         seen = gr.Textbox("", visible=False)
         gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
@@ -109,25 +109,25 @@ def build_app(
             with gr.Column(elem_id="options"):
                 options = lay_out_options(defaults, t)
                 recipe = lay_out_recipe(t)
-                many = lay_out_series(t)
+                many = lay_out_photo_batch(t)
                 if computer is not None:
                     lay_out_computer(computer, manager.stats, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
         photos = photos or PhotoReader()
-        page = PageHandlers(variant, manager, visitors, t, estimate, photos)
+        page = PageHandlers(variant, manager, client_jobs, t, estimate, photos)
         keep = _keeping(inputs, draft)
         _connect_form(form, inputs, keep)
         seed = inputs["seed"]
         assert isinstance(seed, gr.Number)
-        _connect_seed(page, options, seed, visitor, keep)
+        _connect_seed(page, options, seed, client_id, keep)
         _connect_hints(page, form, inputs, recipe, [app.load, result[3].change])
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
-        _connect_jobs(app, page, form, inputs, visitor, draft, [seen, *result[:-2]], result[-2:])
-        handlers = SeriesHandlers(variant, manager, series or Series(), t, photos)
-        connect_series(app, many, handlers, visitor, {name: named[name] for name in SETTINGS})
+        _connect_jobs(app, page, form, inputs, client_id, draft, [seen, *result[:-2]], result[-2:])
+        handlers = PhotoBatchHandlers(variant, manager, photo_batch or PhotoBatch(), t, photos)
+        connect_photo_batch(app, many, handlers, client_id, {name: named[name] for name in SETTINGS})
         _connect_api(ApiHandlers(variant, manager, photos), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
@@ -145,9 +145,9 @@ def _lay_out_result(t: Language) -> list[Any]:
         gr.HTML(elem_id="unfinished", apply_default_css=False),
     ]
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
-        go_on = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
+        resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
-    return [*result, buttons, go_on, discard]
+    return [*result, buttons, resume, discard]
 
 
 def _connect_jobs(
@@ -155,28 +155,28 @@ def _connect_jobs(
     page: PageHandlers,
     form: Form,
     inputs: dict[str, Any],
-    visitor: gr.BrowserState,
+    client_id: gr.BrowserState,
     draft: gr.BrowserState,
     result: list[Any],
     unfinished: list[gr.Button],
 ) -> None:
     """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
-    seen, shown = result[0], [*result, form.start, form.end, form.end_later]
-    app.load(page.restore, [visitor, draft], [visitor, *inputs.values(), *shown], **_QUICK)
-    poll = gr.Timer(POLL_SECONDS).tick(page.tick, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    seen, shown = result[0], [*result, form.start, form.end, form.stop_after_section]
+    app.load(page.restore, [client_id, draft], [client_id, *inputs.values(), *shown], **_QUICK)
+    poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", **_QUICK)
     poll.success(None, None, None, js=_HEARD)
     form.start.click(
         page.start,
-        inputs_kwargs={"visitor": visitor, "seen": seen, **inputs},
+        inputs_kwargs={"client_id": client_id, "seen": seen, **inputs},
         outputs=[form.message, *shown],
         trigger_mode="once",
         **_QUICK,
     )
-    form.end.click(page.end, [visitor, seen], shown, trigger_mode="once", **_QUICK)
-    form.end_later.click(page.end_later, [visitor, seen], shown, trigger_mode="once", **_QUICK)
-    go_on, discard = unfinished
-    go_on.click(page.go_on, [visitor, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
-    discard.click(page.discard, [visitor, seen], shown, trigger_mode="once", **_QUICK)
+    form.end.click(page.end, [client_id, seen], shown, trigger_mode="once", **_QUICK)
+    form.stop_after_section.click(page.stop_after_section, [client_id, seen], shown, trigger_mode="once", **_QUICK)
+    resume, discard = unfinished
+    resume.click(page.resume_video, [client_id, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
+    discard.click(page.discard, [client_id, seen], shown, trigger_mode="once", **_QUICK)
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
@@ -187,17 +187,17 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
 
 def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
-    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # ``input`` leaves out pasting with the mouse
+    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # `input` leaves out pasting with the mouse
     gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
 
 
 def _connect_seed(
-    page: PageHandlers, options: Options, seed: gr.Number, visitor: gr.BrowserState, keep: dict[str, Any]
+    page: PageHandlers, options: Options, seed: gr.Number, client_id: gr.BrowserState, keep: dict[str, Any]
 ) -> None:
     """Connect the switch with the seed, whichever of them changes: a seed of -1 is a new one for every video."""
     switch = options.random_seed
-    switch.input(page.seed, [visitor, switch], seed, **_QUICK).then(**keep)
+    switch.input(page.seed, [client_id, switch], seed, **_QUICK).then(**keep)
     seed.change(None, seed, switch, js="(seed) => seed !== null && seed < 0")
 
 
@@ -206,7 +206,7 @@ def _connect_hints(
 ) -> None:
     """Connect what is told before the start: the size, the length, the time, and what is still in the way.
 
-    ``others`` are events besides a change of a setting after which the time may be another one.
+    `others` are events besides a change of a setting after which the time may be another one.
     """
     size = {
         "fn": page.size_hint,

@@ -36,7 +36,7 @@ _EVENTS = re.compile(r"/gradio_api/(?:call/[^/]+/(?P<event>[^/]+)|queue/data)")
 
 
 class RefusedCallError(Exception):
-    """A call that cannot be made; the text says why, ``status`` is the answer's."""
+    """A call that cannot be made; the text says why, `status` is the answer's."""
 
     def __init__(self, text: str, status: int = 422) -> None:
         super().__init__(text)

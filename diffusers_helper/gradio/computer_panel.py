@@ -14,29 +14,29 @@ import gradio as gr
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.gradio.listeners import QUIET
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.service.computer import Computer, GpuReading, Reading
+from diffusers_helper.service.system_monitor import GpuSample, Sample, SystemMonitor
 
 POLL_SECONDS = 2
 PLOT_STEPS = 60
 GB = 1e9
 
 
-def lay_out_computer(computer: Computer, stats: WorkerStats, t: Language) -> None:
+def lay_out_computer(computer: SystemMonitor, stats: WorkerStats, t: Language) -> None:
     """Make the panel, folded, inside the current column, and connect it."""
 
-    def look() -> str:
+    def refresh() -> str:
         return panel(computer.read(), stats.recent, t)
 
     with gr.Accordion(t("Computer"), open=False, elem_id="computer") as accordion:
         shown = gr.HTML(apply_default_css=False)
     timer = gr.Timer(POLL_SECONDS, active=False)
-    timer.tick(look, None, shown, trigger_mode="once", **QUIET)
-    accordion.expand(lambda: (look(), gr.Timer(active=True)), None, [shown, timer], **QUIET)
+    timer.tick(refresh, None, shown, trigger_mode="once", **QUIET)
+    accordion.expand(lambda: (refresh(), gr.Timer(active=True)), None, [shown, timer], **QUIET)
     accordion.collapse(lambda: gr.Timer(active=False), None, timer, **QUIET)
 
 
-def panel(now: Reading, steps: Sequence[float], t: Language = ENGLISH) -> str:
-    """Return the panel's HTML; ``steps`` are the times of the latest steps, oldest first, seconds."""
+def panel(now: Sample, steps: Sequence[float], t: Language = ENGLISH) -> str:
+    """Return the panel's HTML; `steps` are the times of the latest steps, oldest first, seconds."""
     rows = [
         *(_of_gpu(now.gpu, t) if now.gpu else ()),
         _row(
@@ -54,7 +54,7 @@ def panel(now: Reading, steps: Sequence[float], t: Language = ENGLISH) -> str:
     return f'<dl class="fp-computer">{"".join(rows)}</dl>{_plot(steps[-PLOT_STEPS:], t)}'
 
 
-def _of_gpu(gpu: GpuReading, t: Language) -> list[str]:
+def _of_gpu(gpu: GpuSample, t: Language) -> list[str]:
     memory = t(
         "{used:.1f} GB of {total:.1f} GB used, {own:.1f} GB of it here, {free:.1f} GB free",
         used=gpu.used / GB,

@@ -1,4 +1,4 @@
-"""What a user can touch, laid out and labelled; what it does is connected in ``app``."""
+"""What a user can touch, laid out and labelled; what it does is connected in `app`."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ class Form:
     estimate: gr.HTML
     start: gr.Button
     end: gr.Button
-    end_later: gr.Button
+    stop_after_section: gr.Button
     message: gr.HTML
 
 
 @dataclass(frozen=True)
 class Options:
-    """The lower controls; ``named`` has one for each further setting of a request."""
+    """The lower controls; `named` has one for each further setting of a request."""
 
     random_seed: gr.Checkbox
     named: dict[str, gr.components.Component]
 
 
 def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str] = IDEAS) -> Form:
-    """Make the upper controls inside the current column; ``ideas`` are prompts to begin with, by their labels."""
+    """Make the upper controls inside the current column; `ideas` are prompts to begin with, by their labels."""
     image = gr.Image(
         type="filepath",
         image_mode=None,
@@ -98,9 +98,11 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
     with gr.Row():
         start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")
         end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
-    end_later = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
+    stop_after_section = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
     message = _html("", "message")
-    return Form(image, size_hint, prompt, dataset, seconds, length_hint, estimate, start, end, end_later, message)
+    return Form(
+        image, size_hint, prompt, dataset, seconds, length_hint, estimate, start, end, stop_after_section, message
+    )
 
 
 def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:

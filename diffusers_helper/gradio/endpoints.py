@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.service.computer import Computer
-from diffusers_helper.service.health import About, as_json, look
+from diffusers_helper.service.health import About, as_json, assess
 from diffusers_helper.service.prometheus import CONTENT_TYPE, metrics_text
+from diffusers_helper.service.system_monitor import SystemMonitor
 
 _FRESH = {"Cache-Control": "no-store"}
 
@@ -25,7 +25,7 @@ class Monitor:
 
     manager: JobManager
     about: About
-    computer: Computer
+    computer: SystemMonitor
 
 
 def routes(monitor: Monitor) -> list[Route]:
@@ -33,11 +33,11 @@ def routes(monitor: Monitor) -> list[Route]:
 
     # Coroutines, so that they answer even while all threads are taken.
     async def healthz(_request: Request) -> Response:
-        health = look(monitor.manager)
+        health = assess(monitor.manager)
         return JSONResponse(as_json(health, monitor.about), 200 if health.alive else 503, _FRESH)
 
     async def readyz(_request: Request) -> Response:
-        health = look(monitor.manager)
+        health = assess(monitor.manager)
         return JSONResponse(as_json(health, monitor.about), 200 if health.ready else 503, _FRESH)
 
     def metrics(_request: Request) -> Response:

@@ -1,6 +1,6 @@
 """What stands between a network and the page: small ASGI middlewares, each refusing one kind of request.
 
-They know nothing of jobs or users. ``guarded`` puts them in order: first whom the request is from and how many of
+They know nothing of jobs or users. `guarded` puts them in order: first whom the request is from and how many of
 theirs are under way, then whether it is meant for this server and from one of its own pages, then how large it is.
 None of them reads a body.
 """
@@ -45,7 +45,7 @@ _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
 def guarded(app: ASGIApp, access: Access, *, tunnel: bool = False) -> ASGIApp:
-    """Return ``app`` behind all guards; a ``tunnel`` has a host name that nobody knows beforehand."""
+    """Return `app` behind all guards; a `tunnel` has a host name that nobody knows beforehand."""
     app = own_origin(size_limit(app, access.max_upload))
     app = limited_requests(known_host(app, None if tunnel else access.host_names))
     return forwarded(safe_headers(below(app, urlsplit(access.root_path).path)), access.trusted_proxies)
@@ -106,7 +106,7 @@ def forwarded(app: ASGIApp, proxies: tuple[str, ...]) -> ASGIApp:
 def known_host(app: ASGIApp, names: tuple[str, ...] | None) -> ASGIApp:
     """Answer 400 to a Host that is not ours: a foreign name that leads here is an attack (DNS rebinding).
 
-    Addresses are always ours, since no name service can point them elsewhere. None for ``names`` takes any name.
+    Addresses are always ours, since no name service can point them elsewhere. None for `names` takes any name.
     """
     refusal = PlainTextResponse("This server does not answer to that name; --host-name NAME adds one.", 400)
 
@@ -124,7 +124,7 @@ def known_host(app: ASGIApp, names: tuple[str, ...] | None) -> ASGIApp:
 def host_name(host: str) -> str | None:
     """Return the name or address in a Host header, in lower case; None unless it is that and maybe a port, no more.
 
-    Lenient parsers disagree on ``localhost/evil.com`` and ``localhost:80@evil.com``; the page's links begin with it.
+    Lenient parsers disagree on `localhost/evil.com` and `localhost:80@evil.com`; the page's links begin with it.
     """
     match = _HOST.fullmatch(host.lower()) if host.isascii() else None
     if match is None or not 0 < int(match["port"] or 80) < 65536:
@@ -164,8 +164,8 @@ def own_origin(app: ASGIApp) -> ASGIApp:
     return guard
 
 
-def room_first(app: ASGIApp, full: Callable[[], str]) -> ASGIApp:
-    """Answer 503 to a script that wants to start a job while ``full`` gives a reason why none can be taken."""
+def reject_when_full(app: ASGIApp, full: Callable[[], str]) -> ASGIApp:
+    """Answer 503 to a script that wants to start a job while `full` gives a reason why none can be taken."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         starts = scope["type"] == "http" and scope["method"] == "POST" and bool(_GENERATE.search(scope["path"]))

@@ -1,6 +1,6 @@
 """What the page's buttons, timer and reload do: each is one short call that returns, never a held stream.
 
-Jobs live in the ``JobManager``. A tab knows only its visitor word and, in ``seen``, what it shows already, so that an
+Jobs live in the `JobManager`. A tab knows only its client id and, in `seen`, what it shows already, so that an
 unchanged part is not sent again.
 """
 
@@ -18,6 +18,7 @@ from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     carries_recipe,
@@ -28,9 +29,8 @@ from diffusers_helper.gradio.inputs import (
     setting_fault,
     uploaded_file,
 )
-from diffusers_helper.gradio.privacy import owner_of, user_of, visitor_of
+from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.same_again import LastAsked
-from diffusers_helper.gradio.visitors import Visitors, is_visitor, new_visitor
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
@@ -42,7 +42,7 @@ class PageHandlers:
     Args:
         variant: which model the page is for.
         manager: runs the jobs.
-        visitors: which job is whose.
+        client_jobs: which job is whose.
         t: the language of the page.
         estimate: tells how long a video takes here; None where nobody knows.
         photos: reads photos; None for a reader of its own.
@@ -52,31 +52,31 @@ class PageHandlers:
         self,
         variant: Variant,
         manager: JobManager,
-        visitors: Visitors,
+        client_jobs: ClientJobs,
         t: Language = ENGLISH,
         estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
         photos: PhotoReader | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
-        self._visitors = visitors
+        self._client_jobs = client_jobs
         self._t = t
         self._estimate = estimate
         self._asked = LastAsked()
         self._photos = photos or PhotoReader()
 
-    def restore(self, visitor: object, draft: object, request: gr.Request | None = None) -> list[Any]:
-        """On load: return the visitor word, then photo and settings of the draft, then everything ``tick`` returns."""
-        visitor = visitor if is_visitor(visitor) else new_visitor()
+    def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
+        """On load: return the client id, then photo and settings of the draft, then everything `tick` returns."""
+        client_id = client_id if is_client_id(client_id) else new_client_id()
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
         photo = uploaded_file(draft.get("photo"), user_of(request))
-        return [visitor, file_value(photo) if photo else gr.skip(), *controls, *self.tick(visitor, "", request)]
+        return [client_id, file_value(photo) if photo else gr.skip(), *controls, *self.tick(client_id, "", request)]
 
-    def tick(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of ``_values``."""
-        values = self._values(visitor_of(visitor, request))
+    def tick(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`."""
+        values = self._values(client_id_of(client_id, request))
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
         known = seen.split() if isinstance(seen, str) else []
         if digests == known:
@@ -87,55 +87,57 @@ class PageHandlers:
         return [" ".join(digests), *changed]
 
     def start(
-        self, visitor: object, seen: object, image: object, request: gr.Request | None = None, **settings: Any
+        self, client_id: object, seen: object, image: object, request: gr.Request | None = None, **settings: Any
     ) -> list[Any]:
-        """Start a job; return the message for a bad entry, then everything ``tick`` returns."""
+        """Start a job; return the message for a bad entry, then everything `tick` returns."""
         message = ""
         try:
             wanted = read_request(self._variant.name, settings)
             photo = read_photo(image, self._photos, request)
             owner = owner_of(request)
-            whose = visitor_of(visitor, request)
-            if self._asked.again(str(whose), image, wanted, self._visitors.job(whose)):
-                return [view.same_again(self._t), *self.tick(visitor, seen, request)]
-            self._visitors.start(whose, lambda: self._manager.submit(wanted, photo, owner=owner, visitor=str(whose)))
-            self._asked.note(str(whose), image, self._visitors.job(whose))
+            whose = client_id_of(client_id, request)
+            if self._asked.again(str(whose), image, wanted, self._client_jobs.job(whose)):
+                return [view.same_again(self._t), *self.tick(client_id, seen, request)]
+            self._client_jobs.start(
+                whose, lambda: self._manager.submit(wanted, photo, owner=owner, client_id=str(whose))
+            )
+            self._asked.note(str(whose), image, self._client_jobs.job(whose))
         except FramePackError as error:
             message = self._t(str(error))
-        return [view.fault(message), *self.tick(visitor, seen, request)]
+        return [view.fault(message), *self.tick(client_id, seen, request)]
 
-    def end(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Stop the visitor's job; return everything ``tick`` returns."""
-        self._visitors.stop(visitor_of(visitor, request))
-        return self.tick(visitor, seen, request)
+    def end(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Stop the client's job; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request))
+        return self.tick(client_id, seen, request)
 
-    def end_later(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Stop the visitor's job once the section in hand is in the video; return everything ``tick`` returns."""
-        self._visitors.stop(visitor_of(visitor, request), after_section=True)
-        return self.tick(visitor, seen, request)
+    def stop_after_section(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Stop the client's job once the section in hand is in the video; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request), after_section=True)
+        return self.tick(client_id, seen, request)
 
-    def go_on(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Go on with the visitor's unfinished video; return the message if it cannot, then what ``tick`` returns."""
+    def resume_video(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Go on with the client's unfinished video; return the message if it cannot, then what `tick` returns."""
         message = ""
         try:
-            self._visitors.go_on(visitor_of(visitor, request))
+            self._client_jobs.resume(client_id_of(client_id, request))
         except FramePackError as error:
             message = self._t(str(error))
-        return [view.fault(message), *self.tick(visitor, seen, request)]
+        return [view.fault(message), *self.tick(client_id, seen, request)]
 
-    def discard(self, visitor: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Give the visitor's unfinished video up; return everything ``tick`` returns."""
-        self._visitors.discard(visitor_of(visitor, request))
-        return self.tick(visitor, seen, request)
+    def discard(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
+        """Give the client's unfinished video up; return everything `tick` returns."""
+        self._client_jobs.discard(client_id_of(client_id, request))
+        return self.tick(client_id, seen, request)
 
     def length_hint(self, seconds: Any) -> str:
-        """Return the exact length that ``seconds`` leads to; empty if it is no length."""
+        """Return the exact length that `seconds` leads to; empty if it is no length."""
         return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
 
     def review(
         self, message: object, image: object, request: gr.Request | None = None, **settings: Any
     ) -> tuple[Any, str]:
-        """Return what is still wrong if ``message`` says that something is, and about how long the video will take."""
+        """Return what is still wrong if `message` says that something is, and about how long the video will take."""
         fault, told = "", ""
         try:
             told = view.estimate(self._estimate(read_request(self._variant.name, settings)), self._t)
@@ -145,11 +147,11 @@ class PageHandlers:
             fault = self._t(str(error))
         return view.fault(fault) if message else gr.skip(), told
 
-    def seed(self, visitor: object, random: bool, request: gr.Request | None = None) -> int:
-        """Return the seed for a new position of the switch: if it is not ``random``, that of the newest video."""
+    def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
+        """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
         if random:
             return RANDOM_SEED
-        job = self._visitors.job(visitor_of(visitor, request))
+        job = self._client_jobs.job(client_id_of(client_id, request))
         return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
 
     def size_hint(
@@ -157,7 +159,7 @@ class PageHandlers:
     ) -> str:
         """Return the size the video will have with this photo, or why the photo cannot be used.
 
-        A picture with settings in it says so, unless these were ``restored``.
+        A picture with settings in it says so, unless these were `restored`.
         """
         if image is None:
             return view.size_hint(None, resolution, self._t)
@@ -169,10 +171,10 @@ class PageHandlers:
         hinted = carries_recipe(image, restored, user_of(request))
         return size + (view.recipe_hint(self._t) if hinted else "")
 
-    def _values(self, visitor: object) -> list[Any]:
-        """Return what ``app`` shows of the visitor's newest job, in its order: HTML, video, card and buttons."""
-        job, unfinished = self._visitors.job(visitor), self._visitors.unfinished(visitor)
-        busy = self._visitors.busy(visitor)
+    def _values(self, client_id: object) -> list[Any]:
+        """Return what `app` shows of the client's newest job, in its order: HTML, video, card and buttons."""
+        job, unfinished = self._client_jobs.job(client_id), self._client_jobs.unfinished(client_id)
+        busy = self._client_jobs.busy(client_id)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
         video = job.video if job else None

@@ -1,7 +1,7 @@
 """From what a browser or a script sent to a request and a photo; everything is checked here before any queue slot.
 
-Handlers take the controls' raw JSON values (``preprocess=False``), because Gradio's own checks let NaN pass and round
-silently; the one model that validates is ``GenerationRequest``.
+Handlers take the controls' raw JSON values (`preprocess=False`), because Gradio's own checks let NaN pass and round
+silently; the one model that validates is `GenerationRequest`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from diffusers_helper.core.errors import PhotoError, SettingsError
-from diffusers_helper.core.files import output_error, whole_file
+from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.privacy import owner_of, user_of
@@ -51,12 +51,12 @@ _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def file_value(path: str | Path | None) -> dict[str, Any] | None:
-    """Return what a control needs to show or offer the file at ``path``."""
+    """Return what a control needs to show or offer the file at `path`."""
     return FileData(path=str(path), orig_name=Path(path).name).model_dump() if path else None
 
 
 def uploaded_file(path: object, user: str = "") -> Path | None:
-    """Return ``path`` if it is an upload that is still here, and of ``user`` if users sign in; else None.
+    """Return `path` if it is an upload that is still here, and of `user` if users sign in; else None.
 
     Paths come back from browsers and scripts, so only Gradio's own upload folder counts: FOLDER/SHA-256/NAME, no link.
     """
@@ -72,7 +72,7 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
 
 
 def stored_picture(content: bytes, owner: str) -> Path | None:
-    """Put a picture among the uploads of ``owner``, as if it had been uploaded; None for what is no picture.
+    """Put a picture among the uploads of `owner`, as if it had been uploaded; None for what is no picture.
 
     Raises OutputError, as an UploadsFullError if all together have too much.
     """
@@ -85,7 +85,7 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
     file = uploads.folder / sha256(content).hexdigest() / f"photo.{suffix}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_bytes(content)
         uploads.add([file], owner)
     except OSError as error:
@@ -111,7 +111,7 @@ def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = 
 
 
 def carries_recipe(image: object, restored: object = None, user: str = "") -> bool:
-    """Tell whether the picture in an image control has settings in it, other than those ``restored`` from a file."""
+    """Tell whether the picture in an image control has settings in it, other than those `restored` from a file."""
     found, known = _recipe_in(image, user), _recipe_in(restored, user)
     return found is not None and found.picture and (known is None or known.settings != found.settings)
 

@@ -22,13 +22,13 @@ POLL_SECONDS = 1
 def lay_out_loading(preload: Preload, t: Language) -> None:
     """Make the card in the current column, and connect it."""
 
-    def look() -> tuple[str, Any]:
+    def refresh() -> tuple[str, Any]:
         shown = card(preload.now, t)
         return shown, gr.skip() if shown else gr.Timer(active=False)
 
     html = gr.HTML(elem_id="loading", apply_default_css=False)
     timer = gr.Timer(POLL_SECONDS)
-    timer.tick(look, None, [html, timer], trigger_mode="once", **QUIET)
+    timer.tick(refresh, None, [html, timer], trigger_mode="once", **QUIET)
 
 
 def card(now: Loading, t: Language = ENGLISH) -> str:

@@ -1,7 +1,7 @@
 """Which scripts the page may run: those that the server wrote into it, told by their digests, and its own files.
 
 Gradio's page has inline scripts whose text changes with the page, and no place for a nonce. Their digests are taken as
-the page goes out, so that whatever gets into it later, such as an ``onerror`` in a text that was not escaped, is inert.
+the page goes out, so that whatever gets into it later, such as an `onerror` in a text that was not escaped, is inert.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL |
 
 
 def policy(scripts: str) -> str:
-    """Return a Content-Security-Policy with ``scripts`` as its sources of scripts.
+    """Return a Content-Security-Policy with `scripts` as its sources of scripts.
 
     Styles are inline all over Gradio; pictures and videos are data, blobs or files of this server.
     """
@@ -58,7 +58,7 @@ class PagePolicy:
 
 
 def _sources(page: bytes) -> Iterable[str]:
-    """Yield the sources of a page's scripts; Gradio makes functions of its ``js=`` texts, which is an eval."""
+    """Yield the sources of a page's scripts; Gradio makes functions of its `js=` texts, which is an eval."""
     yield "'self'"
     yield "'unsafe-eval'"
     for script in _SCRIPT.findall(page):

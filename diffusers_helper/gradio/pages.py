@@ -23,7 +23,7 @@ class ByLanguage:
     """Hands every request to the page in the visitor's language.
 
     Args:
-        pages: a page for each tag of ``LANGUAGES``; the first one is for everybody else.
+        pages: a page for each tag of `LANGUAGES`; the first one is for everybody else.
     """
 
     def __init__(self, pages: Mapping[str, FastAPI]) -> None:
@@ -37,9 +37,9 @@ class ByLanguage:
 
 
 def mount_pages(app: FastAPI, pages: Mapping[str, gr.Blocks], options: Callable[[], dict[str, Any]]) -> FastAPI:
-    """Serve the pages of ``build_pages`` at the root of ``app``, after the routes it has already; return ``app``.
+    """Serve the pages of `build_pages` at the root of `app`, after the routes it has already; return `app`.
 
-    ``options`` gives what each page's Gradio has to be told beside how it looks; Gradio changes what it is given.
+    `options` gives what each page's Gradio has to be told beside how it looks; Gradio changes what it is given.
     """
     inner = {}
     for tag, blocks in pages.items():

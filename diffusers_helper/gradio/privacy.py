@@ -23,7 +23,7 @@ from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.job import user_folder
 
 _UNGUESSED = re.compile(r"hidden_[0-9a-f]{32}/[^/]+|\d{8}_\d{6}_[0-9a-f]{16}(_partial_\d+)?\.mp4")
-"""Results in folders of ``jobs.job.hidden_folder``; and those called by their job's id, as they once were."""
+"""Results in folders of `jobs.job.hidden_folder`; and those called by their job's id, as they once were."""
 _FILE = re.compile(r"/gradio_api/file[=/](.*)", re.DOTALL)
 _RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)", re.ASCII)
 
@@ -39,8 +39,8 @@ def owner_of(request: gr.Request | None) -> str:
     return user_of(request) or (client.host if client else "")
 
 
-def visitor_of(word: object, request: gr.Request | None) -> object:
-    """Return the visitor word that counts: a user's own one, the same on all their devices, else the browser's."""
+def client_id_of(word: object, request: gr.Request | None) -> object:
+    """Return the client id that counts: a user's own one, the same on all their devices, else the browser's."""
     user = user_of(request)
     if not user:
         return word

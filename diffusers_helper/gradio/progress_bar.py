@@ -44,7 +44,7 @@ class Advance:
 
 
 def make_progress_bar_html(number: float, text: str, advance: Advance | None = None) -> str:
-    """Return a bar filled to ``number`` percent (clamped to 0-100) below ``text``, which is escaped."""
+    """Return a bar filled to `number` percent (clamped to 0-100) below `text`, which is escaped."""
     percent = round(min(max(number, 0), 100))
     label = escape(text)
     return (
@@ -68,5 +68,5 @@ def _data(advance: Advance | None) -> str:
 
 
 def make_progress_bar_css() -> str:
-    """Return the style sheet that ``make_progress_bar_html`` needs; put it into the page once."""
+    """Return the style sheet that `make_progress_bar_html` needs; put it into the page once."""
     return _CSS

@@ -36,7 +36,7 @@ _WRITE_BYTES = 1_000_000
 
 
 class RefusedUploadError(Exception):
-    """An upload that cannot be taken; the text says why, ``status`` is the answer's."""
+    """An upload that cannot be taken; the text says why, `status` is the answer's."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -93,7 +93,7 @@ class Incoming:
         return placed
 
     def close(self) -> None:
-        """Leave nothing of what ``finish`` has not placed."""
+        """Leave nothing of what `finish` has not placed."""
         self.ended = True
         if self._file is not None:
             self._file.close()

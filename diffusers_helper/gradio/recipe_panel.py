@@ -56,7 +56,7 @@ class RecipeHandlers:
 
     @staticmethod
     def _photo(recipe: Recipe, path: Path, request: gr.Request | None) -> tuple[Path | None, str]:
-        """Return the photo of ``recipe``, which is the file at ``path`` or in it, or else why there is none."""
+        """Return the photo of `recipe`, which is the file at `path` or in it, or else why there is none."""
         if recipe.picture:
             return path, ""
         try:

@@ -1,4 +1,4 @@
-"""What each visitor asked for last, so that the page can say when a video would come out the same again."""
+"""What each client asked for last, so that the page can say when a video would come out the same again."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class _Asked:
 
 
 class LastAsked:
-    """The newest request of each visitor; a server that was started again knows none."""
+    """The newest request of each client; a server that was started again knows none."""
 
     def __init__(self) -> None:
         self._last: dict[str, _Asked] = {}
 
-    def note(self, visitor: str, image: object, job: JobSnapshot | None) -> None:
-        """Note that the visitor's newest ``job`` was started with the picture in the image control ``image``."""
-        last = self._last.get(visitor)
+    def note(self, client_id: str, image: object, job: JobSnapshot | None) -> None:
+        """Note that the client's newest `job` was started with the picture in the image control `image`."""
+        last = self._last.get(client_id)
         if job is None or job.request is None or (last is not None and last.job_id == job.id):
             return  # a button pressed twice starts one
-        self._last.pop(visitor, None)
-        self._last[visitor] = _Asked(content_of(image), job.id, job.request)
+        self._last.pop(client_id, None)
+        self._last[client_id] = _Asked(content_of(image), job.id, job.request)
         while len(self._last) > MAX_REMEMBERED:
             del self._last[next(iter(self._last))]
 
-    def again(self, visitor: str, image: object, wanted: GenerationRequest, job: JobSnapshot | None) -> bool:
-        """Tell, once, whether ``wanted`` is the video that the visitor's newest ``job`` has made."""
-        last = self._last.get(visitor)
+    def again(self, client_id: str, image: object, wanted: GenerationRequest, job: JobSnapshot | None) -> bool:
+        """Tell, once, whether `wanted` is the video that the client's newest `job` has made."""
+        last = self._last.get(client_id)
         if last is None or last.told or job is None or (job.id, job.state) != (last.job_id, "done"):
             return False
         if (content_of(image), wanted) != (last.photo, last.request):
             return False
-        self._last[visitor] = replace(last, told=True)
+        self._last[client_id] = replace(last, told=True)
         return True

@@ -1,6 +1,6 @@
 """Serves the page and ends in order: after SIGTERM or Ctrl+C no new visitor, the job stopped at its step, exit 0.
 
-Gradio's own ``launch`` dies at once on SIGTERM, so it only serves ``--share``, which needs it.
+Gradio's own `launch` dies at once on SIGTERM, so it only serves `--share`, which needs it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Lifespan
 from diffusers_helper.gradio.calls import EXCEPTION_HANDLERS, CheckedCalls
 from diffusers_helper.gradio.connections import BACKLOG, LimitedProtocol
 from diffusers_helper.gradio.door import only_endpoints
-from diffusers_helper.gradio.guards import guarded, room_first
+from diffusers_helper.gradio.guards import guarded, reject_when_full
 from diffusers_helper.gradio.page_policy import PagePolicy
 from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads, SignedIn
@@ -62,17 +62,17 @@ def application(
     routes: Sequence[Route] = (),
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> ASGIApp:
-    """Return the pages, one per language, and ``routes`` beside them, all behind the guards."""
+    """Return the pages, one per language, and `routes` beside them, all behind the guards."""
     app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
     uploads = Uploads(Path(get_upload_folder()))
     receiver = Receiver(uploads, access.max_upload)  # one for the pages of all languages, as it counts
     sign_in = SignIn(access.accounts) if access.accounts else None
     mounted = mount_pages(app, pages, lambda: for_gradio(access, outputs, receiver, sign_in))
-    return guarded(only_endpoints(room_first(mounted, manager.full), [route.path for route in routes]), access)
+    return guarded(only_endpoints(reject_when_full(mounted, manager.full), [route.path for route in routes]), access)
 
 
 def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignIn | None) -> dict[str, Any]:
-    """Return what Gradio has to be told about access, however it is served; pages share one ``sign_in``."""
+    """Return what Gradio has to be told about access, however it is served; pages share one `sign_in`."""
     uploads = Uploads(Path(get_upload_folder()))
     sessions = [Middleware(Sessions, seconds=access.session_hours * 3600)] if sign_in else []
     return {
@@ -103,7 +103,7 @@ def serve(
     inbrowser: bool,
     routes: Sequence[Route] = (),
 ) -> bool:
-    """Serve the pages, one per language, and ``routes`` beside them; return whether the running job stopped in time.
+    """Serve the pages, one per language, and `routes` beside them; return whether the running job stopped in time.
 
     Raises whatever keeps it from starting or ends it before a signal does.
     """
@@ -161,7 +161,7 @@ def share(
     door = [
         Middleware(guarded, access, tunnel=True),
         Middleware(only_endpoints, [route.path for route in routes]),
-        Middleware(room_first, manager.full),
+        Middleware(reject_when_full, manager.full),
     ]
     protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
     protected["app_kwargs"]["routes"] = list(routes)

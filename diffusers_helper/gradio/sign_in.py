@@ -1,6 +1,6 @@
 """Signing in to the page: passwords are checked in a thread of their own, and sessions end.
 
-Gradio asks ``SignIn.check`` for each password; ``Sessions`` stands inside Gradio's application, which has the tokens.
+Gradio asks `SignIn.check` for each password; `Sessions` stands inside Gradio's application, which has the tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusers_helper.service.accounts import Accounts
-from diffusers_helper.service.login_throttle import LoginThrottle, TooManyAttempts
+from diffusers_helper.service.login_throttle import LoginThrottle, TooManyAttemptsError
 
 QUEUE, QUEUE_FOR_FAMILIAR = 8, 16
 """Passwords that may wait to be checked (0.2 s each): all in all, and with those of users known at their network."""
@@ -56,7 +56,7 @@ class SignIn:
         self._refused, self._refusals_told = 0, -math.inf
 
     async def check(self, name: str, password: str) -> bool:
-        """Tell whether ``password`` is that of ``name``; one line of the log says what was answered to whom.
+        """Tell whether `password` is that of `name`; one line of the log says what was answered to whom.
 
         Raises:
             HTTPException: 429, with Retry-After, where somebody has to wait.
@@ -65,9 +65,9 @@ class SignIn:
         try:
             with self._throttle.attempt(address, name) as attempt:
                 if self._waiting >= (QUEUE_FOR_FAMILIAR if attempt.familiar else QUEUE):
-                    raise TooManyAttempts(1)
+                    raise TooManyAttemptsError(1)
                 attempt.succeeded = await self._matches(name, password)
-        except TooManyAttempts as error:
+        except TooManyAttemptsError as error:
             self._note_refusal(address)
             after = {"Retry-After": str(math.ceil(error.seconds))}
             raise HTTPException(429, "Too many wrong passwords; wait a moment.", after) from None
@@ -94,7 +94,7 @@ class SignIn:
 class Sessions:
     """Inside Gradio's application: ends sessions in time and keeps their cookies to this site.
 
-    Gradio 6.31 keeps a session as a token in ``app.tokens`` until the process ends, and sends its cookie from pages of
+    Gradio 6.31 keeps a session as a token in `app.tokens` until the process ends, and sends its cookie from pages of
     other sites as well.
 
     Args:

@@ -49,7 +49,7 @@ def theme() -> gr.themes.Base:
 
 
 def app_options(tag: str = "en") -> dict[str, Any]:
-    """Return what ``launch`` and ``mount_gradio_app`` alike must be given for the page in the language ``tag``."""
+    """Return what `launch` and `mount_gradio_app` alike must be given for the page in the language `tag`."""
     t = language(tag)
     return {
         "auth_message": t("After several wrong passwords signing in does nothing for up to a minute."),

@@ -1,6 +1,6 @@
 """The folder of uploads: whose each one is, and how much of it one owner may fill.
 
-An upload is ``FOLDER/SHA-256/NAME``, as Gradio expects it. Who uploaded it stands beside it in ``.owners``; the same
+An upload is `FOLDER/SHA-256/NAME`, as Gradio expects it. Who uploaded it stands beside it in `.owners`; the same
 content may be several people's. What is old goes; whoever has too much loses their own oldest uploads, never somebody
 else's; and when all together are too much, nobody can add any. A job keeps its own copy of its photo.
 """
@@ -49,7 +49,7 @@ class _Upload:
 
 @dataclass(frozen=True)
 class Uploads:
-    """The uploads in ``folder``.
+    """The uploads in `folder`.
 
     Attributes:
         max_age: seconds until an upload is removed.
@@ -66,15 +66,15 @@ class Uploads:
     _lock: ClassVar[threading.Lock] = threading.Lock()  # of all: several of these look after one folder
 
     def holds(self, file: Path) -> bool:
-        """Tell whether ``file`` is in the folder."""
+        """Tell whether `file` is in the folder."""
         return file.is_relative_to(self.folder.resolve())
 
     def belongs(self, file: Path, owner: str) -> bool:
-        """Tell whether ``owner`` uploaded ``file``; with the same content it may be many owners'."""
+        """Tell whether `owner` uploaded `file`; with the same content it may be many owners'."""
         return owner in _owners(file.parent)
 
     def add(self, files: Iterable[Path], owner: str) -> None:
-        """Note that ``owner`` uploaded ``files`` now, and remove what is old or more than this owner may have.
+        """Note that `owner` uploaded `files` now, and remove what is old or more than this owner may have.
 
         Raises UploadsFullError if there is no room, though the owner has not too much; then they are not kept.
         """
@@ -108,7 +108,7 @@ class Uploads:
         os.utime(entry)
 
     def _swept(self, owner: str, new: set[str]) -> list[_Upload]:
-        """Remove what is too old, and of ``owner`` what is too much, though nothing ``new``; return what is left."""
+        """Remove what is too old, and of `owner` what is too much, though nothing `new`; return what is left."""
         oldest_allowed, kept, count, size = time.time() - self.max_age, [], 0, 0
         for upload in sorted(self._all(), key=lambda upload: upload.modified, reverse=True):
             if upload.modified < oldest_allowed:
@@ -122,7 +122,7 @@ class Uploads:
         return kept
 
     def _disown(self, upload: _Upload, owner: str) -> bool:
-        """Take an upload from ``owner``; return whether it is gone, since it was nobody else's."""
+        """Take an upload from `owner`; return whether it is gone, since it was nobody else's."""
         others = [name for name in _owners(Path(upload.path)) if name != owner]
         if not others:
             _remove(upload.path)

@@ -1,6 +1,6 @@
 """What the page shows, as pure functions from a job's snapshot to HTML; it knows neither Gradio nor handlers.
 
-Gradio shows HTML as it comes, so every text that a user or a file name may have shaped passes ``escape`` here.
+Gradio shows HTML as it comes, so every text that a user or a file name may have shaped passes `escape` here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def header(title: str, models_note: str, t: Language = ENGLISH) -> str:
 
 
 def length_hint(seconds: float, t: Language = ENGLISH) -> str:
-    """Return the exact length that ``seconds`` leads to."""
+    """Return the exact length that `seconds` leads to."""
     sections = sections_for(seconds)
     frames = total_frames(sections)
     parts = t("1 section") if sections == 1 else t("{sections} sections", sections=sections)
@@ -108,7 +108,7 @@ def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
 def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -> str:
     """Return the status sentence and, while sections are being made, a bar for the section and one for the video.
 
-    ``now`` is in seconds since the epoch: since the job's last event the bars went on, as they do in the browser.
+    `now` is in seconds since the epoch: since the job's last event the bars went on, as they do in the browser.
     """
     if job is None:
         return ""
@@ -147,10 +147,10 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         seed=request.seed,
     )
     picture = f'<img src="{escape(job.thumbnail)}" alt="">' if job.thumbnail else ""
-    caution = f'<div class="fp-note" role="note">{escape(t(job.caution))}</div>' if job.caution else ""
+    env_warning = f'<div class="fp-note" role="note">{escape(t(job.env_warning))}</div>' if job.env_warning else ""
     return (
         f'<div class="fp-card" role="group">{picture}<div><strong>{asked}</strong><p>{escape(request.prompt)}</p>'
-        f"<p>{settings}</p><p>{done}</p></div></div>{caution}"
+        f"<p>{settings}</p><p>{done}</p></div></div>{env_warning}"
     )
 
 
@@ -187,7 +187,7 @@ def duration(seconds: float, t: Language = ENGLISH) -> str:
 
 
 def _film(jpeg: bytes, caption: str, *, small: bool) -> str:
-    """Play the latent frames, side by side in ``jpeg``, in place: a section's 9 are 1.2 s."""
+    """Play the latent frames, side by side in `jpeg`, in place: a section's 9 are 1.2 s."""
     with Image.open(BytesIO(jpeg)) as strip:
         width, height = strip.size
     shape = f"--fp-shape: {width / LATENT_WINDOW / height:.4f}; --fp-frames: {LATENT_WINDOW}"
@@ -232,7 +232,7 @@ def _video_bar(job: JobSnapshot, t: Language, now: float) -> str:
 
 
 def _bar(job: JobSnapshot, text: str, now: float, start: float, end: float, left: float | None = None) -> str:
-    """Return a bar that goes from ``start`` to ``end`` (0 to 1) while what is being done now should last."""
+    """Return a bar that goes from `start` to `end` (0 to 1) while what is being done now should last."""
     span, passed, done = job.eta_now_seconds or 0.0, _passed(job, now), start >= 1
     if span:
         start += (end - start) * passed / span

@@ -59,7 +59,7 @@ class Board:
             return list(self._snapshots.values())
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
-        """Wait until ``condition`` holds, which is tried after every change."""
+        """Wait until `condition` holds, which is tried after every change."""
         with self.changed:
             self.changed.wait_for(condition, timeout)
 
@@ -91,7 +91,7 @@ class Board:
             yield self.snapshot(job_id)
 
     def redeem(self, token: str, job_id: str) -> str:
-        """Return the job that ``token`` stands for, ``job_id`` if for none yet; wait while that one is being kept."""
+        """Return the job that `token` stands for, `job_id` if for none yet; wait while that one is being kept."""
         with self.changed:
             self.changed.wait_for(lambda: (known := self._tokens.get(token)) is None or known in self._snapshots)
             return self._tokens.setdefault(token, job_id)

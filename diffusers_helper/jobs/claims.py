@@ -20,7 +20,7 @@ class Claims:
 
     @contextmanager
     def of(self, thing: Hashable) -> Iterator[None]:
-        """Claim ``thing`` until the end of the block."""
+        """Claim `thing` until the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: thing not in self._claimed)
             self._claimed.add(thing)

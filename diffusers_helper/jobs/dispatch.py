@@ -1,6 +1,6 @@
 """Which jobs wait, which one runs, and how each ends: every move of a job, in memory and under one lock.
 
-The disk is somebody else's (``manager``): nothing here waits for a file.
+The disk is somebody else's (`manager`): nothing here waits for a file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Dispatcher:
             return self._stats.fatal_error or self._queue.full()
 
     def reserve(self, job_id: str, owner: str, order: float | None = None) -> Ticket:
-        """Give a job its place, an earlier one for ``order``; it is not taken before it is admitted.
+        """Give a job its place, an earlier one for `order`; it is not taken before it is admitted.
 
         Raises QueueFullError if too many wait or the server is stopping.
         """

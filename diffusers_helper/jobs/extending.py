@@ -22,7 +22,7 @@ from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_fil
 
 
 def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:
-    """Return ``request`` with ``seconds`` more, to the nearest section; raises SettingsError where that cannot be."""
+    """Return `request` with `seconds` more, to the nearest section; raises SettingsError where that cannot be."""
     plan = plan_video(request.variant, request.sections)
     if plan.grows_at_front:
         raise SettingsError(
@@ -36,7 +36,7 @@ def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequ
 
 
 def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> JobRecord:
-    """Make a new job that goes on where the finished ``job_id`` ended; the old one stays as it is.
+    """Make a new job that goes on where the finished `job_id` ended; the old one stays as it is.
 
     Raises UnknownJobError, SettingsError where it cannot be, and OutputError.
     """
@@ -56,7 +56,9 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     finished = store.results_of(record)
     stem = finished.with_name(reserve(finished.parent, numbered(finished.name)))
     output = stem.relative_to(results).as_posix()
-    longer = JobRecord(new_id, request, output=output, models=record.models, owner=record.owner, visitor=record.visitor)
+    longer = JobRecord(
+        new_id, request, output=output, models=record.models, owner=record.owner, client_id=record.client_id
+    )
     video = finished.with_name(f"{finished.name}.mp4")
     needed = [*section_files(folder := store.path(job_id)).values(), folder / CONDITIONS, folder / ENVIRONMENT]
     try:

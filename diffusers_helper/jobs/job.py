@@ -41,15 +41,15 @@ class Job:
     _beat: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def stop(self) -> None:
-        """Ask the run to stop; it does at the next event or ``check``."""
+        """Ask the run to stop; it does at the next event or `check`."""
         self._stop.set()
 
     def stop_after(self, sections: int) -> None:
-        """Ask the run to stop once ``sections`` of them are in the video."""
+        """Ask the run to stop once `sections` of them are in the video."""
         self._last_section = sections
 
     def is_last(self, sections: int) -> bool:
-        """Tell whether the user wants no more than these ``sections``, which are not yet all."""
+        """Tell whether the user wants no more than these `sections`, which are not yet all."""
         return self._last_section is not None and self._last_section <= sections < self.request.sections
 
     @property

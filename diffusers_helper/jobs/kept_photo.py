@@ -9,19 +9,19 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from diffusers_helper.core.files import open_own, whole_file
+from diffusers_helper.core.files import atomic_write, open_own
 from diffusers_helper.jobs.record import UnusableJobError
 from diffusers_helper.media.photo import MAX_PIXELS
 
 
 def write_picture(image: Image.Image, file: Path) -> None:
-    """Write ``image``. Raises OutputError and OSError."""
-    with whole_file(file) as part:
+    """Write `image`. Raises OutputError and OSError."""
+    with atomic_write(file) as part:
         image.save(part, format="PNG", compress_level=1)
 
 
 def read_picture(file: Path) -> Image.Image:
-    """Return what ``write_picture`` wrote; raises UnusableJobError for anything else."""
+    """Return what `write_picture` wrote; raises UnusableJobError for anything else."""
     with _opened(file) as image:
         return image.convert("RGB")
 
@@ -36,7 +36,7 @@ def check_picture(file: Path) -> None:
 def _opened(file: Path) -> Iterator[PngImageFile]:
     try:
         with open_own(file) as stream:
-            image = PngImageFile(stream)  # ``Image.open`` takes other formats, and warns of large pictures
+            image = PngImageFile(stream)  # `Image.open` takes other formats, and warns of large pictures
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height}")
             yield image

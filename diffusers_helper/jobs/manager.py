@@ -1,8 +1,8 @@
 """Jobs live in the server: one worker runs them in order, and whoever knows a job's id may look or cancel.
 
-The computation is injected as ``run(job)``, an iterator of events that the worker closes to stop it, so this module
+The computation is injected as `run(job)`, an iterator of events that the worker closes to stop it, so this module
 needs neither torch nor a model. The disk is read and written here and never under a lock: a look at a job waits for no
-file. What moves in memory is in ``dispatch``, what is seen in ``board``, the thread in ``worker``.
+file. What moves in memory is in `dispatch`, what is seen in `board`, the thread in `worker`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class JobManager:
     """The queue, its worker, and a snapshot of every job.
 
     Args:
-        run: makes the events of a job; ended by ``close()`` on what it returns.
+        run: makes the events of a job; ended by `close()` on what it returns.
         max_waiting: how many jobs may wait.
         max_per_owner: how many of them may be for one owner; None for no limit.
         keep: how many ended jobs are remembered.
-        new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
+        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
         prepare: called once in the worker before its first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
         unfinished: the jobs on the disk; None keeps them in memory alone.
@@ -97,13 +97,13 @@ class JobManager:
         token: str | None = None,
         *,
         owner: str = "",
-        visitor: str = "",
+        client_id: str = "",
         batch: bool = False,
     ) -> str:
         """Queue a job and return its id.
 
-        The same ``token`` gives the same job, so that a button pressed twice starts one. Owners take turns: nobody's
-        first job waits for somebody else's second. ``batch`` says that it is one of many and that nobody watches it: it
+        The same `token` gives the same job, so that a button pressed twice starts one. Owners take turns: nobody's
+        first job waits for somebody else's second. `batch` says that it is one of many and that nobody watches it: it
         goes on by itself after a restart. Raises QueueFullError if too many wait or the server is stopping, and
         OutputError if the job cannot be kept.
         """
@@ -118,7 +118,7 @@ class JobManager:
                 request,
                 created=time.time(),
                 owner=owner,
-                visitor=visitor,
+                client_id=client_id,
                 photo_name=photo.name if photo else "",
                 batch=batch,
                 order=ticket.order,
@@ -176,7 +176,7 @@ class JobManager:
     def cancel(self, job_id: str, *, after_section: bool = False) -> None:
         """Stop a job: one that waits never starts, an ended one stays as it is. No finished section is removed.
 
-        One that runs stops within a step or, with ``after_section``, once the section in hand is in the video. Raises
+        One that runs stops within a step or, with `after_section`, once the section in hand is in the video. Raises
         UnknownJobError.
         """
         with self._board.claim(job_id) as seen:
@@ -193,7 +193,7 @@ class JobManager:
         return self._board.snapshot(job_id)
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobSnapshot:
-        """Wait until the job has ended, at most ``timeout`` seconds; return its snapshot. Raises UnknownJobError."""
+        """Wait until the job has ended, at most `timeout` seconds; return its snapshot. Raises UnknownJobError."""
         self._board.wait(lambda: self._board.snapshot(job_id).ended, timeout)
         return self._board.snapshot(job_id)
 
@@ -201,9 +201,9 @@ class JobManager:
         """Return a snapshot of every job that is remembered, oldest first."""
         return self._board.jobs()
 
-    def unfinished(self, visitor: str) -> JobSnapshot | None:
-        """Return the visitor's newest job that ended before it was done and can go on."""
-        return next((job for job in reversed(self.jobs()) if job.visitor == visitor and job.resumable), None)
+    def unfinished(self, client_id: str) -> JobSnapshot | None:
+        """Return the client's newest job that ended before it was done and can go on."""
+        return next((job for job in reversed(self.jobs()) if job.client_id == client_id and job.resumable), None)
 
     @property
     def closing(self) -> bool:
@@ -212,11 +212,11 @@ class JobManager:
 
     @property
     def worker_dead(self) -> bool:
-        """Whether nothing takes jobs any more, until ``start`` is called."""
+        """Whether nothing takes jobs any more, until `start` is called."""
         return self._worker.dead and not self.closing
 
     def abandon(self, message: str) -> None:
-        """Fail the running job with ``message``, though its run hangs; whatever it does later is no longer told."""
+        """Fail the running job with `message`, though its run hangs; whatever it does later is no longer told."""
         self._dispatcher.abandon(message)
 
     def close(self, timeout: float | None = None) -> bool:

@@ -41,7 +41,7 @@ class Speed:
         return self.setup + sections * steps * self.step + self.gaps(0, sections) + windows(sections - 1) * self.end
 
     def gaps(self, first: int, sections: int) -> float:
-        """Return the time between the sections from ``first`` on, for a video of so many."""
+        """Return the time between the sections from `first` on, for a video of so many."""
         return self.gap * sum(windows(section) for section in range(first, sections - 1))
 
 
@@ -52,7 +52,7 @@ class Progress:
     Attributes:
         section, total: how much of the section's and of the video's work is done, 0 to 1.
         now: seconds left of what is being done, which is known no finer; None if nothing was measured.
-        left: seconds left in all, ``now`` included; None if nothing was measured.
+        left: seconds left in all, `now` included; None if nothing was measured.
     """
 
     section: float
@@ -63,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Place:
-    """The last step that was done, without its picture; ``ended``: the section's end is over, too."""
+    """The last step that was done, without its picture; `ended`: the section's end is over, too."""
 
     section: int
     sections: int
@@ -105,7 +105,7 @@ class Pace:
         self._ends: deque[float] = deque(maxlen=10)  # per window
 
     def saw(self, event: Event) -> None:
-        """Note that ``event`` happened now."""
+        """Note that `event` happened now."""
         match event:
             case Forecast():
                 self._forecast = event
@@ -148,7 +148,7 @@ class Pace:
         return Progress(section, total, None if step is None else now, None if step is None else left)
 
     def _speed(self, step: float) -> Speed:
-        """Return the times of this job, with ``step`` for a step; what was not measured is as before, or a guess."""
+        """Return the times of this job, with `step` for a step; what was not measured is as before, or a guess."""
         told = self._forecast
         gaps = [max(0.0, seconds - step) / count for count, seconds in self._gaps] if self._steps or told else []
         if self._ends:

@@ -22,7 +22,7 @@ class LatentPreviewer:
         self._copied: torch.cuda.Event | None = None
 
     def __call__(self, denoised: Tensor) -> bytes | None:
-        """Begin a picture of ``denoised`` (B, 16, T, H, W); return one that has become ready since the last call."""
+        """Begin a picture of `denoised` (B, 16, T, H, W); return one that has become ready since the last call."""
         if denoised.device.type != "cuda":
             return preview_jpeg(_strip(denoised).cpu().numpy())
         if self._pixels is not None and self._copied is not None and not self._copied.query():

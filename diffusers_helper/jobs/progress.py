@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Outcome = Finished | Cancelled | Failed
 Previewer = Callable[["Tensor"], bytes | None]
-"""Turns ``StepDone.denoised`` into a JPEG, or gives one of an earlier call that was not ready then."""
+"""Turns `StepDone.denoised` into a JPEG, or gives one of an earlier call that was not ready then."""
 PREVIEW_INTERVAL = 0.25
 """Seconds between two previews: nobody watches more than four a second."""
 
@@ -57,7 +57,7 @@ class JobSnapshot:
         step, steps: which step of it is done (from 1; 0 before the first), of how many.
         section_progress, total_progress: 0 to 1, of the work on the section and on the whole video, decoding included.
         seconds_per_step, eta_seconds: a step, and what is left; None until two steps were timed, here or earlier.
-        eta_now_seconds: how much of ``eta_seconds`` is for what is being done now; it ends with the next change.
+        eta_now_seconds: how much of `eta_seconds` is for what is being done now; it ends with the next change.
         eta_at: when both were true, seconds since the epoch.
         preview, preview_version: the latest picture of the latents as JPEG; which one it is (0: none yet).
         video, frames: the newest playable file and the pixel frames in it.
@@ -65,11 +65,11 @@ class JobSnapshot:
         notes: sentences about the result, for example a setting that was clamped.
         error, error_id: why it failed, as a sentence; the word to look for in the log if it was unexpected.
         created, started, finished: seconds since the epoch; None if not yet.
-        visitor: the browser that started it, as the page knows browsers.
+        client_id: the browser that started it, as the page knows browsers.
         request: what was asked for.
-        resumable: it ended before it was done and can go on, after the ``sections_kept`` that are sampled.
-        caution: what is different now from when it was begun, as a sentence; empty for nothing.
-        thumbnail: its photo, small, as a ``data:`` URL; only of a job that can go on.
+        resumable: it ended before it was done and can go on, after the `sections_kept` that are sampled.
+        env_warning: what is different now from when it was begun, as a sentence; empty for nothing.
+        thumbnail: its photo, small, as a `data:` URL; only of a job that can go on.
         owner: for whom it is; "" for nobody in particular.
         batch: it was queued together with others.
         order: its place among the jobs that wait or may come back to where they were; smaller numbers run first.
@@ -108,10 +108,10 @@ class JobSnapshot:
     started: float | None = None
     finished: float | None = None
     owner: str = ""
-    visitor: str = ""
+    client_id: str = ""
     request: GenerationRequest | None = None
     resumable: bool = False
-    caution: str = ""
+    env_warning: str = ""
     thumbnail: str = ""
     sections_kept: int = 0
     batch: bool = False
@@ -126,13 +126,13 @@ class JobSnapshot:
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: everything but pictures, the request, and for whom it is."""
         fields = asdict(replace(self, request=None))
-        for name in ("preview", "owner", "visitor", "thumbnail", "request", "batch", "order", "photo_name"):
+        for name in ("preview", "owner", "client_id", "thumbnail", "request", "batch", "order", "photo_name"):
             del fields[name]
         return fields | {"state": str(self.state)}
 
 
 def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
-    """Return how a job is that has just come, or has come back with ``changes``."""
+    """Return how a job is that has just come, or has come back with `changes`."""
     request = record.request
     first = JobSnapshot(
         id=record.id,
@@ -143,7 +143,7 @@ def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot
         steps=request.steps,
         created=record.created,
         owner=record.owner,
-        visitor=record.visitor,
+        client_id=record.client_id,
         request=request,
         batch=record.batch,
         order=record.order,
@@ -174,7 +174,7 @@ class Previews:
 
 
 def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> Changes:
-    """Return the fields of the snapshot ``seen`` that ``event`` changes."""
+    """Return the fields of the snapshot `seen` that `event` changes."""
     pace.saw(event)
     match event:
         case StageStarted():

@@ -29,7 +29,7 @@ class Quarantine:
         self._reasons: dict[str, str] = {}  # of this process, which can be translated
 
     def put(self, path: Path, reason: str) -> None:
-        """Move ``path``, whatever it is, here; raises OutputError, and leaves it, where that cannot be."""
+        """Move `path`, whatever it is, here; raises OutputError, and leaves it, where that cannot be."""
         try:
             place = self._move(path)
         except OSError as error:
@@ -58,7 +58,7 @@ class Quarantine:
             return Message("nothing says why")
 
     def _move(self, path: Path) -> Path:
-        """Move ``path`` to a free name like its own: taken first, so that two processes never have the same one."""
+        """Move `path` to a free name like its own: taken first, so that two processes never have the same one."""
         self._folder.mkdir(parents=True, exist_ok=True)
         is_folder = path.is_dir() and not path.is_symlink()
         stem = re.sub(r"[^\w.-]", "_", path.name, flags=re.ASCII)[:_NAME_CHARACTERS].removesuffix(".txt")

@@ -66,7 +66,7 @@ class JobQueue:
         )
 
     def full_for(self, owner: str) -> str:
-        """Return why no further job of ``owner``'s may join; empty if one may."""
+        """Return why no further job of `owner`'s may join; empty if one may."""
         own = self._of(owner)
         if self._owner_limit is None or own < self._owner_limit:
             return ""
@@ -75,7 +75,7 @@ class JobQueue:
     def enqueue(self, job_id: str, owner: str, running_owner: str | None) -> Ticket:
         """Give a new job its place: before those that are a later one of their owner's.
 
-        So nobody's first job waits for somebody else's second; what runs, of ``running_owner``, counts.
+        So nobody's first job waits for somebody else's second; what runs, of `running_owner`, counts.
         """
         ahead = Counter([] if running_owner is None else [running_owner])
         own = ahead[owner] + self._of(owner)
@@ -91,7 +91,7 @@ class JobQueue:
         self._insert(bisect_right(self._tickets, ticket.order, key=lambda other: other.order), ticket)
 
     def continue_after(self, order: float) -> None:
-        """Give the jobs to come higher numbers than ``order``, which one had that may come back."""
+        """Give the jobs to come higher numbers than `order`, which one had that may come back."""
         self._highest = max(self._highest, order)
 
     def fill(self, job: Job) -> None:

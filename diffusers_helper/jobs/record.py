@@ -1,4 +1,4 @@
-"""What ``job.json`` says of a job, believed only where every field is what it has to be."""
+"""What `job.json` says of a job, believed only where every field is what it has to be."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UnusableJobError(UnknownJobError):
 
 
 def is_id(name: str) -> bool:
-    """Tell whether ``name`` can be that of a job: fit for a file name, not hidden, and not one of the store's own."""
+    """Tell whether `name` can be that of a job: fit for a file name, not hidden, and not one of the store's own."""
     return _ID.fullmatch(name) is not None and name != QUARANTINE
 
 
@@ -64,11 +64,11 @@ class JobRecord:
         request: the settings, with a fixed seed.
         state: "queued", "running", "stopped" by the user, "failed", or "done" (and kept to be made longer).
         created: seconds since the epoch.
-        owner: for whom it is, as ``Job.owner`` says; empty for nobody in particular.
-        visitor: the browser that started it, as the page knows browsers; empty for the command line and scripts.
+        owner: for whom it is, as `Job.owner` says; empty for nobody in particular.
+        client_id: the browser that started it, as the page knows browsers; empty for the command line and scripts.
         output: the results' path without ending, from the folder of results; empty until it has run.
         models: the option that chose the models; empty for the usual ones.
-        photo_name, photo_notes: of its ``Photo``.
+        photo_name, photo_notes: of its `Photo`.
         error: why it failed.
         batch: it was queued together with others.
         order: its place in the queue; smaller numbers run first.
@@ -80,7 +80,7 @@ class JobRecord:
     state: str = "queued"
     created: float = 0.0
     owner: str = ""
-    visitor: str = ""
+    client_id: str = ""
     output: str = ""
     models: str = ""
     photo_name: str = ""
@@ -96,13 +96,15 @@ class JobRecord:
 
     @classmethod
     def from_json(cls, text: bytes) -> JobRecord:
-        """Read what ``to_json`` wrote; raises ValueError or SettingsError for anything else.
+        """Read what `to_json` wrote; raises ValueError or SettingsError for anything else.
 
         A field that is not there has its usual value, and one that a later version added is passed over.
         """
         found = parsed_json(text)
         if not isinstance(found, dict) or not isinstance(found.get("request"), dict):
             raise ValueError("request")
+        if "visitor" in found:  # what versions up to 2026-11 called it
+            found = {"client_id": found["visitor"], **found}
         known: dict[str, Any] = {field.name: found[field.name] for field in fields(cls) if field.name in found}
         request = GenerationRequest.from_fields(known.pop("request"))
         if wrong := [field.name for field in fields(cls) if field.name != "request" and not _is_right(field, known)]:
@@ -125,7 +127,7 @@ def read_record(folder: Path) -> JobRecord:
 
 
 def _is_right(field: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
-    """Tell whether a field may have the value that it has in ``known``: it is of its default's kind, and more."""
+    """Tell whether a field may have the value that it has in `known`: it is of its default's kind, and more."""
     if field.name not in known:
         return field.default is not MISSING
     value = known[field.name]

@@ -31,7 +31,7 @@ class KeptJobs:
         raise SettingsError(CANNOT_RESUME)
 
     def give_back(self, job_id: str, state: JobState) -> None:
-        """Leave a job that was taken, but does not go on, in ``state``."""
+        """Leave a job that was taken, but does not go on, in `state`."""
 
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays."""
@@ -96,7 +96,7 @@ def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     cut_off = record.state == JobState.RUNNING
     again = record.state == JobState.QUEUED or (cut_off and record.batch and record.restarts < MOST_RESTARTS)
     resume = kept.about(record.id) if sections or not again else ResumeInfo()
-    if not again or resume.caution:
+    if not again or resume.env_warning:
         return Recovered(record, None, resume)
     taken, photo = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
     return Recovered(taken, photo, resume)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import Event, Forecast
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import atomic_write
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.pace import Pace, Speed
 
@@ -48,7 +48,7 @@ class SpeedKey(BaseModel):
 
 
 class _Entry(SpeedKey):
-    """One line of the file; ``at`` is when it was measured, seconds since the epoch."""
+    """One line of the file; `at` is when it was measured, seconds since the epoch."""
 
     setup: float = Field(ge=0, allow_inf_nan=False)
     step: float = Field(gt=0, allow_inf_nan=False)
@@ -66,7 +66,7 @@ _FILE = TypeAdapter(list[_Entry])
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a video takes, seconds; ``rough`` where only a similar one was ever made here."""
+    """How long a video takes, seconds; `rough` where only a similar one was ever made here."""
 
     seconds: float
     rough: bool
@@ -84,7 +84,7 @@ class KnownSpeeds:
 
     def timed(self, events: Generator[Event, None, None], key: SpeedKey) -> Generator[Event, None, None]:
         """Pass the events of a video on, after a Forecast where its times are known; keep what it took."""
-        pace, known = Pace(), self.look(key)
+        pace, known = Pace(), self.lookup(key)
         if known is not None:
             yield Forecast(known[0].step, known[0].end, known[0].gap)
         with closing(events):
@@ -96,11 +96,11 @@ class KnownSpeeds:
 
     def estimate(self, request: GenerationRequest, key: SpeedKey) -> Estimate | None:
         """Return how long a video takes; None if nothing like it was ever made here."""
-        known = self.look(key)
+        known = self.lookup(key)
         return None if known is None else Estimate(known[0].total(request.sections, request.steps), known[1])
 
-    def look(self, key: SpeedKey) -> tuple[Speed, bool] | None:
-        """Return the times for ``key``, scaled from the most similar ones, and whether they are rough."""
+    def lookup(self, key: SpeedKey) -> tuple[Speed, bool] | None:
+        """Return the times for `key`, scaled from the most similar ones, and whether they are rough."""
         alike = [one for one in self._read() if (one.computer, one.model) == (key.computer, key.model)]
         if not alike:
             return None
@@ -118,7 +118,7 @@ class KnownSpeeds:
         newest = sorted(entries, key=lambda one: one.at)[-MAX_ENTRIES:]
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._file) as part:
+            with atomic_write(self._file) as part:
                 part.write_bytes(_FILE.dump_json(newest, indent=1))
         except (OSError, OutputError) as error:
             logger.debug("The times of this video are not kept: %s", error)

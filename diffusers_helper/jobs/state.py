@@ -32,7 +32,7 @@ class JobState(StrEnum):
 
     @classmethod
     def of_record(cls, word: str) -> JobState:
-        """Return what a record that says ``word`` and that no process holds means: nobody works on it."""
+        """Return what a record that says `word` and that no process holds means: nobody works on it."""
         return _UNHELD.get(word, cls.INTERRUPTED)
 
 
@@ -42,7 +42,7 @@ _UNHELD = {"stopped": JobState.CANCELLED, "failed": JobState.FAILED, "done": Job
 
 
 class Changes(TypedDict, total=False):
-    """Fields of a ``JobSnapshot`` that an event or an operation gives new values."""
+    """Fields of a `JobSnapshot` that an event or an operation gives new values."""
 
     state: JobState
     position: int
@@ -73,7 +73,7 @@ class Changes(TypedDict, total=False):
     finished: float | None
     request: GenerationRequest | None
     resumable: bool
-    caution: str
+    env_warning: str
     thumbnail: str
     sections_kept: int
     batch: bool
@@ -85,14 +85,14 @@ class ResumeInfo:
     """Whether and how a job that ended can go on, as its files on the disk say.
 
     Attributes:
-        resumable, sections_kept, caution, thumbnail: as in ``JobSnapshot``.
+        resumable, sections_kept, env_warning, thumbnail: as in `JobSnapshot`.
         state, error: how it ended.
         video, frames: its newest playable file; None if there is none.
     """
 
     resumable: bool = False
     sections_kept: int = 0
-    caution: str = ""
+    env_warning: str = ""
     thumbnail: str = ""
     state: JobState = JobState.INTERRUPTED
     error: str = ""
@@ -104,6 +104,6 @@ class ResumeInfo:
         return {
             "resumable": self.resumable,
             "sections_kept": self.sections_kept,
-            "caution": self.caution,
+            "env_warning": self.env_warning,
             "thumbnail": self.thumbnail,
         }

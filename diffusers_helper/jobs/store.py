@@ -1,8 +1,8 @@
 """Jobs on the disk, so that they outlive their process: a folder each, with the request, the photo and a checkpoint.
 
-``FOLDER/ID/job.json`` and ``photo.png`` are written when a job is submitted; ``generation/checkpoint.py`` adds
-the rest. ``FOLDER/quarantine`` has what cannot be used, as it was found.
-``FOLDER/ID.lock`` is held by the process that has the job, and the system lets go of it however that process ends: a
+`FOLDER/ID/job.json` and `photo.png` are written when a job is submitted; `generation/checkpoint.py` adds
+the rest. `FOLDER/quarantine` has what cannot be used, as it was found.
+`FOLDER/ID.lock` is held by the process that has the job, and the system lets go of it however that process ends: a
 job that is "queued" or "running" and not held was interrupted.
 """
 
@@ -29,7 +29,7 @@ from diffusers_helper.core.errors import (
     SettingsError,
     UnknownJobError,
 )
-from diffusers_helper.core.files import display_name, output_error, whole_file
+from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
@@ -62,7 +62,7 @@ class JobStore:
     def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:
         """Hold a job while it runs, and give the folder of its checkpoint.
 
-        A job that is new here, or was another one, is begun; ``about`` is more of its record. When it is done it goes;
+        A job that is new here, or was another one, is begun; `about` is more of its record. When it is done it goes;
         where it stops or fails it stays if a section is done. Raises SettingsError if another process has it.
         """
         if not self.hold(job_id):
@@ -132,7 +132,7 @@ class JobStore:
         return Photo(read_picture(self.path(job_id) / PHOTO), record.photo_name, record.photo_notes)
 
     def thumbnail(self, job_id: str) -> str:
-        """Return a small picture of the job's photo as a ``data:`` URL; empty if it cannot be read."""
+        """Return a small picture of the job's photo as a `data:` URL; empty if it cannot be read."""
         try:
             image, file = self.photo(job_id).image, BytesIO()
         except UnknownJobError:
@@ -194,7 +194,7 @@ class JobStore:
         self.release(job_id)
 
     def set_aside(self, path: Path, reason: str) -> None:
-        """Move what is at ``path`` in this store to the quarantine; raises OutputError, and leaves it, if it cannot."""
+        """Move what is at `path` in this store to the quarantine; raises OutputError, and leaves it, if it cannot."""
         self._quarantine.put(path, reason)
 
     def quarantined(self) -> list[tuple[str, str]]:
@@ -223,20 +223,20 @@ class JobStore:
         self.add(JobRecord(job_id, request), photo)
 
     def _left(self, job_id: str, state: str, error: str = "", *, wanted: bool = False) -> None:
-        """Keep a job that ended before it was done, if it has a section or is ``wanted`` without one."""
+        """Keep a job that ended before it was done, if it has a section or is `wanted` without one."""
         if self.closing:
             return
         self._settle(job_id, state, error[:ERROR_CHARACTERS], keep=wanted or bool(section_files(self.path(job_id))))
 
     def _settle(self, job_id: str, state: str, error: str = "", *, keep: bool) -> None:
-        """Write the last state of a job to ``keep``, or remove it; that this cannot be is no reason to fail."""
+        """Write the last state of a job to `keep`, or remove it; that this cannot be is no reason to fail."""
         try:
             self.update(job_id, state=state, error=error) if keep else self.discard(job_id)
         except FramePackError as problem:
             logger.warning("%s", problem)
 
     def _write(self, record: JobRecord) -> None:
-        with whole_file(self.path(record.id) / RECORD) as part:
+        with atomic_write(self.path(record.id) / RECORD) as part:
             part.write_text(record.to_json(), encoding="utf-8")
 
     def _lock_file(self, job_id: str) -> Path:

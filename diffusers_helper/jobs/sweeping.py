@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def sweep(store: JobStore) -> list[JobRecord]:
-    """Clean up in ``store``; return the jobs that nobody holds and that are not done, oldest first."""
+    """Clean up in `store`; return the jobs that nobody holds and that are not done, oldest first."""
     left = []
     for name in _entries(store.folder):
         try:
@@ -90,7 +90,7 @@ def _examined(store: JobStore, folder: Path) -> JobRecord | None:
 
 
 def _put_away(store: JobStore, path: Path, reason: str) -> None:
-    """Remove ``path`` if it is an empty folder, otherwise move it to the quarantine."""
+    """Remove `path` if it is an empty folder, otherwise move it to the quarantine."""
     try:
         path.rmdir()
     except OSError:

@@ -21,19 +21,19 @@ from diffusers_helper.media.photo import Photo
 logger = logging.getLogger(__name__)
 
 
-class Unfinished(KeptJobs):
+class StoredJobs(KeptJobs):
     """The jobs of one queue on the disk.
 
     Args:
         store: where they are.
         variant: of the jobs that this queue runs; others are left alone.
-        caution: gets a job's id; says what is different here from where it was begun, empty if nothing is.
+        env_warning: gets a job's id; says what is different here from where it was begun, empty if nothing is.
     """
 
-    def __init__(self, store: JobStore, variant: str, caution: Callable[[str], str]) -> None:
+    def __init__(self, store: JobStore, variant: str, env_warning: Callable[[str], str]) -> None:
         self._store = store
         self._variant = variant
-        self._caution = caution
+        self._env_warning = env_warning
 
     def keep(self, record: JobRecord, photo: Photo) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
@@ -59,7 +59,7 @@ class Unfinished(KeptJobs):
         self._store.closing = True
 
     def give_back(self, job_id: str, state: JobState) -> None:
-        """Leave a job that ``take`` held, or that was stopped, in ``state``. Raises UnknownJobError and OutputError."""
+        """Leave a job that `take` held, or that was stopped, in `state`. Raises UnknownJobError and OutputError."""
         try:
             self._store.update(job_id, state=state.on_disk)
         finally:
@@ -95,7 +95,7 @@ class Unfinished(KeptJobs):
             return ResumeInfo()
         return ResumeInfo(
             resumable=True,
-            caution=self._caution(job_id),
+            env_warning=self._env_warning(job_id),
             thumbnail=self._store.thumbnail(job_id),
             sections_kept=self._store.sections(job_id),
             state=JobState.of_record(record.state),

@@ -36,8 +36,8 @@ class Work:
     """What the worker calls.
 
     Attributes:
-        run: makes the events of a job; ended by ``close()`` on what it returns.
-        new_previewer: makes what turns one job's ``StepDone.denoised`` into JPEGs; None for no previews.
+        run: makes the events of a job; ended by `close()` on what it returns.
+        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
         prepare: called once before the first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
         finish: gives a job its last state.

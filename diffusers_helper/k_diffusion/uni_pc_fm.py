@@ -2,7 +2,7 @@
 
 Zhao et al., "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models", arXiv 2302.04867;
 the notation is the paper's with alpha = 1 and lambda = -ln sigma. The sampler knows nothing of guidance, dtype or
-transformer: it gets ``model(x, sigma) -> x0``.
+transformer: it gets `model(x, sigma) -> x0`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """Weights of one update from sigma_0 to sigma_t: ``base = decay x - phi_1 m_0``, differences scaled by ``b``."""
+    """Weights of one update from sigma_0 to sigma_t: `base = decay x - phi_1 m_0`, differences scaled by `b`."""
 
     decay: float
     phi_1: float
@@ -60,8 +60,8 @@ def unipc_steps(
     """Sample step by step.
 
     Args:
-        model: called as ``model(x, sigma, **extra_args)`` with ``sigma`` of shape (B,); returns x0 shaped like x.
-        noise: the state at ``sigmas[0]``, (B, ...).
+        model: called as `model(x, sigma, **extra_args)` with `sigma` of shape (B,); returns x0 shaped like x.
+        noise: the state at `sigmas[0]`, (B, ...).
         sigmas: n + 1 falling noise levels; the last, usually 0, is never evaluated.
         extra_args: passed to every model call.
         variant: "bh1" (B = h) or "bh2" (B = expm1(h)).
@@ -97,11 +97,11 @@ def sample_unipc(  # noqa: PLR0913 - a promised signature
     disable: bool = False,
     variant: str = "bh1",
 ) -> Tensor:
-    """Sample to the end and return the last x0; see ``unipc_steps``.
+    """Sample to the end and return the last x0; see `unipc_steps`.
 
     Args:
-        model, noise, sigmas, extra_args, variant: as for ``unipc_steps``.
-        callback: called right after each model call with ``{"x", "i", "denoised"}``.
+        model, noise, sigmas, extra_args, variant: as for `unipc_steps`.
+        callback: called right after each model call with `{"x", "i", "denoised"}`.
         disable: show no progress bar.
     """
     steps = unipc_steps(model, noise, sigmas, extra_args, variant)
@@ -129,7 +129,7 @@ def _weighted(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor | f
 
 
 def _coefficients(levels: Sequence[float], variant: str) -> _Coefficients:
-    """Solve for the update from ``levels[-2]`` to ``levels[-1]``; the earlier levels are the points of the history.
+    """Solve for the update from `levels[-2]` to `levels[-1]`; the earlier levels are the points of the history.
 
     In float32, as the published samples were made: close levels lose digits here, and float64 would give the more exact
     update but not the same numbers (2e-4 of the latents' spread over 25 steps).
@@ -156,7 +156,7 @@ def _coefficients(levels: Sequence[float], variant: str) -> _Coefficients:
 
 
 def _h_phis(hh: Tensor, order: int) -> list[Tensor]:
-    """h_phi_1 = phi_1 / hh - 1 and h_phi_(j+1) = h_phi_j / hh - 1 / (j+1)!, for j up to ``order``."""
+    """h_phi_1 = phi_1 / hh - 1 and h_phi_(j+1) = h_phi_j / hh - 1 / (j+1)!, for j up to `order`."""
     phis = [torch.expm1(hh) / hh - 1]
     for j in range(2, order + 1):
         phis.append(phis[-1] / hh - 1 / math.factorial(j))

@@ -1,4 +1,4 @@
-"""The adapter between the sampler's ``model(x, sigma) -> x0`` and the transformer: flow matching and guidance.
+"""The adapter between the sampler's `model(x, sigma) -> x0` and the transformer: flow matching and guidance.
 
 The rounding at this border is part of the method: the checkpoints were made for a state, a timestep and a guidance
 rounded to the model's dtype, and a difference x - sigma v taken in float32 from the *rounded* state.
@@ -30,15 +30,15 @@ def timesteps_of(sigma: Tensor, dtype: torch.dtype, t_scale: float = T_SCALE) ->
 
 
 def fm_wrapper(transformer: nn.Module, t_scale: float = T_SCALE) -> Callable[..., Tensor]:
-    """Make ``transformer`` a model that predicts x0.
+    """Make `transformer` a model that predicts x0.
 
     Args:
         transformer: predicts the velocity v = noise - x0.
         t_scale: timestep of sigma 1.
 
-    Returns ``model(x, sigma, *, dtype, cfg_scale, cfg_rescale, concat_latent, positive, negative)``: ``x`` (B, C, T, H,
-    W), ``sigma`` (B,); ``dtype`` the transformer's; ``positive`` and ``negative`` its keyword arguments with and
-    against the prompt (``negative`` is not run at ``cfg_scale`` 1); ``concat_latent`` joins x on the channel axis. The
+    Returns `model(x, sigma, *, dtype, cfg_scale, cfg_rescale, concat_latent, positive, negative)`: `x` (B, C, T, H,
+    W), `sigma` (B,); `dtype` the transformer's; `positive` and `negative` its keyword arguments with and
+    against the prompt (`negative` is not run at `cfg_scale` 1); `concat_latent` joins x on the channel axis. The
     result has x's dtype.
     """
     has_step_cache = hasattr(transformer, "execution")  # another's transformer may know no branches

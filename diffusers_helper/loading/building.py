@@ -18,7 +18,7 @@ from torch import nn
 
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, OutOfMemoryError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.loading.eight_bit_files import converted
+from diffusers_helper.loading.fp8_files import converted
 from diffusers_helper.loading.weights import Place, bytes_of, lacking, load_weights
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.packing import blocks_of
@@ -26,7 +26,7 @@ from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.source import OnProgress
-from diffusers_helper.models.eight_bit import with_eight_bits
+from diffusers_helper.models.fp8 import with_fp8
 
 _CLASSES = {
     parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),
@@ -43,11 +43,11 @@ _CLASSES = {
 
 
 def build(
-    part: Part, folder: Path, dtype: torch.dtype, place: Place, tell: OnProgress, eight_bit: Path | None = None
+    part: Part, folder: Path, dtype: torch.dtype, place: Place, on_progress: OnProgress, fp8: Path | None = None
 ) -> Any:
     """The module or tokenizer in `folder`, ready for inference; only a large model's weights go to `place`.
 
-    `tell` gets what is being done to a large model, and the bytes of it that are done and in all. `eight_bit` is the
+    `on_progress` gets what is being done to a large model, and the bytes of it that are done and in all. `fp8` is the
     file of a transformer's 8-bit weights, made where it is not there; None is the exact weights.
     Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
     """
@@ -55,12 +55,12 @@ def build(
         empty = _EMPTY.get(part.name) or (_empty_transformer if part.is_transformer else None)
         if empty is not None:
             model, files = empty(folder), weight_files(part, folder)
-            if eight_bit is not None:
-                layers = with_eight_bits(model, blocks_of(model))
-                report = partial(tell, Message("Converting {title} to 8 bits, once", title=part.title))
-                files.append(converted(Shards(files), layers, eight_bit, report))
+            if fp8 is not None:
+                layers = with_fp8(model, blocks_of(model))
+                report = partial(on_progress, Message("Converting {title} to 8 bits, once", title=part.title))
+                files.append(converted(Shards(files), layers, fp8, report))
             _require_ram(part, bytes_of(model, dtype), place)
-            report = partial(tell, Message("Loading {title}", title=part.title))
+            report = partial(on_progress, Message("Loading {title}", title=part.title))
             return load_weights(model, Shards(files), dtype, place, report)
         library, name = _CLASSES[part.name]
         part_class = getattr(importlib.import_module(library), name)

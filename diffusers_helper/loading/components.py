@@ -25,13 +25,13 @@ from diffusers_helper.loading.weights import Place, bytes_in_files
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
 from diffusers_helper.memory.ram import free_ram
-from diffusers_helper.memory.schedule import spread
+from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.contents import is_eight_bit, stored_numbers
+from diffusers_helper.model_files.contents import is_fp8, stored_numbers
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
-from diffusers_helper.models.eight_bit import use_kernels
 from diffusers_helper.models.execution import Execution
+from diffusers_helper.models.fp8 import use_kernels
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
@@ -83,7 +83,7 @@ class Components:
             what it raises stops the download.
         on_loading: gets what is being done to a large part ("Loading ..."), the bytes of it that are done and in all;
             what it raises stops that.
-        eight_bit: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
+        fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
             half the RAM. None uses the exact ones.
         offline: never use a network.
         preserved_gb: device memory to leave free for the work where not everything fits, GiB.
@@ -110,7 +110,7 @@ class Components:
         preserved_gb: float = 6.0,
         embeddings: EmbeddingCache | None = None,
         on_loading: OnProgress = lambda *_: None,
-        eight_bit: Path | None = None,
+        fp8: Path | None = None,
     ) -> None:
         self.source = source
         self.device = torch.device(device)
@@ -123,12 +123,12 @@ class Components:
         self._fused = fused
         self._on_progress = on_progress
         self._on_loading = on_loading
-        self._eight_bit = eight_bit
+        self._fp8 = fp8
         self._offline = offline
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
-        self._of_eight_bits: set[str] = set()
+        self._fp8_parts: set[str] = set()
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -163,11 +163,13 @@ class Components:
         weights = weights_of(transformer)
         free = int(get_cuda_free_memory_gb(self.device) * GIB)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
-        self.residency.policy = replace(self.policy, places=plan.places, room=plan.room, tile_vae=plan.tile_vae)
+        self.residency.policy = replace(
+            self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae
+        )
         execution.mlp_chunk = plan.mlp_chunk
         if parts.VAE.name in self._loaded:
             self._tile(self._loaded[parts.VAE.name])
-        said = sentence(plan, len(weights.blocks), len(spread(weights.blocks, plan.room)))
+        said = sentence(plan, len(weights.blocks), len(evenly_spaced(weights.blocks, plan.resident_bytes)))
         logger.info("%s %s", said, plan)
         return execution, said
 
@@ -182,7 +184,7 @@ class Components:
         """
         identities = []
         for part in wanted:
-            folder, problems = self.source.look(part)
+            folder, problems = self.source.inspect(part)
             if folder is None or problems:
                 return None
             identities.append(part.identity_in(folder))
@@ -190,9 +192,9 @@ class Components:
         return key_of(identities, versions, device_name(self.device), str(self._encoder_dtype), *facts)
 
     def environment(self, variant: str) -> dict[str, str]:
-        """What the bits of a video of ``variant`` depend on here, besides its request; by name, as words."""
+        """What the bits of a video of `variant` depend on here, besides its request; by name, as words."""
         choices = {"precision": str(self.dtype), "attention": self._attention, "fused kernels": self._fused}
-        choices["weights"] = "8 bits" if self._eight_bit else self._stored_as(variant)
+        choices["weights"] = "8 bits" if self._fp8 else self._stored_as(variant)
         return environment(self.source, variant, self.device, **choices)
 
     @contextmanager
@@ -211,7 +213,7 @@ class Components:
         finally:
             if not self.policy.resident:
                 vars(encoders).clear()  # or the user's variable would keep 15 GB of weights alive
-                self._give_up(parts.TEXT_ENCODER.name, parts.TEXT_ENCODER_2.name)
+                self._unload(parts.TEXT_ENCODER.name, parts.TEXT_ENCODER_2.name)
 
     @contextmanager
     def vision(self) -> Iterator[VisionEncoder]:
@@ -225,7 +227,7 @@ class Components:
         finally:
             if not self.policy.resident:
                 vars(encoder).clear()
-                self._give_up(parts.IMAGE_ENCODER.name)
+                self._unload(parts.IMAGE_ENCODER.name)
 
     @contextmanager
     def vae(self) -> Iterator[AutoencoderKLHunyuanVideo]:
@@ -247,7 +249,7 @@ class Components:
     def load(self, part: Part) -> None:
         """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""
         if part.is_transformer:
-            self._give_up(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
+            self._unload(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
         self._part(part)
 
     def streams(self, part: Part) -> bool:
@@ -263,19 +265,19 @@ class Components:
             return 0  # they go straight to the device
         if not part.weights:
             return part.bytes_in(folder)
-        bytes_each = 1 if part.is_transformer and self._eight_bit else self._dtype_of(part).itemsize
-        share = 1 - part.read_once if self.device.type == "cuda" else 1
+        bytes_each = 1 if part.is_transformer and self._fp8 else self._dtype_of(part).itemsize
+        share = 1 - part.once_per_video if self.device.type == "cuda" else 1
         return int(sum(stored_numbers(part, folder).values()) * share) * bytes_each
 
     def _stored_as(self, variant: str) -> str:
         part = transformer_part(variant)
-        folder, problems = self.source.look(part)
-        return "fp8 files" if folder and not problems and is_eight_bit(part, folder) else "exact"
+        folder, problems = self.source.inspect(part)
+        return "fp8 files" if folder and not problems and is_fp8(part, folder) else "exact"
 
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
-        if self._of_eight_bits.intersection(names):
+        if self._fp8_parts.intersection(names):
             yield Message(
                 "The transformer's files have 8-bit weights (fp8): the pictures differ a little from those of the "
                 "published weights."
@@ -290,7 +292,7 @@ class Components:
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""
         self.residency.stop_swapping()
-        self._give_up(*self._loaded)
+        self._unload(*self._loaded)
         self.residency.release_all()  # what somebody still holds
 
     def _part(self, part: Part) -> Any:
@@ -305,10 +307,10 @@ class Components:
         is_transformer = part.is_transformer
         if is_transformer:  # before 26 GB are read
             backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(part, folder))
-        eight_bit = self._eight_bit_file(part, folder) if is_transformer else None
-        loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, eight_bit)
+        fp8 = self._fp8_file(part, folder) if is_transformer else None
+        loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, fp8)
         if is_transformer:
-            (self._of_eight_bits.add if is_eight_bit(part, folder) else self._of_eight_bits.discard)(part.name)
+            (self._fp8_parts.add if is_fp8(part, folder) else self._fp8_parts.discard)(part.name)
             self._attention_function = backend.load()
             self._kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
             use_kernels(loaded, self._kernels)
@@ -317,9 +319,9 @@ class Components:
     def _dtype_of(self, part: Part) -> torch.dtype:
         return self.dtype if part.is_transformer else self._encoder_dtype
 
-    def _eight_bit_file(self, part: Part, folder: Path) -> Path | None:
+    def _fp8_file(self, part: Part, folder: Path) -> Path | None:
         key = key_of("eight bits", part.identity_in(folder))
-        return self._eight_bit / f"{part.name}-{key[:16]}.safetensors" if self._eight_bit else None
+        return self._fp8 / f"{part.name}-{key[:16]}.safetensors" if self._fp8 else None
 
     def _tile(self, vae: AutoencoderKLHunyuanVideo) -> None:
         tiled = self.policy.tile_vae
@@ -337,7 +339,7 @@ class Components:
         room = 0 if self.streams(part) else ram.available - RAM_FOR_WORK
         return Place(cpu, pin=True, ram=room, stream=True)
 
-    def _give_up(self, *names: str) -> None:
+    def _unload(self, *names: str) -> None:
         for name in names:
             self._loaded.pop(name, None)
         if names:

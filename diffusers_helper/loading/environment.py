@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import torch
 
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.numerics import NUMERICS_VERSION
 from diffusers_helper.model_files import ModelSource, parts_for
 
@@ -18,7 +18,7 @@ _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
 
 
 def environment(source: ModelSource, variant: str, device: torch.device, **choices: object) -> dict[str, str]:
-    """Return the environment of a video of ``variant``, by name.
+    """Return the environment of a video of `variant`, by name.
 
     Args:
         source: where the models' files are.
@@ -43,7 +43,7 @@ def device_name(device: torch.device) -> str:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return a sentence on what is different now; empty if nothing is, or if there is no ``before``."""
+    """Return a sentence on what is different now; empty if nothing is, or if there is no `before`."""
     if not before:
         return ""
     before = _BEFORE_IT_WAS_KEPT | dict(before)
@@ -60,13 +60,15 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
             )
     if not sentences:
         return ""
-    return in_turn([*sentences, Message("The rest of the video may not match exactly what the first part led to.")])
+    return join_sentences(
+        [*sentences, Message("The rest of the video may not match exactly what the first part led to.")]
+    )
 
 
 def _identities(source: ModelSource, variant: str) -> list[object]:
     found: list[object] = []
     for part in parts_for([variant]):
-        folder, _problems = source.look(part)
+        folder, _problems = source.inspect(part)
         found.append((part.name, part.identity_in(folder) if folder else None))
     return found
 

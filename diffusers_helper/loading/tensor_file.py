@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusers_helper.core.files import whole_file
+from diffusers_helper.core.files import atomic_write
 
 
 class DamagedFileError(Exception):
@@ -32,11 +32,11 @@ class TensorFile:
     separator: str = ""
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-        """Write ``tensors``, from any device, whole or not at all. Raises OutputError."""
+        """Write `tensors`, from any device, whole or not at all. Raises OutputError."""
         # Cloned, because safetensors writes no two tensors of one storage.
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         content = save(ready, metadata={**metadata, self.field: self._checksum(ready)})
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(content)
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -64,7 +64,7 @@ def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
 def bytes_in_files(model: nn.Module) -> int:
     """Bytes of the blocks of `model` that are read from their files in every step."""
     sources = (getattr(block, "weight_source", None) for block in blocks_of(model))
-    return sum(source.layout.travelling for source in sources if source is not None)
+    return sum(source.layout.streamed_bytes for source in sources if source is not None)
 
 
 def load_weights(
@@ -192,8 +192,8 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
         computed = {name: block.get_buffer(name) for name in inside.keys() - of_block.keys()}  # in no file
         nbytes = layout.nbytes
         if place.stream:
-            nbytes = layout.travelling
-            for field in layout.behind:
+            nbytes = layout.streamed_bytes
+            for field in layout.once:
                 _leave_in_file(block, field, _FileWeight(shards, of_block[field.name], field.dtype))
         if place.stream and nbytes > left:
             source = _FileBlock(layout, shards, of_block, computed)

@@ -28,7 +28,7 @@ _TIMES = re.compile(r"\[\s*\d+(\.\d+)?\s*s\b[^\]]*:")  # [2s: ...] or [0s-2s: ..
 
 
 def adopted(found: dict[str, Any]) -> tuple[dict[str, Any], list[Message]]:
-    """Return ``found`` under the names of a request, and sentences on what means something else here.
+    """Return `found` under the names of a request, and sentences on what means something else here.
 
     A name of this program's own is never replaced. Values are not checked.
     """

@@ -16,10 +16,10 @@ FLAT, STILL = 4 / 255, 1 / 255
 
 
 def soft_append_bcthw(history: Tensor, current: Tensor, overlap: int = 0) -> Tensor:
-    """Join two clips (B, C, T, H, W) in time, ``history`` first, cross-fading over ``overlap`` frames.
+    """Join two clips (B, C, T, H, W) in time, `history` first, cross-fading over `overlap` frames.
 
-    The weight of ``history`` falls as ``linspace(1, 0, overlap)``; the result has ``T1 + T2 - overlap`` frames.
-    Raises ValueError when ``overlap`` is negative or longer than either clip.
+    The weight of `history` falls as `linspace(1, 0, overlap)`; the result has `T1 + T2 - overlap` frames.
+    Raises ValueError when `overlap` is negative or longer than either clip.
     """
     before, after = history.shape[2], current.shape[2]
     if not 0 <= overlap <= min(before, after):
@@ -30,7 +30,7 @@ def soft_append_bcthw(history: Tensor, current: Tensor, overlap: int = 0) -> Ten
 
 
 def crop_or_pad_yield_mask(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cut or zero-pad ``x`` (B, L, C) to (B, length, C); the mask (B, length), boolean, is True where ``x`` was."""
+    """Cut or zero-pad `x` (B, L, C) to (B, length, C); the mask (B, length), boolean, is True where `x` was."""
     kept = x[:, :length]
     missing = length - kept.shape[1]
     mask = torch.ones(kept.shape[:2], dtype=torch.bool, device=x.device)
@@ -38,7 +38,7 @@ def crop_or_pad_yield_mask(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def require_finite(pixels: Tensor, what: str) -> None:
-    """Raise NumericsError, with ``what`` as the sentence's subject, if any value is NaN or infinite."""
+    """Raise NumericsError, with `what` as the sentence's subject, if any value is NaN or infinite."""
     if not all(bound.isfinite() for bound in pixels.aminmax()):  # NaN wins in aminmax, and no mask is made
         raise NumericsError(
             Message(
@@ -52,7 +52,7 @@ def require_finite(pixels: Tensor, what: str) -> None:
 def require_picture(pixels: Tensor, section: int) -> None:
     """Raise NumericsError if a clip (B, 3, T, H, W), -1..1, has one colour in every frame, or never changes at all.
 
-    No scene gives that, however quiet: it is what broken weights or a failed kernel look like. ``section`` is its
+    No scene gives that, however quiet: it is what broken weights or a failed kernel look like. `section` is its
     number for people.
     """
     steps = _spread(pixels, (3, 4)).amax() <= FLAT, _spread(pixels, (2,)).amax() <= STILL
@@ -70,12 +70,12 @@ def require_picture(pixels: Tensor, section: int) -> None:
 
 
 def _spread(pixels: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """How far the visible values lie apart along ``axes``."""
+    """How far the visible values lie apart along `axes`."""
     return pixels.amax(axes).clamp(-1, 1) - pixels.amin(axes).clamp(-1, 1)
 
 
 def rgb_frames(video: Tensor) -> Iterator[np.ndarray]:
-    """Yield the frames of ``video`` (B, 3, T, H, W), values -1..1, as uint8 (H, B W, 3); the B videos side by side."""
+    """Yield the frames of `video` (B, 3, T, H, W), values -1..1, as uint8 (H, B W, 3); the B videos side by side."""
     if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
         raise ValueError(f"a video has the shape (B, 3, T, H, W); got {tuple(video.shape)}")
     for frame in video.unbind(2):  # one at a time: the float copy stays small

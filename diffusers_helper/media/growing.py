@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusers_helper.core.errors import OutputError
-from diffusers_helper.core.files import output_error, whole_file
+from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.frames import require_finite, rgb_frames, soft_append_bcthw
 from diffusers_helper.media.mp4 import Frames, NotAsWrittenError, read_frames, write_joined
@@ -33,12 +33,12 @@ class GrowingVideo:
 
     Only the frames that the next section may cross-fade with (the edge) are held, as float32. All others are settled:
     they are in the newest file, encoded once, and the next file copies them from there. The pictures are those of
-    ``soft_append_bcthw`` over all sections; every section begins with a key frame.
+    `soft_append_bcthw` over all sections; every section begins with a key frame.
 
     Attributes:
         frames: pixel frames so far.
         sections: sections so far.
-        partial: the newest playable file, None before the first and after ``finish``.
+        partial: the newest playable file, None before the first and after `finish`.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class GrowingVideo:
         fps: float = 30,
         tags: Tags = NO_TAGS,
     ) -> None:
-        """``path_stem`` without ending: files are ``{stem}_partial_{NN}.mp4`` and, at the end, ``{stem}.mp4``.
+        """`path_stem` without ending: files are `{stem}_partial_{NN}.mp4` and, at the end, `{stem}.mp4`.
 
-        ``tags`` are what every file says of itself; they are written anew into each, and never read.
+        `tags` are what every file says of itself; they are written anew into each, and never read.
         """
         self._stem = path_stem
         self._grows_at_front = grows_at_front
@@ -67,10 +67,10 @@ class GrowingVideo:
     def add(self, pixels: Tensor, overlap: int, check: Check | None = None) -> Path:
         """Join a section, (B, 3, T, H, W) about -1..1, and return a new file that holds the video so far.
 
-        ``overlap`` frames cross-fade with the section before: 0 for the first, and later at most the overlap of the
-        section before (its whole length if that was 0); ValueError otherwise. ``check`` as in ``save_bcthw_as_mp4``,
+        `overlap` frames cross-fade with the section before: 0 for the first, and later at most the overlap of the
+        section before (its whole length if that was 0); ValueError otherwise. `check` as in `save_bcthw_as_mp4`,
         and before every copied frame. The file before this one stays, as a browser may still be playing it; older ones
-        go. Raises NumericsError and OutputError; an error, or what ``check`` raises, leaves video and files as they
+        go. Raises NumericsError and OutputError; an error, or what `check` raises, leaves video and files as they
         were.
         """
         number = self.sections + 1
@@ -85,7 +85,7 @@ class GrowingVideo:
 
         path = partial_file(self._stem, number)
         cuts = [*self._settled(), Cut(section, 0, fresh)]
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             join_mp4(reversed(cuts) if self._grows_at_front else cuts, part, self._rate, check, self._tags)
         _remove(self._previous)
         self._previous, self.partial = self.partial, path
@@ -94,9 +94,9 @@ class GrowingVideo:
         return path
 
     def reopen(self, sections: int, frames: int) -> bool:
-        """Go on with the file that another ``GrowingVideo`` of this stem left after ``sections`` sections.
+        """Go on with the file that another `GrowingVideo` of this stem left after `sections` sections.
 
-        Returns whether it is there with all its ``frames``; then ``recall`` has to come before ``add``. The files of
+        Returns whether it is there with all its `frames`; then `recall` has to come before `add`. The files of
         other lengths are removed.
         """
         path = partial_file(self._stem, sections)
@@ -107,7 +107,7 @@ class GrowingVideo:
         return True
 
     def finished(self, frames: int) -> Path | None:
-        """Return the final file if a ``GrowingVideo`` of this stem made it with all its ``frames``, else None."""
+        """Return the final file if a `GrowingVideo` of this stem made it with all its `frames`, else None."""
         final = self._final
         if count_frames(final) != frames:
             return None
@@ -115,12 +115,12 @@ class GrowingVideo:
         return final
 
     def bytes_for(self, pixels: Tensor) -> int:
-        """Return about how much room ``add`` needs for these ``pixels``: the new file is written beside the old one."""
+        """Return about how much room `add` needs for these `pixels`: the new file is written beside the old one."""
         so_far = self.partial.stat().st_size if self.partial is not None and self.partial.exists() else 0
         return so_far + pixels[:, 0].numel() // 2 + len(self._tags.picture)
 
     def recall(self, pixels: Tensor, overlap: int) -> None:
-        """Hold the edge again: ``pixels`` and ``overlap`` are what ``add`` got for the newest section in the file.
+        """Hold the edge again: `pixels` and `overlap` are what `add` got for the newest section in the file.
 
         The frames of a section that the next one may cross-fade with are never cross-faded themselves.
         """
@@ -143,7 +143,7 @@ class GrowingVideo:
             _remove(path if path != but else None)
 
     def _joined(self, pixels: Tensor, overlap: int) -> Tensor:
-        """Cross-fade ``pixels`` with the edge."""
+        """Cross-fade `pixels` with the edge."""
         edge = pixels[:, :, :0] if self._edge is None else self._edge
         return soft_append_bcthw(*((pixels, edge) if self._grows_at_front else (edge, pixels)), overlap)
 
@@ -169,7 +169,7 @@ class GrowingVideo:
 
 @dataclass(frozen=True)
 class Cut:
-    """Frames ``start`` to ``stop`` of an MP4 that ``encode_mp4`` or ``join_mp4`` made; cuts lie at key frames."""
+    """Frames `start` to `stop` of an MP4 that `encode_mp4` or `join_mp4` made; cuts lie at key frames."""
 
     file: Path | BinaryIO
     start: int
@@ -195,9 +195,9 @@ def join_mp4(
     check: Check | None = None,
     tags: Tags = NO_TAGS,
 ) -> None:
-    """Write the cuts one after the other to ``path``; all were encoded with the same settings.
+    """Write the cuts one after the other to `path`; all were encoded with the same settings.
 
-    ``tags`` are what the file says of itself. ``check`` is called before each ``mp4.BLOCK`` bytes. Raises OutputError
+    `tags` are what the file says of itself. `check` is called before each `mp4.BLOCK` bytes. Raises OutputError
     if a cut's file is not there any more or not as it was written.
     """
     with ExitStack() as opened, open(path, "wb") as output:

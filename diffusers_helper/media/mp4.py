@@ -2,7 +2,7 @@
 
 A file's frames are joined with another's by writing a new index before their bytes, which the kernel copies unread
 (without copying at all where the file system can share them). So what a program does per frame is twelve bytes of
-index. Boxes and their fields are those of ISO/IEC 14496-12; only what ``encode_mp4`` writes is read: one video track,
+index. Boxes and their fields are those of ISO/IEC 14496-12; only what `encode_mp4` writes is read: one video track,
 whose frames follow each other in decoding order.
 """
 
@@ -27,7 +27,7 @@ REORDER = 2
 FINENESS = 512
 """Ticks per frame: players round the time that they seek to ticks, and with one per frame to the wrong frame."""
 BLOCK = 1 << 24
-"""Bytes copied between two calls of ``check``."""
+"""Bytes copied between two calls of `check`."""
 
 Box = tuple[bytes, "bytes | list[Box]"]
 """A box's type, and its content or the boxes in it."""
@@ -40,7 +40,7 @@ _PARSING_ERRORS = (OSError, ValueError, LookupError, struct.error, NoTagsError)
 
 
 class NotAsWrittenError(Exception):
-    """A file is not, or not any more, what ``encode_mp4`` or ``write_joined`` wrote."""
+    """A file is not, or not any more, what `encode_mp4` or `write_joined` wrote."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Frames:
         sizes: bytes of each, (n,).
         shown: the place of each in the order of showing, from 0, (n,).
         keys: whether it needs no other frame, (n,) bool.
-        boxes: the file's own ``ftyp`` and ``moov``, without what it says of itself (``udta``).
+        boxes: the file's own `ftyp` and `moov`, without what it says of itself (`udta`).
     """
 
     file: BinaryIO
@@ -69,7 +69,7 @@ class Frames:
         return int(self.sizes.sum())
 
     def cut(self, start: int, stop: int) -> Frames:
-        """Return those shown from ``start`` to ``stop``; NotAsWrittenError unless they are one piece of the file."""
+        """Return those shown from `start` to `stop`; NotAsWrittenError unless they are one piece of the file."""
         (inside,) = np.nonzero((self.shown >= start) & (self.shown < stop))
         if len(inside) == 0 or len(inside) != stop - start:
             raise NotAsWrittenError
@@ -81,7 +81,7 @@ class Frames:
 
 
 def read_frames(file: BinaryIO, rate: Fraction) -> Frames:
-    """Read the index of a file with ``rate`` frames per second; raises NotAsWrittenError for any other file."""
+    """Read the index of a file with `rate` frames per second; raises NotAsWrittenError for any other file."""
     try:
         return _read_frames(file, rate)
     except _PARSING_ERRORS as error:
@@ -125,11 +125,11 @@ def write_joined(
     check: Callable[[], None],
     tags: Tags = NO_TAGS,
 ) -> None:
-    """Write the pieces one after the other to ``file``, index first; all were encoded with the same settings.
+    """Write the pieces one after the other to `file`, index first; all were encoded with the same settings.
 
-    ``tags`` are what the new file says of itself.
-    Every frame is shown for ``1 / rate`` and decoded ``REORDER`` frames before its own place, so neither has gaps.
-    ``check`` is called before each ``BLOCK`` of bytes.
+    `tags` are what the new file says of itself.
+    Every frame is shown for `1 / rate` and decoded `REORDER` frames before its own place, so neither has gaps.
+    `check` is called before each `BLOCK` of bytes.
     """
     starts = accumulate((len(piece.sizes) for piece in pieces), initial=0)
     sizes = np.concatenate([piece.sizes for piece in pieces])
@@ -160,7 +160,7 @@ def _with_tables(
     begin: int,
     rate: Fraction,
 ) -> list[Box]:
-    """Return ``moov`` for other frames, whose bytes begin at ``begin``."""
+    """Return `moov` for other frames, whose bytes begin at `begin`."""
     count, tick, ticks = len(sizes), rate.denominator * FINENESS, rate.numerator * FINENESS
     duration = count * tick
     later = ((shown - np.arange(count) + REORDER) * tick).astype(np.int64)
@@ -184,7 +184,7 @@ def _with_tables(
 
 
 def _changed(boxes: list[Box], tables: Mapping[bytes, bytes], patches: Mapping[bytes, tuple[int, bytes]]) -> list[Box]:
-    """Return a copy with other ``tables``, those that were missing included, and ``patches`` at their offsets."""
+    """Return a copy with other `tables`, those that were missing included, and `patches` at their offsets."""
     changed: list[Box] = []
     for kind, content in boxes:
         if isinstance(content, list):

@@ -1,6 +1,6 @@
 """What results are called: a readable name for each, fit for every file system, and given only once.
 
-A name is made by a template of ``FIELDS``. It is chosen when a job first runs and kept with the job; the job's id,
+A name is made by a template of `FIELDS`. It is chosen when a job first runs and kept with the job; the job's id,
 which is the right to it, is no part of it.
 """
 
@@ -42,7 +42,7 @@ _JOINER = "\u200d"
 
 
 def require_template(template: str) -> str:
-    """Return ``template`` if names can be made with it; raises SettingsError."""
+    """Return `template` if names can be made with it; raises SettingsError."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -75,7 +75,7 @@ def require_template(template: str) -> str:
 def stems(template: str, request: GenerationRequest, photo_name: str, job_id: str) -> Iterator[str]:
     """Yield names for a result, the best first and then numbered ones, without end.
 
-    ``template`` is one of ``require_template``'s; ``photo_name`` is the photo's file name, with its ending.
+    `template` is one of `require_template`'s; `photo_name` is the photo's file name, with its ending.
     """
     values = {
         "photo": cleaned(os.path.splitext(os.path.basename(photo_name))[0]),
@@ -93,15 +93,15 @@ def stems(template: str, request: GenerationRequest, photo_name: str, job_id: st
 
 
 def numbered(stem: str) -> Iterator[str]:
-    """Yield ``stem``, which is a result's name already, and numbered ones, without end."""
+    """Yield `stem`, which is a result's name already, and numbered ones, without end."""
     yield stem
     yield from (f"{_cut(stem, STEM_BYTES - len(f'_{number}'))}_{number}" for number in count(2))
 
 
 def reserve(folder: Path, names: Iterator[str]) -> str:
-    """Take the first of ``names`` that no file in ``folder`` has, and return it; two processes never get the same one.
+    """Take the first of `names` that no file in `folder` has, and return it; two processes never get the same one.
 
-    Until the result's settings are written, an empty ``NAME.json`` holds its place; ``let_go`` removes it. Raises
+    Until the result's settings are written, an empty `NAME.json` holds its place; `let_go` removes it. Raises
     OutputError.
     """
     try:
@@ -121,7 +121,7 @@ def reserve(folder: Path, names: Iterator[str]) -> str:
 
 
 def let_go(stem: Path) -> None:
-    """Give up a name that ``reserve`` gave, if nothing was written under it."""
+    """Give up a name that `reserve` gave, if nothing was written under it."""
     place = stem.with_name(f"{stem.name}.json")
     with suppress(OSError):
         if place.stat().st_size == 0:
@@ -129,7 +129,7 @@ def let_go(stem: Path) -> None:
 
 
 def cleaned(text: str, most: int = _PART_BYTES) -> str:
-    """Return ``text`` as part of a name that every file system takes: letters, digits and emoji, and ``-`` between."""
+    """Return `text` as part of a name that every file system takes: letters, digits and emoji, and `-` between."""
     words = "".join(char if _fits(char) else " " for char in unicodedata.normalize("NFC", text))
     return _cut("-".join(words.split()), most)
 
@@ -149,13 +149,13 @@ def _fits(char: str) -> bool:
 
 
 def _portable(name: str, most: int) -> str:
-    """Return ``name`` as Windows takes it, too; never an empty one."""
+    """Return `name` as Windows takes it, too; never an empty one."""
     name = _cut(name, most) or "video"
     return f"_{name}" if _WINDOWS_DEVICES.fullmatch(name) else name
 
 
 def _cut(name: str, most: int) -> str:
-    """Return at most ``most`` bytes of ``name``, without dots and dashes at its ends, which systems read as signs."""
+    """Return at most `most` bytes of `name`, without dots and dashes at its ends, which systems read as signs."""
     name = name.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
     return name.strip(f"-._ {_JOINER}")
 

@@ -1,6 +1,6 @@
 """Names of the files that a video leaves while it is made: numbered partial videos and numbered sections.
 
-``STEM_partial_NN.mp4`` holds the first ``NN`` sections, ``section_NNN.safetensors`` the latents of one. Numbers are
+`STEM_partial_NN.mp4` holds the first `NN` sections, `section_NNN.safetensors` the latents of one. Numbers are
 compared as numbers: 100 follows 99. Whatever is called otherwise is somebody else's file: neither read nor removed.
 """
 
@@ -14,33 +14,33 @@ from pathlib import Path
 RECORD, PHOTO = "job.json", "photo.png"
 ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"
 PART = ".part"
-"""What ``whole_file`` appends to the name of a file that it has not completed."""
+"""What `atomic_write` appends to the name of a file that it has not completed."""
 _SECTION = re.compile(r"section_(\d{3,9})\.safetensors")
 _PARTIAL = re.compile(r"_partial_(\d{2,9})\.mp4")
 
 
 def partial_file(stem: Path, sections: int) -> Path:
-    """Return the file of the video at ``stem`` that holds its first ``sections`` sections."""
+    """Return the file of the video at `stem` that holds its first `sections` sections."""
     return stem.with_name(f"{stem.name}_partial_{sections:02d}.mp4")
 
 
 def partial_files(stem: Path) -> dict[int, Path]:
-    """Return the partial files of the video at ``stem`` by their number of sections, smallest first."""
+    """Return the partial files of the video at `stem` by their number of sections, smallest first."""
     return _numbered(stem.parent, stem.name, _PARTIAL, lambda number: partial_file(stem, number).name)
 
 
 def section_file(number: int) -> str:
-    """Return the name of the file that holds section ``number``, counted from 0."""
+    """Return the name of the file that holds section `number`, counted from 0."""
     return f"section_{number:03d}.safetensors"
 
 
 def section_files(folder: Path) -> dict[int, Path]:
-    """Return the files of sections in ``folder`` by their number, smallest first, damaged ones included."""
+    """Return the files of sections in `folder` by their number, smallest first, damaged ones included."""
     return _numbered(folder, "", _SECTION, section_file)
 
 
 def half_written(folder: Path) -> Iterator[Path]:
-    """Yield what was left half-written in ``folder``, that of one job."""
+    """Yield what was left half-written in `folder`, that of one job."""
     ours = {RECORD, PHOTO, ENVIRONMENT, CONDITIONS}
     for name in _names(folder):
         whole = name.removesuffix(PART)
@@ -49,7 +49,7 @@ def half_written(folder: Path) -> Iterator[Path]:
 
 
 def half_written_results(stem: Path) -> Iterator[Path]:
-    """Yield what was left half-written of the results at ``stem``; nothing of a video whose name begins the same."""
+    """Yield what was left half-written of the results at `stem`; nothing of a video whose name begins the same."""
     for name in _names(stem.parent):
         ending = name.removeprefix(stem.name).removesuffix(PART)
         if name == f"{stem.name}{ending}{PART}" and (ending in (".png", ".json") or _PARTIAL.fullmatch(ending)):
@@ -66,7 +66,7 @@ def _numbered(folder: Path, start: str, pattern: re.Pattern[str], written: Calla
 
 
 def _names(folder: Path) -> list[str]:
-    """Return what is in ``folder``; nothing where that cannot be told."""
+    """Return what is in `folder`; nothing where that cannot be told."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

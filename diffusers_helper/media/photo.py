@@ -1,7 +1,7 @@
 """The user's file -> an upright sRGB picture, or one sentence that says what to do.
 
-A file is judged by its content, never by its name, and only by the decoders of ``FORMATS``. What had to be changed for
-the picture to be usable is told in ``Photo.notes``. Knows nothing of models, buckets or pages.
+A file is judged by its content, never by its name, and only by the decoders of `FORMATS`. What had to be changed for
+the picture to be usable is told in `Photo.notes`. Knows nothing of models, buckets or pages.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _image_of(array: np.ndarray) -> Image.Image:
 
 
 def _whole(file: Any) -> BinaryIO:
-    """The content of an open file from where it stands, so that any object with ``read`` will do."""
+    """The content of an open file from where it stands, so that any object with `read` will do."""
     with _decoding(_IN_MEMORY):
         return BytesIO(file.read())
 
@@ -140,7 +140,7 @@ def _read(file: BinaryIO, name: str) -> Photo:
 
 
 def _identified(file: BinaryIO, name: str) -> ImageFile:
-    """Read the header only. ``Image.open`` does the same, but hides the size of what it takes for a bomb."""
+    """Read the header only. `Image.open` does the same, but hides the size of what it takes for a bomb."""
     head = file.read(_HEAD_BYTES)
     if not head:
         raise PhotoError(Message('"{name}" is not an image: the file is empty.', name=name))
@@ -229,7 +229,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
-    """Scale ``image``, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle.
+    """Scale `image`, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle.
 
     A picture that already has the target size keeps every value: Pillow only copies it.
     """

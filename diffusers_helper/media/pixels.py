@@ -43,9 +43,9 @@ def is_large(image: Image.Image) -> bool:
 
 
 def eight_bits_of(image: Image.Image, name: str, notes: list[str]) -> Loaded:
-    """Return a loaded picture with 8 bits and not too many pixels; ``notes`` gets sentences on what was changed.
+    """Return a loaded picture with 8 bits and not too many pixels; `notes` gets sentences on what was changed.
 
-    Raises PhotoError, with the picture's ``name``, for values that cannot be shown.
+    Raises PhotoError, with the picture's `name`, for values that cannot be shown.
     """
     profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
     if image.mode in ("P", "PA"):

@@ -1,7 +1,7 @@
 """A request inside its own picture and video, as their comment, and back from any file into settings.
 
 A video carries its start picture besides, the very PNG that lies beside it, so that it alone restores everything. The
-comment is one JSON object: ``framepack_recipe``, the version of its form, and every field of the request. exiftool,
+comment is one JSON object: `framepack_recipe`, the version of its form, and every field of the request. exiftool,
 ffprobe and file managers show it. A file from somewhere else is read with care: of what it holds only valid settings
 are taken, and everything else is told or ignored.
 """
@@ -60,7 +60,7 @@ class Recipe:
 
 
 def recipe_of(request: GenerationRequest) -> str:
-    """Return the text that files of ``request`` carry."""
+    """Return the text that files of `request` carry."""
     return json.dumps({_MARK: VERSION, **request.model_dump()}, ensure_ascii=False)
 
 
@@ -80,7 +80,7 @@ def can_carry(recipe: str) -> bool:
 
 
 def png_comment(text: str) -> PngInfo:
-    """Return the chunk that says ``text`` in a PNG, for Pillow's ``pnginfo``."""
+    """Return the chunk that says `text` in a PNG, for Pillow's `pnginfo`."""
     info = PngInfo()
     info.add_itxt("Comment", text)
     return info
@@ -121,7 +121,7 @@ def _reader(picture: bool, is_video: bool) -> Callable[[BinaryIO], str]:
 
 
 def _png_comment(file: BinaryIO) -> str:
-    """Read the header only, whatever size it claims: ``Image.open`` would refuse or warn of a large one."""
+    """Read the header only, whatever size it claims: `Image.open` would refuse or warn of a large one."""
     file.seek(0)
     return str(PngImageFile(file).info.get("Comment", ""))
 

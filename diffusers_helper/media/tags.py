@@ -1,4 +1,4 @@
-"""What an MP4 says of itself: its comment, and a picture that belongs to it (iTunes' ``©cmt`` and ``covr``).
+"""What an MP4 says of itself: its comment, and a picture that belongs to it (iTunes' `©cmt` and `covr`).
 
 They are where ffmpeg writes and every program looks for them: moov / udta / meta / ilst. Files from anywhere are read
 by walking the boxes, which takes what a tag takes and no more, whatever the file's tables say.
@@ -27,7 +27,7 @@ class Tags:
 
     Attributes:
         comment: a text; "" for none.
-        picture: the bytes of a PNG; b"" for none, and one of more than ``MAX_PICTURE`` bytes is left out.
+        picture: the bytes of a PNG; b"" for none, and one of more than `MAX_PICTURE` bytes is left out.
     """
 
     comment: str = ""
@@ -51,7 +51,7 @@ class NoTagsError(Exception):
 
 
 def read_tag(file: BinaryIO, tag: bytes, most: int) -> bytes:
-    """The data of ``tag``, b"" if there is none or it has more than ``most`` bytes; raises NoTagsError, OSError."""
+    """The data of `tag`, b"" if there is none or it has more than `most` bytes; raises NoTagsError, OSError."""
     end = file.seek(0, os.SEEK_END)
     if next(boxes_in(file, 0, end), Box(b"", 0, 0)).kind != b"ftyp":
         raise NoTagsError
@@ -70,7 +70,7 @@ def read_tag(file: BinaryIO, tag: bytes, most: int) -> bytes:
 
 
 def boxes_in(file: BinaryIO, begin: int, end: int) -> Iterator[Box]:
-    """Yield the boxes from ``begin`` to ``end``; raises NoTagsError where they do not fit or are too many."""
+    """Yield the boxes from `begin` to `end`; raises NoTagsError where they do not fit or are too many."""
     for _ in range(_MOST_BOXES):
         if begin >= end:
             return
@@ -92,7 +92,7 @@ def boxes_in(file: BinaryIO, begin: int, end: int) -> Iterator[Box]:
 
 
 def user_data(tags: Tags) -> bytes:
-    """The content of a ``udta`` box that holds these tags; b"" for none."""
+    """The content of a `udta` box that holds these tags; b"" for none."""
     entries = []
     if tags.comment:
         entries.append((COMMENT, _TEXT, tags.comment.encode()))

@@ -27,7 +27,7 @@ With 180 short texts of known encoding no wrong one passed; at half of it one di
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
-    """Return the text in ``path``, in ``encoding`` if that is given, else as ``decoded`` finds out.
+    """Return the text in `path`, in `encoding` if that is given, else as `decoded` finds out.
 
     Raises SettingsError, naming the file, if it cannot be read or its encoding is not sure.
     """
@@ -50,7 +50,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Return the text in ``data``, Unicode or in a sure older encoding; no character is ever replaced.
+    """Return the text in `data`, Unicode or in a sure older encoding; no character is ever replaced.
 
     Raises UnicodeDecodeError where none is sure.
     """
@@ -63,7 +63,7 @@ def decoded(data: bytes) -> str:
 
 
 def decoded_unicode(data: bytes) -> str:
-    """Return the text in ``data``: by its byte order mark, as UTF-16 or as UTF-8. Raises UnicodeDecodeError."""
+    """Return the text in `data`: by its byte order mark, as UTF-16 or as UTF-8. Raises UnicodeDecodeError."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return data.decode(encoding)
@@ -73,7 +73,7 @@ def decoded_unicode(data: bytes) -> str:
 
 
 def require_encoding(name: str) -> str:
-    """Return ``name`` if it is that of a text encoding; raises SettingsError."""
+    """Return `name` if it is that of a text encoding; raises SettingsError."""
     try:
         "a".encode(name)  # an empty text would be encoded by any name
     except (LookupError, ValueError):
@@ -92,7 +92,7 @@ def _utf16(data: bytes) -> str:
 
 
 def _legacy(data: bytes) -> str | None:
-    """Return the one text that ``data`` can sensibly be in the encodings before UTF-8; None if it can be several."""
+    """Return the one text that `data` can sensibly be in the encodings before UTF-8; None if it can be several."""
     from charset_normalizer import from_bytes  # only here, as nearly every file is in UTF-8
 
     found = list(from_bytes(data, cp_isolation=_LEGACY, threshold=0.3, enable_fallback=False))

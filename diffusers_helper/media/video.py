@@ -17,7 +17,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image
 from torch import Tensor
 
-from diffusers_helper.core.files import require_free_space, whole_file
+from diffusers_helper.core.files import atomic_write, require_free_space
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.media.frames import crop_or_pad_yield_mask, require_finite, rgb_frames, soft_append_bcthw
@@ -43,7 +43,7 @@ every clip begins 0.8 dB (640 x 608) to 2.5 dB (128 x 96) below the end of the o
 def save_bcthw_as_mp4(
     video: Tensor, path: str | os.PathLike[str], fps: float = 30, crf: int = 16, *, check: Check | None = None
 ) -> None:
-    """Write ``video`` (B, 3, T, H, W), values -1..1, to ``path``; the B videos stand side by side.
+    """Write `video` (B, 3, T, H, W), values -1..1, to `path`; the B videos stand side by side.
 
     Args:
         fps: frames per second.
@@ -53,12 +53,12 @@ def save_bcthw_as_mp4(
     Raises NumericsError for NaN or infinite pixels, OutputError where the file cannot be written.
     """
     require_finite(video, Message("The video"))
-    with whole_file(Path(path)) as part:
+    with atomic_write(Path(path)) as part:
         encode_mp4(rgb_frames(video), part, exact_rate(fps), crf, check=check)
 
 
 def exact_rate(fps: float) -> Fraction:
-    """Return ``fps`` as the fraction that the file states."""
+    """Return `fps` as the fraction that the file states."""
     return Fraction(fps).limit_denominator(1001)
 
 
@@ -71,9 +71,9 @@ def encode_mp4(
     key_frame: int = 0,
     check: Check | None = None,
 ) -> None:
-    """Encode ``frames``, uint8 (H, W, 3), at least one and all of one size.
+    """Encode `frames`, uint8 (H, W, 3), at least one and all of one size.
 
-    No frame from ``key_frame`` on needs one before it, and the other way round: the clip can be cut there without
+    No frame from `key_frame` on needs one before it, and the other way round: the clip can be cut there without
     encoding anything again.
     """
     frames = iter(frames)

@@ -73,16 +73,16 @@ class Budget:
     """What is done to fit.
 
     Attributes:
-        places: blocks on the device at a time, those that stay not counted.
-        room: bytes for blocks that stay.
+        slots: blocks on the device at a time, those that stay not counted.
+        resident_bytes: bytes for blocks that stay.
         mlp_chunk: tokens that an MLP takes at a time; None is all.
         tile_vae: decode with little memory.
         need: bytes that the smallest way of working takes.
         free: bytes there are.
     """
 
-    places: int
-    room: int
+    slots: int
+    resident_bytes: int
     mlp_chunk: int | None
     tile_vae: bool
     need: int
@@ -99,7 +99,7 @@ def weights_of(transformer: Any) -> Weights:
     blocks = blocks_of(transformer)
     inside = {id(tensor) for block in blocks for tensor in tensors_of(block).values()}
     beside = sum(tensor.nbytes for tensor in tensors_of(transformer).values() if id(tensor) not in inside)
-    return Weights([block_layout(block).travelling for block in blocks], beside, transformer.proj_out.in_features)
+    return Weights([block_layout(block).streamed_bytes for block in blocks], beside, transformer.proj_out.in_features)
 
 
 def budget(free: int, preserved: int, work: Work, weights: Weights) -> Budget:
@@ -111,17 +111,17 @@ def budget(free: int, preserved: int, work: Work, weights: Weights) -> Budget:
     least = weights.beside + min(2, len(weights.blocks)) * largest
     mlp_chunk = None if least + work.nbytes(weights.dim) <= free else MLP_CHUNK
     need = least + work.nbytes(weights.dim, mlp_chunk)
-    places = 3 if need + largest <= free else 2
-    left = free - weights.beside - places * largest - max(preserved, work.nbytes(weights.dim, mlp_chunk))
-    room = sum(weights.blocks) if left + places * largest >= sum(weights.blocks) else max(0, left)
+    slots = 3 if need + largest <= free else 2
+    left = free - weights.beside - slots * largest - max(preserved, work.nbytes(weights.dim, mlp_chunk))
+    resident_bytes = sum(weights.blocks) if left + slots * largest >= sum(weights.blocks) else max(0, left)
     pixels = work.height * work.width
     tile_vae = free < VAE + WHOLE_DECODE * pixels + MARGIN
     decode = VAE + int((SHORT_DECODE if tile_vae else WHOLE_DECODE) * pixels)
-    return Budget(places, room, mlp_chunk, tile_vae, max(need, decode), free)
+    return Budget(slots, resident_bytes, mlp_chunk, tile_vae, max(need, decode), free)
 
 
-def sentence(plan: Budget, blocks: int, kept: int) -> Message:
-    """What the user should know of `plan`, with `kept` of the transformer's `blocks` staying on the device."""
+def sentence(plan: Budget, blocks: int, resident_blocks: int) -> Message:
+    """What the user should know of `plan`; `resident_blocks` of the transformer's `blocks` stay on the device."""
     if not plan.fits:
         return Message(
             "The GPU has {free:.1f} GiB free and this job may need {need:.1f}. If it stops, choose a smaller picture.",
@@ -131,6 +131,6 @@ def sentence(plan: Budget, blocks: int, kept: int) -> Message:
     return Message(
         "The GPU has {free:.1f} GiB free: {kept} of the model's {blocks} blocks stay there, the others arrive in time.",
         free=plan.free / GIB,
-        kept=kept,
+        kept=resident_blocks,
         blocks=blocks,
     )

@@ -32,13 +32,13 @@ class BlockFeed:
 
     def __init__(self, blocks: Sequence[Tensor | BlockSource]) -> None:
         self._blocks = blocks
-        largest = max((b.layout.travelling for b in blocks if not isinstance(b, Tensor)), default=0)
+        largest = max((b.layout.streamed_bytes for b in blocks if not isinstance(b, Tensor)), default=0)
         self._stages = [_Stage(HostBuffer(largest)) for _ in range(STAGED if largest else 0)]
         for stage in self._stages:
             stage.buffer.pin()
         self._reader = ThreadPoolExecutor(1, "weights") if largest else None
 
-    def want(self, blocks: Sequence[int]) -> None:
+    def prefetch(self, blocks: Sequence[int]) -> None:
         """Begin to read what is on the disk, as far ahead as there are buffers."""
         wanted = [b for b in blocks if not isinstance(self._blocks[b], Tensor)][: len(self._stages)]
         here = {stage.block for stage in self._stages}
@@ -54,7 +54,7 @@ class BlockFeed:
         stage = self._stage_of(block)
         return stage is not None and stage.reading is not None and stage.reading.done()
 
-    def take(self, block: int) -> Tensor:
+    def acquire(self, block: int) -> Tensor:
         """The block's bytes; waits for the disk. Raises what reading raised."""
         source = self._blocks[block]
         if isinstance(source, Tensor):
@@ -67,9 +67,9 @@ class BlockFeed:
         except BaseException:
             stage.block = None  # to be read again, if anybody asks
             raise
-        return stage.buffer.bytes[: source.layout.travelling]
+        return stage.buffer.bytes[: source.layout.streamed_bytes]
 
-    def sent(self, block: int, event: Event) -> None:
+    def release_after(self, block: int, event: Event) -> None:
         """Read nothing over the block's bytes before `event`."""
         stage = self._stage_of(block)
         if stage is not None:
@@ -91,7 +91,7 @@ class BlockFeed:
         def read() -> None:
             if copied is not None:
                 copied.synchronize()
-            source.read_into(stage.buffer.bytes[: source.layout.travelling])
+            source.read_into(stage.buffer.bytes[: source.layout.streamed_bytes])
 
         if before is not None:
             before.cancel()  # nobody wants that block any more; one that is being read is done before this one begins

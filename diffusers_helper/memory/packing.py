@@ -43,26 +43,26 @@ class Layout:
 
     Attributes:
         fields: in the order of their offsets.
-        travelling: bytes of the front part.
+        streamed_bytes: bytes of the front part.
         nbytes: of all.
     """
 
     fields: tuple[Field, ...]
-    travelling: int
+    streamed_bytes: int
     nbytes: int
 
     @property
-    def front(self) -> tuple[Field, ...]:
+    def streamed(self) -> tuple[Field, ...]:
         """The fields that travel."""
-        return tuple(field for field in self.fields if field.offset < self.travelling)
+        return tuple(field for field in self.fields if field.offset < self.streamed_bytes)
 
     @property
-    def behind(self) -> tuple[Field, ...]:
+    def once(self) -> tuple[Field, ...]:
         """The fields that are read once."""
-        return self.fields[len(self.front) :]
+        return self.fields[len(self.streamed) :]
 
     def views(self, memory: Tensor) -> dict[str, Tensor]:
-        """The tensors in `memory` (uint8, of `travelling` or `nbytes` bytes): those of its size."""
+        """The tensors in `memory` (uint8, of `streamed_bytes` or `nbytes` bytes): those of its size."""
         inside = (field for field in self.fields if field.offset + field.nbytes <= len(memory))
         return {
             field.name: memory[field.offset : field.offset + field.nbytes].view(field.dtype).view(field.shape)
@@ -71,12 +71,12 @@ class Layout:
 
 
 class BlockSource(Protocol):
-    """The travelling weights of a block that has none in memory: its attribute `weight_source`."""
+    """The streamed weights of a block that has none in memory: its attribute `weight_source`."""
 
     layout: Layout
 
     def read_into(self, buffer: Tensor) -> None:
-        """Fill `buffer` (uint8, of `travelling` bytes); any thread may call it."""
+        """Fill `buffer` (uint8, of `streamed_bytes` bytes); any thread may call it."""
 
 
 WEIGHT_SOURCES = "weight_sources"
@@ -92,7 +92,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def tensors_of(block: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, those that are read once at the end."""
-    once = {id(part) for module in block.modules() if getattr(module, "read_once", False) for part in module.modules()}
+    once = {
+        id(part) for module in block.modules() if getattr(module, "once_per_video", False) for part in module.modules()
+    }
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     for prefix, module in block.named_modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
@@ -103,15 +105,17 @@ def tensors_of(block: nn.Module) -> dict[str, Tensor]:
 
 def block_layout(block: nn.Module) -> Layout:
     """The layout of a block's tensors, which may be on the meta device."""
-    once = {f"{prefix}." for prefix, module in block.named_modules() if prefix and getattr(module, "read_once", False)}
-    fields, offset, travelling = [], 0, 0
+    once = {
+        f"{prefix}." for prefix, module in block.named_modules() if prefix and getattr(module, "once_per_video", False)
+    }
+    fields, offset, streamed_bytes = [], 0, 0
     for name, tensor in tensors_of(block).items():
         field = Field(name, offset, tensor.shape, tensor.dtype)
         fields.append(field)
         offset += -(-field.nbytes // ALIGNMENT) * ALIGNMENT
         if not any(name.startswith(prefix) for prefix in once):
-            travelling = offset
-    return Layout(tuple(fields), travelling, offset)
+            streamed_bytes = offset
+    return Layout(tuple(fields), streamed_bytes, offset)
 
 
 class HostBuffer:
@@ -158,7 +162,7 @@ class _Pages(mmap.mmap):
 
 
 def packed(block: nn.Module) -> tuple[Layout, Tensor]:
-    """A block's layout and its travelling bytes in the machine's memory; these tensors are views of them from then on.
+    """A block's layout and its streamed bytes in the machine's memory; its tensors are views of them from then on.
 
     What already lies so is left as it is; else it is copied, once, into pinned memory. The tensors stay the same
     objects. What is read once stays wherever it is.
@@ -166,7 +170,7 @@ def packed(block: nn.Module) -> tuple[Layout, Tensor]:
     layout, tensors = block_layout(block), tensors_of(block)
     memory = _common_memory(layout, tensors)
     if memory is None:
-        buffer = HostBuffer(layout.travelling)
+        buffer = HostBuffer(layout.streamed_bytes)
         memory = buffer.bytes
         with torch.no_grad(), torch.inference_mode(mode=False):
             for name, view in layout.views(memory).items():
@@ -179,13 +183,13 @@ def _common_memory(layout: Layout, tensors: dict[str, Tensor]) -> Tensor | None:
     """The bytes that those of `tensors` that travel share, laid out so; None if they do not."""
     first = tensors[layout.fields[0].name]
     storage, start = first.untyped_storage(), first.data_ptr()
-    for field in layout.front:
+    for field in layout.streamed:
         tensor = tensors[field.name]
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.data_ptr() != start + field.offset:
             return None
         if tensor.untyped_storage().data_ptr() != storage.data_ptr():
             return None
-    if start - storage.data_ptr() + layout.travelling > storage.nbytes():
+    if start - storage.data_ptr() + layout.streamed_bytes > storage.nbytes():
         return None
     whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return whole[start - storage.data_ptr() :][: layout.travelling]
+    return whole[start - storage.data_ptr() :][: layout.streamed_bytes]

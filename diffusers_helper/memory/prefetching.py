@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from diffusers_helper.memory.devices import empty_caches, retry_on_oom
 from diffusers_helper.memory.feeds import BlockFeed
 from diffusers_helper.memory.packing import Layout, block_layout, packed
-from diffusers_helper.memory.schedule import Device, Ring, spread
+from diffusers_helper.memory.schedule import Device, Ring, evenly_spaced
 
 logger = logging.getLogger(__name__)
 
-LEAST = 2
+MIN_SLOTS = 2
 """Places with which one block can travel while another runs."""
 
 
@@ -29,13 +29,13 @@ class Prefetcher:
     Args:
         blocks: in the order in which they run; another order costs time and nothing else.
         device: where they run.
-        places: blocks on the device at a time.
-        room: bytes for blocks that stay there.
+        slots: blocks on the device at a time.
+        resident_bytes: bytes for blocks that stay there.
 
     Raises torch.OutOfMemoryError when the device has no room.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], device: Device, *, places: int = 2, room: int = 0) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], device: Device, *, slots: int = 2, resident_bytes: int = 0) -> None:
         self._device = device
         self._blocks: list[_Block] = []
         self._sources: list[Any] = []
@@ -44,9 +44,9 @@ class Prefetcher:
             layout, memory = packed(block) if source is None else (block_layout(block), source)
             self._blocks.append(_Block(block, layout))
             self._sources.append(memory)
-        self.sizes = [block.layout.travelling for block in self._blocks]
-        self.kept = spread(self.sizes, room)
-        self._places = places
+        self.sizes = [block.layout.streamed_bytes for block in self._blocks]
+        self.resident_blocks = evenly_spaced(self.sizes, resident_bytes)
+        self._slots = slots
         self._sent = 0
         self._ring = self._new_ring()
 
@@ -56,7 +56,7 @@ class Prefetcher:
         return self._sent + self._ring.bytes_sent
 
     def run(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call block `index`. Out of memory: with as little as travelling takes it runs once more, as it did before.
+        """Call block `index`. Out of memory: with the least memory it runs once more, as it did before.
 
         Where gradients are recorded the block reads its weights by itself: a ring would write over what they need.
         """
@@ -71,7 +71,7 @@ class Prefetcher:
             self._shrink()
             return run()
 
-        return retry_on_oom(run, run_shrunk if self.kept or self._places > LEAST else None)
+        return retry_on_oom(run, run_shrunk if self.resident_blocks or self._slots > MIN_SLOTS else None)
 
     def close(self) -> None:
         """Wait for the device and free its memory."""
@@ -92,17 +92,17 @@ class Prefetcher:
     def _shrink(self) -> None:
         logger.warning(
             "Out of GPU memory: from now on no block stays there (%d did), and %d are there at a time.",
-            len(self.kept),
-            LEAST,
+            len(self.resident_blocks),
+            MIN_SLOTS,
         )
-        self.kept, self._places = [], min(LEAST, self._places)
+        self.resident_blocks, self._slots = [], min(MIN_SLOTS, self._slots)
         self.close()
         self._sent = self.bytes_sent
         empty_caches()
         self._ring = self._new_ring()
 
     def _new_ring(self) -> Ring:
-        return Ring(self._device, BlockFeed(self._sources), self.sizes, self._places, self.kept)
+        return Ring(self._device, BlockFeed(self._sources), self.sizes, self._slots, self.resident_blocks)
 
 
 class _Block:
@@ -110,40 +110,40 @@ class _Block:
 
     def __init__(self, block: nn.Module, layout: Layout) -> None:
         self.layout = layout
-        self._homes = [_table_of(block, field.name) for field in layout.front]
-        self._there: dict[int, list[Tensor]] = {}
+        self._param_slots = [_table_of(block, field.name) for field in layout.streamed]
+        self._views: dict[int, list[Tensor]] = {}
 
     def is_elsewhere(self) -> bool:
         """Whether somebody moved all of it to a device by himself."""
-        return all(table[name].device.type not in ("cpu", "meta") for table, name in self._homes)
+        return all(table[name].device.type not in ("cpu", "meta") for table, name in self._param_slots)
 
     @contextmanager
     def reading(self, memory: Tensor) -> Iterator[None]:
         """Inside, the block finds its tensors in `memory`."""
-        own = [table[name] for table, name in self._homes]
+        own = [table[name] for table, name in self._param_slots]
         try:
-            for (table, name), tensor in zip(self._homes, self._tensors_in(memory, own), strict=True):
+            for (table, name), tensor in zip(self._param_slots, self._tensors_in(memory, own), strict=True):
                 table[name] = tensor
             yield
         finally:
-            for (table, name), tensor in zip(self._homes, own, strict=True):
+            for (table, name), tensor in zip(self._param_slots, own, strict=True):
                 table[name] = tensor
 
     def forget(self) -> None:
         """Let go of all memory that was read from."""
-        self._there.clear()
+        self._views.clear()
 
     def _tensors_in(self, memory: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
-        """Views of `memory`, made once per place."""
+        """Views of `memory`, made once per slot."""
         at = memory.data_ptr()
-        if at not in self._there:
+        if at not in self._views:
             with torch.inference_mode(mode=False):
-                views = self.layout.views(memory[: self.layout.travelling]).values()
-                self._there[at] = [
+                views = self.layout.views(memory[: self.layout.streamed_bytes]).values()
+                self._views[at] = [
                     nn.Parameter(view, requires_grad=False) if isinstance(tensor, nn.Parameter) else view
                     for view, tensor in zip(views, own, strict=True)
                 ]
-        return self._there[at]
+        return self._views[at]
 
 
 def _table_of(block: nn.Module, name: str) -> tuple[dict[str, Any], str]:
@@ -152,8 +152,8 @@ def _table_of(block: nn.Module, name: str) -> tuple[dict[str, Any], str]:
     return (module._parameters if key in module._parameters else module._buffers), key
 
 
-class Beside:
-    """What lies outside a model's blocks, on `device` until `take_back`; its own tensors stay where they are."""
+class NonBlockWeights:
+    """What lies outside a model's blocks, on `device` until `offload`; its own tensors stay where they are."""
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
         inside = {part for block in blocks for part in block.modules()}
@@ -167,7 +167,7 @@ class Beside:
         for table, name, tensor in self._own:
             table[name] = there[id(tensor)]
 
-    def take_back(self) -> None:
+    def offload(self) -> None:
         """Give the modules their own tensors."""
         for table, name, tensor in self._own:
             table[name] = tensor

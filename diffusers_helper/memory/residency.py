@@ -15,7 +15,7 @@ from torch import nn
 from diffusers_helper.memory.devices import GIB, cpu, empty_caches, get_cuda_free_memory_gb
 from diffusers_helper.memory.moving import move_model_to_device_with_memory_preservation
 from diffusers_helper.memory.packing import blocks_of
-from diffusers_helper.memory.prefetching import Beside
+from diffusers_helper.memory.prefetching import NonBlockWeights
 from diffusers_helper.memory.schedule import Device
 from diffusers_helper.memory.swapping import DynamicSwapInstaller
 
@@ -33,15 +33,15 @@ class MemoryPolicy:
         resident: models stay on the device once they are there; else each is there only while it works.
         preserved_gb: memory that swapped weights leave free for the work itself, GiB.
         tile_vae: the VAE works in tiles and slices.
-        places: blocks of a swapping model that are on the device at a time.
-        room: bytes for those of its blocks that stay there.
+        slots: blocks of a swapping model that are on the device at a time.
+        resident_bytes: bytes for those of its blocks that stay there.
     """
 
     resident: bool
     preserved_gb: float
     tile_vae: bool
-    places: int = 2
-    room: int = 0
+    slots: int = 2
+    resident_bytes: int = 0
 
 
 def choose_policy(free_gb: float, preserved_gb: float) -> MemoryPolicy:
@@ -71,7 +71,7 @@ class Residency:
         self.device = torch.device(device)
         self.policy = policy
         self._streams = streams
-        self._beside: dict[nn.Module, Beside] = {}
+        self._non_block_weights: dict[nn.Module, NonBlockWeights] = {}
         self._in_use: set[nn.Module] = set()
         self._placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -93,12 +93,12 @@ class Residency:
         finally:
             self._in_use.discard(model)
             if not resident:
-                self._take_back(model)
+                self._offload(model)
 
     def release_all(self) -> None:
         """Send every model that is on the device to the CPU, for example after a shortage of memory."""
         for model in list(self._placed):
-            self._take_back(model)
+            self._offload(model)
         self._in_use.clear()
 
     def stop_swapping(self) -> None:
@@ -111,22 +111,26 @@ class Residency:
             _move(model, self.device)
             return
         DynamicSwapInstaller.install_model(
-            model, self.device, places=self.policy.places, room=self.policy.room, streams=self._streams
+            model,
+            self.device,
+            slots=self.policy.slots,
+            resident_bytes=self.policy.resident_bytes,
+            streams=self._streams,
         )
         if DynamicSwapInstaller.prefetcher_of(model):
-            self._beside[model] = Beside(model, blocks_of(model), self.device)
+            self._non_block_weights[model] = NonBlockWeights(model, blocks_of(model), self.device)
         else:
             move_model_to_device_with_memory_preservation(model, self.device, self.policy.preserved_gb)
 
-    def _take_back(self, model: nn.Module) -> None:
+    def _offload(self, model: nn.Module) -> None:
         self._uninstall(model)
         _move(model, cpu)
         self._placed.discard(model)
         empty_caches()
 
     def _uninstall(self, model: nn.Module) -> None:
-        if model in self._beside:
-            self._beside.pop(model).take_back()
+        if model in self._non_block_weights:
+            self._non_block_weights.pop(model).offload()
         DynamicSwapInstaller.uninstall_model(model)
 
 

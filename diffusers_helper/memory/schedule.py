@@ -1,8 +1,8 @@
-"""When blocks travel: a ring of places on the device that a second stream fills ahead of the work.
+"""When blocks are copied: a ring of slots on the device that a second stream fills ahead of the work.
 
-A block that is about to run finds its weights in a place; while it runs, those of the next ones arrive. Two rules hold,
-by events alone and without ever stopping the program: nothing reads a place before its copy is complete, and no copy
-begins before the work that reads the place is done. A place keeps its block until it is needed for another: whoever
+A block that is about to run finds its weights in a slot; while it runs, those of the next ones arrive. Two rules hold,
+by events alone and without ever stopping the program: nothing reads a slot before its copy is complete, and no copy
+begins before the work that reads the slot is done. A slot keeps its block until it is needed for another: whoever
 runs the blocks may skip a round, stop in the middle or begin again anywhere.
 
 All that CUDA brings (streams, events, copies) comes in as a `Device`.
@@ -52,23 +52,23 @@ class Device(Protocol):
 class Feed(Protocol):
     """Gives the bytes of blocks in the machine's memory."""
 
-    def want(self, blocks: Sequence[int]) -> None:
+    def prefetch(self, blocks: Sequence[int]) -> None:
         """These will be asked for next, in this order."""
 
     def ready(self, block: int) -> bool:
-        """Whether `take` would not wait."""
+        """Whether `acquire` would not wait."""
 
-    def take(self, block: int) -> Tensor:
-        """The block's bytes, uint8; they stay as they are until the event that `sent` names."""
+    def acquire(self, block: int) -> Tensor:
+        """The block's bytes, uint8; they stay as they are until the event that `release_after` names."""
 
-    def sent(self, block: int, event: Event) -> None:
+    def release_after(self, block: int, event: Event) -> None:
         """When `event` has passed the bytes are not needed any more."""
 
     def close(self) -> None:
         """Nothing will be asked for any more."""
 
 
-class _Place:
+class _Slot:
     """Memory for one block at a time."""
 
     def __init__(self, device: Device, nbytes: int) -> None:
@@ -79,91 +79,93 @@ class _Place:
 
 
 class Ring:
-    """The places of a model's blocks on `device`.
+    """The slots of a model's blocks on `device`.
 
     Args:
         device: where blocks run.
         feed: where their weights come from.
         sizes: bytes of each block.
-        places: of the ring; one runs, the others are filled meanwhile.
-        kept: blocks with a place of their own, which travel once.
+        slots: of the ring; one runs, the others are filled meanwhile.
+        resident_blocks: blocks with a slot of their own, which are copied once.
 
     Attributes:
         bytes_sent: all that was copied to the device so far.
 
-    Raises torch.OutOfMemoryError when the device has no room for the places.
+    Raises torch.OutOfMemoryError when the device has no room for the slots.
     """
 
-    def __init__(self, device: Device, feed: Feed, sizes: Sequence[int], places: int, kept: Sequence[int] = ()) -> None:
+    def __init__(
+        self, device: Device, feed: Feed, sizes: Sequence[int], slots: int, resident_blocks: Sequence[int] = ()
+    ) -> None:
         self._device = device
         self._feed = feed
         self._count = len(sizes)
-        streamed = [size for block, size in enumerate(sizes) if block not in kept]
-        self._places = [_Place(device, max(streamed)) for _ in range(min(places, len(streamed)))]
-        self._kept = {block: _Place(device, sizes[block]) for block in kept}
-        self._held: dict[int, _Place] = {}
+        streamed = [size for block, size in enumerate(sizes) if block not in resident_blocks]
+        self._slots = [_Slot(device, max(streamed)) for _ in range(min(slots, len(streamed)))]
+        self._resident = {block: _Slot(device, sizes[block]) for block in resident_blocks}
+        self._held: dict[int, _Slot] = {}
         self.bytes_sent = 0
 
     def enter(self, block: int) -> Tensor:
         """The memory with `block`'s weights, to be read by what the computing stream is given until `leave`."""
         ahead = [*range(block, self._count), *range(block)]
-        self._feed.want([b for b in ahead if b not in self._held])
+        self._feed.prefetch([b for b in ahead if b not in self._held])
         wanted = self._within_reach(ahead)
-        usable = [place for place in self._places if place.block not in wanted]
+        usable = [slot for slot in self._slots if slot.block not in wanted]
         for b in wanted:
             if b not in self._held and (b == block or self._feed.ready(b)):
-                self._fill(self._kept[b] if b in self._kept else usable.pop(0), b)
-        place = self._held[block]
-        self._device.compute().wait_event(place.filled)
-        return place.memory
+                self._fill(self._resident[b] if b in self._resident else usable.pop(0), b)
+        slot = self._held[block]
+        self._device.compute().wait_event(slot.filled)
+        return slot.memory
 
     def leave(self, block: int) -> None:
         """All work that reads `block`'s weights has been given."""
         self._held[block].free.record(self._device.compute())
 
     def close(self) -> None:
-        """Wait until no copy and no work uses the places, and give them up."""
+        """Wait until no copy and no work uses the slots, and give them up."""
         self._feed.close()
-        for place in (*self._places, *self._kept.values()):
-            place.filled.synchronize()
-            place.free.synchronize()
-        self._places.clear()
-        self._kept.clear()
+        for slot in (*self._slots, *self._resident.values()):
+            slot.filled.synchronize()
+            slot.free.synchronize()
+        self._slots.clear()
+        self._resident.clear()
         self._held.clear()
 
     def _within_reach(self, ahead: Sequence[int]) -> list[int]:
-        """The first blocks of `ahead` that the ring has places for, kept ones between them too."""
-        room = len(self._places)
+        """The first blocks of `ahead` that the ring has slots for, kept ones between them too."""
+        left = len(self._slots)
         wanted = []
         for block in ahead:
-            room -= block not in self._kept
-            if room < 0:
+            left -= block not in self._resident
+            if left < 0:
                 break
             wanted.append(block)
         return wanted
 
-    def _fill(self, place: _Place, block: int) -> None:
-        if place.block is not None:
-            del self._held[place.block]
-            place.block = None  # in case this fails
-        source = self._feed.take(block)
-        self._device.side.wait_event(place.free)
-        self._device.copy(place.memory[: len(source)], source)
-        place.filled.record(self._device.side)
-        self._feed.sent(block, place.filled)
-        place.block = block
-        self._held[block] = place
+    def _fill(self, slot: _Slot, block: int) -> None:
+        if slot.block is not None:
+            del self._held[slot.block]
+            slot.block = None  # in case this fails
+        source = self._feed.acquire(block)
+        self._device.side.wait_event(slot.free)
+        self._device.copy(slot.memory[: len(source)], source)
+        slot.filled.record(self._device.side)
+        self._feed.release_after(block, slot.filled)
+        slot.block = block
+        self._held[block] = slot
         self.bytes_sent += len(source)
 
 
-def spread(sizes: Sequence[int], room: int) -> list[int]:
-    """Which blocks to keep in `room` bytes: as many as fit, evenly among the others, which so have time to travel."""
-    share = min(1.0, room / max(1, sum(sizes)))
-    kept, credit, used = [], 0.0, 0
+def evenly_spaced(sizes: Sequence[int], nbytes: int) -> list[int]:
+    """Which blocks stay in `nbytes` bytes: as many as fit, evenly among the others, whose copies so have time."""
+    share = min(1.0, nbytes / max(1, sum(sizes)))
+    resident_blocks, credit, used = [], 0.0, 0
     for block, size in enumerate(sizes):
         credit += size * share
-        if credit >= size * (1 - 1e-9) and used + size <= room:
-            kept.append(block)
+        if credit >= size * (1 - 1e-9) and used + size <= nbytes:
+            resident_blocks.append(block)
             credit -= size
             used += size
-    return kept
+    return resident_blocks

@@ -52,15 +52,20 @@ class DynamicSwapInstaller:
 
     @staticmethod
     def install_model(
-        model: nn.Module, device: torch.device | str, *, places: int = 2, room: int = 0, streams: Device | None = None
+        model: nn.Module,
+        device: torch.device | str,
+        *,
+        slots: int = 2,
+        resident_bytes: int = 0,
+        streams: Device | None = None,
     ) -> None:
         """From now on every weight that `model` reads arrives on `device`; a second call for that device does nothing.
 
         Args:
             model: its blocks' weights are packed into pinned memory, where they are not; no number changes.
             device: where it runs.
-            places: blocks on the device at a time.
-            room: bytes of the device for blocks that stay there once they came.
+            slots: blocks on the device at a time.
+            resident_bytes: bytes of the device for blocks that stay there once they came.
             streams: what copies ahead; None is CUDA's own if `device` is one, else nothing does.
 
         Raises ValueError when it already reads on another device, torch.OutOfMemoryError when there is no room.
@@ -73,7 +78,7 @@ class DynamicSwapInstaller:
             streams = CudaDevice(device)
         blocks = [block for block in blocks_of(model) if not isinstance(block, _Swapping)]
         if streams is not None and blocks:
-            prefetcher = Prefetcher(blocks, streams, places=places, room=room)
+            prefetcher = Prefetcher(blocks, streams, slots=slots, resident_bytes=resident_bytes)
             for index, block in enumerate(blocks):
                 vars(block)[_TURN] = prefetcher, index
         derived: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffusers_helper.core.errors import OutputError
-from diffusers_helper.core.files import parsed_json, whole_file
+from diffusers_helper.core.files import atomic_write, parsed_json
 from diffusers_helper.core.messages import Message
 from diffusers_helper.model_files.check import SHA256, Fault, Problem
 from diffusers_helper.model_files.parts import Part
@@ -23,13 +23,13 @@ RECORD = "checksums.json"
 """The record's name in the folder of what can be made again."""
 CHUNK = 16 * 1024 * 1024
 _METADATA = Path(".cache", "huggingface", "download")
-"""Where ``hf download --local-dir`` writes what the hub said of each file, below the repository's folder."""
+"""Where `hf download --local-dir` writes what the hub said of each file, below the repository's folder."""
 Report = Callable[[int, int], None]
 """Gets the bytes that were compared and those in all; what it raises stops the comparison."""
 
 
 class ChecksumRecord:
-    """What was compared, in the JSON file ``path``; None keeps nothing.
+    """What was compared, in the JSON file `path`; None keeps nothing.
 
     Processes may share it: what one of them loses of another's is only compared again.
     """
@@ -38,17 +38,17 @@ class ChecksumRecord:
         self._path = path
 
     def holds(self, file: Path, digest: str) -> bool:
-        """Whether ``file``, as it is now, was found to have the SHA-256 ``digest``."""
+        """Whether `file`, as it is now, was found to have the SHA-256 `digest`."""
         return self._read().get(str(file.resolve())) == [*_facts(file), digest]
 
     def add(self, file: Path, digest: str) -> None:
-        """Note that ``file``, as it is now, has the SHA-256 ``digest``; the log says where that cannot be written."""
+        """Note that `file`, as it is now, has the SHA-256 `digest`; the log says where that cannot be written."""
         if self._path is None:
             return
         there = {name: entry for name, entry in self._read().items() if Path(name).exists()}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._path) as part:
+            with atomic_write(self._path) as part:
                 part.write_text(json.dumps(there | {str(file.resolve()): [*_facts(file), digest]}), encoding="utf-8")
         except (OSError, OutputError) as error:
             logger.warning("The record of compared files is not kept, so they are compared again: %s", error)
@@ -64,9 +64,9 @@ class ChecksumRecord:
 
 
 def expected_sums(part: Part, folder: Path, sums: Mapping[str, str] | None = None) -> dict[Path, str]:
-    """The SHA-256 of each file of ``part`` in ``folder`` for which anything tells it.
+    """The SHA-256 of each file of `part` in `folder` for which anything tells it.
 
-    ``sums`` are those by file name that the source knows. The hub's cache keeps a large file under its sum, and a
+    `sums` are those by file name that the source knows. The hub's cache keeps a large file under its sum, and a
     download into a folder notes it beside.
     """
     found = {}
@@ -86,9 +86,9 @@ def find_changed(
     record: ChecksumRecord | None = None,
     report: Report = lambda *_: None,
 ) -> tuple[list[Problem], int]:
-    """Read every byte of the part's files in ``folder``: what is not as the hub sent it, and how many were compared.
+    """Read every byte of the part's files in `folder`: what is not as the hub sent it, and how many were compared.
 
-    Files that ``record`` holds are not read again; what is found right is added to it.
+    Files that `record` holds are not read again; what is found right is added to it.
     """
     record = record or ChecksumRecord(None)
     expected = expected_sums(part, folder, sums)

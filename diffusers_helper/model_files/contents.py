@@ -22,7 +22,7 @@ def stored_numbers(part: Part, folder: Path) -> dict[str, int]:
     return counts
 
 
-def is_eight_bit(part: Part, folder: Path) -> bool:
+def is_fp8(part: Part, folder: Path) -> bool:
     """Whether most of the numbers in the files of `part` have 8 bits: an approximation of the published ones."""
     counts = stored_numbers(part, folder)
     return 2 * sum(counts.get(dtype, 0) for dtype in EIGHT_BIT_FLOATS) > sum(counts.values())

@@ -1,4 +1,4 @@
-"""Copy a model's files into a folder that another computer, without a network, can use: ``--models FOLDER``."""
+"""Copy a model's files into a folder that another computer, without a network, can use: `--models FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
-from diffusers_helper.core.files import whole_file
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.files import atomic_write
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.model_files.check import SHA256
 from diffusers_helper.model_files.checksums import CHUNK
 from diffusers_helper.model_files.local_folder import SUMS_FILE, LocalFolder, read_sums
@@ -57,10 +57,10 @@ def copy_model(
 def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Path, Path]]:
     """Every file with its place in a model folder; where two parts are the same files, twice."""
     for part in parts:
-        folder, problems = source.look(part)
+        folder, problems = source.inspect(part)
         if folder is None or problems:
             raise ModelFilesError(
-                in_turn([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
+                join_sentences([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
             )
         place = Path(part.repository, part.folder)
         if isinstance(source, LocalFolder):
@@ -70,7 +70,7 @@ def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Path, P
 
 def _copy(file: Path, to: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as content, whole_file(to) as part, part.open("wb") as copied:
+    with file.open("rb") as content, atomic_write(to) as part, part.open("wb") as copied:
         while piece := content.read(CHUNK):
             digest.update(piece)
             copied.write(piece)
@@ -93,5 +93,5 @@ def _is_there(file: Path, to: Path, sums: dict[str, str], target: Path) -> bool:
 
 
 def _write_sums(target: Path, sums: dict[str, str]) -> None:
-    with whole_file(target / SUMS_FILE) as part:
+    with atomic_write(target / SUMS_FILE) as part:
         part.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), encoding="utf-8")

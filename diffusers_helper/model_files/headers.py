@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _data_bytes(header: dict[str, Any]) -> int:
-    """Bytes of all tensors, which must lie one after the other; raises ValueError as ``read_header``."""
+    """Bytes of all tensors, which must lie one after the other; raises ValueError as `read_header`."""
     for name, entry in header.items():
         if not _is_entry(entry):
             text = Message("is damaged: its header does not describe {name} as it should", name=display_name(name))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes
 from diffusers_helper.model_files.checksums import find_changed
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
@@ -34,7 +34,7 @@ class HubSource(ModelSource):
         """As in the base class; asks the hub for sizes only when something has to be downloaded."""
         lacking = {}
         for part in parts_for(variants):
-            _folder, problems = self.look(part)
+            _folder, problems = self.inspect(part)
             if problems:
                 lacking[part] = problems
         if not lacking:
@@ -47,7 +47,7 @@ class HubSource(ModelSource):
             raise self._unavailable(lacking, str(error)) from error
         if need > free_bytes(self.hub.cache_dir):
             raise ModelFilesError(
-                in_turn(
+                join_sentences(
                     [
                         *_lacking_texts(lacking),
                         room(need, self.hub.cache_dir),
@@ -58,7 +58,7 @@ class HubSource(ModelSource):
 
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
         """The folder of `part` in the cache, downloaded or completed first where needed; raises ModelFilesError."""
-        folder, problems = self.look(part)
+        folder, problems = self.inspect(part)
         if folder is not None and not problems:
             return folder
         if offline or self.hub.offline:
@@ -68,7 +68,7 @@ class HubSource(ModelSource):
         except HubError as error:
             raise self._unavailable({part: problems}, str(error)) from error
 
-    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+    def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""
         folder = self.hub.cached_folder(part)
         return folder, find_problems(part, folder or self.hub.cache_dir / "nothing")
@@ -111,7 +111,7 @@ class HubSource(ModelSource):
         left = self._all_problems(part, folder) if problems else []
         if left:
             raise ModelFilesError(
-                in_turn([left[0].sentence(part), Message("It was downloaded again already. Try again later.")])
+                join_sentences([left[0].sentence(part), Message("It was downloaded again already. Try again later.")])
             )
         return folder
 
@@ -126,7 +126,7 @@ class HubSource(ModelSource):
             need += max(part.size - (intact_bytes(part, folder, problems) if folder else 0), 0)
         command = fetching_commands(lacking, f"--cache-dir {shlex.quote(str(self.hub.cache_dir))}")
         return ModelFilesError(
-            in_turn(
+            join_sentences(
                 [
                     *_lacking_texts(lacking),
                     reason,

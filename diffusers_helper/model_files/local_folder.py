@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.files import parsed_json
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files.check import Problem, find_problems, intact_bytes
 from diffusers_helper.model_files.parts import Part, parts_for
@@ -37,7 +37,7 @@ class LocalFolder(ModelSource):
         """The folder itself."""
         return self.path
 
-    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+    def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""
         folder = self._place(part)
         return (folder if folder.is_dir() else None), find_problems(part, folder)
@@ -79,7 +79,7 @@ class LocalFolder(ModelSource):
             advice = [room(lacking, self.path), command]
         else:
             advice = [Message("Put the files of {repository} there instead.", repository=part.repository)]
-        raise ModelFilesError(in_turn([text, *advice]))
+        raise ModelFilesError(join_sentences([text, *advice]))
 
     def _read_settings(self, file: Path) -> None:
         try:

@@ -26,7 +26,7 @@ class Part:
         weights: stem of its safetensors files; "" if it has none.
         marker: end of a weight's name that only such a part has; its last axis is as long as the config's `width` says.
         width: fields of the config whose product is that length; of a list the last entry counts.
-        read_once: the share of its bytes that a video reads once, about: modulation weights.
+        once_per_video: the share of its bytes that a video reads once, about: modulation weights.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Part:
     weights: str = ""
     marker: str = ""
     width: tuple[str, ...] = ()
-    read_once: float = 0.0
+    once_per_video: float = 0.0
 
     @property
     def is_transformer(self) -> bool:
@@ -183,7 +183,7 @@ def _transformer(variant: Variant) -> Part:
         weights="diffusion_pytorch_model",
         marker="clean_x_embedder.proj.bias",
         width=("num_attention_heads", "attention_head_dim"),
-        read_once=0.264,
+        once_per_video=0.264,
     )
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError, OutputError
-from diffusers_helper.core.files import parsed_json, whole_file
+from diffusers_helper.core.files import atomic_write, parsed_json
 from diffusers_helper.core.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Revisions:
-    """Commits by repository, in the JSON file ``path``; None keeps nothing."""
+    """Commits by repository, in the JSON file `path`; None keeps nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -31,12 +31,12 @@ class Revisions:
         return self._read().get(repository)
 
     def remember(self, repository: str, commit: str) -> None:
-        """Decide for ``commit``, unless that was done before."""
+        """Decide for `commit`, unless that was done before."""
         kept = self._read()
         if self._path is None or repository in kept:
             return
         try:
-            with whole_file(self._path) as part:
+            with atomic_write(self._path) as part:
                 part.write_text(json.dumps(kept | {repository: commit}, indent=2) + "\n", encoding="utf-8")
         except OutputError as error:
             logger.warning("The model's version is not kept. %s", error)

@@ -1,6 +1,6 @@
 """Which version of a repository in the Hugging Face cache is used: the cache may hold several, or not say which counts.
 
-The cache keeps every version in ``models--OWNER--NAME/snapshots/COMMIT``, and ``refs/main`` names the one that was the
+The cache keeps every version in `models--OWNER--NAME/snapshots/COMMIT`, and `refs/main` names the one that was the
 newest when a program last asked. That file is missing after a download of a given commit and in many copies, and it
 moves on with any program that downloads a newer version; so it is only one of the signs.
 """

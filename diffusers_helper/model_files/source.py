@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files.check import Problem
 from diffusers_helper.model_files.checksums import ChecksumRecord, Report, find_changed
@@ -41,9 +41,9 @@ class ModelSource(ABC):
         """A sentence about the model that a user must see; empty for none."""
         noise = [] if self.trained else [Message("Its weights are random, so its pictures are noise.")]
         if not self.is_tiny:
-            return in_turn(noise)
+            return join_sentences(noise)
         advice = Message("For real videos: --models framepack, on a computer with a GPU.")
-        return in_turn(
+        return join_sentences(
             [Message("The tiny model is at work: it moves the camera and changes the light."), *noise, advice]
         )
 
@@ -53,7 +53,7 @@ class ModelSource(ABC):
         """The folder below which the files are, or will be."""
 
     @abstractmethod
-    def look(self, part: Part) -> tuple[Path | None, list[Problem]]:
+    def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """The folder of `part`, None if nothing of it is there, and all that is wrong with its files; no network."""
 
     def sums(self, _part: Part) -> dict[str, str]:

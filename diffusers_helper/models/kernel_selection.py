@@ -75,7 +75,11 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "channel_sums": (video,),
         "activate_padded": (video, Affine(normal(2, 96).float(), normal(2, 96).float()), video_padded),
         "add_biased": (video.clone(memory_format=torch.preserve_format), -video, normal(96)),
-        "spread": (video, normal(24), video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d)),
+        "unshuffle_phases": (
+            video,
+            normal(24),
+            video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d),
+        ),
     }
     errors = [_relative_error(kernels, name, arguments) for name, arguments in calls.items()]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on

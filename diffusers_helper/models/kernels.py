@@ -75,7 +75,7 @@ class Kernels(Protocol):
     def add_biased(self, x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
         """`x + y` (B, C, T, H, W) and a bias per channel (C,); may be written over x."""
 
-    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    def unshuffle_phases(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """Write what a convolution computed for four pixels at once, and a bias (C,), to `out`; return `out`.
 
         `phases` is (B, 4 * C, T, H + 1, W + 1), channels by (row, column) in twos; `out` is (B, C, T, 2H, 2W). A pixel
@@ -140,7 +140,7 @@ class PlainKernels:
         """See Kernels."""
         return x.add_(y).add_(bias[:, None, None, None])
 
-    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    def unshuffle_phases(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """See Kernels."""
         phases = phases + bias.repeat(4)[:, None, None, None]
         height, width = (n - 1 for n in phases.shape[3:])

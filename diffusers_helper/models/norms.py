@@ -13,7 +13,7 @@ class Modulation(nn.Module):
     Its weights are read once per video, not once per step: they may stay where they are stored.
     """
 
-    read_once = True
+    once_per_video = True
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()

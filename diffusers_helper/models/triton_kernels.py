@@ -349,7 +349,7 @@ class TritonKernels:
         _sum_of_pieces[(triton.cdiv(x.numel(), 4096),)](x, y, bias, x, x.numel(), x.shape[1], SIZE=4096, num_warps=4)
         return x
 
-    def spread(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    def unshuffle_phases(self, phases: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """See Kernels. Both have their channels last; frames of `out` may be apart."""
         batch, channels, frames, height, width = out.shape
         block = triton.next_power_of_2(channels)

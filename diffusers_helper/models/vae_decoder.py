@@ -184,11 +184,11 @@ class VaeDecoder:
         size = (batch, len(bias), frames, 2 * height - 4, 2 * width - 4)
         if len(weights) == 1 or frames == 1:
             for weight in weights[leave_out_first:]:
-                yield self.kernels.spread(F.conv3d(padded, weight), bias, _new(size, padded))
+                yield self.kernels.unshuffle_phases(F.conv3d(padded, weight), bias, _new(size, padded))
             return
         out = _new((*size[:2], len(weights) * frames, *size[3:]), padded)
         for i, weight in enumerate(weights):
-            self.kernels.spread(F.conv3d(padded, weight), bias, out[:, :, i :: len(weights)])
+            self.kernels.unshuffle_phases(F.conv3d(padded, weight), bias, out[:, :, i :: len(weights)])
         yield out[:, :, leave_out_first:]
 
     def _convolved(self, x: Activation, conv: nn.Conv3d, affine: Affine) -> Activation:

@@ -1,6 +1,6 @@
 """One section: noise, a schedule of noise levels, the transformer's arguments, and the sampler over the guided model.
 
-The engine takes the pieces and steps through the sampler itself; ``sample_hunyuan`` puts them together for scripts.
+The engine takes the pieces and steps through the sampler itself; `sample_hunyuan` puts them together for scripts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def flux_mu(latents: torch.Size) -> float:
 
 
 def flux_sigmas(steps: int, mu: float) -> Tensor:
-    """Return the ``steps`` + 1 noise levels from 1 to 0, shifted by ``mu``: e^mu / (e^mu + 1/t - 1), float32."""
+    """Return the `steps` + 1 noise levels from 1 to 0, shifted by `mu`: e^mu / (e^mu + 1/t - 1), float32."""
     t = torch.linspace(1.0, 0.0, steps + 1)
     return math.exp(mu) / (math.exp(mu) + (1.0 / t - 1.0))
 
@@ -114,16 +114,16 @@ def sample_hunyuan(  # noqa: PLR0913 - a promised signature
     """Sample one section and return its clean latents, (B, 16, T, height / 8, width / 8) float32.
 
     Args:
-        transformer: the packed transformer, able to run on ``device``.
+        transformer: the packed transformer, able to run on `device`.
         sampler: only "unipc".
-        initial_latent: start from these latents instead of pure noise, mixed as far as ``strength`` says.
+        initial_latent: start from these latents instead of pure noise, mixed as far as `strength` says.
         concat_latent: latents that join the state on the channel axis at every call.
         strength: factor on all noise levels, 0 to 1.
         width, height: pixels, multiples of 16.
         frames: pixel frames; T = (frames + 3) // 4.
         real_guidance_scale: classifier-free guidance; 1 is off.
         distilled_guidance_scale: the guidance the model takes as an input.
-        guidance_rescale: see ``wrapper.guide``.
+        guidance_rescale: see `wrapper.guide`.
         shift: e^mu of the schedule; None takes it from the number of tokens.
         num_inference_steps: model calls (twice as many transformer calls with guidance).
         batch_size: number of samples; None takes the prompt's.
@@ -133,7 +133,7 @@ def sample_hunyuan(  # noqa: PLR0913 - a promised signature
         dtype: the transformer's; states and conditions are rounded to it at its border.
         device: where to sample; None takes the transformer's.
         negative_kwargs: transformer arguments that differ in the negative pass.
-        callback: called after each step with ``{"x", "i", "denoised"}``.
+        callback: called after each step with `{"x", "i", "denoised"}`.
         transformer_kwargs: passed on to every call: image embeddings, clean latents, index tensors.
 
     Raises SettingsError for another sampler or conditions that are missing.

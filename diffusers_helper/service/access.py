@@ -37,7 +37,7 @@ class Access:
 
 
 def access_from(config: RuntimeConfig, address: str) -> Access:
-    """Return what the settings mean for a server that listens on ``address``.
+    """Return what the settings mean for a server that listens on `address`.
 
     Raises SettingsError where everybody on a network could use the page and nobody said that they may.
     """

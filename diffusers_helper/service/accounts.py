@@ -1,6 +1,6 @@
-"""Names and passwords of the page's users: a file of ``NAME:HASH`` lines, and the command that makes one.
+"""Names and passwords of the page's users: a file of `NAME:HASH` lines, and the command that makes one.
 
-Only scrypt hashes are stored (RFC 7914), in the PHC string format: ``$scrypt$ln=15,r=8,p=3$SALT$HASH``. An unknown name
+Only scrypt hashes are stored (RFC 7914), in the PHC string format: `$scrypt$ln=15,r=8,p=3$SALT$HASH`. An unknown name
 costs as much time as a wrong password.
 """
 
@@ -33,7 +33,7 @@ _LARGEST = 2**28
 
 @dataclass(frozen=True)
 class PasswordHash:
-    """One scrypt hash; the defaults cost 32 MB and about 0.2 s. ``ln`` is the base-2 logarithm of scrypt's N."""
+    """One scrypt hash; the defaults cost 32 MB and about 0.2 s. `ln` is the base-2 logarithm of scrypt's N."""
 
     salt: bytes
     digest: bytes
@@ -43,7 +43,7 @@ class PasswordHash:
 
     @classmethod
     def of(cls, password: str, ln: int = 15, p: int = 3) -> PasswordHash:
-        """Hash ``password`` with a new salt."""
+        """Hash `password` with a new salt."""
         salt = secrets.token_bytes(16)
         return cls(salt, cls(salt, b"", ln, p=p)._digest_of(password), ln, p=p)
 
@@ -63,7 +63,7 @@ class PasswordHash:
         return cls(salt, digest, ln, r, p)
 
     def matches(self, password: str) -> bool:
-        """Tell in constant time whether this is the hash of ``password``."""
+        """Tell in constant time whether this is the hash of `password`."""
         return hmac.compare_digest(self._digest_of(password), self.digest)
 
     def _digest_of(self, password: str) -> bytes:
@@ -121,11 +121,11 @@ class Accounts:
         return cls(hashes)
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is a user called ``name``."""
+        """Tell whether there is a user called `name`."""
         return name in self._hashes
 
     def check(self, name: str, password: str) -> bool:
-        """Tell whether ``password`` is that of ``name``. One at a time: guessing must not use up the computer."""
+        """Tell whether `password` is that of `name`. One at a time: guessing must not use up the computer."""
         with self._one_at_a_time:
             known = self._hashes.get(name)
             matches = (known or self._nobody).matches(password)
@@ -133,14 +133,14 @@ class Accounts:
 
 
 def require_name(name: str) -> str:
-    """Return ``name``; raises SettingsError if a user cannot be called that."""
+    """Return `name`; raises SettingsError if a user cannot be called that."""
     if not NAME.fullmatch(name):
         raise SettingsError(Message("a user's name is 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"))
     return name
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``password NAME``."""
+    """Add the command `password NAME`."""
     text = "make a line for the file of --auth"
     parser = commands.add_parser("password", help=text, description=text)
     parser.add_argument("name", metavar="NAME")
@@ -149,7 +149,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def password(parsed: argparse.Namespace) -> int:
-    """Ask for a password and write the line for the file of ``--auth`` to stdout; from a pipe, read one line."""
+    """Ask for a password and write the line for the file of `--auth` to stdout; from a pipe, read one line."""
     name = require_name(parsed.name)
     if sys.stdin.isatty():
         word = getpass.getpass(f"Password for {name}: ")

@@ -26,7 +26,7 @@ from pydantic_settings import (
 )
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.messages import LANGUAGES, Message, in_turn
+from diffusers_helper.core.messages import LANGUAGES, Message, join_sentences
 from diffusers_helper.core.request import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.logs import LEVELS
@@ -159,7 +159,7 @@ class RuntimeConfig(BaseSettings):
             config = cls(**given)
         except ValidationError as error:
             file = settings_file(given.get("data"))
-            raise SettingsError(in_turn(_sentence(entry, given, file) for entry in error.errors())) from None
+            raise SettingsError(join_sentences(_sentence(entry, given, file) for entry in error.errors())) from None
         config._given = frozenset(given)
         known = {variable_of(name) for name in cls.model_fields} | _OTHER_VARIABLES
         for name in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
@@ -181,7 +181,7 @@ class RuntimeConfig(BaseSettings):
                 raise
             source = _source(name, self._given, settings_file(self.data))
             raise SettingsError(
-                in_turn([str(error), Message("The value comes from {source}.", source=source)])
+                join_sentences([str(error), Message("The value comes from {source}.", source=source)])
             ) from error
 
     @classmethod

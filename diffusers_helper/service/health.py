@@ -26,7 +26,7 @@ TAKE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class About:
-    """What does not change while the program runs; ``gpu`` is the card's name, None without one."""
+    """What does not change while the program runs; `gpu` is the card's name, None without one."""
 
     port: int
     device: str
@@ -37,7 +37,7 @@ class About:
 
 @dataclass(frozen=True)
 class Health:
-    """One look at the program; ``waiting`` is the length of the queue."""
+    """One look at the program; `waiting` is the length of the queue."""
 
     state: State
     job: JobSnapshot | None
@@ -54,8 +54,8 @@ class Health:
         return self.state in ("idle", "busy")
 
 
-def look(manager: JobManager, hang_seconds: float = HANG_SECONDS) -> Health:
-    """Say how the worker of ``manager`` is."""
+def assess(manager: JobManager, hang_seconds: float = HANG_SECONDS) -> Health:
+    """Say how the worker of `manager` is."""
     jobs = manager.jobs()
     running = next((job for job in jobs if job.state == JobState.RUNNING), None)
     waiting = sum(job.state == JobState.QUEUED for job in jobs)

@@ -24,7 +24,7 @@ def lock_folder() -> Path:
 
 
 def sole_user_of(uuid: str, who: str, folder: Path) -> AbstractContextManager[None]:
-    """Hold the card ``uuid`` inside; ``who`` is what a second process is told of this one.
+    """Hold the card `uuid` inside; `who` is what a second process is told of this one.
 
     Raises SettingsError if another process holds it.
     """
@@ -40,7 +40,7 @@ def sole_user_of(uuid: str, who: str, folder: Path) -> AbstractContextManager[No
 
 
 def sole_writer_of(outputs: Path, who: str) -> AbstractContextManager[None]:
-    """Hold the folder ``outputs``, with its unfinished jobs; ``who`` is what a second process is told of this one.
+    """Hold the folder `outputs`, with its unfinished jobs; `who` is what a second process is told of this one.
 
     Raises SettingsError if another process holds it, or if it cannot be written.
     """
@@ -58,7 +58,7 @@ def sole_writer_of(outputs: Path, who: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _held(name: Path, who: str, refusal: Callable[[str], str]) -> Iterator[None]:
-    """Hold ``NAME.lock`` inside, with ``who`` in ``NAME.txt``; ``refusal`` tells of who holds it."""
+    """Hold `NAME.lock` inside, with `who` in `NAME.txt`; `refusal` tells of who holds it."""
     holder, lock = name.with_name(f"{name.name}.txt"), FileLock(name.with_name(f"{name.name}.lock"))
     try:
         name.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ class LogLimit(logging.Filter):
         self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}  # when a kind's minute began, and how many since
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether ``record`` is written."""
+        """Tell whether `record` is written."""
         kind = record.name, record.levelno, str(record.msg).partition("\n")[0][:100]
         now = self._clock()
         began, count = self._seen.get(kind, (now, 0))

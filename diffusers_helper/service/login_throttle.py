@@ -31,7 +31,7 @@ REMEMBERED = 10_000
 _NAME_CHARACTERS = 64
 
 
-class TooManyAttempts(Exception):
+class TooManyAttemptsError(Exception):
     """An attempt came too early.
 
     Attributes:
@@ -71,10 +71,10 @@ class LoginThrottle:
 
     @contextmanager
     def attempt(self, address: str, name: str) -> Iterator[Attempt]:
-        """Hold an attempt of ``address`` at the account ``name``; the block says how it ended.
+        """Hold an attempt of `address` at the account `name`; the block says how it ended.
 
         Raises:
-            TooManyAttempts: if it has to wait.
+            TooManyAttemptsError: if it has to wait.
         """
         network, account = client_network(address), name[:_NAME_CHARACTERS]
         pair = (network, account)
@@ -83,7 +83,7 @@ class LoginThrottle:
         if not attempt.familiar:
             counted += [(self._networks, network), (self._accounts, account)]
         if wait := max(failures.wait(key) for failures, key in counted):
-            raise TooManyAttempts(wait)
+            raise TooManyAttemptsError(wait)
         for failures, key in counted:
             failures.begin(key)
         try:
@@ -104,7 +104,7 @@ class _Record:
 
 
 class _Failures:
-    """Failures by key; the pause after one doubles with each that is not ``free``, up to a minute."""
+    """Failures by key; the pause after one doubles with each that is not `free`, up to a minute."""
 
     def __init__(self, free: int, clock: Callable[[], float]) -> None:
         self._free = free
@@ -112,7 +112,7 @@ class _Failures:
         self._records: OrderedDict[object, _Record] = OrderedDict()
 
     def wait(self, key: object) -> float:
-        """Return the seconds until ``key`` may try; 0 for now."""
+        """Return the seconds until `key` may try; 0 for now."""
         record = self._known(key)
         if record.failures < self._free:
             return float(record.trying >= AT_ONCE)
@@ -138,7 +138,7 @@ class _Failures:
             self._records.pop(key, None)
 
     def forget(self, key: object) -> None:
-        """Take the failures of ``key`` back."""
+        """Take the failures of `key` back."""
         if record := self._records.pop(key, None):
             record.failures = 0
             if record.trying:

@@ -1,4 +1,4 @@
-"""Where the log goes: plain lines on the console, and files of one day per port, ``logs/PORT/framepack_YYYYMMDD.log``.
+"""Where the log goes: plain lines on the console, and files of one day per port, `logs/PORT/framepack_YYYYMMDD.log`.
 
 A folder per port keeps two instances out of each other's file. Prompts are no part of the log, and of a job's id only
 what says when it was made, since the whole id is the right to the job.
@@ -15,14 +15,14 @@ from pathlib import Path
 
 LEVELS = ("debug", "info", "warning", "error")
 FILE_BYTES = 10_000_000
-"""From here on a day's log goes on in another file, ``framepack_YYYYMMDD_2.log``."""
+"""From here on a day's log goes on in another file, `framepack_YYYYMMDD_2.log`."""
 FOLDER_BYTES = 100_000_000
 """How much all files of one port may be together; the oldest go first."""
 _JOB_ID = re.compile(r"(?<!\d)(\d{8}_\d{6})_[0-9a-f]{16}(?![0-9a-f])")
 
 
 class DailyFileHandler(logging.FileHandler):
-    """Appends to ``FOLDER/framepack_YYYYMMDD.log``, where the date is the record's; no file grows for ever.
+    """Appends to `FOLDER/framepack_YYYYMMDD.log`, where the date is the record's; no file grows for ever.
 
     Text that is not Unicode, such as a lone surrogate, is written escaped.
     """
@@ -36,7 +36,7 @@ class DailyFileHandler(logging.FileHandler):
         self._make_room()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write ``record`` to its day's newest file."""
+        """Write `record` to its day's newest file."""
         day = f"{datetime.fromtimestamp(record.created):%Y%m%d}"
         if day != self._day:
             self._day, self._number = day, 1
@@ -75,9 +75,9 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def logging_to(folder: Path | None, level: str = "info") -> Iterator[None]:
-    """Inside, log to the console and to a daily file in ``folder`` (None, or one that cannot be written: no file).
+    """Inside, log to the console and to a daily file in `folder` (None, or one that cannot be written: no file).
 
-    Other libraries are heard from "warning" on, and the ``warnings`` module writes to the log too.
+    Other libraries are heard from "warning" on, and the `warnings` module writes to the log too.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     refused: OSError | None = None

@@ -99,9 +99,9 @@ def set_environment(folders: Folders, *, offline: bool) -> None:
 
 
 def ending(command: Callable[[], int], tag: str | None = None) -> int:
-    """Return the exit code of ``command``; what it raises becomes a sentence on stderr, or a traceback in the log.
+    """Return the exit code of `command`; what it raises becomes a sentence on stderr, or a traceback in the log.
 
-    ``tag`` is what ``--language`` says. Where the reader of the output has left (``| head -1``) nothing is said.
+    `tag` is what `--language` says. Where the reader of the output has left (`| head -1`) nothing is said.
     """
     try:
         try:

@@ -122,7 +122,7 @@ def choose(components: Components, variant: str) -> tuple[list[Part], str]:
     """
     wanted, needs = [], {}
     for part in parts_for((variant,)):
-        folder, problems = components.source.look(part)
+        folder, problems = components.source.inspect(part)
         if folder is None or problems:
             return [], Message("The models are downloaded and loaded with the first video.")
         if not components.streams(part):

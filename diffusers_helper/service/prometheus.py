@@ -1,6 +1,6 @@
 """The program's figures for Prometheus: read when they are asked for, in a registry of their own.
 
-Names follow Prometheus' conventions: base units, ``_total`` for what only grows.
+Names follow Prometheus' conventions: base units, `_total` for what only grows.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from prometheus_client.registry import Collector
 
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
-from diffusers_helper.service.computer import Computer, Reading
-from diffusers_helper.service.health import State, look
+from diffusers_helper.service.health import State, assess
+from diffusers_helper.service.system_monitor import Sample, SystemMonitor
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_text(manager: JobManager, computer: Computer) -> bytes:
+def metrics_text(manager: JobManager, computer: SystemMonitor) -> bytes:
     """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Figures(manager, computer))
@@ -28,7 +28,7 @@ def metrics_text(manager: JobManager, computer: Computer) -> bytes:
 
 
 class _Figures(Collector):
-    def __init__(self, manager: JobManager, computer: Computer) -> None:
+    def __init__(self, manager: JobManager, computer: SystemMonitor) -> None:
         self._manager = manager
         self._computer = computer
 
@@ -39,7 +39,7 @@ class _Figures(Collector):
 
 
 def _of_the_work(manager: JobManager) -> Iterator[Metric]:
-    health, stats = look(manager), manager.stats
+    health, stats = assess(manager), manager.stats
     state = GaugeMetricFamily("framepack_state", "1 for the state that the program is in.", labels=["state"])
     for name in get_args(State):
         state.add_metric([name], float(name == health.state))
@@ -59,7 +59,7 @@ def _of_the_work(manager: JobManager) -> Iterator[Metric]:
     yield GaugeMetricFamily("framepack_job_progress_ratio", "How much of the running job is done.", progress)
 
 
-def _of_the_computer(now: Reading) -> Iterator[Metric]:
+def _of_the_computer(now: Sample) -> Iterator[Metric]:
     gauges = {
         "framepack_memory_total_bytes": ("The computer's memory.", now.memory_total),
         "framepack_memory_free_bytes": ("Of it, what programs can still have.", now.memory_free),

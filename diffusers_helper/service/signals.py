@@ -1,4 +1,4 @@
-"""Signals that let the work in hand end in order: Ctrl+C, Ctrl+\\, a terminal that is closed, ``kill``."""
+"""Signals that let the work in hand end in order: Ctrl+C, Ctrl+\\, a terminal that is closed, `kill`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from diffusers_helper.core.errors import CancelledError
 from diffusers_helper.core.messages import Message
 
 _TO_STOP = ("SIGINT", "SIGTERM", "SIGHUP")
-"""What ends a command, by the names of those that this system has: Ctrl+C, ``kill``, and a terminal that is closed."""
+"""What ends a command, by the names of those that this system has: Ctrl+C, `kill`, and a terminal that is closed."""
 
 
 @contextmanager
 def stop_on_interrupt(when: str) -> Iterator[Callable[[], None]]:
     """Give a check that raises CancelledError after Ctrl+C, SIGTERM or SIGHUP; a second Ctrl+C is at once.
 
-    ``when`` is what the user is told of the first one, such as "after this step". A process that was started to outlive
-    its terminal (``nohup``) goes on without it.
+    `when` is what the user is told of the first one, such as "after this step". A process that was started to outlive
+    its terminal (`nohup`) goes on without it.
     """
     pressed = threading.Event()
 

@@ -43,7 +43,7 @@ class Package:
 
 
 def installed_packages() -> list[Package]:
-    """Look at every library of ``TESTED``."""
+    """Look at every library of `TESTED`."""
     return [Package(name, _installed(name), *tested) for name, tested in TESTED.items()]
 
 

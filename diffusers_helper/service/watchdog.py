@@ -2,7 +2,7 @@
 
 A worker thread that has died is started again. But no thread can be killed, and a process whose CUDA context has failed
 gets no second one. So the program starts itself anew under the same process number: its GPU memory, locks and port are
-given back, and whoever started it need not know. More than ``MOST_REPLACEMENTS`` in ten minutes would be a storm: then
+given back, and whoever started it need not know. More than `MOST_REPLACEMENTS` in ten minutes would be a storm: then
 it stays as it is, "wedged", until someone acts.
 """
 
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from diffusers_helper.core.messages import Message, in_turn
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.health import HANG_SECONDS, fault
 
@@ -56,7 +56,7 @@ class Watchdog:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Watch until ``stop``."""
+        """Watch until `stop`."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -67,21 +67,21 @@ class Watchdog:
         while not self._ended.wait(LOOK_SECONDS):
             try:
                 if reason := fault(self._manager, self._hang_seconds):
-                    self._give_up(reason)
+                    self._unload(reason)
                     return
                 if self._manager.worker_dead:
                     self._manager.start()
             except Exception:  # it must outlive what it watches
                 logger.exception("The worker could not be looked after")
 
-    def _give_up(self, reason: str) -> None:
+    def _unload(self, reason: str) -> None:
         logger.error("%s The program starts itself anew", reason)
         again = Message("The program is being started again; try once more in a minute.")
-        self._manager.stats.fatal_error = in_turn((reason, again))
+        self._manager.stats.fatal_error = join_sentences((reason, again))
         self._manager.abandon(reason)
         self._replace()
         no_more = Message("Starting again did not help: stop the program, and see docs/troubleshooting.md.")
-        self._manager.stats.fatal_error = in_turn((reason, no_more))
+        self._manager.stats.fatal_error = join_sentences((reason, no_more))
         logger.critical("It was started anew %d times in ten minutes: no more", MOST_REPLACEMENTS)
 
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_helper.service.computer import Computer, GpuReading
+from diffusers_helper.service.system_monitor import GpuSample, SystemMonitor
 
 
 class FakeNvml:
-    """As pynvml, for one card; ``mute`` names the calls that a card does not answer."""
+    """As pynvml, for one card; `mute` names the calls that a card does not answer."""
 
     class NVMLError(Exception):
         pass
@@ -49,7 +49,7 @@ def nvml(monkeypatch):
 
 
 def test_a_computer_without_a_gpu(tmp_path):
-    now = Computer(tmp_path / "not" / "yet").read()
+    now = SystemMonitor(tmp_path / "not" / "yet").read()
     assert now.gpu is None
     assert now.memory_total > now.memory_free > 0
     assert now.memory_own > 1e7
@@ -60,27 +60,27 @@ def test_a_computer_without_a_gpu(tmp_path):
 @pytest.mark.parametrize(("uuid", "asked"), [("12-34", "GPU-12-34"), ("GPU-5", "GPU-5"), ("MIG-6", "MIG-6")])
 def test_a_gpu_is_asked_by_its_uuid(tmp_path, nvml, uuid, asked):
     fake = nvml()
-    gpu = Computer(tmp_path, uuid, lambda: 50).read().gpu
-    assert gpu == GpuReading("NVIDIA H100", 80, 60, 20, 50, 0.75, 61)
+    gpu = SystemMonitor(tmp_path, uuid, lambda: 50).read().gpu
+    assert gpu == GpuSample("NVIDIA H100", 80, 60, 20, 50, 0.75, 61)
     assert ("nvmlDeviceGetHandleByUUID", asked) in fake.asked
 
 
 def test_what_a_card_does_not_tell_is_none(tmp_path, nvml):
     nvml("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature")
-    gpu = Computer(tmp_path, "12-34").read().gpu
+    gpu = SystemMonitor(tmp_path, "12-34").read().gpu
     assert (gpu.utilisation, gpu.celsius, gpu.used) == (None, None, 60)
 
 
 def test_a_library_that_fails_is_told_once_and_asked_no_more(tmp_path, nvml, caplog):
     fake, clock = nvml("nvmlInit"), iter(range(100))
-    computer = Computer(tmp_path, "12-34", clock=lambda: next(clock))
+    computer = SystemMonitor(tmp_path, "12-34", clock=lambda: next(clock))
     assert [computer.read().gpu for _ in range(3)] == [None] * 3
     assert caplog.text.count("cannot be read") == len(fake.asked) == 1
 
 
 def test_many_readers_are_one_look(tmp_path, nvml):
     fake, now = nvml(), [0.0]
-    computer = Computer(tmp_path, "12-34", clock=lambda: now[0])
+    computer = SystemMonitor(tmp_path, "12-34", clock=lambda: now[0])
     first = computer.read()
     now[0] = 0.8
     assert computer.read() is first

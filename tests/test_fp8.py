@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffusers_helper.memory.packing import blocks_of
-from diffusers_helper.models.eight_bit import EightBitLinear, quantize, use_kernels, with_eight_bits
+from diffusers_helper.models.fp8 import Fp8Linear, quantize, use_kernels, with_fp8
 from diffusers_helper.models.kernels import PLAIN, PlainKernels
 from tests.models import golden_transformer
 
@@ -46,22 +46,22 @@ def test_rows_are_scaled_by_themselves_and_zeros_stay():
 def test_a_layer_computes_exactly_with_what_is_stored(dtype):
     layer = nn.Linear(48, 32, dtype=dtype)
     codes, scales = quantize(layer.weight.detach())
-    eight_bit = EightBitLinear(layer)
-    eight_bit.codes, eight_bit.scales = codes, scales
+    fp8 = Fp8Linear(layer)
+    fp8.codes, fp8.scales = codes, scales
     stored = (codes.double() * scales.double()[:, None]).to(dtype)
     assert torch.equal(stored.double(), codes.double() * scales.double()[:, None])  # no second rounding
-    assert torch.equal(eight_bit.weight, stored)
+    assert torch.equal(fp8.weight, stored)
     x = torch.randn(5, 48, dtype=dtype)
-    assert torch.equal(eight_bit(x), F.linear(x, stored, layer.bias))
-    assert eight_bit.weight.dtype == dtype
+    assert torch.equal(fp8(x), F.linear(x, stored, layer.bias))
+    assert fp8.weight.dtype == dtype
 
 
 def test_every_linear_layer_of_the_blocks_is_replaced_and_no_other():
     model = copy.deepcopy(golden_transformer())  # the other tests share the one
     before = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    names = with_eight_bits(model, blocks_of(model))
+    names = with_fp8(model, blocks_of(model))
     assert set(names) == {name for name in before if "transformer_blocks" in name}
-    assert all(type(model.get_submodule(name)) is EightBitLinear for name in names)
+    assert all(type(model.get_submodule(name)) is Fp8Linear for name in names)
     assert all(model.get_submodule(name) is before[name] for name in before.keys() - set(names))
     stored = model.state_dict()
     assert all(f"{name}.codes" in stored and f"{name}.weight" not in stored for name in names)
@@ -73,7 +73,7 @@ def test_the_kernels_that_are_given_expand():
         def expand(self, codes, scales, out):
             return PLAIN.expand(codes, scales, out) * 2
 
-    layer = EightBitLinear(nn.Linear(4, 4))
+    layer = Fp8Linear(nn.Linear(4, 4))
     layer.codes, layer.scales = quantize(torch.ones(4, 4))
     use_kernels(nn.Sequential(layer), Loud())
     assert layer.weight.eq(2).all()

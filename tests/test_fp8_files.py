@@ -8,12 +8,12 @@ import torch
 
 from diffusers_helper.core.errors import CancelledError, DiskFullError
 from diffusers_helper.loading.components import Components, LocalFolder
-from diffusers_helper.loading.eight_bit_files import converted
+from diffusers_helper.loading.fp8_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.model_files.shards import Shards
-from diffusers_helper.models.eight_bit import quantize
+from diffusers_helper.models.fp8 import quantize
 from tests.tiny import TINY_FOLDER
 
 PART = transformer_part("f1")
@@ -21,7 +21,7 @@ FOLDER = LocalFolder(TINY_FOLDER).folder(PART)
 
 
 def components(folder, **settings):
-    return Components(LocalFolder(TINY_FOLDER), "cpu", eight_bit=folder, **settings)
+    return Components(LocalFolder(TINY_FOLDER), "cpu", fp8=folder, **settings)
 
 
 def call(transformer):
@@ -85,7 +85,7 @@ def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
     models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=shutil.copyfile)  # new times
     for source in (LocalFolder(TINY_FOLDER), LocalFolder(models)):
         for variant in ("f1", "original"):
-            Components(source, "cpu", eight_bit=tmp_path / "cache").transformer(variant)
+            Components(source, "cpu", fp8=tmp_path / "cache").transformer(variant)
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
 def test_the_file_is_a_safetensors_file(tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("diffusers_helper.loading.eight_bit_files.CHUNK_BYTES", 10_000)  # several pieces per weight
+    monkeypatch.setattr("diffusers_helper.loading.fp8_files.CHUNK_BYTES", 10_000)  # several pieces per weight
     converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None)
     stored, original = load_file(tmp_path / "a.safetensors"), components(None).transformer("f1").state_dict()
     for layer in LAYERS:

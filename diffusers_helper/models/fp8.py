@@ -17,7 +17,7 @@ LARGEST = 448.0
 """The largest number of float8 e4m3."""
 
 
-class EightBitLinear(nn.Linear):
+class Fp8Linear(nn.Linear):
     """Takes the place of a linear layer; `weight` is expanded anew whenever it is read.
 
     Attributes:
@@ -54,7 +54,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scales[:, None]).to(torch.float8_e4m3fn), scales
 
 
-def with_eight_bits(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
+def with_fp8(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
     """Replace every linear layer inside `blocks` of `model`, leaving the new weights unset; returns their names."""
     inside = {id(module) for block in blocks for module in block.modules()}
     linears = {
@@ -62,12 +62,12 @@ def with_eight_bits(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
     }
     for name, linear in linears.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, EightBitLinear(linear))
+        setattr(model.get_submodule(owner), leaf, Fp8Linear(linear))
     return list(linears)
 
 
 def use_kernels(model: nn.Module, kernels: Kernels) -> None:
     """Expand the weights of `model` with `kernels`."""
     for module in model.modules():
-        if isinstance(module, EightBitLinear):
+        if isinstance(module, Fp8Linear):
             module.kernels = kernels

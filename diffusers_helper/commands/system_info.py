@@ -1,4 +1,4 @@
-"""What this computer is and has, as plain data: gathered once, judged by ``doctor``. All sizes are bytes."""
+"""What this computer is and has, as plain data: gathered once, judged by `doctor`. All sizes are bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The CUDA card that would be used; ``architectures`` are those that this torch has kernels for ("sm_90")."""
+    """The CUDA card that would be used; `architectures` are those that this torch has kernels for ("sm_90")."""
 
     name: str
     capability: tuple[int, int]
@@ -36,8 +36,8 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """How one attention backend did: ``fits`` says whether it is installed and meant for the device."""
+class BackendProbe:
+    """How one attention backend did: `fits` says whether it is installed and meant for the device."""
 
     name: str
     fits: bool
@@ -53,9 +53,9 @@ class Models:
         small: whether any computer runs it.
         error: the sentence with which a start would end; None if it would not.
         lacking: bytes still to download, about.
-        size: bytes of all its weights; ``largest`` of its largest part, as far as they wait in RAM for a GPU.
+        size: bytes of all its weights; `largest` of its largest part, as far as they wait in RAM for a GPU.
         root: where its files are.
-        free: room on the disk of ``root``.
+        free: room on the disk of `root`.
     """
 
     title: str
@@ -75,16 +75,16 @@ class Facts:
     Attributes:
         cuda_build: version of CUDA that torch was built for; None if for none.
         driver: version of NVIDIA's driver; None if there is none.
-        wanted_device: what ``--device`` says.
-        device: type of the device that models would run on; ``device_error`` is why the wanted one cannot.
-        gpu: the card; None if ``device`` is not "cuda".
+        wanted_device: what `--device` says.
+        device: type of the device that models would run on; `device_error` is why the wanted one cannot.
+        gpu: the card; None if `device` is not "cuda".
         packages: the large libraries.
         speed: what the card reaches; None without a card, or if it computes nothing.
         plain_kernels: why no fused kernels are used; None if they are.
-        wanted_attention: what ``--attention`` says.
+        wanted_attention: what `--attention` says.
         h264: whether the video library can write H.264.
         port_error: why the page could not be served; None if it could.
-        proxies: those of the environment, by variable; ``proxy_error`` is why they cannot be used.
+        proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
     python: tuple[int, int, int]
@@ -98,7 +98,7 @@ class Facts:
     packages: tuple[Package, ...]
     speed: Speed | None
     plain_kernels: str | None
-    attention: tuple[Attempt, ...]
+    attention: tuple[BackendProbe, ...]
     wanted_attention: str
     memory: int
     swap: int
@@ -211,7 +211,7 @@ def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
 _LIBRARIES = {"cudnn": "triton", "sage": "sageattention", "flash": "flash_attn", "xformers": "xformers"}
 
 
-def _attention(device: torch.device) -> tuple[Attempt, ...]:
+def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
     import torch
 
     from diffusers_helper.models.attention import BACKENDS
@@ -222,7 +222,9 @@ def _attention(device: torch.device) -> tuple[Attempt, ...]:
         if reason is None and name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
             reason = f"{_LIBRARIES[name]} is not installed"
         fits = reason is None
-        attempts.append(Attempt(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason))
+        attempts.append(
+            BackendProbe(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason)
+        )
     return tuple(attempts)
 
 
@@ -240,7 +242,7 @@ def _models(config: RuntimeConfig, variant: str, *, accelerator: bool) -> Models
         error=error,
         lacking=lacking,
         size=sum(sizes.values()),
-        largest=max(int(size * (1 - part.read_once)) for part, size in sizes.items()),
+        largest=max(int(size * (1 - part.once_per_video)) for part, size in sizes.items()),
         root=source.root,
         free=free_bytes(source.root),
     )
@@ -250,7 +252,7 @@ def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:
     """Bytes of each part, and of those that are not in order."""
     sizes, lacking = {}, 0
     for part in parts_for((variant,)):
-        folder, problems = source.look(part)
+        folder, problems = source.inspect(part)
         here = folder is not None and not problems
         sizes[part] = part.bytes_in(folder) if here and folder else part.size
         lacking += 0 if here else part.size

@@ -8,8 +8,8 @@ import pytest
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
-from diffusers_helper.gradio.series import Refused, Series, SeriesHandlers
-from diffusers_helper.gradio.visitors import new_visitor
+from diffusers_helper.gradio.client_jobs import new_client_id
+from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, Refused
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from tests.fakes import GOOD, LION, FakeRun, wait_for
@@ -29,7 +29,7 @@ def fake(tmp_path):
 
 @pytest.fixture
 def handlers(fake):
-    return SeriesHandlers(ORIGINAL, fake[1], Series())
+    return PhotoBatchHandlers(ORIGINAL, fake[1], PhotoBatch())
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def rows(html):
 
 def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     run, manager = fake
-    ann = new_visitor()
+    ann = new_client_id()
     run.hold.clear()
     left, *shown = handlers.queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD | {"prompt": "Dance"})
     assert left is None
@@ -60,11 +60,11 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     wait_for(lambda: manager.jobs()[0].step)
     done = f"{manager.jobs()[0].total_progress:.0%}"  # it counts seconds, so a busy computer has another figure
     assert done != "0%"
-    assert rows(handlers.look(ann)[LIST]) == [("a.jpg", done), ("b.jpg", "In the queue")]
+    assert rows(handlers.refresh(ann)[LIST]) == [("a.jpg", done), ("b.jpg", "In the queue")]
     run.hold.set()
     jobs = [manager.wait(job.id, 60) for job in manager.jobs()]
     assert [job.request.prompt for job in run.jobs] == ["Dance"] * 2
-    shown = handlers.look(ann)
+    shown = handlers.refresh(ann)
     assert rows(shown[LIST]) == [("a.jpg", "Done"), ("b.jpg", "Done")]
     assert [video["path"] for video in shown[VIDEOS]["value"]] == [job.video for job in jobs]
     assert [(video["orig_name"], video["size"] > 1000) for video in shown[VIDEOS]["value"]] == [
@@ -72,16 +72,16 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
         ("b.mp4", True),
     ]
     assert shown[STOP] == gr.update(interactive=False)
-    assert rows(handlers.look(new_visitor())[LIST]) == []
+    assert rows(handlers.refresh(new_client_id())[LIST]) == []
 
 
 def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
     run, manager = fake
     run.hold.clear()
     photos = [photo(f"{number}.jpg") for number in range(6)]
-    first, *_ = handlers.queue(new_visitor(), photos[:1], **GOOD)
+    first, *_ = handlers.queue(new_client_id(), photos[:1], **GOOD)
     wait_for(lambda: run.jobs)
-    ann = new_visitor()
+    ann = new_client_id()
     left, *shown = handlers.queue(ann, photos[1:], **GOOD)
     assert (first, left) == (None, photos[4:])
     assert "are waiting already" in shown[LIST]
@@ -91,12 +91,12 @@ def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
     for job in manager.jobs():
         manager.wait(job.id, 60)
     assert handlers.queue(ann, left, **GOOD)[0] is None
-    assert len(rows(handlers.look(ann)[LIST])) == 5
+    assert len(rows(handlers.refresh(ann)[LIST])) == 5
 
 
 def test_a_photo_that_cannot_be_used_is_told_and_the_others_are_queued(fake, handlers, photo):
     bad = photo("<b>.jpg", b"no picture")
-    left, *shown = handlers.queue(new_visitor(), [bad, photo("good.jpg")], **GOOD)
+    left, *shown = handlers.queue(new_client_id(), [bad, photo("good.jpg")], **GOOD)
     assert left is None
     [wrong, good] = rows(shown[LIST])
     assert (wrong[0], good[0], len(fake[1].jobs())) == ("&lt;b&gt;.jpg", "good.jpg", 1)
@@ -104,7 +104,7 @@ def test_a_photo_that_cannot_be_used_is_told_and_the_others_are_queued(fake, han
 
 
 @pytest.mark.parametrize(
-    ("visitor", "count", "changes", "told"),
+    ("client_id", "count", "changes", "told"),
     [
         ("b" * 22, 0, {}, "Add photos first"),
         ("c" * 22, 1, {"steps": 0}, "steps: "),
@@ -112,16 +112,18 @@ def test_a_photo_that_cannot_be_used_is_told_and_the_others_are_queued(fake, han
         (None, 1, {}, "reload it"),
     ],
 )
-def test_what_is_wrong_with_all_is_told_and_the_field_keeps_them(fake, handlers, photo, visitor, count, changes, told):
+def test_what_is_wrong_with_all_is_told_and_the_field_keeps_them(
+    fake, handlers, photo, client_id, count, changes, told
+):
     photos = [photo("a.jpg")] * count
-    left, *shown = handlers.queue(visitor, photos, **GOOD | changes)
+    left, *shown = handlers.queue(client_id, photos, **GOOD | changes)
     assert (left or [], fake[1].jobs()) == (photos, [])
     assert told in shown[LIST]
 
 
 @pytest.mark.parametrize("photos", [None, "x", [], {"path": "/etc/passwd"}])
 def test_a_value_that_makes_no_sense_is_no_photo(handlers, photos):
-    assert "Add photos first" in handlers.queue(new_visitor(), photos, **GOOD)[1]
+    assert "Add photos first" in handlers.queue(new_client_id(), photos, **GOOD)[1]
 
 
 def test_photos_that_cannot_be_read_just_now_stay_in_the_field(fake, photo):
@@ -133,8 +135,8 @@ def test_photos_that_cannot_be_read_just_now_stay_in_the_field(fake, photo):
                 raise PhotosBusyError("Many photos are being read.")
             return super().read(path, owner)
 
-    handlers = SeriesHandlers(ORIGINAL, fake[1], Series(), photos=Busy())
-    photos, ann = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg")], new_visitor()
+    handlers = PhotoBatchHandlers(ORIGINAL, fake[1], PhotoBatch(), photos=Busy())
+    photos, ann = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg")], new_client_id()
     busy.append("b.jpg")
     left, html, *_ = handlers.queue(ann, photos, **GOOD)
     assert left == photos[1:]
@@ -145,7 +147,7 @@ def test_photos_that_cannot_be_read_just_now_stay_in_the_field(fake, photo):
 
 
 def test_a_file_that_is_no_upload_is_refused(handlers):
-    shown = handlers.queue(new_visitor(), [{"path": "/etc/passwd", "orig_name": "x"}, {}], **GOOD)[1]
+    shown = handlers.queue(new_client_id(), [{"path": "/etc/passwd", "orig_name": "x"}, {}], **GOOD)[1]
     assert [state for _, state in rows(shown)] == [
         "The photo is no longer here: choose it again.",
         "Add a photo first: drop one on the picture field, or click it to choose a file.",
@@ -154,7 +156,7 @@ def test_a_file_that_is_no_upload_is_refused(handlers):
 
 def test_stop_ends_the_visitors_own_jobs(fake, handlers, photo):
     run, manager = fake
-    ann, bob = new_visitor(), new_visitor()
+    ann, bob = new_client_id(), new_client_id()
     run.hold.clear()
     handlers.queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD)
     handlers.queue(bob, [photo("c.jpg")], **GOOD)
@@ -162,13 +164,13 @@ def test_stop_ends_the_visitors_own_jobs(fake, handlers, photo):
     run.hold.set()
     ends = [manager.wait(job.id, 60).state for job in manager.jobs()]
     assert ends == ["cancelled", "cancelled", "done"]
-    assert [state for _, state in rows(handlers.look(ann)[LIST])] == ["Stopped before a part was finished"] * 2
+    assert [state for _, state in rows(handlers.refresh(ann)[LIST])] == ["Stopped before a part was finished"] * 2
 
 
 def test_after_a_kill_all_of_a_visitors_jobs_are_listed_stoppable_and_shown(handlers, photo, tmp_path):
-    ann, bob = new_visitor(), new_visitor()
+    ann, bob = new_client_id(), new_client_id()
     first = Life(tmp_path / "out")
-    panel = SeriesHandlers(ORIGINAL, first.manager, Series())
+    panel = PhotoBatchHandlers(ORIGINAL, first.manager, PhotoBatch())
     panel.queue(ann, [photo(f"{name}.jpg") for name in "abcd"], **GOOD | {"seconds": 3.6})
     panel.queue(bob, [photo("e.jpg")], **GOOD)
     assert first.reached.wait(60)
@@ -177,7 +179,7 @@ def test_after_a_kill_all_of_a_visitors_jobs_are_listed_stoppable_and_shown(hand
     assert first.manager.close(60)
 
     second.manager.start()
-    panel = SeriesHandlers(ORIGINAL, second.manager, Series())
+    panel = PhotoBatchHandlers(ORIGINAL, second.manager, PhotoBatch())
     accordion, timer, *shown = panel.reopen(ann)
     assert (accordion["open"], timer.active) == (True, True)
     assert [name for name, _ in rows(shown[LIST])] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
@@ -189,7 +191,7 @@ def test_after_a_kill_all_of_a_visitors_jobs_are_listed_stoppable_and_shown(hand
     second.gate.set()
     for job in second.manager.jobs():
         second.manager.wait(job.id, 60)
-    shown = panel.look(ann)
+    shown = panel.refresh(ann)
     assert [state for _, state in rows(shown[LIST])] == [
         "Stopped; the part that was finished is kept",
         "Done",
@@ -199,39 +201,39 @@ def test_after_a_kill_all_of_a_visitors_jobs_are_listed_stoppable_and_shown(hand
     videos = shown[VIDEOS]["value"]
     assert [video["orig_name"] for video in videos] == ["a.mp4", "b.mp4", "c.mp4"]
     assert second.manager.unfinished(ann).photo_name == "a.jpg"
-    assert rows(panel.look(bob)[LIST]) == [("e.jpg", "Done")]
+    assert rows(panel.refresh(bob)[LIST]) == [("e.jpg", "Done")]
     assert second.manager.close(60)
 
 
 def test_after_a_kill_stop_ends_what_is_left(handlers, photo, tmp_path):
-    ann = new_visitor()
+    ann = new_client_id()
     first = Life(tmp_path / "out")
-    SeriesHandlers(ORIGINAL, first.manager, Series()).queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD)
+    PhotoBatchHandlers(ORIGINAL, first.manager, PhotoBatch()).queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD)
     wait_for(lambda: first.manager.jobs()[0].state == "running")
     second = Life(first.killed(), wait_before=0)
     first.gate.set()
     assert first.manager.close(60)
     second.manager.start()
-    SeriesHandlers(ORIGINAL, second.manager, Series()).stop(ann)
+    PhotoBatchHandlers(ORIGINAL, second.manager, PhotoBatch()).stop(ann)
     assert [second.manager.wait(job.id, 60).state for job in second.manager.jobs()] == ["cancelled"] * 2
     assert second.manager.close(60)
 
 
 def test_the_panel_stays_folded_where_the_page_shows_everything(fake, handlers, photo):
     _, manager = fake
-    ann = new_visitor()
+    ann = new_client_id()
     assert handlers.reopen(ann) == [gr.skip()] * 5
     assert handlers.reopen(None) == [gr.skip()] * 5
-    manager.submit(GenerationRequest(seconds=1, steps=1), SimpleNamespace(name="a.jpg", notes=()), visitor=ann)
+    manager.submit(GenerationRequest(seconds=1, steps=1), SimpleNamespace(name="a.jpg", notes=()), client_id=ann)
     assert handlers.reopen(ann) == [gr.skip()] * 5
     handlers.queue(ann, [photo("b.jpg")], **GOOD)
     assert handlers.reopen(ann)[0]["open"]
 
 
 def test_of_refused_photos_no_more_than_so_many_are_remembered():
-    series, visitors = Series(most_visitors=2, of_each=3), [new_visitor() for _ in range(3)]
-    for visitor in visitors:
-        series.add(visitor, [Refused(str(number), "no image", number) for number in range(5)])
-    assert [len(series.of(visitor)) for visitor in visitors] == [0, 3, 3]
-    assert series.of(visitors[-1])[-1].name == "4"
-    assert series.of(None) == series.of("me") == []
+    photo_batch, visitors = PhotoBatch(max_clients=2, of_each=3), [new_client_id() for _ in range(3)]
+    for client_id in visitors:
+        photo_batch.add(client_id, [Refused(str(number), "no image", number) for number in range(5)])
+    assert [len(photo_batch.of(client_id)) for client_id in visitors] == [0, 3, 3]
+    assert photo_batch.of(visitors[-1])[-1].name == "4"
+    assert photo_batch.of(None) == photo_batch.of("me") == []

@@ -22,7 +22,7 @@ FRESH_SECONDS = 0.9
 
 
 @dataclass(frozen=True)
-class GpuReading:
+class GpuSample:
     """One card now.
 
     Attributes:
@@ -42,8 +42,8 @@ class GpuReading:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look at the computer; ``memory_own`` is what this process holds, ``cpu`` the load of all cores, 0 to 1."""
+class Sample:
+    """One look at the computer; `memory_own` is what this process holds, `cpu` the load of all cores, 0 to 1."""
 
     memory_total: int
     memory_free: int
@@ -51,10 +51,10 @@ class Reading:
     cpu: float
     disk_total: int
     disk_free: int
-    gpu: GpuReading | None
+    gpu: GpuSample | None
 
 
-class Computer:
+class SystemMonitor:
     """Looks at the computer, at most about once a second.
 
     Args:
@@ -76,10 +76,10 @@ class Computer:
         self._clock = clock
         self._lock = threading.Lock()
         self._process = psutil.Process()
-        self._reading: Reading | None = None
+        self._reading: Sample | None = None
         self._until = float("-inf")
 
-    def read(self) -> Reading:
+    def read(self) -> Sample:
         """Return how it is now, or was a moment ago."""
         with self._lock:
             if self._reading is None or self._clock() >= self._until:
@@ -87,12 +87,12 @@ class Computer:
                 self._until = self._clock() + FRESH_SECONDS
             return self._reading
 
-    def _read(self) -> Reading:
+    def _read(self) -> Sample:
         memory = psutil.virtual_memory()
         disk = psutil.disk_usage(
             str(next(place for place in (self._outputs, *self._outputs.parents) if place.exists()))
         )
-        return Reading(
+        return Sample(
             memory_total=memory.total,
             memory_free=memory.available,
             memory_own=self._process.memory_info().rss,
@@ -112,7 +112,7 @@ class _Card:
         self._handle: Any = None
         self._failed = False
 
-    def read(self) -> GpuReading | None:
+    def read(self) -> GpuSample | None:
         if self._failed:
             return None
         import pynvml
@@ -131,7 +131,7 @@ class _Card:
         celsius = _told(
             lambda: pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU), pynvml.NVMLError
         )
-        return GpuReading(
+        return GpuSample(
             name=name,
             total=int(memory.total),
             used=int(memory.used),

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_helper.core.files import output_error, require_free_space, whole_file
+from diffusers_helper.core.files import atomic_write, output_error, require_free_space
 from diffusers_helper.loading.stored import DTYPES, convert
 from diffusers_helper.loading.weights import CHUNK_BYTES, Report
 from diffusers_helper.model_files.headers import ITEM_BYTES
 from diffusers_helper.model_files.shards import Shards
-from diffusers_helper.models.eight_bit import quantize
+from diffusers_helper.models.fp8 import quantize
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def converted(shards: Shards, layers: list[str], file: Path, report: Report) -> 
         raise output_error(file.parent, error) from error
     require_free_space(file.parent, total + len(text))
     logger.info("Converting weights to 8 bits, which is done once: %s", file)
-    with whole_file(file) as part, part.open("wb") as target:
+    with atomic_write(file) as part, part.open("wb") as target:
         target.write(len(text).to_bytes(8, "little") + text)
         target.truncate(8 + len(text) + total)
         errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report)

@@ -1,6 +1,6 @@
 """Many photos at once: each becomes a job of its own, with the settings that the page shows.
 
-Photos that find no place in the queue stay in the field, to be queued later. The list shows all jobs of the visitor, so
+Photos that find no place in the queue stay in the field, to be queued later. The list shows all jobs of the client, so
 it is the same after a reload and after a restart; only of photos that became no job the server remembers why.
 """
 
@@ -22,11 +22,11 @@ from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.client_jobs import is_client_id, require_client_id
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import owner_of, visitor_of
+from diffusers_helper.gradio.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.gradio.visitors import is_visitor, require_visitor
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
@@ -34,7 +34,7 @@ from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 
 POLL_SECONDS = 2
-MAX_VISITORS = 10_000
+MAX_CLIENTS = 10_000
 _QUICK = RAW | QUIET
 
 
@@ -47,38 +47,38 @@ class Refused:
     created: float
 
 
-class Series:
-    """The photos of each visitor that became no job.
+class PhotoBatch:
+    """The photos of each client that became no job.
 
     Args:
-        most_visitors: how many visitors are remembered, the newest.
+        max_clients: how many clients are remembered, the newest.
         of_each: how many photos of each, the newest.
     """
 
-    def __init__(self, most_visitors: int = MAX_VISITORS, of_each: int = 100) -> None:
-        self._most_visitors, self._of_each = most_visitors, of_each
+    def __init__(self, max_clients: int = MAX_CLIENTS, of_each: int = 100) -> None:
+        self._max_clients, self._of_each = max_clients, of_each
         self._lock = threading.Lock()
         self._refused: dict[str, list[Refused]] = {}
 
-    def of(self, visitor: object) -> list[Refused]:
-        """Return those of the visitor, newest last."""
-        return list(self._refused.get(visitor, ())) if is_visitor(visitor) else []
+    def of(self, client_id: object) -> list[Refused]:
+        """Return those of the client, newest last."""
+        return list(self._refused.get(client_id, ())) if is_client_id(client_id) else []
 
-    def add(self, visitor: str, refused: Iterable[Refused]) -> None:
+    def add(self, client_id: str, refused: Iterable[Refused]) -> None:
         """Put photos at the end; the oldest of many are forgotten."""
         with self._lock:
-            self._refused[visitor] = [*self._refused.pop(visitor, ()), *refused][-self._of_each :]
-            while len(self._refused) > self._most_visitors:
+            self._refused[client_id] = [*self._refused.pop(client_id, ()), *refused][-self._of_each :]
+            while len(self._refused) > self._max_clients:
                 del self._refused[next(iter(self._refused))]
 
 
-class SeriesHandlers:
+class PhotoBatchHandlers:
     """What the buttons of the panel do.
 
     Args:
         variant: which model the page is for.
         manager: runs the jobs.
-        series: the photos of all visitors that became no job.
+        photo_batch: the photos of all clients that became no job.
         t: the language of the page.
         photos: reads photos; None for a reader of its own.
     """
@@ -87,22 +87,22 @@ class SeriesHandlers:
         self,
         variant: Variant,
         manager: JobManager,
-        series: Series,
+        photo_batch: PhotoBatch,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
-        self._series = series
+        self._series = photo_batch
         self._t = t
         self._photos = photos or PhotoReader()
 
-    def queue(self, visitor: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
-        """Queue a job for each photo; return the photos that stay in the field, then everything ``look`` returns."""
-        whose, files = visitor_of(visitor, request), photos if isinstance(photos, list) else []
+    def queue(self, client_id: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
+        """Queue a job for each photo; return the photos that stay in the field, then everything `refresh` returns."""
+        whose, files = client_id_of(client_id, request), photos if isinstance(photos, list) else []
         message, left = "", files
         try:
-            known = require_visitor(whose)
+            known = require_client_id(whose)
             wanted = read_request(self._variant.name, settings)
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
@@ -113,11 +113,11 @@ class SeriesHandlers:
             message = self._t("{reason} The photos that are left stay in the field.", reason=self._t(str(error)))
         except FramePackError as error:
             message = self._t(str(error))
-        return [left or None, *self.look(visitor, request, message)]
+        return [left or None, *self.refresh(client_id, request, message)]
 
-    def look(self, visitor: object, request: gr.Request | None = None, message: str = "") -> list[Any]:
+    def refresh(self, client_id: object, request: gr.Request | None = None, message: str = "") -> list[Any]:
         """Return the list, the finished videos, and whether there is something to stop."""
-        whose = visitor_of(visitor, request)
+        whose = client_id_of(client_id, request)
         jobs = self._jobs(whose)
         rows: list[JobSnapshot | Refused] = [*jobs, *self._series.of(whose)]
         rows.sort(key=lambda row: row.created)
@@ -128,38 +128,38 @@ class SeriesHandlers:
             gr.update(interactive=any(not job.ended for job in jobs)),
         ]
 
-    def reopen(self, visitor: object, request: gr.Request | None = None) -> list[Any]:
-        """On load: open the panel where it has what the rest of the page does not show, then return ``look``."""
-        jobs = self._jobs(visitor_of(visitor, request))
+    def reopen(self, client_id: object, request: gr.Request | None = None) -> list[Any]:
+        """On load: open the panel where it has what the rest of the page does not show, then return `refresh`."""
+        jobs = self._jobs(client_id_of(client_id, request))
         unsettled = sum(not job.ended or job.resumable for job in jobs)
         if not any(job.batch for job in jobs) and unsettled < 2:
             return [gr.skip()] * 5
-        return [gr.update(open=True), gr.Timer(active=True), *self.look(visitor, request)]
+        return [gr.update(open=True), gr.Timer(active=True), *self.refresh(client_id, request)]
 
-    def stop(self, visitor: object, request: gr.Request | None = None) -> list[Any]:
-        """Stop all of the visitor's jobs in the list; return everything ``look`` returns."""
-        for job in self._jobs(visitor_of(visitor, request)):
+    def stop(self, client_id: object, request: gr.Request | None = None) -> list[Any]:
+        """Stop all of the client's jobs in the list; return everything `refresh` returns."""
+        for job in self._jobs(client_id_of(client_id, request)):
             with suppress(UnknownJobError):  # forgotten meanwhile
                 self._manager.cancel(job.id)
-        return self.look(visitor, request)
+        return self.refresh(client_id, request)
 
-    def _queue_one(self, visitor: str, file: Any, wanted: GenerationRequest, request: gr.Request | None) -> None:
+    def _queue_one(self, client_id: str, file: Any, wanted: GenerationRequest, request: gr.Request | None) -> None:
         known = file if isinstance(file, dict) else {}
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
-            self._manager.submit(wanted, photo, owner=owner_of(request), visitor=visitor, batch=True)
+            self._manager.submit(wanted, photo, owner=owner_of(request), client_id=client_id, batch=True)
         except PhotosBusyError:
             raise
         except PhotoError as error:
-            self._series.add(visitor, [Refused(name, self._t(str(error)), time.time())])
+            self._series.add(client_id, [Refused(name, self._t(str(error)), time.time())])
 
-    def _jobs(self, visitor: object) -> list[JobSnapshot]:
-        return [job for job in self._manager.jobs() if job.visitor == visitor] if is_visitor(visitor) else []
+    def _jobs(self, client_id: object) -> list[JobSnapshot]:
+        return [job for job in self._manager.jobs() if job.client_id == client_id] if is_client_id(client_id) else []
 
 
 @dataclass(frozen=True)
-class SeriesPanel:
+class PhotoBatchPanel:
     """The panel's parts."""
 
     accordion: gr.Accordion
@@ -171,11 +171,11 @@ class SeriesPanel:
 
     @property
     def shown(self) -> list[Any]:
-        """What ``SeriesHandlers.look`` fills."""
+        """What `PhotoBatchHandlers.look` fills."""
         return [self.listing, self.videos, self.stop]
 
 
-def lay_out_series(t: Language) -> SeriesPanel:
+def lay_out_photo_batch(t: Language) -> PhotoBatchPanel:
     """Make the panel, folded, inside the current column."""
     with gr.Accordion(t("Many photos"), open=False, elem_id="series") as accordion:
         gr.HTML(hint(t("Each photo becomes a video with the words and settings above.")), apply_default_css=False)
@@ -193,32 +193,32 @@ def lay_out_series(t: Language) -> SeriesPanel:
         videos = gr.File(
             label=t("Videos"), file_count="multiple", interactive=False, visible=False, elem_id="series-videos"
         )
-    return SeriesPanel(accordion, photos, start, stop, shown, videos)
+    return PhotoBatchPanel(accordion, photos, start, stop, shown, videos)
 
 
-def connect_series(
+def connect_photo_batch(
     app: gr.Blocks,
-    panel: SeriesPanel,
-    handlers: SeriesHandlers,
-    visitor: gr.BrowserState,
+    panel: PhotoBatchPanel,
+    handlers: PhotoBatchHandlers,
+    client_id: gr.BrowserState,
     settings: dict[str, Any],
 ) -> None:
-    """Connect the panel; ``settings`` are the page's controls by their fields. It polls only while it is open."""
+    """Connect the panel; `settings` are the page's controls by their fields. It polls only while it is open."""
     timer = gr.Timer(POLL_SECONDS, active=False)
-    timer.tick(handlers.look, visitor, panel.shown, trigger_mode="once", **_QUICK)
-    app.load(handlers.reopen, visitor, [panel.accordion, timer, *panel.shown], **_QUICK)
-    panel.accordion.expand(handlers.look, visitor, panel.shown, **_QUICK).then(
+    timer.tick(handlers.refresh, client_id, panel.shown, trigger_mode="once", **_QUICK)
+    app.load(handlers.reopen, client_id, [panel.accordion, timer, *panel.shown], **_QUICK)
+    panel.accordion.expand(handlers.refresh, client_id, panel.shown, **_QUICK).then(
         lambda: gr.Timer(active=True), None, timer, **QUIET
     )
     panel.accordion.collapse(lambda: gr.Timer(active=False), None, timer, **QUIET)
     panel.start.click(
         handlers.queue,
-        inputs_kwargs={"visitor": visitor, "photos": panel.photos, **settings},
+        inputs_kwargs={"client_id": client_id, "photos": panel.photos, **settings},
         outputs=[panel.photos, *panel.shown],
         trigger_mode="once",
         **_QUICK,
     )
-    panel.stop.click(handlers.stop, visitor, panel.shown, trigger_mode="once", **_QUICK)
+    panel.stop.click(handlers.stop, client_id, panel.shown, trigger_mode="once", **_QUICK)
 
 
 def listing(rows: Iterable[JobSnapshot | Refused], t: Language = ENGLISH) -> str:
@@ -236,7 +236,7 @@ def _name(row: JobSnapshot | Refused) -> str:
 
 
 def _download(job: JobSnapshot, video: str) -> dict[str, Any]:
-    """Offer the file at ``video`` under the photo's name."""
+    """Offer the file at `video` under the photo's name."""
     file = Path(video)
     size = file.stat().st_size if file.exists() else None
     return {**(file_value(video) or {}), "orig_name": f"{Path(_name(job)).stem}{file.suffix}", "size": size}
