@@ -311,7 +311,7 @@ def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path)
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
     [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]
     html = call()
-    assert "読み込めない未完成の動画：1" in html
+    assert "読み込めない動画の記録：1" in html
     assert "job.json が書き込んだときの内容と違います" in html
     assert "20260102_120000" in html
     assert DAMAGED not in html

@@ -155,15 +155,15 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
 
 
 def quarantined(aside: Sequence[tuple[str, str]], t: Language = ENGLISH) -> str:
-    """Return the notice of kept videos that cannot be used, each a name and a reason; empty for none.
+    """Return the notice of records that cannot be used, each a name and a reason; empty for none.
 
     Everybody sees it, so that it tells of a name only what anybody may know.
     """
     if not aside:
         return ""
     text = t(
-        "Unfinished videos that cannot be read: {count}. Nothing of them was deleted: they are in jobs/quarantine, in "
-        "the folder of the results.",
+        "Records of videos that cannot be read: {count}. Nothing was deleted: they are in jobs/quarantine, in the "
+        "folder of the results.",
         count=len(aside),
     )
     rows = "".join(f"<li>{escape(public_name(name))} {escape(t(why))}</li>" for name, why in aside[:QUARANTINED_SHOWN])

@@ -21,7 +21,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
-from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, first_snapshot
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, ending, first_snapshot
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
@@ -240,6 +240,9 @@ class JobManager:
             "error": resume.error,
             "finished": time.time(),
         }
+        if resume.state == JobState.DONE:
+            ended |= ending(Finished(Path(resume.video or ""), resume.frames))
+            ended |= {"partial": False, "started": record.started, "finished": record.finished}
         with self._board.changed:
             self._queue.continue_after(record.order)
             self._board.post(first_snapshot(record, **ended))

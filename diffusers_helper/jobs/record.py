@@ -26,6 +26,8 @@ LARGEST = 2**53
 _ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
 QUARANTINE = "quarantine"
 """The folder, among those of the jobs, of what cannot be used."""
+DONE = "done"
+"""The folder, among those of the jobs, of the records of what was made."""
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 """What says nothing of a file, but that this computer cannot read it now."""
 
@@ -52,7 +54,7 @@ class UnusableJobError(UnknownJobError):
 
 def is_id(name: str) -> bool:
     """Tell whether `name` can be that of a job: fit for a file name, not hidden, and not one of the store's own."""
-    return _ID.fullmatch(name) is not None and name != QUARANTINE
+    return _ID.fullmatch(name) is not None and name not in (QUARANTINE, DONE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class JobRecord:
         id: its name.
         request: the settings, with a fixed seed.
         state: "queued", "running", "stopped" by the user, "failed", or "done" (and kept to be made longer).
-        created: seconds since the epoch.
+        created, started, finished: seconds since the epoch; 0 for not yet. It may have been started several times.
         owner: for whom it is, as `Job.owner` says; empty for nobody in particular.
         client_id: the browser that started it, as the page knows browsers; empty for the command line and scripts.
         output: the results' path without ending, from the folder of results; empty until it has run.
@@ -89,6 +91,8 @@ class JobRecord:
     batch: bool = False
     order: float = 0.0
     restarts: int = 0
+    started: float = 0.0
+    finished: float = 0.0
 
     def to_json(self) -> str:
         """Return the record as JSON."""
@@ -114,14 +118,18 @@ class JobRecord:
 
 def read_record(folder: Path) -> JobRecord:
     """Return the record in the folder of a job; raises FileNotFoundError if there is none, and UnusableJobError."""
-    file = folder / RECORD
+    return read_record_file(folder / RECORD, folder.name)
+
+
+def read_record_file(file: Path, job_id: str) -> JobRecord:
+    """Return the record of `job_id` in a file; raises FileNotFoundError if there is none, and UnusableJobError."""
     try:
         record = JobRecord.from_json(read_own(file, RECORD_BYTES))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, FramePackError) as error:
         raise UnusableJobError(file, error) from error
-    if record.id != folder.name:
+    if record.id != job_id:
         raise UnusableJobError(file, ValueError("id"))
     return record
 
@@ -136,7 +144,7 @@ def _is_right(field: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one
             return isinstance(value, str) and is_id(value)
         case "state":
             return value in STATES
-        case "created":
+        case "created" | "started" | "finished":
             return _is_number(value) and 0 <= value < YEAR_10000
         case "output":
             return isinstance(value, str) and (not value or _stays_inside(value))

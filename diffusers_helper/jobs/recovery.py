@@ -1,4 +1,4 @@
-"""What becomes of the jobs that an earlier process left: some wait again, the others are offered to their users."""
+"""What becomes of the jobs of an earlier process: some wait again, some are offered to their users, others are done."""
 
 from __future__ import annotations
 
@@ -46,8 +46,12 @@ class KeptJobs:
         """From now on a job that stops is interrupted."""
 
     def recovered(self) -> list[JobRecord]:
-        """Return the jobs that earlier processes left."""
+        """Return the jobs that earlier processes left or have done."""
         return []
+
+    def video_of(self, record: JobRecord) -> str:
+        """Return the file of a job that is done."""
+        return ""
 
     def sections(self, job_id: str) -> int:
         """Return how many sections of a job are finished."""
@@ -64,8 +68,8 @@ class Recovered:
 
     Attributes:
         record: what was kept of it.
-        photo: its photo if it waits again; None for one that is offered.
-        resume: how it can go on.
+        photo: its photo if it waits again; None for one that is offered or done.
+        resume: how it can go on, and what there is of its video.
     """
 
     record: JobRecord
@@ -92,6 +96,9 @@ def recover(kept: KeptJobs) -> Iterator[Recovered]:
 
 
 def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
+    if record.state == JobState.DONE:
+        frames = record.request.total_frames
+        return Recovered(record, None, ResumeInfo(state=JobState.DONE, video=kept.video_of(record), frames=frames))
     sections = kept.sections(record.id)
     cut_off = record.state == JobState.RUNNING
     again = record.state == JobState.QUEUED or (cut_off and record.batch and record.restarts < MOST_RESTARTS)

@@ -1,7 +1,8 @@
 """Jobs on the disk, so that they outlive their process: a folder each, with the request, the photo and a checkpoint.
 
 `FOLDER/ID/job.json` and `photo.png` are written when a job is submitted; `generation/checkpoint.py` adds
-the rest. `FOLDER/quarantine` has what cannot be used, as it was found.
+the rest. `FOLDER/quarantine` has what cannot be used, as it was found; `FOLDER/done/ID.json` is the record of a
+job that is done.
 `FOLDER/ID.lock` is held by the process that has the job, and the system lets go of it however that process ends: a
 job that is "queued" or "running" and not held was interrupted.
 """
@@ -32,9 +33,18 @@ from diffusers_helper.core.errors import (
 from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.quarantine import Quarantine
-from diffusers_helper.jobs.record import ERROR_CHARACTERS, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
+from diffusers_helper.jobs.record import (
+    DONE,
+    ERROR_CHARACTERS,
+    QUARANTINE,
+    JobRecord,
+    UnusableJobError,
+    is_id,
+    read_record,
+)
 from diffusers_helper.media.partials import PHOTO, RECORD, section_files
 from diffusers_helper.media.photo import Photo
 
@@ -50,6 +60,7 @@ class JobStore:
 
     Attributes:
         closing: the program is ending, so what stops now was interrupted by that and not by its user.
+        done: the records of what was made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,19 +68,21 @@ class JobStore:
         self.closing = False
         self._held: dict[str, FileLock] = {}
         self._quarantine = Quarantine(folder / QUARANTINE)
+        self.done = DoneJobs(folder / DONE, self.video_of, self.set_aside)
 
     @contextmanager
     def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:
         """Hold a job while it runs, and give the folder of its checkpoint.
 
-        A job that is new here, or was another one, is begun; `about` is more of its record. When it is done it goes;
-        where it stops or fails it stays if a section is done. Raises SettingsError if another process has it.
+        A job that is new here, or was another one, is begun; `about` is more of its record. When it is done only its
+        record stays, unless its latents are kept; where it stops or fails all of it stays if a section is done. Raises
+        SettingsError if another process has it.
         """
         if not self.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
             self._begin(job_id, request, photo)
-            self.update(job_id, state="running", error="", **about)
+            self.update(job_id, state="running", error="", started=time.time(), **about)
             try:
                 yield self.path(job_id)
             except (CancelledError, GeneratorExit, KeyboardInterrupt):
@@ -78,7 +91,7 @@ class JobStore:
             except BaseException as error:
                 self._left(job_id, "failed", str(error), wanted=isinstance(error, DiskFullError))
                 raise
-            self._settle(job_id, "done", keep="latents" in request.keep)
+            self._done(job_id, keep="latents" in request.keep)
         finally:
             self.release(job_id)
 
@@ -106,6 +119,11 @@ class JobStore:
     def results_of(self, record: JobRecord) -> Path:
         """Return the stem of a job's results: their path without ending."""
         return self.folder.parent / (record.output or record.id)
+
+    def video_of(self, record: JobRecord) -> Path:
+        """Return the file of a job that is done."""
+        stem = self.results_of(record)
+        return stem.with_name(f"{stem.name}.mp4")
 
     def record(self, job_id: str) -> JobRecord:
         """Return a job; raises UnknownJobError if there is none or, as an UnusableJobError, it cannot be read."""
@@ -226,12 +244,22 @@ class JobStore:
         """Keep a job that ended before it was done, if it has a section or is `wanted` without one."""
         if self.closing:
             return
-        self._settle(job_id, state, error[:ERROR_CHARACTERS], keep=wanted or bool(section_files(self.path(job_id))))
+        keep = wanted or bool(section_files(self.path(job_id)))
+        self._settle(job_id, keep=keep, state=state, error=error[:ERROR_CHARACTERS])
 
-    def _settle(self, job_id: str, state: str, error: str = "", *, keep: bool) -> None:
+    def _done(self, job_id: str, *, keep: bool) -> None:
+        """Note that the video is there, then remove what made it unless that is to `keep`; a video is no failure."""
+        ended: dict[str, Any] = {"state": "done", "finished": time.time()}
+        try:
+            self.done.add(replace(self.record(job_id), **ended))
+        except FramePackError as problem:
+            logger.warning("%s", problem)
+        self._settle(job_id, keep=keep, **ended)
+
+    def _settle(self, job_id: str, *, keep: bool, **last: Any) -> None:
         """Write the last state of a job to `keep`, or remove it; that this cannot be is no reason to fail."""
         try:
-            self.update(job_id, state=state, error=error) if keep else self.discard(job_id)
+            self.update(job_id, **last) if keep else self.discard(job_id)
         except FramePackError as problem:
             logger.warning("%s", problem)
 

@@ -16,7 +16,7 @@ from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.kept_photo import check_picture
-from diffusers_helper.jobs.record import QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
+from diffusers_helper.jobs.record import DONE, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.partials import PHOTO, half_written, half_written_results
 
@@ -42,7 +42,7 @@ def sweep(store: JobStore) -> list[JobRecord]:
 def _entries(folder: Path) -> list[str]:
     """Return what may be a job or the lock of one; locks come first, so that a broken one is out of the way."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".") and name != QUARANTINE]
+        names = [name for name in os.listdir(folder) if not name.startswith(".") and name not in (QUARANTINE, DONE)]
     except FileNotFoundError:
         return []
     except OSError as error:

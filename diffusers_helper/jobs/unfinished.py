@@ -1,4 +1,4 @@
-"""What the queue knows of jobs that outlive their process: kept from the start, offered until they are done."""
+"""What the queue knows of jobs that outlive their process: offered until they are done, and listed then."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from diffusers_helper.media.partials import partial_files
 from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
+DONE_LISTED = 100
+"""How many that are done come back to the page, as many as a queue remembers."""
 
 
 class StoredJobs(KeptJobs):
@@ -84,8 +86,13 @@ class StoredJobs(KeptJobs):
             raise
 
     def recovered(self) -> list[JobRecord]:
-        """Clean up after processes that died; return the jobs that they left, oldest first."""
-        return [record for record in sweep(self._store) if record.request.variant == self._variant]
+        """Clean up after processes that died; return the jobs that they left or have done, oldest first."""
+        left = {record.id: record for record in sweep(self._store) if self._is_ours(record)}
+        asked = self._store.done.newest(
+            DONE_LISTED, lambda job: bool(job.client_id or job.owner) and self._is_ours(job)
+        )
+        # Of one that was killed at its very end there are both: it can go on, and is then made from all its sections.
+        return sorted([*left.values(), *(job for job in asked if job.id not in left)], key=_last_begun)
 
     def about(self, job_id: str) -> ResumeInfo:
         """Return whether and how an ended job can go on."""
@@ -103,6 +110,13 @@ class StoredJobs(KeptJobs):
             **self._video(record),
         )
 
+    def video_of(self, record: JobRecord) -> str:
+        """Return the file of a job that is done."""
+        return str(self._store.video_of(record))
+
+    def _is_ours(self, record: JobRecord) -> bool:
+        return record.request.variant == self._variant
+
     def _video(self, record: JobRecord) -> dict[str, Any]:
         plan = plan_video(record.request.variant, record.request.sections)
         found = partial_files(self._store.results_of(record))
@@ -111,3 +125,8 @@ class StoredJobs(KeptJobs):
             return {}
         newest = sections[-1]
         return {"video": str(found[newest]), "frames": plan.frames_after(newest)}
+
+
+def _last_begun(record: JobRecord) -> float:
+    """Return since when a job is its client's newest: one that went on later came back as the newest then."""
+    return max(record.created, record.started) if record.state == "done" else record.created
