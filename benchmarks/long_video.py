@@ -35,7 +35,7 @@ from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.encoders.hunyuan import vae_decode_fake
-from diffusers_helper.framepack.engine import Sampler, sample_sections
+from diffusers_helper.framepack.engine import Sampler, one_sampler, sample_sections
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.generate import generate
@@ -132,7 +132,7 @@ def quick_events(request: GenerationRequest, folder: Path, counts: Counts) -> It
     transformer, plan = components.transformer(request.variant), plan_video(request.variant, request.sections)
     inputs = make_inputs(transformer, 128, 128, torch.device("cpu"))
     video = GrowingVideo(folder / "video", plan.grows_at_front, request.crf)
-    history = LatentHistory(plan, inputs.start_latent)
+    history = LatentHistory(plan, inputs.given)
 
     @contextmanager
     def use(module: nn.Module) -> Iterator[None]:
@@ -145,13 +145,15 @@ def quick_events(request: GenerationRequest, folder: Path, counts: Counts) -> It
             if isinstance(event, SectionDone):
                 section = plan.sections[event.index]
                 history.grow(section, event.latents)
-                path = video.add(rough(history.newest(section.decode_latents)), section.overlap_pixels, counts.step)
+                latents = history.to_decode(section)
+                assert latents is not None, "each section is decoded"
+                path = video.add(rough(latents), section.overlap_pixels, counts.step)
                 yield VideoGrown(path, video.frames, event.index + 1)
 
     yield from sample_sections(
         plan,
         inputs,
-        Sampler(transformer, torch.device("cpu"), components.dtype, use=use),
+        one_sampler(Sampler(transformer, torch.device("cpu"), components.dtype, use=use)),
         SamplingSettings(request.steps),
         Postprocess(wrap=write),
     )

@@ -28,12 +28,13 @@ from torch import nn
 from benchmarks.cards import predictions
 from benchmarks.common import GIB, Bench, default_device, ram, synchronize
 from diffusers_helper.core.events import SectionDone, StepDone
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.loading.components import Components, LocalFolder
@@ -239,8 +240,8 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
 
     events: Any = sample_sections(
         plan_video(VARIANT, args.sections),
-        VideoInputs(start_latent, {0: conditions}, seed=7),
-        Sampler(transformer, components.device, transformer.dtype, execution, use),
+        VideoInputs({START: start_latent}, {0: conditions}, seed=7),
+        one_sampler(Sampler(transformer, components.device, transformer.dtype, execution, use)),
         SamplingSettings(args.steps),
         Postprocess(VaeSectionDecoder(vae, execution.kernels, use)),
     )

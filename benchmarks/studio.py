@@ -14,7 +14,8 @@ from PIL import Image
 from benchmarks.metrics import Frames
 from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.events import SectionDone
-from diffusers_helper.core.planning import LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.core.plan import LATENT_WINDOW, sections_for
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
 from diffusers_helper.generation.generate import generate

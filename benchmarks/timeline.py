@@ -26,10 +26,11 @@ from benchmarks.common import Bench, default_device, synchronize, with_random_we
 from benchmarks.decode import TINY as TINY_VAE
 from benchmarks.step import PUBLISHED, TINY
 from diffusers_helper.core.events import SectionDone, SectionSampled, StepDone
-from diffusers_helper.core.planning import VideoPlan, plan_video
+from diffusers_helper.core.plan import START, VideoPlan
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Decoder, VaeSectionDecoder
-from diffusers_helper.framepack.engine import Conditions, Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import Conditions, Sampler, Samplers, VideoInputs, one_sampler, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
@@ -37,7 +38,7 @@ from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer
 from diffusers_helper.models.kernel_selection import resolve_kernels
 
 TEXT_TOKENS = 40
-Video = tuple[VideoInputs, Sampler, SamplingSettings]
+Video = tuple[VideoInputs, Samplers, SamplingSettings]
 WAYS = {
     "in turn": {"overlap": False},
     "saving beside": {"overlap": True, "serialize_decode": True},
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs = make_inputs(sampler.denoiser, height, width, device)
 
     def video(steps: int) -> Video:
-        return inputs, sampler, SamplingSettings(steps)
+        return inputs, one_sampler(sampler), SamplingSettings(steps)
 
     run(bench, "warm-up", plan_video(args.variant, 1), video(2), Postprocess(decoder))
     del bench.results["warm-up"]
@@ -140,7 +141,7 @@ def make_inputs(model: Any, height: int, width: int, device: torch.device) -> Vi
         image_embeddings=normal(729, config.image_proj_dim),
     )
     start = normal(config.in_channels, 1, height // 8, width // 8)
-    return VideoInputs(start, {0: conditions}, seed=0)
+    return VideoInputs({START: start}, {0: conditions}, seed=0)
 
 
 def run(bench: Bench, name: str, plan: VideoPlan, video: Video, postprocess: Postprocess) -> None:

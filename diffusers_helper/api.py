@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffusers_helper.core.events import Event, Finished, Note
 from diffusers_helper.core.files import atomic_write, require_usable
-from diffusers_helper.core.planning import FPS
+from diffusers_helper.core.plan import FPS
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id

@@ -20,7 +20,7 @@ from PIL import Image
 
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import FPS, LATENT_WINDOW
+from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages

@@ -10,6 +10,7 @@ import torch
 from diffusers_helper.core.background import BackgroundRunner
 from diffusers_helper.core.errors import CancelledError, NumericsError
 from diffusers_helper.core.events import SectionDone, SectionSampled, StageStarted, StepDone
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
@@ -18,6 +19,7 @@ from diffusers_helper.framepack.engine import (
     EarlierRun,
     Sampler,
     VideoInputs,
+    one_sampler,
     sample_sections,
     sample_video,
 )
@@ -63,8 +65,8 @@ def sections_of(
     transformer, device = s["transformer"], torch.device(s["device"])
     return sample_sections(
         plan,
-        VideoInputs(s["start_latent"], {0: s["conditions"]}, s["seed"]),
-        Sampler(transformer, device, s["dtype"], transformer.execution, use),
+        VideoInputs({START: s["start_latent"]}, {0: s["conditions"]}, s["seed"]),
+        one_sampler(Sampler(transformer, device, s["dtype"], transformer.execution, use)),
         SamplingSettings(
             s["steps"], s["guidance_scale"], s["cfg_scale"], s["cfg_rescale"], "teacache" if s["teacache"] else "none"
         ),
@@ -122,7 +124,8 @@ def test_golden_bfloat16(key, limit):
 def _one_call_in_bfloat16(golden):
     """At the golden call's noise level, which is the first of a schedule of one step."""
     section = plan_video("original", 1, 3).sections[0]
-    read = LatentHistory(plan_video("original", 1, 3), load_golden("video_i2v_1")["start_latent"]).context(section)
+    history = LatentHistory(plan_video("original", 1, 3), {START: load_golden("video_i2v_1")["start_latent"]})
+    read = history.context(section)
     conditions = golden_conditions("i2v_1")
     arguments = transformer_arguments(
         conditions.prompt_embeds,

@@ -3,7 +3,8 @@ from itertools import pairwise
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.planning import original_paddings, plan_video, sections_for, total_frames
+from diffusers_helper.core.plan import sections_for, total_frames
+from diffusers_helper.core.planning import original_paddings, plan_video
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_every_plan_decodes_to_the_promised_frames(variant, sections, window):
     plan = plan_video(variant, sections, window)
     assert [section.index for section in plan.sections] == list(range(sections))
     assert sorted(section.output_index for section in plan.sections) == list(range(sections))
-    frames = sum(4 * section.decode_latents - 3 - section.overlap_pixels for section in plan.sections)
+    frames = sum(4 * len(section.decode) - 3 - section.overlap_pixels for section in plan.sections)
     assert frames == plan.total_frames == total_frames(sections, window) == 4 * window * sections + 1
 
 
@@ -48,7 +49,7 @@ def test_the_originals_sections_walk_back_to_the_start():
     first, *_, last = plan_video("original", 4).sections
     assert first.indices(1) == (0, 1 + 3 * 9 + 9)
     assert first.latent_indices == tuple(range(28, 37))
-    assert (first.prepend_start, last.prepend_start) == (False, True)
+    assert (0 in first.decode, 0 in last.decode) == (False, True)
     assert last.indices(1) == (0, 10)
     assert last.latent_indices == tuple(range(1, 10))
     assert last.indices(2) == (11, 12)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from diffusers_helper.core.planning import LATENT_WINDOW
+from diffusers_helper.core.plan import LATENT_WINDOW
 from training.captions import caption
 from training.clips import render
 from training.family import CLIP_WIDTH, IMAGE_SIZE, LLAMA_WIDTH

@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from diffusers_helper.core import planning
-from diffusers_helper.core.planning import HISTORY_LATENTS, LATENT_WINDOW, SectionPlan, plan_video
+from diffusers_helper.core.plan import LATENT_WINDOW, SectionPlan
+from diffusers_helper.core.planning import plan_video
 
 SEGMENT_LATENTS = 32
 """A section, the 19 latents that it reads and the one between sections, in whole pieces of the autoencoder."""
@@ -67,16 +67,11 @@ def segment_starts() -> list[int]:
 
 def _pattern(variant: str, section: SectionPlan, count: int, first: int) -> Pattern | None:
     """The section's pattern in a segment beginning at section `first`; None if the segment lacks something."""
-    begin = LATENT_WINDOW * section.output_index + 1
-    if variant == "original":
-        history = [*range(begin + LATENT_WINDOW, LATENT_WINDOW * count + 1), *[NOTHING] * HISTORY_LATENTS]
-    else:
-        history = [*[NOTHING] * HISTORY_LATENTS, *range(begin)]
     read = {
-        "clean": _context(section, 1, history),
-        "clean_2x": _context(section, 2, history),
-        "clean_4x": _context(section, 4, history),
-        "target": range(begin, begin + LATENT_WINDOW),
+        "clean": _context(section, 1, count),
+        "clean_2x": _context(section, 2, count),
+        "clean_4x": _context(section, 4, count),
+        "target": section.positions,
     }
     local = {name: tuple(_local(number, first) for number in numbers) for name, numbers in read.items()}
     if any(number is None for numbers in local.values() for number in numbers):
@@ -91,11 +86,11 @@ def _pattern(variant: str, section: SectionPlan, count: int, first: int) -> Patt
     )
 
 
-def _context(section: SectionPlan, factor: int, history: list[int]) -> list[int]:
-    """What the section reads at `factor`, with `history` and the start picture's number as sources."""
-    sources = {planning.START: [START], planning.HISTORY: history}
-    pieces = [sources[piece.source][piece.slot] for piece in section.context if piece.factor == factor]
-    return [number for piece in pieces for number in piece]
+def _context(section: SectionPlan, factor: int, count: int) -> list[int]:
+    """What the section of a video of `count` sections reads at `factor`."""
+    line = range(LATENT_WINDOW * count + 1)
+    read = [position for piece in section.context if piece.factor == factor for position in piece.slot]
+    return [position if position in line else NOTHING for position in read]
 
 
 def _local(number: int, first: int) -> int | None:

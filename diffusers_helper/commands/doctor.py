@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from diffusers_helper.commands.system_info import BackendProbe, Facts, gather
-from diffusers_helper.core.planning import FPS, LATENT_WINDOW
+from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import readable_size

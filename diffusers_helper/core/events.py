@@ -89,7 +89,7 @@ class SectionDone(Event):
     Attributes:
         index: its place in sampling order, from 0.
         latents: the section as sampled, (B, 16, w, H, W) float32.
-        pixels: its own decode before any cross-fade, (B, 3, T, 8 H, 8 W) float32 about -1..1; None without decoding.
+        pixels: its own decode before any cross-fade, (B, 3, T, 8 H, 8 W) float32 about -1..1; None if not decoded.
     """
 
     index: int

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message, join_sentences
-from diffusers_helper.core.planning import FPS, sections_for, total_frames
+from diffusers_helper.core.plan import FPS, sections_for, total_frames
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1

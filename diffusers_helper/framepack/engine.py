@@ -7,7 +7,7 @@ on the way out.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from diffusers_helper.core.events import Event, SectionSampled, StageStarted, StepDone
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import SectionPlan, VideoPlan
+from diffusers_helper.core.plan import START, SectionPlan, VideoPlan
 from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.framepack.conditions import Conditions as Conditions  # where scripts find it
 from diffusers_helper.framepack.decoding import Use, VaeSectionDecoder
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, require_finite
@@ -35,37 +36,16 @@ VAE_SCALE = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
-    """What steers a section.
-
-    Attributes:
-        prompt_embeds: Llama states of the prompt, (B, L, 4096), zero-padded to L.
-        prompt_mask: True for its valid tokens, (B, L) bool.
-        pooled: CLIP's pooled vector, (B, 768).
-        negative_embeds, negative_mask, negative_pooled: the same of the negative prompt; used when CFG is above 1.
-        image_embeddings: SigLIP states of the start picture, (B, 729, 1152).
-    """
-
-    prompt_embeds: Tensor
-    prompt_mask: Tensor
-    pooled: Tensor
-    negative_embeds: Tensor | None = None
-    negative_mask: Tensor | None = None
-    negative_pooled: Tensor | None = None
-    image_embeddings: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class VideoInputs:
     """What one video is made from.
 
     Attributes:
-        start_latent: the start picture, (B, 16, 1, H, W), scaled as the transformer wants it.
-        conditions: by the prompt's number; a section names its own.
+        given: latents by name, (B, 16, n, H, W) each, scaled as the transformer wants them; a start picture's is START.
+        conditions: by number; a section names its own.
         seed: of the one CPU generator that draws every section's noise, in sampling order.
     """
 
-    start_latent: Tensor
+    given: Mapping[str, Tensor]
     conditions: Mapping[int, Conditions]
     seed: int
 
@@ -86,6 +66,20 @@ class Sampler:
     dtype: torch.dtype
     execution: Execution = field(default_factory=Execution)
     use: Use = nullcontext
+
+
+Samplers = Callable[[str], Generator[Event, None, Sampler]]
+"""Gets a variant's name and loads its model, yielding what it does; called again where the next section's differs."""
+
+
+def one_sampler(sampler: Sampler) -> Samplers:
+    """Return what gives `sampler` for every section."""
+
+    def samplers(_variant: str) -> Generator[Event, None, Sampler]:
+        yield from ()
+        return sampler
+
+    return samplers
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +118,8 @@ def sample_video(  # noqa: PLR0913 - a promised signature
         plan: from `planning.plan_video`.
         transformer: the packed transformer; it computes as its `execution` says.
         vae: diffusers' AutoencoderKLHunyuanVideo; not touched if `decode` is False.
-        start_latent, conditions, seed: see `VideoInputs`.
+        start_latent: the start picture, (B, 16, 1, H, W), scaled as the transformer wants it.
+        conditions, seed: see `VideoInputs`.
         steps, guidance_scale, cfg_scale, cfg_rescale: see `SamplingSettings`.
         teacache: skip model calls that would change little (an approximation).
         device, dtype: where the sampling runs, and the transformer's dtype.
@@ -136,8 +131,8 @@ def sample_video(  # noqa: PLR0913 - a promised signature
     execution = getattr(transformer, "execution", None) or Execution()
     return sample_sections(
         plan,
-        VideoInputs(start_latent, {0: conditions}, seed),
-        Sampler(transformer, torch.device(device), dtype, execution),
+        VideoInputs({START: start_latent}, {0: conditions}, seed),
+        one_sampler(Sampler(transformer, torch.device(device), dtype, execution)),
         SamplingSettings(steps, guidance_scale, cfg_scale, cfg_rescale, "teacache" if teacache else "none"),
         Postprocess(VaeSectionDecoder(vae, execution.kernels, nullcontext) if decode else None),
     )
@@ -147,7 +142,7 @@ def sample_video(  # noqa: PLR0913 - a promised signature
 def sample_sections(
     plan: VideoPlan,
     inputs: VideoInputs,
-    sampler: Sampler,
+    samplers: Samplers,
     settings: SamplingSettings,
     postprocess: Postprocess,
     earlier: EarlierRun | None = None,
@@ -159,15 +154,17 @@ def sample_sections(
     StageStarted as long as nothing waits for it. Raises NumericsError when a section holds NaN or infinity.
     """
     earlier = earlier or EarlierRun()
-    step_cache = STEP_CACHES[settings.step_cache].make(settings.steps)
-    sampler = replace(sampler, execution=replace(sampler.execution, step_cache=step_cache))
+    first = len(earlier.sampled)
+    loaded = yield from _loaded(plan, min(first, len(plan.sections) - 1), samplers, settings)
     generator = torch.Generator("cpu").manual_seed(inputs.seed)
-    history = LatentHistory(plan, inputs.start_latent.to(sampler.device, torch.float32))
+    device = loaded.sampler.device
+    history = LatentHistory(plan, {name: latents.to(device, torch.float32) for name, latents in inputs.given.items()})
     again = _sampled_before(plan, history, generator, earlier)
-    run = _Run(plan, inputs.conditions, sampler, settings, history, generator)
-    new = run.sections(first=len(earlier.sampled))
+    run = _Run(plan, inputs.conditions, samplers, settings, history, generator)
+    new = run.sections(first, loaded)
+    del loaded  # `new` alone holds it, and lets go of it for another variant's
     with closing(new):
-        yield from postprocess.run(chain(again, new), sampler.device)
+        yield from postprocess.run(chain(again, new), device)
 
 
 def section_labels(section: SectionPlan, plan: VideoPlan) -> dict[str, int]:
@@ -180,10 +177,29 @@ def _sampled_before(
 ) -> Iterator[SampledSection]:
     """Bring history and generator to where an earlier run left them; yield what is to be postprocessed again."""
     for section, event in zip(plan.sections, earlier.sampled, strict=False):
-        history.grow(section, event.latents.to(history.start.device))
+        history.grow(section, event.latents.to(history.device))
         generator.set_state(event.generator_state)
         if section.index >= earlier.decode_from:
-            yield SampledSection(event, section_labels(section, plan), history.newest(section.decode_latents))
+            yield SampledSection(event, section_labels(section, plan), history.to_decode(section))
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A variant's model, and what it made of conditions for all steps: once for each."""
+
+    variant: str
+    sampler: Sampler
+    guidance: dict[int, Guidance] = field(default_factory=dict)
+
+
+def _loaded(
+    plan: VideoPlan, section: int, samplers: Samplers, settings: SamplingSettings
+) -> Generator[Event, None, _Loaded]:
+    """Load what samples a section, with a step cache of its own."""
+    variant = plan.sections[section].variant
+    sampler = yield from samplers(variant)
+    step_cache = STEP_CACHES[settings.step_cache].make(settings.steps)
+    return _Loaded(variant, replace(sampler, execution=replace(sampler.execution, step_cache=step_cache)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,31 +208,35 @@ class _Run:
 
     plan: VideoPlan
     conditions: Mapping[int, Conditions]
-    sampler: Sampler
+    samplers: Samplers
     settings: SamplingSettings
     history: LatentHistory
     generator: torch.Generator
-    _guidance: dict[int, Guidance] = field(default_factory=dict)
 
-    def sections(self, first: int) -> Generator[Event | SampledSection, None, None]:
-        """Sample the sections from `first` on."""
+    def sections(self, first: int, loaded: _Loaded) -> Generator[Event | SampledSection, None, None]:
+        """Sample the sections from `first` on, that one with what is `loaded`."""
         plan, history = self.plan, self.history
-        batch, _, _, height, width = history.start.shape
+        batch, _, _, height, width = history.shape
         for section in plan.sections[first:]:
             labels = section_labels(section, plan)
+            if section.variant != loaded.variant:
+                del loaded  # or there would be two models at once
+                loaded = yield from _loaded(plan, section.index, self.samplers, self.settings)
             yield StageStarted("sample", Message("Sampling section {number} of {sections}", **labels))
             noise = draw_noise(batch, plan.section_frames, height * VAE_SCALE, width * VAE_SCALE, self.generator)
-            with self.sampler.use(self.sampler.denoiser):  # type: ignore[arg-type]  # a module, in the product
-                latents = yield from self._sampled(section, noise)
+            with loaded.sampler.use(loaded.sampler.denoiser):  # type: ignore[arg-type]  # a module, in the product
+                latents = yield from self._sampled(section, noise, loaded)
             require_finite(latents, Message("The latents of section {number} of {sections}", **labels))
             history.grow(section, latents)
             event = SectionSampled(section.index, latents.cpu(), self.generator.get_state())
-            yield SampledSection(event, labels, history.newest(section.decode_latents))
+            yield SampledSection(event, labels, history.to_decode(section))
 
-    def _sampled(self, section: SectionPlan, noise: Tensor) -> Generator[Event, None, Tensor]:
+    def _sampled(self, section: SectionPlan, noise: Tensor, loaded: _Loaded) -> Generator[Event, None, Tensor]:
         """Sample one section, yielding a StepDone per model call; returns its latents (B, 16, w, H, W) float32."""
-        sampler, settings = self.sampler, self.settings
-        guidance = self._guidance_of(section.prompt, noise)
+        sampler, settings = loaded.sampler, self.settings
+        if section.prompt not in loaded.guidance:
+            loaded.guidance[section.prompt] = self._guided(self.conditions[section.prompt], noise, sampler)
+        guidance = loaded.guidance[section.prompt]
         noise = noise.to(sampler.device)
         packed = sampler.denoiser.pack(
             noise.to(sampler.dtype), torch.tensor([section.latent_indices]), self.history.context(section)
@@ -231,24 +251,20 @@ class _Run:
     def _sigmas(self, noise: Tensor) -> Tensor:
         return flux_sigmas(self.settings.steps, flux_mu(noise.shape))
 
-    def _guidance_of(self, prompt: int, noise: Tensor) -> Guidance:
-        """What the transformer makes of a prompt's conditions for all steps, once per prompt."""
-        if prompt not in self._guidance:
-            self._guidance[prompt] = self._guided(self.conditions[prompt], noise)
-        return self._guidance[prompt]
-
-    def _guided(self, conditions: Conditions, noise: Tensor) -> Guidance:
+    def _guided(self, conditions: Conditions, noise: Tensor, sampler: Sampler) -> Guidance:
+        """What the transformer makes of conditions for all steps."""
         c, settings = conditions, self.settings
         negative = None
         if settings.cfg_scale != 1.0:
             if c.negative_embeds is None or c.negative_mask is None or c.negative_pooled is None:
                 raise ValueError("Guidance above 1 needs the negative prompt's conditions.")
-            negative = self._conditioning((c.negative_embeds, c.negative_mask, c.negative_pooled), c, noise)
-        positive = self._conditioning((c.prompt_embeds, c.prompt_mask, c.pooled), c, noise)
+            negative = self._conditioning((c.negative_embeds, c.negative_mask, c.negative_pooled), c, noise, sampler)
+        positive = self._conditioning((c.prompt_embeds, c.prompt_mask, c.pooled), c, noise, sampler)
         return Guidance(positive, negative, settings.cfg_scale, settings.cfg_rescale)
 
-    def _conditioning(self, text: tuple[Tensor, Tensor, Tensor], conditions: Conditions, noise: Tensor) -> Conditioning:
-        sampler = self.sampler
+    def _conditioning(
+        self, text: tuple[Tensor, Tensor, Tensor], conditions: Conditions, noise: Tensor, sampler: Sampler
+    ) -> Conditioning:
         timesteps = timesteps_of(self._sigmas(noise)[:-1], sampler.dtype).to(sampler.device)
         given = transformer_arguments(
             *text,

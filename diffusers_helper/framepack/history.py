@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from diffusers_helper.core.planning import HISTORY, HISTORY_LATENTS, START, SectionPlan, VideoPlan
+from diffusers_helper.core.plan import LINE, SectionPlan, VideoPlan
 
 
 class LatentHistory:
-    """Latents generated so far, newest at the end where the video grows; only those still needed are kept.
+    """The line of a video's latents, as far as it is given or sampled; frames that nobody reads any more are let go.
 
     Args:
-        plan: says where the video grows and what its sections read.
-        start_latent: the start picture, (B, 16, 1, H, W) float32.
-
-    Attributes:
-        start: that picture.
+        plan: says what lies where, and what its sections read and decode.
+        given: latents (B, 16, n, H, W) float32 by name, all of one size.
     """
 
-    def __init__(self, plan: VideoPlan, start_latent: Tensor) -> None:
-        self.start = start_latent
-        self._at_front = plan.grows_at_front
-        self._kept = max(HISTORY_LATENTS, *(section.decode_latents for section in plan.sections))
-        zeros = start_latent.new_zeros(start_latent.shape).repeat(1, 1, HISTORY_LATENTS, 1, 1)
-        self._latents = torch.cat([zeros, start_latent], dim=2) if plan.start_in_history else zeros
+    def __init__(self, plan: VideoPlan, given: Mapping[str, Tensor]) -> None:
+        self._given = given
+        self._zero = torch.zeros_like(next(iter(given.values()))[:, :, :1])
+        self._last_use = _last_uses(plan)
+        self._line = {
+            piece.at + number: given[piece.name][:, :, number : number + 1]
+            for piece in plan.given
+            for number in range(piece.count)
+            if piece.at + number in self._last_use
+        }
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one latent frame: (B, 16, 1, H, W)."""
+        return self._zero.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents are."""
+        return self._zero.device
+
+    def __len__(self) -> int:
+        """Count the frames that are held."""
+        return len(self._line)
 
     def context(self, section: SectionPlan) -> dict[int, tuple[Tensor, Tensor]]:
         """Return the clean latents (B, 16, n, H, W) that `section` reads and their time indices (1, n), by factor."""
-        sources = {START: self.start, HISTORY: self._latents}
         pieces: dict[int, list[Tensor]] = {}
         for piece in section.context:
-            pieces.setdefault(piece.factor, []).append(sources[piece.source][:, :, piece.slot])
+            if piece.source == LINE:
+                found = self._at(piece.slot)
+            else:
+                found = [self._given[piece.source][:, :, piece.slot.start : piece.slot.stop]]
+            pieces.setdefault(piece.factor, []).extend(found)
         return {
             factor: (torch.cat(found, dim=2), torch.tensor([section.indices(factor)]))
             for factor, found in pieces.items()
@@ -39,13 +59,25 @@ class LatentHistory:
 
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
         """Add the section's `latents` (B, 16, w, H, W)."""
-        if section.prepend_start:
-            latents = torch.cat([self.start, latents], dim=2)
-        if self._at_front:
-            self._latents = torch.cat([latents, self._latents], dim=2)[:, :, : self._kept]
-        else:
-            self._latents = torch.cat([self._latents, latents], dim=2)[:, :, -self._kept :]
+        for position in [p for p, use in self._last_use.items() if use < section.index]:
+            self._line.pop(position, None)
+            del self._last_use[position]
+        for number, position in enumerate(section.positions):
+            self._line[position] = latents[:, :, number : number + 1]
 
-    def newest(self, count: int) -> Tensor:
-        """Return the `count` latents at the growing end, in the video's time order."""
-        return self._latents[:, :, :count] if self._at_front else self._latents[:, :, -count:]
+    def to_decode(self, section: SectionPlan) -> Tensor | None:
+        """Return the latents that `section`, which has joined them, decodes: (B, 16, n, H, W); None if it does not."""
+        return torch.cat(self._at(section.decode), dim=2) if section.decode else None
+
+    def _at(self, positions: range) -> list[Tensor]:
+        return [self._line.get(position, self._zero) for position in positions]
+
+
+def _last_uses(plan: VideoPlan) -> dict[int, int]:
+    """The last section that reads or decodes each position."""
+    last: dict[int, int] = {}
+    for section in plan.sections:
+        read = [piece.slot for piece in section.context if piece.source == LINE]
+        for positions in (*read, section.decode, section.positions):
+            last.update(dict.fromkeys(positions, section.index))
+    return last

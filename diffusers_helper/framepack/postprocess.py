@@ -35,12 +35,12 @@ class SampledSection:
     Attributes:
         event: its latents.
         labels: which section it is of how many, as values of a message.
-        newest: the latents to decode, (B, 16, n, H, W).
+        to_decode: latents (B, 16, n, H, W); None where a later section decodes this one, too.
     """
 
     event: SectionSampled
     labels: dict[str, int]
-    newest: Tensor
+    to_decode: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +73,9 @@ class Postprocess:
     def _decoded(self, sampled: SampledSection, check: Check) -> Events:
         yield sampled.event
         pixels = None
-        if self.decoder is not None:
+        if self.decoder is not None and sampled.to_decode is not None:
             yield StageStarted("decode", Message("Decoding section {number} of {sections}", **sampled.labels))
-            pixels = self.decoder.decode(sampled.newest, check)
+            pixels = self.decoder.decode(sampled.to_decode, check)
             require_finite(pixels, Message("The pixels of section {number} of {sections}", **sampled.labels))
         yield SectionDone(sampled.event.index, sampled.event.latents, pixels)
 

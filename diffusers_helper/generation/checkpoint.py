@@ -20,8 +20,8 @@ from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import SectionSampled
 from diffusers_helper.core.files import atomic_write, parsed_json, read_own
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import LATENT_WINDOW
-from diffusers_helper.framepack.engine import Conditions
+from diffusers_helper.core.plan import LATENT_WINDOW
+from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, section_file, section_files
 

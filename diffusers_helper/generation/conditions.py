@@ -18,7 +18,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.encoders.hunyuan import encode_prompt_conds, truncation_notes
 from diffusers_helper.encoders.vision import hf_clip_vision_encode
-from diffusers_helper.framepack.engine import Conditions
+from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.loading.components import Components, TextEncoders
 from diffusers_helper.loading.embedding_cache import Embedding
 from diffusers_helper.media.frames import crop_or_pad_yield_mask

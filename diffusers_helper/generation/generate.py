@@ -33,13 +33,22 @@ from diffusers_helper.core.events import (
 from diffusers_helper.core.files import atomic_write, output_error, require_free_space
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import LATENT_WINDOW, VideoPlan, plan_video
+from diffusers_helper.core.plan import LATENT_WINDOW, START, VideoPlan
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.encoders.hunyuan import vae_encode
+from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import (
+    VAE_SCALE,
+    EarlierRun,
+    Sampler,
+    VideoInputs,
+    one_sampler,
+    sample_sections,
+)
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.conditions import Check, make_conditions
@@ -142,8 +151,8 @@ def _stages(
     shows_something = np.ptp(picture) > BLANK
     yield from sample_sections(
         plan,
-        VideoInputs(start_latent, {0: conditions}, request.seed),
-        Sampler(transformer, components.device, transformer.dtype, execution, use),
+        VideoInputs({START: start_latent}, {0: conditions}, request.seed),
+        one_sampler(Sampler(transformer, components.device, transformer.dtype, execution, use)),
         settings,
         Postprocess(
             VaeSectionDecoder(vae, execution.kernels, use),

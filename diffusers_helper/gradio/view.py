@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.messages import ENGLISH, Language
-from diffusers_helper.core.planning import FPS, LATENT_WINDOW, sections_for, total_frames
+from diffusers_helper.core.plan import FPS, LATENT_WINDOW, sections_for, total_frames
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
 from diffusers_helper.jobs.job import public_name

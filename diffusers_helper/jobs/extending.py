@@ -13,7 +13,8 @@ from pathlib import Path
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.files import display_name, output_error
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import FPS, LATENT_WINDOW, plan_video, sections_for
+from diffusers_helper.core.plan import FPS, LATENT_WINDOW, sections_for
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore

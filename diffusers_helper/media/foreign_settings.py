@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusers_helper.core.buckets import BUCKETS
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import LATENT_WINDOW
+from diffusers_helper.core.plan import LATENT_WINDOW
 from diffusers_helper.core.variants import VARIANTS
 
 NAMES = {
