@@ -35,6 +35,7 @@ from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.tensor_file import TensorFile
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
@@ -57,7 +58,7 @@ def photo():
 
 def run(components, photo, output, checkpoint=None, **changes):
     request = GenerationRequest(**(SMALL | changes))
-    return generate(request, photo, components=components, output=output, checkpoint=checkpoint)
+    return generate(JobInputs(request, {"start": photo}), components=components, output=output, checkpoint=checkpoint)
 
 
 def frames_of(path):
@@ -89,7 +90,8 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
     components, photo, tmp_path, monkeypatch
 ):
     request = GenerationRequest(**SMALL)
-    next(generate(request, photo, components=components, output=tmp_path / "a", metadata=False))
+    inputs = JobInputs(request, {"start": photo})
+    next(generate(inputs, components=components, output=tmp_path / "a", metadata=False))
     monkeypatch.setattr(generation, "can_carry", lambda _: False)
     first = next(run(components, photo, tmp_path / "b"))
     assert first == Note("The settings could not be written into the picture and the video.")
@@ -166,8 +168,9 @@ def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_p
         if left <= 0:
             raise CancelledError("stopped")
 
+    inputs = JobInputs(GenerationRequest(**SMALL), {"start": photo})
     with pytest.raises(CancelledError):
-        list(generate(GenerationRequest(**SMALL), photo, components=components, output=tmp_path / "a", check=check))
+        list(generate(inputs, components=components, output=tmp_path / "a", check=check))
     assert left == 0
     assert not list(tmp_path.glob("*.part"))
     assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
@@ -400,17 +403,16 @@ def test_sections_of_another_size_are_made_again(components, photo, moments, tmp
 def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, moments, tmp_path):
     whole, variant = moments
     store = JobStore(tmp_path / "jobs")
-    short = GenerationRequest(**SMALL | THREE | {"variant": variant, "seconds": 2.4, "keep": ("latents",)})
-    with store.running("a", short, photo) as folder:
-        list(generate(short, photo, components=components, output=tmp_path / "a", checkpoint=Checkpoint(folder)))
+    request = GenerationRequest(**SMALL | THREE | {"variant": variant, "seconds": 2.4, "keep": ("latents",)})
+    short = JobInputs(request, {"start": photo})
+    with store.running("a", short) as folder:
+        list(generate(short, components=components, output=tmp_path / "a", checkpoint=Checkpoint(folder)))
     assert not (tmp_path / "a.png").exists()
-    record = begin_longer(store, "a", "b", 1.2)
-    with store.running("b", record.request, photo) as folder:
+    longer = JobInputs(begin_longer(store, "a", "b", 1.2).request, {"start": photo})
+    with store.running("b", longer) as folder:
         checkpoint = Checkpoint(folder)
         assert len(checkpoint) == 2
-        events = list(
-            generate(record.request, photo, components=components, output=tmp_path / "b", checkpoint=checkpoint)
-        )
+        events = list(generate(longer, components=components, output=tmp_path / "b", checkpoint=checkpoint))
     assert sum(isinstance(event, StepDone) for event in events) == 1
     assert all(map(torch.equal, (section.latents for section in checkpoint), whole.latents))
     assert np.array_equal(frames_of(tmp_path / "b.mp4"), frames_of(whole.folder / "whole/id.mp4"))

@@ -18,6 +18,7 @@ from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
 
@@ -270,8 +271,8 @@ def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
     visitors, words = ClientJobs(manager), [new_client_id() for _ in range(4)]
     photo = SimpleNamespace(name="", notes=())
     for word in words:
-        request = GenerationRequest(seconds=1, steps=1)
-        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, client_id=word))
+        inputs = JobInputs(GenerationRequest(seconds=1, steps=1), {"start": photo})
+        visitors.start(word, lambda word=word, inputs=inputs: manager.submit(inputs, client_id=word))
         visitors.stop(word)
         assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
     assert [visitors.job(word) is None for word in words] == [True, True, False, False]

@@ -9,6 +9,7 @@ from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.loading.components import Components
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files import LocalFolder
@@ -151,7 +152,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
 
     manager = JobManager(run, prepare=prepare)
     try:
-        job = manager.submit(components.defaults, photo=None)
+        job = manager.submit(JobInputs(components.defaults, {}))
         assert not ran.wait(0.1)
         assert manager.snapshot(job).state == "queued"
         begin.set()

@@ -14,9 +14,11 @@ from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import ResumeInfo
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import wait_for
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
+INPUTS = JobInputs(REQUEST, {})
 SECONDS = 60
 JOBS = str(Path(sys.modules[Job.__module__].__file__).parent)
 ERRORS = [ValueError("bug"), SystemExit(1), OutputError("The disk is full."), CancelledError("stop")]
@@ -68,8 +70,8 @@ class Setting:
         """Submit two jobs at once; return how they ended."""
         manager = self.manager
         with manager._board.changed:  # so that the worker meets the second one only after the first
-            self.first = manager.submit(REQUEST, None)
-            second = manager.submit(REQUEST, None)
+            self.first = manager.submit(INPUTS)
+            second = manager.submit(INPUTS)
         for job in (self.first, second):
             wait_for(lambda job=job: self._ended(job), SECONDS)
         return [manager.snapshot(job).state for job in (self.first, second)]

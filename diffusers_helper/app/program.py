@@ -43,7 +43,7 @@ from diffusers_helper.service.system_monitor import SystemMonitor
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components
-    from diffusers_helper.media.photo import Photo
+    from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +146,7 @@ class Program:
 
     def generate(
         self,
-        request: GenerationRequest,
-        photo: Photo,
+        inputs: JobInputs,
         name: str,
         *,
         check: Callable[[], None],
@@ -165,23 +164,23 @@ class Program:
 
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
-        request = request.with_seed()
-        with self._running(name, request, photo) as (folder, output):
+        inputs = inputs.with_seed()
+        request = inputs.request
+        with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, self.components.environment(request.variant)
             ):
                 checkpoint.forget()
             events = generate(
-                request,
-                photo,
+                inputs,
                 components=self.components,
                 output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, photo.image.size))
+            yield from self._speeds.timed(events, self._speed_key(request, inputs.start.image.size))
 
     def estimate(self, request: GenerationRequest) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
@@ -201,19 +200,19 @@ class Program:
         )
 
     @contextmanager
-    def _running(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[tuple[Path, Path]]:
+    def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:
         """Hold the job `name`; give the folder of its checkpoint, and the path of its files without ending.
 
         The path is in its record before any work, so that whoever goes on finds the files.
         """
         place, _, job_id = name.rpartition("/")
-        output, reserved = self._output_of(job_id, request), False
+        output, reserved = self._output_of(job_id, inputs.request), False
         if not output:
-            names = stems(self._template, request, photo.name, job_id)
+            names = stems(self._template, inputs.request, inputs.start.name, job_id)
             stem = reserve(self.outputs / place, names) if self._template else job_id
             output, reserved = f"{place}/{stem}" if place else stem, True
         try:
-            with self.store.running(job_id, request, photo, output=output, models=self._config.models or "") as folder:
+            with self.store.running(job_id, inputs, output=output, models=self._config.models or "") as folder:
                 yield folder, self.outputs / output
         finally:
             if reserved:
@@ -272,8 +271,7 @@ class Program:
             place = user_folder(job.owner) if by_user else hidden_folder() if apart else ""
             name = f"{place}/{job.id}" if place else job.id
             return self.generate(
-                job.request,
-                job.photo,
+                job.inputs,
                 name,
                 check=job.check,
                 report=job.set_status,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
-from diffusers_helper.media.photo import Photo, resize_and_center_crop
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
@@ -66,8 +68,7 @@ CHECKPOINT_BYTES_PER_PIXEL = LATENT_WINDOW * 16 * 4 / 64
 
 
 def generate(
-    request: GenerationRequest,
-    photo: Photo,
+    inputs: JobInputs,
     *,
     components: Components,
     output: Path,
@@ -78,8 +79,7 @@ def generate(
     """Make one video.
 
     Args:
-        request: the settings; a seed of -1 is drawn here.
-        photo: the start picture.
+        inputs: the settings, where a seed of -1 is drawn here, and the pictures.
         components: the models.
         output: the files' stem, for example `outputs/20261122_101500_123`.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
@@ -90,34 +90,35 @@ def generate(
     closing the iterator stops the work and keeps the sections that were done.
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
-    request = request.with_seed()
+    request = inputs.request.with_seed()
     request = request.model_copy(update={"resolution": request.resolution or components.defaults.resolution})
+    inputs, recipe = replace(inputs, request=request), recipe_of(request) if metadata else ""
     with out_of_memory_as_error():
-        yield from _stages(request, photo, components, output, check, kept, recipe_of(request) if metadata else "")
+        yield from _stages(inputs, components, output, check, kept, recipe)
 
 
 def _stages(
-    request: GenerationRequest,
-    photo: Photo,
+    inputs: JobInputs,
     components: Components,
     output: Path,
     check: Check,
     checkpoint: Checkpoint,
     recipe: str,
 ) -> Generator[Event, None, None]:
+    request = inputs.request
     components.plan_memory(request.preserved_memory_gb)
     plan = plan_video(request.variant, request.sections)
     if recipe and not can_carry(recipe):
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
-    picture, png = _pictured(request, photo, recipe)
+    picture, png = _pictured(inputs, recipe)
     video = GrowingVideo(output, plan.grows_at_front, request.crf, tags=Tags(recipe, png) if recipe else Tags())
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
     yield from _kept(request, output, png, picture.shape[0] * picture.shape[1], check, checkpoint)
     checkpoint.expect(picture.shape[0] // VAE_SCALE, picture.shape[1] // VAE_SCALE)
-    for text in (*photo.notes, *_notes_on(request)):
+    for text in (*inputs.start.notes, *_notes_on(request)):
         yield Note(text)
     conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
@@ -246,11 +247,12 @@ def _encoded(
     return conditions, start_latent, vae
 
 
-def _pictured(request: GenerationRequest, photo: Photo, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
-    """Bring the photo to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
-    assert request.resolution is not None, "generate fills it in"
-    height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
-    picture = resize_and_center_crop(np.asarray(photo.image), width, height)
+def _pictured(inputs: JobInputs, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
+    """Bring the start picture to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
+    resolution, image = inputs.request.resolution, inputs.start.image
+    assert resolution is not None, "generate fills it in"
+    height, width = find_nearest_bucket(image.height, image.width, resolution)
+    picture = resize_and_center_crop(np.asarray(image), width, height)
     png = io.BytesIO()
     Image.fromarray(picture).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
     return picture, png.getvalue()

@@ -34,6 +34,7 @@ from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import START, JobInputs
 
 
 class PageHandlers:
@@ -93,14 +94,12 @@ class PageHandlers:
         message = ""
         try:
             wanted = read_request(self._variant.name, settings)
-            photo = read_photo(image, self._photos, request)
+            inputs = JobInputs(wanted, {START: read_photo(image, self._photos, request)})
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
             if self._asked.again(str(whose), image, wanted, self._client_jobs.job(whose)):
                 return [view.same_again(self._t), *self.tick(client_id, seen, request)]
-            self._client_jobs.start(
-                whose, lambda: self._manager.submit(wanted, photo, owner=owner, client_id=str(whose))
-            )
+            self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
             self._asked.note(str(whose), image, self._client_jobs.job(whose))
         except FramePackError as error:
             message = self._t(str(error))
