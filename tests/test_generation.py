@@ -39,6 +39,7 @@ from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
+from diffusers_helper.memory import Residency
 from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
 
@@ -417,6 +418,38 @@ def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, mome
     assert all(map(torch.equal, (section.latents for section in checkpoint), whole.latents))
     assert np.array_equal(frames_of(tmp_path / "b.mp4"), frames_of(whole.folder / "whole/id.mp4"))
     assert len(frames_of(tmp_path / "a.mp4")) == 73
+
+
+class Watched(Residency):
+    """Notes the models that are placed on the device."""
+
+    def __init__(self, device, policy):
+        super().__init__(device, policy)
+        self.used = []
+
+    def use(self, model, *, swap=False):
+        self.used.append(type(model).__name__)
+        return super().use(model, swap=swap)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_run_that_goes_on_encodes_nothing(photo, moments):
+    """And its autoencoder is placed for the first section that is decoded, not before."""
+    whole, variant = moments
+    folder = whole.folder / "watched"
+    shutil.copytree(whole.cuts["StageStarted sample 0"], folder)
+    components = Components(LocalFolder(TINY_FOLDER), "cpu")
+    components.residency = watched = Watched("cpu", components.policy)
+    stages, used = [], []
+    for event in run(components, photo, folder / "id", Checkpoint(folder / "job"), variant=variant, **THREE):
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+        if isinstance(event, SectionDone):
+            break
+        used = [*watched.used]
+    assert stages == ["load", "sample", "decode"]
+    assert used == ["HunyuanVideoTransformer3DModelPacked"]
+    assert watched.used == [*used, "AutoencoderKLHunyuanVideo"]
 
 
 @pytest.mark.usefixtures("_quick")

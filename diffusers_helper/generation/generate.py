@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -39,11 +38,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.encoders.hunyuan import vae_encode
-from diffusers_helper.framepack.decoding import VaeSectionDecoder
 from diffusers_helper.framepack.engine import VAE_SCALE, Conditions, EarlierRun, Sampler, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.conditions import Check, make_conditions
+from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
@@ -54,10 +53,8 @@ from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
+from diffusers_helper.model_files.parts import VAE
 from diffusers_helper.models.step_caches import STEP_CACHES
-
-if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 
 BLANK = 8
 """Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""
@@ -120,8 +117,9 @@ def _stages(
     checkpoint.expect(picture.shape[0] // VAE_SCALE, picture.shape[1] // VAE_SCALE)
     for text in (*inputs.start.notes, *_notes_on(request)):
         yield Note(text)
-    conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
+    conditions, start_latent = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
+    components.load(VAE)  # decoding needs it: what is wrong with its files is told before any sampling
     transformer = components.transformer(request.variant)
     height, width = picture.shape[:2]
     settings = sampling_settings(request)
@@ -147,7 +145,7 @@ def _stages(
         Sampler(transformer, components.device, transformer.dtype, execution, use),
         settings,
         Postprocess(
-            VaeSectionDecoder(vae, execution.kernels, use),
+            ComponentsDecoder(components, execution.kernels, check),
             wrap=lambda events, stopped: _saved(
                 _shown(events) if shows_something else events, video, plan, checkpoint, _both(check, stopped)
             ),
@@ -229,22 +227,22 @@ def _encoded(
     check: Check,
     checkpoint: Checkpoint,
     folder: Path,
-) -> Generator[Event, None, tuple[Conditions, Tensor, AutoencoderKLHunyuanVideo]]:
-    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE.
+) -> Generator[Event, None, tuple[Conditions, Tensor]]:
+    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new.
 
     `folder` is that of the results, whose disk the checkpoint is on, too.
     """
-    found = checkpoint.conditions()
-    conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
+    if found := checkpoint.conditions():
+        return found
+    conditions = yield from make_conditions(request, picture, components, check)
     yield StageStarted("image", Message("Encoding the photo"))
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
-        start_latent = found[1] if found else vae_encode(_pixels_of(picture), vae, noise)
-    if not found:
-        begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
-        need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
-        yield from retry_when_disk_full(begin, folder, need, check)
-    return conditions, start_latent, vae
+        start_latent = vae_encode(_pixels_of(picture), vae, noise)
+    begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
+    need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
+    yield from retry_when_disk_full(begin, folder, need, check)
+    return conditions, start_latent
 
 
 def _pictured(inputs: JobInputs, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
