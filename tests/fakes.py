@@ -25,7 +25,8 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.connections import LimitedProtocol
-from diffusers_helper.gradio.server import application
+from diffusers_helper.gradio.content import ModelCard, ProgramStatus
+from diffusers_helper.gradio.server import Site, application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
@@ -185,15 +186,10 @@ def serve_page(
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        about = {
-            "defaults": request,
-            "models_note": models_note,
-            "outputs": outputs,
-            "computer": SystemMonitor(outputs),
-        }
-        about["estimate"] = estimate
-        pages = in_a_loop(build_pages, languages, variant, manager, **about)
-        app = in_a_loop(application, pages, manager, access, outputs)
+        model = ModelCard(variant, request, models_note, estimate=estimate)
+        status = ProgramStatus(SystemMonitor(outputs))
+        pages = in_a_loop(build_pages, languages, model, manager, outputs, status)
+        app = in_a_loop(application, Site(pages, manager, access, outputs))
         config = uvicorn.Config(
             app, http=LimitedProtocol, ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1
         )

@@ -19,6 +19,7 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.generation.checkpoint import Checkpoint, environment_in
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.app import build_pages
+from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
@@ -306,8 +307,8 @@ def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path)
     victim = fill(tmp_path / "out")
     victim.write("job.json", "<b>")
     sweep(victim.store)
-    about = {"defaults": REQUEST, "models_note": "", "outputs": tmp_path, "quarantined": victim.store.quarantined}
-    [page] = in_a_loop(build_pages, ["ja"], ORIGINAL, JobManager(lambda job: iter(())), **about).values()
+    model, status = ModelCard(ORIGINAL, REQUEST), ProgramStatus(quarantined=victim.store.quarantined)
+    [page] = in_a_loop(build_pages, ["ja"], model, JobManager(lambda job: iter(())), tmp_path, status).values()
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
     [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]
     html = call()
