@@ -29,6 +29,7 @@ from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.gradio.server import Site, application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -181,7 +182,7 @@ def serve_page(
     outputs.mkdir(parents=True, exist_ok=True)
     access = access or Access()
     run = FakeRun(outputs, by_user=access.accounts is not None)
-    manager = manager or JobManager(run, new_previewer=lambda: fake_preview)
+    manager = manager or JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview))
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))

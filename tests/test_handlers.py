@@ -18,7 +18,9 @@ from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
@@ -27,7 +29,7 @@ from tests.test_unfinished import Life
 @pytest.fixture
 def fake(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, new_previewer=lambda: fake_preview)
+    manager = JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview))
     yield run, manager
     run.hold.set()
     assert manager.close(60)
@@ -266,7 +268,7 @@ def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
 
 def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, keep=2, max_waiting=1000)
+    manager = JobManager(run, limits=QueueLimits(waiting=1000, remembered=2))
     visitors, words = ClientJobs(manager), [new_client_id() for _ in range(4)]
     photo = SimpleNamespace(name="", notes=())
     for word in words:

@@ -12,6 +12,7 @@ import pytest
 
 from diffusers_helper.core.errors import FramePackError, OutputError, QueueFullError, SettingsError
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.recovery import KeptJobs
 from tests.test_unfinished import INPUTS, Life
 
@@ -56,7 +57,7 @@ class SlowLife(Life):
     def __init__(self, outputs):
         super().__init__(outputs)
         self.disk = SlowDisk(self.manager._kept)
-        self.manager = JobManager(self.run, unfinished=self.disk, max_waiting=1000)
+        self.manager = JobManager(self.run, unfinished=self.disk, limits=QueueLimits(waiting=1000))
         self.stopped = self.begin(client_id="ann", owner="ann")
         self.manager.cancel(self.stopped)
         assert self.manager.wait(self.stopped, SECONDS).sections_kept == 1
@@ -167,7 +168,8 @@ def test_a_race_of_two_loses_nothing(tmp_path, first, second, when):
 
 def test_many_at_once_lose_nothing(tmp_path):
     chance, life = random.Random(20261128), Life(tmp_path / "out", wait_before=2)
-    life.manager = JobManager(life.run, unfinished=life.manager._kept, max_waiting=1000, keep=1000)
+    limits = QueueLimits(waiting=1000, remembered=1000)
+    life.manager = JobManager(life.run, unfinished=life.manager._kept, limits=limits)
     manager, errors = life.manager, []
     jobs = [manager.submit(INPUTS, owner=str(number % 3), client_id="ann") for number in range(6)]
     given_up = set()

@@ -20,6 +20,8 @@ from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone,
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
@@ -96,7 +98,7 @@ def test_a_job_from_start_to_end(manage):
         yield grown(job)
         yield finished(job)
 
-    manager = manage(run, new_previewer=lambda: lambda denoised: b"jpeg")
+    manager = manage(run, hooks=WorkerHooks(new_previewer=lambda: lambda denoised: b"jpeg"))
     job = manager.submit(INPUTS)
     end = manager.wait(job, SECONDS)
     assert (end.state, end.video, end.frames, end.partial, end.error) == ("done", f"{job}.mp4", 37, False, "")
@@ -159,7 +161,7 @@ def test_every_change_has_a_new_version(manage, gate):
 
 
 def test_too_many_waiting(manage, gate):
-    manager = manage(gate, max_waiting=2)
+    manager = manage(gate, limits=QueueLimits(waiting=2))
     manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     for _ in range(2):
@@ -284,7 +286,7 @@ def test_cancel_when_the_video_is_already_there_keeps_it_done(manage):
 
 
 def test_cancel_racing_completion_gives_exactly_one_end(manage):
-    manager = manage(max_waiting=1000, keep=1000)
+    manager = manage(limits=QueueLimits(waiting=1000, remembered=1000))
     jobs = []
     for _ in range(200):
         jobs.append(manager.submit(INPUTS))
@@ -330,7 +332,7 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(manage, name, place, cap
         return fail(job)
 
     freed = []
-    manager = manage(run, on_failure=lambda: freed.append(True))
+    manager = manage(run, hooks=WorkerHooks(on_failure=lambda: freed.append(True)))
     job = manager.submit(INPUTS)
     end = manager.wait(job, SECONDS)
     assert end.state == "failed"
@@ -371,7 +373,7 @@ def test_memory_is_free_when_on_failure_is_called(manage, monkeypatch):
         gc.collect()
         seen.append(alive[0]())
 
-    manager = manage(run, on_failure=inspect)
+    manager = manage(run, hooks=WorkerHooks(on_failure=inspect))
     manager.wait(manager.submit(INPUTS), SECONDS)
     assert seen == [None]
 
@@ -385,7 +387,7 @@ def test_helpers_that_fail_do_not_end_the_worker(manage, option, caplog):
         raise CancelledError if job.request.steps == 1 else RuntimeError
         yield
 
-    manager = manage(run, **{option: broken})
+    manager = manage(run, hooks=WorkerHooks(**{option: broken}))
     jobs = [manager.submit(JobInputs(GenerationRequest(steps=steps), {})) for steps in (2, 1, 2)]
     assert [manager.wait(job, SECONDS).state for job in jobs] == ["failed", "cancelled", "failed"]
     assert "broken helper" in caplog.text
@@ -398,7 +400,7 @@ def test_prepare_runs_once_before_the_first_job(manage):
         order.append("job")
         yield finished(job)
 
-    manager = manage(run, prepare=lambda: order.append("prepare"))
+    manager = manage(run, hooks=WorkerHooks(prepare=lambda: order.append("prepare")))
     manager.start()
     for _ in range(2):
         manager.wait(manager.submit(INPUTS), SECONDS)
@@ -409,7 +411,7 @@ def test_prepare_runs_once_before_the_first_job(manage):
 
 
 def test_only_so_many_ended_jobs_are_remembered(manage):
-    manager = manage(keep=3)
+    manager = manage(limits=QueueLimits(remembered=3))
     jobs = [manager.submit(INPUTS, token=str(number)) for number in range(5)]
     for job in jobs[-1:]:
         manager.wait(job, SECONDS)
@@ -451,7 +453,7 @@ def test_the_prompt_is_not_in_the_log(manage, caplog):
 
 
 def test_concurrent_readers_and_writers(manage):
-    manager = manage(max_waiting=1000)
+    manager = manage(limits=QueueLimits(waiting=1000))
     stop = threading.Event()
     seen, errors = {}, []
 
@@ -505,7 +507,7 @@ def test_owners_take_turns(manage, gate, submitted, expected):
 
 
 def test_nobody_fills_the_queue_alone(manage, gate):
-    manager = manage(gate, max_waiting=6, max_per_owner=3)
+    manager = manage(gate, limits=QueueLimits(waiting=6, per_owner=3))
     manager.submit(INPUTS, owner="a")
     assert gate.reached.wait(SECONDS)
     for number in range(500):

@@ -11,6 +11,7 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, Refused
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, wait_for
@@ -22,7 +23,7 @@ LIST, VIDEOS, STOP = range(3)
 @pytest.fixture
 def fake(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, max_waiting=3)
+    manager = JobManager(run, limits=QueueLimits(waiting=3))
     yield run, manager
     run.hold.set()
     assert manager.close(60)

@@ -8,6 +8,7 @@ import torch
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory import MemoryPolicy
@@ -150,7 +151,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         assert begin.wait(20)
         preload.run(components, "f1", resume)
 
-    manager = JobManager(run, prepare=prepare)
+    manager = JobManager(run, hooks=WorkerHooks(prepare=prepare))
     try:
         job = manager.submit(JobInputs(components.defaults, {}))
         assert not ran.wait(0.1)

@@ -17,6 +17,7 @@ from diffusers_helper.core.errors import (
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.media.inputs import JobInputs
@@ -247,7 +248,7 @@ def test_a_job_that_waits_and_is_cancelled_does_not_come_back(live):
 
 
 def test_a_refused_job_leaves_nothing(live, monkeypatch):
-    life = live(max_waiting=1)
+    life = live(limits=QueueLimits(waiting=1))
     job = life.begin()
     life.manager.submit(INPUTS)
     with pytest.raises(QueueFullError):

@@ -14,6 +14,7 @@ from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import ResumeInfo
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import wait_for
 
@@ -43,9 +44,7 @@ class Setting:
         self.manager = JobManager(
             self.run,
             unfinished=Kept(),
-            new_previewer=lambda: self.preview,
-            prepare=lambda: None,
-            on_failure=lambda: None,
+            hooks=WorkerHooks(lambda: self.preview, lambda: None, lambda: None),
         )
         self.first = ""
 
@@ -174,9 +173,11 @@ def test_a_helper_that_always_fails_ends_its_own_job_and_no_other(where, error):
     setting.manager = JobManager(
         run,
         unfinished=kept,
-        prepare=fail if where == "prepare" else None,
-        new_previewer=fail if where == "new_previewer" else lambda: fail if where == "preview" else setting.preview,
-        on_failure=fail if where == "on_failure" else None,
+        hooks=WorkerHooks(
+            new_previewer=fail if where == "new_previewer" else lambda: fail if where == "preview" else setting.preview,
+            prepare=fail if where == "prepare" else None,
+            on_failure=fail if where == "on_failure" else None,
+        ),
     )
     first, second = setting.make_two()
     assert first in ("failed", "cancelled")

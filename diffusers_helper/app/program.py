@@ -25,9 +25,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
@@ -300,10 +302,8 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            max_per_owner=max_per_owner,
-            new_previewer=_new_previewer,
-            prepare=prepare,
-            on_failure=after_failure,
+            hooks=WorkerHooks(_new_previewer, prepare, after_failure),
+            limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self._variant, self.env_warning),
         )
         return manager

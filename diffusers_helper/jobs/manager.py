@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +19,13 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
-from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, first_snapshot
-from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, first_snapshot
+from diffusers_helper.jobs.queue import JobQueue, QueueLimits
 from diffusers_helper.jobs.record import JobRecord, picture_records
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.jobs.worker import Run, Work, Worker
+from diffusers_helper.jobs.worker import Run, Work, Worker, WorkerHooks
 
 if TYPE_CHECKING:
     from diffusers_helper.media.inputs import JobInputs
@@ -41,12 +40,8 @@ class JobManager:
 
     Args:
         run: makes the events of a job; ended by `close()` on what it returns.
-        max_waiting: how many jobs may wait.
-        max_per_owner: how many of them may be for one owner; None for no limit.
-        keep: how many ended jobs are remembered.
-        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
-        prepare: called once in the worker before its first job, for slow imports.
-        on_failure: called after a failed run has let go of its memory, to free what it left.
+        hooks: what the worker calls beside it.
+        limits: how much it takes.
         unfinished: the jobs on the disk; None keeps them in memory alone.
 
     Attributes:
@@ -57,20 +52,17 @@ class JobManager:
         self,
         run: Run,
         *,
-        max_waiting: int = 20,
-        max_per_owner: int | None = None,
-        keep: int = 100,
-        new_previewer: Callable[[], Previewer] | None = None,
-        prepare: Callable[[], None] | None = None,
-        on_failure: Callable[[], None] | None = None,
+        hooks: WorkerHooks | None = None,
+        limits: QueueLimits | None = None,
         unfinished: KeptJobs | None = None,
     ) -> None:
         self.stats = WorkerStats()
         self._kept: KeptJobs = unfinished or KeptJobs()
-        self._board = Board(keep)
-        self._queue = JobQueue(max_waiting, max_per_owner)
+        limits = limits or QueueLimits()
+        self._board = Board(limits.remembered)
+        self._queue = JobQueue(limits.waiting, limits.per_owner)
         self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
-        work = Work(run, new_previewer, prepare, on_failure, self._finish)
+        work = Work(run, self._finish, hooks or WorkerHooks())
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
         self._recovered = False
 
