@@ -41,6 +41,7 @@ from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo
+from diffusers_helper.media.inputs import START, JobInputs
 from diffusers_helper.media.photo import Photo
 
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}
@@ -123,7 +124,9 @@ def all_events(request: GenerationRequest, folder: Path, counts: Counts) -> Iter
     components = Components(resolve_models(str(small_models(folder / "models")), accelerator=False), "cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     photo = Photo(Image.fromarray(pixels).resize((128, 128), Image.Resampling.BICUBIC), "colours", ())
-    return generate(request, photo, components=components, output=folder / "video", check=counts.step)
+    return generate(
+        JobInputs(request, {START: photo}), components=components, output=folder / "video", check=counts.step
+    )
 
 
 def quick_events(request: GenerationRequest, folder: Path, counts: Counts) -> Iterator[Event]:

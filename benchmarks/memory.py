@@ -33,10 +33,10 @@ from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.encoders.hunyuan import vae_encode
-from diffusers_helper.framepack.decoding import VaeSectionDecoder
 from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.generation.conditions import make_conditions
+from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.loading.components import Components, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
@@ -243,7 +243,7 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
         VideoInputs({START: start_latent}, {0: conditions}, seed=7),
         one_sampler(Sampler(transformer, components.device, transformer.dtype, execution, use)),
         SamplingSettings(args.steps),
-        Postprocess(VaeSectionDecoder(vae, execution.kernels, use)),
+        Postprocess(ComponentsDecoder(components, execution.kernels, lambda: None)),
     )
     try:
         for event in events:

@@ -21,6 +21,7 @@ from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
+from diffusers_helper.media.inputs import START, JobInputs
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 
 SECTION_FRAMES = 4 * LATENT_WINDOW
@@ -68,9 +69,9 @@ class Studio:
     def sections(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Iterator[SectionDone]:
         """The finished sections of a video, in the order of sampling, with latents and pixels."""
         request = self.settings.model_copy(update={"prompt": prompt, "variant": variant, "seconds": seconds})
-        photo = Photo(Image.fromarray(picture), "picture", ())
+        inputs = JobInputs(request, {START: Photo(Image.fromarray(picture), "picture", ())})
         with tempfile.TemporaryDirectory() as folder:
-            for event in generate(request, photo, components=self.components, output=Path(folder) / "clip"):
+            for event in generate(inputs, components=self.components, output=Path(folder) / "clip"):
                 if isinstance(event, SectionDone):
                     yield event
 

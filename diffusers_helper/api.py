@@ -157,10 +157,12 @@ class FramePack:
         self._program.release()
 
     def _events(self, request: GenerationRequest, picture: Picture) -> Generator[Event, None, None]:
+        from diffusers_helper.media.inputs import START, JobInputs
         from diffusers_helper.media.photo import open_photo
 
         require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])
-        return self._program.generate(request, open_photo(picture), new_job_id(), check=_nothing, report=_nothing)
+        inputs = JobInputs(request, {START: open_photo(picture)})
+        return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)
 
 
 def _config(**given: Any) -> RuntimeConfig:

@@ -42,6 +42,13 @@ class Victim:
         file = self.folder / "job.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
+    def as_earlier(self, **fields: object) -> None:
+        """Write the record as versions up to 2026-11 did, which knew one picture."""
+        file = self.folder / "job.json"
+        record = json.loads(file.read_text())
+        start = record.pop("pictures")["start"]
+        file.write_text(json.dumps(record | {"photo_name": start["name"], "photo_notes": start["notes"]} | fields))
+
     def request(self, **fields: object) -> None:
         file = self.folder / "job.json"
         record = json.loads(file.read_text())
@@ -278,17 +285,49 @@ def error_null(job: Victim) -> None:
 
 @becomes(ASIDE)
 def photo_name_list(job: Victim) -> None:
-    job.set(photo_name=[])
+    job.set(pictures={"start": {"name": [], "notes": []}})
 
 
 @becomes(ASIDE)
 def photo_notes_text(job: Victim) -> None:
-    job.set(photo_notes="one")
+    job.set(pictures={"start": {"name": "a.jpg", "notes": "one"}})
 
 
 @becomes(ASIDE)
 def photo_notes_numbers(job: Victim) -> None:
-    job.set(photo_notes=[1, 2])
+    job.set(pictures={"start": {"name": "a.jpg", "notes": [1, 2]}})
+
+
+@becomes(ASIDE)
+def pictures_list(job: Victim) -> None:
+    job.set(pictures=["start"])
+
+
+@becomes(ASIDE)
+def pictures_without_start(job: Victim) -> None:
+    job.set(pictures={})
+
+
+@becomes(ASIDE)
+def picture_elsewhere(job: Victim) -> None:
+    picture = {"name": "a.jpg", "notes": []}
+    job.set(pictures={"start": picture, "../../secret": picture})
+
+
+@becomes(ASIDE)
+def picture_that_is_not_there(job: Victim) -> None:
+    picture = {"name": "a.jpg", "notes": []}
+    job.set(pictures={"start": picture, "end": picture})
+
+
+@becomes(ASIDE)
+def earlier_photo_notes_numbers(job: Victim) -> None:
+    job.as_earlier(photo_notes=[1, 2])
+
+
+@becomes(WHOLE)
+def earlier_photo(job: Victim) -> None:
+    job.as_earlier()
 
 
 @becomes(ASIDE)

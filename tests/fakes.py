@@ -25,9 +25,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.connections import LimitedProtocol
-from diffusers_helper.gradio.server import application
+from diffusers_helper.gradio.content import ModelCard, ProgramStatus
+from diffusers_helper.gradio.server import Site, application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -76,7 +78,7 @@ class FakeRun:
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", Message("Reading the prompt"))
-        for note in (*job.photo.notes, *self.notes):
+        for note in (*job.inputs.start.notes, *self.notes):
             yield Note(note)
         for section in range(request.sections):
             place = {"number": section + 1, "sections": request.sections}
@@ -180,20 +182,15 @@ def serve_page(
     outputs.mkdir(parents=True, exist_ok=True)
     access = access or Access()
     run = FakeRun(outputs, by_user=access.accounts is not None)
-    manager = manager or JobManager(run, new_previewer=lambda: fake_preview)
+    manager = manager or JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview))
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        about = {
-            "defaults": request,
-            "models_note": models_note,
-            "outputs": outputs,
-            "computer": SystemMonitor(outputs),
-        }
-        about["estimate"] = estimate
-        pages = in_a_loop(build_pages, languages, variant, manager, **about)
-        app = in_a_loop(application, pages, manager, access, outputs)
+        model = ModelCard(variant, request, models_note, estimate=estimate)
+        status = ProgramStatus(SystemMonitor(outputs))
+        pages = in_a_loop(build_pages, languages, model, manager, outputs, status)
+        app = in_a_loop(application, Site(pages, manager, access, outputs))
         config = uvicorn.Config(
             app, http=LimitedProtocol, ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1
         )

@@ -28,8 +28,8 @@ def calls(monkeypatch, tmp_path):
     """Requests and photos that were asked for; the videos are files of a few bytes."""
     calls = []
 
-    def generate(request, photo, *, output, **_rest):
-        call = SimpleNamespace(request=request, photo=photo, closed=False)
+    def generate(inputs, *, output, **_rest):
+        call = SimpleNamespace(request=inputs.request, photo=inputs.start, closed=False)
         calls.append(call)
         try:
             yield StageStarted("text", "Reading the prompt")
@@ -38,7 +38,7 @@ def calls(monkeypatch, tmp_path):
                 yield StepDone(0, 1, step, 3, None)
             output.parent.mkdir(exist_ok=True)
             output.with_suffix(".mp4").write_bytes(b"video")
-            yield Finished(output.with_suffix(".mp4"), request.total_frames)
+            yield Finished(output.with_suffix(".mp4"), inputs.request.total_frames)
         finally:
             call.closed = True
 

@@ -40,13 +40,13 @@ class FakeProgram:
     def fault(self):
         return "The GPU does not answer any more." if self.lost and self.made else ""
 
-    def generate(self, request, photo, name, *, check, report):
-        self.made.append((request, photo.name))
+    def generate(self, inputs, name, *, check, report):
+        self.made.append((inputs.request, inputs.start.name))
         yield StepDone(0, 1, 1, 4, None)
         yield VideoGrown(self.outputs / f"{name}_partial_01.mp4", 33, 1)
-        if request.prompt in self.faults:
-            raise self.faults[request.prompt]
-        if request.prompt == "press":
+        if inputs.request.prompt in self.faults:
+            raise self.faults[inputs.request.prompt]
+        if inputs.request.prompt == "press":
             signal.raise_signal(signal.SIGINT)
             yield StepDone(0, 1, 2, 4, None)
         (self.outputs / f"{name}.mp4").parent.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,10 @@ class FakeProgram:
     def prepare(self):
         pass
 
-    def generate(self, request, photo, name, *, check, report):
-        self.photo = photo
+    def generate(self, inputs, name, *, check, report):
+        self.photo = inputs.start
         self.events = self._events(
-            request, name, report
+            inputs.request, name, report
         )  # held, so that it is not the garbage collector that closes it
         return self.events
 

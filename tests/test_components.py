@@ -250,7 +250,8 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     assert (components.policy.slots, components.policy.tile_vae, execution.mlp_chunk) == (3, True, None)
     free = 10
     assert "6 of the model's 6" in components.plan_sampling(transformer, work)[1]
-    assert (vae.use_tiling, vae.use_slicing) == (False, False)
+    with components.vae() as vae:
+        assert (vae.use_tiling, vae.use_slicing) == (False, False)
     free = 0.001
     execution, told = components.plan_sampling(transformer, work)
     assert "may need 0.6. If it stops, choose" in told

@@ -19,6 +19,7 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.generation.checkpoint import Checkpoint, environment_in
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.app import build_pages
+from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
@@ -40,9 +41,9 @@ SECONDS = 60
 def fill(outputs):
     """Leave a store as a killed process does, and return the job to damage."""
     store = JobStore(outputs / "jobs")
-    photo = Photo(Image.effect_noise((80, 64), 50).convert("RGB"), "noise.png", ())
+    pictures = {"start": Photo(Image.effect_noise((80, 64), 50).convert("RGB"), "noise.png", ())}
     for number, job in enumerate((INTERRUPTED, DAMAGED, WAITING)):
-        store.add(JobRecord(job, REQUEST, client_id=f"visitor {number}", output=job), photo)
+        store.add(JobRecord(job, REQUEST, client_id=f"visitor {number}", output=job), pictures)
         if job != WAITING:
             store.update(job, state="running")
             for section in range(2):
@@ -74,7 +75,7 @@ def started(store):
     """A queue over `store` that makes any job in a moment."""
 
     def run(job):
-        with store.running(job.id, job.request, job.photo):
+        with store.running(job.id, job.inputs):
             video = store.folder.parent / f"{job.id}.mp4"
             video.write_bytes(b"made")
             yield Finished(video, 109)
@@ -145,11 +146,11 @@ def test_all_at_once(tmp_path):
     """Jobs damaged in every way that puts a job aside, in one store."""
     victim = fill(tmp_path / "out")
     store, damaged = victim.store, 0
-    photo = store.photo(DAMAGED)
+    pictures = store.inputs(DAMAGED).pictures
     for number, (damage, outcome) in enumerate(DAMAGES.values()):
         if outcome == ASIDE:
             job = f"20260102_{number:06d}_{'a' * 16}"
-            store.add(JobRecord(job, REQUEST), photo)
+            store.add(JobRecord(job, REQUEST), pictures)
             for name in ("environment.json", "conditions.safetensors", "section_000.safetensors"):
                 (store.path(job) / name).touch()
             store.release(job)
@@ -165,10 +166,10 @@ def record_list_of(store, job):
 
 def test_names_in_the_quarantine_do_not_collide(tmp_path):
     victim = fill(tmp_path / "out")
-    photo = victim.store.photo(DAMAGED)
+    pictures = victim.store.inputs(DAMAGED).pictures
     for round in range(3):
         if round:
-            victim.store.add(JobRecord(DAMAGED, REQUEST), photo)
+            victim.store.add(JobRecord(DAMAGED, REQUEST), pictures)
             victim.store.release(DAMAGED)
         victim.write("job.json", f"[{round}]")
         assert DAMAGED not in [record.id for record in sweep(JobStore(victim.store.folder))]
@@ -270,11 +271,11 @@ SERVED = [
 def test_the_program_starts_and_serves_over_damaged_jobs(tmp_path):
     """The real program, with the tiny model: it tells of what it put aside, answers, and ends with 0."""
     victim = fill(tmp_path / "out")
-    photo = victim.store.photo(DAMAGED)
+    pictures = victim.store.inputs(DAMAGED).pictures
     victim.store.discard(WAITING)  # making it is another test's matter
     for number, name in enumerate(SERVED):
         job = Victim(victim.store, f"20260102_{number:06d}_{'a' * 16}")
-        job.store.add(JobRecord(job.id, REQUEST, state="stopped"), photo)
+        job.store.add(JobRecord(job.id, REQUEST, state="stopped"), pictures)
         for file in ("environment.json", "section_000.safetensors"):
             (job.folder / file).touch()
         job.store.release(job.id)
@@ -306,8 +307,8 @@ def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path)
     victim = fill(tmp_path / "out")
     victim.write("job.json", "<b>")
     sweep(victim.store)
-    about = {"defaults": REQUEST, "models_note": "", "outputs": tmp_path, "quarantined": victim.store.quarantined}
-    [page] = in_a_loop(build_pages, ["ja"], ORIGINAL, JobManager(lambda job: iter(())), **about).values()
+    model, status = ModelCard(ORIGINAL, REQUEST), ProgramStatus(quarantined=victim.store.quarantined)
+    [page] = in_a_loop(build_pages, ["ja"], model, JobManager(lambda job: iter(())), tmp_path, status).values()
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
     [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]
     html = call()

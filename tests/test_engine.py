@@ -128,9 +128,7 @@ def _one_call_in_bfloat16(golden):
     read = history.context(section)
     conditions = golden_conditions("i2v_1")
     arguments = transformer_arguments(
-        conditions.prompt_embeds,
-        conditions.prompt_mask,
-        conditions.pooled,
+        (conditions.prompt_embeds, conditions.prompt_mask, conditions.pooled),
         guidance_scale=10.0,
         batch=1,
         device=torch.device("cpu"),

@@ -35,9 +35,11 @@ from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.tensor_file import TensorFile
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
+from diffusers_helper.memory import Residency
 from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
 
@@ -57,7 +59,7 @@ def photo():
 
 def run(components, photo, output, checkpoint=None, **changes):
     request = GenerationRequest(**(SMALL | changes))
-    return generate(request, photo, components=components, output=output, checkpoint=checkpoint)
+    return generate(JobInputs(request, {"start": photo}), components=components, output=output, checkpoint=checkpoint)
 
 
 def frames_of(path):
@@ -89,7 +91,8 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
     components, photo, tmp_path, monkeypatch
 ):
     request = GenerationRequest(**SMALL)
-    next(generate(request, photo, components=components, output=tmp_path / "a", metadata=False))
+    inputs = JobInputs(request, {"start": photo})
+    next(generate(inputs, components=components, output=tmp_path / "a", metadata=False))
     monkeypatch.setattr(generation, "can_carry", lambda _: False)
     first = next(run(components, photo, tmp_path / "b"))
     assert first == Note("The settings could not be written into the picture and the video.")
@@ -166,8 +169,9 @@ def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_p
         if left <= 0:
             raise CancelledError("stopped")
 
+    inputs = JobInputs(GenerationRequest(**SMALL), {"start": photo})
     with pytest.raises(CancelledError):
-        list(generate(GenerationRequest(**SMALL), photo, components=components, output=tmp_path / "a", check=check))
+        list(generate(inputs, components=components, output=tmp_path / "a", check=check))
     assert left == 0
     assert not list(tmp_path.glob("*.part"))
     assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
@@ -400,21 +404,52 @@ def test_sections_of_another_size_are_made_again(components, photo, moments, tmp
 def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, moments, tmp_path):
     whole, variant = moments
     store = JobStore(tmp_path / "jobs")
-    short = GenerationRequest(**SMALL | THREE | {"variant": variant, "seconds": 2.4, "keep": ("latents",)})
-    with store.running("a", short, photo) as folder:
-        list(generate(short, photo, components=components, output=tmp_path / "a", checkpoint=Checkpoint(folder)))
+    request = GenerationRequest(**SMALL | THREE | {"variant": variant, "seconds": 2.4, "keep": ("latents",)})
+    short = JobInputs(request, {"start": photo})
+    with store.running("a", short) as folder:
+        list(generate(short, components=components, output=tmp_path / "a", checkpoint=Checkpoint(folder)))
     assert not (tmp_path / "a.png").exists()
-    record = begin_longer(store, "a", "b", 1.2)
-    with store.running("b", record.request, photo) as folder:
+    longer = JobInputs(begin_longer(store, "a", "b", 1.2).request, {"start": photo})
+    with store.running("b", longer) as folder:
         checkpoint = Checkpoint(folder)
         assert len(checkpoint) == 2
-        events = list(
-            generate(record.request, photo, components=components, output=tmp_path / "b", checkpoint=checkpoint)
-        )
+        events = list(generate(longer, components=components, output=tmp_path / "b", checkpoint=checkpoint))
     assert sum(isinstance(event, StepDone) for event in events) == 1
     assert all(map(torch.equal, (section.latents for section in checkpoint), whole.latents))
     assert np.array_equal(frames_of(tmp_path / "b.mp4"), frames_of(whole.folder / "whole/id.mp4"))
     assert len(frames_of(tmp_path / "a.mp4")) == 73
+
+
+class Watched(Residency):
+    """Notes the models that are placed on the device."""
+
+    def __init__(self, device, policy):
+        super().__init__(device, policy)
+        self.used = []
+
+    def use(self, model, *, swap=False):
+        self.used.append(type(model).__name__)
+        return super().use(model, swap=swap)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_run_that_goes_on_encodes_nothing(photo, moments):
+    """And its autoencoder is placed for the first section that is decoded, not before."""
+    whole, variant = moments
+    folder = whole.folder / "watched"
+    shutil.copytree(whole.cuts["StageStarted sample 0"], folder)
+    components = Components(LocalFolder(TINY_FOLDER), "cpu")
+    components.residency = watched = Watched("cpu", components.policy)
+    stages, used = [], []
+    for event in run(components, photo, folder / "id", Checkpoint(folder / "job"), variant=variant, **THREE):
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+        if isinstance(event, SectionDone):
+            break
+        used = [*watched.used]
+    assert stages == ["load", "sample", "decode"]
+    assert used == ["HunyuanVideoTransformer3DModelPacked"]
+    assert watched.used == [*used, "AutoencoderKLHunyuanVideo"]
 
 
 @pytest.mark.usefixtures("_quick")

@@ -15,9 +15,13 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
 
@@ -25,7 +29,7 @@ from tests.test_unfinished import Life
 @pytest.fixture
 def fake(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, new_previewer=lambda: fake_preview)
+    manager = JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview))
     yield run, manager
     run.hold.set()
     assert manager.close(60)
@@ -202,31 +206,29 @@ def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_
         assert uploaded_file(bad) is None, bad
 
 
-def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(fake, uploads):
-    page = handlers(ORIGINAL, fake[1])
-    assert "640 × 608" in page.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
-    assert "no longer here" in page.size_hint({"path": "/etc/passwd"}, 640)
-    assert "fp-fault" not in page.size_hint(None, 640)
+def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
+    hints = HintHandlers(ORIGINAL)
+    assert "640 × 608" in hints.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
+    assert "no longer here" in hints.size_hint({"path": "/etc/passwd"}, 640)
+    assert "fp-fault" not in hints.size_hint(None, 640)
 
 
-def test_what_is_told_before_the_start_follows_the_settings(fake, uploads):
-    page = PageHandlers(
-        ORIGINAL, fake[1], ClientJobs(fake[1]), estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False)
-    )
-    assert page.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
-    message, told = page.review("", uploads, **GOOD | {"steps": 0})
+def test_what_is_told_before_the_start_follows_the_settings(uploads):
+    hints = HintHandlers(ORIGINAL, estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False))
+    assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
+    message, told = hints.review("", uploads, **GOOD | {"steps": 0})
     assert (message, told) == (gr.skip(), ""), "nobody pressed Start yet"
 
 
 def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
-    page = handlers(ORIGINAL, fake[1])
+    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers(ORIGINAL)
     message = page.start(new_client_id(), "", None, **GOOD | {"steps": 0})[0]
     assert "steps: " in message
-    message = page.review(message, None, **GOOD)[0]
+    message = hints.review(message, None, **GOOD)[0]
     assert "Add a photo first" in message
-    message = page.review(message, {"path": "/etc/passwd"}, **GOOD)[0]
+    message = hints.review(message, {"path": "/etc/passwd"}, **GOOD)[0]
     assert "no longer here" in message
-    assert page.review(message, uploads, **GOOD)[0] == ""
+    assert hints.review(message, uploads, **GOOD)[0] == ""
 
 
 def test_the_seed_that_is_kept_is_that_of_the_newest_video(fake, uploads):
@@ -266,12 +268,12 @@ def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
 
 def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, keep=2, max_waiting=1000)
+    manager = JobManager(run, limits=QueueLimits(waiting=1000, remembered=2))
     visitors, words = ClientJobs(manager), [new_client_id() for _ in range(4)]
     photo = SimpleNamespace(name="", notes=())
     for word in words:
-        request = GenerationRequest(seconds=1, steps=1)
-        visitors.start(word, lambda word=word, request=request: manager.submit(request, photo, client_id=word))
+        inputs = JobInputs(GenerationRequest(seconds=1, steps=1), {"start": photo})
+        visitors.start(word, lambda word=word, inputs=inputs: manager.submit(inputs, client_id=word))
         visitors.stop(word)
         assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
     assert [visitors.job(word) is None for word in words] == [True, True, False, False]

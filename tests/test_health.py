@@ -11,7 +11,8 @@ from diffusers_helper.core.events import Finished, StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.worker import Worker
+from diffusers_helper.jobs.worker import Worker, WorkerHooks
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.service import health
 from diffusers_helper.service.health import About
 from diffusers_helper.service.system_monitor import GpuSample, Sample, SystemMonitor
@@ -26,7 +27,7 @@ class Server:
 
     def __init__(self, folder):
         self.resume, self.prepare = threading.Event(), threading.Event()
-        self.manager = JobManager(self.run, prepare=self.prepare.wait)
+        self.manager = JobManager(self.run, hooks=WorkerHooks(prepare=self.prepare.wait))
         monitor = Monitor(self.manager, ABOUT, SystemMonitor(folder))
         self.client = TestClient(Starlette(routes=routes(monitor)))
 
@@ -37,7 +38,7 @@ class Server:
         yield Finished(None, 37)
 
     def submit(self):
-        return self.manager.submit(GenerationRequest(seconds=2.4, steps=4, prompt="a secret wish"), None)
+        return self.manager.submit(JobInputs(GenerationRequest(seconds=2.4, steps=4, prompt="a secret wish"), {}))
 
     def get(self, path):
         answer = self.client.get(path)

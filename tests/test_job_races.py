@@ -12,8 +12,9 @@ import pytest
 
 from diffusers_helper.core.errors import FramePackError, OutputError, QueueFullError, SettingsError
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.recovery import KeptJobs
-from tests.test_unfinished import PHOTO, REQUEST, Life
+from tests.test_unfinished import INPUTS, Life
 
 SECONDS = 60
 A_MOMENT = 0.05  # for the second operation to come as far as it comes
@@ -56,7 +57,7 @@ class SlowLife(Life):
     def __init__(self, outputs):
         super().__init__(outputs)
         self.disk = SlowDisk(self.manager._kept)
-        self.manager = JobManager(self.run, unfinished=self.disk, max_waiting=1000)
+        self.manager = JobManager(self.run, unfinished=self.disk, limits=QueueLimits(waiting=1000))
         self.stopped = self.begin(client_id="ann", owner="ann")
         self.manager.cancel(self.stopped)
         assert self.manager.wait(self.stopped, SECONDS).sections_kept == 1
@@ -70,7 +71,7 @@ class SlowLife(Life):
             "resume": lambda: manager.resume(self.stopped),
             "cancel": lambda: manager.cancel(self.stopped),
             "discard": lambda: manager.discard(self.stopped),
-            "start": lambda: manager.submit(REQUEST, PHOTO, owner="ann", client_id="ann"),
+            "start": lambda: manager.submit(INPUTS, owner="ann", client_id="ann"),
             "end": lambda: manager.cancel(self.running),
             "close": lambda: manager.close(0),
         }
@@ -167,9 +168,10 @@ def test_a_race_of_two_loses_nothing(tmp_path, first, second, when):
 
 def test_many_at_once_lose_nothing(tmp_path):
     chance, life = random.Random(20261128), Life(tmp_path / "out", wait_before=2)
-    life.manager = JobManager(life.run, unfinished=life.manager._kept, max_waiting=1000, keep=1000)
+    limits = QueueLimits(waiting=1000, remembered=1000)
+    life.manager = JobManager(life.run, unfinished=life.manager._kept, limits=limits)
     manager, errors = life.manager, []
-    jobs = [manager.submit(REQUEST, PHOTO, owner=str(number % 3), client_id="ann") for number in range(6)]
+    jobs = [manager.submit(INPUTS, owner=str(number % 3), client_id="ann") for number in range(6)]
     given_up = set()
 
     def act(seed):
@@ -181,7 +183,7 @@ def test_many_at_once_lose_nothing(tmp_path):
             elif what == "c":
                 manager.cancel(job)
             elif what == "s":
-                jobs.append(manager.submit(REQUEST, PHOTO, owner=str(own.randrange(3)), client_id="ann"))
+                jobs.append(manager.submit(INPUTS, owner=str(own.randrange(3)), client_id="ann"))
             elif job in jobs[:2]:  # only these are ever given up
                 given_up.add(job)
                 manager.discard(job)
@@ -261,7 +263,7 @@ def test_a_disk_that_does_not_answer_stops_no_look_and_no_other_job(tmp_path):
     thread = begin(lambda: manager.resume(life.stopped), [])
     assert life.disk.reached.wait(SECONDS)
     inspect(manager)
-    other = manager.submit(REQUEST, PHOTO, owner="cyd")
+    other = manager.submit(INPUTS, owner="cyd")
     manager.cancel(other)
     assert manager.snapshot(other).state == "cancelled"
     manager.cancel(life.running)
@@ -284,13 +286,13 @@ def test_what_could_not_be_read_or_written_leaves_no_place_taken(tmp_path):
         with pytest.raises(OutputError):
             manager.resume(life.stopped)
         with pytest.raises(OutputError):
-            manager.submit(REQUEST, PHOTO, "the same press")
+            manager.submit(INPUTS, "the same press")
     assert manager.snapshot(life.stopped).resumable
     disk.take, disk.keep = take, keep
     manager.resume(life.stopped)
     with pytest.raises(QueueFullError):
-        manager.submit(REQUEST, PHOTO, "the same press")
+        manager.submit(INPUTS, "the same press")
     life.gate.set()
     assert manager.wait(life.stopped, SECONDS).state == "done"
-    assert manager.wait(manager.submit(REQUEST, PHOTO, "the same press"), SECONDS).state == "done"
+    assert manager.wait(manager.submit(INPUTS, "the same press"), SECONDS).state == "done"
     assert manager.close(SECONDS)

@@ -22,6 +22,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
 REQUEST = GenerationRequest(seed=7)
@@ -39,7 +40,7 @@ def store(tmp_path):
 
 
 def new(store, photo, name="a", **fields):
-    store.add(JobRecord(name, REQUEST, **fields), photo)
+    store.add(JobRecord(name, REQUEST, **fields), {"start": photo})
 
 
 def test_a_job_comes_back_in_another_process(store, photo):
@@ -47,11 +48,24 @@ def test_a_job_comes_back_in_another_process(store, photo):
     other = JobStore(store.folder)
     record = other.record("a")
     assert (record.request.seed, record.owner, record.client_id, record.state) == (7, "me", "word", "queued")
-    found = other.photo("a")
+    found = other.inputs("a").start
     assert (found.name, found.notes) == (photo.name, photo.notes)
     assert np.array_equal(np.asarray(found.image), np.asarray(photo.image))
     assert store.update("a", state="failed", error="Full.").error == "Full."
     assert other.record("a").state == "failed"
+
+
+def test_every_picture_of_a_job_comes_back(store, photo):
+    end = Photo(Image.effect_noise((64, 96), 50).convert("RGB"), "end.png", ("It was turned.",))
+    store.add(JobRecord("a", REQUEST), {"start": photo, "end": end})
+    found = JobStore(store.folder).inputs("a")
+    assert sorted(path.name for path in (store.folder / "a").iterdir()) == ["job.json", "photo.png", "picture_end.png"]
+    assert {use: (picture.name, picture.notes) for use, picture in found.pictures.items()} == {
+        "start": (photo.name, photo.notes),
+        "end": (end.name, end.notes),
+    }
+    for use, given in (("start", photo), ("end", end)):
+        assert np.array_equal(np.asarray(found.pictures[use].image), np.asarray(given.image))
 
 
 HOLD = """
@@ -108,7 +122,7 @@ def test_what_is_no_id_touches_no_file(store, photo, name):
     with pytest.raises(UnknownJobError):
         store.record(name)
     with pytest.raises(UnknownJobError):
-        store.discard(name) if name != "none" else store.photo(name)
+        store.discard(name) if name != "none" else store.inputs(name)
     assert store.record("a")
 
 
@@ -117,7 +131,7 @@ def test_a_damaged_photo_is_a_sentence(store, photo):
     file = store.folder / "a/photo.png"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UnknownJobError, match=r"photo\.png cannot be used"):
-        store.photo("a")
+        store.inputs("a")
 
 
 def test_the_sweep_removes_what_died_half_written_and_lists_what_can_go_on(store, photo):
@@ -178,7 +192,7 @@ def test_a_thumbnail_is_small(store, photo):
 
 
 def run(store, photo, *, sections=0, error=None, request=REQUEST, **about):
-    with store.running("a", request, photo, **about) as folder:
+    with store.running("a", JobInputs(request, {"start": photo}), **about) as folder:
         for number in range(sections):
             (folder / f"section_{number:03d}.safetensors").touch()
         if error is not None:
@@ -320,7 +334,8 @@ def test_a_job_that_failed_for_want_of_room_is_kept_though_nothing_is_finished(s
 
 
 def test_a_record_that_is_gone_at_the_end_does_not_take_the_video_along(store, photo, caplog):
-    with store.running("a", GenerationRequest(seed=7, keep=("latents",)), photo) as folder:
+    inputs = JobInputs(GenerationRequest(seed=7, keep=("latents",)), {"start": photo})
+    with store.running("a", inputs) as folder:
         (folder / "job.json").unlink()
     assert "no unfinished video a" in caplog.text
 

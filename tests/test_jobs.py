@@ -20,8 +20,12 @@ from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone,
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
+from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.media.inputs import JobInputs
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
+INPUTS = JobInputs(REQUEST, {})
 SECONDS = 60  # how long anything here may take before the test fails
 
 
@@ -94,8 +98,8 @@ def test_a_job_from_start_to_end(manage):
         yield grown(job)
         yield finished(job)
 
-    manager = manage(run, new_previewer=lambda: lambda denoised: b"jpeg")
-    job = manager.submit(REQUEST, None)
+    manager = manage(run, hooks=WorkerHooks(new_previewer=lambda: lambda denoised: b"jpeg"))
+    job = manager.submit(INPUTS)
     end = manager.wait(job, SECONDS)
     assert (end.state, end.video, end.frames, end.partial, end.error) == ("done", f"{job}.mp4", 37, False, "")
     assert (end.variant, end.seed, end.total_frames, end.notes) == ("original", 7, 37, ("Truncated.",))
@@ -116,7 +120,7 @@ def test_a_run_can_tell_what_takes_long(manage, gate):
     seen = []
 
     manager = manage(run)
-    job = manager.submit(REQUEST, None)
+    job = manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     assert manager.snapshot(job).description == "Downloading the text encoder: 1 of 15 GB"
     manager.cancel(job)
@@ -127,13 +131,13 @@ def test_a_run_can_tell_what_takes_long(manage, gate):
 
 def test_the_seed_in_use_is_told_at_once(manage, gate):
     manager = manage(gate)
-    job = manager.submit(GenerationRequest(seed=-1), None)
+    job = manager.submit(JobInputs(GenerationRequest(seed=-1), {}))
     assert manager.snapshot(job).seed >= 0
 
 
 def test_jobs_run_in_order_one_at_a_time_and_know_their_place(manage, gate):
     manager = manage(gate)
-    jobs = [manager.submit(REQUEST, None) for _ in range(3)]
+    jobs = [manager.submit(INPUTS) for _ in range(3)]
     assert gate.reached.wait(SECONDS)
     assert [(job.state, job.position) for job in manager.jobs()] == [("running", 0), ("queued", 1), ("queued", 2)]
     gate.open.set()
@@ -144,10 +148,10 @@ def test_jobs_run_in_order_one_at_a_time_and_know_their_place(manage, gate):
 
 def test_every_change_has_a_new_version(manage, gate):
     manager = manage(gate)
-    manager.submit(REQUEST, None)
+    manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
-    second = manager.submit(REQUEST, None)
-    third = manager.submit(REQUEST, None)
+    second = manager.submit(INPUTS)
+    third = manager.submit(INPUTS)
     before = manager.snapshot(third)
     manager.cancel(second)
     after = manager.snapshot(third)
@@ -157,27 +161,27 @@ def test_every_change_has_a_new_version(manage, gate):
 
 
 def test_too_many_waiting(manage, gate):
-    manager = manage(gate, max_waiting=2)
-    manager.submit(REQUEST, None)
+    manager = manage(gate, limits=QueueLimits(waiting=2))
+    manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     for _ in range(2):
-        manager.submit(REQUEST, None)
+        manager.submit(INPUTS)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
-        manager.submit(REQUEST, None)
+        manager.submit(INPUTS)
     assert len(manager.jobs()) == 3
 
 
 def test_a_button_pressed_twice_is_one_job(manage, gate):
     manager = manage(gate)
-    assert manager.submit(REQUEST, None, token="press 1") == manager.submit(REQUEST, None, token="press 1")
-    assert manager.submit(REQUEST, None, token="press 2") != manager.submit(REQUEST, None)
+    assert manager.submit(INPUTS, token="press 1") == manager.submit(INPUTS, token="press 1")
+    assert manager.submit(INPUTS, token="press 2") != manager.submit(INPUTS)
     assert len(manager.jobs()) == 3
 
 
 @pytest.mark.parametrize("call", ["cancel", "snapshot", "wait"])
 def test_a_stranger_does_not_know_the_id(manage, gate, call):
     manager = manage(gate)
-    job = manager.submit(REQUEST, None)
+    job = manager.submit(INPUTS)
     for guess in ("", job[:-1], job[:15], "1"):
         with pytest.raises(UnknownJobError, match="not known"):
             getattr(manager, call)(guess)
@@ -195,7 +199,7 @@ def test_cancel_closes_the_run_in_the_worker_within_one_step(manage, gate, caplo
         return runs[-1]
 
     manager = manage(run)
-    job = manager.submit(REQUEST, None)
+    job = manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     manager.cancel(job)
     assert manager.snapshot(job).description == "Stopping after this step"
@@ -216,7 +220,7 @@ def test_cancel_inside_a_long_call_through_check(manage, caplog):
             job.check()
 
     manager = manage(run)
-    job = manager.submit(REQUEST, None)
+    job = manager.submit(INPUTS)
     assert inside.wait(SECONDS)
     with caplog.at_level(logging.INFO):
         manager.cancel(job)
@@ -228,7 +232,7 @@ def test_cancel_inside_a_long_call_through_check(manage, caplog):
 
 def test_cancelling_a_queued_job_removes_it(manage, gate):
     manager = manage(gate)
-    first, second, third = (manager.submit(REQUEST, None) for _ in range(3))
+    first, second, third = (manager.submit(INPUTS) for _ in range(3))
     manager.cancel(second)
     assert manager.snapshot(second).state == "cancelled"
     gate.open.set()
@@ -238,7 +242,7 @@ def test_cancelling_a_queued_job_removes_it(manage, gate):
 
 def test_cancel_twice_and_after_the_end_changes_nothing(manage, gate):
     manager = manage(gate)
-    first, second = manager.submit(REQUEST, None), manager.submit(REQUEST, None)
+    first, second = manager.submit(INPUTS), manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     manager.cancel(first)
     stopping = manager.snapshot(first)
@@ -254,10 +258,10 @@ def test_cancel_twice_and_after_the_end_changes_nothing(manage, gate):
 
 def test_cancel_then_start_at_once_is_a_clean_new_job(manage, gate):
     manager = manage(gate)
-    old = manager.submit(REQUEST, None)
+    old = manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     manager.cancel(old)
-    new = manager.submit(REQUEST, None)
+    new = manager.submit(INPUTS)
     gate.open.set()
     end = manager.wait(new, SECONDS)
     assert (end.state, end.frames, end.notes) == ("done", 37, ())
@@ -274,7 +278,7 @@ def test_cancel_when_the_video_is_already_there_keeps_it_done(manage):
         yield finished(job)
 
     manager = manage(run)
-    job = manager.submit(REQUEST, None)
+    job = manager.submit(INPUTS)
     assert writing.wait(SECONDS)
     manager.cancel(job)
     resume.set()
@@ -282,10 +286,10 @@ def test_cancel_when_the_video_is_already_there_keeps_it_done(manage):
 
 
 def test_cancel_racing_completion_gives_exactly_one_end(manage):
-    manager = manage(max_waiting=1000, keep=1000)
+    manager = manage(limits=QueueLimits(waiting=1000, remembered=1000))
     jobs = []
     for _ in range(200):
-        jobs.append(manager.submit(REQUEST, None))
+        jobs.append(manager.submit(INPUTS))
         manager.cancel(jobs[-1])
     assert manager.wait(jobs[-1], SECONDS).ended
     assert manager.close(SECONDS)
@@ -328,8 +332,8 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(manage, name, place, cap
         return fail(job)
 
     freed = []
-    manager = manage(run, on_failure=lambda: freed.append(True))
-    job = manager.submit(REQUEST, None)
+    manager = manage(run, hooks=WorkerHooks(on_failure=lambda: freed.append(True)))
+    job = manager.submit(INPUTS)
     end = manager.wait(job, SECONDS)
     assert end.state == "failed"
     assert sentence in end.error
@@ -341,12 +345,12 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(manage, name, place, cap
     assert f"(error {end.error_id})" in caplog.text or not unexpected
     assert ("Traceback" in caplog.text) == unexpected
     healthy.set()
-    assert manager.wait(manager.submit(REQUEST, None), SECONDS).state == "done"
+    assert manager.wait(manager.submit(INPUTS), SECONDS).state == "done"
 
 
 def test_a_run_without_a_video_has_failed(manage):
     manager = manage(lambda job: (event for event in [step(1)]))
-    assert manager.wait(manager.submit(REQUEST, None), SECONDS).state == "failed"
+    assert manager.wait(manager.submit(INPUTS), SECONDS).state == "failed"
 
 
 def test_memory_is_free_when_on_failure_is_called(manage, monkeypatch):
@@ -369,8 +373,8 @@ def test_memory_is_free_when_on_failure_is_called(manage, monkeypatch):
         gc.collect()
         seen.append(alive[0]())
 
-    manager = manage(run, on_failure=inspect)
-    manager.wait(manager.submit(REQUEST, None), SECONDS)
+    manager = manage(run, hooks=WorkerHooks(on_failure=inspect))
+    manager.wait(manager.submit(INPUTS), SECONDS)
     assert seen == [None]
 
 
@@ -383,8 +387,8 @@ def test_helpers_that_fail_do_not_end_the_worker(manage, option, caplog):
         raise CancelledError if job.request.steps == 1 else RuntimeError
         yield
 
-    manager = manage(run, **{option: broken})
-    jobs = [manager.submit(GenerationRequest(steps=steps), None) for steps in (2, 1, 2)]
+    manager = manage(run, hooks=WorkerHooks(**{option: broken}))
+    jobs = [manager.submit(JobInputs(GenerationRequest(steps=steps), {})) for steps in (2, 1, 2)]
     assert [manager.wait(job, SECONDS).state for job in jobs] == ["failed", "cancelled", "failed"]
     assert "broken helper" in caplog.text
 
@@ -396,10 +400,10 @@ def test_prepare_runs_once_before_the_first_job(manage):
         order.append("job")
         yield finished(job)
 
-    manager = manage(run, prepare=lambda: order.append("prepare"))
+    manager = manage(run, hooks=WorkerHooks(prepare=lambda: order.append("prepare")))
     manager.start()
     for _ in range(2):
-        manager.wait(manager.submit(REQUEST, None), SECONDS)
+        manager.wait(manager.submit(INPUTS), SECONDS)
     assert order == ["prepare", "job", "job"]
 
 
@@ -407,23 +411,23 @@ def test_prepare_runs_once_before_the_first_job(manage):
 
 
 def test_only_so_many_ended_jobs_are_remembered(manage):
-    manager = manage(keep=3)
-    jobs = [manager.submit(REQUEST, None, token=str(number)) for number in range(5)]
+    manager = manage(limits=QueueLimits(remembered=3))
+    jobs = [manager.submit(INPUTS, token=str(number)) for number in range(5)]
     for job in jobs[-1:]:
         manager.wait(job, SECONDS)
     assert [job.id for job in manager.jobs()] == jobs[2:]
     with pytest.raises(UnknownJobError):
         manager.snapshot(jobs[0])
-    assert manager.submit(REQUEST, None, token="0") not in jobs
+    assert manager.submit(INPUTS, token="0") not in jobs
 
 
 def test_close_stops_the_running_job_drops_the_waiting_and_takes_no_more(manage, gate):
     manager = manage(gate)
-    running, waiting = manager.submit(REQUEST, None), manager.submit(REQUEST, None)
+    running, waiting = manager.submit(INPUTS), manager.submit(INPUTS)
     assert gate.reached.wait(SECONDS)
     assert not manager.close(timeout=0.01)
     with pytest.raises(QueueFullError, match="stopping"):
-        manager.submit(REQUEST, None)
+        manager.submit(INPUTS)
     gate.open.set()
     assert manager.close(SECONDS)
     assert states(manager) == ["cancelled", "cancelled"]
@@ -442,14 +446,14 @@ def test_close_of_an_idle_manager(manage):
 def test_the_prompt_is_not_in_the_log(manage, caplog):
     with caplog.at_level(logging.INFO):
         manager = manage()
-        manager.wait(manager.submit(GenerationRequest(prompt="a secret wish"), None), SECONDS)
+        manager.wait(manager.submit(JobInputs(GenerationRequest(prompt="a secret wish"), {})), SECONDS)
         assert manager.close(SECONDS)
     assert "done" in caplog.text or "finished" in caplog.text
     assert "secret" not in caplog.text
 
 
 def test_concurrent_readers_and_writers(manage):
-    manager = manage(max_waiting=1000)
+    manager = manage(limits=QueueLimits(waiting=1000))
     stop = threading.Event()
     seen, errors = {}, []
 
@@ -465,7 +469,7 @@ def test_concurrent_readers_and_writers(manage):
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    jobs = [manager.submit(REQUEST, None) for _ in range(50)]
+    jobs = [manager.submit(INPUTS) for _ in range(50)]
     for job in jobs[::2]:
         manager.cancel(job)
     assert all(manager.wait(job, SECONDS).ended for job in jobs)
@@ -493,9 +497,9 @@ def test_ids_of_one_moment_differ_and_name_files_on_any_disk():
 )
 def test_owners_take_turns(manage, gate, submitted, expected):
     manager = manage(gate)
-    first = manager.submit(REQUEST, None, owner=submitted[0])
+    first = manager.submit(INPUTS, owner=submitted[0])
     assert gate.reached.wait(SECONDS)
-    owners = {manager.submit(REQUEST, None, owner=owner): owner for owner in submitted[1:]} | {first: submitted[0]}
+    owners = {manager.submit(INPUTS, owner=owner): owner for owner in submitted[1:]} | {first: submitted[0]}
     gate.open.set()
     for job in owners:
         assert manager.wait(job, SECONDS).state == "done"
@@ -503,18 +507,18 @@ def test_owners_take_turns(manage, gate, submitted, expected):
 
 
 def test_nobody_fills_the_queue_alone(manage, gate):
-    manager = manage(gate, max_waiting=6, max_per_owner=3)
-    manager.submit(REQUEST, None, owner="a")
+    manager = manage(gate, limits=QueueLimits(waiting=6, per_owner=3))
+    manager.submit(INPUTS, owner="a")
     assert gate.reached.wait(SECONDS)
     for number in range(500):
         if number < 3:
-            manager.submit(REQUEST, None, owner="a")
+            manager.submit(INPUTS, owner="a")
         else:
             with pytest.raises(QueueFullError, match="3 of your jobs are waiting"):
-                manager.submit(REQUEST, None, owner="a")
-    assert manager.snapshot(manager.submit(REQUEST, None, owner="b")).position == 1
+                manager.submit(INPUTS, owner="a")
+    assert manager.snapshot(manager.submit(INPUTS, owner="b")).position == 1
     for owner in "cd":
-        manager.submit(REQUEST, None, owner=owner)
+        manager.submit(INPUTS, owner=owner)
     with pytest.raises(QueueFullError, match="6 jobs are waiting already, and no more than 6"):
-        manager.submit(REQUEST, None, owner="e")
+        manager.submit(INPUTS, owner="e")
     assert "owner" not in manager.jobs()[0].to_dict()

@@ -32,6 +32,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio import app, server
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.inputs import JobInputs
 
 running = threading.Event()
 
@@ -57,7 +58,7 @@ class Program(program.Program):
         if kind == "fails to start":
             manager.start = fail
         elif kind != "idle":
-            manager.submit(GenerationRequest(), types.SimpleNamespace(name="", notes=()))
+            manager.submit(JobInputs(GenerationRequest(), {"start": types.SimpleNamespace(name="", notes=())}))
         return manager
 
 def fail(*_):

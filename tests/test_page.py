@@ -22,6 +22,7 @@ from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
+from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
@@ -373,8 +374,8 @@ def test_building_a_page_binds_and_calls_nothing(tmp_path, monkeypatch):
     for name in ("bind", "connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     before = threading.active_count()
-    about = {"defaults": GenerationRequest(variant="f1"), "models_note": "Tiny <model>", "outputs": tmp_path}
-    app = in_a_loop(build_pages, ["en"], F1, JobManager(FakeRun(tmp_path)), **about)["en"]
+    model = ModelCard(F1, GenerationRequest(variant="f1"), "Tiny <model>")
+    app = in_a_loop(build_pages, ["en"], model, JobManager(FakeRun(tmp_path)), tmp_path)["en"]
     assert not app.is_running
     assert threading.active_count() == before
     html = [block.value for block in app.blocks.values() if isinstance(block, gr.HTML)]

@@ -69,7 +69,13 @@ def test_only_what_this_program_half_wrote_for_this_job_counts(tmp_path):
     assert sorted(path.name for path in half_written_results(tmp_path / "id")) == sorted(ours)
     job = tmp_path / "job"
     job.mkdir()
-    ours = ["job.json.part", "photo.png.part", "environment.json.part", "section_001.safetensors.part"]
-    for name in [*ours, "notes.part", "section_1.safetensors.part", "photo.png", ".part"]:
+    ours = [
+        "job.json.part",
+        "photo.png.part",
+        "picture_end.png.part",
+        "environment.json.part",
+        "section_001.safetensors.part",
+    ]
+    for name in [*ours, "notes.part", "section_1.safetensors.part", "photo.png", "picture_End.png.part", ".part"]:
         (job / name).touch()
     assert sorted(path.name for path in half_written(job)) == sorted(ours)

@@ -11,7 +11,9 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, Refused
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, wait_for
 from tests.test_unfinished import Life
 
@@ -21,7 +23,7 @@ LIST, VIDEOS, STOP = range(3)
 @pytest.fixture
 def fake(tmp_path):
     run = FakeRun(tmp_path)
-    manager = JobManager(run, max_waiting=3)
+    manager = JobManager(run, limits=QueueLimits(waiting=3))
     yield run, manager
     run.hold.set()
     assert manager.close(60)
@@ -224,7 +226,8 @@ def test_the_panel_stays_folded_where_the_page_shows_everything(fake, handlers, 
     ann = new_client_id()
     assert handlers.reopen(ann) == [gr.skip()] * 5
     assert handlers.reopen(None) == [gr.skip()] * 5
-    manager.submit(GenerationRequest(seconds=1, steps=1), SimpleNamespace(name="a.jpg", notes=()), client_id=ann)
+    picture = SimpleNamespace(name="a.jpg", notes=())
+    manager.submit(JobInputs(GenerationRequest(seconds=1, steps=1), {"start": picture}), client_id=ann)
     assert handlers.reopen(ann) == [gr.skip()] * 5
     handlers.queue(ann, [photo("b.jpg")], **GOOD)
     assert handlers.reopen(ann)[0]["open"]

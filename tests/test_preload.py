@@ -8,7 +8,9 @@ import torch
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.components import Components
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files import LocalFolder
@@ -149,9 +151,9 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         assert begin.wait(20)
         preload.run(components, "f1", resume)
 
-    manager = JobManager(run, prepare=prepare)
+    manager = JobManager(run, hooks=WorkerHooks(prepare=prepare))
     try:
-        job = manager.submit(components.defaults, photo=None)
+        job = manager.submit(JobInputs(components.defaults, {}))
         assert not ran.wait(0.1)
         assert manager.snapshot(job).state == "queued"
         begin.set()

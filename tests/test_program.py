@@ -14,6 +14,7 @@ from diffusers_helper.core.errors import CancelledError, ModelFilesError, Settin
 from diffusers_helper.core.events import Finished, StageStarted
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options, config_of
@@ -90,8 +91,8 @@ def test_wrong_choices(argv):
 def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatch, tmp_path):
     calls = []
 
-    def generate(request, photo, *, components, output, check, **_):
-        calls.append((request, photo, output))
+    def generate(inputs, *, components, output, check, **_):
+        calls.append((inputs.request, inputs.start, output))
         yield StageStarted("text", "Reading")
         components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
         yield Finished(output.with_suffix(".mp4"), 37)
@@ -99,7 +100,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
     manager = tiny.make_manager()
     request = GenerationRequest(variant="f1", seed=1)
-    job = manager.submit(request, PHOTO)
+    job = manager.submit(JobInputs(request, {"start": PHOTO}))
     end = manager.wait(job, 20)
     assert manager.close(5)
     assert (end.state, end.video) == ("done", str(tmp_path / "grey_1.mp4"))
@@ -110,7 +111,7 @@ def made(monkeypatch, fault=None):
     """Let a video be a file of a few bytes; return where the files of each were to be, and the record at that time."""
     calls = []
 
-    def generate(request, photo, *, output, checkpoint, **_):
+    def generate(inputs, *, output, checkpoint, **_):
         calls.append(output)
         if fault:
             (checkpoint._folder / "section_000.safetensors").touch()
@@ -127,7 +128,7 @@ PAN = GenerationRequest(prompt="Pan left!", seed=7)
 
 
 def make(program, name, **how):
-    list(program.generate(PAN, PHOTO, name, check=lambda: None, report=lambda text: None, **how))
+    list(program.generate(JobInputs(PAN, {"start": PHOTO}), name, check=lambda: None, report=lambda text: None, **how))
 
 
 def test_results_have_readable_names_that_are_given_once(tiny, monkeypatch, tmp_path):
@@ -156,7 +157,7 @@ def test_a_name_is_in_the_record_before_the_work_and_stays(tiny, monkeypatch, tm
 
 
 def test_a_job_of_an_earlier_version_keeps_the_name_it_has(tiny, monkeypatch, tmp_path):
-    tiny.store.add(JobRecord("20260101_1", PAN, output="20260101_1"), PHOTO)
+    tiny.store.add(JobRecord("20260101_1", PAN, output="20260101_1"), {"start": PHOTO})
     calls = made(monkeypatch)
     make(tiny, "20260101_1")
     assert calls == [tmp_path / "20260101_1"]
@@ -214,13 +215,13 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
         if stop:
             raise CancelledError("Stopped.")
 
-    def generate(request, photo, *, components, output, check, **_):
+    def generate(inputs, *, components, output, check, **_):
         for done in (1, 2):
             components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
             yield StageStarted("text", "Reading")
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
-    events = tiny.generate(GenerationRequest(), PHOTO, "name", check=check, report=said.append)
+    events = tiny.generate(JobInputs(GenerationRequest(), {"start": PHOTO}), "name", check=check, report=said.append)
     next(events)
     stop.append(True)
     with pytest.raises(CancelledError):
@@ -302,7 +303,7 @@ def test_a_program_has_all_it_needs_from_the_start(tiny):
 def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tiny, monkeypatch, tmp_path, how, place):
     made(monkeypatch)
     manager = tiny.make_manager(**how)
-    job = manager.submit(PAN.model_copy(update={"variant": "f1"}), PHOTO, owner="ann")
+    job = manager.submit(JobInputs(PAN.model_copy(update={"variant": "f1"}), {"start": PHOTO}), owner="ann")
     video = manager.wait(job, 60).video
     assert manager.close(20)
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))

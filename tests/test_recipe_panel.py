@@ -15,7 +15,7 @@ from PIL import Image
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import inputs, recipe_panel
-from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
 from diffusers_helper.gradio.uploads import Uploads
@@ -191,20 +191,20 @@ def test_where_the_photo_finds_no_room_the_settings_are_restored(upload, monkeyp
 
 
 def test_the_hint_goes_once_the_settings_were_restored_whatever_they_were_in(upload):
-    page = PageHandlers(ORIGINAL, None, None)
+    hints = HintHandlers(ORIGINAL)
     told = "drop it on Restore settings"
     image = upload("a.png", recipe_of(MADE))
-    assert told in page.size_hint(image, 640, None)
+    assert told in hints.size_hint(image, 640, None)
     for name, text, stays in (("a.png", MADE, False), ("b.mp4", MADE, False), ("c.json", MADE.with_seed(), False),
                               ("d.json", MADE.model_copy(update={"seed": 8}), True)):  # fmt: skip
-        assert (told in page.size_hint(image, 640, upload(name, recipe_of(text)))) is stays, name
+        assert (told in hints.size_hint(image, 640, upload(name, recipe_of(text)))) is stays, name
 
 
 def test_a_photo_with_settings_is_known(upload):
-    page = PageHandlers(ORIGINAL, None, None)
+    hints = HintHandlers(ORIGINAL)
     told = "drop it on Restore settings"
-    assert told in page.size_hint(upload("a.png", recipe_of(MADE)), 640)
-    assert told not in page.size_hint(upload("a.png", "GIMP"), 640)
+    assert told in hints.size_hint(upload("a.png", recipe_of(MADE)), 640)
+    assert told not in hints.size_hint(upload("a.png", "GIMP"), 640)
     assert carries_recipe(upload("a.png", recipe_of(MADE)))
     assert not carries_recipe(upload("b.png", "GIMP"))
     assert not carries_recipe(upload("a.json", recipe_of(MADE)))

@@ -7,7 +7,7 @@ import pytest
 
 from diffusers_helper.jobs.recovery import MOST_RESTARTS, KeptJobs, recover
 from diffusers_helper.jobs.state import Changes, JobState
-from tests.test_unfinished import PHOTO, REQUEST, Life
+from tests.test_unfinished import INPUTS, Life
 
 SECONDS = 60
 
@@ -27,7 +27,7 @@ def leave(tmp_path, submissions, **options):
     with running(Life(tmp_path / "out", **options)) as first:
         jobs = []
         for about in submissions:
-            jobs.append(first.manager.submit(REQUEST, PHOTO, **about))
+            jobs.append(first.manager.submit(INPUTS, **about))
             assert first.reached.wait(SECONDS)
         return first.killed(), jobs
 
@@ -117,7 +117,7 @@ def test_one_that_was_cut_off_comes_back_before_those_that_waited_behind_it(tmp_
     with running(Life(folder, wait_before=0)) as later:
         later.manager.start()
         assert later.reached.wait(SECONDS)  # a2 is running
-        a4 = later.manager.submit(REQUEST, PHOTO, **A)
+        a4 = later.manager.submit(INPUTS, **A)
         later.manager.resume(a1)
         waiting = sorted((job for job in later.manager.jobs() if job.position), key=lambda job: job.position)
         assert [job.id for job in waiting] == [a1, a3, a4]

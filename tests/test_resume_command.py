@@ -36,8 +36,8 @@ class FakeProgram:
     def prepare(self):
         pass
 
-    def generate(self, request, photo, name, *, check, report, allow_env_change):
-        with self.store.running(name.rpartition("/")[2], request, photo):
+    def generate(self, inputs, name, *, check, report, allow_env_change):
+        with self.store.running(name.rpartition("/")[2], inputs):
             yield StepDone(1, 3, 1, 1, None)
             for number in self.signals:
                 signal.raise_signal(number)
@@ -70,7 +70,7 @@ def leave(outputs, name, *, sections=1, **fields):
     request = GenerationRequest(
         seconds=3.6, prompt=f"Film {name}\nwith a lion.", variant=fields.pop("variant", "original")
     )
-    store.add(JobRecord(name, request, **{"state": "running", **fields}), PHOTO)
+    store.add(JobRecord(name, request, **{"state": "running", **fields}), {"start": PHOTO})
     for number in range(sections):
         (store.path(name) / f"section_{number:03d}.safetensors").touch()
     store.release(name)
@@ -241,8 +241,8 @@ def test_a_finished_f1_video_is_made_longer(program, outputs, capsys):
     (outputs / "a.mp4").write_bytes(b"short")
     made = []
 
-    def generate(self, request, photo, name, **_):
-        made.append((request.sections, name))
+    def generate(self, inputs, name, **_):
+        made.append((inputs.request.sections, name))
         yield Finished(self.outputs / "b.mp4", 181)
 
     program.generate = generate

@@ -17,14 +17,17 @@ from diffusers_helper.core.errors import (
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from tests.damage import png
 from tests.fakes import write_video
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
+INPUTS = JobInputs(REQUEST, {"start": PHOTO})
 SECONDS = 60
 
 
@@ -42,7 +45,7 @@ class Life:
         self.manager = JobManager(self.run, unfinished=unfinished, **options)
 
     def run(self, job):
-        with self.store.running(job.id, job.request, job.photo) as folder:
+        with self.store.running(job.id, job.inputs) as folder:
             for section in range(self.store.sections(job.id), 3):
                 if section == self.wait_before:
                     self.reached.set()
@@ -64,7 +67,7 @@ class Life:
         return folder
 
     def begin(self, **about):
-        job = self.manager.submit(REQUEST, PHOTO, **about)
+        job = self.manager.submit(INPUTS, **about)
         assert self.reached.wait(SECONDS)
         return job
 
@@ -91,7 +94,7 @@ def test_after_a_kill_what_ran_is_interrupted_and_what_waited_is_made(live):
     first = live()
     running, *waiting = (
         first.begin(client_id="ann"),
-        *(first.manager.submit(REQUEST, PHOTO, client_id="bob") for _ in range(2)),
+        *(first.manager.submit(INPUTS, client_id="bob") for _ in range(2)),
     )
     second = live(first.killed())
     (second.outputs / f"{running}_partial_02.mp4.part").touch()
@@ -184,7 +187,7 @@ def test_a_job_interrupted_before_its_first_section_starts_again(live):
 
 def test_a_program_that_ends_in_order_interrupts_what_runs_and_keeps_what_waits(live, tmp_path):
     first = live()
-    running, waiting = first.begin(), first.manager.submit(REQUEST, PHOTO)
+    running, waiting = first.begin(), first.manager.submit(INPUTS)
     assert first.manager.close(SECONDS)
     second = live()
     second.gate.set()
@@ -239,29 +242,29 @@ def test_what_is_given_up_leaves_only_its_video(live):
 def test_a_job_that_waits_and_is_cancelled_does_not_come_back(live):
     first = live()
     first.begin()
-    waiting = first.manager.submit(REQUEST, PHOTO)
+    waiting = first.manager.submit(INPUTS)
     first.manager.cancel(waiting)
     assert waiting not in [record.id for record in first.store.records()]
 
 
 def test_a_refused_job_leaves_nothing(live, monkeypatch):
-    life = live(max_waiting=1)
+    life = live(limits=QueueLimits(waiting=1))
     job = life.begin()
-    life.manager.submit(REQUEST, PHOTO)
+    life.manager.submit(INPUTS)
     with pytest.raises(QueueFullError):
-        life.manager.submit(REQUEST, PHOTO)
+        life.manager.submit(INPUTS)
     assert len(life.store.records()) == 2
     monkeypatch.setattr(JobStore, "add", lambda *_: (_ for _ in ()).throw(OutputError("The disk is full.")))
     life.manager.cancel(life.store.records()[-1].id)
     with pytest.raises(OutputError):
-        life.manager.submit(REQUEST, PHOTO)
+        life.manager.submit(INPUTS)
     assert [record.id for record in life.store.records()] == [job]
 
 
 def test_the_same_token_gives_the_same_job(live):
     life = live()
     life.begin()
-    assert life.manager.submit(REQUEST, PHOTO, "word") == life.manager.submit(REQUEST, PHOTO, "word")
+    assert life.manager.submit(INPUTS, "word") == life.manager.submit(INPUTS, "word")
     assert len(life.store.records()) == 2
 
 
@@ -285,7 +288,7 @@ def test_another_environment_is_told(live):
 def test_a_damaged_job_keeps_no_other_from_being_made(live):
     first = live()
     first.begin()
-    broken, good = (first.manager.submit(REQUEST, PHOTO) for _ in range(2))
+    broken, good = (first.manager.submit(INPUTS) for _ in range(2))
     second = live(first.killed())
     (second.outputs / "jobs" / broken / "photo.png").write_bytes(b"")
     second.gate.set()
@@ -306,7 +309,7 @@ def test_a_snapshot_as_json_holds_no_picture_and_nobodys_name(live):
 
 def test_the_newest_part_is_found_by_its_number_whatever_lies_beside_it(live):
     first = live()
-    job = first.manager.submit(GenerationRequest(seed=7, seconds=120, steps=1), PHOTO)
+    job = first.manager.submit(JobInputs(GenerationRequest(seed=7, seconds=120, steps=1), {"start": PHOTO}))
     assert first.reached.wait(SECONDS)
     outputs = first.killed()
     for name in ("99", "100", "101", "01_slow", "zz"):

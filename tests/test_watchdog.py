@@ -14,6 +14,7 @@ from diffusers_helper.core.errors import QueueFullError
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.service import watchdog
 from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
 from tests.fakes import wait_for
@@ -54,7 +55,7 @@ def test_a_job_that_hangs_fails_and_the_process_is_replaced(stuck, caplog):
     manager, replaced = stuck.manager, threading.Event()
     dog = Watchdog(manager, replace=replaced.set, hang_seconds=0.2)
     dog.start()
-    job, next_job = manager.submit(GenerationRequest(), None), manager.submit(GenerationRequest(), None)
+    job, next_job = (manager.submit(JobInputs(GenerationRequest(), {})) for _ in range(2))
     end = manager.wait(job, 60)
     assert (end.state, end.video) == ("failed", f"{job}_partial.mp4")
     assert "no sign of life" in end.error
@@ -62,7 +63,7 @@ def test_a_job_that_hangs_fails_and_the_process_is_replaced(stuck, caplog):
     assert "starts itself anew" in caplog.text
     wait_for(lambda: "did not help" in manager.stats.fatal_error)
     with pytest.raises(QueueFullError, match=r"did not help.*troubleshooting"):
-        manager.submit(GenerationRequest(), None)
+        manager.submit(JobInputs(GenerationRequest(), {}))
     stuck.over.set()  # whatever the run does later is no longer told, and nothing follows it
     assert manager.close(60)
     assert manager.snapshot(job) == end
@@ -73,7 +74,7 @@ def test_a_job_that_gives_signs_of_life_may_take_its_time(stuck):
     stuck.pulses, replaced = True, threading.Event()
     dog = Watchdog(stuck.manager, replace=replaced.set, hang_seconds=0.2)
     dog.start()
-    job = stuck.manager.submit(GenerationRequest(), None)
+    job = stuck.manager.submit(JobInputs(GenerationRequest(), {}))
     assert not replaced.wait(0.6)
     stuck.over.set()
     assert stuck.manager.wait(job, 60).state == "done"
@@ -87,7 +88,7 @@ def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
     stuck.manager.stats.fatal_error = "The GPU does not answer any more (illegal access)."
     assert replaced.wait(60)
     with pytest.raises(QueueFullError, match="does not answer"):
-        stuck.manager.submit(GenerationRequest(), None)
+        stuck.manager.submit(JobInputs(GenerationRequest(), {}))
 
 
 def test_the_process_becomes_a_new_one_with_its_arguments_until_it_is_a_storm():

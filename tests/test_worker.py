@@ -14,9 +14,12 @@ from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import ResumeInfo
+from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import wait_for
 
 REQUEST = GenerationRequest(seed=7, seconds=1)
+INPUTS = JobInputs(REQUEST, {})
 SECONDS = 60
 JOBS = str(Path(sys.modules[Job.__module__].__file__).parent)
 ERRORS = [ValueError("bug"), SystemExit(1), OutputError("The disk is full."), CancelledError("stop")]
@@ -41,9 +44,7 @@ class Setting:
         self.manager = JobManager(
             self.run,
             unfinished=Kept(),
-            new_previewer=lambda: self.preview,
-            prepare=lambda: None,
-            on_failure=lambda: None,
+            hooks=WorkerHooks(lambda: self.preview, lambda: None, lambda: None),
         )
         self.first = ""
 
@@ -68,8 +69,8 @@ class Setting:
         """Submit two jobs at once; return how they ended."""
         manager = self.manager
         with manager._board.changed:  # so that the worker meets the second one only after the first
-            self.first = manager.submit(REQUEST, None)
-            second = manager.submit(REQUEST, None)
+            self.first = manager.submit(INPUTS)
+            second = manager.submit(INPUTS)
         for job in (self.first, second):
             wait_for(lambda job=job: self._ended(job), SECONDS)
         return [manager.snapshot(job).state for job in (self.first, second)]
@@ -172,9 +173,11 @@ def test_a_helper_that_always_fails_ends_its_own_job_and_no_other(where, error):
     setting.manager = JobManager(
         run,
         unfinished=kept,
-        prepare=fail if where == "prepare" else None,
-        new_previewer=fail if where == "new_previewer" else lambda: fail if where == "preview" else setting.preview,
-        on_failure=fail if where == "on_failure" else None,
+        hooks=WorkerHooks(
+            new_previewer=fail if where == "new_previewer" else lambda: fail if where == "preview" else setting.preview,
+            prepare=fail if where == "prepare" else None,
+            on_failure=fail if where == "on_failure" else None,
+        ),
     )
     first, second = setting.make_two()
     assert first in ("failed", "cancelled")

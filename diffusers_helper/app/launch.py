@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message
@@ -97,8 +96,9 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
     with program.lock(port):
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
+        from diffusers_helper.gradio.content import ModelCard, ProgramStatus
         from diffusers_helper.gradio.endpoints import Monitor, routes
-        from diffusers_helper.gradio.server import JOB_SECONDS, serve, share
+        from diffusers_helper.gradio.server import JOB_SECONDS, Site, serve, share
         from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -113,27 +113,17 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
         monitor = Monitor(manager, program.about(port), program.computer())
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
-            variant,
+            ModelCard(variant, program.defaults, program.note, program.source.is_tiny, program.estimate),
             manager,
-            defaults=program.defaults,
-            models_note=program.note,
-            outputs=program.outputs,
-            computer=monitor.computer,
-            preload=program.preload,
-            estimate=program.estimate,
-            camera_only=program.source.is_tiny,
-            quarantined=program.store.quarantined,
+            program.outputs,
+            ProgramStatus(monitor.computer, program.preload, program.store.quarantined),
         )
+        site = Site(pages, manager, access, program.outputs, routes(monitor))
         watchdog = Watchdog(manager)
         watchdog.start()
-        how: dict[str, Any] = {"access": access, "outputs": program.outputs, "routes": routes(monitor)}
         code = options.DONE
         try:
-            stopped = (
-                share(pages, manager, listener, **how)
-                if config.share
-                else serve(pages, manager, listener, inbrowser=config.inbrowser, **how)
-            )
+            stopped = share(site, listener) if config.share else serve(site, listener, inbrowser=config.inbrowser)
         except Exception:
             if stopped := manager.close(JOB_SECONDS):
                 raise

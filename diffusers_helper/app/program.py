@@ -25,9 +25,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
@@ -43,7 +45,7 @@ from diffusers_helper.service.system_monitor import SystemMonitor
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components
-    from diffusers_helper.media.photo import Photo
+    from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +148,7 @@ class Program:
 
     def generate(
         self,
-        request: GenerationRequest,
-        photo: Photo,
+        inputs: JobInputs,
         name: str,
         *,
         check: Callable[[], None],
@@ -165,23 +166,23 @@ class Program:
 
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
-        request = request.with_seed()
-        with self._running(name, request, photo) as (folder, output):
+        inputs = inputs.with_seed()
+        request = inputs.request
+        with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, self.components.environment(request.variant)
             ):
                 checkpoint.forget()
             events = generate(
-                request,
-                photo,
+                inputs,
                 components=self.components,
                 output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, photo.image.size))
+            yield from self._speeds.timed(events, self._speed_key(request, inputs.start.image.size))
 
     def estimate(self, request: GenerationRequest) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
@@ -201,19 +202,19 @@ class Program:
         )
 
     @contextmanager
-    def _running(self, name: str, request: GenerationRequest, photo: Photo) -> Iterator[tuple[Path, Path]]:
+    def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:
         """Hold the job `name`; give the folder of its checkpoint, and the path of its files without ending.
 
         The path is in its record before any work, so that whoever goes on finds the files.
         """
         place, _, job_id = name.rpartition("/")
-        output, reserved = self._output_of(job_id, request), False
+        output, reserved = self._output_of(job_id, inputs.request), False
         if not output:
-            names = stems(self._template, request, photo.name, job_id)
+            names = stems(self._template, inputs.request, inputs.start.name, job_id)
             stem = reserve(self.outputs / place, names) if self._template else job_id
             output, reserved = f"{place}/{stem}" if place else stem, True
         try:
-            with self.store.running(job_id, request, photo, output=output, models=self._config.models or "") as folder:
+            with self.store.running(job_id, inputs, output=output, models=self._config.models or "") as folder:
                 yield folder, self.outputs / output
         finally:
             if reserved:
@@ -272,8 +273,7 @@ class Program:
             place = user_folder(job.owner) if by_user else hidden_folder() if apart else ""
             name = f"{place}/{job.id}" if place else job.id
             return self.generate(
-                job.request,
-                job.photo,
+                job.inputs,
                 name,
                 check=job.check,
                 report=job.set_status,
@@ -302,10 +302,8 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            max_per_owner=max_per_owner,
-            new_previewer=_new_previewer,
-            prepare=prepare,
-            on_failure=after_failure,
+            hooks=WorkerHooks(_new_previewer, prepare, after_failure),
+            limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self._variant, self.env_warning),
         )
         return manager

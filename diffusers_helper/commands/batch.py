@@ -155,6 +155,7 @@ def make_all(
 
 
 def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
+    from diffusers_helper.media.inputs import START, JobInputs
     from diffusers_helper.media.photo import open_photo
 
     before = _foreseen(job, program.outputs, look=False)
@@ -164,9 +165,8 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
     try:
         check()
         with steps_bar(job.request) as bar:
-            events = program.generate(
-                job.request, open_photo(job.entry.photo), job.name, check=check, report=bar.set_description_str
-            )
+            inputs = JobInputs(job.request, {START: open_photo(job.entry.photo)})
+            events = program.generate(inputs, job.name, check=check, report=bar.set_description_str)
             return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
     except CancelledError:
         return Result(job, "stopped", seconds=time.monotonic() - started)

@@ -66,6 +66,7 @@ def generate(parsed: argparse.Namespace) -> int:
     require_versions()
 
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.inputs import START, JobInputs
     from diffusers_helper.media.photo import open_photo
 
     t = language(parsed.config.language)
@@ -80,9 +81,8 @@ def generate(parsed: argparse.Namespace) -> int:
     program.prepare()
     name = new_job_id()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        events = program.generate(
-            request, photo, name, check=check, report=lambda text: bar.set_description_str(t(text))
-        )
+        inputs = JobInputs(request, {START: photo})
+        events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")
     return options.DONE

@@ -151,17 +151,16 @@ def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")
     program.prepare()
-    photo = program.store.photo(record.id)
-    place, request = record.output.rpartition("/")[0], record.request
+    inputs = program.store.inputs(record.id)
+    place = record.output.rpartition("/")[0]
     name = f"{place}/{record.id}" if place else record.id
     with (
         stop_on_interrupt("after this step") as check,
-        steps_bar(request) as bar,
+        steps_bar(inputs.request) as bar,
         telling_how_to_go_on(record.id, program),
     ):
         events = program.generate(
-            request,
-            photo,
+            inputs,
             name,
             check=check,
             report=lambda text: bar.set_description_str(t(text)),

@@ -267,7 +267,7 @@ class _Run:
     ) -> Conditioning:
         timesteps = timesteps_of(self._sigmas(noise)[:-1], sampler.dtype).to(sampler.device)
         given = transformer_arguments(
-            *text,
+            text,
             guidance_scale=self.settings.guidance_scale,
             batch=len(noise),
             device=sampler.device,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,31 +40,23 @@ from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.conditions import Conditions
-from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import (
-    VAE_SCALE,
-    EarlierRun,
-    Sampler,
-    VideoInputs,
-    one_sampler,
-    sample_sections,
-)
+from diffusers_helper.framepack.engine import VAE_SCALE, EarlierRun, Sampler, VideoInputs, one_sampler, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.conditions import Check, make_conditions
+from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
-from diffusers_helper.media.photo import Photo, resize_and_center_crop
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import resize_and_center_crop
 from diffusers_helper.media.recipe import can_carry, png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
+from diffusers_helper.model_files.parts import VAE
 from diffusers_helper.models.step_caches import STEP_CACHES
-
-if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 
 BLANK = 8
 """Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""
@@ -75,8 +67,7 @@ CHECKPOINT_BYTES_PER_PIXEL = LATENT_WINDOW * 16 * 4 / 64
 
 
 def generate(
-    request: GenerationRequest,
-    photo: Photo,
+    inputs: JobInputs,
     *,
     components: Components,
     output: Path,
@@ -87,8 +78,7 @@ def generate(
     """Make one video.
 
     Args:
-        request: the settings; a seed of -1 is drawn here.
-        photo: the start picture.
+        inputs: the settings, where a seed of -1 is drawn here, and the pictures.
         components: the models.
         output: the files' stem, for example `outputs/20261122_101500_123`.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
@@ -99,37 +89,39 @@ def generate(
     closing the iterator stops the work and keeps the sections that were done.
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
-    request = request.with_seed()
+    request = inputs.request.with_seed()
     request = request.model_copy(update={"resolution": request.resolution or components.defaults.resolution})
+    inputs, recipe = replace(inputs, request=request), recipe_of(request) if metadata else ""
     with out_of_memory_as_error():
-        yield from _stages(request, photo, components, output, check, kept, recipe_of(request) if metadata else "")
+        yield from _stages(inputs, components, output, check, kept, recipe)
 
 
 def _stages(
-    request: GenerationRequest,
-    photo: Photo,
+    inputs: JobInputs,
     components: Components,
     output: Path,
     check: Check,
     checkpoint: Checkpoint,
     recipe: str,
 ) -> Generator[Event, None, None]:
+    request = inputs.request
     components.plan_memory(request.preserved_memory_gb)
     plan = plan_video(request.variant, request.sections)
     if recipe and not can_carry(recipe):
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
-    picture, png = _pictured(request, photo, recipe)
+    picture, png = _pictured(inputs, recipe)
     video = GrowingVideo(output, plan.grows_at_front, request.crf, tags=Tags(recipe, png) if recipe else Tags())
     if len(checkpoint) == request.sections and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)
         return
     yield from _kept(request, output, png, picture.shape[0] * picture.shape[1], check, checkpoint)
     checkpoint.expect(picture.shape[0] // VAE_SCALE, picture.shape[1] // VAE_SCALE)
-    for text in (*photo.notes, *_notes_on(request)):
+    for text in (*inputs.start.notes, *_notes_on(request)):
         yield Note(text)
-    conditions, start_latent, vae = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
+    conditions, start_latent = yield from _encoded(request, picture, components, check, checkpoint, output.parent)
     yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(request.variant).title))
+    components.load(VAE)  # decoding needs it: what is wrong with its files is told before any sampling
     transformer = components.transformer(request.variant)
     height, width = picture.shape[:2]
     settings = sampling_settings(request)
@@ -155,7 +147,7 @@ def _stages(
         one_sampler(Sampler(transformer, components.device, transformer.dtype, execution, use)),
         settings,
         Postprocess(
-            VaeSectionDecoder(vae, execution.kernels, use),
+            ComponentsDecoder(components, execution.kernels, check),
             wrap=lambda events, stopped: _saved(
                 _shown(events) if shows_something else events, video, plan, checkpoint, _both(check, stopped)
             ),
@@ -237,29 +229,30 @@ def _encoded(
     check: Check,
     checkpoint: Checkpoint,
     folder: Path,
-) -> Generator[Event, None, tuple[Conditions, Tensor, AutoencoderKLHunyuanVideo]]:
-    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new; and the VAE.
+) -> Generator[Event, None, tuple[Conditions, Tensor]]:
+    """Return the conditions and the start latent, (1, 16, 1, H, W), as the checkpoint has them or new.
 
     `folder` is that of the results, whose disk the checkpoint is on, too.
     """
-    found = checkpoint.conditions()
-    conditions = found[0] if found else (yield from make_conditions(request, picture, components, check))
+    if found := checkpoint.conditions():
+        return found
+    conditions = yield from make_conditions(request, picture, components, check)
     yield StageStarted("image", Message("Encoding the photo"))
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
-        start_latent = found[1] if found else vae_encode(_pixels_of(picture), vae, noise)
-    if not found:
-        begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
-        need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
-        yield from retry_when_disk_full(begin, folder, need, check)
-    return conditions, start_latent, vae
+        start_latent = vae_encode(_pixels_of(picture), vae, noise)
+    begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
+    need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
+    yield from retry_when_disk_full(begin, folder, need, check)
+    return conditions, start_latent
 
 
-def _pictured(request: GenerationRequest, photo: Photo, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
-    """Bring the photo to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
-    assert request.resolution is not None, "generate fills it in"
-    height, width = find_nearest_bucket(photo.image.height, photo.image.width, request.resolution)
-    picture = resize_and_center_crop(np.asarray(photo.image), width, height)
+def _pictured(inputs: JobInputs, recipe: str) -> tuple[NDArray[np.uint8], bytes]:
+    """Bring the start picture to its bucket; returns the picture, (H, W, 3), and the PNG of it that files keep."""
+    resolution, image = inputs.request.resolution, inputs.start.image
+    assert resolution is not None, "generate fills it in"
+    height, width = find_nearest_bucket(image.height, image.width, resolution)
+    picture = resize_and_center_crop(np.asarray(image), width, height)
     png = io.BytesIO()
     Image.fromarray(picture).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
     return picture, png.getvalue()

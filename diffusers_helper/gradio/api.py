@@ -13,6 +13,7 @@ from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import START, JobInputs
 
 
 class ApiHandlers:
@@ -40,8 +41,9 @@ class ApiHandlers:
     def generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            photo = read_photo(image, self._photos, request)
-            return self._manager.submit(read_request(self._variant.name, settings), photo, owner=owner_of(request))
+            pictures = {START: read_photo(image, self._photos, request)}
+            inputs = JobInputs(read_request(self._variant.name, settings), pictures)
+            return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -8,31 +8,28 @@ handlers as raw JSON: one model validates them, and no video is copied or probed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from diffusers_helper.core.messages import ENGLISH, Language, language
-from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.computer_panel import lay_out_computer
+from diffusers_helper.gradio.content import Backend, ModelCard, ProgramStatus
 from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
 from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
-from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
+from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.speeds import Estimate
-from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.service.preload import Preload
-from diffusers_helper.service.system_monitor import SystemMonitor
 
 POLL_SECONDS = 1
 REMEMBERED_SESSIONS = 50
@@ -47,87 +44,87 @@ _NOTHING = "() => ''"
 _QUICK = RAW | QUIET
 
 
-def build_pages(tags: Iterable[str], variant: Variant, manager: JobManager, **about: Any) -> dict[str, gr.Blocks]:
-    """Return a page for each tag of `LANGUAGES`: the same jobs and clients; `about` as in `build_app`."""
-    shared = {"photo_batch": PhotoBatch(), "photos": PhotoReader(), **about}
-    client_jobs = ClientJobs(manager)
-    return {tag: build_app(variant, manager, client_jobs, language(tag), **shared) for tag in tags}
+@dataclass(frozen=True)
+class _Browser:
+    """What a tab brings along: its client id, the draft, and what it shows already."""
+
+    client_id: gr.BrowserState
+    draft: gr.BrowserState
+    seen: gr.Textbox
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What shows the newest job, in the order of what `tick` returns; then the buttons of an unfinished one."""
+
+    shown: list[Any]
+    details: gr.HTML
+    resume: gr.Button
+    discard: gr.Button
+
+
+def build_pages(
+    tags: Iterable[str], model: ModelCard, manager: JobManager, outputs: Path, status: ProgramStatus | None = None
+) -> dict[str, gr.Blocks]:
+    """Return a page for each tag of `LANGUAGES`: the same jobs and clients; the rest as in `build_app`."""
+    backend = Backend(manager, ClientJobs(manager))
+    return {tag: build_app(model, backend, outputs, status or ProgramStatus(), language(tag)) for tag in tags}
 
 
 def build_app(
-    variant: Variant,
-    manager: JobManager,
-    client_jobs: ClientJobs,
-    t: Language = ENGLISH,
-    *,
-    defaults: GenerationRequest,
-    models_note: str,
-    outputs: Path,
-    computer: SystemMonitor | None = None,
-    photo_batch: PhotoBatch | None = None,
-    photos: PhotoReader | None = None,
-    preload: Preload | None = None,
-    estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
-    camera_only: bool = False,
-    quarantined: Callable[[], list[tuple[str, str]]] | None = None,
+    model: ModelCard, backend: Backend, outputs: Path, status: ProgramStatus, t: Language = ENGLISH
 ) -> gr.Blocks:
-    """Return the page for `variant` in one language, not launched.
+    """Return the page for `model` in one language, not launched.
 
     Args:
-        variant: which model it drives.
-        manager: runs the jobs.
-        client_jobs: which job is whose.
-        t: the language.
-        defaults: what the controls show at first; a `resolution` of None shows 640.
-        models_note: a sentence about the models that a user must see; empty for none.
+        model: what it drives.
+        backend: what it shares with the other pages.
         outputs: the folder of the videos, served as it is.
-        computer: what the panel "Computer" looks at; without it there is no panel.
-        photo_batch: the photos of many that became no job; None for a record of this page's own.
-        photos: reads photos, with a bound for the whole program; None for a reader of this page's own.
-        preload: what loads models ahead; None shows nothing of that.
-        estimate: tells how long a video takes here; None where nobody knows.
-        camera_only: the model knows moves of the camera and no people; the ideas for prompts are of that kind.
-        quarantined: tells of kept jobs that cannot be used; see `JobStore.quarantined`.
+        status: what else it shows.
+        t: the language.
     """
+    variant, manager, photos = model.variant, backend.manager, backend.photos
     gr.set_static_paths([outputs])
     app = gr.Blocks(title=variant.title, analytics_enabled=False)
     with app:
-        client_id = gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET)
-        draft = gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET)
-        seen = gr.Textbox("", visible=False)
-        gr.HTML(view.header(variant.title, models_note, t), apply_default_css=False)
-        if quarantined is not None:
+        browser = _Browser(
+            gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET),
+            gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET),
+            gr.Textbox("", visible=False),
+        )
+        gr.HTML(view.header(variant.title, model.note, t), apply_default_css=False)
+        if (quarantined := status.quarantined) is not None:
             aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
             app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
-        if preload is not None:
-            lay_out_loading(preload, t)
+        if status.preload is not None:
+            lay_out_loading(status.preload, t)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
-                form = lay_out_form(defaults, t, CAMERA_IDEAS if camera_only else IDEAS)
+                form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
             with gr.Column(elem_id="result"):
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
-                options = lay_out_options(defaults, t)
+                options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
                 many = lay_out_photo_batch(t)
-                if computer is not None:
-                    lay_out_computer(computer, manager.stats, t)
+                if status.computer is not None:
+                    lay_out_computer(status.computer, manager.stats, t)
         named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
         inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
-        photos = photos or PhotoReader()
-        page = PageHandlers(variant, manager, client_jobs, t, estimate, photos)
-        keep = _keeping(inputs, draft)
+        page = PageHandlers(variant, manager, backend.client_jobs, t, photos)
+        keep = _keeping(inputs, browser.draft)
         _connect_form(form, inputs, keep)
         seed = inputs["seed"]
         assert isinstance(seed, gr.Number)
-        _connect_seed(page, options, seed, client_id, keep)
-        _connect_hints(page, form, inputs, recipe, [app.load, result[3].change])
+        _connect_seed(page, options, seed, browser.client_id, keep)
+        hints = HintHandlers(variant, t, model.estimate, photos)
+        _connect_hints(hints, form, inputs, recipe, [app.load, result.details.change])
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
-        _connect_jobs(app, page, form, inputs, client_id, draft, [seen, *result[:-2]], result[-2:])
-        handlers = PhotoBatchHandlers(variant, manager, photo_batch or PhotoBatch(), t, photos)
-        connect_photo_batch(app, many, handlers, client_id, {name: named[name] for name in SETTINGS})
+        _connect_jobs(app, page, form, inputs, browser, result)
+        handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
+        connect_photo_batch(app, many, handlers, browser.client_id, {name: named[name] for name in SETTINGS})
         _connect_api(ApiHandlers(variant, manager, photos), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
@@ -135,19 +132,18 @@ def build_app(
     return app
 
 
-def _lay_out_result(t: Language) -> list[Any]:
-    """Make what shows the newest job, then what belongs to an unfinished one; the last two are its buttons."""
-    result = [
+def _lay_out_result(t: Language) -> _Result:
+    shown = [
         gr.HTML(elem_id="progress", apply_default_css=False),
         gr.HTML(view.stage(None, t), elem_id="stage", apply_default_css=False),
         gr.Video(label=t("Video"), visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
-        gr.HTML(elem_id="details", apply_default_css=False),
+        details := gr.HTML(elem_id="details", apply_default_css=False),
         gr.HTML(elem_id="unfinished", apply_default_css=False),
     ]
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
         resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
-    return [*result, buttons, resume, discard]
+    return _Result([*shown, buttons], details, resume, discard)
 
 
 def _connect_jobs(
@@ -155,14 +151,13 @@ def _connect_jobs(
     page: PageHandlers,
     form: Form,
     inputs: dict[str, Any],
-    client_id: gr.BrowserState,
-    draft: gr.BrowserState,
-    result: list[Any],
-    unfinished: list[gr.Button],
+    browser: _Browser,
+    result: _Result,
 ) -> None:
     """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
-    seen, shown = result[0], [*result, form.start, form.end, form.stop_after_section]
-    app.load(page.restore, [client_id, draft], [client_id, *inputs.values(), *shown], **_QUICK)
+    client_id, seen = browser.client_id, browser.seen
+    shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
+    app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
     poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", **_QUICK)
     poll.success(None, None, None, js=_HEARD)
     form.start.click(
@@ -174,9 +169,8 @@ def _connect_jobs(
     )
     form.end.click(page.end, [client_id, seen], shown, trigger_mode="once", **_QUICK)
     form.stop_after_section.click(page.stop_after_section, [client_id, seen], shown, trigger_mode="once", **_QUICK)
-    resume, discard = unfinished
-    resume.click(page.resume_video, [client_id, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
-    discard.click(page.discard, [client_id, seen], shown, trigger_mode="once", **_QUICK)
+    result.resume.click(page.resume_video, [client_id, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
+    result.discard.click(page.discard, [client_id, seen], shown, trigger_mode="once", **_QUICK)
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
@@ -202,24 +196,24 @@ def _connect_seed(
 
 
 def _connect_hints(
-    page: PageHandlers, form: Form, inputs: dict[str, Any], recipe: RecipePanel, others: list[Any]
+    hints: HintHandlers, form: Form, inputs: dict[str, Any], recipe: RecipePanel, others: list[Any]
 ) -> None:
     """Connect what is told before the start: the size, the length, the time, and what is still in the way.
 
     `others` are events besides a change of a setting after which the time may be another one.
     """
     size = {
-        "fn": page.size_hint,
+        "fn": hints.size_hint,
         "inputs": [form.image, inputs["resolution"], recipe.file],
         "outputs": form.size_hint,
         **_QUICK,
     }
     gr.on([form.image.change, inputs["resolution"].change, recipe.file.upload, recipe.file.clear], **size)
-    form.seconds.change(page.length_hint, form.seconds, form.length_hint, **_QUICK)
+    form.seconds.change(hints.length_hint, form.seconds, form.length_hint, **_QUICK)
     settings = (control.change for name, control in inputs.items() if "prompt" not in name)
     gr.on(
         [*settings, *others],
-        page.review,
+        hints.review,
         inputs_kwargs={"message": form.message, **inputs},
         outputs=[form.message, form.estimate],
         trigger_mode="always_last",

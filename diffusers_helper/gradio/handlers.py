@@ -7,7 +7,6 @@ unchanged part is not sent again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -21,19 +20,17 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
-    carries_recipe,
     file_value,
     kept_settings,
     read_photo,
     read_request,
-    setting_fault,
     uploaded_file,
 )
 from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import START, JobInputs
 
 
 class PageHandlers:
@@ -44,7 +41,6 @@ class PageHandlers:
         manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
-        estimate: tells how long a video takes here; None where nobody knows.
         photos: reads photos; None for a reader of its own.
     """
 
@@ -54,14 +50,12 @@ class PageHandlers:
         manager: JobManager,
         client_jobs: ClientJobs,
         t: Language = ENGLISH,
-        estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
         photos: PhotoReader | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
-        self._estimate = estimate
         self._asked = LastAsked()
         self._photos = photos or PhotoReader()
 
@@ -93,14 +87,12 @@ class PageHandlers:
         message = ""
         try:
             wanted = read_request(self._variant.name, settings)
-            photo = read_photo(image, self._photos, request)
+            inputs = JobInputs(wanted, {START: read_photo(image, self._photos, request)})
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
             if self._asked.again(str(whose), image, wanted, self._client_jobs.job(whose)):
                 return [view.same_again(self._t), *self.tick(client_id, seen, request)]
-            self._client_jobs.start(
-                whose, lambda: self._manager.submit(wanted, photo, owner=owner, client_id=str(whose))
-            )
+            self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
             self._asked.note(str(whose), image, self._client_jobs.job(whose))
         except FramePackError as error:
             message = self._t(str(error))
@@ -130,46 +122,12 @@ class PageHandlers:
         self._client_jobs.discard(client_id_of(client_id, request))
         return self.tick(client_id, seen, request)
 
-    def length_hint(self, seconds: Any) -> str:
-        """Return the exact length that `seconds` leads to; empty if it is no length."""
-        return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
-
-    def review(
-        self, message: object, image: object, request: gr.Request | None = None, **settings: Any
-    ) -> tuple[Any, str]:
-        """Return what is still wrong if `message` says that something is, and about how long the video will take."""
-        fault, told = "", ""
-        try:
-            told = view.estimate(self._estimate(read_request(self._variant.name, settings)), self._t)
-            if message:
-                read_photo(image, self._photos, request)
-        except FramePackError as error:
-            fault = self._t(str(error))
-        return view.fault(fault) if message else gr.skip(), told
-
     def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
         """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
         if random:
             return RANDOM_SEED
         job = self._client_jobs.job(client_id_of(client_id, request))
         return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
-
-    def size_hint(
-        self, image: object, resolution: int, restored: object = None, request: gr.Request | None = None
-    ) -> str:
-        """Return the size the video will have with this photo, or why the photo cannot be used.
-
-        A picture with settings in it says so, unless these were `restored`.
-        """
-        if image is None:
-            return view.size_hint(None, resolution, self._t)
-        try:
-            photo = read_photo(image, self._photos, request)
-        except FramePackError as error:
-            return view.fault(self._t(str(error)))
-        size = view.size_hint(photo.image.size, resolution, self._t)
-        hinted = carries_recipe(image, restored, user_of(request))
-        return size + (view.recipe_hint(self._t) if hinted else "")
 
     def _values(self, client_id: object) -> list[Any]:
         """Return what `app` shows of the client's newest job, in its order: HTML, video, card and buttons."""

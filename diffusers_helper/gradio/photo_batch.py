@@ -32,6 +32,7 @@ from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
+from diffusers_helper.media.inputs import START, JobInputs
 
 POLL_SECONDS = 2
 MAX_CLIENTS = 10_000
@@ -148,7 +149,8 @@ class PhotoBatchHandlers:
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
-            self._manager.submit(wanted, photo, owner=owner_of(request), client_id=client_id, batch=True)
+            inputs = JobInputs(wanted, {START: photo})
+            self._manager.submit(inputs, owner=owner_of(request), client_id=client_id, batch=True)
         except PhotosBusyError:
             raise
         except PhotoError as error:

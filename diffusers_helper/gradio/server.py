@@ -13,6 +13,7 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,39 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def application(
-    pages: Mapping[str, gr.Blocks],
-    manager: JobManager,
-    access: Access,
-    outputs: Path,
-    routes: Sequence[Route] = (),
-    lifespan: Lifespan[FastAPI] | None = None,
-) -> ASGIApp:
-    """Return the pages, one per language, and `routes` beside them, all behind the guards."""
-    app = FastAPI(lifespan=lifespan, routes=list(routes), openapi_url=None)
+@dataclass(frozen=True)
+class Site:
+    """What is served.
+
+    Attributes:
+        pages: by their language.
+        manager: runs their jobs.
+        access: who may come in, and how.
+        outputs: the folder of the results.
+        routes: endpoints beside the pages.
+    """
+
+    pages: Mapping[str, gr.Blocks]
+    manager: JobManager
+    access: Access
+    outputs: Path
+    routes: Sequence[Route] = ()
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The paths of the routes."""
+        return [route.path for route in self.routes]
+
+
+def application(site: Site, lifespan: Lifespan[FastAPI] | None = None) -> ASGIApp:
+    """Return the pages and routes of `site` behind the guards."""
+    app = FastAPI(lifespan=lifespan, routes=list(site.routes), openapi_url=None)
+    access = site.access
     uploads = Uploads(Path(get_upload_folder()))
     receiver = Receiver(uploads, access.max_upload)  # one for the pages of all languages, as it counts
     sign_in = SignIn(access.accounts) if access.accounts else None
-    mounted = mount_pages(app, pages, lambda: for_gradio(access, outputs, receiver, sign_in))
-    return guarded(only_endpoints(reject_when_full(mounted, manager.full), [route.path for route in routes]), access)
+    mounted = mount_pages(app, site.pages, lambda: for_gradio(access, site.outputs, receiver, sign_in))
+    return guarded(only_endpoints(reject_when_full(mounted, site.manager.full), site.endpoints), access)
 
 
 def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignIn | None) -> dict[str, Any]:
@@ -93,17 +112,8 @@ def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignI
     }
 
 
-def serve(
-    pages: Mapping[str, gr.Blocks],
-    manager: JobManager,
-    listener: socket.socket,
-    *,
-    access: Access,
-    outputs: Path,
-    inbrowser: bool,
-    routes: Sequence[Route] = (),
-) -> bool:
-    """Serve the pages, one per language, and `routes` beside them; return whether the running job stopped in time.
+def serve(site: Site, listener: socket.socket, *, inbrowser: bool) -> bool:
+    """Serve `site`; return whether the running job stopped in time.
 
     Raises whatever keeps it from starting or ends it before a signal does.
     """
@@ -114,18 +124,18 @@ def serve(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         nonlocal stopped, failure
         try:
-            _ready(manager, address(listener), inbrowser=inbrowser)
+            _ready(site.manager, address(listener), inbrowser=inbrowser)
         except Exception as error:
             failure = error  # uvicorn would only log it and leave with an exit code of its own
             raise
         yield
         logger.info("Stopping")
         deadline = time.monotonic() + JOB_SECONDS
-        while not (stopped := manager.close(0)) and time.monotonic() < deadline and not server.force_exit:
+        while not (stopped := site.manager.close(0)) and time.monotonic() < deadline and not server.force_exit:
             await asyncio.sleep(0.05)
 
     config = uvicorn.Config(
-        application(pages, manager, access, outputs, routes, lifespan),
+        application(site, lifespan),
         http=LimitedProtocol,
         ws="none",
         backlog=BACKLOG,
@@ -143,28 +153,21 @@ def serve(
     return stopped
 
 
-def share(
-    pages: Mapping[str, gr.Blocks],
-    manager: JobManager,
-    listener: socket.socket,
-    *,
-    access: Access,
-    outputs: Path,
-    routes: Sequence[Route] = (),
-) -> bool:
+def share(site: Site, listener: socket.socket) -> bool:
     """The same for the first of the pages, with a public link."""
     host, port = listener.getsockname()[:2]
     listener.close()  # Gradio binds the port itself
-    tag, blocks = next(iter(pages.items()))
+    tag, blocks = next(iter(site.pages.items()))
+    access = site.access
     receiver = Receiver(Uploads(Path(get_upload_folder())), access.max_upload)
-    protected = for_gradio(access, outputs, receiver, SignIn(access.accounts) if access.accounts else None)
+    protected = for_gradio(access, site.outputs, receiver, SignIn(access.accounts) if access.accounts else None)
     door = [
         Middleware(guarded, access, tunnel=True),
-        Middleware(only_endpoints, [route.path for route in routes]),
-        Middleware(reject_when_full, manager.full),
+        Middleware(only_endpoints, site.endpoints),
+        Middleware(reject_when_full, site.manager.full),
     ]
     protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
-    protected["app_kwargs"]["routes"] = list(routes)
+    protected["app_kwargs"]["routes"] = list(site.routes)
     _, local, public = blocks.launch(
         share=True,
         server_name=host,
@@ -174,9 +177,9 @@ def share(
         **app_options(tag),
         **protected,
     )
-    _ready(manager, public or local, inbrowser=False)
+    _ready(site.manager, public or local, inbrowser=False)
     _until_interrupted(threading.Event().wait)
-    return manager.close(JOB_SECONDS)  # the server's thread ends with the process
+    return site.manager.close(JOB_SECONDS)  # the server's thread ends with the process
 
 
 def _ready(manager: JobManager, url: str, *, inbrowser: bool) -> None:

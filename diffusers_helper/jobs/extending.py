@@ -63,7 +63,7 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     video = finished.with_name(f"{finished.name}.mp4")
     needed = [*section_files(folder := store.path(job_id)).values(), folder / CONDITIONS, folder / ENVIRONMENT]
     try:
-        store.add(longer, store.photo(job_id))
+        store.add(longer, store.inputs(job_id).pictures)
         for file in filter(Path.is_file, needed):
             _link(file, store.path(new_id) / file.name)
         if video.is_file():  # otherwise it is decoded again

@@ -14,7 +14,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from diffusers_helper.media.photo import Photo
+    from diffusers_helper.media.inputs import JobInputs
 
 
 @dataclass(eq=False)
@@ -23,22 +23,25 @@ class Job:
 
     Attributes:
         id: unique and not to be guessed; also fit for a file name.
-        request: the settings, with a fixed seed.
-        photo: the start picture.
+        inputs: the settings, with a fixed seed, and the pictures.
         owner: for whom it is; "" for nobody in particular.
         set_status: shows a sentence as the job's description, for what takes long inside one stage.
         allow_env_change: it may go on with what was made where something else was different.
     """
 
     id: str
-    request: GenerationRequest
-    photo: Photo
+    inputs: JobInputs
     set_status: Callable[[str], None]
     owner: str = ""
     allow_env_change: bool = False
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _last_section: int | None = field(default=None, repr=False)
     _beat: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The settings."""
+        return self.inputs.request
 
     def stop(self) -> None:
         """Ask the run to stop; it does at the next event or `check`."""

@@ -1,4 +1,4 @@
-"""The photo of a job on the disk: a PNG that this program wrote, and nothing else that may lie in its place."""
+"""A picture of a job on the disk: a PNG that this program wrote, and nothing else that may lie in its place."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,20 +16,19 @@ from typing import TYPE_CHECKING
 from diffusers_helper.core.errors import FramePackError, QueueFullError, SettingsError
 from diffusers_helper.core.events import Cancelled, Finished
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
-from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, ending, first_snapshot
-from diffusers_helper.jobs.queue import JobQueue
-from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending, first_snapshot
+from diffusers_helper.jobs.queue import JobQueue, QueueLimits
+from diffusers_helper.jobs.record import JobRecord, picture_records
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
-from diffusers_helper.jobs.worker import Run, Work, Worker
+from diffusers_helper.jobs.worker import Run, Work, Worker, WorkerHooks
 
 if TYPE_CHECKING:
-    from diffusers_helper.media.photo import Photo
+    from diffusers_helper.media.inputs import JobInputs
 
 __all__ = ["UNKNOWN_JOB", "JobManager"]
 
@@ -42,12 +40,8 @@ class JobManager:
 
     Args:
         run: makes the events of a job; ended by `close()` on what it returns.
-        max_waiting: how many jobs may wait.
-        max_per_owner: how many of them may be for one owner; None for no limit.
-        keep: how many ended jobs are remembered.
-        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
-        prepare: called once in the worker before its first job, for slow imports.
-        on_failure: called after a failed run has let go of its memory, to free what it left.
+        hooks: what the worker calls beside it.
+        limits: how much it takes.
         unfinished: the jobs on the disk; None keeps them in memory alone.
 
     Attributes:
@@ -58,20 +52,17 @@ class JobManager:
         self,
         run: Run,
         *,
-        max_waiting: int = 20,
-        max_per_owner: int | None = None,
-        keep: int = 100,
-        new_previewer: Callable[[], Previewer] | None = None,
-        prepare: Callable[[], None] | None = None,
-        on_failure: Callable[[], None] | None = None,
+        hooks: WorkerHooks | None = None,
+        limits: QueueLimits | None = None,
         unfinished: KeptJobs | None = None,
     ) -> None:
         self.stats = WorkerStats()
         self._kept: KeptJobs = unfinished or KeptJobs()
-        self._board = Board(keep)
-        self._queue = JobQueue(max_waiting, max_per_owner)
+        limits = limits or QueueLimits()
+        self._board = Board(limits.remembered)
+        self._queue = JobQueue(limits.waiting, limits.per_owner)
         self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
-        work = Work(run, new_previewer, prepare, on_failure, self._finish)
+        work = Work(run, self._finish, hooks or WorkerHooks())
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
         self._recovered = False
 
@@ -92,8 +83,7 @@ class JobManager:
 
     def submit(
         self,
-        request: GenerationRequest,
-        photo: Photo,
+        inputs: JobInputs,
         token: str | None = None,
         *,
         owner: str = "",
@@ -108,27 +98,27 @@ class JobManager:
         OutputError if the job cannot be kept.
         """
         self.start()
-        job_id, request = new_job_id(), request.with_seed()
+        job_id, inputs = new_job_id(), inputs.with_seed()
         if token is not None and (known := self._board.redeem(token, job_id)) != job_id:
             return known
         try:
             ticket = self._dispatcher.reserve(job_id, owner)
             record = JobRecord(
                 job_id,
-                request,
+                inputs.request,
                 created=time.time(),
                 owner=owner,
                 client_id=client_id,
-                photo_name=photo.name if photo else "",
+                pictures=picture_records(inputs.pictures),
                 batch=batch,
                 order=ticket.order,
             )
-            self._kept.keep(record, photo)
+            self._kept.keep(record, inputs.pictures)
         except BaseException:
             self._dispatcher.release(job_id)
             raise
         try:
-            self._dispatcher.admit(self._job(record, photo), first_snapshot(record))
+            self._dispatcher.admit(self._job(job_id, inputs, owner), first_snapshot(record))
         except BaseException:
             self._kept.drop(job_id)
             raise
@@ -148,14 +138,14 @@ class JobManager:
             place = seen.order if seen.state == JobState.INTERRUPTED else None
             ticket = self._dispatcher.reserve(job_id, seen.owner, place)
             try:
-                record, photo = self._kept.take(job_id, order=ticket.order)
+                record, inputs = self._kept.take(job_id, order=ticket.order)
             except BaseException:
                 self._dispatcher.release(job_id)
                 raise
             # whoever goes on with one of a batch watches it
             now: Changes = {"video": seen.video, "frames": seen.frames, "partial": seen.partial, "batch": False}
             try:
-                job = self._job(record, photo, allow_env_change=True)
+                job = self._job(job_id, inputs, record.owner, allow_env_change=True)
                 self._dispatcher.admit(job, first_snapshot(record, **now))
             except BaseException:
                 self._kept.give_back(job_id, seen.state)
@@ -229,8 +219,8 @@ class JobManager:
     def _restore(self, found: Recovered) -> None:
         record, resume = found.record, found.resume
         video: Changes = {"video": resume.video, "frames": resume.frames, "partial": resume.video is not None}
-        if found.photo is not None:
-            job = self._job(record, found.photo, allow_env_change=resume.sections_kept > 0)
+        if found.inputs is not None:
+            job = self._job(record.id, found.inputs, record.owner, allow_env_change=resume.sections_kept > 0)
             self._dispatcher.restore(job, first_snapshot(record, **video))
             return
         ended: Changes = video | resume.changes()
@@ -247,9 +237,9 @@ class JobManager:
             self._queue.continue_after(record.order)
             self._board.post(first_snapshot(record, **ended))
 
-    def _job(self, record: JobRecord, photo: Photo, *, allow_env_change: bool = False) -> Job:
-        set_status = partial(self._dispatcher.set_status, record.id)
-        return Job(record.id, record.request, photo, set_status, record.owner, allow_env_change, _beat=self.stats.beat)
+    def _job(self, job_id: str, inputs: JobInputs, owner: str, *, allow_env_change: bool = False) -> Job:
+        set_status = partial(self._dispatcher.set_status, job_id)
+        return Job(job_id, inputs, set_status, owner, allow_env_change, _beat=self.stats.beat)
 
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Give a job its last state, with what its files say about going on."""

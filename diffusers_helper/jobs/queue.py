@@ -25,6 +25,21 @@ class Ticket:
     order: float
 
 
+@dataclass(frozen=True)
+class QueueLimits:
+    """How much a queue takes.
+
+    Attributes:
+        waiting: how many jobs may wait.
+        per_owner: how many of them may be for one owner; None for no limit.
+        remembered: how many ended jobs are remembered, beside those that can go on.
+    """
+
+    waiting: int = 20
+    per_owner: int | None = None
+    remembered: int = 100
+
+
 class JobQueue:
     """Tickets in their order, and the jobs of those that can be taken.
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.files import parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.media.inputs import START
 from diffusers_helper.media.partials import RECORD
+
+if TYPE_CHECKING:
+    from diffusers_helper.media.photo import Photo
 
 STATES = ("queued", "running", "stopped", "failed", "done")
 RECORD_BYTES = 1_000_000
@@ -24,6 +29,8 @@ YEAR_10000 = 253_402_300_800
 LARGEST = 2**53
 """Numbers from here on are no counts, times or places that this program wrote."""
 _ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
+_USE = re.compile(r"[a-z0-9_]{1,40}")
+"""What a picture can be for: fit for a file name."""
 QUARANTINE = "quarantine"
 """The folder, among those of the jobs, of what cannot be used."""
 DONE = "done"
@@ -58,6 +65,19 @@ def is_id(name: str) -> bool:
 
 
 @dataclass(frozen=True)
+class PictureRecord:
+    """What is kept of a picture beside its file: name and notes of its `Photo`."""
+
+    name: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def picture_records(pictures: Mapping[str, Photo]) -> dict[str, PictureRecord]:
+    """Return what is kept of the pictures of a job."""
+    return {use: PictureRecord(photo.name, photo.notes) for use, photo in pictures.items()}
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job as it is on the disk.
 
@@ -70,7 +90,7 @@ class JobRecord:
         client_id: the browser that started it, as the page knows browsers; empty for the command line and scripts.
         output: the results' path without ending, from the folder of results; empty until it has run.
         models: the option that chose the models; empty for the usual ones.
-        photo_name, photo_notes: of its `Photo`.
+        pictures: its pictures, by what each is for; see `JobInputs`.
         error: why it failed.
         batch: it was queued together with others.
         order: its place in the queue; smaller numbers run first.
@@ -85,14 +105,18 @@ class JobRecord:
     client_id: str = ""
     output: str = ""
     models: str = ""
-    photo_name: str = ""
-    photo_notes: tuple[str, ...] = ()
+    pictures: Mapping[str, PictureRecord] = field(default_factory=lambda: {START: PictureRecord()})
     error: str = ""
     batch: bool = False
     order: float = 0.0
     restarts: int = 0
     started: float = 0.0
     finished: float = 0.0
+
+    @property
+    def photo_name(self) -> str:
+        """The name of the start picture's file; empty if it has none."""
+        return self.pictures[START].name if START in self.pictures else ""
 
     def to_json(self) -> str:
         """Return the record as JSON."""
@@ -109,11 +133,16 @@ class JobRecord:
             raise ValueError("request")
         if "visitor" in found:  # what versions up to 2026-11 called it
             found = {"client_id": found["visitor"], **found}
-        known: dict[str, Any] = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+        if "pictures" not in found:  # those versions knew one
+            start = {"name": found.get("photo_name", ""), "notes": found.get("photo_notes", [])}
+            found = {"pictures": {START: start}, **found}
+        known: dict[str, Any] = {each.name: found[each.name] for each in fields(cls) if each.name in found}
         request = GenerationRequest.from_fields(known.pop("request"))
-        if wrong := [field.name for field in fields(cls) if field.name != "request" and not _is_right(field, known)]:
+        if wrong := [each.name for each in fields(cls) if each.name != "request" and not _is_right(each, known)]:
             raise ValueError(", ".join(wrong))
-        return cls(request=request, **known | {"photo_notes": tuple(known.get("photo_notes", ()))})
+        pictures = known.pop("pictures")
+        kept = {use: PictureRecord(about["name"], tuple(about["notes"])) for use, about in pictures.items()}
+        return cls(request=request, pictures=kept, **known)
 
 
 def read_record(folder: Path) -> JobRecord:
@@ -134,12 +163,14 @@ def read_record_file(file: Path, job_id: str) -> JobRecord:
     return record
 
 
-def _is_right(field: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
+def _is_right(each: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
     """Tell whether a field may have the value that it has in `known`: it is of its default's kind, and more."""
-    if field.name not in known:
-        return field.default is not MISSING
-    value = known[field.name]
-    match field.name:
+    if each.name not in known:
+        return each.default is not MISSING
+    value = known[each.name]
+    match each.name:
+        case "pictures":
+            return isinstance(value, dict) and START in value and all(map(_is_picture, value, value.values()))
         case "id":
             return isinstance(value, str) and is_id(value)
         case "state":
@@ -148,14 +179,20 @@ def _is_right(field: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one
             return _is_number(value) and 0 <= value < YEAR_10000
         case "output":
             return isinstance(value, str) and (not value or _stays_inside(value))
-    match field.default:
+    match each.default:
         case bool():
             return isinstance(value, bool)
         case int() | float():
             return _is_number(value)
-        case tuple():
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, str)
+
+
+def _is_picture(use: str, about: object) -> bool:
+    """Tell whether `about` can be what is kept of a picture for `use`."""
+    if not isinstance(about, dict) or about.keys() != {"name", "notes"} or not _USE.fullmatch(use):
+        return False
+    notes = about["notes"]
+    return isinstance(about["name"], str) and isinstance(notes, list) and all(isinstance(note, str) for note in notes)
 
 
 def _is_number(value: object) -> bool:

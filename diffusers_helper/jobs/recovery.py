@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from diffusers_helper.core.errors import SettingsError
@@ -11,6 +11,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
@@ -23,10 +24,10 @@ CANNOT_RESUME = Message("This video cannot go on; start it again.")
 class KeptJobs:
     """What a queue asks of the disk. This one has none: no job outlives its process, and none that ended can go on."""
 
-    def keep(self, record: JobRecord, photo: Photo) -> None:
+    def keep(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
 
-    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, Photo]:
+    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
         """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if that cannot be."""
         raise SettingsError(CANNOT_RESUME)
 
@@ -68,12 +69,12 @@ class Recovered:
 
     Attributes:
         record: what was kept of it.
-        photo: its photo if it waits again; None for one that is offered or done.
+        inputs: what it is made from if it waits again; None for one that is offered or done.
         resume: how it can go on, and what there is of its video.
     """
 
     record: JobRecord
-    photo: Photo | None
+    inputs: JobInputs | None
     resume: ResumeInfo
 
 
@@ -105,5 +106,5 @@ def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     resume = kept.about(record.id) if sections or not again else ResumeInfo()
     if not again or resume.env_warning:
         return Recovered(record, None, resume)
-    taken, photo = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
-    return Recovered(taken, photo, resume)
+    taken, inputs = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
+    return Recovered(taken, inputs, resume)

@@ -1,6 +1,6 @@
-"""Jobs on the disk, so that they outlive their process: a folder each, with the request, the photo and a checkpoint.
+"""Jobs on the disk, so that they outlive their process: a folder each, with the request, its pictures and a checkpoint.
 
-`FOLDER/ID/job.json` and `photo.png` are written when a job is submitted; `generation/checkpoint.py` adds
+`FOLDER/ID/job.json` and the pictures are written when a job is submitted; `generation/checkpoint.py` adds
 the rest. `FOLDER/quarantine` has what cannot be used, as it was found; `FOLDER/done/ID.json` is the record of a
 job that is done.
 `FOLDER/ID.lock` is held by the process that has the job, and the system lets go of it however that process ends: a
@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
@@ -32,7 +32,6 @@ from diffusers_helper.core.errors import (
 )
 from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.quarantine import Quarantine
@@ -43,9 +42,11 @@ from diffusers_helper.jobs.record import (
     JobRecord,
     UnusableJobError,
     is_id,
+    picture_records,
     read_record,
 )
-from diffusers_helper.media.partials import PHOTO, RECORD, section_files
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.partials import RECORD, picture_file, section_files
 from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class JobStore:
         self.done = DoneJobs(folder / DONE, self.video_of, self.set_aside)
 
     @contextmanager
-    def running(self, job_id: str, request: GenerationRequest, photo: Photo, **about: str) -> Iterator[Path]:
+    def running(self, job_id: str, inputs: JobInputs, **about: str) -> Iterator[Path]:
         """Hold a job while it runs, and give the folder of its checkpoint.
 
         A job that is new here, or was another one, is begun; `about` is more of its record. When it is done only its
@@ -81,7 +82,7 @@ class JobStore:
         if not self.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
-            self._begin(job_id, request, photo)
+            self._begin(job_id, inputs)
             self.update(job_id, state="running", error="", started=time.time(), **about)
             try:
                 yield self.path(job_id)
@@ -91,18 +92,19 @@ class JobStore:
             except BaseException as error:
                 self._left(job_id, "failed", str(error), wanted=isinstance(error, DiskFullError))
                 raise
-            self._done(job_id, keep="latents" in request.keep)
+            self._done(job_id, keep="latents" in inputs.request.keep)
         finally:
             self.release(job_id)
 
-    def add(self, record: JobRecord, photo: Photo) -> None:
+    def add(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
         """Write a new job and hold it. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
             self.hold(record.id)  # first: an empty folder that nobody holds is swept
             folder.mkdir(parents=True, exist_ok=True)
-            write_picture(photo.image, folder / PHOTO)
-            self._write(replace(record, photo_name=photo.name, photo_notes=photo.notes, created=time.time()))
+            for use, photo in pictures.items():
+                write_picture(photo.image, folder / picture_file(use))
+            self._write(replace(record, pictures=picture_records(pictures), created=time.time()))
         except BaseException as error:
             with suppress(FramePackError):
                 self.discard(record.id)
@@ -144,15 +146,19 @@ class JobStore:
                 continue
         return sorted(found, key=lambda record: record.created)
 
-    def photo(self, job_id: str) -> Photo:
-        """Return the job's photo; raises UnknownJobError, as an UnusableJobError if it cannot be read."""
-        record = self.record(job_id)
-        return Photo(read_picture(self.path(job_id) / PHOTO), record.photo_name, record.photo_notes)
+    def inputs(self, job_id: str) -> JobInputs:
+        """Return what a job is made from; raises UnknownJobError, as an UnusableJobError if it cannot be read."""
+        record, folder = self.record(job_id), self.path(job_id)
+        pictures = {
+            use: Photo(read_picture(folder / picture_file(use)), about.name, about.notes)
+            for use, about in record.pictures.items()
+        }
+        return JobInputs(record.request, pictures)
 
     def thumbnail(self, job_id: str) -> str:
         """Return a small picture of the job's photo as a `data:` URL; empty if it cannot be read."""
         try:
-            image, file = self.photo(job_id).image, BytesIO()
+            image, file = self.inputs(job_id).start.image, BytesIO()
         except UnknownJobError:
             return ""
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -224,11 +230,11 @@ class JobStore:
         found = section_files(self.path(job_id))
         return next((number for number in range(len(found)) if number not in found), len(found))
 
-    def _begin(self, job_id: str, request: GenerationRequest, photo: Photo) -> None:
+    def _begin(self, job_id: str, inputs: JobInputs) -> None:
         """Write a job that this process holds, unless it is there with this request."""
         folder = self.path(job_id)
         try:
-            if self.record(job_id).request == request:
+            if self.record(job_id).request == inputs.request:
                 return
             _remove(folder)
         except UnusableJobError as error:
@@ -238,7 +244,7 @@ class JobStore:
         except UnknownJobError:
             if section_files(folder):
                 self.set_aside(folder, Message("it has no job.json"))
-        self.add(JobRecord(job_id, request), photo)
+        self.add(JobRecord(job_id, inputs.request), inputs.pictures)
 
     def _left(self, job_id: str, state: str, error: str = "", *, wanted: bool = False) -> None:
         """Keep a job that ended before it was done, if it has a section or is `wanted` without one."""

@@ -18,7 +18,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.kept_photo import check_picture
 from diffusers_helper.jobs.record import DONE, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.media.partials import PHOTO, half_written, half_written_results
+from diffusers_helper.media.partials import half_written, half_written_results, picture_file
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def _examined(store: JobStore, folder: Path) -> JobRecord | None:
     _remove(half_written(folder))
     try:
         record = read_record(folder)
-        check_picture(folder / PHOTO)
+        for use in record.pictures:
+            check_picture(folder / picture_file(use))
     except FileNotFoundError:
         _put_away(store, folder, Message("it has no job.json"))
         return None

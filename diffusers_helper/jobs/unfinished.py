@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.partials import partial_files
 from diffusers_helper.media.photo import Photo
 
@@ -37,9 +38,9 @@ class StoredJobs(KeptJobs):
         self._variant = variant
         self._env_warning = env_warning
 
-    def keep(self, record: JobRecord, photo: Photo) -> None:
+    def keep(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
-        self._store.add(record, photo)
+        self._store.add(record, pictures)
 
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays, and without that nothing does."""
@@ -71,13 +72,13 @@ class StoredJobs(KeptJobs):
         """Return how many sections of a job are finished."""
         return self._store.sections(job_id)
 
-    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, Photo]:
+    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
         """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if another process has it."""
         if not self._store.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
-            photo = self._store.photo(job_id)
-            return self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts), photo
+            inputs = self._store.inputs(job_id)
+            return self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts), inputs
         except FramePackError as error:
             if isinstance(error, UnusableJobError) and error.damaged:
                 with suppress(FramePackError):

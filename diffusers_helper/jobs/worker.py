@@ -32,22 +32,33 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0
 
 
 @dataclass(frozen=True)
+class WorkerHooks:
+    """What the worker calls beside a job's run; each may be left out.
+
+    Attributes:
+        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
+        prepare: called once before the first job, for slow imports.
+        on_failure: called after a failed run has let go of its memory, to free what it left.
+    """
+
+    new_previewer: Callable[[], Previewer] | None = None
+    prepare: Callable[[], None] | None = None
+    on_failure: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
 class Work:
     """What the worker calls.
 
     Attributes:
         run: makes the events of a job; ended by `close()` on what it returns.
-        new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
-        prepare: called once before the first job, for slow imports.
-        on_failure: called after a failed run has let go of its memory, to free what it left.
         finish: gives a job its last state.
+        hooks: what else it calls.
     """
 
     run: Run
-    new_previewer: Callable[[], Previewer] | None
-    prepare: Callable[[], None] | None
-    on_failure: Callable[[], None] | None
     finish: Callable[[str, Outcome], None]
+    hooks: WorkerHooks
 
 
 class Worker:
@@ -123,8 +134,8 @@ class Worker:
 
     def _prepare(self) -> None:
         if not self._stats.prepared:
-            if self._work.prepare is not None:
-                _guarded(self._work.prepare, "Preparing for the first job failed")
+            if self._work.hooks.prepare is not None:
+                _guarded(self._work.hooks.prepare, "Preparing for the first job failed")
             self._stats.worker_prepared()
 
     def _make(self, job: Job) -> None:
@@ -133,8 +144,8 @@ class Worker:
             "Job %s: %s, %d frames, seed %d", public_name(job.id), request.variant, request.total_frames, request.seed
         )
         outcome = self._drive(job)
-        if isinstance(outcome, Failed) and self._work.on_failure is not None:
-            _guarded(self._work.on_failure, "Freeing memory after a failed job failed")
+        if isinstance(outcome, Failed) and self._work.hooks.on_failure is not None:
+            _guarded(self._work.hooks.on_failure, "Freeing memory after a failed job failed")
         self._work.finish(job.id, outcome)
 
     def _drive(self, job: Job) -> Outcome:
@@ -172,10 +183,10 @@ class Worker:
         return finished
 
     def _previews(self) -> Previews | None:
-        if self._work.new_previewer is None:
+        if self._work.hooks.new_previewer is None:
             return None
         try:
-            return Previews(self._work.new_previewer())
+            return Previews(self._work.hooks.new_previewer())
         except BaseException:  # a video matters more than its previews
             logger.exception("This video gets no previews")
             return None

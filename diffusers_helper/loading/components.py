@@ -167,8 +167,6 @@ class Components:
             self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae
         )
         execution.mlp_chunk = plan.mlp_chunk
-        if parts.VAE.name in self._loaded:
-            self._tile(self._loaded[parts.VAE.name])
         said = sentence(plan, len(weights.blocks), len(evenly_spaced(weights.blocks, plan.resident_bytes)))
         logger.info("%s %s", said, plan)
         return execution, said

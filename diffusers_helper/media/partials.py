@@ -11,12 +11,20 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-RECORD, PHOTO = "job.json", "photo.png"
+from diffusers_helper.media.inputs import START
+
+RECORD = "job.json"
 ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"
 PART = ".part"
 """What `atomic_write` appends to the name of a file that it has not completed."""
 _SECTION = re.compile(r"section_(\d{3,9})\.safetensors")
 _PARTIAL = re.compile(r"_partial_(\d{2,9})\.mp4")
+_PICTURE = re.compile(r"photo\.png|picture_[a-z0-9_]{1,40}\.png")
+
+
+def picture_file(use: str) -> str:
+    """Return the name of the file in a job's folder that holds the picture for `use`, as `JobInputs` calls it."""
+    return "photo.png" if use == START else f"picture_{use}.png"
 
 
 def partial_file(stem: Path, sections: int) -> Path:
@@ -41,10 +49,10 @@ def section_files(folder: Path) -> dict[int, Path]:
 
 def half_written(folder: Path) -> Iterator[Path]:
     """Yield what was left half-written in `folder`, that of one job."""
-    ours = {RECORD, PHOTO, ENVIRONMENT, CONDITIONS}
+    ours = {RECORD, ENVIRONMENT, CONDITIONS}
     for name in _names(folder):
         whole = name.removesuffix(PART)
-        if whole != name and (whole in ours or _SECTION.fullmatch(whole)):
+        if whole != name and (whole in ours or _SECTION.fullmatch(whole) or _PICTURE.fullmatch(whole)):
             yield folder / name
 
 

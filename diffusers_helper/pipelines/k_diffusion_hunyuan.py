@@ -44,10 +44,8 @@ def flux_sigmas(steps: int, mu: float) -> Tensor:
     return math.exp(mu) / (math.exp(mu) + (1.0 / t - 1.0))
 
 
-def transformer_arguments(  # noqa: PLR0913 - the transformer's conditions, and where they go
-    prompt_embeds: Tensor,
-    prompt_mask: Tensor,
-    pooled: Tensor,
+def transformer_arguments(
+    text: tuple[Tensor, Tensor, Tensor],
     *,
     guidance_scale: float,
     batch: int,
@@ -58,15 +56,16 @@ def transformer_arguments(  # noqa: PLR0913 - the transformer's conditions, and 
     """Return the transformer's keyword arguments that stay the same within a section, on its device and in its dtype.
 
     Args:
-        prompt_embeds, prompt_mask, pooled: (1 or B, L, 4096), (1 or B, L) bool, (1 or B, 768).
+        text: of the prompt: states (1 or B, L, 4096), their mask (1 or B, L) bool, pooled vector (1 or B, 768).
         guidance_scale: distilled guidance; the model takes it times 1000.
         batch: number of samples; a single set of conditions is repeated for each.
         device, dtype: where and in what the transformer runs; integers and masks keep their type.
         more: clean latents, index tensors, image embeddings.
     """
+    states, mask, pooled = text
     given = {
-        "encoder_hidden_states": prompt_embeds,
-        "encoder_attention_mask": prompt_mask,
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": mask,
         "pooled_projections": pooled,
         "guidance": torch.full((batch,), guidance_scale * 1000.0),
         **more,
@@ -147,15 +146,13 @@ def sample_hunyuan(  # noqa: PLR0913 - a promised signature
     arguments = partial(
         transformer_arguments, guidance_scale=distilled_guidance_scale, batch=batch, device=device, dtype=dtype
     )
-    positive = arguments(prompt_embeds, prompt_embeds_mask, prompt_poolers, **transformer_kwargs)
+    positive = arguments((prompt_embeds, prompt_embeds_mask, prompt_poolers), **transformer_kwargs)
     negative = None
     if real_guidance_scale != 1.0:
         if negative_prompt_embeds is None or negative_prompt_embeds_mask is None or negative_prompt_poolers is None:
             raise SettingsError("CFG above 1 needs the negative prompt's embeddings, mask and pooled vector.")
         negative = arguments(
-            negative_prompt_embeds,
-            negative_prompt_embeds_mask,
-            negative_prompt_poolers,
+            (negative_prompt_embeds, negative_prompt_embeds_mask, negative_prompt_poolers),
             **(transformer_kwargs | (negative_kwargs or {})),
         )
 

@@ -1,0 +1,33 @@
+"""The decoder of a video: the autoencoder, taken from the components for each section and given back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
+from diffusers_helper.loading.components import Components
+from diffusers_helper.models.kernels import Kernels
+
+
+class ComponentsDecoder:
+    """A `Decoder` that has the autoencoder on its device only while it decodes, where memory is short.
+
+    Args:
+        components: have the autoencoder, and know whether it works in tiles.
+        kernels: what to compute with.
+        check: called between its layers, beside that of each call; it may raise.
+    """
+
+    def __init__(self, components: Components, kernels: Kernels, check: Callable[[], None]) -> None:
+        self._components = components
+        self._kernels = kernels
+        self._use = partial(interruptible, check=check)
+
+    def decode(self, latents: Tensor, check: Callable[[], None]) -> Tensor:
+        """See `Decoder`; raises OutOfMemoryError of torch's."""
+        with self._components.vae() as vae:
+            return VaeSectionDecoder(vae, self._kernels, self._use).decode(latents, check)

@@ -1,0 +1,71 @@
+"""What a page is made from: the model that it drives, what it shares with the other pages, what else it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.client_jobs import ClientJobs
+from diffusers_helper.gradio.photo_batch import PhotoBatch
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.service.preload import Preload
+from diffusers_helper.service.system_monitor import SystemMonitor
+
+
+def _unknown(_request: GenerationRequest) -> Estimate | None:
+    return None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The model, as the page presents it.
+
+    Attributes:
+        variant: which one.
+        defaults: what the controls show at first; a `resolution` of None shows 640.
+        note: a sentence that a user must see; empty for none.
+        camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
+        estimate: tells how long a video takes here; None where nobody knows.
+    """
+
+    variant: Variant
+    defaults: GenerationRequest
+    note: str = ""
+    camera_only: bool = False
+    estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the pages of all languages share.
+
+    Attributes:
+        manager: runs the jobs.
+        client_jobs: which job is whose.
+        photo_batch: the photos of many that became no job.
+        photos: reads photos, with a bound for the whole program.
+    """
+
+    manager: JobManager
+    client_jobs: ClientJobs
+    photo_batch: PhotoBatch = field(default_factory=PhotoBatch)
+    photos: PhotoReader = field(default_factory=PhotoReader)
+
+
+@dataclass(frozen=True)
+class ProgramStatus:
+    """What the page shows of the program beside its videos; there is no panel for what is None.
+
+    Attributes:
+        computer: what the panel "Computer" looks at.
+        preload: what loads models ahead.
+        quarantined: tells of kept jobs that cannot be used; see `Quarantine.listed`.
+    """
+
+    computer: SystemMonitor | None = None
+    preload: Preload | None = None
+    quarantined: Callable[[], list[tuple[str, str]]] | None = None
