@@ -23,6 +23,7 @@ from diffusers_helper.gradio.inputs import (
     carries_recipe,
     file_value,
     kept_settings,
+    photo_size,
     read_photo,
     read_request,
     setting_fault,
@@ -162,12 +163,12 @@ class PageHandlers:
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            photo = read_photo(image, self._photos, request)
+            size = photo_size(image, self._photos, request)
         except FramePackError as error:
             return view.fault(self._t(str(error)))
-        size = view.size_hint(photo.image.size, resolution, self._t)
+        told = view.size_hint(size, resolution, self._t)
         hinted = carries_recipe(image, restored, user_of(request))
-        return size + (view.recipe_hint(self._t) if hinted else "")
+        return told + (view.recipe_hint(self._t) if hinted else "")
 
     def _values(self, visitor: object) -> list[Any]:
         """Return what ``app`` shows of the visitor's newest job, in its order: HTML, video, card and buttons."""
