@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message
@@ -98,7 +97,7 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.endpoints import Monitor, routes
-        from diffusers_helper.gradio.server import JOB_SECONDS, serve, share
+        from diffusers_helper.gradio.server import JOB_SECONDS, serve
         from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -126,13 +125,16 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
         )
         watchdog = Watchdog(manager)
         watchdog.start()
-        how: dict[str, Any] = {"access": access, "outputs": program.outputs, "routes": routes(monitor)}
         code = options.DONE
         try:
-            stopped = (
-                share(pages, manager, listener, **how)
-                if config.share
-                else serve(pages, manager, listener, inbrowser=config.inbrowser, **how)
+            stopped = serve(
+                pages,
+                manager,
+                listener,
+                access=access,
+                outputs=program.outputs,
+                inbrowser=config.inbrowser and not config.share,
+                routes=routes(monitor),
             )
         except Exception:
             if stopped := manager.close(JOB_SECONDS):
