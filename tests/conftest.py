@@ -27,6 +27,14 @@ from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
 
 NO_CHROMIUM = "no Chromium is installed"
+NO_START = "Chromium does not start here"
+START = """
+import sys
+from tests.browsing import headless
+with headless(sys.argv[1]) as browser:
+    browser.new_page().goto("about:blank")
+"""
+ROOT = Path(__file__).parents[1]
 NO_NODE = "Playwright's node does not run; on Debian: sudo apt install libatomic1"
 
 
@@ -41,7 +49,18 @@ def why_no_browser() -> str:
     if chromium_path() is None:
         return NO_CHROMIUM
     driver = subprocess.run([sys.executable, "-m", "playwright", "--version"], capture_output=True)
-    return NO_NODE if driver.returncode else ""
+    if driver.returncode:
+        return NO_NODE
+    tried = subprocess.run(
+        [sys.executable, "-c", START, chromium_path()], cwd=ROOT, capture_output=True, text=True, errors="replace"
+    )
+    return f"{NO_START}: {_complaint(tried.stderr)}" if tried.returncode else ""
+
+
+def _complaint(said: str) -> str:
+    """The line in which Chromium says why it ended, or the last one."""
+    lines = [line.rpartition("[err] ")[2].strip() for line in said.splitlines() if line.strip()] or ["it says nothing"]
+    return next((line for line in lines if "FATAL:" in line or "ERROR:" in line), lines[-1])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(trylast=True)  # Chromium is started to see whether it does only where its tests were chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = {}
     if not config.getoption("--gpu"):

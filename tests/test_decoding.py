@@ -201,6 +201,18 @@ def test_so_many_wait_and_one_owner_does_not_take_all_places(decoder, pool, phot
     assert all(isinstance(read.result(60), Photo) for read in reads)
 
 
+def test_for_the_size_of_a_very_large_picture_nobody_waits(decoder, pool, photo, monkeypatch):
+    reader = PhotoReader(decoder, at_once=1)
+    busy = pool.submit(reader.read, photo("busy.png"))
+    wait_for(lambda: decoder.begun, 60)
+    monkeypatch.setattr("diffusers_helper.media.pixels.EXACT_PIXELS", 20_000)
+    assert pool.submit(reader.size, photo("large.png", 3)).result(60) == (150, 50)
+    decoder.go.set()
+    assert busy.result(60)
+    assert reader.size(photo("small.png", 2)) == (200, 100)
+    assert decoder.begun == ["busy.png", "small.png"]
+
+
 def test_a_reader_that_fails_gives_its_turn_back(photo):
     def broken(_path):
         raise ZeroDivisionError
@@ -212,5 +224,5 @@ def test_a_reader_that_fails_gives_its_turn_back(photo):
 
 
 def test_the_bounds():
-    assert (decoding.MOST_AT_ONCE, decoding.MOST_PIXELS, decoding.KEPT_PIXELS) == (2, 200_000_000, 48_000_000)
+    assert (decoding.MOST_AT_ONCE, decoding.MOST_PIXELS, decoding.KEPT_PIXELS) == (2, 40_000_000, 24_000_000)
     assert decoding.WAITING < 40, "as many threads Gradio has"

@@ -1,6 +1,7 @@
 """The guards around a small application that says what it got; no socket is opened."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -34,11 +35,11 @@ async def echo(scope, receive, send):
     await JSONResponse(told)(scope, receive, send)
 
 
-def ask(*requests, access=ACCESS, client="203.0.113.7", tunnel=False, **first):
+def ask(*requests, access=ACCESS, client="203.0.113.7", **first):
     """Send one request or several to one application; the answers."""
 
     async def send_all():
-        transport = httpx.ASGITransport(guarded(echo, access, tunnel=tunnel), client=(client, 4711))
+        transport = httpx.ASGITransport(guarded(echo, access), client=(client, 4711))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860") as browser:
             return [
                 await browser.request(**{"method": "POST", "url": "/x"} | request) for request in requests or [first]
@@ -153,10 +154,10 @@ def test_a_file_may_run_no_script():
 
 
 def test_a_tunnel_may_have_any_name_but_no_foreign_origin():
-    name = {"Host": "abc.gradio.live"}
-    assert ask(headers=name, tunnel=True).status_code == 200
-    assert ask(headers=name | {"Origin": "https://attacker"}, tunnel=True).status_code == 403
-    assert ask(headers={"Host": "abc.gradio.live/evil.com"}, tunnel=True).status_code == 400
+    name, shared = {"Host": "abc.gradio.live"}, replace(ACCESS, share=True)
+    assert ask(headers=name, access=shared).status_code == 200
+    assert ask(headers=name | {"Origin": "https://attacker"}, access=shared).status_code == 403
+    assert ask(headers={"Host": "abc.gradio.live/evil.com"}, access=shared).status_code == 400
 
 
 @pytest.mark.parametrize("changes", [{}, {"headers": {"Host": "attacker"}}, {"headers": {"Origin": "null"}}])

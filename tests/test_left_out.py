@@ -38,12 +38,37 @@ def test_what_is_left_out_fails_in_ci(
 
 
 @pytest.mark.parametrize(
-    ("chromium", "node", "why"),
-    [(None, 0, conftest.NO_CHROMIUM), ("/chromium", 127, conftest.NO_NODE), ("/chromium", 0, "")],
+    ("chromium", "node", "start", "why"),
+    [
+        (None, 0, 0, conftest.NO_CHROMIUM),
+        ("/chromium", 127, 0, conftest.NO_NODE),
+        ("/chromium", 0, 1, f"{conftest.NO_START}: [1:1:FATAL:zygote.cc(1)] No usable sandbox!"),
+        ("/chromium", 0, 0, ""),
+    ],
 )
-def test_browser_tests_need_chromium_and_playwright_s_own_node(
-    monkeypatch: pytest.MonkeyPatch, chromium: str | None, node: int, why: str
+def test_browser_tests_need_chromium_that_starts_and_playwright_s_own_node(
+    monkeypatch: pytest.MonkeyPatch, chromium: str | None, node: int, start: int, why: str
 ) -> None:
+    def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+        said = "Browser logs:\n\n  - [pid=7][err] [1:1:FATAL:zygote.cc(1)] No usable sandbox!\nCall log:"
+        return subprocess.CompletedProcess(command, node if "--version" in command else start, stderr=said)
+
     monkeypatch.setattr(conftest, "chromium_path", lambda: chromium)
-    monkeypatch.setattr(conftest.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, node))
+    monkeypatch.setattr(conftest.subprocess, "run", run)
     assert conftest.why_no_browser() == why
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
+def test_browser_tests_are_left_out_by_name_where_chromium_does_not_start(tmp_path: Path, ci: str, status: int) -> None:
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho '[1:1:FATAL:zygote.cc(1)] No usable sandbox!' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")} | {"CI": ci}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "browser", "tests/test_accessibility.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stdout
+    assert " failed" not in done.stdout
+    assert f"{conftest.NO_START}: [1:1:FATAL:zygote.cc(1)] No usable sandbox!" in done.stdout
+    assert "tests/test_accessibility.py::" in done.stdout

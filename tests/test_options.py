@@ -57,6 +57,15 @@ def test_telemetry_is_off_and_offline_means_offline(environment, offline):
     assert environment.get("HF_HUB_OFFLINE") == ("1" if offline else None)
 
 
+@pytest.mark.parametrize("given", ["", "16m"])
+def test_pillow_is_told_in_time_to_give_memory_back(environment, given):
+    environment["PILLOW_BLOCK_SIZE"] = given
+    set_environment(Folders.chosen(), offline=False)
+    assert environment["PILLOW_BLOCK_SIZE"] == (given or "64m")
+    code = "import sys, diffusers_helper.app.launch; sys.exit('PIL' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_folders_do_not_depend_on_where_the_program_is_started(tmp_path):
     code = """
 import argparse, os

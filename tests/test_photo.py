@@ -12,15 +12,17 @@ import numpy as np
 import pillow_heif
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from diffusers_helper.core.errors import PhotoError
+from diffusers_helper.media import pixels as pixels_module
 from diffusers_helper.media.photo import (
     FORMATS,
     MAX_PIXELS,
     open_photo,
     photo_of,
     resize_and_center_crop,
+    size_if_large,
 )
 from diffusers_helper.media.pixels import EXACT_PIXELS
 from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
@@ -446,6 +448,50 @@ def test_exif_orientation_is_applied(opened, orientation, kind):
     exif[ORIENTATION] = orientation
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
     assert difference(opened(encoded(stored, kind, exif=exif, **options)), picture()) <= (24 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", [1, *LYING])
+@pytest.mark.parametrize("kind", ["L", "RGBA", "P", "CMYK", "LA", "1"])
+def test_in_strips_or_at_once_a_picture_is_the_same(monkeypatch, kind, orientation):
+    image = picture((97, 73))
+    if kind in ("RGBA", "LA"):
+        image.putalpha(image.getchannel("R").point(lambda value: 255 if value < 128 else value))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    profile = {"RGBA": adobe_rgb_profile(), "CMYK": cmyk_profile((100, 10, 45))}.get(kind)
+    data = encoded(image.convert(kind), "TIFF" if kind == "CMYK" else "PNG", exif=exif, icc_profile=profile)
+    whole = open_photo(data)
+    for pixels in (1, 97 * 10, 97 * 72):
+        monkeypatch.setattr(pixels_module, "_STRIP_PIXELS", pixels)
+        strips = open_photo(data)
+        assert strips.notes == whole.notes
+        assert (strips.image.size, strips.image.tobytes()) == (whole.image.size, whole.image.tobytes())
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, *(number for number in LYING if number > 4)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_the_size_of_a_very_large_picture_is_known_from_its_header(tmp_path, monkeypatch, kind, orientation):
+    path, exif = tmp_path / "photo", Image.Exif()
+    if orientation:
+        exif[ORIENTATION] = orientation
+    path.write_bytes(encoded(picture((97, 73)), kind, exif=exif))
+    assert size_if_large(path) is None
+    for limit in (97 * 73, 97 * 73 - 1):
+        monkeypatch.setattr(pixels_module, "EXACT_PIXELS", limit)
+        size = open_photo(path).image.size
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it is decoded"))
+            known = size_if_large(path)
+        assert known == (size if limit < 97 * 73 else None)
+
+
+def test_what_the_header_of_a_very_large_picture_tells_is_told(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png_header(13_379, 13_379))
+    with pytest.raises(PhotoError, match="more than 179 megapixels"):
+        size_if_large(path)
+    with pytest.raises(PhotoError, match="no file"):
+        size_if_large(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

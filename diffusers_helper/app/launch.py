@@ -98,7 +98,7 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
         from diffusers_helper.gradio.endpoints import Monitor, routes
-        from diffusers_helper.gradio.server import JOB_SECONDS, Site, serve, share
+        from diffusers_helper.gradio.server import JOB_SECONDS, Site, serve
         from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -123,7 +123,7 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
         watchdog.start()
         code = options.DONE
         try:
-            stopped = share(site, listener) if config.share else serve(site, listener, inbrowser=config.inbrowser)
+            stopped = serve(site, listener, inbrowser=config.inbrowser and not config.share)
         except Exception:
             if stopped := manager.close(JOB_SECONDS):
                 raise

@@ -44,10 +44,10 @@ _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
-def guarded(app: ASGIApp, access: Access, *, tunnel: bool = False) -> ASGIApp:
-    """Return `app` behind all guards; a `tunnel` has a host name that nobody knows beforehand."""
+def guarded(app: ASGIApp, access: Access) -> ASGIApp:
+    """Return `app` behind all guards."""
     app = own_origin(size_limit(app, access.max_upload))
-    app = limited_requests(known_host(app, None if tunnel else access.host_names))
+    app = limited_requests(known_host(app, None if access.share else access.host_names))
     return forwarded(safe_headers(below(app, urlsplit(access.root_path).path)), access.trusted_proxies)
 
 

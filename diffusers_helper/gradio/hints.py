@@ -12,7 +12,7 @@ from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.inputs import carries_recipe, read_photo, read_request, setting_fault
+from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_photo, read_request, setting_fault
 from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
@@ -50,10 +50,10 @@ class HintHandlers:
         if image is None:
             return view.size_hint(None, resolution, self._t)
         try:
-            photo = read_photo(image, self._photos, request)
+            measured = photo_size(image, self._photos, request)
         except FramePackError as error:
             return view.fault(self._t(str(error)))
-        size = view.size_hint(photo.image.size, resolution, self._t)
+        size = view.size_hint(measured, resolution, self._t)
         hinted = carries_recipe(image, restored, user_of(request))
         return size + (view.recipe_hint(self._t) if hinted else "")
 

@@ -101,13 +101,22 @@ def content_of(value: object) -> str:
 
 def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = None) -> Photo:
     """Open the picture that a user has put into an image control; raises PhotoError, also for no picture."""
+    return photos.read(_photo_file(image, request), owner_of(request))
+
+
+def photo_size(image: object, photos: PhotoReader, request: gr.Request | None = None) -> tuple[int, int]:
+    """Return the size of the picture in an image control; raises PhotoError, but not for damage in a very large one."""
+    return photos.size(_photo_file(image, request), owner_of(request))
+
+
+def _photo_file(image: object, request: gr.Request | None) -> Path:
     path = image.get("path") if isinstance(image, dict) else None
     if not path:
         raise PhotoError(Message("Add a photo first: drop one on the picture field, or click it to choose a file."))
     file = uploaded_file(path, user_of(request))
     if file is None:
         raise PhotoError(Message("The photo is no longer here: choose it again."))
-    return photos.read(file, owner_of(request))
+    return file
 
 
 def carries_recipe(image: object, restored: object = None, user: str = "") -> bool:

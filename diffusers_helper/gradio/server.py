@@ -1,6 +1,6 @@
 """Serves the page and ends in order: after SIGTERM or Ctrl+C no new visitor, the job stopped at its step, exit 0.
 
-Gradio's own `launch` dies at once on SIGTERM, so it only serves `--share`, which needs it.
+Gradio's own `launch` dies at once on SIGTERM, and its server has neither times nor limits for connections.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import threading
 import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,7 +33,7 @@ from diffusers_helper.gradio.pages import mount_pages
 from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads, SignedIn
 from diffusers_helper.gradio.receiving import Receiver
 from diffusers_helper.gradio.sign_in import Sessions, SignIn
-from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.tunnel import link_in_background
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
@@ -125,6 +124,8 @@ def serve(site: Site, listener: socket.socket, *, inbrowser: bool) -> bool:
         nonlocal stopped, failure
         try:
             _ready(site.manager, address(listener), inbrowser=inbrowser)
+            if site.access.share:
+                link_in_background(address(listener))
         except Exception as error:
             failure = error  # uvicorn would only log it and leave with an exit code of its own
             raise
@@ -151,35 +152,6 @@ def serve(site: Site, listener: socket.socket, *, inbrowser: bool) -> bool:
         except SystemExit as error:
             raise failure or RuntimeError("The server did not start.") from error
     return stopped
-
-
-def share(site: Site, listener: socket.socket) -> bool:
-    """The same for the first of the pages, with a public link."""
-    host, port = listener.getsockname()[:2]
-    listener.close()  # Gradio binds the port itself
-    tag, blocks = next(iter(site.pages.items()))
-    access = site.access
-    receiver = Receiver(Uploads(Path(get_upload_folder())), access.max_upload)
-    protected = for_gradio(access, site.outputs, receiver, SignIn(access.accounts) if access.accounts else None)
-    door = [
-        Middleware(guarded, access, tunnel=True),
-        Middleware(only_endpoints, site.endpoints),
-        Middleware(reject_when_full, site.manager.full),
-    ]
-    protected["app_kwargs"]["middleware"] = [*door, *protected["app_kwargs"]["middleware"]]
-    protected["app_kwargs"]["routes"] = list(site.routes)
-    _, local, public = blocks.launch(
-        share=True,
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        **app_options(tag),
-        **protected,
-    )
-    _ready(site.manager, public or local, inbrowser=False)
-    _until_interrupted(threading.Event().wait)
-    return site.manager.close(JOB_SECONDS)  # the server's thread ends with the process
 
 
 def _ready(manager: JobManager, url: str, *, inbrowser: bool) -> None:

@@ -19,11 +19,11 @@ from PIL import Image
 
 from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.media.photo import MAX_PIXELS, Photo, open_photo
+from diffusers_helper.media.photo import MAX_PIXELS, Photo, open_photo, size_if_large
 
-MOST_AT_ONCE, MOST_PIXELS = 2, 200_000_000
-KEPT_PIXELS = 48_000_000
-"""Of the pictures that are kept for the next reader, 3 bytes each."""
+MOST_AT_ONCE, MOST_PIXELS = 2, 40_000_000
+KEPT_PIXELS = 24_000_000
+"""Of the pictures that are kept for the next reader, 4 bytes each."""
 KEPT_FAULTS = 200
 WAITING, WAITING_EACH = 24, 16
 """How many may wait, at all and for one owner: each of them holds one of the page's 40 threads."""
@@ -69,10 +69,15 @@ class PhotoReader:
         key = _identity(path)
         with self._turn(key, _pixels(path), owner):
             if (known := self._known(key)) is None:
+                self._forget(_pixels(path))
                 known = self._threads.submit(self._read_now, path, key).result()
         if isinstance(known, PhotoError):
             raise PhotoError(*known.args)  # one of its own: a raised error keeps where it was raised
         return known
+
+    def size(self, path: Path, owner: str = "") -> tuple[int, int]:
+        """Return the size of the photo at `path`, which is decoded unless it is very large; raises as `read` does."""
+        return size_if_large(path) or self.read(path, owner).image.size
 
     def _read_now(self, path: Path, key: Key) -> Photo | PhotoError:
         found: Photo | PhotoError
@@ -119,10 +124,15 @@ class PhotoReader:
     def _keep(self, key: Key, found: Photo | PhotoError) -> None:
         with self._changed:
             self._kept[key] = found
+            self._forget()
+
+    def _forget(self, coming: int = 0) -> None:
+        """Let go of those that were asked for longest ago, until there is room for so many pixels more."""
+        with self._changed:
             photos = [photo for photo in self._kept.values() if isinstance(photo, Photo)]
             size = sum(photo.image.width * photo.image.height for photo in photos)
             for other, old in list(self._kept.items()):
-                if size <= KEPT_PIXELS and len(self._kept) <= KEPT_FAULTS:
+                if size + coming <= KEPT_PIXELS and len(self._kept) <= KEPT_FAULTS:
                     break
                 del self._kept[other]
                 size -= old.image.width * old.image.height if isinstance(old, Photo) else 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL.ImageFile import ImageFile
 from diffusers_helper.core.errors import FramePackError, PhotoError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
-from diffusers_helper.media.pixels import eight_bits_of, is_large, upright_srgb
+from diffusers_helper.media.pixels import eight_bits_of, is_large, upright_size, upright_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 178_956_970
@@ -82,17 +83,20 @@ def open_photo(source: object) -> Photo:
                 kind=type(source).__name__,
             )
         )
-    name = display_name(source)
-    if not os.path.isfile(source):  # which takes a name that is too long for one that is not there
-        raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
-    try:
-        file = open(source, "rb")  # noqa: SIM115 - only opening may fail here
-    except OSError as error:
-        raise PhotoError(
-            Message('"{name}" could not be opened: {reason}.', name=name, reason=error.strerror)
-        ) from error
-    with file:
-        return _read(file, name)
+    with _opened(source) as file:
+        return _read(file, display_name(source))
+
+
+def size_if_large(path: Path) -> tuple[int, int] | None:
+    """Return the size, as `open_photo` gives it, of a picture that is halved; None for every other one.
+
+    Only the header is read, as such a picture may take 4 bytes a pixel. Raises PhotoError for what the header tells.
+    """
+    name = display_name(path)
+    with _opened(path) as file, _decoding(name):
+        image = _identified(file, name)
+        _check_size(image, name)
+        return upright_size(image) if is_large(image) else None
 
 
 def photo_of(image: Image.Image) -> Photo:
@@ -102,6 +106,18 @@ def photo_of(image: Image.Image) -> Photo:
         notes: list[str] = [_HALVED] if is_large(image) else []
         image.load()
         return Photo(upright_srgb(eight_bits_of(image, _IN_MEMORY, notes), notes), _IN_MEMORY, tuple(notes))
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    name = display_name(path)
+    if not os.path.isfile(path):  # which takes a name that is too long for one that is not there
+        raise PhotoError(Message('There is no file "{name}": choose the photo again.', name=name))
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise PhotoError(
+            Message('"{name}" could not be opened: {reason}.', name=name, reason=error.strerror)
+        ) from error
 
 
 def _image_of(array: np.ndarray) -> Image.Image:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from io import BytesIO
 
 import numpy as np
@@ -11,10 +13,11 @@ from PIL import ExifTags, Image, ImageCms
 from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.core.messages import Message
 
+Transform = ImageCms.ImageCmsTransform
 EXACT_PIXELS = 50_000_000
 """Larger pictures are halved, at most once as 4 x 50 > 179, so that memory stays bounded."""
-_STRIP_PIXELS = 4_000_000
-"""How much of a very large picture is converted at once."""
+_STRIP_PIXELS = 1_000_000
+"""How much of a picture is converted at once: beside the picture and the result little else is in memory."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,6 +29,15 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the picture upright."""
+_LYING = {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
+"""What makes rows of columns."""
+_FROM_THE_END = {
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+}
+"""What brings the first row to the other side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +59,7 @@ def eight_bits_of(image: Image.Image, name: str, notes: list[str]) -> Loaded:
 
     Raises PhotoError, with the picture's `name`, for values that cannot be shown.
     """
-    profile, turn = image.info.get("icc_profile"), _orientation(image, notes)
+    profile, turn = image.info.get("icc_profile"), _orientation(image.getexif, notes)
     if image.mode in ("P", "PA"):
         notes.append(
             Message("The picture has at most 256 colours, a palette: the photo it was made from gives a better video.")
@@ -55,19 +67,45 @@ def eight_bits_of(image: Image.Image, name: str, notes: list[str]) -> Loaded:
     return Loaded(_halved(image, name, notes) if is_large(image) else _eight_bits(image, name, notes), profile, turn)
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size that a picture will have which was opened and whose pixels are not read.
+
+    What a PNG says of its orientation after its pixels does not count: Pillow's method for that would read them.
+    """
+    width, height = ((side + 1) // 2 for side in image.size) if is_large(image) else image.size
+    if image.format == "TIFF":  # which Pillow turns itself: its size is the upright one already
+        return width, height
+    turn = _orientation(partial(Image.Image.getexif, image), [])
+    return (height, width) if turn in _LYING else (width, height)
+
+
 def upright_srgb(loaded: Loaded, notes: list[str]) -> Image.Image:
     """Return the picture as RGB in sRGB, upright and without transparent parts."""
-    colour, alpha = _without_alpha(loaded.picture)
-    rgb = _srgb(colour, loaded.profile, notes)
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        notes.append(Message("Transparent parts were filled with white."))
-        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
-    return rgb if loaded.turn is None else rgb.transpose(loaded.turn)
+    picture, turn = loaded.picture, loaded.turn
+    upright = Image.new("RGB", picture.size[::-1] if turn in _LYING else picture.size)
+    told: list[str] = []
+    transform = cache(partial(_transform_from, loaded.profile)) if loaded.profile else None  # made once for all strips
+    for top in range(0, picture.height, rows := max(1, _STRIP_PIXELS // picture.width)):
+        bottom = min(top + rows, picture.height)
+        strip = _opaque_srgb(picture.crop((0, top, picture.width, bottom)), transform, told)
+        start = picture.height - bottom if turn in _FROM_THE_END else top
+        upright.paste(strip if turn is None else strip.transpose(turn), (start, 0) if turn in _LYING else (0, start))
+    notes.extend(dict.fromkeys(told))
+    return upright
 
 
-def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+def _opaque_srgb(picture: Image.Image, transform: Callable[[str], Transform] | None, notes: list[str]) -> Image.Image:
+    colour, alpha = _without_alpha(picture)
+    rgb = _srgb(colour, transform, notes)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return rgb
+    notes.append(Message("Transparent parts were filled with white."))
+    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+
+
+def _orientation(read_exif: Callable[[], Image.Exif], notes: list[str]) -> Image.Transpose | None:
     try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _UPRIGHT.get(read_exif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - a library may raise anything; the picture itself may be fine
         notes.append(Message("The photo's EXIF data cannot be read: it may lie on its side."))
         return None
@@ -125,18 +163,11 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
     return image, None
 
 
-def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+def _srgb(image: Image.Image, transform: Callable[[str], Transform] | None, notes: list[str]) -> Image.Image:
     """Convert from the embedded ICC profile; without one, RGB and grey are taken for sRGB as everywhere."""
-    if profile:
+    if transform is not None:
         try:  # a tag of another type than bytes is no better than a broken one
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
+            converted = ImageCms.applyTransform(image, transform(image.mode))
         except Exception:  # noqa: BLE001 - a library may raise anything; without its profile the picture can be used
             notes.append(Message("The photo's colour profile cannot be read: it was ignored."))
         else:
@@ -145,3 +176,14 @@ def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.
     elif image.mode == "CMYK":
         notes.append(Message("The photo has print colours (CMYK) without a profile: they may look a little different."))
     return image.convert("RGB")
+
+
+def _transform_from(profile: bytes, mode: str) -> Transform:
+    return ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )

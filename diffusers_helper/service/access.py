@@ -26,6 +26,7 @@ class Access:
         root_path: the path or URL under which a proxy shows the page; empty for none.
         trusted_proxies: addresses or networks whose X-Forwarded headers count.
         session_hours: how long users stay signed in.
+        share: there is a public link, whose host name nobody knows beforehand.
     """
 
     accounts: Accounts | None = None
@@ -34,6 +35,7 @@ class Access:
     root_path: str = ""
     trusted_proxies: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
     session_hours: float = 12
+    share: bool = False
 
 
 def access_from(config: RuntimeConfig, address: str) -> Access:
@@ -71,6 +73,7 @@ def access_from(config: RuntimeConfig, address: str) -> Access:
         root_path=config.root_path.rstrip("/"),
         trusted_proxies=tuple(_networks(config.forwarded_allow_ips.split(","))),
         session_hours=config.session_hours,
+        share=config.share,
     )
 
 

@@ -93,6 +93,8 @@ def set_environment(folders: Folders, *, offline: bool) -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # Over 32 MB the C library gives each block back to the system; what a photo took would otherwise stay.
+        "PILLOW_BLOCK_SIZE": os.environ.get("PILLOW_BLOCK_SIZE") or "64m",
     }
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
