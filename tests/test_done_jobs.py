@@ -13,6 +13,7 @@ from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
+from diffusers_helper.media.inputs import JobInputs
 from tests.damage import ASIDE, DAMAGES, WHOLE
 from tests.test_damaged_jobs import DAMAGED, INTERRUPTED, contents, fill, started
 from tests.test_unfinished import PHOTO, REQUEST, SECONDS, live
@@ -23,7 +24,7 @@ ANN, BOB = new_client_id(), new_client_id()
 
 def make(life, **about):
     life.gate.set()
-    job = life.manager.submit(REQUEST, PHOTO, **about)
+    job = life.manager.submit(JobInputs(REQUEST, {"start": PHOTO}), **about)
     assert life.manager.wait(job, SECONDS).state == "done"
     return job
 
