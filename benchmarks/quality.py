@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     changes = {
         key: getattr(options, key) for key in ("steps", "seed", "resolution") if getattr(options, key) is not None
     }
-    settings = components.defaults.model_copy(update=changes)
+    settings = components.source.defaults.model_copy(update=changes)
     studio = Studio(components, settings)
     pictures = {path.stem: studio.picture(open_photo(path)) for path in options.pictures or held_out_photos()}
     result = run(

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     components = Components(resolve_models(options.models, accelerator=device.type != "cpu"), device)
-    studio = Studio(components, components.defaults.model_copy(update={"seed": SEED}))
+    studio = Studio(components, components.source.defaults.model_copy(update={"seed": SEED}))
     picture = studio.picture(open_photo(options.picture or held_out_photos()[0]))
     sys.stdout.write("variant   threshold  passes  saved  seconds  latent error  PSNR, dB\n")
     rows = []

@@ -94,7 +94,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     def generate(inputs, *, components, output, check, **_):
         calls.append((inputs.request, inputs.start, output))
         yield StageStarted("text", "Reading")
-        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        components.progress.downloading("the VAE", 2_000_000_000, 5_000_000_000)
         yield Finished(output.with_suffix(".mp4"), 37)
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
@@ -217,7 +217,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
 
     def generate(inputs, *, components, output, check, **_):
         for done in (1, 2):
-            components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
+            components.progress.downloading("the VAE", done * 1_000_000_000, 5_000_000_000)
             yield StageStarted("text", "Reading")
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
@@ -276,7 +276,7 @@ def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkey
     shown = []
 
     def load(components, part):
-        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        components.progress.downloading("the VAE", 2_000_000_000, 5_000_000_000)
         shown.extend((row.text, row.done, row.total) for row in tiny.preload.now.parts if row.text)
         raise CancelledError("This is enough.")
 
@@ -291,7 +291,7 @@ def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkey
 
 def test_a_program_has_all_it_needs_from_the_start(tiny):
     before = {*vars(tiny)}
-    tiny.components._on_progress("the VAE", 1, 2)  # before any job
+    tiny.components.progress.downloading("the VAE", 1, 2)  # before any job
     assert {*vars(tiny)} - before == {"components"}
 
 

@@ -122,20 +122,18 @@ class Program:
     @cached_property
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
-        from diffusers_helper.loading.components import Components
+        from diffusers_helper.loading.components import Components, LoadingProgress
+        from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
 
         folder = self._config.folders.cache / "embeddings"
         return Components(
             self.source,
             self.device,
-            attention=self._config.attention,
-            fused=self._config.compile,
-            on_progress=self._downloading,
+            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            LoadingProgress(self._downloading, self._loading),
+            EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
-            embeddings=EmbeddingCache(folder if self._config.embedding_cache else None),
-            on_loading=self._loading,
-            fp8=self._fp8,
         )
 
     def prepare(self) -> None:
@@ -171,7 +169,7 @@ class Program:
         with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
-                checkpoint.environment, self.components.environment(request.variant)
+                checkpoint.environment, self.components.environment.of_video(request.variant)
             ):
                 checkpoint.forget()
             events = generate(
@@ -233,7 +231,7 @@ class Program:
         from diffusers_helper.generation.checkpoint import environment_in
 
         variant = self.store.record(job_id).request.variant
-        return differences(environment_in(self.store.path(job_id)), self.components.environment(variant))
+        return differences(environment_in(self.store.path(job_id)), self.components.environment.of_video(variant))
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._loading(Message("Downloading {part}", part=title), done, total)
