@@ -152,7 +152,7 @@ def held_out_photos() -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and measure."""
-    from diffusers_helper.app.program import pick_device
+    from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models

@@ -71,7 +71,7 @@ def compared(studio: Studio, picture: Frames, variant: str, thresholds: Sequence
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
-    from diffusers_helper.app.program import pick_device
+    from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
