@@ -117,7 +117,7 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
             ModelCard(variant, program.defaults, program.note, program.source.is_tiny, program.estimate),
             manager,
             program.outputs,
-            ProgramStatus(monitor.computer, program.preload, program.store.quarantined),
+            ProgramStatus(monitor.computer, program.preload, program.store.quarantine.listed),
         )
         site = Site(pages, manager, access, program.outputs, routes(monitor))
         watchdog = Watchdog(manager)
