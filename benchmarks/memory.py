@@ -37,7 +37,7 @@ from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler,
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
-from diffusers_helper.loading.components import Components, LocalFolder
+from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.memory.packing import blocks_of
@@ -137,7 +137,7 @@ def run(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, 
 def components_for(way: Way, args: argparse.Namespace, device: torch.device) -> Components:
     """The product's parts; on a CPU the limited ways run on a simulated GPU."""
     fp8 = args.folder / "eight_bit" if way.fp8 else None
-    components = Components(LocalFolder(args.folder), device, offline=True, fp8=fp8)
+    components = Components(LocalFolder(args.folder), device, ComputeOptions(fp8=fp8), offline=True)
     if device.type == "cpu" and way.limit:
         from tests.gpus import PatientGpu
 
@@ -300,7 +300,7 @@ def diffusers_steps(args: argparse.Namespace, device: torch.device) -> dict[str,
 
     from benchmarks.step import PUBLISHED, peer_inputs, random_inputs
 
-    components = Components(LocalFolder(args.folder), "cpu", dtype=torch.bfloat16)
+    components = Components(LocalFolder(args.folder), "cpu", ComputeOptions(dtype=torch.bfloat16))
     model = components.transformer(VARIANT)
     with torch.device("meta"):
         peer = Peer(**PUBLISHED)

@@ -152,7 +152,7 @@ def held_out_photos() -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and measure."""
-    from diffusers_helper.app.program import pick_device
+    from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     changes = {
         key: getattr(options, key) for key in ("steps", "seed", "resolution") if getattr(options, key) is not None
     }
-    settings = components.defaults.model_copy(update=changes)
+    settings = components.source.defaults.model_copy(update=changes)
     studio = Studio(components, settings)
     pictures = {path.stem: studio.picture(open_photo(path)) for path in options.pictures or held_out_photos()}
     result = run(

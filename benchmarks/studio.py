@@ -45,7 +45,7 @@ class Studio:
 
     def picture(self, photo: Photo) -> Frames:
         """The photo as the models see it, (H, W, 3)."""
-        resolution = self.settings.resolution or self.components.defaults.resolution
+        resolution = self.settings.resolution or self.components.source.defaults.resolution
         height, width = find_nearest_bucket(photo.image.height, photo.image.width, resolution)
         return resize_and_center_crop(np.asarray(photo.image), width, height)
 

@@ -71,7 +71,7 @@ def compared(studio: Studio, picture: Frames, variant: str, thresholds: Sequence
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
-    from diffusers_helper.app.program import pick_device
+    from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     components = Components(resolve_models(options.models, accelerator=device.type != "cpu"), device)
-    studio = Studio(components, components.defaults.model_copy(update={"seed": SEED}))
+    studio = Studio(components, components.source.defaults.model_copy(update={"seed": SEED}))
     picture = studio.picture(open_photo(options.picture or held_out_photos()[0]))
     sys.stdout.write("variant   threshold  passes  saved  seconds  latent error  PSNR, dB\n")
     rows = []

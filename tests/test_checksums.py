@@ -8,7 +8,7 @@ import time
 import pytest
 
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
-from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.model_files import LocalFolder, parts
 from diffusers_helper.model_files.checksums import ChecksumRecord, expected_sums, find_changed
 from tests.test_model_files import VAE_FILE, copy_part
@@ -112,8 +112,8 @@ def test_a_part_is_compared_before_it_is_loaded_the_first_time(models, record):
 
     def load():
         told.clear()
-        components = Components(source, "cpu", on_loading=lambda text, done, total: told.append((text, done, total)))
-        components.load(VAE)
+        progress = LoadingProgress(loading=lambda text, done, total: told.append((text, done, total)))
+        Components(source, "cpu", progress=progress).load(VAE)
 
     load()
     size = sum(file.stat().st_size for file in VAE.files_in(models))
@@ -132,7 +132,7 @@ def test_a_comparison_can_be_stopped(models, record):
         raise CancelledError("Stopped.")
 
     with pytest.raises(CancelledError):
-        Components(source, "cpu", on_loading=stop).load(VAE)
+        Components(source, "cpu", progress=LoadingProgress(loading=stop)).load(VAE)
 
 
 def noted(models, name, digest, came):

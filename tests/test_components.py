@@ -16,7 +16,8 @@ import torch
 from diffusers_helper.core.errors import ModelFilesError, OutOfMemoryError, SettingsError
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.encoders.hunyuan import encode_prompt_conds, vae_decode
-from diffusers_helper.loading.components import RAM_FOR_WORK, Components, LocalFolder, resolve_models
+from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder, resolve_models
+from diffusers_helper.loading.placement import RAM_FOR_WORK, Placement
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.budget import Work, weights_of
@@ -128,7 +129,7 @@ def test_files_become_the_weights(components):
     ("device", "dtype", "expected"), [("cpu", torch.bfloat16, "bfloat16"), ("cpu", None, "float32")]
 )
 def test_dtype_on_a_cpu(source, device, dtype, expected):
-    components = Components(source, device, dtype=dtype)
+    components = Components(source, device, ComputeOptions(dtype=dtype))
     expected = getattr(torch, expected)
     assert components.dtype == components.transformer("f1").dtype == expected
     with components.vae() as vae:
@@ -145,7 +146,7 @@ def test_dtypes_on_an_accelerator(source):
 
 
 def test_defaults_are_those_of_the_model(components):
-    assert components.defaults.resolution == 128
+    assert components.source.defaults.resolution == 128
 
 
 # little memory
@@ -274,15 +275,15 @@ def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
     monkeypatch.setattr("diffusers_helper.loading.building.load_weights", refuse)
     for name in ("nonsense", "flash"):
         with pytest.raises(SettingsError, match="attention backend"):
-            Components(source, "cpu", attention=name).transformer("f1")
+            Components(source, "cpu", ComputeOptions(attention=name)).transformer("f1")
     with pytest.raises(AssertionError, match="read"):
-        Components(source, "cpu", attention="sdpa").transformer("f1")
+        Components(source, "cpu", ComputeOptions(attention="sdpa")).transformer("f1")
 
 
 def test_attention_is_used(source, monkeypatch):
     marked = AttentionBackend("sdpa", lambda: lambda q, k, v: sdpa(q, k, v), "for this test")
     monkeypatch.setitem(BACKENDS, "sdpa", marked)
-    components = Components(source, "cpu", attention="sdpa")
+    components = Components(source, "cpu", ComputeOptions(attention="sdpa"))
     execution, _ = components.plan_sampling(components.transformer("f1"), Work(128, 128))
     assert execution.attention not in (None, sdpa)
 
@@ -313,14 +314,14 @@ def test_release_after_a_failure_in_use(components):
 # what the files may be
 
 
-def changed(tmp_path, part, change):
+def changed(tmp_path, part, change, fp8=None):
     """Components of the tiny model whose weight files of `part` hold what `change` makes of their tensors."""
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / "models")) / part.repository / part.folder
     for file in folder.glob("*.safetensors"):
         save_file(change(load_file(file)), file)
-    return folder, Components(LocalFolder(tmp_path / "models"), "cpu", fp8=None)
+    return folder, Components(LocalFolder(tmp_path / "models"), "cpu", ComputeOptions(fp8=fp8))
 
 
 def plain_eight_bits(tensors):
@@ -347,8 +348,7 @@ def is_matrix(name, weight):
 def test_a_scaled_transformer_is_the_published_one_but_for_the_rounding(tmp_path, fp8):
     """Without its scales every weight is a hundred times too large; in 8 bits it is made of what the scales mean."""
     part = parts.transformer_part("f1")
-    _, components = changed(tmp_path, part, scaled_eight_bits)
-    components._fp8 = tmp_path / "cache" if fp8 else None
+    _, components = changed(tmp_path, part, scaled_eight_bits, tmp_path / "cache" if fp8 else None)
     exact = Components(LocalFolder(TINY_FOLDER), "cpu").transformer("f1")
     loaded = components.transformer("f1")
     for name, module in exact.named_modules():
@@ -382,10 +382,12 @@ def test_fp8_files_are_told_and_need_half_the_ram(tmp_path):
     published = Components(LocalFolder(TINY_FOLDER), "cpu")
     exact = TINY_FOLDER / part.repository
     assert part.bytes_in(folder) < 0.75 * part.bytes_in(exact)
-    assert components.ram_need(part, folder) == published.ram_need(part, exact)  # float32 all of it
+    need, policy = components.placement.ram_need, components.policy
+    assert need(part, folder, policy) == need(part, exact, policy)  # float32 all of it
     loaded = components.transformer("f1")
-    assert sum(weight.nbytes for weight in loaded.parameters()) == components.ram_need(part, folder)
-    assert (components.environment("f1")["weights"], published.environment("f1")["weights"]) == ("fp8 files", "exact")
+    assert sum(weight.nbytes for weight in loaded.parameters()) == need(part, folder, policy)
+    found = [one.environment.of_video("f1")["weights"] for one in (components, published)]
+    assert found == ["fp8 files", "exact"]
     assert [note for note in components.notes_on(loaded) if "8-bit weights (fp8)" in note]
     assert not list(published.notes_on(published.transformer("f1")))
 
@@ -446,9 +448,9 @@ def test_text_encoder_that_does_not_fit_its_config(tmp_path, changes):
 
 def test_check_looks_at_the_named_variants(tmp_path):
     components = damaged(tmp_path, TRANSFORMER, _class_name="FluxTransformer2DModel")
-    components.check(["original"])
+    components.source.check(["original"])
     with pytest.raises(ModelFilesError, match="describes FluxTransformer2DModel"):
-        components.check(["f1"])
+        components.source.check(["f1"])
 
 
 def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
@@ -465,11 +467,9 @@ def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
 
 def place_of(monkeypatch, device, part, *, resident=False, available=40, swap=3):
     """Where a part would go, with so many GB free."""
-    monkeypatch.setattr("diffusers_helper.loading.components.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
-    components = Components(Asked(), "cpu")
-    components.device = torch.device(device)
-    components.residency.policy = replace(LITTLE_MEMORY, resident=resident)
-    return components._place(part)
+    monkeypatch.setattr("diffusers_helper.loading.placement.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
+    policy = replace(LITTLE_MEMORY, resident=resident)
+    return Placement(torch.device(device), ComputeOptions()).place(part, policy)
 
 
 def test_large_parts_go_where_there_is_room(monkeypatch):
@@ -482,7 +482,7 @@ def test_large_parts_go_where_there_is_room(monkeypatch):
 
 
 def test_too_little_ram_is_told_before_anything_is_read(components, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.loading.components.free_ram", lambda: Ram(1000, 500))
+    monkeypatch.setattr("diffusers_helper.loading.placement.free_ram", lambda: Ram(1000, 500))
     monkeypatch.setattr("diffusers_helper.loading.building.load_weights", lambda *_: pytest.fail("read"))
     with pytest.raises(OutOfMemoryError, match=r"transformer takes 0\.0 GB of RAM, and 0\.0 GB are free"):
         components.transformer("f1")

@@ -10,7 +10,7 @@ import torch
 from diffusers_helper.core.events import Note
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.generation.conditions import make_conditions
-from diffusers_helper.loading.components import Components, LocalFolder
+from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from tests.tiny import TINY_FOLDER
 
@@ -33,7 +33,7 @@ class Counting(LocalFolder):
 def conditions(folder, picture=PICTURE, models=TINY_FOLDER, dtype=None, **changes):
     """Conditions of one request in a fresh process's components; which parts they loaded; the notes."""
     source = Counting(models)
-    components = Components(source, "cpu", dtype=dtype, embeddings=EmbeddingCache(folder))
+    components = Components(source, "cpu", ComputeOptions(dtype=dtype), embeddings=EmbeddingCache(folder))
     request = GenerationRequest(**({"prompt": "A dog"} | changes))
     events, notes = make_conditions(request, picture, components, lambda: None), []
     while True:

@@ -51,7 +51,7 @@ def fill(outputs):
             (store.path(job) / "environment.json").write_text('{"torch": "2"}')
             (store.path(job) / "conditions.safetensors").write_bytes(b"conditions of " + job.encode())
             (outputs / f"{job}_partial_01.mp4").write_bytes(b"video of " + job.encode())
-        store.release(job)
+        store.locks.release(job)
     return Victim(JobStore(outputs / "jobs"), DAMAGED)
 
 
@@ -110,21 +110,21 @@ def test_a_damaged_job_is_no_other_jobs_trouble(tmp_path, name):
     assert len(lost) <= 3, "the record and the photo of the job that was made, and a link to nowhere half-written"
     assert not [key for key in lost if key.startswith(b"link") and name != "dangling_link_half_written"]
     assert (DAMAGED in jobs) == (outcome == WHOLE)
-    aside = victim.store.quarantined()
+    aside = victim.store.quarantine.listed()
     if outcome == ASIDE:
         [(where, reason)] = aside
         assert reason
         assert DAMAGED not in reason
         assert not os.path.lexists(victim.folder)
         assert os.path.lexists(victim.store.folder / "quarantine" / where)
-        [again] = JobStore(victim.store.folder).quarantined()  # as the next process reads it
+        [again] = JobStore(victim.store.folder).quarantine.listed()  # as the next process reads it
         assert again == (where, str(reason))
     elif name not in ("lock_folder", "lock_with_text") and name.startswith("lock_"):
         assert [name for name, _ in aside] == [f"{DAMAGED}.lock"]
     else:
         assert aside == []
     assert {record.id for record in sweep(JobStore(victim.store.folder))} == jobs.keys() - {WAITING}, "a second start"
-    assert victim.store.quarantined() == aside
+    assert victim.store.quarantine.listed() == aside
 
 
 def test_there_are_many_ways():
@@ -153,11 +153,11 @@ def test_all_at_once(tmp_path):
             store.add(JobRecord(job, REQUEST), pictures)
             for name in ("environment.json", "conditions.safetensors", "section_000.safetensors"):
                 (store.path(job) / name).touch()
-            store.release(job)
+            store.locks.release(job)
             damage(Victim(store, job)) if "moved" not in os.listdir(tmp_path / "out") else record_list_of(store, job)
             damaged += 1
     whole(store)
-    assert len(store.quarantined()) == damaged
+    assert len(store.quarantine.listed()) == damaged
 
 
 def record_list_of(store, job):
@@ -170,10 +170,10 @@ def test_names_in_the_quarantine_do_not_collide(tmp_path):
     for round in range(3):
         if round:
             victim.store.add(JobRecord(DAMAGED, REQUEST), pictures)
-            victim.store.release(DAMAGED)
+            victim.store.locks.release(DAMAGED)
         victim.write("job.json", f"[{round}]")
         assert DAMAGED not in [record.id for record in sweep(JobStore(victim.store.folder))]
-    names = [name for name, _ in victim.store.quarantined()]
+    names = [name for name, _ in victim.store.quarantine.listed()]
     assert names == [DAMAGED, f"{DAMAGED}~2", f"{DAMAGED}~3"]
     quarantine = victim.store.folder / "quarantine"
     assert [(quarantine / name / "job.json").read_text() for name in names] == ["[0]", "[1]", "[2]"]
@@ -194,11 +194,11 @@ def test_where_nothing_can_be_put_aside_the_others_still_go_on(tmp_path, in_the_
 def test_what_another_process_has_is_not_looked_at(tmp_path):
     victim = fill(tmp_path / "out")
     other = JobStore(victim.store.folder)
-    assert other.hold(DAMAGED)
+    assert other.locks.hold(DAMAGED)
     victim.write("job.json", "[]")
     victim.write("section_002.safetensors.part", b"being written")
     assert DAMAGED not in whole(victim.store)
-    assert victim.store.quarantined() == []
+    assert victim.store.quarantine.listed() == []
     assert (victim.folder / "section_002.safetensors.part").exists()
 
 
@@ -211,7 +211,7 @@ def test_a_computer_that_cannot_read_now_puts_nothing_aside(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("diffusers_helper.jobs.record.read_own", exhausted)
         assert sweep(victim.store) == []
-    assert victim.store.quarantined() == []
+    assert victim.store.quarantine.listed() == []
     assert len(sweep(victim.store)) == 3
 
 
@@ -235,7 +235,7 @@ def test_what_may_not_be_read_is_no_other_jobs_trouble(open_folder, name, mode, 
     with without_rights(open_folder):
         path.chmod(mode)
         jobs = whole(victim.store)
-        named = victim.store.quarantined()
+        named = victim.store.quarantine.listed()
         path.chmod(0o700) if path.exists() else None
     assert (DAMAGED in jobs) == (aside is False)
     assert [name for name, _ in named] == ([DAMAGED] if aside else [])
@@ -278,7 +278,7 @@ def test_the_program_starts_and_serves_over_damaged_jobs(tmp_path):
         job.store.add(JobRecord(job.id, REQUEST, state="stopped"), pictures)
         for file in ("environment.json", "section_000.safetensors"):
             (job.folder / file).touch()
-        job.store.release(job.id)
+        job.store.locks.release(job.id)
         DAMAGES[name][0](job)
     options = ["--port", "0", "--models", "tiny", "--device", "cpu", "--no-preload", "--outputs", tmp_path / "out"]
     command = [sys.executable, "-c", PROGRAM, tmp_path, *options]
@@ -299,7 +299,7 @@ def test_the_program_starts_and_serves_over_damaged_jobs(tmp_path):
     assert process.returncode == 0
     told = [line for line in log if "was moved to" in line]
     aside = [name for name in SERVED if DAMAGES[name][1] == ASIDE or name == "lock_dangling_link"]
-    assert len(told) == len(aside) == len(victim.store.quarantined())
+    assert len(told) == len(aside) == len(victim.store.quarantine.listed())
     assert "Traceback" not in "".join(log)
 
 
@@ -307,7 +307,7 @@ def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path)
     victim = fill(tmp_path / "out")
     victim.write("job.json", "<b>")
     sweep(victim.store)
-    model, status = ModelCard(ORIGINAL, REQUEST), ProgramStatus(quarantined=victim.store.quarantined)
+    model, status = ModelCard(ORIGINAL, REQUEST), ProgramStatus(quarantined=victim.store.quarantine.listed)
     [page] = in_a_loop(build_pages, ["ja"], model, JobManager(lambda job: iter(())), tmp_path, status).values()
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
     [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]

@@ -180,7 +180,7 @@ def records(tmp_path):
         jobs.add(record)
         return record
 
-    return lambda most: DoneJobs(tmp_path / "jobs" / "done", store.video_of, store.set_aside, most), add
+    return lambda most: DoneJobs(tmp_path / "jobs" / "done", store.video_of, store.quarantine.put, most), add
 
 
 def everything(_record):
@@ -227,7 +227,7 @@ def damaged(tmp_path, name):
     victim = fill(tmp_path / "out")
     store = victim.store
     store.update(DAMAGED, state="done", finished=3.0, output=DAMAGED, client_id="client_id 1")
-    store.release(DAMAGED)
+    store.locks.release(DAMAGED)
     before = (victim.folder / "job.json").read_bytes()
     store.video_of(store.record(DAMAGED)).write_bytes(b"video")
     DAMAGES[name][0](victim)

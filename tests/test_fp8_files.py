@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusers_helper.core.errors import CancelledError, DiskFullError
-from diffusers_helper.loading.components import Components, LocalFolder
+from diffusers_helper.loading.components import Components, ComputeOptions, LoadingProgress, LocalFolder
 from diffusers_helper.loading.fp8_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files.check import weight_files
@@ -20,8 +20,9 @@ PART = transformer_part("f1")
 FOLDER = LocalFolder(TINY_FOLDER).folder(PART)
 
 
-def components(folder, **settings):
-    return Components(LocalFolder(TINY_FOLDER), "cpu", fp8=folder, **settings)
+def components(folder, told=None):
+    progress = LoadingProgress(loading=lambda *said: told.append(said)) if told is not None else None
+    return Components(LocalFolder(TINY_FOLDER), "cpu", ComputeOptions(fp8=folder), progress)
 
 
 def call(transformer):
@@ -48,7 +49,7 @@ def test_the_transformer_in_eight_bits(tmp_path, caplog):
     """The whole call's error is that of 8-bit weights, all else is exact, and the blocks take half of bfloat16."""
     exact, told = components(None).transformer("f1"), []
     with caplog.at_level(logging.INFO):
-        rounded = components(tmp_path / "new", on_loading=lambda *told_: told.append(told_)).transformer("f1")
+        rounded = components(tmp_path / "new", told).transformer("f1")
     error = ((call(rounded) - call(exact)).norm() / call(exact).norm()).item()
     assert 1e-4 < error < 0.1
     stored = rounded.state_dict()
@@ -75,7 +76,7 @@ def test_it_is_converted_once(tmp_path):
     first = components(tmp_path).transformer("f1")
     [file] = tmp_path.iterdir()
     written, told = file.stat().st_mtime_ns, []
-    again = components(tmp_path, on_loading=lambda *told_: told.append(told_)).transformer("f1")
+    again = components(tmp_path, told).transformer("f1")
     assert [file.stat().st_mtime_ns for file in tmp_path.iterdir()] == [written]
     assert not [text for text, _, _ in told if text.startswith("Converting")]
     assert torch.equal(call(first), call(again))
@@ -85,7 +86,7 @@ def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
     models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=shutil.copyfile)  # new times
     for source in (LocalFolder(TINY_FOLDER), LocalFolder(models)):
         for variant in ("f1", "original"):
-            Components(source, "cpu", fp8=tmp_path / "cache").transformer(variant)
+            Components(source, "cpu", ComputeOptions(fp8=tmp_path / "cache")).transformer(variant)
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 

@@ -437,7 +437,7 @@ def test_a_run_that_goes_on_encodes_nothing(photo, moments):
     """And its autoencoder is placed for the first section that is decoded, not before."""
     whole, variant = moments
     folder = whole.folder / "watched"
-    shutil.copytree(whole.cuts["StageStarted sample 0"], folder)
+    shutil.copytree(whole.cuts["StageStarted load 0"], folder)
     components = Components(LocalFolder(TINY_FOLDER), "cpu")
     components.residency = watched = Watched("cpu", components.policy)
     stages, used = [], []

@@ -22,6 +22,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
+from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
@@ -71,9 +72,10 @@ def test_every_picture_of_a_job_comes_back(store, photo):
 HOLD = """
 import sys, time
 from pathlib import Path
+from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.store import JobStore
 store = JobStore(Path(sys.argv[1]))
-assert store.hold("a")
+assert store.locks.hold("a")
 print("held", flush=True)
 time.sleep(60)
 """
@@ -81,21 +83,21 @@ time.sleep(60)
 
 def test_a_job_belongs_to_one_process_until_that_dies(store, photo):
     new(store, photo)
-    store.release("a")
+    store.locks.release("a")
     with subprocess.Popen([sys.executable, "-c", HOLD, store.folder], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        assert not store.hold("a")
-        assert not store.is_free("a")
+        assert not store.locks.hold("a")
+        assert not store.locks.is_free("a")
         assert sweep(store) == []
         process.kill()
         process.wait()
-    assert store.is_free("a")
-    assert store.hold("a")
-    assert store.hold("a")
-    assert not store.is_free("a")
-    assert not JobStore(store.folder).hold("a")
-    store.release("a")
-    assert JobStore(store.folder).hold("a")
+    assert store.locks.is_free("a")
+    assert store.locks.hold("a")
+    assert store.locks.hold("a")
+    assert not store.locks.is_free("a")
+    assert not JobStore(store.folder).locks.hold("a")
+    store.locks.release("a")
+    assert JobStore(store.folder).locks.hold("a")
 
 
 def test_records_are_in_the_order_of_submission_and_damaged_ones_are_left_out(store, photo, caplog):
@@ -147,7 +149,7 @@ def test_the_sweep_removes_what_died_half_written_and_lists_what_can_go_on(store
         for file in (store.folder / name).iterdir():
             os.utime(file, (old, old))
     for name in "abcd":
-        store.release(name)
+        store.locks.release(name)
     other = JobStore(store.folder)
     assert [record.id for record in sweep(other)] == ["a", "c", "d"]  # a clock that is wrong costs nothing
     assert [path.exists() for path in paths] == [False, True, True, False, True]  # e is held by a process that lives
@@ -185,10 +187,11 @@ def test_a_full_disk_leaves_nothing_of_a_new_job(store, photo):
 
 def test_a_thumbnail_is_small(store, photo):
     new(store, photo)
-    assert store.thumbnail("a").startswith("data:image/jpeg;base64,/9j/")
-    assert len(store.thumbnail("a")) < 20_000
+    jobs = StoredJobs(store, REQUEST.variant, lambda _: "")
+    assert jobs.about("a").thumbnail.startswith("data:image/jpeg;base64,/9j/")
+    assert len(jobs.about("a").thumbnail) < 20_000
     (store.folder / "a/photo.png").write_bytes(b"")
-    assert store.thumbnail("a") == ""
+    assert jobs.about("a").thumbnail == ""
 
 
 def run(store, photo, *, sections=0, error=None, request=REQUEST, **about):
@@ -215,7 +218,7 @@ def run(store, photo, *, sections=0, error=None, request=REQUEST, **about):
 def test_how_a_job_ends_decides_what_stays(store, photo, error, sections, state):
     with pytest.raises(type(error)) if error else nullcontext():
         run(store, photo, sections=sections, error=error, output="user/a", models="tiny")
-    assert store.is_free("a")
+    assert store.locks.is_free("a")
     if state is None:
         assert store.records() == []
         return
@@ -267,7 +270,7 @@ def test_kept_sections_are_counted_up_to_the_first_that_is_not_there(store, phot
 @pytest.mark.parametrize("days", [-40_000, -31, 31, 400, 40_000])
 def test_a_clock_that_is_wrong_costs_nothing(store, photo, state, days, monkeypatch):
     new(store, photo, state=state)
-    store.release("a")
+    store.locks.release("a")
     (store.folder / "a/section_000.safetensors").touch()
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + days * 86400)
@@ -279,8 +282,8 @@ def test_the_sweep_logs_what_it_removes_and_matches_no_other_jobs_names(store, p
     outputs = store.folder.parent
     for name, output in (("a", "user_ann/a"), ("a2", ""), ("b", "")):
         new(store, photo, name, output=output, state="running")
-        store.release(name)
-    assert store.hold("a2")
+        store.locks.release(name)
+    assert store.locks.hold("a2")
     (outputs / "user_ann").mkdir()
     ours = ["user_ann/a_partial_100.mp4.part", "user_ann/a.png.part", "b.json.part"]
     others = ["a2_partial_01.mp4.part", "user_ann/a2.png.part", "a.png.part", "b_partial_01_slow.mp4.part", "b.part"]
@@ -297,7 +300,7 @@ def test_the_sweep_logs_what_it_removes_and_matches_no_other_jobs_names(store, p
     assert not (store.folder / "half").exists()
     for name in [*ours, "jobs/empty", "jobs/half/photo.png.part"]:
         assert f"{outputs / name} was" in caplog.text
-    assert store.quarantined() == []
+    assert store.quarantine.listed() == []
 
 
 def test_a_folder_that_a_user_made_among_the_jobs_is_moved_not_removed(store):
@@ -305,7 +308,7 @@ def test_a_folder_that_a_user_made_among_the_jobs_is_moved_not_removed(store):
     (store.folder / "backup/deeper/film.mp4").write_bytes(b"mine")
     (store.folder / "notes.txt").write_text("mine")
     assert sweep(store) == []
-    assert [name for name, _ in store.quarantined()] == ["backup"]
+    assert [name for name, _ in store.quarantine.listed()] == ["backup"]
     assert (store.folder / "quarantine/backup/deeper/film.mp4").read_bytes() == b"mine"
     assert (store.folder / "notes.txt").read_text() == "mine"
 
@@ -348,20 +351,20 @@ def test_a_long_reason_for_a_failure_leaves_a_record_that_can_be_read(store, pho
 
 def test_a_lock_that_cannot_be_had_is_a_sentence_and_touches_nothing(store, photo):
     new(store, photo)
-    store.release("a")
+    store.locks.release("a")
     lock = store.folder / "a.lock"
     lock.unlink(missing_ok=True)
     lock.mkdir()
-    for call in (store.hold, store.discard, store.is_free):
+    for call in (store.locks.hold, store.discard, store.locks.is_free):
         with pytest.raises(OutputError, match=r"a\.lock"):
             call("a")
     assert store.record("a")
 
 
 def test_asking_for_a_job_that_is_not_there_leaves_nothing(store):
-    assert store.is_free("none")
-    assert store.hold("none")
-    store.release("none")
+    assert store.locks.is_free("none")
+    assert store.locks.hold("none")
+    store.locks.release("none")
     assert not list(store.folder.glob("*"))
 
 

@@ -166,7 +166,7 @@ def test_wrong_arguments_exit_2(argv):
 )
 def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: __import__("torch").device("cpu"))
+    monkeypatch.setattr("diffusers_helper.app.device.default_device", lambda: __import__("torch").device("cpu"))
     assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path), *argv]) == code
     shown = capsys.readouterr().err
     assert words in shown

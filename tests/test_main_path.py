@@ -21,7 +21,7 @@ STEPS = 5
 @pytest.fixture(scope="module")
 def studio():
     components = Components(LocalFolder(SHIPPED, is_tiny=True), torch.device("cpu"))
-    return Studio(components, components.defaults.model_copy(update={"steps": STEPS}))
+    return Studio(components, components.source.defaults.model_copy(update={"steps": STEPS}))
 
 
 @pytest.mark.slow

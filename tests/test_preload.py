@@ -9,7 +9,9 @@ from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.gradio.loading_panel import card
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.worker import WorkerHooks
-from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.components import Components, LoadingProgress
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.placement import Placement
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory import MemoryPolicy
 from diffusers_helper.memory.ram import Ram
@@ -35,14 +37,11 @@ def components():
 
 def as_on(monkeypatch, components, device, *, resident, free, fp8=False):
     """Components that think to be on a machine with so many GB free beside the user's comfort, at the public sizes."""
-    components.device = torch.device(device)
-    if device != "cpu":
-        components.dtype, components._encoder_dtype = torch.bfloat16, torch.float16
+    components.placement = Placement(torch.device(device), ComputeOptions(fp8=TINY_FOLDER if fp8 else None))
     components.residency.policy = MemoryPolicy(resident=resident, preserved_gb=6, tile_vae=not resident)
-    components._fp8 = TINY_FOLDER if fp8 else None
     monkeypatch.setattr("diffusers_helper.model_files.parts.Part.bytes_in", lambda part, _: SIZES.get(part.name, 0))
     monkeypatch.setattr(
-        "diffusers_helper.loading.components.stored_numbers", lambda part, _: {"BF16": SIZES.get(part.name, 0) // 2}
+        "diffusers_helper.loading.placement.stored_numbers", lambda part, _: {"BF16": SIZES.get(part.name, 0) // 2}
     )
     monkeypatch.setattr("diffusers_helper.service.preload.free_ram", lambda: Ram(int(free * GB) + COMFORT, 0))
 
@@ -104,7 +103,7 @@ def test_the_bytes_of_a_large_part_are_told():
         preload.tell(*numbers)
         moments.append(preload.now)
 
-    preload.run(Components(LocalFolder(TINY_FOLDER), "cpu", on_loading=tell), "f1", resume)
+    preload.run(Components(LocalFolder(TINY_FOLDER), "cpu", progress=LoadingProgress(loading=tell)), "f1", resume)
     fractions = [moment.parts[-1].fraction for moment in moments if "transformer" in moment.parts[-1].text]
     assert len(fractions) > 2
     assert fractions == sorted(fractions)
@@ -153,7 +152,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
 
     manager = JobManager(run, hooks=WorkerHooks(prepare=prepare))
     try:
-        job = manager.submit(JobInputs(components.defaults, {}))
+        job = manager.submit(JobInputs(components.source.defaults, {}))
         assert not ran.wait(0.1)
         assert manager.snapshot(job).state == "queued"
         begin.set()

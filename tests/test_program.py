@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.app.program import EXACT_NAMES, Program, pick_device
+from diffusers_helper.app.device import pick_device, sole_process
+from diffusers_helper.app.program import EXACT_NAMES, Program
 from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Finished, StageStarted
 from diffusers_helper.core.request import GenerationRequest
@@ -52,7 +53,7 @@ def tiny(tmp_path):
 )
 def test_pick_device(monkeypatch, choice, visible, found, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: torch.device(found))
+    monkeypatch.setattr("diffusers_helper.app.device.default_device", lambda: torch.device(found))
     if expected in ("cpu", "cuda", "mps"):
         assert pick_device(choice) == torch.device(expected)
     else:
@@ -70,7 +71,7 @@ def test_without_a_choice_a_cpu_gets_the_tiny_model_and_the_log_says_so(caplog):
 
 
 def test_without_a_choice_a_gpu_gets_the_published_models(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.app.program.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("diffusers_helper.app.device.default_device", lambda: torch.device("cuda"))
     monkeypatch.setattr("diffusers_helper.model_files.HubSource.check", lambda source, variants, offline: None)
     program = Program(options(), "original")
     assert not program.source.is_tiny
@@ -94,7 +95,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tiny, monkeypatc
     def generate(inputs, *, components, output, check, **_):
         calls.append((inputs.request, inputs.start, output))
         yield StageStarted("text", "Reading")
-        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        components.progress.downloading("the VAE", 2_000_000_000, 5_000_000_000)
         yield Finished(output.with_suffix(".mp4"), 37)
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
@@ -217,7 +218,7 @@ def test_a_download_is_told_and_can_be_stopped(tiny, monkeypatch):
 
     def generate(inputs, *, components, output, check, **_):
         for done in (1, 2):
-            components._on_progress("the VAE", done * 1_000_000_000, 5_000_000_000)
+            components.progress.downloading("the VAE", done * 1_000_000_000, 5_000_000_000)
             yield StageStarted("text", "Reading")
 
     monkeypatch.setattr("diffusers_helper.generation.generate.generate", generate)
@@ -245,14 +246,18 @@ def test_release_gives_up_the_models_and_is_harmless_before_there_are_any(tiny):
 
 
 def test_two_processes_do_not_write_into_one_folder(tiny):
-    with tiny.lock(1), pytest.raises(SettingsError, match=r"port 1.*--outputs"), tiny.lock(2):
+    with (
+        sole_process(tiny.device, tiny.outputs, 1),
+        pytest.raises(SettingsError, match=r"port 1.*--outputs"),
+        sole_process(tiny.device, tiny.outputs, 2),
+    ):
         pytest.fail("two in one folder")
 
 
 def test_a_cpu_is_shared(tiny, tmp_path):
-    with tiny.lock(1):
+    with sole_process(tiny.device, tiny.outputs, 1):
         tiny.outputs = tmp_path / "other"
-        with tiny.lock(2):
+        with sole_process(tiny.device, tiny.outputs, 2):
             pass
 
 
@@ -260,14 +265,14 @@ def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
     tiny.device = torch.device("cuda", 0)
-    with tiny.lock(7860):
+    with sole_process(tiny.device, tiny.outputs, 7860):
         message = f"process {os.getpid()}, port 7860"
         tiny.outputs = tmp_path / "other"
-        with pytest.raises(SettingsError, match=message), tiny.lock(7861):
+        with pytest.raises(SettingsError, match=message), sole_process(tiny.device, tiny.outputs, 7861):
             pytest.fail("two on one GPU")
         with sole_user_of("56-78", "me", lock_folder()):
             pass
-    with tiny.lock(7861):
+    with sole_process(tiny.device, tiny.outputs, 7861):
         pass
 
 
@@ -276,7 +281,7 @@ def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkey
     shown = []
 
     def load(components, part):
-        components._on_progress("the VAE", 2_000_000_000, 5_000_000_000)
+        components.progress.downloading("the VAE", 2_000_000_000, 5_000_000_000)
         shown.extend((row.text, row.done, row.total) for row in tiny.preload.now.parts if row.text)
         raise CancelledError("This is enough.")
 
@@ -291,7 +296,7 @@ def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkey
 
 def test_a_program_has_all_it_needs_from_the_start(tiny):
     before = {*vars(tiny)}
-    tiny.components._on_progress("the VAE", 1, 2)  # before any job
+    tiny.components.progress.downloading("the VAE", 1, 2)  # before any job
     assert {*vars(tiny)} - before == {"components"}
 
 

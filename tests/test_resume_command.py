@@ -73,7 +73,7 @@ def leave(outputs, name, *, sections=1, **fields):
     store.add(JobRecord(name, request, **{"state": "running", **fields}), {"start": PHOTO})
     for number in range(sections):
         (store.path(name) / f"section_{number:03d}.safetensors").touch()
-    store.release(name)
+    store.locks.release(name)
 
 
 def resume(outputs, *argv):
@@ -132,7 +132,7 @@ def test_nothing_to_do_is_said(program, outputs, capsys):
 def test_a_job_of_a_living_process_is_not_touched(program, outputs, capsys):
     leave(outputs, "a")
     other = JobStore(outputs / "jobs")
-    assert other.hold("a")
+    assert other.locks.hold("a")
     assert resume(outputs, "a") == 2
     assert "another process" in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_all_go_on_though_one_fails(program, outputs, capsys):
     assert resume(outputs, "--all") == 1
     assert capsys.readouterr().out == f"{outputs}/a.mp4\n{outputs}/c.mp4\n"
     assert JobStore(outputs / "jobs").records() == []
-    assert [name for name, _ in JobStore(outputs / "jobs").quarantined()] == ["b"]
+    assert [name for name, _ in JobStore(outputs / "jobs").quarantine.listed()] == ["b"]
     assert resume(outputs, "--all") == 0
     assert resume(outputs, "b") == 1
 

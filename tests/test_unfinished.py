@@ -330,7 +330,7 @@ def test_a_job_whose_photo_cannot_be_decoded_is_put_aside_when_it_should_go_on(l
     second.manager.start()
     with pytest.raises(UnknownJobError, match=r"photo\.png"):
         second.manager.resume(job)
-    assert [name for name, _ in second.store.quarantined()] == [job]
+    assert [name for name, _ in second.store.quarantine.listed()] == [job]
     assert second.store.records() == []
 
 

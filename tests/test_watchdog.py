@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_helper.app.program import device_fault
+from diffusers_helper.app.device import device_fault
 from diffusers_helper.core.errors import QueueFullError
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest

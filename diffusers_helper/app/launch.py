@@ -87,13 +87,14 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
     require_versions()
     require_proxies()
 
+    from diffusers_helper.app.device import sole_process, system_monitor
     from diffusers_helper.app.program import Program
 
     program = Program(config, variant.name)
     port = listener.getsockname()[1]
     uploads = config.folders.uploads / str(port)
     require_writable(uploads, "--data DIR")
-    with program.lock(port):
+    with sole_process(program.device, program.outputs, port):
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
@@ -110,13 +111,13 @@ def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, acces
             apart=bool(shared or config.share or access.host_names or access.root_path),
             max_per_owner=JOBS_PER_OWNER if shared else None,
         )
-        monitor = Monitor(manager, program.about(port), program.computer())
+        monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs))
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
             ModelCard(variant, program.defaults, program.note, program.source.is_tiny, program.estimate),
             manager,
             program.outputs,
-            ProgramStatus(monitor.computer, program.preload, program.store.quarantined),
+            ProgramStatus(monitor.computer, program.preload, program.store.quarantine.listed),
         )
         site = Site(pages, manager, access, program.outputs, routes(monitor))
         watchdog = Watchdog(manager)

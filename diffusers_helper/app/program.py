@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from diffusers_helper.app.device import device_fault, pick_device
 from diffusers_helper.core.buckets import find_nearest_bucket
-from diffusers_helper.core.errors import CancelledError, SettingsError, UnknownJobError
+from diffusers_helper.core.errors import CancelledError, UnknownJobError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
@@ -32,16 +32,14 @@ from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
-from diffusers_helper.memory import default_device, empty_caches
+from diffusers_helper.memory import empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
-from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
-from diffusers_helper.service.system_monitor import SystemMonitor
 
 if TYPE_CHECKING:
     from diffusers_helper.loading.components import Components
@@ -122,20 +120,18 @@ class Program:
     @cached_property
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
-        from diffusers_helper.loading.components import Components
+        from diffusers_helper.loading.components import Components, LoadingProgress
+        from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
 
         folder = self._config.folders.cache / "embeddings"
         return Components(
             self.source,
             self.device,
-            attention=self._config.attention,
-            fused=self._config.compile,
-            on_progress=self._downloading,
+            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            LoadingProgress(self._downloading, self._loading),
+            EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
-            embeddings=EmbeddingCache(folder if self._config.embedding_cache else None),
-            on_loading=self._loading,
-            fp8=self._fp8,
         )
 
     def prepare(self) -> None:
@@ -171,7 +167,7 @@ class Program:
         with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
-                checkpoint.environment, self.components.environment(request.variant)
+                checkpoint.environment, self.components.environment.of_video(request.variant)
             ):
                 checkpoint.forget()
             events = generate(
@@ -233,7 +229,7 @@ class Program:
         from diffusers_helper.generation.checkpoint import environment_in
 
         variant = self.store.record(job_id).request.variant
-        return differences(environment_in(self.store.path(job_id)), self.components.environment(variant))
+        return differences(environment_in(self.store.path(job_id)), self.components.environment.of_video(variant))
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._loading(Message("Downloading {part}", part=title), done, total)
@@ -312,69 +308,6 @@ class Program:
         """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return About(port, str(self.device), card, self._variant, self.source.title)
-
-    def computer(self) -> SystemMonitor:
-        """Return what looks at this computer, and at the GPU if one is in use."""
-        if self.device.type != "cuda":
-            return SystemMonitor(self.outputs)
-        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        return SystemMonitor(self.outputs, uuid, lambda: torch.cuda.memory_reserved(self.device))
-
-    @contextmanager
-    def lock(self, port: int) -> Iterator[None]:
-        """Hold the GPU and the folder of results for this process. Raises SettingsError if another one has them."""
-        who = f"process {os.getpid()}, port {port}"
-        with ExitStack() as held:
-            if self.device.type == "cuda":
-                uuid = torch.cuda.get_device_properties(self.device).uuid
-                held.enter_context(sole_user_of(str(uuid), who, lock_folder()))
-            held.enter_context(sole_writer_of(self.outputs, who))
-            yield
-
-
-def pick_device(choice: str) -> torch.device:
-    """Return the device called `choice`; "auto" is the best there is.
-
-    Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
-    take hours for what was meant for that GPU.
-    """
-    if choice == "cpu":
-        return torch.device("cpu")
-    device = default_device()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
-        raise SettingsError(
-            Message(
-                "CUDA_VISIBLE_DEVICES={visible} names no GPU that can be used here. Set it to one that nvidia-smi "
-                "lists, or add --device cpu.",
-                visible=visible,
-            )
-        )
-    if choice not in ("auto", device.type):
-        raise SettingsError(
-            Message(
-                "There is no {choice} device that can be used here. Leave --device out, or add --device cpu.",
-                choice=choice,
-            )
-        )
-    return device
-
-
-def device_fault(device: torch.device) -> str:
-    """Return why `device` computes no more; empty if it does.
-
-    After an illegal access, or an error that the driver calls Xid, every later call of the process fails as well.
-    """
-    if device.type != "cuda":
-        return ""
-    try:
-        torch.zeros(1, device=device).item()
-    except torch.OutOfMemoryError:
-        return ""
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0]
-        return Message("The GPU does not answer any more ({reason}).", reason=reason)
-    return ""
 
 
 def _tell_job(report: Callable[[str], None], text: str, done: int, total: int) -> None:

@@ -72,7 +72,7 @@ def extend(parsed: argparse.Namespace) -> int:
         require_target(parsed.output)
     store = JobStore(parsed.config.folders.outputs / "jobs")
     record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), parsed.seconds)
-    store.release(record.id)
+    store.locks.release(record.id)
     try:
         return _go_on(record, parsed)
     except SettingsError:
@@ -83,9 +83,9 @@ def extend(parsed: argparse.Namespace) -> int:
 def run(parsed: argparse.Namespace) -> int:
     """Do what the options say; return the exit code."""
     store = JobStore(parsed.config.folders.outputs / "jobs")
-    before = store.quarantined()
+    before = store.quarantine.listed()
     left = sweep(store)
-    damaged = [entry for entry in store.quarantined() if entry not in before]  # the log has a line on each
+    damaged = [entry for entry in store.quarantine.listed() if entry not in before]  # the log has a line on each
     if parsed.list:
         none = f"{language(parsed.config.language)(_none(store))}\n"
         sys.stdout.write(_listed(left, store) if left else none)

@@ -155,7 +155,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
 def _device(choice: str) -> tuple[torch.device, str | None]:
     import torch
 
-    from diffusers_helper.app.program import pick_device
+    from diffusers_helper.app.device import pick_device
 
     try:
         return pick_device(choice), None

@@ -57,13 +57,13 @@ def make_conditions(
 def _read(prompts: set[str], components: Components, check: Check) -> dict[str, Embedding]:
     """Each prompt's Llama states (1, n, 4096), pooled vector (1, 768), and notes on what was cut off."""
     cache = components.embeddings
-    read = {prompt: cache.get(components.embedding_key(TEXT_PARTS, prompt)) for prompt in prompts}
+    read = {prompt: cache.get(components.environment.embedding_key(TEXT_PARTS, prompt)) for prompt in prompts}
     missing = [prompt for prompt, embedding in read.items() if embedding is None]
     if missing:
         with components.text() as text, interruptible(text.text_encoder, check):
             encoded = {prompt: _encode(prompt, text) for prompt in missing}
         for prompt, embedding in encoded.items():
-            cache.put(components.embedding_key(TEXT_PARTS, prompt), embedding)
+            cache.put(components.environment.embedding_key(TEXT_PARTS, prompt), embedding)
         read |= encoded
     return {prompt: embedding for prompt, embedding in read.items() if embedding is not None}
 
@@ -84,11 +84,11 @@ def _padded(read: Embedding) -> tuple[Tensor, Tensor, Tensor]:
 def _look(picture: NDArray[np.uint8], components: Components, check: Check) -> Tensor:
     """What the image encoder sees in the picture, (1, 729, 1152)."""
     facts = hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest(), picture.shape
-    seen = components.embeddings.get(components.embedding_key(VISION_PARTS, *facts))
+    seen = components.embeddings.get(components.environment.embedding_key(VISION_PARTS, *facts))
     if seen is None:
         with components.vision() as vision, interruptible(vision.image_encoder, check):
             states = hf_clip_vision_encode(picture, vision.feature_extractor, vision.image_encoder).last_hidden_state
         assert states is not None, "an encoder gives its last states"
         seen = Embedding({"states": states})
-        components.embeddings.put(components.embedding_key(VISION_PARTS, *facts), seen)
+        components.embeddings.put(components.environment.embedding_key(VISION_PARTS, *facts), seen)
     return seen.tensors["states"]

@@ -90,7 +90,7 @@ def generate(
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
     request = inputs.request.with_seed()
-    request = request.model_copy(update={"resolution": request.resolution or components.defaults.resolution})
+    request = request.model_copy(update={"resolution": request.resolution or components.source.defaults.resolution})
     inputs, recipe = replace(inputs, request=request), recipe_of(request) if metadata else ""
     with out_of_memory_as_error():
         yield from _stages(inputs, components, output, check, kept, recipe)
@@ -241,7 +241,7 @@ def _encoded(
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
         start_latent = vae_encode(_pixels_of(picture), vae, noise)
-    begin = partial(checkpoint.begin, components.environment(request.variant), conditions, start_latent)
+    begin = partial(checkpoint.begin, components.environment.of_video(request.variant), conditions, start_latent)
     need = 2 * sum(tensor.nbytes for tensor in vars(conditions).values() if tensor is not None)
     yield from retry_when_disk_full(begin, folder, need, check)
     return conditions, start_latent

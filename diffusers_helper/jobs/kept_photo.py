@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +14,8 @@ from PIL.PngImagePlugin import PngImageFile
 from diffusers_helper.core.files import atomic_write, open_own
 from diffusers_helper.jobs.record import UnusableJobError
 from diffusers_helper.media.photo import MAX_PIXELS
+
+THUMBNAIL_SIDE = 160
 
 
 def write_picture(image: Image.Image, file: Path) -> None:
@@ -24,6 +28,14 @@ def read_picture(file: Path) -> Image.Image:
     """Return what `write_picture` wrote; raises UnusableJobError for anything else."""
     with _opened(file) as image:
         return image.convert("RGB")
+
+
+def thumbnail(picture: Image.Image) -> str:
+    """Return `picture` small, as a `data:` URL."""
+    small, file = picture.copy(), BytesIO()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def check_picture(file: Path) -> None:

@@ -9,7 +9,6 @@ job that is "queued" or "running" and not held was interrupted.
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import shutil
@@ -17,11 +16,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from diffusers_helper.core.errors import (
     CancelledError,
@@ -34,6 +30,7 @@ from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
+from diffusers_helper.jobs.locks import JobLocks
 from diffusers_helper.jobs.quarantine import Quarantine
 from diffusers_helper.jobs.record import (
     DONE,
@@ -50,7 +47,6 @@ from diffusers_helper.media.partials import RECORD, picture_file, section_files
 from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
-THUMBNAIL_SIDE = 160
 
 
 class JobStore:
@@ -60,6 +56,8 @@ class JobStore:
         folder: inside that of the results; made with the first job.
 
     Attributes:
+        locks: which of them this process has.
+        quarantine: what could not be used and was put aside.
         closing: the program is ending, so what stops now was interrupted by that and not by its user.
         done: the records of what was made.
     """
@@ -67,9 +65,9 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.closing = False
-        self._held: dict[str, FileLock] = {}
-        self._quarantine = Quarantine(folder / QUARANTINE)
-        self.done = DoneJobs(folder / DONE, self.video_of, self.set_aside)
+        self.locks = JobLocks(folder)
+        self.quarantine = Quarantine(folder / QUARANTINE)
+        self.done = DoneJobs(folder / DONE, self.video_of, self.quarantine.put)
 
     @contextmanager
     def running(self, job_id: str, inputs: JobInputs, **about: str) -> Iterator[Path]:
@@ -79,7 +77,7 @@ class JobStore:
         record stays, unless its latents are kept; where it stops or fails all of it stays if a section is done. Raises
         SettingsError if another process has it.
         """
-        if not self.hold(job_id):
+        if not self.locks.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
             self._begin(job_id, inputs)
@@ -94,13 +92,13 @@ class JobStore:
                 raise
             self._done(job_id, keep="latents" in inputs.request.keep)
         finally:
-            self.release(job_id)
+            self.locks.release(job_id)
 
     def add(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
         """Write a new job and hold it. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
-            self.hold(record.id)  # first: an empty folder that nobody holds is swept
+            self.locks.hold(record.id)  # first: an empty folder that nobody holds is swept
             folder.mkdir(parents=True, exist_ok=True)
             for use, photo in pictures.items():
                 write_picture(photo.image, folder / picture_file(use))
@@ -155,46 +153,6 @@ class JobStore:
         }
         return JobInputs(record.request, pictures)
 
-    def thumbnail(self, job_id: str) -> str:
-        """Return a small picture of the job's photo as a `data:` URL; empty if it cannot be read."""
-        try:
-            image, file = self.inputs(job_id).start.image, BytesIO()
-        except UnknownJobError:
-            return ""
-        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        image.save(file, "JPEG", quality=80)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-    def hold(self, job_id: str) -> bool:
-        """Take the job for this process; return False if another one has it. Raises OutputError if nobody can tell."""
-        file = self._lock_file(job_id)
-        lock = self._held.get(job_id) or FileLock(file, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        except OSError as error:
-            raise output_error(file, error) from error
-        self._held[job_id] = lock
-        return True
-
-    def release(self, job_id: str) -> None:
-        """Let another process take the job; of one that is gone the lock goes, too."""
-        lock = self._held.pop(job_id, None)
-        if lock is None:
-            return
-        if not os.path.lexists(self.path(job_id)):
-            with suppress(OSError):
-                self._lock_file(job_id).unlink()  # while it is held, so that it is nobody else's
-        lock.release(force=True)
-
-    def is_free(self, job_id: str) -> bool:
-        """Tell whether no process, this one neither, has the job."""
-        if job_id in self._held or not self.hold(job_id):
-            return False
-        self.release(job_id)
-        return True
-
     def update(self, job_id: str, **changes: Any) -> JobRecord:
         """Change fields of a job that this process holds, and return it. Raises UnknownJobError and OutputError.
 
@@ -212,18 +170,10 @@ class JobStore:
     def discard(self, job_id: str) -> None:
         """Remove a job from the disk, unless another process has it; its video so far stays where it is."""
         folder = self.path(job_id)
-        if not self.hold(job_id):
+        if not self.locks.hold(job_id):
             return
         _remove(folder)
-        self.release(job_id)
-
-    def set_aside(self, path: Path, reason: str) -> None:
-        """Move what is at `path` in this store to the quarantine; raises OutputError, and leaves it, if it cannot."""
-        self._quarantine.put(path, reason)
-
-    def quarantined(self) -> list[tuple[str, str]]:
-        """Return the names of what could not be used and was put aside, each with the reason, which names no job."""
-        return self._quarantine.listed()
+        self.locks.release(job_id)
 
     def sections(self, job_id: str) -> int:
         """Return how many sampled sections are kept from the first on, without a look at what is in them."""
@@ -240,10 +190,10 @@ class JobStore:
         except UnusableJobError as error:
             if not error.damaged:
                 raise
-            self.set_aside(folder, error.reason)
+            self.quarantine.put(folder, error.reason)
         except UnknownJobError:
             if section_files(folder):
-                self.set_aside(folder, Message("it has no job.json"))
+                self.quarantine.put(folder, Message("it has no job.json"))
         self.add(JobRecord(job_id, inputs.request), inputs.pictures)
 
     def _left(self, job_id: str, state: str, error: str = "", *, wanted: bool = False) -> None:
@@ -272,9 +222,6 @@ class JobStore:
     def _write(self, record: JobRecord) -> None:
         with atomic_write(self.path(record.id) / RECORD) as part:
             part.write_text(record.to_json(), encoding="utf-8")
-
-    def _lock_file(self, job_id: str) -> Path:
-        return self.folder / f"{job_id}.lock"
 
 
 def _unknown(job_id: str) -> UnknownJobError:

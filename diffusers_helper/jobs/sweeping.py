@@ -63,12 +63,12 @@ def _swept(store: JobStore, name: str) -> JobRecord | None:
     if not is_id(name):
         _put_away(store, path, Message("a job has no such name"))
         return None
-    if not store.is_free(name) or not store.hold(name):
+    if not store.locks.is_free(name) or not store.locks.hold(name):
         return None
     try:
         return _examined(store, path)
     finally:
-        store.release(name)
+        store.locks.release(name)
 
 
 def _examined(store: JobStore, folder: Path) -> JobRecord | None:
@@ -84,7 +84,7 @@ def _examined(store: JobStore, folder: Path) -> JobRecord | None:
     except UnusableJobError as error:
         if not error.damaged:
             raise
-        store.set_aside(folder, error.reason)
+        store.quarantine.put(folder, error.reason)
         return None
     _remove(half_written_results(store.results_of(record)))
     return record
@@ -95,7 +95,7 @@ def _put_away(store: JobStore, path: Path, reason: str) -> None:
     try:
         path.rmdir()
     except OSError:
-        store.set_aside(path, reason)
+        store.quarantine.put(path, reason)
     else:
         logger.info("%s was empty and is removed", path)
 

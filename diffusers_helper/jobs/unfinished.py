@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import plan_video
+from diffusers_helper.jobs.kept_photo import thumbnail
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
@@ -55,7 +56,7 @@ class StoredJobs(KeptJobs):
 
     def let_go(self, job_id: str) -> None:
         """Leave a job as it is to whoever comes next."""
-        self._store.release(job_id)
+        self._store.locks.release(job_id)
 
     def closing(self) -> None:
         """From now on a job that stops is interrupted."""
@@ -66,7 +67,7 @@ class StoredJobs(KeptJobs):
         try:
             self._store.update(job_id, state=state.on_disk)
         finally:
-            self._store.release(job_id)
+            self._store.locks.release(job_id)
 
     def sections(self, job_id: str) -> int:
         """Return how many sections of a job are finished."""
@@ -74,7 +75,7 @@ class StoredJobs(KeptJobs):
 
     def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
         """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if another process has it."""
-        if not self._store.hold(job_id):
+        if not self._store.locks.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
             inputs = self._store.inputs(job_id)
@@ -82,8 +83,8 @@ class StoredJobs(KeptJobs):
         except FramePackError as error:
             if isinstance(error, UnusableJobError) and error.damaged:
                 with suppress(FramePackError):
-                    self._store.set_aside(self._store.path(job_id), error.reason)
-            self._store.release(job_id)
+                    self._store.quarantine.put(self._store.path(job_id), error.reason)
+            self._store.locks.release(job_id)
             raise
 
     def recovered(self) -> list[JobRecord]:
@@ -104,7 +105,7 @@ class StoredJobs(KeptJobs):
         return ResumeInfo(
             resumable=True,
             env_warning=self._env_warning(job_id),
-            thumbnail=self._store.thumbnail(job_id),
+            thumbnail=self._thumbnail(job_id),
             sections_kept=self._store.sections(job_id),
             state=JobState.of_record(record.state),
             error=record.error,
@@ -117,6 +118,12 @@ class StoredJobs(KeptJobs):
 
     def _is_ours(self, record: JobRecord) -> bool:
         return record.request.variant == self._variant
+
+    def _thumbnail(self, job_id: str) -> str:
+        try:
+            return thumbnail(self._store.inputs(job_id).start.image)
+        except UnknownJobError:
+            return ""
 
     def _video(self, record: JobRecord) -> dict[str, Any]:
         plan = plan_video(record.request.variant, record.request.sections)

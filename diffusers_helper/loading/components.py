@@ -6,28 +6,27 @@ The files are `model_files`' concern, making modules of them is `building`'s and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.loading.building import attention_head_dim, build
-from diffusers_helper.loading.embedding_cache import EmbeddingCache, key_of
-from diffusers_helper.loading.environment import device_name, environment
-from diffusers_helper.loading.weights import Place, bytes_in_files
-from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.embedding_cache import EmbeddingCache
+from diffusers_helper.loading.environment import Environment
+from diffusers_helper.loading.placement import Placement
+from diffusers_helper.loading.weights import bytes_in_files
+from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
-from diffusers_helper.memory.ram import free_ram
 from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.contents import is_fp8, stored_numbers
+from diffusers_helper.model_files.contents import is_fp8
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
@@ -43,10 +42,16 @@ if TYPE_CHECKING:
 
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
-__all__ = ["Components", "LocalFolder", "ModelSource", "TextEncoders", "VisionEncoder", "resolve_models"]
-
-RAM_FOR_WORK = 2 * 1024**3
-"""RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
+__all__ = [
+    "Components",
+    "ComputeOptions",
+    "LoadingProgress",
+    "LocalFolder",
+    "ModelSource",
+    "TextEncoders",
+    "VisionEncoder",
+    "resolve_models",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -70,29 +75,36 @@ class VisionEncoder:
     image_encoder: SiglipVisionModel
 
 
+@dataclass(frozen=True)
+class LoadingProgress:
+    """Who hears of what takes long; what a callback raises stops that.
+
+    Attributes:
+        downloading: gets a part's title, the bytes of it that are here and those in all.
+        loading: gets what is being done to a large part ("Loading ..."), the bytes of it that are done and in all.
+    """
+
+    downloading: OnProgress | None = None
+    loading: OnProgress = lambda *_: None
+
+
 class Components:
     """The models of one source on one device.
 
     Args:
         source: where their files are.
         device: where they compute.
-        dtype: of all of them; None is bfloat16 for the transformer and float16 for the rest, on a CPU float32 for all.
-        attention: name of the transformer's attention backend.
-        fused: compile kernels for the device where that works.
-        on_progress: gets a part's title, the bytes of it that are here and those in all, while it is downloaded;
-            what it raises stops the download.
-        on_loading: gets what is being done to a large part ("Loading ..."), the bytes of it that are done and in all;
-            what it raises stops that.
-        fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
-            half the RAM. None uses the exact ones.
-        offline: never use a network.
-        preserved_gb: device memory to leave free for the work where not everything fits, GiB.
+        options: how they do.
+        progress: hears of downloads and of loading.
         embeddings: keeps what the encoders gave; None keeps nothing.
+        offline: never use a network.
 
     Attributes:
-        device: as given.
+        source, device, progress: as given.
         embeddings: as given, or one that never holds anything.
         dtype: the transformer's.
+        environment: what the numbers made here depend on.
+        placement: where weights go.
         residency: places models on the device; the transformer's user goes through it.
 
     Every method that loads raises ModelFilesError for files that cannot be used and OutOfMemoryError.
@@ -102,28 +114,21 @@ class Components:
         self,
         source: ModelSource,
         device: torch.device | str,
-        dtype: torch.dtype | None = None,
-        attention: str = "auto",
-        fused: bool = True,
-        on_progress: OnProgress | None = None,
-        offline: bool = False,
-        preserved_gb: float = 6.0,
+        options: ComputeOptions | None = None,
+        progress: LoadingProgress | None = None,
         embeddings: EmbeddingCache | None = None,
-        on_loading: OnProgress = lambda *_: None,
-        fp8: Path | None = None,
+        *,
+        offline: bool = False,
     ) -> None:
         self.source = source
         self.device = torch.device(device)
-        on_cpu = self.device.type == "cpu"
-        self.dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
-        self._encoder_dtype = dtype or (torch.float32 if on_cpu else torch.float16)
-        self.residency = Residency(self.device, policy_for(self.device, preserved_gb))
+        self._options = options or ComputeOptions()
+        self.progress = progress or LoadingProgress()
+        self.dtype = self._options.dtype_on(self.device, transformer=True)
+        self.environment = Environment(source, self.device, self._options)
+        self.placement = Placement(self.device, self._options)
+        self.residency = Residency(self.device, policy_for(self.device, preserved_gb=6.0))  # until a job plans its own
         self.embeddings = embeddings or EmbeddingCache(None)
-        self._attention = attention
-        self._fused = fused
-        self._on_progress = on_progress
-        self._on_loading = on_loading
-        self._fp8 = fp8
         self._offline = offline
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
@@ -134,11 +139,6 @@ class Components:
     def policy(self) -> MemoryPolicy:
         """How memory is shared."""
         return self.residency.policy
-
-    @property
-    def defaults(self) -> GenerationRequest:
-        """Settings that suit the model; the resolution is never None."""
-        return self.source.defaults
 
     def plan_memory(self, preserved_gb: float) -> None:
         """Choose anew how memory is shared, from what is free now: for each job, before its first part.
@@ -170,30 +170,6 @@ class Components:
         said = sentence(plan, len(weights.blocks), len(evenly_spaced(weights.blocks, plan.resident_bytes)))
         logger.info("%s %s", said, plan)
         return execution, said
-
-    def check(self, variants: Iterable[str]) -> None:
-        """Raise ModelFilesError if the files of the named variants cannot be used; reads no weights."""
-        self.source.check(variants, offline=self._offline)
-
-    def embedding_key(self, wanted: Iterable[Part], *facts: object) -> str | None:
-        """The cache's name for what `wanted` make of an input with these `facts`; None while files are lacking.
-
-        It changes with the files, the dtype, the device's kind and the libraries: all that may shape a number.
-        """
-        identities = []
-        for part in wanted:
-            folder, problems = self.source.inspect(part)
-            if folder is None or problems:
-                return None
-            identities.append(part.identity_in(folder))
-        versions = [version(name) for name in ("torch", "transformers")]
-        return key_of(identities, versions, device_name(self.device), str(self._encoder_dtype), *facts)
-
-    def environment(self, variant: str) -> dict[str, str]:
-        """What the bits of a video of `variant` depend on here, besides its request; by name, as words."""
-        choices = {"precision": str(self.dtype), "attention": self._attention, "fused kernels": self._fused}
-        choices["weights"] = "8 bits" if self._fp8 else self._stored_as(variant)
-        return environment(self.source, variant, self.device, **choices)
 
     @contextmanager
     def text(self) -> Iterator[TextEncoders]:
@@ -250,28 +226,6 @@ class Components:
             self._unload(*(name for name in self._loaded if name.startswith("transformer") and name != part.name))
         self._part(part)
 
-    def streams(self, part: Part) -> bool:
-        """Whether `part` is only ever read from its files to the device."""
-        return part is parts.TEXT_ENCODER and self.device.type == "cuda" and not self.policy.resident
-
-    def ram_need(self, part: Part, folder: Path) -> int:
-        """RAM that the weights of `part` in `folder` take, bytes, about, whatever their form in the files.
-
-        Where they travel to a GPU, those that are read once stay in their files.
-        """
-        if part.in_blocks and self.policy.resident and self.device.type != "cpu":
-            return 0  # they go straight to the device
-        if not part.weights:
-            return part.bytes_in(folder)
-        bytes_each = 1 if part.is_transformer and self._fp8 else self._dtype_of(part).itemsize
-        share = 1 - part.once_per_video if self.device.type == "cuda" else 1
-        return int(sum(stored_numbers(part, folder).values()) * share) * bytes_each
-
-    def _stored_as(self, variant: str) -> str:
-        part = transformer_part(variant)
-        folder, problems = self.source.inspect(part)
-        return "fp8 files" if folder and not problems and is_fp8(part, folder) else "exact"
-
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
@@ -295,8 +249,8 @@ class Components:
 
     def _part(self, part: Part) -> Any:
         if part.name not in self._loaded:
-            folder = self.source.folder(part, offline=self._offline, on_progress=self._on_progress)
-            self.source.require_unchanged(part, folder, partial(self._on_loading, _checking(part)))
+            folder = self.source.folder(part, offline=self._offline, on_progress=self.progress.downloading)
+            self.source.require_unchanged(part, folder, partial(self.progress.loading, _checking(part)))
             logger.info("Loading %s", part.title)
             self._loaded[part.name] = self._load(part, folder)
         return self._loaded[part.name]
@@ -304,38 +258,23 @@ class Components:
     def _load(self, part: Part, folder: Path) -> Any:
         is_transformer = part.is_transformer
         if is_transformer:  # before 26 GB are read
-            backend = resolve_attention(self._attention, self.device, self.dtype, attention_head_dim(part, folder))
-        fp8 = self._fp8_file(part, folder) if is_transformer else None
-        loaded = build(part, folder, self._dtype_of(part), self._place(part), self._on_loading, fp8)
+            backend = resolve_attention(
+                self._options.attention, self.device, self.dtype, attention_head_dim(part, folder)
+            )
+        dtype = self._options.dtype_on(self.device, transformer=is_transformer)
+        place = self.placement.place(part, self.policy)
+        loaded = build(part, folder, dtype, place, self.progress.loading, self._options.fp8_file(part, folder))
         if is_transformer:
             (self._fp8_parts.add if is_fp8(part, folder) else self._fp8_parts.discard)(part.name)
             self._attention_function = backend.load()
-            self._kernels = resolve_kernels(self.device, self.dtype, fused=self._fused)
+            self._kernels = resolve_kernels(self.device, self.dtype, fused=self._options.fused)
             use_kernels(loaded, self._kernels)
         return loaded
-
-    def _dtype_of(self, part: Part) -> torch.dtype:
-        return self.dtype if part.is_transformer else self._encoder_dtype
-
-    def _fp8_file(self, part: Part, folder: Path) -> Path | None:
-        key = key_of("eight bits", part.identity_in(folder))
-        return self._fp8 / f"{part.name}-{key[:16]}.safetensors" if self._fp8 else None
 
     def _tile(self, vae: AutoencoderKLHunyuanVideo) -> None:
         tiled = self.policy.tile_vae
         for change in (vae.enable_tiling, vae.enable_slicing) if tiled else (vae.disable_tiling, vae.disable_slicing):
             change()
-
-    def _place(self, part: Part) -> Place:
-        """Where the weights of a large part go."""
-        if self.policy.resident and self.device.type != "cpu":
-            return Place(self.device)
-        ram = free_ram()
-        if self.device.type != "cuda":
-            return Place(cpu, ram=ram.available + ram.swap)
-        # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
-        room = 0 if self.streams(part) else ram.available - RAM_FOR_WORK
-        return Place(cpu, pin=True, ram=room, stream=True)
 
     def _unload(self, *names: str) -> None:
         for name in names:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 import torch
 
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.numerics import NUMERICS_VERSION
-from diffusers_helper.model_files import ModelSource, parts_for
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.embedding_cache import key_of
+from diffusers_helper.model_files import ModelSource, Part, parts_for, transformer_part
+from diffusers_helper.model_files.contents import is_fp8
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
@@ -35,6 +38,52 @@ def environment(source: ModelSource, variant: str, device: torch.device, **choic
         "numerics": str(NUMERICS_VERSION),
         "models": _digest(repr(_identities(source, variant)).encode()),
     }
+
+
+class Environment:
+    """What the numbers that models of `source` make here depend on.
+
+    Args:
+        source: where the models' files are.
+        device: where they compute.
+        options: how they do.
+    """
+
+    def __init__(self, source: ModelSource, device: torch.device, options: ComputeOptions) -> None:
+        self._source = source
+        self._device = device
+        self._options = options
+
+    def of_video(self, variant: str) -> dict[str, str]:
+        """What the bits of a video of `variant` depend on besides its request; by name, as words."""
+        options = self._options
+        choices = {
+            "precision": options.dtype_on(self._device, transformer=True),
+            "attention": options.attention,
+            "fused kernels": options.fused,
+            "weights": "8 bits" if options.fp8 else self._stored_as(variant),
+        }
+        return environment(self._source, variant, self._device, **choices)
+
+    def embedding_key(self, wanted: Iterable[Part], *facts: object) -> str | None:
+        """The cache's name for what `wanted` make of an input with these `facts`; None while files are lacking.
+
+        It changes with the files, the dtype, the device's kind and the libraries: all that may shape a number.
+        """
+        identities = []
+        for part in wanted:
+            folder, problems = self._source.inspect(part)
+            if folder is None or problems:
+                return None
+            identities.append(part.identity_in(folder))
+        versions = [version(name) for name in ("torch", "transformers")]
+        dtype = self._options.dtype_on(self._device, transformer=False)
+        return key_of(identities, versions, device_name(self._device), str(dtype), *facts)
+
+    def _stored_as(self, variant: str) -> str:
+        part = transformer_part(variant)
+        folder, problems = self._source.inspect(part)
+        return "fp8 files" if folder and not problems and is_fp8(part, folder) else "exact"
 
 
 def device_name(device: torch.device) -> str:

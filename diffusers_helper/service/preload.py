@@ -125,9 +125,9 @@ def choose(components: Components, variant: str) -> tuple[list[Part], str]:
         folder, problems = components.source.inspect(part)
         if folder is None or problems:
             return [], Message("The models are downloaded and loaded with the first video.")
-        if not components.streams(part):
+        if not components.placement.streams(part, components.policy):
             wanted.append(part)
-            needs[part] = components.ram_need(part, folder)
+            needs[part] = components.placement.ram_need(part, folder, components.policy)
     room = free_ram().available - COMFORT
     if sum(needs.values()) <= room:
         return wanted, ""

@@ -1,0 +1,86 @@
+"""The device that a process computes on: which one, whether it still works, whose it is, what is seen of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.memory import default_device
+from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.system_monitor import SystemMonitor
+
+
+def pick_device(choice: str) -> torch.device:
+    """Return the device called `choice`; "auto" is the best there is.
+
+    Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
+    take hours for what was meant for that GPU.
+    """
+    if choice == "cpu":
+        return torch.device("cpu")
+    device = default_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
+        raise SettingsError(
+            Message(
+                "CUDA_VISIBLE_DEVICES={visible} names no GPU that can be used here. Set it to one that nvidia-smi "
+                "lists, or add --device cpu.",
+                visible=visible,
+            )
+        )
+    if choice not in ("auto", device.type):
+        raise SettingsError(
+            Message(
+                "There is no {choice} device that can be used here. Leave --device out, or add --device cpu.",
+                choice=choice,
+            )
+        )
+    return device
+
+
+def device_fault(device: torch.device) -> str:
+    """Return why `device` computes no more; empty if it does.
+
+    After an illegal access, or an error that the driver calls Xid, every later call of the process fails as well.
+    """
+    if device.type != "cuda":
+        return ""
+    try:
+        torch.zeros(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return ""
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        return Message("The GPU does not answer any more ({reason}).", reason=reason)
+    return ""
+
+
+def system_monitor(device: torch.device, outputs: Path) -> SystemMonitor:
+    """Return what looks at this computer, the disk of `outputs` included, and at the GPU if `device` is one."""
+    if device.type != "cuda":
+        return SystemMonitor(outputs)
+    return SystemMonitor(outputs, _uuid(device), lambda: torch.cuda.memory_reserved(device))
+
+
+@contextmanager
+def sole_process(device: torch.device, outputs: Path, port: int) -> Iterator[None]:
+    """Hold the GPU and the folder of results for this process, whose page is at `port`.
+
+    Raises SettingsError if another one has them.
+    """
+    who = f"process {os.getpid()}, port {port}"
+    with ExitStack() as held:
+        if device.type == "cuda":
+            held.enter_context(sole_user_of(_uuid(device), who, lock_folder()))
+        held.enter_context(sole_writer_of(outputs, who))
+        yield
+
+
+def _uuid(device: torch.device) -> str:
+    return str(torch.cuda.get_device_properties(device).uuid)

@@ -1,0 +1,41 @@
+"""The choices that shape the numbers of a video, besides its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffusers_helper.loading.embedding_cache import key_of
+from diffusers_helper.model_files import Part
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How the models compute.
+
+    Attributes:
+        dtype: of all of them; None is bfloat16 for the transformer and float16 for the rest, on a CPU float32 for all.
+        attention: name of the transformer's attention backend.
+        fused: compile kernels for the device where that works.
+        fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
+            half the RAM. None uses the exact ones.
+    """
+
+    dtype: torch.dtype | None = None
+    attention: str = "auto"
+    fused: bool = True
+    fp8: Path | None = None
+
+    def dtype_on(self, device: torch.device, *, transformer: bool) -> torch.dtype:
+        """Return the dtype of the transformer on `device`, or that of the other models."""
+        if device.type == "cpu":
+            return self.dtype or torch.float32
+        return self.dtype or (torch.bfloat16 if transformer else torch.float16)
+
+    def fp8_file(self, part: Part, folder: Path) -> Path | None:
+        """Return where the 8-bit weights of the transformer in `folder` are; None where the exact ones are used."""
+        if self.fp8 is None or not part.is_transformer:
+            return None
+        return self.fp8 / f"{part.name}-{key_of('eight bits', part.identity_in(folder))[:16]}.safetensors"

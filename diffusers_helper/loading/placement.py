@@ -1,0 +1,59 @@
+"""Where the weights of a part go when it is loaded, and the RAM that they take there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.weights import Place
+from diffusers_helper.memory import MemoryPolicy, cpu
+from diffusers_helper.memory.ram import free_ram
+from diffusers_helper.model_files import Part, parts
+from diffusers_helper.model_files.contents import stored_numbers
+
+RAM_FOR_WORK = 2 * 1024**3
+"""RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
+
+
+class Placement:
+    """The places of one device.
+
+    Args:
+        device: where the models compute.
+        options: how they do.
+    """
+
+    def __init__(self, device: torch.device, options: ComputeOptions) -> None:
+        self._device = device
+        self._options = options
+
+    def place(self, part: Part, policy: MemoryPolicy) -> Place:
+        """Return where the weights of a large part go, as RAM is now."""
+        if policy.resident and self._device.type != "cpu":
+            return Place(self._device)
+        ram = free_ram()
+        if self._device.type != "cuda":
+            return Place(cpu, ram=ram.available + ram.swap)
+        # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
+        room = 0 if self.streams(part, policy) else ram.available - RAM_FOR_WORK
+        return Place(cpu, pin=True, ram=room, stream=True)
+
+    def streams(self, part: Part, policy: MemoryPolicy) -> bool:
+        """Whether `part` is only ever read from its files to the device."""
+        return part is parts.TEXT_ENCODER and self._device.type == "cuda" and not policy.resident
+
+    def ram_need(self, part: Part, folder: Path, policy: MemoryPolicy) -> int:
+        """RAM that the weights of `part` in `folder` take, bytes, about, whatever their form in the files.
+
+        Where they travel to a GPU, those that are read once stay in their files.
+        """
+        if part.in_blocks and policy.resident and self._device.type != "cpu":
+            return 0  # they go straight to the device
+        if not part.weights:
+            return part.bytes_in(folder)
+        dtype = self._options.dtype_on(self._device, transformer=part.is_transformer)
+        bytes_each = 1 if part.is_transformer and self._options.fp8 else dtype.itemsize
+        share = 1 - part.once_per_video if self._device.type == "cuda" else 1
+        return int(sum(stored_numbers(part, folder).values()) * share) * bytes_each
