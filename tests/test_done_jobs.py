@@ -258,12 +258,12 @@ def test_a_damaged_record_of_what_was_made_is_no_other_jobs_trouble(tmp_path, na
     outcome = DAMAGES[name][1]
     assert jobs[INTERRUPTED] == "interrupted"
     assert (jobs.get(DAMAGED) == "done") == (outcome == WHOLE)
-    aside = [name for name, _ in victim.store.quarantined()]
+    aside = [name for name, _ in victim.store.quarantine.listed()]
     assert aside == ([f"{DAMAGED}.json"] if outcome == ASIDE else [])
     assert len(before - contents(tmp_path)) <= 2, "the record and the photo of the job that was made"
     assert victim.store.video_of(JobRecord(DAMAGED, REQUEST)).read_bytes() == b"video"
     sweep(JobStore(victim.store.folder))
-    assert [name for name, _ in victim.store.quarantined()] == aside
+    assert [name for name, _ in victim.store.quarantine.listed()] == aside
 
 
 def test_so_many_ways_of_damaging_them(tmp_path):
