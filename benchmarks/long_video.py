@@ -31,6 +31,7 @@ from benchmarks.kills import small_models
 from benchmarks.timeline import make_inputs
 from diffusers_helper.core.events import Event, Finished, SectionDone, VideoGrown
 from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
@@ -41,7 +42,7 @@ from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo
-from diffusers_helper.media.inputs import START, JobInputs
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}

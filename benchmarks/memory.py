@@ -243,7 +243,7 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
         VideoInputs({START: start_latent}, {0: conditions}, seed=7),
         one_sampler(Sampler(transformer, components.device, transformer.dtype, execution, use)),
         SamplingSettings(args.steps),
-        Postprocess(ComponentsDecoder(components, execution.kernels, lambda: None)),
+        Postprocess(ComponentsDecoder(components, lambda: execution.kernels, lambda: None)),
     )
     try:
         for event in events:

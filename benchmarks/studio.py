@@ -14,14 +14,14 @@ from PIL import Image
 from benchmarks.metrics import Frames
 from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.events import SectionDone
-from diffusers_helper.core.plan import LATENT_WINDOW, sections_for
+from diffusers_helper.core.plan import LATENT_WINDOW, START, sections_for
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
-from diffusers_helper.media.inputs import START, JobInputs
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo, resize_and_center_crop
 
 SECTION_FRAMES = 4 * LATENT_WINDOW

@@ -157,7 +157,8 @@ class FramePack:
         self._program.release()
 
     def _events(self, request: GenerationRequest, picture: Picture) -> Generator[Event, None, None]:
-        from diffusers_helper.media.inputs import START, JobInputs
+        from diffusers_helper.core.plan import START
+        from diffusers_helper.media.inputs import JobInputs
         from diffusers_helper.media.photo import open_photo
 
         require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])

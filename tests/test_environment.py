@@ -13,8 +13,8 @@ CPU = torch.device("cpu")
 
 def test_it_is_the_same_twice_and_says_what_matters():
     tiny = resolve_models("tiny", accelerator=False)
-    found = environment(tiny, "f1", CPU, attention="sdpa")
-    assert found == environment(tiny, "f1", CPU, attention="sdpa")
+    found = environment(tiny, ["f1"], CPU, attention="sdpa")
+    assert found == environment(tiny, ["f1"], CPU, attention="sdpa")
     assert found["torch"] == torch.__version__
     assert (found["device"], found["threads"], found["attention"]) == ("cpu", "1", "sdpa")
     assert differences(found, found) == differences({}, found) == ""
@@ -30,14 +30,14 @@ def test_it_is_the_same_twice_and_says_what_matters():
     ],
 )
 def test_a_difference_is_a_sentence(name, value, says):
-    found = environment(resolve_models("tiny", accelerator=False), "f1", CPU)
+    found = environment(resolve_models("tiny", accelerator=False), ["f1"], CPU)
     text = differences(found | {name: value}, found)
     assert says in text
     assert text.endswith("may not match exactly what the first part led to.")
 
 
 def test_a_video_begun_before_numbers_had_a_version_has_the_first_ones():
-    found = environment(resolve_models("tiny", accelerator=False), "f1", CPU)
+    found = environment(resolve_models("tiny", accelerator=False), ["f1"], CPU)
     before = {name: value for name, value in found.items() if name != "numerics"} | {"program": "1f2e"}
     assert differences(before, found | {"numerics": "1"}) == ""
     assert "this program's numbers changed" in differences(before, found | {"numerics": "2"})
@@ -47,11 +47,11 @@ def test_other_weights_of_the_same_size_are_other_models(tmp_path):
     source = LocalFolder(TINY_FOLDER)
     shutil.copytree(source.root, tmp_path / "copy", copy_function=shutil.copy2)
     copy = LocalFolder(tmp_path / "copy")
-    same = environment(copy, "f1", CPU)
-    assert same == environment(source, "f1", CPU)
+    same = environment(copy, ["f1"], CPU)
+    assert same == environment(source, ["f1"], CPU)
     weights = sorted((tmp_path / "copy").rglob("*F1*/*.safetensors"))[0]
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert os.path.getsize(weights) == len(content)
-    assert environment(copy, "f1", CPU)["models"] != same["models"]
-    assert environment(copy, "original", CPU) == environment(source, "original", CPU)
+    assert environment(copy, ["f1"], CPU)["models"] != same["models"]
+    assert environment(copy, ["original"], CPU) == environment(source, ["original"], CPU)

@@ -18,6 +18,7 @@ import torch
 
 from diffusers_helper.app.device import device_fault, pick_device
 from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError, UnknownJobError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.messages import Message, join_sentences
@@ -167,7 +168,7 @@ class Program:
         with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
-                checkpoint.environment, self.components.environment.of_video(request.variant)
+                checkpoint.environment, self.components.environment.of_video(*inputs.direction.plan.variants)
             ):
                 checkpoint.forget()
             events = generate(
@@ -228,8 +229,9 @@ class Program:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
 
-        variant = self.store.record(job_id).request.variant
-        return differences(environment_in(self.store.path(job_id)), self.components.environment.of_video(variant))
+        record = self.store.record(job_id)
+        now = self.components.environment.of_video(*direct(record.request, record.pictures).plan.variants)
+        return differences(environment_in(self.store.path(job_id)), now)
 
     def _downloading(self, title: str, done: int, total: int) -> None:
         self._loading(Message("Downloading {part}", part=title), done, total)

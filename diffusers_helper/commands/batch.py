@@ -155,7 +155,8 @@ def make_all(
 
 
 def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
-    from diffusers_helper.media.inputs import START, JobInputs
+    from diffusers_helper.core.plan import START
+    from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
     before = _foreseen(job, program.outputs, look=False)

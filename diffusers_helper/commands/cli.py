@@ -66,7 +66,8 @@ def generate(parsed: argparse.Namespace) -> int:
     require_versions()
 
     from diffusers_helper.app.program import Program
-    from diffusers_helper.media.inputs import START, JobInputs
+    from diffusers_helper.core.plan import START
+    from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
     t = language(parsed.config.language)

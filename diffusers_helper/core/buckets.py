@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 
 _LANDSCAPE = {
     128: [(96, 160), (112, 144), (128, 128)],
@@ -21,6 +22,18 @@ BUCKETS[640] = [
     (416, 960), (448, 864), (480, 832), (512, 768), (544, 704), (576, 672), (608, 640),
     (640, 608), (672, 576), (704, 544), (768, 512), (832, 480), (864, 448), (960, 416),
 ]  # fmt: skip
+
+
+RATIOS = {"16:9": (9, 16), "9:16": (16, 9), "1:1": (1, 1), "4:3": (3, 4), "3:4": (4, 3)}
+"""Height and width of each shape."""
+
+
+def video_size(request: GenerationRequest, photo: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the video of a request whose resolution is known, for a photo of such a size."""
+    if request.width is not None and request.height is not None:
+        return request.height, request.width
+    assert request.resolution is not None, "the model folder has one"
+    return find_nearest_bucket(*RATIOS.get(request.shape, photo), request.resolution)
 
 
 def find_nearest_bucket(h: int, w: int, resolution: int = 640) -> tuple[int, int]:

@@ -106,6 +106,11 @@ class VideoPlan:
     sections: tuple[SectionPlan, ...]
 
     @property
+    def variants(self) -> list[str]:
+        """Those whose weights it takes, in the order of their first sections."""
+        return list(dict.fromkeys(section.variant for section in self.sections))
+
+    @property
     def section_frames(self) -> int:
         """The sampler's `frames` argument: pixel frames that one section's latents decode to, alone."""
         return pixel_frames(self.latent_window_size)

@@ -10,11 +10,12 @@ import random
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
+from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1
@@ -24,6 +25,10 @@ MAX_SECONDS = 120
 BEST_CRF, WORST_CRF = 1, 51
 Kept = Literal["photo", "recipe", "latents"]
 Resolution = Literal[128, 256, 384, 512, 640, 768]
+Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
+SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
+"""Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
+MAX_KEYS = 20
 
 
 def _clean_text(value: object) -> object:
@@ -47,17 +52,31 @@ def _words(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip() not in ("", "nothing")]
 
 
-Prompt = Annotated[str, BeforeValidator(_clean_text), Field(max_length=MAX_PROMPT_CHARACTERS)]
+def _timed(value: str) -> str:
+    """Check the times in a prompt."""
+    timed_prompts(value)
+    return value
+
+
+Prompt = Annotated[str, BeforeValidator(_clean_text), Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_timed)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_no_bool)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
+Seconds = Annotated[Number, Field(ge=0, le=MAX_SECONDS)]
 
 
 class GenerationRequest(BaseModel):
     """The settings of one video.
 
     Attributes:
-        prompt: what should happen; may be empty.
-        negative_prompt: what should not; used only when `cfg_scale` is above 1.
+        prompt: what should happen; may be empty, and may hold times, as `core.prompts` tells.
+        negative_prompt: what should not, likewise; used only when `cfg_scale` is above 1.
+        blend: over how many sections one text of a prompt with times passes into the next, 0 to 4.
+        key_seconds: when each key picture is reached, growing; they are rounded to whole sections.
+        end_strength: how much of an end picture counts, 0 to 1.
+        end_embedding: whether sections look at the picture before them ("start") or more and more at the next ("mix").
+        landing: how many sections before a key or end picture F1 leaves to the original's weights.
         variant: "original" or "f1".
         seconds: wished length; the real one is `total_seconds`.
         seed: -1 for a random one, which `with_seed` then draws and fixes.
@@ -69,6 +88,10 @@ class GenerationRequest(BaseModel):
         preserved_memory_gb: GPU memory to leave free while sampling on a small card, GB.
         mp4_crf: H.264 compression, 0 to 100 as people's settings have it; `crf` is what is used.
         resolution: base size of the bucket table, None for the model folder's own.
+        shape: of the video; "photo" for the start picture's.
+        width, height: of the video in pixels, multiples of 16, in place of both; None for neither.
+        fit: "crop" cuts off what the shape has no room for, "blur" shows all of a picture before a blurred copy.
+        focus: the point of a picture, as parts of its width and height, that stays in sight when it is cropped.
         keep: what stays beside the finished video: the photo as the models saw it, the settings, the latents (and with
             them all that it takes to make the video longer).
     """
@@ -77,6 +100,11 @@ class GenerationRequest(BaseModel):
 
     prompt: Prompt = ""
     negative_prompt: Prompt = ""
+    blend: Annotated[Whole, Field(ge=0, le=MAX_BLEND)] = 0
+    key_seconds: Annotated[tuple[Seconds, ...], BeforeValidator(_words), Field(max_length=MAX_KEYS)] = ()
+    end_strength: Share = 1.0
+    end_embedding: Literal["start", "mix"] = "start"
+    landing: Annotated[Whole, Field(ge=1, le=2)] = 1
     variant: Literal["original", "f1"] = "original"
     seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
     seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = RANDOM_SEED
@@ -88,7 +116,18 @@ class GenerationRequest(BaseModel):
     preserved_memory_gb: Annotated[Number, Field(ge=0, le=128)] = 6.0
     mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
     resolution: Resolution | None = None
+    shape: Shape = "photo"
+    width: Side | None = None
+    height: Side | None = None
+    fit: Literal["crop", "blur"] = "crop"
+    focus: Annotated[tuple[Share, Share], BeforeValidator(_words)] = (0.5, 0.5)
     keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> GenerationRequest:
+        if (self.width is None) != (self.height is None):
+            raise SettingsError(Message("A width needs a height, and a height a width."))
+        return self
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> GenerationRequest:
@@ -115,14 +154,24 @@ class GenerationRequest(BaseModel):
         return self if self.seed >= 0 else self.model_copy(update={"seed": random.SystemRandom().randint(0, 2**32 - 1)})
 
     @property
+    def timed_prompts(self) -> tuple[Timed, ...]:
+        """The prompt's texts, and from when on each counts."""
+        return timed_prompts(self.prompt)
+
+    @property
+    def timed_negative_prompts(self) -> tuple[Timed, ...]:
+        """The negative prompt's."""
+        return timed_prompts(self.negative_prompt)
+
+    @property
     def sections(self) -> int:
         """Number of sections sampled."""
         return sections_for(self.seconds)
 
     @property
     def total_frames(self) -> int:
-        """Pixel frames of the finished video."""
-        return total_frames(self.sections)
+        """Pixel frames of the finished video: a key picture is a frame of its own."""
+        return total_frames(self.sections) + len(self.key_seconds)
 
     @property
     def total_seconds(self) -> float:
@@ -170,12 +219,15 @@ _REASONS: dict[str, Message] = {
     "bool_type": Message("should be true or false"),
     "bool_parsing": Message("should be true or false"),
     "extra_forbidden": Message("is no setting"),
+    "multiple_of": Message("should be a multiple of 16"),
 }
 """What is wrong, by pydantic's name for it."""
 
 
 def _sentence(entry: dict[str, Any]) -> Message:
     """One sentence for one of pydantic's errors."""
+    if isinstance(error := entry.get("ctx", {}).get("error"), FramePackError):
+        return error.args[0]  # type: ignore[no-any-return]  # one of ours, which is a sentence
     name = ".".join(str(part) for part in entry["loc"]) or "request"
     return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=reason_of(entry))
 
@@ -183,6 +235,8 @@ def _sentence(entry: dict[str, Any]) -> Message:
 def reason_of(entry: dict[str, Any]) -> str:
     """Return what is wrong with a field, by one of pydantic's errors about it."""
     limits = entry.get("ctx", {})
+    if isinstance(error := limits.get("error"), FramePackError):
+        return str(error)
     match entry["type"]:
         case "greater_than_equal":
             return Message("should be at least {limit}", limit=limits["ge"])

@@ -39,11 +39,12 @@ def blend(before: Conditions, after: Conditions, fraction: float) -> Conditions:
         return after if fraction else before
     return replace(
         after,
-        prompt_embeds=_between(before.prompt_embeds, after.prompt_embeds, fraction),
+        prompt_embeds=between(before.prompt_embeds, after.prompt_embeds, fraction),
         prompt_mask=torch.maximum(before.prompt_mask, after.prompt_mask),
-        pooled=_between(before.pooled, after.pooled, fraction),
+        pooled=between(before.pooled, after.pooled, fraction),
     )
 
 
-def _between(before: Tensor, after: Tensor, fraction: float) -> Tensor:
+def between(before: Tensor, after: Tensor, fraction: float) -> Tensor:
+    """Return (1 - fraction) of one tensor and `fraction` of the other."""
     return before * (1 - fraction) + after * fraction

@@ -23,7 +23,7 @@ from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.conditions import Conditions as Conditions  # where scripts find it
 from diffusers_helper.framepack.decoding import Use, VaeSectionDecoder
 from diffusers_helper.framepack.history import LatentHistory
-from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, require_finite
+from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, Settle, require_finite
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.execution import Execution
@@ -180,7 +180,7 @@ def _sampled_before(
         history.grow(section, event.latents.to(history.device))
         generator.set_state(event.generator_state)
         if section.index >= earlier.decode_from:
-            yield SampledSection(event, section_labels(section, plan), history.to_decode(section))
+            yield SampledSection(event, section_labels(section, plan), history.to_decode(section), section.trim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,13 +213,14 @@ class _Run:
     history: LatentHistory
     generator: torch.Generator
 
-    def sections(self, first: int, loaded: _Loaded) -> Generator[Event | SampledSection, None, None]:
+    def sections(self, first: int, loaded: _Loaded) -> Generator[Event | SampledSection | Settle, None, None]:
         """Sample the sections from `first` on, that one with what is `loaded`."""
         plan, history = self.plan, self.history
         batch, _, _, height, width = history.shape
         for section in plan.sections[first:]:
             labels = section_labels(section, plan)
             if section.variant != loaded.variant:
+                yield Settle()
                 del loaded  # or there would be two models at once
                 loaded = yield from _loaded(plan, section.index, self.samplers, self.settings)
             yield StageStarted("sample", Message("Sampling section {number} of {sections}", **labels))
@@ -229,7 +230,7 @@ class _Run:
             require_finite(latents, Message("The latents of section {number} of {sections}", **labels))
             history.grow(section, latents)
             event = SectionSampled(section.index, latents.cpu(), self.generator.get_state())
-            yield SampledSection(event, labels, history.to_decode(section))
+            yield SampledSection(event, labels, history.to_decode(section), section.trim)
 
     def _sampled(self, section: SectionPlan, noise: Tensor, loaded: _Loaded) -> Generator[Event, None, Tensor]:
         """Sample one section, yielding a StepDone per model call; returns its latents (B, 16, w, H, W) float32."""

@@ -28,6 +28,11 @@ def _unchanged(events: Events, _check: Check) -> Events:
     return events
 
 
+@dataclass(frozen=True)
+class Settle:
+    """All sections before it are to be postprocessed before sampling goes on: it takes their memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class SampledSection:
     """A section that is sampled; what the history holds from now on does not reach it.
@@ -36,11 +41,13 @@ class SampledSection:
         event: its latents.
         labels: which section it is of how many, as values of a message.
         to_decode: latents (B, 16, n, H, W); None where a later section decodes this one, too.
+        trim: pixel frames at the front of them that are not of this section.
     """
 
     event: SectionSampled
     labels: dict[str, int]
     to_decode: Tensor | None
+    trim: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +69,7 @@ class Postprocess:
     overlap: bool = False
     serialize_decode: bool = False
 
-    def run(self, items: Iterator[Event | SampledSection], device: torch.device) -> Iterator[Event]:
+    def run(self, items: Iterator[Event | SampledSection | Settle], device: torch.device) -> Iterator[Event]:
         """Pass events on and postprocess the sections among `items`, which were sampled on `device`."""
         return self._overlapped(items, device) if self.overlap else self._inline(items)
 
@@ -75,18 +82,18 @@ class Postprocess:
         pixels = None
         if self.decoder is not None and sampled.to_decode is not None:
             yield StageStarted("decode", Message("Decoding section {number} of {sections}", **sampled.labels))
-            pixels = self.decoder.decode(sampled.to_decode, check)
+            pixels = self.decoder.decode(sampled.to_decode, check)[:, :, sampled.trim :]
             require_finite(pixels, Message("The pixels of section {number} of {sections}", **sampled.labels))
         yield SectionDone(sampled.event.index, sampled.event.latents, pixels)
 
-    def _inline(self, items: Iterator[Event | SampledSection]) -> Iterator[Event]:
+    def _inline(self, items: Iterator[Event | SampledSection | Settle]) -> Iterator[Event]:
         for item in items:
             if isinstance(item, SampledSection):
                 yield from self._section(item, lambda: None)
-            else:
+            elif not isinstance(item, Settle):
                 yield item
 
-    def _overlapped(self, items: Iterator[Event | SampledSection], device: torch.device) -> Iterator[Event]:
+    def _overlapped(self, items: Iterator[Event | SampledSection | Settle], device: torch.device) -> Iterator[Event]:
         with BackgroundRunner[Event]() as background:
             for item in items:
                 if isinstance(item, SampledSection):
@@ -95,6 +102,8 @@ class Postprocess:
                     background.start(self._section(item, background.check), stream)
                     if self.serialize_decode:
                         yield from background.items(wait=True, until=lambda event: isinstance(event, SectionDone))
+                elif isinstance(item, Settle):
+                    yield from background.items(wait=True)
                 else:
                     yield item
                     # What is not waited for is no stage that the user should read as the current one.

@@ -22,27 +22,13 @@ from diffusers_helper.core.files import atomic_write, parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import LATENT_WINDOW
 from diffusers_helper.framepack.conditions import Conditions
+from diffusers_helper.generation.saved_conditions import is_latent, packed, unpacked
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
 from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, section_file, section_files
 
 logger = logging.getLogger(__name__)
-START = "start_latent"
 ENVIRONMENT_BYTES = 1_000_000
-CHANNELS = 16
-"""Of latents."""
 _FILE = TensorFile("digest")
-_DIMENSIONS = {
-    "prompt_embeds": 3,
-    "prompt_mask": 2,
-    "pooled": 2,
-    "negative_embeds": 3,
-    "negative_mask": 2,
-    "negative_pooled": 2,
-    "image_embeddings": 3,
-    START: 5,
-}
-"""What a file of conditions may hold: names, and how many dimensions each has."""
-_NEEDED = {"prompt_embeds", "prompt_mask", "pooled", START}
 
 
 class Checkpoint(Sequence[SectionSampled]):
@@ -103,23 +89,22 @@ class Checkpoint(Sequence[SectionSampled]):
             self._count = 0
         self._size = wanted
 
-    def conditions(self) -> tuple[Conditions, Tensor] | None:
-        """Return the conditions and the start latent, (B, 16, 1, H, W); None if they are not here or damaged."""
+    def conditions(self) -> tuple[dict[int, Conditions], dict[str, Tensor]] | None:
+        """Return conditions by number and given latents (B, 16, n, H, W) by name; None if not here or damaged."""
         tensors = self._read(CONDITIONS)
-        if tensors is None or not _are_conditions(tensors) or not self._fits(tensors[START]):
-            return None
-        start = tensors.pop(START)
-        return Conditions(**tensors), start
+        found = None if tensors is None else unpacked(tensors)
+        return found if found and all(self._fits(latents) for latents in found[1].values()) else None
 
-    def begin(self, environment: Mapping[str, str], conditions: Conditions, start_latent: Tensor) -> None:
+    def begin(
+        self, environment: Mapping[str, str], conditions: Mapping[int, Conditions], given: Mapping[str, Tensor]
+    ) -> None:
         """Keep what the whole video is sampled from, and where. Raises OutputError."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._folder / ENVIRONMENT) as part:
             part.write_text(json.dumps(dict(environment), indent=2), encoding="utf-8")
-        given = {name: value for name, value in vars(conditions).items() if value is not None}
-        self._write(CONDITIONS, {**given, START: start_latent})
+        self._write(CONDITIONS, packed(conditions, given))
 
     def forget(self) -> None:
         """Begin anew: remove everything."""
@@ -184,27 +169,10 @@ def _is_section(tensors: Mapping[str, Tensor]) -> bool:
     if tensors.keys() != {"latents", "generator_state"}:
         return False
     latents = tensors["latents"]
-    if not _is_latent(latents, LATENT_WINDOW) or not torch.isfinite(latents).all():
+    if not is_latent(latents, LATENT_WINDOW) or not torch.isfinite(latents).all():
         return False
     try:
         torch.Generator("cpu").set_state(tensors["generator_state"])
     except (RuntimeError, TypeError):  # of another length, type or version
         return False
     return True
-
-
-def _are_conditions(tensors: Mapping[str, Tensor]) -> bool:
-    if not _NEEDED <= tensors.keys() <= _DIMENSIONS.keys() or not _is_latent(tensors[START], 1):
-        return False
-    return all(
-        tensor.ndim == _DIMENSIONS[name]
-        and 0 not in tensor.shape
-        and (tensor.dtype == torch.bool if name.endswith("mask") else tensor.is_floating_point())
-        for name, tensor in tensors.items()
-    )
-
-
-def _is_latent(tensor: Tensor, frames: int) -> bool:
-    """Tell whether `tensor` is float32 of (1, 16, `frames`, H, W)."""
-    is_latent = tensor.ndim == 5 and tensor.shape[:3] == (1, CHANNELS, frames) and 0 not in tensor.shape
-    return is_latent and tensor.dtype == torch.float32

@@ -1,24 +1,25 @@
-"""Prompt and photo as conditions for the transformer: from the embedding cache where they are known, else encoded.
+"""Prompts and pictures as conditions for the transformer: from the embedding cache where they are known, else encoded.
 
-A prompt that was read before loads no text encoder, a photo that was seen before no image encoder.
+Texts that were read before load no text encoder, pictures that were seen before no image encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusers_helper.core.directing import Blend, Cue
 from diffusers_helper.core.events import Event, Note, StageStarted
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.encoders.hunyuan import encode_prompt_conds, truncation_notes
 from diffusers_helper.encoders.vision import hf_clip_vision_encode
-from diffusers_helper.framepack.conditions import Conditions
+from diffusers_helper.framepack.conditions import Conditions, between, blend
+from diffusers_helper.generation.pictures import Picture
 from diffusers_helper.loading.components import Components, TextEncoders
 from diffusers_helper.loading.embedding_cache import Embedding
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
@@ -31,27 +32,51 @@ Check = Callable[[], None]
 
 
 def make_conditions(
-    request: GenerationRequest, picture: NDArray[np.uint8], components: Components, check: Check
-) -> Generator[Event, None, Conditions]:
-    """The conditions of one video; yields StageStarted and Note.
+    cues: Mapping[int, Cue], pictures: Mapping[str, Picture], components: Components, check: Check, *, guided: bool
+) -> Generator[Event, None, dict[int, Conditions]]:
+    """The conditions of one video, by the numbers of its `cues`; yields StageStarted and Note.
 
     Args:
-        request: prompts and CFG scale; the negative prompt is read only where CFG uses it.
-        picture: (H, W, 3), brought to its bucket.
-        components: the encoders, loaded only for what the cache does not hold.
+        cues: what its sections follow.
+        pictures: (H, W, 3) by name, brought to the video's size.
+        components: the encoders, loaded only for what the cache does not hold, and once for all texts.
         check: called between the encoders' layers; may raise.
+        guided: whether CFG uses the negative prompts; else they are not read.
     """
     yield StageStarted("text", Message("Reading the prompt"))
-    guided = request.cfg_scale != 1.0
-    read = _read({request.prompt, request.negative_prompt} if guided else {request.prompt}, components, check)
-    for note in read[request.prompt].notes:
+    prompts = _names(cue.prompt for cue in cues.values())
+    negatives = _names(cue.negative for cue in cues.values()) if guided else []
+    read = _read({*prompts, *negatives}, components, check)
+    for note in dict.fromkeys(note for prompt in prompts for note in read[prompt].notes):
         yield Note(note)
     yield StageStarted("image", Message("Looking at the photo"))
-    states = _look(picture, components, check)
-    positive = _padded(read[request.prompt])
-    if guided:
-        return Conditions(*positive, *_padded(read[request.negative_prompt]), states)
-    return Conditions(*positive, image_embeddings=states)
+    seen = {name: _look(pictures[name], components, check) for name in _names(cue.picture for cue in cues.values())}
+    return {number: _conditions(cue, read, seen, guided=guided) for number, cue in cues.items()}
+
+
+def _names(blends: Iterable[Blend]) -> list[str]:
+    """All that takes part in `blends`, each once, in their order."""
+    return list(dict.fromkeys(name for blended in blends for name in blended.names))
+
+
+def _conditions(cue: Cue, read: Mapping[str, Embedding], seen: Mapping[str, Tensor], *, guided: bool) -> Conditions:
+    states = [seen[name] for name in cue.picture.names]
+    image = between(states[0], states[-1], float(cue.picture.fraction)) if len(states) > 1 else states[0]
+    positive = replace(_text(cue.prompt, read), image_embeddings=image)
+    if not guided:
+        return positive
+    negative = _text(cue.negative, read)
+    return replace(
+        positive,
+        negative_embeds=negative.prompt_embeds,
+        negative_mask=negative.prompt_mask,
+        negative_pooled=negative.pooled,
+    )
+
+
+def _text(blended: Blend, read: Mapping[str, Embedding]) -> Conditions:
+    texts = [Conditions(*_padded(read[name])) for name in blended.names]
+    return blend(texts[0], texts[-1], float(blended.fraction))
 
 
 def _read(prompts: set[str], components: Components, check: Check) -> dict[str, Embedding]:
@@ -81,7 +106,7 @@ def _padded(read: Embedding) -> tuple[Tensor, Tensor, Tensor]:
     return *crop_or_pad_yield_mask(read.tensors["llama"], TEXT_TOKENS), read.tensors["pooled"]
 
 
-def _look(picture: NDArray[np.uint8], components: Components, check: Check) -> Tensor:
+def _look(picture: Picture, components: Components, check: Check) -> Tensor:
     """What the image encoder sees in the picture, (1, 729, 1152)."""
     facts = hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest(), picture.shape
     seen = components.embeddings.get(components.environment.embedding_key(VISION_PARTS, *facts))

@@ -18,11 +18,11 @@ class ComponentsDecoder:
 
     Args:
         components: have the autoencoder, and know whether it works in tiles.
-        kernels: what to compute with.
+        kernels: gives what to compute with, which is known once a transformer is loaded.
         check: called between its layers, beside that of each call; it may raise.
     """
 
-    def __init__(self, components: Components, kernels: Kernels, check: Callable[[], None]) -> None:
+    def __init__(self, components: Components, kernels: Callable[[], Kernels], check: Callable[[], None]) -> None:
         self._components = components
         self._kernels = kernels
         self._use = partial(interruptible, check=check)
@@ -30,4 +30,4 @@ class ComponentsDecoder:
     def decode(self, latents: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Decoder`; raises OutOfMemoryError of torch's."""
         with self._components.vae() as vae:
-            return VaeSectionDecoder(vae, self._kernels, self._use).decode(latents, check)
+            return VaeSectionDecoder(vae, self._kernels(), self._use).decode(latents, check)

@@ -7,13 +7,14 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.inputs import file_value, read_photo, read_request, setting_fault
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.inputs import START, JobInputs
+from diffusers_helper.media.inputs import JobInputs
 
 
 class ApiHandlers:

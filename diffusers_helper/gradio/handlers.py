@@ -14,6 +14,7 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
@@ -30,7 +31,7 @@ from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.inputs import START, JobInputs
+from diffusers_helper.media.inputs import JobInputs
 
 
 class PageHandlers:

@@ -20,6 +20,7 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, PhotoError, QueueFullError, UnknownJobError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.client_jobs import is_client_id, require_client_id
@@ -32,7 +33,7 @@ from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
-from diffusers_helper.media.inputs import START, JobInputs
+from diffusers_helper.media.inputs import JobInputs
 
 POLL_SECONDS = 2
 MAX_CLIENTS = 10_000

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.files import display_name, output_error
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.plan import FPS, LATENT_WINDOW, sections_for
-from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.plan import FPS, LATENT_WINDOW, START, sections_for
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.store import JobStore
@@ -22,18 +23,21 @@ from diffusers_helper.media.names import let_go, numbered, reserve
 from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_file, section_files
 
 
-def longer_request(request: GenerationRequest, seconds: float) -> GenerationRequest:
+def longer_request(
+    request: GenerationRequest, seconds: float, pictures: Collection[str] = (START,)
+) -> GenerationRequest:
     """Return `request` with `seconds` more, to the nearest section; raises SettingsError where that cannot be."""
-    plan = plan_video(request.variant, request.sections)
-    if plan.grows_at_front:
+    sections = request.sections + sections_for(seconds)
+    longer = GenerationRequest.from_fields(request.model_dump() | {"seconds": sections * 4 * LATENT_WINDOW / FPS})
+    made = direct(request, pictures).plan.sections
+    if direct(longer, pictures).plan.sections[: len(made)] != made:
         raise SettingsError(
             Message(
-                "A video of the original variant cannot be made longer: its ending was sampled first. "
-                "Make a new one with more seconds, or use F1."
+                "This video cannot be made longer: its ending was sampled first, or leads to a picture. "
+                "Make a new one with more seconds, or use F1 without an end picture."
             )
         )
-    sections = request.sections + sections_for(seconds)
-    return GenerationRequest.from_fields(request.model_dump() | {"seconds": sections * 4 * LATENT_WINDOW / FPS})
+    return longer
 
 
 def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> JobRecord:
@@ -52,7 +56,7 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
         ) from None
     if record.state != "done":
         raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
-    request = longer_request(record.request, seconds)
+    request = longer_request(record.request, seconds, record.pictures)
     results = store.folder.parent
     finished = store.results_of(record)
     stem = finished.with_name(reserve(finished.parent, numbered(finished.name)))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.files import parsed_json, read_own
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.media.inputs import START
 from diffusers_helper.media.partials import RECORD
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.planning import plan_video
 from diffusers_helper.jobs.kept_photo import thumbnail
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
@@ -126,7 +126,7 @@ class StoredJobs(KeptJobs):
             return ""
 
     def _video(self, record: JobRecord) -> dict[str, Any]:
-        plan = plan_video(record.request.variant, record.request.sections)
+        plan = direct(record.request, record.pictures).plan
         found = partial_files(self._store.results_of(record))
         sections = [number for number in found if 1 <= number <= record.request.sections]
         if not sections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
@@ -20,12 +20,14 @@ _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
 """What videos depend on that were begun before their environment named it."""
 
 
-def environment(source: ModelSource, variant: str, device: torch.device, **choices: object) -> dict[str, str]:
-    """Return the environment of a video of `variant`, by name.
+def environment(
+    source: ModelSource, variants: Sequence[str], device: torch.device, **choices: object
+) -> dict[str, str]:
+    """Return the environment of a video, by name.
 
     Args:
         source: where the models' files are.
-        variant: whose transformer.
+        variants: whose transformers sample it.
         device: where it is sampled.
         choices: what else was chosen: dtype, attention backend and the like.
     """
@@ -36,7 +38,7 @@ def environment(source: ModelSource, variant: str, device: torch.device, **choic
     return found | {
         **{name: str(choice) for name, choice in choices.items()},
         "numerics": str(NUMERICS_VERSION),
-        "models": _digest(repr(_identities(source, variant)).encode()),
+        "models": _digest(repr(_identities(source, variants)).encode()),
     }
 
 
@@ -54,16 +56,16 @@ class Environment:
         self._device = device
         self._options = options
 
-    def of_video(self, variant: str) -> dict[str, str]:
-        """What the bits of a video of `variant` depend on besides its request; by name, as words."""
+    def of_video(self, *variants: str) -> dict[str, str]:
+        """What the bits of a video by models of `variants` depend on besides its request; by name, as words."""
         options = self._options
         choices = {
             "precision": options.dtype_on(self._device, transformer=True),
             "attention": options.attention,
             "fused kernels": options.fused,
-            "weights": "8 bits" if options.fp8 else self._stored_as(variant),
+            "weights": "8 bits" if options.fp8 else self._stored_as(variants),
         }
-        return environment(self._source, variant, self._device, **choices)
+        return environment(self._source, variants, self._device, **choices)
 
     def embedding_key(self, wanted: Iterable[Part], *facts: object) -> str | None:
         """The cache's name for what `wanted` make of an input with these `facts`; None while files are lacking.
@@ -80,10 +82,10 @@ class Environment:
         dtype = self._options.dtype_on(self._device, transformer=False)
         return key_of(identities, versions, device_name(self._device), str(dtype), *facts)
 
-    def _stored_as(self, variant: str) -> str:
-        part = transformer_part(variant)
-        folder, problems = self._source.inspect(part)
-        return "fp8 files" if folder and not problems and is_fp8(part, folder) else "exact"
+    def _stored_as(self, variants: Sequence[str]) -> str:
+        found = [(part, *self._source.inspect(part)) for part in map(transformer_part, variants)]
+        stored = (folder and not problems and is_fp8(part, folder) for part, folder, problems in found)
+        return "fp8 files" if any(stored) else "exact"
 
 
 def device_name(device: torch.device) -> str:
@@ -114,9 +116,9 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
-def _identities(source: ModelSource, variant: str) -> list[object]:
+def _identities(source: ModelSource, variants: Sequence[str]) -> list[object]:
     found: list[object] = []
-    for part in parts_for([variant]):
+    for part in parts_for(variants):
         folder, _problems = source.inspect(part)
         found.append((part.name, part.identity_in(folder) if folder else None))
     return found

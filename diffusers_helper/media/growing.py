@@ -64,16 +64,16 @@ class GrowingVideo:
         self.sections = 0
         self.partial: Path | None = None
 
-    def add(self, pixels: Tensor, overlap: int, check: Check | None = None) -> Path:
+    def add(self, pixels: Tensor, overlap: int, check: Check | None = None, count: int | None = None) -> Path:
         """Join a section, (B, 3, T, H, W) about -1..1, and return a new file that holds the video so far.
 
-        `overlap` frames cross-fade with the section before: 0 for the first, and later at most the overlap of the
-        section before (its whole length if that was 0); ValueError otherwise. `check` as in `save_bcthw_as_mp4`,
-        and before every copied frame. The file before this one stays, as a browser may still be playing it; older ones
-        go. Raises NumericsError and OutputError; an error, or what `check` raises, leaves video and files as they
-        were.
+        It may be several in one, which make `count` sections in all. `overlap` frames cross-fade with the section
+        before: 0 for the first, and later at most the overlap of the section before (its whole length if that was 0);
+        ValueError otherwise. `check` as in `save_bcthw_as_mp4`, and before every copied frame. The file before this one
+        stays, as a browser may still be playing it; older ones go. Raises NumericsError and OutputError; an error, or
+        what `check` raises, leaves video and files as they were.
         """
-        number = self.sections + 1
+        number = count or self.sections + 1
         require_finite(pixels, Message("Section {number}", number=number))
         joined = self._joined(pixels.detach().to("cpu", torch.float32), overlap)
         fresh, keep = joined.shape[2], overlap or pixels.shape[2]

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from diffusers_helper.core.directing import Direction, direct
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 
 if TYPE_CHECKING:
     from diffusers_helper.media.photo import Photo
-
-START = "start"
-"""The picture that the video begins with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +20,16 @@ class JobInputs:
 
     Attributes:
         request: the settings.
-        pictures: by what each is for; `START` is in every video.
+        pictures: by name: START, END and those of `core.directing.key_name`. START is in every video.
     """
 
     request: GenerationRequest
     pictures: Mapping[str, Photo]
+
+    @property
+    def direction(self) -> Direction:
+        """The plan, and what its sections follow; raises SettingsError for pictures and times that do not fit."""
+        return direct(self.request, self.pictures)
 
     @property
     def start(self) -> Photo:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diffusers_helper.media.inputs import START
+from diffusers_helper.core.plan import START
 
 RECORD = "job.json"
 ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from PIL.ImageFile import ImageFile
 
 from diffusers_helper.core.errors import FramePackError, PhotoError
@@ -244,14 +244,35 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
 
 
-def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
-    """Scale `image`, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle.
+CENTER = (0.5, 0.5)
 
-    A picture that already has the target size keeps every value: Pillow only copies it.
+
+def resize_and_center_crop(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
+    """Scale `image`, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut out the middle."""
+    return cover(image, target_width, target_height)
+
+
+def cover(image: np.ndarray, target_width: int, target_height: int, focus: tuple[float, float] = CENTER) -> np.ndarray:
+    """Scale `image`, uint8 (H, W, 3), until it covers the target size (Lanczos), and cut off what is too much.
+
+    The point `focus`, in parts of width and height, lies in the result where it lies in the picture. A picture that
+    already has the target size keeps every value: Pillow only copies it.
     """
     height, width = image.shape[:2]
     scale = max(target_width / width, target_height / height)
     size = round(width * scale), round(height * scale)
     resized = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    left, top = round((size[0] - target_width) / 2), round((size[1] - target_height) / 2)
+    left, top = round((size[0] - target_width) * focus[0]), round((size[1] - target_height) * focus[1])
     return np.array(resized.crop((left, top, left + target_width, top + target_height)))
+
+
+def before_blurred(image: np.ndarray, target_width: int, target_height: int) -> np.ndarray:
+    """Scale all of `image`, uint8 (H, W, 3), into the target size, before a blurred copy of it that fills the rest."""
+    height, width = image.shape[:2]
+    scale = min(target_width / width, target_height / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    behind = Image.fromarray(cover(image, target_width, target_height))
+    result = behind.filter(ImageFilter.GaussianBlur(max(target_width, target_height) / 24))
+    place = (target_width - size[0]) // 2, (target_height - size[1]) // 2
+    result.paste(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), place)
+    return np.array(result)

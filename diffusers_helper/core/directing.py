@@ -1,0 +1,119 @@
+"""From a request and the pictures that came with it to a plan, and to what each of its sections follows.
+
+A *cue* is a prompt, a negative prompt and a picture to look at, each maybe on the way from one to another. Sections
+that follow the same cue share its conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import END, FPS, LATENT_WINDOW, START, VideoPlan
+from diffusers_helper.core.planning import plan_score
+from diffusers_helper.core.prompts import Timed, blended, by_section
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.score import Score, Stretch
+
+SECTION_SECONDS = 4 * LATENT_WINDOW / FPS
+
+
+@dataclass(frozen=True)
+class Blend:
+    """(1 - fraction) of one text or picture and `fraction` of another; of the first alone at 0."""
+
+    before: str
+    after: str
+    fraction: Fraction = Fraction(0)
+
+    @property
+    def names(self) -> list[str]:
+        """What takes part in it, one or two."""
+        return [self.after] if self.fraction == 1 else [self.before, self.after] if self.fraction else [self.before]
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What a section follows.
+
+    Attributes:
+        prompt: what should happen.
+        negative: what should not.
+        picture: names of the pictures whose image embedding it gets.
+    """
+
+    prompt: Blend
+    negative: Blend
+    picture: Blend
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A whole video: its plan, whose sections name cues by number."""
+
+    plan: VideoPlan
+    cues: dict[int, Cue]
+
+
+def key_name(number: int) -> str:
+    """Return the name of a key picture among the pictures, from 1."""
+    return f"key_{number}"
+
+
+def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> Direction:
+    """Plan the video of `request` with the pictures of these names; raises SettingsError for what cannot be."""
+    keys = [key_name(number) for number in range(1, len(request.key_seconds) + 1)]
+    if missing := [name for name in keys if name not in pictures]:
+        raise SettingsError(Message("There is a time for a key picture, but no picture: {names}.", names=missing))
+    borders = [0, *_key_sections(request), request.sections]
+    stretches = [Stretch(b - a, name) for name, (a, b) in zip((START, *keys), pairwise(borders), strict=True)]
+    plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
+    cues = _cues(request, borders, (START, *keys), END in pictures)
+    numbers = {cue: number for number, cue in enumerate(dict.fromkeys(cues))}
+    sections = tuple(replace(section, prompt=numbers[cues[section.output_index]]) for section in plan.sections)
+    return Direction(replace(plan, sections=sections), {number: cue for cue, number in numbers.items()})
+
+
+def _key_sections(request: GenerationRequest) -> list[int]:
+    """The section that begins with each key picture."""
+    numbers = [round(seconds / SECTION_SECONDS) for seconds in request.key_seconds]
+    if any(b <= a for a, b in pairwise([0, *numbers, request.sections])):
+        raise SettingsError(
+            Message(
+                "Key pictures need at least {seconds} s between each other, after the start and before the end.",
+                seconds=SECTION_SECONDS,
+            )
+        )
+    return numbers
+
+
+def _cues(request: GenerationRequest, borders: Sequence[int], starts: Sequence[str], has_end: bool) -> list[Cue]:
+    """What each section of the finished video follows."""
+    count = request.sections
+    prompts = _texts(request.timed_prompts, count, request.blend)
+    negatives = _texts(request.timed_negative_prompts, count, request.blend)
+    looks = [_look(request, section, borders, starts, has_end) for section in range(count)]
+    return [Cue(*parts) for parts in zip(prompts, negatives, looks, strict=True)]
+
+
+def _texts(timed: Sequence[Timed], sections: int, blend: int) -> list[Blend]:
+    table = blended(by_section(timed, sections), blend)
+    return [Blend(timed[mix.before][1], timed[mix.after][1], mix.fraction) for mix in table]
+
+
+def _look(
+    request: GenerationRequest, section: int, borders: Sequence[int], starts: Sequence[str], has_end: bool
+) -> Blend:
+    """The picture that a section sees as a whole: the one its stretch begins with, or a blend towards the next one."""
+    stretch = max(i for i, border in enumerate(borders[:-1]) if border <= section)
+    here = starts[stretch]
+    following = starts[stretch + 1] if stretch + 1 < len(starts) else END if has_end else here
+    if request.end_embedding == "start" or following == here:
+        return Blend(here, here)
+    length = borders[stretch + 1] - borders[stretch]
+    fraction = Fraction(section - borders[stretch], length - 1) if length > 1 else Fraction(1, 2)
+    return Blend(here, following, fraction)

@@ -1,0 +1,69 @@
+"""The pictures of a video as the models see them: all of one size, which the first one and the request decide."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from diffusers_helper.core.buckets import video_size
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import Photo, before_blurred, cover
+from diffusers_helper.media.recipe import png_comment
+
+Picture = NDArray[np.uint8]
+BLANK = 8
+"""Levels between the darkest and the brightest value of a photo that shows nothing: its video may do the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures by name, (H, W, 3) each.
+
+    Attributes:
+        named: the pictures.
+        png: the start picture as a file, with the settings in it.
+    """
+
+    named: dict[str, Picture]
+    png: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width, _ = self.named[START].shape
+        return height, width
+
+    @property
+    def show_something(self) -> bool:
+        """Whether a video of them should."""
+        return all(np.ptp(picture) > BLANK for picture in self.named.values())
+
+
+def prepared(inputs: JobInputs, recipe: str) -> Pictures:
+    """Bring the pictures to the video's size; `recipe` is what the PNG says of its settings, empty for nothing."""
+    image = inputs.start.image
+    height, width = video_size(inputs.request, (image.height, image.width))
+    named = {name: _fitted(photo, height, width, inputs.request) for name, photo in inputs.pictures.items()}
+    png = io.BytesIO()
+    Image.fromarray(named[START]).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
+    return Pictures(named, png.getvalue())
+
+
+def pixels_of(picture: Picture) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, 1, H, W) float32 in -1..1."""
+    return (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+
+
+def _fitted(photo: Photo, height: int, width: int, request: GenerationRequest) -> Picture:
+    pixels = np.asarray(photo.image)
+    if request.fit == "blur":
+        return before_blurred(pixels, width, height)
+    return cover(pixels, width, height, request.focus)
