@@ -27,6 +27,7 @@ from torch import nn
 
 from benchmarks.cards import predictions
 from benchmarks.common import GIB, Bench, default_device, ram, synchronize
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import SectionDone, StepDone
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
@@ -222,7 +223,9 @@ def generation(components: Components, args: argparse.Namespace, meter: Meter) -
     """The stages of `generation.generate` but for files; yields after every step."""
     request = GenerationRequest(prompt=PROMPT, variant=VARIANT, seed=7, steps=args.steps)
     picture = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
-    conditions = result_of(make_conditions(request, picture, components, lambda: None))
+    conditions = result_of(
+        make_conditions(direct(request).cues, {START: picture}, components, lambda: None, guided=False)
+    )[0]
     meter.saw("conditions", *vars(conditions).values())
     meter.stage("text and photo")
     pixels = (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]

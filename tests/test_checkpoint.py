@@ -1,10 +1,12 @@
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import SectionSampled
+from diffusers_helper.core.plan import END, START
 from diffusers_helper.framepack.engine import Conditions
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.loading.tensor_file import TensorFile
@@ -16,7 +18,8 @@ def section(seed):
 
 
 def conditions():
-    return Conditions(torch.zeros(1, 2, 3), torch.ones(1, 2) > 0, torch.zeros(1, 4)), torch.zeros(1, 16, 1, 2, 3)
+    known = Conditions(torch.zeros(1, 2, 3), torch.ones(1, 2) > 0, torch.zeros(1, 4))
+    return {0: known}, {START: torch.zeros(1, 16, 1, 2, 3)}
 
 
 def filled(folder, count=3):
@@ -129,6 +132,11 @@ NO_CONDITIONS = {
     "a start without time": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 2, 3)),
     "a start of two frames": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 2, 2, 3)),
     "a start in half precision": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 1, 2, 3).half()),
+    "an end in half precision": lambda kept: kept.update({"given.end": torch.zeros(1, 16, 1, 2, 3).half()}),
+    "an end of another size": lambda kept: kept.update({"given.end": torch.zeros(1, 16, 1, 4, 3)}),
+    "half of another prompt": lambda kept: kept.update({"3.pooled": torch.zeros(1, 4)}),
+    "another group": lambda kept: kept.update({"x.pooled": torch.zeros(1, 4)}),
+    "a digit that is none": lambda kept: kept.update({"\u00b2.pooled": torch.zeros(1, 4)}),
     "a start of another size": lambda kept: kept.update(start_latent=torch.zeros(1, 16, 1, 4, 3)),
 }
 
@@ -201,17 +209,26 @@ def test_a_section_that_changes_meanwhile_is_not_read(tmp_path):
 def test_conditions_come_back_in_their_types(tmp_path, guided):
     texts = (torch.randn(1, 6, 4).half(), torch.arange(6)[None] < 4, torch.randn(1, 5).bfloat16())
     given = Conditions(*texts, *(texts if guided else ()), image_embeddings=torch.randn(1, 3, 4))
-    checkpoint, start = Checkpoint(tmp_path), torch.randn(1, 16, 1, 2, 3)
+    checkpoint = Checkpoint(tmp_path)
+    latents = {
+        START: torch.randn(1, 16, 1, 2, 3),
+        END: torch.randn(1, 16, 1, 2, 3),
+        "clip": torch.randn(1, 16, 4, 2, 3),
+    }
     assert checkpoint.conditions() is None
-    checkpoint.begin({"torch": "2.13.0"}, given, start)
-    found, latent = Checkpoint(tmp_path).conditions()
-    assert torch.equal(latent, start)
+    checkpoint.begin({"torch": "2.13.0"}, {0: given, 12: replace(given, pooled=torch.zeros(1, 5))}, latents)
+    found, found_latents = Checkpoint(tmp_path).conditions()
+    assert found.keys() == {0, 12}
+    assert not found[12].pooled.any()
+    assert {name: tensor.tolist() for name, tensor in found_latents.items()} == {
+        name: tensor.tolist() for name, tensor in latents.items()
+    }
     for name, tensor in vars(given).items():
         if tensor is None:
-            assert getattr(found, name) is None
+            assert getattr(found[0], name) is None
         else:
-            assert getattr(found, name).dtype == tensor.dtype
-            assert torch.equal(getattr(found, name), tensor)
+            assert getattr(found[0], name).dtype == tensor.dtype
+            assert torch.equal(getattr(found[0], name), tensor)
     path = tmp_path / "conditions.safetensors"
     path.write_bytes(flip(path.read_bytes(), path.stat().st_size - 2))
     assert Checkpoint(tmp_path).conditions() is None

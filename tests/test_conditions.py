@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import Note
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder
@@ -35,12 +37,13 @@ def conditions(folder, picture=PICTURE, models=TINY_FOLDER, dtype=None, **change
     source = Counting(models)
     components = Components(source, "cpu", ComputeOptions(dtype=dtype), embeddings=EmbeddingCache(folder))
     request = GenerationRequest(**({"prompt": "A dog"} | changes))
-    events, notes = make_conditions(request, picture, components, lambda: None), []
+    cues, guided = direct(request).cues, request.cfg_scale != 1
+    events, notes = make_conditions(cues, {START: picture}, components, lambda: None, guided=guided), []
     while True:
         try:
             event = next(events)
         except StopIteration as stop:
-            return stop.value, set(source.loaded), notes
+            return stop.value[0], set(source.loaded), notes
         if isinstance(event, Note):
             notes.append(event.text)
 

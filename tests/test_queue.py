@@ -5,11 +5,12 @@ import pytest
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue, Ticket
+from diffusers_helper.media.inputs import JobInputs
 
 
 def job(name):
     """A job of the owner that is the name's first letter."""
-    return Job(name, GenerationRequest(), None, print, owner=name[0])
+    return Job(name, JobInputs(GenerationRequest(), {}), print, owner=name[0])
 
 
 def add(queue, name, running=None):

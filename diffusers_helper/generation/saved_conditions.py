@@ -55,15 +55,15 @@ def unpacked(tensors: Mapping[str, Tensor]) -> tuple[dict[int, Conditions], dict
             return None
     if not given or not numbered or not all(map(_are_conditions, numbered.values())):
         return None
-    if not all(is_latent(latents, latents.shape[2] if latents.ndim > 2 else 0) for latents in given.values()):
+    if not all(is_latent(latents, None if name != START else 1) for name, latents in given.items()):
         return None
     return {number: Conditions(**fields) for number, fields in numbered.items()}, given
 
 
-def is_latent(tensor: Tensor, frames: int) -> bool:
-    """Tell whether `tensor` is float32 of (1, 16, `frames`, H, W)."""
-    fits = tensor.ndim == 5 and tensor.shape[:3] == (1, CHANNELS, frames) and 0 not in tensor.shape
-    return fits and tensor.dtype == torch.float32
+def is_latent(tensor: Tensor, frames: int | None = None) -> bool:
+    """Tell whether `tensor` is float32 of (1, 16, `frames`, H, W), with any number of frames if that is None."""
+    fits = tensor.ndim == 5 and tensor.shape[:2] == (1, CHANNELS) and 0 not in tensor.shape
+    return fits and tensor.dtype == torch.float32 and frames in (None, tensor.shape[2])
 
 
 def _are_conditions(tensors: Mapping[str, Tensor]) -> bool:
