@@ -17,15 +17,16 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from diffusers_helper.core.directing import direct, key_name
 from diffusers_helper.core.events import Event, Finished, Note
 from diffusers_helper.core.files import atomic_write, require_usable
-from diffusers_helper.core.plan import FPS
+from diffusers_helper.core.plan import END, FPS, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.inputs import JobInputs
 
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
 
@@ -128,11 +130,20 @@ class FramePack:
         program.prepare()
         return cls(program, folder)
 
-    def __call__(self, photo: Picture, prompt: str = "", **settings: Any) -> Video:
+    def __call__(
+        self,
+        photo: Picture,
+        prompt: str | Sequence[tuple[float, str]] = "",
+        *,
+        end_photo: Picture | None = None,
+        key_photos: Mapping[float, Picture] | None = None,
+        **settings: Any,
+    ) -> Video:
         """Make a video of `photo` (see `media.photo.open_photo`); takes and raises the same as `stream`."""
-        request = self.request(prompt, **settings).with_seed()
+        inputs = self._inputs(photo, prompt, end_photo, key_photos or {}, settings)
+        request = inputs.request
         notes, finished = [], None
-        with closing(self._events(request, photo)) as events:
+        with closing(self._events(inputs)) as events:
             for event in events:
                 if isinstance(event, Note):
                     notes.append(event.text)
@@ -140,15 +151,25 @@ class FramePack:
         assert finished is not None, "a run ends with Finished or an exception"
         return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
 
-    def stream(self, photo: Picture, prompt: str = "", **settings: Any) -> Generator[Event, None, None]:
+    def stream(
+        self,
+        photo: Picture,
+        prompt: str | Sequence[tuple[float, str]] = "",
+        *,
+        end_photo: Picture | None = None,
+        key_photos: Mapping[float, Picture] | None = None,
+        **settings: Any,
+    ) -> Generator[Event, None, None]:
         """Make a video and yield what happens, up to `Finished`; closing the iterator stops the work within a step.
 
-        `settings` are the fields of a GenerationRequest, such as `seconds=2.4` or `seed=7`. Raises SettingsError
-        and PhotoError at once, and in the loop every FramePackError that a user can mend.
+        `prompt` is a text, or several with the seconds from which each counts: `[(0, "Wait"), (2.4, "Wave")]`. The
+        video ends with `end_photo` and reaches each of `key_photos` at its second. `settings` are the fields of a
+        GenerationRequest, such as `seconds=2.4` or `seed=7`. Raises SettingsError and PhotoError at once, and in the
+        loop every FramePackError that a user can mend.
         """
-        return self._events(self.request(prompt, **settings).with_seed(), photo)
+        return self._events(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
 
-    def request(self, prompt: str = "", **settings: Any) -> GenerationRequest:
+    def request(self, prompt: str | Sequence[tuple[float, str]] = "", **settings: Any) -> GenerationRequest:
         """Return the request that a video of these settings has; raises SettingsError."""
         return GenerationRequest.from_fields(self.defaults.model_dump() | settings | {"prompt": prompt})
 
@@ -156,13 +177,30 @@ class FramePack:
         """Give up the models; the next video loads them again."""
         self._program.release()
 
-    def _events(self, request: GenerationRequest, picture: Picture) -> Generator[Event, None, None]:
-        from diffusers_helper.core.plan import START
+    def _inputs(
+        self,
+        photo: Picture,
+        prompt: str | Sequence[tuple[float, str]],
+        end_photo: Picture | None,
+        key_photos: Mapping[float, Picture],
+        settings: dict[str, Any],
+    ) -> JobInputs:
         from diffusers_helper.media.inputs import JobInputs
         from diffusers_helper.media.photo import open_photo
 
-        require_usable([Path(os.fspath(picture))] if isinstance(picture, str | os.PathLike) else [])
-        inputs = JobInputs(request, {START: open_photo(picture)})
+        pictures = {START: photo}
+        if end_photo is not None:
+            pictures[END] = end_photo
+        if key_photos:
+            settings = settings | {"key_seconds": sorted(key_photos)}
+            pictures |= {key_name(i): key_photos[at] for i, at in enumerate(sorted(key_photos), start=1)}
+        request = self.request(prompt, **settings).with_seed()
+        require_usable([Path(os.fspath(p)) for p in pictures.values() if isinstance(p, str | os.PathLike)])
+        inputs = JobInputs(request, {name: open_photo(picture) for name, picture in pictures.items()})
+        direct(request, pictures)  # pictures and times that do not fit are told at once
+        return inputs
+
+    def _events(self, inputs: JobInputs) -> Generator[Event, None, None]:
         return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)
 
 

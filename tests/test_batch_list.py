@@ -124,3 +124,19 @@ def test_a_name_fits_every_file_system(tmp_path):
     [name] = names(tmp_path)
     assert len(name.encode()) < 200
     assert not set(name) & set('/\\:*?"<>|. ')
+
+
+def test_end_photos_and_prompts_over_time_in_a_list(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    table = "photo,end_photo,prompts\na.png, b.png,[0s: x] [2.4s: y]\na.png,,x\na.png,c.png,[0s: x] [2.4s: y]\n"
+    (tmp_path / "jobs.csv").write_text(table)
+    first = '{"photo": "a.png", "end_photo": "b.png", "prompts": [[0, "x"], [2.4, "y"]]}'
+    (tmp_path / "jobs.jsonl").write_text(first + '\n{"photo": "a.png", "end_photo": 3}\n')
+    jobs = plan(read_list(tmp_path / "jobs.csv").entries, {"seed": 1}, "m")
+    assert [job.entry.end_photo for job in jobs] == [tmp_path / "b.png", None, tmp_path / "c.png"]
+    assert jobs[0].request.timed_prompts == ((0.0, "x"), (2.4, "y"))
+    assert len({job.name for job in jobs}) == 3, "another end picture is another video"
+    same, bad = plan(read_list(tmp_path / "jobs.jsonl").entries, {"seed": 1}, "m")
+    assert same.name == jobs[0].name
+    assert "end_photo" in bad.problem

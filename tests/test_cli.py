@@ -41,7 +41,7 @@ class FakeProgram:
         pass
 
     def generate(self, inputs, name, *, check, report):
-        self.photo = inputs.start
+        self.inputs, self.photo = inputs, inputs.start
         self.events = self._events(
             inputs.request, name, report
         )  # held, so that it is not the garbage collector that closes it
@@ -177,7 +177,7 @@ def test_a_random_seed_is_told(program, given, capsys):
 
 
 def test_every_setting_of_a_request_has_an_option(program):
-    others = {"prompt", "variant", "teacache"}
+    others = {"prompt", "variant", "teacache", "key_seconds"}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]
@@ -350,3 +350,21 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "generate" in capsys.readouterr().out
+
+
+def test_end_and_key_pictures_and_where_they_are(program):
+    argv = ["generate", "lion.jpg", "[0s: Roar] [2.4s: Sleep]", "--end-photo", "lion.jpg", "--end-strength", "0.5"]
+    argv += ["--at", "3.6=lion.jpg", "--at", "1.2s=lion.jpg", "--shape", "16:9", "--focus", "0.2,0.9", "--blend", "2"]
+    assert cli.main(argv) == 0
+    inputs = program.made[-1].inputs
+    assert sorted(inputs.pictures) == ["end", "key_1", "key_2", "start"]
+    request = inputs.request
+    assert (request.key_seconds, request.end_strength, request.blend) == ((1.2, 3.6), 0.5, 2)
+    assert (request.shape, request.focus) == ("16:9", (0.2, 0.9))
+
+
+@pytest.mark.parametrize("value", ["lion.jpg", "=lion.jpg", "soon=lion.jpg"])
+def test_a_key_picture_needs_its_second(program, value, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "lion.jpg", "Roar", "--at", value])
+    assert "SECONDS=FILE" in capsys.readouterr().err

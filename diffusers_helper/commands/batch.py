@@ -155,7 +155,7 @@ def make_all(
 
 
 def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
-    from diffusers_helper.core.plan import START
+    from diffusers_helper.core.plan import END, START
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
@@ -166,7 +166,9 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
     try:
         check()
         with steps_bar(job.request) as bar:
-            inputs = JobInputs(job.request, {START: open_photo(job.entry.photo)})
+            pictures = {START: job.entry.photo, END: job.entry.end_photo}
+            opened = {name: open_photo(photo) for name, photo in pictures.items() if photo is not None}
+            inputs = JobInputs(job.request, opened)
             events = program.generate(inputs, job.name, check=check, report=bar.set_description_str)
             return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
     except CancelledError:
@@ -191,7 +193,8 @@ def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
         from diffusers_helper.media.photo import open_photo
 
         try:
-            open_photo(job.entry.photo)
+            for photo in filter(None, (job.entry.photo, job.entry.end_photo)):
+                open_photo(photo)
         except FramePackError as error:
             return Result(job, "failed", error=str(error))
     return Result(job, "waiting")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.commands.batch_folder import FolderWalk
-from diffusers_helper.commands.batch_rows import Row, read_csv, read_json_lines
+from diffusers_helper.commands.batch_rows import PICTURES, Row, read_csv, read_json_lines
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import open_regular, require_usable
 from diffusers_helper.core.messages import Message, join_sentences
@@ -40,6 +40,7 @@ class Entry:
     Attributes:
         where: what to call it in a message.
         photo: the file, which may not exist.
+        end_photo: that of the end picture, likewise; None for none.
         fields: its own settings, as they were written.
         folder: where its video goes, from the folder of results; empty for right there.
         problem: why it cannot be made, as a sentence; empty if nothing is known against it.
@@ -50,6 +51,7 @@ class Entry:
     fields: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     problem: str = ""
+    end_photo: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,20 +114,25 @@ def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
         return BatchJob(entry, None, "", entry.problem)
     try:
         request = GenerationRequest.from_fields({**shared, **entry.fields})
-        with open_regular(entry.photo) as file:
-            photo = hashlib.file_digest(file, "sha256").hexdigest()
+        digests = [_digest(photo) for photo in (entry.photo, entry.end_photo) if photo is not None]
     except SettingsError as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
         reason = error.strerror or str(error)
-        return BatchJob(entry, None, "", Message("{file} cannot be read: {reason}.", file=entry.photo, reason=reason))
-    content = json.dumps([photo, request.model_dump(), model], sort_keys=True)
+        file = error.filename or entry.photo
+        return BatchJob(entry, None, "", Message("{file} cannot be read: {reason}.", file=file, reason=reason))
+    content = json.dumps([digests[0], request.identity(), model, *digests[1:]], sort_keys=True)
     stem = re.sub(r"[^\w-]", "_", entry.photo.stem)[:_STEM_CHARACTERS]
     digest = hashlib.sha256(content.encode()).hexdigest()
     if request.seed == RANDOM_SEED:
         request = request.model_copy(update={"seed": int(digest[-8:], 16)})
     name = f"{stem}_{digest[:16]}"
     return BatchJob(entry, request, f"{entry.folder}/{name}" if entry.folder else name)
+
+
+def _digest(photo: Path) -> str:
+    with open_regular(photo) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_folder(folder: Path, recursive: bool, encoding: str | None) -> JobList:
@@ -172,5 +179,14 @@ def _of_row(source: Path, row: Row) -> Entry:
         told = Message("{source}, line {line}: {problem}", source=source, line=row.line, problem=row.problem)
         return Entry(where, source, problem=told)
     fields = dict(row.fields)
-    names = [source.parent / os.path.expanduser(name) for name in (fields["photo"], fields.pop("photo").strip())]
-    return Entry(where, next(filter(os.path.lexists, names), names[0]), fields)  # a cell may have a space before it
+    photo, end_photo = (_beside(source, fields.pop(name, "")) for name in PICTURES)
+    assert photo is not None, "a row without one has a problem"
+    return Entry(where, photo, fields, end_photo=end_photo)
+
+
+def _beside(source: Path, name: str) -> Path | None:
+    """Return the file of that name, from the folder of the list; None for no name."""
+    if not name.strip():
+        return None
+    files = [source.parent / os.path.expanduser(text) for text in (name, name.strip())]
+    return next(filter(os.path.lexists, files), files[0])  # a cell may have a space before it

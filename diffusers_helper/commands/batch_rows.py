@@ -18,6 +18,9 @@ from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 
+PICTURES = ("photo", "end_photo")
+"""Columns that name files."""
+_OTHER_NAMES = {"prompts": "prompt"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """`str.splitlines` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -42,6 +45,7 @@ def read_csv(text: str) -> Iterator[Row]:
     if problem:
         raise SettingsError(Message("line {line}: {problem}", line=first + 1, problem=problem))
     names = [re.sub(r"[\s-]+", "_", cell.strip().lower()) for cell in cells]
+    names = [_OTHER_NAMES.get(name, name) for name in names]
     while names and not names[-1]:
         names.pop()  # every line ends with a delimiter
     _require_columns(names, first + 1)
@@ -146,28 +150,30 @@ class _TwiceError(Exception):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    twice = [name for name, times in Counter(_OTHER_NAMES.get(name, name) for name, _ in pairs).items() if times > 1]
     if twice:
         raise _TwiceError(twice[0])
-    return dict(pairs)
+    return {_OTHER_NAMES.get(name, name): value for name, value in pairs}
 
 
 def _unknown(names: Sequence[str]) -> str:
     """Return what is wrong with the fields' names; empty if nothing is."""
-    unknown = sorted(set(names) - {"photo"} - GenerationRequest.model_fields.keys())
+    unknown = sorted(set(names) - set(PICTURES) - GenerationRequest.model_fields.keys())
     if not unknown and "photo" in names:
         return ""
     wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else Message("it names no photo.")
     known = ", ".join(GenerationRequest.model_fields)
-    return join_sentences([wrong, Message("It takes photo and, where wanted, {names}.", names=known)])
+    return join_sentences([wrong, Message("It takes photo and, where wanted, end_photo, {names}.", names=known)])
 
 
 def _checked(line: int, fields: Mapping[str, Any]) -> Row:
     photo = fields.get("photo", "")
     if not isinstance(photo, str) or not photo.strip():
         return Row(line, problem=Message("it names no photo."))
+    if not isinstance(fields.get("end_photo", ""), str):
+        return Row(line, problem=Message("its end_photo is no name of a file."))
     for name, value in fields.items():
-        if isinstance(value, str) and not _is_text(value, as_path=name == "photo"):
+        if isinstance(value, str) and not _is_text(value, as_path=name in PICTURES):
             return Row(
                 line, problem=Message("{name} has a character that is no text (zero, or half of one).", name=name)
             )

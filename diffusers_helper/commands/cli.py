@@ -24,9 +24,11 @@ from diffusers_helper.commands.terminal import (
     steps_bar,
     telling_how_to_go_on,
 )
+from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import require_usable
 from diffusers_helper.core.messages import Message, language
+from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import accounts, options
@@ -61,17 +63,17 @@ def generate(parsed: argparse.Namespace) -> int:
     if parsed.output is not None:
         require_target(parsed.output)
     given, picture = _given(parsed)
+    others = _other_pictures(parsed)
     variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
 
     require_versions()
 
     from diffusers_helper.app.program import Program
-    from diffusers_helper.core.plan import START
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
     t = language(parsed.config.language)
-    photo = open_photo(picture)
+    pictures = {START: open_photo(picture), **{name: open_photo(file) for name, file in others.items()}}
     program = Program(parsed.config, variant)
     wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     request = wanted.with_seed()
@@ -82,16 +84,33 @@ def generate(parsed: argparse.Namespace) -> int:
     program.prepare()
     name = new_job_id()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        inputs = JobInputs(request, {START: photo})
+        inputs = JobInputs(request, pictures)
         events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")
     return options.DONE
 
 
+def _other_pictures(parsed: argparse.Namespace) -> dict[str, Path]:
+    """Return the files of the end picture and the key pictures, by name."""
+    ends = {} if parsed.end_photo is None else {END: parsed.end_photo}
+    return ends | {key_name(number): file for number, (_, file) in enumerate(sorted(parsed.at), start=1)}
+
+
+def _at(text: str) -> tuple[float, Path]:
+    """Read SECONDS=FILE; raises ArgumentTypeError."""
+    seconds, _, file = text.partition("=")
+    try:
+        return float(seconds.strip().removesuffix("s")), Path(file)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SECONDS=FILE, such as 2.4=photo.jpg") from None
+
+
 def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | None]:
     """Return the settings that were given, those of `--recipe` included, and the photo: a file, or a PNG's bytes."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
+    if parsed.at:
+        given["key_seconds"] = sorted(seconds for seconds, _ in parsed.at)
     if parsed.recipe is None:
         if "prompt" not in given:
             raise SettingsError(Message("Give a PHOTO and a PROMPT, or --recipe FILE."))
@@ -100,13 +119,19 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | N
     from diffusers_helper.media.recipe import read_recipe
 
     recipe = read_recipe(parsed.recipe)
-    for note in recipe.notes:
+    settings, notes = dict(recipe.settings), [*recipe.notes]
+    if settings.get("key_seconds") and not parsed.at:
+        del settings["key_seconds"]
+        notes.append(
+            Message("The key pictures are not in the file of --recipe: add them with --at, or leave them out.")
+        )
+    for note in notes:
         sys.stderr.write(f"{language(parsed.config.language)(note)}\n")
     if parsed.photo is None and not recipe.picture and not recipe.photo:
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
         )
-    return recipe.settings | given, parsed.photo or recipe.photo or parsed.recipe
+    return settings | given, parsed.photo or recipe.photo or parsed.recipe
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +147,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         help="settings from a video, picture or JSON made before; what is given wins; MP4 and PNG bring the photo, too",
+    )
+    make.add_argument("--end-photo", metavar="FILE", type=Path, help="the picture that the video ends with")
+    make.add_argument(
+        "--at",
+        metavar="SECONDS=FILE",
+        type=_at,
+        action="append",
+        default=[],
+        help="a picture that the video reaches then; may be given several times",
     )
     make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
     add_settings(make)

@@ -36,10 +36,26 @@ SETTINGS = {
     "preserved_memory_gb": "GPU memory to leave free on a small card, GB (6)",
     "mp4_crf": "H.264 compression: 1 large and good, 51 small and bad (16)",
     "resolution": "base size of the picture: 128, 256, 384, 512, 640 or 768 (that of the models)",
+    "blend": "over how many sections one text of a prompt with times passes into the next, 0 to 4 (0)",
+    "end_strength": "how much the picture of --end-photo counts, 0 to 1 (1)",
+    "end_embedding": "what the sections look at: start, or mix for more and more of the end photo (start)",
+    "landing": "sections before an end or key picture that F1 leaves to the original's weights, 1 or 2 (1)",
+    "shape": "of the video: photo, 16:9, 9:16, 1:1, 4:3 or 3:4 (photo)",
+    "width": "of the video in pixels, a multiple of 16, with --height, in place of shape and resolution",
+    "height": "see --width",
+    "fit": "crop what does not fit, or blur: show all of a picture before a blurred copy (crop)",
+    "focus": "the point that stays when a picture is cropped, as X,Y from 0 to 1 (0.5,0.5)",
     "keep": "what stays beside the video: any of photo,recipe,latents, or nothing (photo,recipe)",
 }
 """The fields of a request that are options with a value; the request itself says which values are valid."""
-_WORDS = {"negative_prompt": "TEXT", "keep": "LIST"}
+_WORDS = {
+    "negative_prompt": "TEXT",
+    "keep": "LIST",
+    "end_embedding": "WHICH",
+    "shape": "SHAPE",
+    "fit": "HOW",
+    "focus": "X,Y",
+}
 """What the value of an option is called in its help where it is no number."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -56,6 +56,16 @@ def timed_prompts(prompt: str) -> tuple[Timed, ...]:
     return tuple(timed)
 
 
+def written(prompts: str | Sequence[Timed]) -> str:
+    """Return texts with times as one prompt; a text alone as it is. Raises SettingsError for brackets in a text."""
+    if isinstance(prompts, str):
+        return prompts
+    for _, text in prompts:
+        if set("[]") & set(text):
+            raise SettingsError(Message("A text with a time of its own may hold no brackets: {text}", text=text[:60]))
+    return " ".join(f"[{seconds:g}s: {text}]" for seconds, text in prompts)
+
+
 def by_section(prompts: Sequence[Timed], sections: int, window: int = LATENT_WINDOW) -> list[int]:
     """Return the number of the text that each section of the finished video follows."""
     begins = [int(seconds * FPS + 1e-6) // (4 * window) for seconds, _ in prompts]

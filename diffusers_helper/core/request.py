@@ -7,7 +7,7 @@ findings into one sentence per field, and `to_json`/`from_json` keep a request a
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
-from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts
+from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts, written
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1
@@ -32,10 +32,24 @@ MAX_KEYS = 20
 
 
 def _clean_text(value: object) -> object:
-    """Drop NUL and replace lone surrogates: neither survives a file, a tokenizer or a log."""
+    """Drop NUL and replace lone surrogates: neither survives a file, a tokenizer or a log. Texts may have times."""
+    if isinstance(value, list | tuple):
+        value = _written(value)
     if not isinstance(value, str):
         return value
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _written(prompts: Sequence[object]) -> str:
+    """Return texts with times as one prompt; raises ValueError for anything else."""
+    timed: list[Timed] = []
+    for entry in prompts:
+        match entry:
+            case [int() | float() as seconds, str() as text]:
+                timed.append((seconds, text))
+            case _:
+                raise SettingsError(Message("A prompt is a text, or a list of seconds and texts."))
+    return written(timed)
 
 
 def _no_bool(value: object) -> object:
@@ -153,6 +167,11 @@ class GenerationRequest(BaseModel):
         """Return the request with its seed fixed: a random one in place of -1."""
         return self if self.seed >= 0 else self.model_copy(update={"seed": random.SystemRandom().randint(0, 2**32 - 1)})
 
+    def identity(self) -> dict[str, Any]:
+        """Return what a video's name is made from; a field that came later only where it is not as it was before."""
+        fields = self.model_dump()
+        return {name: value for name, value in fields.items() if name not in _CAME_LATER or value != _USUAL[name]}
+
     @property
     def timed_prompts(self) -> tuple[Timed, ...]:
         """The prompt's texts, and from when on each counts."""
@@ -184,6 +203,10 @@ class GenerationRequest(BaseModel):
         return min(max(self.mp4_crf, BEST_CRF), WORST_CRF)
 
 
+_CAME_LATER = frozenset(
+    ("blend", "key_seconds", "end_strength", "end_embedding", "landing", "shape", "width", "height", "fit", "focus")
+)
+_USUAL = GenerationRequest().model_dump()
 _NAMES: dict[str, Message] = {
     name: name
     for name in (
@@ -198,6 +221,16 @@ _NAMES: dict[str, Message] = {
         Message("preserved_memory_gb"),
         Message("mp4_crf"),
         Message("resolution"),
+        Message("blend"),
+        Message("key_seconds"),
+        Message("end_strength"),
+        Message("end_embedding"),
+        Message("landing"),
+        Message("shape"),
+        Message("width"),
+        Message("height"),
+        Message("fit"),
+        Message("focus"),
     )
 }
 """What the fields are called in other languages; in English by the name that scripts use."""
