@@ -24,7 +24,7 @@ from training.patches import with_matrices
 from training.pictures import PictureSource, load_photos
 from training.quick_vae import QuickVae
 from training.run import main
-from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts, stacked
+from training.sections import NOTHING, START_PICTURE, draw_pattern, patterns, segment_starts, stacked
 from training.texts import TextEncoders, Tokenizers, save_tokenizers
 from training.train_transformer import TrainModel, draw_sigmas, noise_augment
 
@@ -138,11 +138,13 @@ def test_patterns_read_the_latents_that_the_planner_means(variant: str) -> None:
         fitting = [
             p for p in patterns(variant, 0)[0] if p.target[0] == begin and p.target_times == section.latent_indices
         ]
-        assert all(p.clean_times == section.indices(1) and p.clean[0] == START for p in fitting)
+        assert all(p.clean_times == section.indices(1) and p.clean[0] == START_PICTURE for p in fitting)
         histories = {(*p.clean[1:], *p.clean_2x, *p.clean_4x) for p in fitting}
         if variant == "f1":
             assert histories == {
-                (9, 7, 8, *[NOTHING] * 9, START, 1, 2, 3, 4, 5, 6) if begin == 10 else (START, *[NOTHING] * 18)
+                (9, 7, 8, *[NOTHING] * 9, START_PICTURE, 1, 2, 3, 4, 5, 6)
+                if begin == 10
+                else (START_PICTURE, *[NOTHING] * 18)
             }
         elif begin == 10:
             assert (NOTHING,) * 19 in histories  # nothing lies behind the last section of two
@@ -251,6 +253,7 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
         text=torch.zeros(50, 1, 1),
         pooled=torch.zeros(50, 1),
         thumbnails=torch.zeros(50, 3, 4, 4),
+        kind=torch.zeros(50, dtype=torch.long),
     )
     torch.manual_seed(0)
     noise_augment(batch)
@@ -342,6 +345,17 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     assert sorted(file.name for file in mirror.iterdir()) == ["transformer-0.safetensors", "transformer.json"]
     LocalFolder(tmp_path / "tiny").check(["original", "f1"])
 
+    again = ["--folder", str(tmp_path / "again"), "--models", str(tmp_path / "tiny")]
+    main(["begin", *again])
+    for name, weight in load_weights(folder, "vae").items():
+        torch.testing.assert_close(load_weights(tmp_path / "again", "vae")[name], weight)
+    for name, weight in load_weights(folder, "transformer").items():
+        torch.testing.assert_close(load_weights(tmp_path / "again", "transformer")[name], weight, atol=1e-3, rtol=8e-3)
+    few = ["--steps", "2", "--batch", "2", "--pool-size", "4", "--captions", "4"]
+    main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
+    found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]
+    assert set(found["directed"]) == {"end_picture", "sections_right", "frames", "wordings_right"}
+
 
 def toy_batch(count: int) -> pool.Batch:
     """Two sections of small latents with everything that a model reads."""
@@ -357,6 +371,7 @@ def toy_batch(count: int) -> pool.Batch:
         text=torch.randn(2 * count, 7, family.LLAMA_WIDTH),
         pooled=torch.randn(2 * count, family.CLIP_WIDTH),
         thumbnails=torch.randn(2 * count, 3, 64, 64),
+        kind=torch.from_numpy(numbers["kind"]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
+from functools import cache
 
 from training.grammar import (
     AMBIENT,
@@ -158,12 +159,21 @@ def _thing_rules(thing: Thing) -> dict[str, str]:
 
 
 def _expand(pattern: str, rng: random.Random, more: dict[str, str] | None = None) -> str:
-    rules = RULES | (more or {})
-    text = rng.choice(pattern.split("|"))
+    own = more or {}
+
+    def alternative(found: re.Match[str]) -> str:
+        name = found[1]
+        return _made_up(rng) if name == "unknown" else rng.choice(_alternatives(own.get(name) or RULES[name]))
+
+    text = rng.choice(_alternatives(pattern))
     while "<" in text:
-        rules["unknown"] = _made_up(rng)
-        text = re.sub(r"<(\w+)>", lambda found: rng.choice(rules[found[1]].split("|")), text)
+        text = re.sub(r"<(\w+)>", alternative, text)
     return text
+
+
+@cache
+def _alternatives(rule: str) -> tuple[str, ...]:
+    return tuple(rule.split("|"))
 
 
 def _made_up(rng: random.Random) -> str:

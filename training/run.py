@@ -35,7 +35,7 @@ from training.train_text import load_encoders, train_text
 from training.train_transformer import load_model, load_vae, train_transformer
 from training.train_vae import train_vae
 
-TEXT_MINUTES, TRANSFORMER_MINUTES = 0.6, 10.0
+TEXT_MINUTES, TRANSFORMER_MINUTES = 0.8, 10.0
 GENTLE = 0.5
 """Factor on the learning rates where weights know much already."""
 TRAINERS: dict[str, Callable[..., object]] = {"vae": train_vae, "text": train_text, "transformer": train_transformer}
