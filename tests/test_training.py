@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
-from training import family, pool, train_transformer, train_vae
+from training import evaluate, evaluate_directed, family, pool, stills, train_transformer, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
 from training.checkpoint import load_weights, save_weights
 from training.clips import render, thing_path
@@ -326,6 +326,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
+    monkeypatch.setattr(stills, "SHAPES", pool.SHAPES)
     monkeypatch.setattr(pool, "CHUNK", 2)
     sizes = {(1, 32): 20, (17, 32): 10}
     for name, value in {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes}.items():
@@ -347,10 +348,17 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
 
     again = ["--folder", str(tmp_path / "again"), "--models", str(tmp_path / "tiny")]
     main(["begin", *again])
+    assert not any(weight.any() for name, weight in load_weights(tmp_path / "again", "text").items() if "heads" in name)
     for name, weight in load_weights(folder, "vae").items():
         torch.testing.assert_close(load_weights(tmp_path / "again", "vae")[name], weight)
     for name, weight in load_weights(folder, "transformer").items():
         torch.testing.assert_close(load_weights(tmp_path / "again", "transformer")[name], weight, atol=1e-3, rtol=8e-3)
+    monkeypatch.setattr(evaluate_directed, "END_MOTIONS", ("pan left",))
+    monkeypatch.setattr(evaluate_directed, "CHANGES", (("pan left", "pan up"),))
+    monkeypatch.setattr(evaluate_directed, "FRAMES", 1)
+    for module in (evaluate, evaluate_directed):
+        monkeypatch.setattr(module, "SIDE", 32)
+        monkeypatch.setattr(module, "PROMPTS", {name: name for name in ("pan left", "pan up", "still")})
     few = ["--steps", "2", "--batch", "2", "--pool-size", "4", "--captions", "4"]
     main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
     found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]

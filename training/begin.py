@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
 from transformers import CLIPTextModel, LlamaModel, SiglipVisionModel
 
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
@@ -22,7 +23,8 @@ from training.train_vae import NAME as VAE_NAME
 def begin(folder: Path, models: Path) -> None:
     """Put into `folder` whatever it lacks of the tokenizers and weights of the model folder `models`.
 
-    The text encoders' heads, which no model folder holds, are new.
+    The text encoders' heads, which no model folder holds, begin at zero, so that they first learn from the encoders
+    and only then change them.
     """
     hunyuan = models / HUNYUAN_FOLDER
     for name in ("tokenizer", "tokenizer_2"):
@@ -33,6 +35,8 @@ def begin(folder: Path, models: Path) -> None:
         task = TextTask(Tokenizers.load(folder))
         task.encoders.llama.load_state_dict(LlamaModel.from_pretrained(hunyuan / "text_encoder").state_dict())
         task.encoders.clip.load_state_dict(CLIPTextModel.from_pretrained(hunyuan / "text_encoder_2").state_dict())
+        for parameter in task.heads.parameters():
+            nn.init.zeros_(parameter)
         save_weights(task.state_dict(), folder, TEXT_NAME)
     if not has_weights(folder, NAME):
         model = TrainModel()

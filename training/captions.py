@@ -42,7 +42,7 @@ EXTRA_PART = 0.25
 DROP_PART, FILLER_PART, SLIP_PART = 0.12, 0.1, 0.05
 """So many captions lack a small word, have one that says nothing, have two letters of a long word exchanged."""
 SLIP_LETTERS = 6
-"""Only in words of so many letters, which are still known then."""
+"""Only in words of so many letters, which are still known then, and never in those that tell left from right."""
 
 Subject = Motion | Scene
 """What a caption speaks of: of a motion that changes, what it does before."""
@@ -88,7 +88,11 @@ def _as_people_write(text: str, rng: random.Random) -> str:
     small = [index for index, word in enumerate(words) if word in DROPPED]
     if len(words) > 2 and small and rng.random() < DROP_PART:
         del words[rng.choice(small)]
-    long = [index for index, word in enumerate(words) if word.isalpha() and len(word) >= SLIP_LETTERS]
+    long = [
+        index
+        for index, word in enumerate(words)
+        if word.isalpha() and len(word) >= SLIP_LETTERS and not re.search("left|right", word)
+    ]
     if long and rng.random() < SLIP_PART:
         index = rng.choice(long)
         at = rng.randrange(1, len(words[index]) - 2)

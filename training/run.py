@@ -35,7 +35,7 @@ from training.train_text import load_encoders, train_text
 from training.train_transformer import load_model, load_vae, train_transformer
 from training.train_vae import train_vae
 
-TEXT_MINUTES, TRANSFORMER_MINUTES = 0.8, 10.0
+TEXT_MINUTES, TRANSFORMER_MINUTES = 1.0, 10.0
 GENTLE = 0.5
 """Factor on the learning rates where weights know much already."""
 TRAINERS: dict[str, Callable[..., object]] = {"vae": train_vae, "text": train_text, "transformer": train_transformer}
@@ -108,9 +108,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     say(str(found))
     found["directed"] = evaluate_directed(parts, new_pictures(device, options.drawn), options.sampling_steps)
     say(str(found["directed"]))
+    record = load_record(options.folder, "transformer") | {"evaluation": found}
     for folder in (options.folder, options.mirror):
         if folder:
-            save_record(load_record(folder, "transformer") | {"evaluation": found}, folder, "transformer")
+            save_record(record, folder, "transformer")
 
 
 def _parser() -> argparse.ArgumentParser:
