@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
-from training import family, pool, train_transformer, train_vae
+from training import evaluate, evaluate_directed, family, pool, stills, train_transformer, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
 from training.checkpoint import load_weights, save_weights
 from training.clips import render, thing_path
@@ -24,7 +24,7 @@ from training.patches import with_matrices
 from training.pictures import PictureSource, load_photos
 from training.quick_vae import QuickVae
 from training.run import main
-from training.sections import NOTHING, START, draw_pattern, patterns, segment_starts, stacked
+from training.sections import NOTHING, START_PICTURE, draw_pattern, patterns, segment_starts, stacked
 from training.texts import TextEncoders, Tokenizers, save_tokenizers
 from training.train_transformer import TrainModel, draw_sigmas, noise_augment
 
@@ -138,11 +138,13 @@ def test_patterns_read_the_latents_that_the_planner_means(variant: str) -> None:
         fitting = [
             p for p in patterns(variant, 0)[0] if p.target[0] == begin and p.target_times == section.latent_indices
         ]
-        assert all(p.clean_times == section.indices(1) and p.clean[0] == START for p in fitting)
+        assert all(p.clean_times == section.indices(1) and p.clean[0] == START_PICTURE for p in fitting)
         histories = {(*p.clean[1:], *p.clean_2x, *p.clean_4x) for p in fitting}
         if variant == "f1":
             assert histories == {
-                (9, 7, 8, *[NOTHING] * 9, START, 1, 2, 3, 4, 5, 6) if begin == 10 else (START, *[NOTHING] * 18)
+                (9, 7, 8, *[NOTHING] * 9, START_PICTURE, 1, 2, 3, 4, 5, 6)
+                if begin == 10
+                else (START_PICTURE, *[NOTHING] * 18)
             }
         elif begin == 10:
             assert (NOTHING,) * 19 in histories  # nothing lies behind the last section of two
@@ -251,6 +253,7 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
         text=torch.zeros(50, 1, 1),
         pooled=torch.zeros(50, 1),
         thumbnails=torch.zeros(50, 3, 4, 4),
+        kind=torch.zeros(50, dtype=torch.long),
     )
     torch.manual_seed(0)
     noise_augment(batch)
@@ -323,6 +326,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
     monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
+    monkeypatch.setattr(stills, "SHAPES", pool.SHAPES)
     monkeypatch.setattr(pool, "CHUNK", 2)
     sizes = {(1, 32): 20, (17, 32): 10}
     for name, value in {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes}.items():
@@ -342,6 +346,24 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     assert sorted(file.name for file in mirror.iterdir()) == ["transformer-0.safetensors", "transformer.json"]
     LocalFolder(tmp_path / "tiny").check(["original", "f1"])
 
+    again = ["--folder", str(tmp_path / "again"), "--models", str(tmp_path / "tiny")]
+    main(["begin", *again])
+    assert not any(weight.any() for name, weight in load_weights(tmp_path / "again", "text").items() if "heads" in name)
+    for name, weight in load_weights(folder, "vae").items():
+        torch.testing.assert_close(load_weights(tmp_path / "again", "vae")[name], weight)
+    for name, weight in load_weights(folder, "transformer").items():
+        torch.testing.assert_close(load_weights(tmp_path / "again", "transformer")[name], weight, atol=1e-3, rtol=8e-3)
+    monkeypatch.setattr(evaluate_directed, "END_MOTIONS", ("pan left",))
+    monkeypatch.setattr(evaluate_directed, "CHANGES", (("pan left", "pan up"),))
+    monkeypatch.setattr(evaluate_directed, "FRAMES", 1)
+    for module in (evaluate, evaluate_directed):
+        monkeypatch.setattr(module, "SIDE", 32)
+        monkeypatch.setattr(module, "PROMPTS", {name: name for name in ("pan left", "pan up", "still")})
+    few = ["--steps", "2", "--batch", "2", "--pool-size", "4", "--captions", "4"]
+    main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
+    found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]
+    assert set(found["directed"]) == {"end_picture", "sections_right", "frames", "wordings_right"}
+
 
 def toy_batch(count: int) -> pool.Batch:
     """Two sections of small latents with everything that a model reads."""
@@ -357,6 +379,7 @@ def toy_batch(count: int) -> pool.Batch:
         text=torch.randn(2 * count, 7, family.LLAMA_WIDTH),
         pooled=torch.randn(2 * count, family.CLIP_WIDTH),
         thumbnails=torch.randn(2 * count, 3, 64, 64),
+        kind=torch.from_numpy(numbers["kind"]),
     )
 
 

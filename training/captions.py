@@ -1,7 +1,7 @@
-"""Words for motions: many paraphrases of what a person may type, drawn from a small grammar.
+"""Words for motions and pictures: many paraphrases of what a person may type, drawn from the grammar in `grammar.py`.
 
-A grammar's rules hold alternatives separated by "|"; a word in angle brackets stands for a rule. Directions are the
-camera's: "pan left" shows what lies to the left, so the picture's content moves right.
+People do not write as a grammar does: now and then a small word is missing, two letters have changed places, or a word
+is there that says nothing.
 """
 
 from __future__ import annotations
@@ -9,176 +9,53 @@ from __future__ import annotations
 import random
 import re
 import zlib
+from functools import cache
 
+from training.grammar import (
+    AMBIENT,
+    CAMERA,
+    COLOUR_WORDS,
+    DROPPED,
+    EMPTY_FRAMES,
+    EXTRAS,
+    FILLERS,
+    FRAME_RULES,
+    FRAMES,
+    PACE_ADJECTIVES,
+    PACE_WORDS,
+    PLACES,
+    RULES,
+    SHAPE_WORDS,
+    SIZES,
+    STILL,
+    THINGS,
+)
+from training.grammar import GROUNDS as GROUND_WORDS
 from training.motions import ACTIONS, COLOURS, PARTS, SHAPES, Motion, Thing
+from training.scenes import GROUNDS, Scene
 
 HELD_OUT_PART = 12
 """One caption in so many, by its checksum, is never trained on."""
 
-CAMERA = {
-    "pan left": (
-        "<camera> <pans> <to> left|pan left|<camera> <pans> left|<a> <pan> to the left|<camera> <looks> left"
-        "|<camera> <looks> to the left|<pan> to the left|leftward <pan>|the view <slides> to the left|<pans> left"
-        "|<camera> <slides> left|<camera> <slides> from right to left|camera left|<pan> left"
-    ),
-    "pan right": (
-        "<camera> <pans> <to> right|pan right|<camera> <pans> right|<a> <pan> to the right|<camera> <looks> right"
-        "|<camera> <looks> to the right|<pan> to the right|rightward <pan>|the view <slides> to the right"
-        "|<pans> right|<camera> <slides> right|<camera> <slides> from left to right|camera right|<pan> right"
-    ),
-    "pan up": (
-        "<camera> <pans> up|<camera> <pans> upwards|pan up|tilt up|<camera> tilts up|<camera> tilts upwards"
-        "|<a> <pan> upwards|<camera> <looks> up|the view <slides> up|<pan> up|upward <pan>|<camera> rises"
-        "|<camera> <slides> up|<camera> <pans> to the top|the camera goes up|<pan> to the sky"
-    ),
-    "pan down": (
-        "<camera> <pans> down|<camera> <pans> downwards|pan down|tilt down|<camera> tilts down"
-        "|<camera> tilts downwards|<a> <pan> downwards|<camera> <looks> down|the view <slides> down|<pan> down"
-        "|downward <pan>|<camera> sinks|<camera> <slides> down|<camera> <pans> to the bottom|the camera goes down"
-        "|<pan> to the ground"
-    ),
-    "zoom in": (
-        "<camera> zooms in|zoom in|<a> zoom in|zooming in|<camera> moves closer|<camera> gets closer|move closer"
-        "|<camera> pushes in|push in|dolly in|<camera> <goes> forward|<camera> <goes> towards the <subject>"
-        "|zoom into the picture|the view closes in|<camera> zooms in on the <subject>|close up on the <subject>"
-        "|the picture gets bigger|enlarge the picture"
-    ),
-    "zoom out": (
-        "<camera> zooms out|zoom out|<a> zoom out|zooming out|<camera> moves away|<camera> backs away|move away"
-        "|<camera> pulls back|pull back|dolly out|<camera> <goes> backwards|<camera> <goes> away from the <subject>"
-        "|zoom out of the picture|the view widens|<camera> zooms out from the <subject>|<camera> pulls out"
-        "|the picture gets smaller|shrink the picture"
-    ),
-    "turn clockwise": (
-        "<picture> <turns> clockwise|rotate clockwise|turn clockwise|<a> clockwise rotation|clockwise"
-        "|<picture> <turns> to the right around its middle|<camera> <turns> clockwise|clockwise turn"
-        "|<turning> clockwise"
-    ),
-    "turn counter-clockwise": (
-        "<picture> <turns> <counter>|rotate <counter>|turn <counter>|<a> <counter> rotation|<counter>"
-        "|<picture> <turns> to the left around its middle|<camera> <turns> <counter>|<counter> turn"
-        "|<turning> <counter>"
-    ),
-    "brighter": (
-        "<picture> <gets> brighter|<light> <gets> brighter|brighten|brighten the picture|fade to white"
-        "|it <gets> brighter|<light> comes up|the sun rises|the sun comes out|more and more light|it <gets> light"
-        "|<light> <gets> stronger|lights on|<picture> fades to white|brighter|<picture> lights up"
-        "|the brightness goes up|increase the brightness"
-    ),
-    "darker": (
-        "<picture> <gets> darker|<light> <gets> darker|darken|darken the picture|fade to black|it <gets> darker"
-        "|fade out|<light> goes down|the sun sets|night falls|less and less light|it <gets> dark"
-        "|<light> <gets> weaker|lights out|<light> fades|<picture> fades to black|darker|<picture> dims"
-        "|the brightness goes down|reduce the brightness|dim the light"
-    ),
-}
-STILL = (
-    "nothing moves|still|a still picture|a still camera|the camera stays still|<camera> does not move|no motion"
-    "|no movement|freeze|static shot|a static shot|everything stays still|everything is still"
-    "|the <subject> does not move|the <subject> stays still|nothing happens|hold still|motionless"
-    "|the camera is fixed|a fixed camera|a frozen picture|keep everything still|the scene is still|do not move"
-    "|without any motion|static camera|a motionless <subject>|it stays as it is|locked camera"
-)
-AMBIENT = (
-    "|<a> <subject>|the <subject>|<scene>|a <subject> <scene>|the <subject> <acts>|a <subject> <acts> <scene>"
-    "|the <subject> <acts> <scene>|a <mood> picture|a <mood> <subject>|the <mood> <subject> <acts>"
-    "|a photograph of a <subject>|<mood>|<subject> <scene>"
-    "|the <person> dances gracefully, with clear movements, full of charm|a <person> <acts>"
-    "|the <person> <acts> <scene>"
-)
-THINGS = {
-    "left": "<the> <moves> left|<the> <moves> to the left|<the> <moves> from right to left|<thing> <moving> left",
-    "right": "<the> <moves> right|<the> <moves> to the right|<the> <moves> from left to right|<thing> <moving> right",
-    "up": "<the> <moves> up|<the> <moves> upwards|<the> rises|<the> flies up|<thing> <moving> up|<the> goes to the top",
-    "down": (
-        "<the> <moves> down|<the> <moves> downwards|<the> sinks|<the> falls down|<thing> <moving> down"
-        "|<the> goes to the bottom"
-    ),
-    "bounce": (
-        "<the> bounces|<the> jumps up and down|<thing> bouncing|<the> bounces up and down|<the> hops|bouncing <thing>"
-    ),
-    "spin": (
-        "<the> spins|<the> rotates|<the> turns around|spinning <thing>|<thing> spinning|<the> spins around itself"
-        "|rotating <thing>"
-    ),
-    "grow": "<the> grows|<the> gets bigger|<the> becomes larger|growing <thing>|<thing> getting larger|<the> swells",
-    "shrink": "<the> shrinks|<the> gets smaller|<the> becomes smaller|shrinking <thing>|<thing> getting smaller",
-    "enter left": "<the> <enters> from the left|<thing> <entering> from the left|<the> appears from the left side",
-    "enter right": "<the> <enters> from the right|<thing> <entering> from the right|<the> appears from the right side",
-    "drop": (
-        "<the> drops into the picture|<the> falls in from the top|<the> <enters> from above"
-        "|<thing> dropping from the top"
-    ),
-}
-SHAPE_WORDS = {
-    "disc": "ball|ball|disc|circle|dot|sphere",
-    "square": "square|square|box|block|cube",
-    "triangle": "triangle",
-}
-COLOUR_WORDS = {"purple": "purple|violet"}
-PACE_WORDS = {
-    "slow": "slowly|gently|slowly|very slowly|softly|a little|calmly",
-    "normal": "||||smoothly|steadily",
-    "fast": "quickly|fast|rapidly|very fast|swiftly|at high speed",
-}
-PACE_ADJECTIVES = {"slow": "slow|gentle|slow|calm", "normal": "|||smooth|steady", "fast": "fast|quick|rapid"}
-RULES = {
-    "camera": "the camera|camera|the camera|the view|our camera",
-    "pans": "pans|moves|pans|swings|travels|drifts",
-    "pan": "pan|camera pan|camera move|panning shot|panning",
-    "looks": "looks|turns to look|glances",
-    "slides": "slides|glides|shifts|moves",
-    "goes": "goes|moves|travels|drives|flies",
-    "to": "to the|toward the|towards the",
-    "picture": "the picture|the image|the photo|the scene|the view|everything|the whole picture",
-    "turns": "turns|rotates|spins|rolls",
-    "turning": "turning|rotating|spinning|rolling",
-    "counter": "counter-clockwise|counterclockwise|anti-clockwise|anticlockwise",
-    "gets": "gets|becomes|grows|turns",
-    "light": "the light|the room|the scene|the sky|the light",
-    "the": "the <thing>|a <thing>|<thing>|the <thing>",
-    "moves": "moves|moves|slides|goes|flies|travels|rolls|drifts",
-    "moving": "moving|sliding|going|flying|rolling",
-    "enters": "comes in|enters|rolls in|slides in|flies in|moves in",
-    "entering": "coming in|entering|rolling in",
-    "a": "a|a|one|the",
-    "mood": (
-        "beautiful|quiet|old|bright|dark|colorful|peaceful|modern|warm|cold|magical|famous|strange|happy|detailed"
-        "|cinematic"
-    ),
-    "person": "girl|woman|man|boy|child|dancer|astronaut|lady|sailor|person|king|soldier|girl",
-    "subject": (
-        "<person>|cat|dog|lion|cheetah|horse|bird|flower|tree|house|tower|temple|street|car|motorcycle|rocket|ship"
-        "|cup of coffee|mountain|lake|river|sea|forest|city|sky|moon|bridge|room|window|face|building|robot|train"
-        "|field|garden|castle|fish|stone wall|landscape"
-    ),
-    "acts": (
-        "smiles|dances|talks|sings|waves|walks|runs|looks at us|laughs|sleeps|eats|reads|sits on a chair"
-        "|stands there|breathes|plays|blinks|shines|glows|waits|turns its head|raises a hand|drinks tea"
-        "|flies through the air|opens its eyes|works"
-    ),
-    "scene": (
-        "on a sunny beach|in a dark forest|by a mountain lake|on a stage|in the rain|by the window"
-        "|under a cloudy sky|in the snow|in a busy street|at sunset|in a field of flowers|between tall buildings"
-        "|in outer space|at night|in the morning|in the garden|in front of a wall|on the table"
-    ),
-}
-EXTRAS = (
-    "a <subject> <scene>|the <mood> <subject>|<subject> <scene>|a <mood> picture"
-    "|the <person> <acts>|a <person> <acts> <scene>"
-)
 EXTRA_PART = 0.25
 """So many captions also say something that has nothing to do with the motion."""
+DROP_PART, FILLER_PART, SLIP_PART = 0.12, 0.1, 0.05
+"""So many captions lack a small word, have one that says nothing, have two letters of a long word exchanged."""
+SLIP_LETTERS = 6
+"""Only in words of so many letters, which are still known then, and never in those that tell left from right."""
+
+Subject = Motion | Scene
+"""What a caption speaks of: of a motion that changes, what it does before."""
 
 
-def caption(motion: Motion, rng: random.Random) -> str:
-    """One way of saying what `motion` does; never one of the held-out ones."""
-    return _draw(motion, rng, held_out=False)
+def caption(subject: Subject, rng: random.Random) -> str:
+    """One way of saying what happens or is seen; never one of the held-out ones."""
+    return _draw(subject, rng, held_out=False)
 
 
-def held_out_caption(motion: Motion, rng: random.Random) -> str:
+def held_out_caption(subject: Subject, rng: random.Random) -> str:
     """The same, of those that training never sees."""
-    return _draw(motion, rng, held_out=True)
+    return _draw(subject, rng, held_out=True)
 
 
 def is_held_out(text: str) -> bool:
@@ -186,22 +63,60 @@ def is_held_out(text: str) -> bool:
     return zlib.crc32(" ".join(re.findall(r"\w+", text.lower())).encode()) % HELD_OUT_PART == 0
 
 
-def _draw(motion: Motion, rng: random.Random, *, held_out: bool) -> str:
+def _draw(subject: Subject, rng: random.Random, *, held_out: bool) -> str:
     while True:
-        text = _sentence(motion, rng)
+        text = _sentence(subject, rng)
         if is_held_out(text) == held_out or not text:
             return text
 
 
-def _sentence(motion: Motion, rng: random.Random) -> str:
-    words = " ".join(_statement(motion, rng).split())
-    if not motion.ambient and rng.random() < EXTRA_PART:
+def _sentence(subject: Subject, rng: random.Random) -> str:
+    said = _described(subject, rng) if isinstance(subject, Scene) else _statement(subject, rng)
+    words = " ".join(said.split()).replace(" ,", ",").strip(", ")
+    if isinstance(subject, Motion) and not subject.ambient and rng.random() < EXTRA_PART:
         words = _with_extra(words, rng)
+    words = _as_people_write(words, rng)
     if rng.random() < 0.5:
         words = words[:1].upper() + words[1:]
     return words + rng.choice(("", "", ".", "!", ",") if words else ("",)).replace(
         "!", "." if rng.random() < 0.8 else "!"
     )
+
+
+def _as_people_write(text: str, rng: random.Random) -> str:
+    words = text.split()
+    small = [index for index, word in enumerate(words) if word in DROPPED]
+    if len(words) > 2 and small and rng.random() < DROP_PART:
+        del words[rng.choice(small)]
+    long = [
+        index
+        for index, word in enumerate(words)
+        if word.isalpha() and len(word) >= SLIP_LETTERS and not re.search("left|right", word)
+    ]
+    if long and rng.random() < SLIP_PART:
+        index = rng.choice(long)
+        at = rng.randrange(1, len(words[index]) - 2)
+        word = words[index]
+        words[index] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    if words and rng.random() < FILLER_PART:
+        filler = rng.choice(FILLERS)
+        words = [filler, *words] if rng.random() < 0.7 else [*words, filler]
+    return " ".join(words)
+
+
+def _described(scene: Scene, rng: random.Random) -> str:
+    colour = COLOUR_WORDS.get(scene.ground_colour, scene.ground_colour)
+    rules = FRAME_RULES | {"ground": GROUND_WORDS[scene.ground], "ground_colour": colour}
+    if scene.shape is None or scene.colour is None:
+        return _expand(EMPTY_FRAMES, rng, rules)
+    rules |= {
+        "thing": "a <size> <colour> <shape>|a <size> <colour> <shape>|one <size> <colour> <shape>",
+        "size": SIZES[scene.size or "normal"],
+        "colour": COLOUR_WORDS.get(scene.colour, scene.colour),
+        "shape": SHAPE_WORDS[scene.shape],
+        "place": PLACES[scene.place or "middle"],
+    }
+    return _expand(FRAMES, rng, rules)
 
 
 def _statement(motion: Motion, rng: random.Random) -> str:
@@ -248,11 +163,28 @@ def _thing_rules(thing: Thing) -> dict[str, str]:
 
 
 def _expand(pattern: str, rng: random.Random, more: dict[str, str] | None = None) -> str:
-    rules = RULES | (more or {})
-    text = rng.choice(pattern.split("|"))
+    own = more or {}
+
+    def alternative(found: re.Match[str]) -> str:
+        name = found[1]
+        return _made_up(rng) if name == "unknown" else rng.choice(_alternatives(own.get(name) or RULES[name]))
+
+    text = rng.choice(_alternatives(pattern))
     while "<" in text:
-        text = re.sub(r"<(\w+)>", lambda found: rng.choice(rules[found[1]].split("|")), text)
+        text = re.sub(r"<(\w+)>", alternative, text)
     return text
+
+
+@cache
+def _alternatives(rule: str) -> tuple[str, ...]:
+    return tuple(rule.split("|"))
+
+
+def _made_up(rng: random.Random) -> str:
+    """A word that nobody knows: prompts are full of words that a small vocabulary lacks."""
+    return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3))) + rng.choice(
+        ("", "n", "r", "s", "t", "ng", "ck")
+    )
 
 
 LABELS = {
@@ -266,13 +198,16 @@ LABELS = {
     "shape": (None, *SHAPES),
     "colour": (None, *COLOURS),
     "action": (None, *ACTIONS),
+    "ground": (None, *GROUNDS),
+    "ground_colour": (None, *COLOURS),
+    "place": (None, *PLACES),
+    "size": (None, *SIZES),
 }
 """What a caption says, as classes; text encoders learn to tell them."""
 
 
-def labels(motion: Motion) -> list[int]:
-    """The class of `motion` for each of LABELS."""
-    values = {
-        name: getattr(motion.thing if name in ("shape", "colour", "action") else motion, name, None) for name in LABELS
-    }
+def labels(subject: Subject) -> list[int]:
+    """The class of `subject` for each of LABELS; a picture moves as little as a still one."""
+    parts = (subject, Motion()) if isinstance(subject, Scene) else (subject, subject.thing)
+    values = {name: next((getattr(part, name) for part in parts if hasattr(part, name)), None) for name in LABELS}
     return [classes.index(values[name]) for name, classes in LABELS.items()]

@@ -39,9 +39,24 @@ def render(pictures: Tensor, motions: list[Motion], times: Tensor) -> Tensor:
 
     Returns (B, 3, T, H, W), 0..1.
     """
-    done = progress(times, motions)
-    frames = _lit(_views(pictures, motions, done), motions, done)
-    return _with_things(frames, motions, done).clamp(0, 1)
+    phases = _phases(motions, times)
+    frames = _views(pictures, phases)
+    for moving, done in phases:
+        frames = _lit(frames, moving, done)
+    return _with_things(frames, *phases[0]).clamp(0, 1)
+
+
+Phase = tuple[list[Motion], Tensor]
+"""Motions, one for each clip, and the frames' worth of each that is done, (B, T)."""
+
+
+def _phases(motions: list[Motion], times: Tensor) -> list[Phase]:
+    """The motions up to where they change and, where any does, those that follow."""
+    if not any(motion.then for motion in motions):
+        return [(motions, progress(times, motions))]
+    changes = torch.tensor([[m.change if m.then else math.inf] for m in motions], device=times.device)
+    after = [motion.then or Motion() for motion in motions]
+    return [(motions, progress(times.minimum(changes), motions)), (after, progress(times - changes, after))]
 
 
 def _rates(motions: list[Motion], device: torch.device) -> dict[str, Tensor]:
@@ -53,22 +68,25 @@ def _rates(motions: list[Motion], device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def _views(pictures: Tensor, motions: list[Motion], done: Tensor) -> Tensor:
-    """What the camera sees, (B, 3, T, H, W)."""
+def _views(pictures: Tensor, phases: list[Phase]) -> Tensor:
+    """What the camera sees, (B, 3, T, H, W): the last phase's view of the one before it, and so on to the picture."""
     batch, _, height2, width2 = pictures.shape
-    frames = done.shape[1]
-    rate = _rates(motions, pictures.device)
-    shrink, angle = torch.exp(-rate["zoom"] * done), rate["turn"] * done
+    frames = phases[0][1].shape[1]
     pixel = min(height2, width2) / SHORT_SIDE
-    pan_x, pan_y = rate["pan_x"] * done * pixel, rate["pan_y"] * done * pixel
-
     y, x = _centred(height2, width2, pictures.device)
-    cos, sin = ((f(angle) * shrink)[..., None, None] for f in (torch.cos, torch.sin))
-    seen_x = cos * x + sin * y + pan_x[..., None, None]
-    seen_y = cos * y - sin * x + pan_y[..., None, None]
-    grid = torch.stack([seen_x * (2 / width2), seen_y * (2 / height2)], dim=-1)
+    for motions, done in reversed(phases):
+        x, y = _seen(x, y, _rates(motions, pictures.device), done, pixel)
+    grid = torch.stack([x * (2 / width2), y * (2 / height2)], dim=-1)
     views = F.grid_sample(pictures, grid.flatten(1, 2), mode="bilinear", padding_mode="reflection", align_corners=False)
     return F.avg_pool2d(views, 2).view(batch, 3, frames, height2 // 2, width2 // 2)
+
+
+def _seen(x: Tensor, y: Tensor, rate: dict[str, Tensor], done: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+    """Where the points x, y of the views lie in what is viewed, (B, T, H, W) each."""
+    shrink, angle = torch.exp(-rate["zoom"] * done), rate["turn"] * done
+    cos, sin = ((f(angle) * shrink)[..., None, None] for f in (torch.cos, torch.sin))
+    pan_x, pan_y = ((rate[name] * done * pixel)[..., None, None] for name in ("pan_x", "pan_y"))
+    return cos * x + sin * y + pan_x, cos * y - sin * x + pan_y
 
 
 def _lit(frames: Tensor, motions: list[Motion], done: Tensor) -> Tensor:

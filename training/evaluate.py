@@ -64,24 +64,33 @@ def wanted_motion(name: str) -> Motion:
     return Motion() if name == "still" else camera_motion(name, pace="slow" if name in SLOW else "normal")
 
 
+def thumbnails(pictures: Tensor) -> Tensor:
+    """Pictures at twice the clips' size, (B, 3, 2H, 2W), 0..1, as the image encoder sees them: (B, 3, 64, 64)."""
+    return thumbnails_of(F.avg_pool2d(pictures, 2)).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def conditions_of(parts: Parts, prompt: str, seen: Tensor) -> Conditions:
+    """What steers sections that follow `prompt` and see the pictures `seen`, (B, 3, 64, 64)."""
+    llama = torch.tensor(parts.words.llama_ids([prompt]), device=parts.device)
+    clip = torch.tensor(parts.words.clip_ids([prompt]), device=parts.device)
+    states = parts.encoders.states(llama)
+    return Conditions(
+        prompt_embeds=states,
+        prompt_mask=torch.ones(states.shape[:2], dtype=torch.bool, device=parts.device),
+        pooled=parts.encoders.pooled(clip),
+        image_embeddings=parts.siglip(seen).last_hidden_state,
+    )
+
+
 @torch.no_grad()
 def make_clips(parts: Parts, pictures: Tensor, prompt: str, variant: str, sections: int, steps: int) -> Tensor:
     """Sample clips from pictures (B, 3, 2H, 2W), 0..1, as the product does: (B, 3, T, H, W), 0..1.
 
     The clip is decoded in pieces of five latents without blending.
     """
-    stills = F.avg_pool2d(pictures, 2)
-    start = encode(parts.vae, stills[:, :, None] * 2 - 1)
-    llama = torch.tensor(parts.words.llama_ids([prompt]), device=parts.device)
-    clip = torch.tensor(parts.words.clip_ids([prompt]), device=parts.device)
-    thumbnails = thumbnails_of(stills).float() / 127.5 - 1
-    states = parts.encoders.states(llama)
-    conditions = Conditions(
-        prompt_embeds=states,
-        prompt_mask=torch.ones(states.shape[:2], dtype=torch.bool, device=parts.device),
-        pooled=parts.encoders.pooled(clip),
-        image_embeddings=parts.siglip(thumbnails).last_hidden_state,
-    )
+    start = encode(parts.vae, F.avg_pool2d(pictures, 2)[:, :, None] * 2 - 1)
+    conditions = conditions_of(parts, prompt, thumbnails(pictures))
     with autocast(parts.device):
         events = sample_video(
             plan_video(variant, sections),
@@ -115,12 +124,12 @@ def evaluate(parts: Parts, sheet: Path | None, steps: int = 16, drawn: int = 4) 
     Returns the part of clips that move as asked, by motion, and their PSNR against the right clip beside the
     autoencoder's own; writes a contact sheet.
     """
-    pictures = _pictures(parts.device, drawn)
+    pictures = new_pictures(parts.device, drawn)
     count = len(pictures)
     times = torch.arange(73, device=parts.device).float().expand(count, -1)
     truths = {name: render(pictures, [wanted_motion(name)] * count, times) for name in PROMPTS}
     right: dict[str, list[float]] = {}
-    psnr: dict[str, list[float]] = {"original": [], "f1": [], "autoencoder": []}
+    values: dict[str, list[float]] = {"original": [], "f1": [], "autoencoder": []}
     rows: list[Tensor] = []
     for name, prompt in PROMPTS.items():
         for variant in ("original", "f1"):
@@ -128,17 +137,17 @@ def evaluate(parts: Parts, sheet: Path | None, steps: int = 16, drawn: int = 4) 
             errors = torch.stack([(clips - truth).square().mean((1, 2, 3, 4)) for truth in truths.values()])
             hits = errors.argmin(0) == list(PROMPTS).index(name)
             right.setdefault(name, []).extend(hits.float().tolist())
-            psnr[variant] += _psnr(clips, truths[name]).tolist()
+            values[variant] += psnr(clips, truths[name]).tolist()
             rows += [clips[i, :, SHOWN] for i in (0, count - 1)]
         again = decode_all(parts.vae, _encoded(parts, truths[name][:, :, :65]))
-        psnr["autoencoder"] += _psnr(again, truths[name][:, :, :65]).tolist()
+        values["autoencoder"] += psnr(again, truths[name][:, :, :65]).tolist()
     if sheet:
         save_sheet(rows, sheet)
     by_motion = {name: round(float(np.mean(hits)), 3) for name, hits in right.items()}
     return {
         "right": by_motion,
         "right_all": round(float(np.mean(list(by_motion.values()))), 3),
-        "psnr": {name: round(float(np.mean(values)), 2) for name, values in psnr.items()},
+        "psnr": {name: round(float(np.mean(found)), 2) for name, found in values.items()},
         "steps": steps,
     }
 
@@ -147,7 +156,7 @@ def _encoded(parts: Parts, clips: Tensor) -> Tensor:
     return posterior(parts.vae, clips * 2 - 1)[0] * parts.vae.config.scaling_factor
 
 
-def _pictures(device: torch.device, drawn: int) -> Tensor:
+def new_pictures(device: torch.device, drawn: int) -> Tensor:
     """Held-out photographs, then pictures drawn from a seed that training does not use: (n, 3, 256, 256)."""
     photos = PictureSource(device, 1, HELD_OUT_PHOTOS)
     cuts = [photos.cut(index, 2 * SIDE, 2 * SIDE) for index in range(len(photos))]
@@ -155,7 +164,8 @@ def _pictures(device: torch.device, drawn: int) -> Tensor:
     return torch.cat([*cuts, source.sample(drawn, 2 * SIDE, 2 * SIDE)])
 
 
-def _psnr(clips: Tensor, truth: Tensor) -> Tensor:
+def psnr(clips: Tensor, truth: Tensor) -> Tensor:
+    """Of each clip (B, 3, T, H, W), 0..1."""
     return -10 * torch.log10((clips - truth).square().mean((1, 2, 3, 4)).clamp(min=1e-10))
 
 

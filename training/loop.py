@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class Run:
         return warm * max(0.01, min(1.0, (1 - self.fraction) / (1 - decay_from)))
 
     def step(self, losses: dict[str, Tensor]) -> None:
-        """Count a step; now and then print and keep the mean of its losses."""
+        """Count a step; now and then print and keep the means of its losses, those that are NaN left out."""
         self.steps += 1
         for key, value in losses.items():
             self._sums.setdefault(key, []).append(value.detach())
@@ -100,7 +101,8 @@ class Run:
             self._log()
 
     def _log(self) -> None:
-        means = {key: round(float(torch.stack(values).mean()), 5) for key, values in self._sums.items()}
+        found = {key: float(torch.stack(values).nanmean()) for key, values in self._sums.items()}
+        means = {key: round(value, 5) for key, value in found.items() if not math.isnan(value)}
         now = time.monotonic()
         pace = (now - self._logged) / (self.steps - self._logged_steps)
         self._logged, self._sums, self._logged_steps = now, {}, self.steps

@@ -69,6 +69,7 @@ class Motion:
         ambient: nothing was asked for.
         thing: an object that moves over the picture.
         sway: amplitude (in frames of full speed), period (frames) and phase of the swaying at rest.
+        then: what follows from frame `change` on, where this motion stops at once; None for nothing.
     """
 
     pan_x: int = 0
@@ -80,6 +81,8 @@ class Motion:
     ambient: bool = False
     thing: Thing | None = None
     sway: tuple[float, float, float] = (0.0, 120.0, 0.0)
+    then: Motion | None = None
+    change: int = 0
 
     @property
     def speed(self) -> float:
@@ -135,6 +138,25 @@ def draw_motion(rng: random.Random) -> Motion:
     return replace(camera_motion(*((first, second) if kind == "pair" else (first,)), pace=pace), sway=sway)
 
 
+def draw_change(rng: random.Random, change: int) -> Motion:
+    """Draw a camera motion that gives way to another one at frame `change`; every other time to its opposite."""
+    names = (*PARTS, *PARTS, "still")
+    first = rng.choice(names)
+    second = rng.choice([name for name in names if name != first])
+    if first in PARTS and rng.random() < 0.5:
+        attribute, sign = PARTS[first]
+        second = next(name for name, part in PARTS.items() if part == (attribute, -sign))
+    before, after = (_phase(rng, name) for name in (first, second))
+    return replace(before, then=after, change=change)
+
+
+def _phase(rng: random.Random, name: str) -> Motion:
+    if name == "still":
+        return Motion()
+    sway = (rng.uniform(0, 4), rng.uniform(90, 150), rng.uniform(0, 2 * math.pi))
+    return replace(camera_motion(name, pace=rng.choices(tuple(PACES), (1, 2, 1))[0]), sway=sway)
+
+
 def _with_thing(rng: random.Random, motion: Motion) -> Motion:
     action = rng.choice(ACTIONS)
     shape = rng.choice(SHAPES[1:] if action == "spin" else SHAPES)
@@ -155,7 +177,7 @@ def _with_thing(rng: random.Random, motion: Motion) -> Motion:
 
 
 def progress(times: Tensor, motions: list[Motion]) -> Tensor:
-    """Frames' worth of full-speed motion done at `times` (B, T), frame numbers from 0: (B, T)."""
+    """Frames' worth of full-speed motion done at `times` (B, T), frame numbers from 0: (B, T); `then` plays no part."""
     t = times.clamp(min=0)
     easing = (t - CRUISE).clamp(0, REST - CRUISE)
     done = t.clamp(max=CRUISE) + easing - easing.square() / (2 * (REST - CRUISE))

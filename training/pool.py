@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import random
 import time
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,71 +15,53 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from diffusers_helper.core.plan import LATENT_WINDOW
-from training.captions import caption
+from training.batch import Batch
+from training.captions import Subject, caption
 from training.clips import render
 from training.family import CLIP_WIDTH, IMAGE_SIZE, LLAMA_WIDTH
 from training.latents import encode
 from training.loop import autocast, say, sync
-from training.motions import Motion, draw_motion
+from training.motions import Motion, draw_change, draw_motion
 from training.pictures import PictureSource
 from training.quick_vae import arranged
-from training.sections import NOTHING, SEGMENT_LATENTS, START, draw_pattern, segment_starts, stacked
+from training.sections import (
+    BORDER_PICTURE,
+    BORDERS,
+    KINDS,
+    NOTHING,
+    SEGMENT_LATENTS,
+    START_PICTURE,
+    Pattern,
+    draw_directed,
+    draw_pattern,
+    draw_phase,
+    segment_starts,
+    stacked,
+)
 from training.texts import TextEncoders, Tokenizers, padded
 
 SHAPES = {(128, 128): 0.3, (112, 144): 0.2, (144, 112): 0.12, (96, 160): 0.24, (160, 96): 0.14}
 """Pictures' heights and widths, and their parts of the store."""
 FROM_START = 0.75
 """Part of the segments that begin at the start picture."""
+CHANGED = 0.2
+"""Part of the clips whose motion changes at a section border."""
+DIRECTED = 0.2
+"""Part of the sections of the other clips that belong to a directed video."""
 PARAPHRASES = 4
-LENGTHS = (3, 4, 5, 6, 8, 11)
+LENGTHS = (3, 4, 5, 7, 9, 11, 14)
 """Tokens that a caption may have, the template's end counted in: every length is a CUDA graph of its own."""
 CHUNK = 16
 """Clips rendered and encoded at a time."""
 
 
-@dataclass
-class Batch:
-    """Everything that one training step reads, on the device; B samples of one picture shape and one text length.
-
-    Attributes:
-        target: latents to sample, (B, 16, 9, H, W).
-        clean, clean_2x, clean_4x: history (B, 16, n, H, W), and which of it may be disturbed, (B, n) each.
-        times: time indices (B, n) by field.
-        text, pooled: states (B, L, width) and pooled vectors (B, width) of the captions.
-        thumbnails: start pictures for the image encoder, (B, 3, 64, 64), -1..1.
-    """
-
-    target: Tensor
-    clean: Tensor
-    clean_2x: Tensor
-    clean_4x: Tensor
-    movable: dict[str, Tensor]
-    times: dict[str, Tensor]
-    text: Tensor
-    pooled: Tensor
-    thumbnails: Tensor
-
-    def flat(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        found: dict[str, Tensor] = {}
-        for name, value in vars(self).items():
-            found |= (
-                {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-            )
-        return found
-
-    @classmethod
-    def of(cls, flat: dict[str, Tensor]) -> Batch:
-        """What `flat` took apart, of a dictionary that may hold more."""
-        parts: dict[str, Any] = {}
-        for field in fields(cls):
-            inner = {name.split(".")[1]: value for name, value in flat.items() if name.startswith(f"{field.name}.")}
-            parts[field.name] = inner or flat[field.name]
-        return cls(**parts)
-
-
 class Shelf:
-    """The clips of one picture shape."""
+    """The clips of one picture shape.
+
+    `borders` are the pictures on section borders, each encoded alone, `thumbnails` the start picture and those.
+    `changes` are sections at which motions change, 0 for none; the second half of such a clip's captions says what
+    happens from there on.
+    """
 
     def __init__(self, size: int, height: int, width: int, device: torch.device) -> None:
         latent = (16, height // 8, width // 8)
@@ -87,8 +69,10 @@ class Shelf:
         self.height, self.width = height, width
         self.starts = torch.zeros(size, *latent, device=device, dtype=half)
         self.segments = torch.zeros(size, SEGMENT_LATENTS, *latent, device=device, dtype=half)
-        self.thumbnails = torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device, dtype=torch.uint8)
+        self.borders = torch.zeros(size, BORDERS, *latent, device=device, dtype=half)
+        self.thumbnails = torch.zeros(size, 1 + BORDERS, 3, IMAGE_SIZE, IMAGE_SIZE, device=device, dtype=torch.uint8)
         self.firsts = np.zeros(size, np.int64)
+        self.changes = np.zeros(size, np.int64)
         self.text = torch.zeros(size, PARAPHRASES, LENGTHS[-1], LLAMA_WIDTH, device=device, dtype=half)
         self.pooled = torch.zeros(size, PARAPHRASES, CLIP_WIDTH, device=device, dtype=half)
         self.lengths = np.zeros((size, PARAPHRASES), np.int64)
@@ -124,8 +108,7 @@ class LatentPool:
         seed: int,
         device: torch.device,
     ) -> None:
-        half = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.vae = in_quicker_layout(arranged(copy.deepcopy(vae)).to(half), device)
+        self.vae = quick_encoder(vae, device)
         self.words, self.encoders, self.device = words, encoders, device
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
@@ -149,39 +132,32 @@ class LatentPool:
         self.made += CHUNK
 
     def _fill(self, shelf: Shelf, slots: np.ndarray) -> None:
-        motions = [draw_motion(self.rng) for _ in slots]
         later = segment_starts()[1:]
         firsts = np.array([0 if self.rng.random() < FROM_START else self.rng.choice(later) for _ in slots])
-        starts, segments, thumbnails = make_latents(self.vae, self.pictures, motions, firsts, shelf.height, shelf.width)
+        changes = np.array([self._change(int(first)) for first in firsts])
+        motions = [
+            draw_change(self.rng, 4 * LATENT_WINDOW * int(change)) if change else draw_motion(self.rng)
+            for change in changes
+        ]
+        made = make_latents(self.vae, self.pictures, motions, firsts, shelf.height, shelf.width)
         where = torch.from_numpy(slots).to(self.device)
-        shelf.starts[where] = starts.to(shelf.starts.dtype)
-        shelf.segments[where] = segments.to(shelf.segments.dtype)
-        shelf.thumbnails[where] = thumbnails
-        shelf.firsts[slots] = firsts
-        self._caption(shelf, slots, motions)
+        for name in ("starts", "segments", "borders", "thumbnails"):
+            store = getattr(shelf, name)
+            store[where] = getattr(made, name).to(store.dtype)
+        shelf.firsts[slots], shelf.changes[slots] = firsts, changes
+        said = [[motion] * (PARAPHRASES // 2) + [motion.then or motion] * (PARAPHRASES // 2) for motion in motions]
+        self._caption(shelf, slots, said)
 
-    def _caption(self, shelf: Shelf, slots: np.ndarray, motions: list[Motion]) -> None:
-        drawn = [self._paraphrases(motion) for motion in motions]
-        llama, lengths = padded([ids for pair in drawn for ids in pair[0]], self.words.suffix[-1])
-        clip, _ = padded([ids for pair in drawn for ids in pair[1]], self.words.clip.eos_token_id)
+    def _change(self, first: int) -> int:
+        return first + self.rng.choice((1, 2)) if self.rng.random() < CHANGED else 0
+
+    def _caption(self, shelf: Shelf, slots: np.ndarray, said: list[list[Motion]]) -> None:
+        texts = captions_of([motion for some in said for motion in some], LENGTHS, self.words, self.rng)
+        states, pooled, lengths = encoded(texts, self.words, self.encoders, self.device)
         where = torch.from_numpy(slots).to(self.device)
-        with autocast(self.device):
-            states, pooled = self.encoders.states(llama.to(self.device)), self.encoders.pooled(clip.to(self.device))
         shelf.text[where, :, : states.shape[1]] = states.to(shelf.text.dtype).unflatten(0, (-1, PARAPHRASES))
         shelf.pooled[where] = pooled.to(shelf.pooled.dtype).unflatten(0, (-1, PARAPHRASES))
         shelf.lengths[slots] = lengths.view(-1, PARAPHRASES).numpy()
-
-    def _paraphrases(self, motion: Motion) -> tuple[list[list[int]], list[list[int]]]:
-        """Tokens of some captions of LENGTHS."""
-        llama: list[list[int]] = []
-        clip: list[list[int]] = []
-        while len(llama) < PARAPHRASES:
-            texts = [caption(motion, self.rng) for _ in range(PARAPHRASES - len(llama))]
-            for a, b in zip(self.words.llama_ids(texts), self.words.clip_ids(texts), strict=True):
-                if len(a) in LENGTHS:
-                    llama.append(a)
-                    clip.append(b)
-        return llama, clip
 
     def batch(self, count: int) -> Batch:
         """Draw sections: of one shape and one text length, of both variants, from random clips."""
@@ -194,29 +170,78 @@ class LatentPool:
         return self._cut(shelf, clips[chosen], paraphrases[chosen], int(length))
 
     def _cut(self, shelf: Shelf, clips: np.ndarray, paraphrases: np.ndarray, length: int) -> Batch:
-        chosen = [
-            draw_pattern("original" if self.rng.random() < 0.5 else "f1", int(shelf.firsts[clip]), self.rng)
-            for clip in clips
-        ]
+        chosen = [self._pattern(shelf, clip, said) for clip, said in zip(clips, paraphrases, strict=True)]
         numbers = {name: torch.from_numpy(value).to(self.device) for name, value in stacked(chosen).items()}
         rows = torch.from_numpy(clips).to(self.device)
         said = torch.from_numpy(paraphrases).to(self.device)
         parts = {name: _gather(shelf, rows, numbers[name]) for name in ("target", "clean", "clean_2x", "clean_4x")}
+        kind = numbers["kind"]
+        changed = torch.from_numpy(shelf.changes[clips] > 0).to(self.device)
         return Batch(
             **parts,
             movable={name: numbers[name] >= 0 for name in ("clean", "clean_2x", "clean_4x")},
             times={name: numbers[f"{name}_times"] for name in parts},
             text=shelf.text[rows, said, :length].float(),
             pooled=shelf.pooled[rows, said].float(),
-            thumbnails=shelf.thumbnails[rows].float() / 127.5 - 1,
+            thumbnails=shelf.thumbnails[rows, START_PICTURE - numbers["seen"]].float() / 127.5 - 1,
+            kind=torch.where(changed, KINDS.index("change"), kind),
         )
+
+    def _pattern(self, shelf: Shelf, clip: int, said: int) -> Pattern:
+        """A section of a clip that caption `said` of it may speak of."""
+        first, change = int(shelf.firsts[clip]), int(shelf.changes[clip])
+        if change:
+            return draw_phase(first, change, bool(said >= PARAPHRASES // 2), self.rng)
+        if self.rng.random() < DIRECTED:
+            return draw_directed(first, self.rng)
+        return draw_pattern("original" if self.rng.random() < 0.5 else "f1", first, self.rng)
+
+
+def captions_of(
+    subjects: Sequence[Subject], lengths: tuple[int, ...], words: Tokenizers, rng: random.Random
+) -> tuple[list[list[int]], list[list[int]]]:
+    """A caption for each subject, of one of `lengths` tokens: Llama's and CLIP's tokens."""
+    llama: list[list[int]] = [[] for _ in subjects]
+    clip: list[list[int]] = [[] for _ in subjects]
+    missing = list(range(len(subjects)))
+    while missing:
+        texts = [caption(subjects[index], rng) for index in missing]
+        for index, a, b in zip(missing, words.llama_ids(texts), words.clip_ids(texts), strict=True):
+            if len(a) in lengths:
+                llama[index], clip[index] = a, b
+        missing = [index for index in missing if not llama[index]]
+    return llama, clip
+
+
+@torch.no_grad()
+def encoded(
+    ids: tuple[list[list[int]], list[list[int]]], words: Tokenizers, encoders: TextEncoders, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States (B, L, width), pooled vectors (B, width) and lengths (B,) of captions as tokens."""
+    llama, lengths = padded(ids[0], words.suffix[-1])
+    clip, _ = padded(ids[1], words.clip.eos_token_id)
+    with autocast(device):
+        return encoders.states(llama.to(device)), encoders.pooled(clip.to(device)), lengths
 
 
 def _gather(shelf: Shelf, rows: Tensor, numbers: Tensor) -> Tensor:
-    """Latents (B, 16, n, H, W) float32 by their places (B, n) in segments, NOTHING and START included."""
-    found = shelf.segments[rows[:, None], numbers.clamp(min=0)].float()
-    found = torch.where((numbers == START)[..., None, None, None], shelf.starts[rows][:, None].float(), found)
-    return found.masked_fill((numbers == NOTHING)[..., None, None, None], 0.0).transpose(1, 2)
+    """Latents (B, 16, n, H, W) float32 by their places (B, n) in segments, zeros and pictures included."""
+    rows, wide = rows[:, None], numbers[..., None, None, None]
+    found = shelf.segments[rows, numbers.clamp(min=0)].float()
+    found = torch.where(wide == START_PICTURE, shelf.starts[rows].float(), found)
+    borders = shelf.borders[rows, (BORDER_PICTURE - numbers).clamp(0, BORDERS - 1)].float()
+    found = torch.where(wide <= BORDER_PICTURE, borders, found)
+    return found.masked_fill(wide == NOTHING, 0.0).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is made of clips: see `Shelf`."""
+
+    starts: Tensor
+    segments: Tensor
+    borders: Tensor
+    thumbnails: Tensor
 
 
 @torch.no_grad()
@@ -227,24 +252,32 @@ def make_latents(
     firsts: np.ndarray,
     height: int,
     width: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Start latents (B, 16, H, W), segments (B, 32, 16, H, W) from sections `firsts` on, thumbnails (B, 3, 64, 64)."""
-    device = pictures.device
-    sources = pictures.sample(len(motions), 2 * height, 2 * width)
-    still = render(sources, motions, torch.zeros(len(motions), 1, device=device))
+) -> Latents:
+    """Start latents (B, 16, H, W), segments (B, 32, 16, H, W) from sections `firsts` on, and what lies beside them."""
+    device, count = pictures.device, len(motions)
+    sources = pictures.sample(count, 2 * height, 2 * width)
+    begin = 4 * LATENT_WINDOW * torch.from_numpy(firsts).to(device)[:, None]
+    borders = begin + 4 * LATENT_WINDOW * torch.arange(BORDERS, device=device)
+    stills = render(sources, motions, torch.cat([torch.zeros_like(begin), borders], dim=1).float()).transpose(1, 2)
     # One latent more in front: a first latent is of another kind, a single frame.
-    begin = torch.from_numpy(4 * (LATENT_WINDOW * firsts - 1)).to(device)
-    times = begin[:, None] + torch.arange(4 * SEGMENT_LATENTS + 1, device=device)
+    times = begin - 4 + torch.arange(4 * SEGMENT_LATENTS + 1, device=device)
     frames = render(sources, motions, times.float())
-    starts = encode(vae, (still * 2 - 1).to(vae.dtype))[:, :, 0]
+    alone = encode(vae, (stills.flatten(0, 1)[:, :, None] * 2 - 1).to(vae.dtype))[:, :, 0].unflatten(0, (count, -1))
     segments = encode(vae, (frames * 2 - 1).to(vae.dtype))[:, :, 1:].transpose(1, 2)
-    return starts, segments, thumbnails_of(still[:, :, 0])
+    thumbnails = thumbnails_of(stills.flatten(0, 1)).unflatten(0, (count, -1))
+    return Latents(alone[:, 0], segments, alone[:, 1:], thumbnails)
 
 
 def thumbnails_of(stills: Tensor) -> Tensor:
     """Pictures (B, 3, H, W), 0..1, as the image encoder's processor scales them: (B, 3, 64, 64) uint8."""
     small = F.interpolate(stills, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True, align_corners=False)
     return (small.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def quick_encoder(vae: AutoencoderKLHunyuanVideo, device: torch.device) -> AutoencoderKLHunyuanVideo:
+    """A copy of the autoencoder that encodes as fast as it can on the device."""
+    half = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return in_quicker_layout(arranged(copy.deepcopy(vae)).to(half), device)
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.captions import LABELS, caption, held_out_caption, labels
+from training.captions import LABELS, Subject, caption, held_out_caption, labels
 from training.family import CLIP_WIDTH, LLAMA_WIDTH
 from training.loop import Average, Budget, Run, autocast, pick_device
 from training.motions import draw_motion
+from training.scenes import draw_scene
 from training.texts import TextEncoders, Tokenizers, padded
 
 NAME = "text"
@@ -24,6 +25,8 @@ BATCH = 256
 RATE = 1e-3
 BANK = 100_000
 """Captions drawn ahead; each is seen a few times."""
+SCENES = 0.25
+"""Part of the captions that describe a picture."""
 CLASSES = [len(classes) for classes in LABELS.values()]
 
 
@@ -64,9 +67,9 @@ Bank = tuple[list[list[int]], list[list[int]], list[list[int]]]
 def draw_bank(words: Tokenizers, count: int, rng: random.Random, *, held_out: bool = False) -> Bank:
     """Captions as Llama tokens, CLIP tokens and labels; two captions that say the same thing are never a pair."""
     draw = held_out_caption if held_out else caption
-    motions = [draw_motion(rng) for _ in range(count)]
-    captions = [draw(motion, rng) for motion in motions]
-    return words.llama_ids(captions), words.clip_ids(captions), [labels(motion) for motion in motions]
+    subjects: list[Subject] = [draw_scene(rng) if rng.random() < SCENES else draw_motion(rng) for _ in range(count)]
+    captions = [draw(subject, rng) for subject in subjects]
+    return words.llama_ids(captions), words.clip_ids(captions), [labels(subject) for subject in subjects]
 
 
 def train_text(
@@ -78,11 +81,15 @@ def train_text(
     device_name: str | None = None,
     batch: int = BATCH,
     captions: int = BANK,
+    rate: float = 1.0,
 ) -> Run:
-    """Train, or go on training, the text encoders in `folder`, whose tokenizers must be there."""
+    """Train, or go on training, the text encoders in `folder`, whose tokenizers must be there.
+
+    `rate` is a factor on the learning rate.
+    """
     device = pick_device(device_name)
     words = Tokenizers.load(folder)
-    run = Run(folder, NAME, budget, mirror, {"seed": seed, "batch": batch, "rate": RATE})
+    run = Run(folder, NAME, budget, mirror, {"seed": seed, "batch": batch, "rate": rate * RATE})
     torch.manual_seed(seed + len(run.record["calls"]))
     task = TextTask(words).to(device)
     run.resume(task)
@@ -94,7 +101,7 @@ def train_text(
 
     while not run.over:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * run.rate()
+            group["lr"] = rate * RATE * run.rate()
         chosen = [rng.randrange(len(bank[0])) for _ in range(batch)]
         losses, _ = _judge(task, _pick(bank, chosen, words, device), device)
         optimizer.zero_grad(set_to_none=True)

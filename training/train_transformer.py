@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Conditioning
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu
+from training.batch import Batch
 from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
 from training.graphs import GraphedStep, HalfCopy, set_rates
 from training.loop import Average, Budget, Run, pick_device, say, sync
 from training.muon import muon_and_adam
 from training.patches import with_matrices
-from training.pool import Batch, LatentPool
+from training.pool import LatentPool
 from training.quick_kernels import QuickKernels
+from training.sections import KINDS
+from training.stills import StillPool
 from training.texts import Tokenizers
 from training.train_text import load_encoders
 from training.train_vae import NAME as VAE_NAME
@@ -38,6 +41,9 @@ POOL = 12_000
 FILL_SECONDS = 50.0
 RENEW_SHARE = 0.18
 """Part of the time that goes into new clips once training has begun."""
+STILLS = 4000
+STILLS_EVERY = 9
+"""One step in so many is of single frames."""
 ADAM_RATE, MUON_RATE = 1e-3, 2e-3
 GUIDANCE = 10.0
 DISTURBED, DISTURBANCE = 0.6, 0.35
@@ -56,7 +62,7 @@ class TrainModel(nn.Module):
         _begin_as_identity(self.transformer)
 
     def forward(self, batch: Batch, noisy: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
-        """Predict the flow (B, 16, 9, H, W), all in the dtype of `noisy`: the transformer's own steps, one by one."""
+        """Predict the flow (B, 16, T, H, W), all in the dtype of `noisy`: the transformer's own steps, one by one."""
         model, dtype = self.transformer, noisy.dtype
         timesteps = (sigma * 1000)[None]
         text = batch.text.to(dtype)
@@ -104,10 +110,14 @@ def train_transformer(
     pool_size: int = POOL,
     compiled: bool = True,
     fill_seconds: float = FILL_SECONDS,
+    rate: float = 1.0,
 ) -> Run:
-    """Train, or go on training, the transformer in `folder`, where the autoencoder and the text encoders must be."""
+    """Train, or go on training, the transformer in `folder`, where the autoencoder and the text encoders must be.
+
+    `rate` is a factor on the learning rates; weights that know much already are spoilt by the full ones.
+    """
     device = pick_device(device_name)
-    settings = {"seed": seed, "batch": batch, "pool": pool_size, "adam": ADAM_RATE, "muon": MUON_RATE}
+    settings = {"seed": seed, "batch": batch, "pool": pool_size, "adam": rate * ADAM_RATE, "muon": rate * MUON_RATE}
     run = Run(folder, NAME, budget, mirror, settings)
     torch.manual_seed(seed + len(run.record["calls"]))
     if device.type == "cuda":
@@ -120,8 +130,10 @@ def train_transformer(
     model = TrainModel().to(device)
     run.resume(model)
     model.train()
-    pool = LatentPool(vae, words, encoders, pool_size, seed + 1000 * len(run.record["calls"]), device)
+    run_seed = seed + 1000 * len(run.record["calls"])
+    pool = LatentPool(vae, words, encoders, pool_size, run_seed, device)
     _fill(pool, run, fill_seconds)
+    stills = StillPool(pool.vae, words, encoders, STILLS if pool_size == POOL else pool_size, run_seed, device)
     half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
     half.module.kernels = QuickKernels(compiled=compiled and device.type == "cuda")
     average = Average(model, 0.999)
@@ -130,8 +142,8 @@ def train_transformer(
     renewing = 0.0
     started = time.monotonic()
     while not run.over:
-        set_rates(optimizers, run.rate())
-        inputs = pool.batch(batch).flat()
+        set_rates(optimizers, rate * run.rate())
+        inputs = (pool if run.steps % STILLS_EVERY else stills).batch(batch).flat()
         losses = step(inputs | draw_levels(inputs["target"]))
         average.update()
         run.save_now_and_then(model, average)
@@ -141,6 +153,7 @@ def train_transformer(
             before = time.monotonic()
             for _ in range(4):
                 pool.renew()
+            stills.renew()
             sync(device)
             renewing += time.monotonic() - before
 
@@ -153,9 +166,9 @@ def train_transformer(
 def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
     """Fill the store until it is full or the time for that is over, each shelf with a chunk at least."""
     start = time.monotonic()
-    while not pool.full and (time.monotonic() - start < seconds or any(s.filled == 0 for s in pool.shelves)):
+    while not pool.full and (time.monotonic() - start < seconds or any(shelf.filled == 0 for shelf in pool.shelves)):
         pool.renew()
-        if run.budget.steps and all(s.filled for s in pool.shelves):
+        if run.budget.steps and all(shelf.filled for shelf in pool.shelves):
             break
     say(f"{pool.made} clips in {time.monotonic() - start:.0f} s")
 
@@ -179,7 +192,10 @@ def draw_levels(target: Tensor) -> dict[str, Tensor]:
 
 
 def flow_losses(model: TrainModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Flow-matching loss of a flat `Batch` with its levels, and its parts at high and low noise."""
+    """Flow-matching loss of a flat `Batch` with its levels, and its parts at high and low noise and by KINDS.
+
+    A kind of which the batch has nothing gets NaN.
+    """
     batch, sigma = Batch.of(inputs), inputs["sigma"]
     noise_augment(batch)
     noise = torch.randn_like(batch.target)
@@ -188,10 +204,12 @@ def flow_losses(model: TrainModel, inputs: dict[str, Tensor]) -> dict[str, Tenso
     flow = model(batch, noisy.to(model.transformer.proj_out.weight.dtype), sigma, inputs["guidance"])
     each = (flow.float() - (noise - batch.target)).square().mean((1, 2, 3, 4))
     high = sigma > 0.8
+    kinds = {name: batch.kind == number for number, name in enumerate(KINDS)}
     return {
         "loss": each.mean(),
         "high": (each * high).sum() / high.sum().clamp(min=1),
         "low": (each * ~high).sum() / (~high).sum().clamp(min=1),
+        **{name: (each.detach() * among).sum() / among.sum() for name, among in kinds.items()},
     }
 
 
