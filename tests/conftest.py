@@ -107,6 +107,15 @@ def _same_numbers_every_time() -> Iterator[None]:
 
 
 @pytest.fixture
+def kept_environment() -> Iterator[None]:
+    """Put back what a program changes in the environment of its process, which here is the tests' own."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
 def open_folder():
     """A folder that every user may reach, which those of pytest are not."""
     with tempfile.TemporaryDirectory() as folder:

@@ -16,11 +16,7 @@ from diffusers_helper.thread_utils import async_run
 
 ROOT = Path(__file__).parents[1]
 CPU = {"device": "cpu", "no_embedding_cache": True}
-
-
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
+pytestmark = pytest.mark.usefixtures("kept_environment")
 
 
 @pytest.fixture

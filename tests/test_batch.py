@@ -55,10 +55,9 @@ class FakeProgram:
 
 
 @pytest.fixture(autouse=True)
-def program(monkeypatch, tmp_path):
+def program(monkeypatch, kept_environment, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
     monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name

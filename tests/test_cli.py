@@ -17,6 +17,8 @@ from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from tests.clips import clip
 
+pytestmark = pytest.mark.usefixtures("kept_environment")
+
 
 class FakeProgram:
     """Stands where diffusers_helper.app.program.Program does; `failure` comes after the first section."""
@@ -95,11 +97,6 @@ def program(monkeypatch, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     yield fake
     assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
 
 
 def kept(program):

@@ -24,12 +24,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def file(tmp_path, monkeypatch):
+def file(tmp_path, monkeypatch, kept_environment):
     """`framepack.toml` of this test, in its folder of data; the process's environment stays as it is."""
     for name in [name for name in os.environ if name.startswith("FRAMEPACK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return tmp_path / "framepack.toml"
 
 

@@ -216,8 +216,7 @@ def config(*argv):
     return options.config_of(parser.parse_args(["--device", "cpu", "--port", "0", *argv]))
 
 
-def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
+def test_this_computer_makes_videos_with_the_tiny_model(kept_environment, tmp_path, capsys):
     argv = ["doctor", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "new"), "--port", "0"]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out

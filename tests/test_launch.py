@@ -93,10 +93,9 @@ while True:
 
 
 @pytest.fixture(autouse=True)
-def _process_stays(monkeypatch):
+def _process_stays(kept_environment):
     """Leave the signals and the environment of the process that runs the tests alone."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     yield
     signal.signal(signal.SIGTERM, before)
 

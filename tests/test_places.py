@@ -136,9 +136,8 @@ def test_a_name_that_is_no_folder_is_a_wrong_argument(option, value, capsys):
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
+def file(tmp_path, kept_environment):
     """A file where a folder is wanted."""
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     (tmp_path / "file").touch()
     return tmp_path / "file"
 

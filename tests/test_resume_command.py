@@ -53,10 +53,9 @@ class FakeProgram:
 
 
 @pytest.fixture
-def program(monkeypatch):
+def program(monkeypatch, kept_environment):
     fake = type("Fake", (FakeProgram,), {"made": []})
     monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return fake
 
 
