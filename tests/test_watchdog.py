@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,13 @@ from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service import watchdog
-from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
+from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, replace_process
 from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
+Watchdog = partial(watchdog.Watchdog, look_seconds=0.01)
 
 
 class Stuck:
