@@ -171,6 +171,7 @@ def serve_page(
     access: Access | None = None,
     uploads: Path | None = None,
     manager: JobManager | None = None,
+    max_per_owner: int | None = None,
     port: int = 0,
     estimate=lambda request: None,
     **defaults,
@@ -180,7 +181,7 @@ def serve_page(
     outputs.mkdir(parents=True, exist_ok=True)
     access = access or Access()
     run = FakeRun(outputs, by_user=access.accounts is not None)
-    manager = manager or JobManager(run, new_previewer=lambda: fake_preview)
+    manager = manager or JobManager(run, max_per_owner=max_per_owner, new_previewer=lambda: fake_preview)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))

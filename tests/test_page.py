@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import gradio as gr
@@ -327,15 +328,21 @@ def test_a_failed_job_is_told_to_a_script(page, client):
     assert (state["state"], state["error"], video) == ("failed", "The model gave NaN.", None)
 
 
-def test_a_full_queue_is_told_to_a_script(page, client, lion, monkeypatch):
-    monkeypatch.setattr(page.manager._queue, "_limit", 0)
+def test_a_full_queue_is_told_to_a_script(page, client, lion):
+    page.run.hold.clear()
+    picture = SimpleNamespace(name="", notes=())
+    running = page.manager.submit(GenerationRequest(seconds=1, steps=2), picture)
+    wait_for(lambda: page.manager.snapshot(running).step)
+    waiting = [page.manager.submit(GenerationRequest(), picture) for _ in range(20)]
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)
     assert answer.status_code == 503
-    assert "0 jobs are waiting already, and no more than 0 may" in answer.json()["detail"]
+    assert "20 jobs are waiting already, and no more than 20 may" in answer.json()["detail"]
     assert int(answer.headers["retry-after"]) > 0
-    monkeypatch.undo()
+    for job in waiting:
+        page.manager.cancel(job)
+    page.run.hold.set()
     assert result(page, generate(page, lion))
 
 

@@ -21,7 +21,8 @@ PATIENT = {"timeout": 60}
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     accounts = Accounts({name: PasswordHash.of(word, ln=4, p=1) for name, word in WORDS.items()})
-    with serve_page(tmp_path_factory.mktemp("page"), access=Access(accounts=accounts, max_upload=1_000_000)) as page:
+    access = Access(accounts=accounts, max_upload=1_000_000)
+    with serve_page(tmp_path_factory.mktemp("page"), access=access, max_per_owner=2) as page:
         yield page
 
 
@@ -156,8 +157,7 @@ def test_a_script_signs_in_as_gradios_client_does(page):
         client.predict("20260101_000000_0000000000000000", api_name="/snapshot")
 
 
-def test_one_user_does_not_fill_the_queue(page, ann, bob, job, monkeypatch):
-    monkeypatch.setattr(page.manager._queue, "_owner_limit", 2)
+def test_one_user_does_not_fill_the_queue(page, ann, bob, job):
     client = Client(page.url, auth=("ann", WORDS["ann"]), verbose=False, httpx_kwargs=PATIENT)
     for _ in range(2):
         client.predict(handle_file(LION), api_name="/generate")

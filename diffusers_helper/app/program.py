@@ -52,6 +52,7 @@ FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
+Generate = Callable[..., Generator[Event, None, None]]
 EXACT_NAMES = ""
 """As the option `name_template`: results are called as their jobs are."""
 _IMPORTED_LATE = (
@@ -70,6 +71,8 @@ class Program:
     Args:
         config: the settings of this process.
         variant: whose files have to be there.
+        generate: makes a video; None is `generation.generate.generate`, imported with the first one.
+        best_device: finds the device where none is chosen.
 
     Attributes:
         device: where models run.
@@ -84,10 +87,18 @@ class Program:
     for missing files.
     """
 
-    def __init__(self, config: RuntimeConfig, variant: str) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        variant: str,
+        *,
+        generate: Generate | None = None,
+        best_device: Callable[[], torch.device] = default_device,
+    ) -> None:
         folders = config.folders
         with config.naming_source("device"):
-            self.device = pick_device(config.device)
+            self.device = pick_device(config.device, best_device)
+        self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
@@ -160,8 +171,8 @@ class Program:
         off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
         `report` gets sentences about what takes long inside one stage.
         """
+        from diffusers_helper.generation import generate as generation
         from diffusers_helper.generation.checkpoint import Checkpoint
-        from diffusers_helper.generation.generate import generate
 
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
@@ -172,7 +183,7 @@ class Program:
                 checkpoint.environment, self.components.environment(request.variant)
             ):
                 checkpoint.forget()
-            events = generate(
+            events = (self._generate or generation.generate)(
                 request,
                 photo,
                 components=self.components,
@@ -334,15 +345,15 @@ class Program:
             yield
 
 
-def pick_device(choice: str) -> torch.device:
-    """Return the device called `choice`; "auto" is the best there is.
+def pick_device(choice: str, best: Callable[[], torch.device] = default_device) -> torch.device:
+    """Return the device called `choice`; "auto" is the best there is, which `best` finds.
 
     Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
     take hours for what was meant for that GPU.
     """
     if choice == "cpu":
         return torch.device("cpu")
-    device = default_device()
+    device = best()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
         raise SettingsError(

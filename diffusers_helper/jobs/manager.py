@@ -49,6 +49,7 @@ class JobManager:
         prepare: called once in the worker before its first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
         unfinished: the jobs on the disk; None keeps them in memory alone.
+        stats: what is seen of the worker; None for new ones.
 
     Attributes:
         stats: what is seen of the worker.
@@ -65,8 +66,9 @@ class JobManager:
         prepare: Callable[[], None] | None = None,
         on_failure: Callable[[], None] | None = None,
         unfinished: KeptJobs | None = None,
+        stats: WorkerStats | None = None,
     ) -> None:
-        self.stats = WorkerStats()
+        self.stats = stats or WorkerStats()
         self._kept: KeptJobs = unfinished or KeptJobs()
         self._board = Board(keep)
         self._queue = JobQueue(max_waiting, max_per_owner)
