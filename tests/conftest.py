@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden import recorded_frequencies
+from tests.golden import recorded_exp
 from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
@@ -91,10 +91,11 @@ def ffprobe() -> str:
     return path
 
 
-@pytest.fixture
-def recorded_exp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `exp` round as it did where the golden vectors come from, whatever this processor does."""
-    monkeypatch.setattr("diffusers_helper.models.embeddings.frequencies", recorded_frequencies)
+@pytest.fixture(name="recorded_exp")
+def _recorded_exp() -> Iterator[None]:
+    """Let `exp` round as it did where the golden vectors come from."""
+    with recorded_exp():
+        yield
 
 
 @pytest.fixture(autouse=True)

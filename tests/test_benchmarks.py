@@ -123,15 +123,15 @@ def test_uneven_blocks_wait_for_the_bus_only_where_it_is_behind():
     assert 1.0 < cards.prediction(sizes, 18.0, 1.0)["slower"] < 8 / 6
 
 
-def test_all_goes_on_when_one_fails_or_is_late(monkeypatch, capsys, tmp_path):
+def test_all_goes_on_when_one_fails_or_is_late(capsys, tmp_path):
     runs = {
         "files": (["-c", ""], 30),
         "broken": (["-c", "raise SystemExit(3)"], 30),
         "late": (["-c", "import time; time.sleep(60)"], 1),
         "fine": (["-c", "print('table'); print('{}')"], 30),
     }
-    monkeypatch.setattr(everything, "runs", lambda _args: runs)
-    everything.main(["--folder", "f", "--output", str(tmp_path), "--only", "files", "broken", "late", "fine"])
+    argv = ["--folder", "f", "--output", str(tmp_path), "--only", "files", "broken", "late", "fine"]
+    everything.main(argv, lambda _args: runs)
     said = capsys.readouterr().out
     assert said == "files: done\nbroken: failed (3)\nlate: failed (-9)\nfine: done\n{}\n"
     assert (tmp_path / "fine.log").read_text() == "table\n{}\n"

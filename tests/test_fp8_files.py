@@ -112,11 +112,11 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
         converted(shards(), LAYERS, tmp_path / "file", lambda done, total: None)
 
 
-def test_the_file_is_a_safetensors_file(tmp_path, monkeypatch):
+def test_the_file_is_a_safetensors_file(tmp_path):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("diffusers_helper.loading.fp8_files.CHUNK_BYTES", 10_000)  # several pieces per weight
-    converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None)
+    several_pieces = {"chunk_bytes": 10_000}
+    converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None, **several_pieces)
     stored, original = load_file(tmp_path / "a.safetensors"), components(None).transformer("f1").state_dict()
     for layer in LAYERS:
         codes, scales = quantize(original[f"{layer}.weight"])

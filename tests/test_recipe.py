@@ -172,9 +172,8 @@ def test_a_playlist_called_mp4_is_not_followed(tmp_path):
         read_recipe(tmp_path / "a.mp4")
 
 
-def test_a_text_that_files_cannot_carry_is_found_before_the_work(monkeypatch, caplog):
+def test_a_text_that_files_cannot_carry_is_found_before_the_work(caplog):
     assert can_carry(recipe_of(REQUEST))
     assert not can_carry("\ud800")  # a lone surrogate, which no request has
     assert "cannot carry the settings" in caplog.text
-    monkeypatch.setattr(recipe_module, "encode_mp4", lambda *_, **__: None)
-    assert not can_carry(recipe_of(REQUEST))
+    assert not can_carry(recipe_of(REQUEST), encode=lambda *_, **__: None)

@@ -6,7 +6,7 @@ The files are `model_files`' concern, making modules of them is `building`'s and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from diffusers_helper.loading.environment import device_name, environment
 from diffusers_helper.loading.weights import Place, bytes_in_files
 from diffusers_helper.memory import MemoryPolicy, Residency, cpu, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
-from diffusers_helper.memory.ram import free_ram
+from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
 from diffusers_helper.model_files.contents import is_fp8, stored_numbers
@@ -94,6 +94,8 @@ class Components:
         embeddings: as given, or one that never holds anything.
         dtype: the transformer's.
         residency: places models on the device; the transformer's user goes through it.
+        free_gb: tells how many GiB of the device are free.
+        free_ram: tells how much RAM is.
 
     Every method that loads raises ModelFilesError for files that cannot be used and OutOfMemoryError.
     """
@@ -117,6 +119,8 @@ class Components:
         on_cpu = self.device.type == "cpu"
         self.dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
         self._encoder_dtype = dtype or (torch.float32 if on_cpu else torch.float16)
+        self.free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
+        self.free_ram: Callable[[], Ram] = free_ram
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb))
         self.embeddings = embeddings or EmbeddingCache(None)
         self._attention = attention
@@ -145,7 +149,7 @@ class Components:
 
         `preserved_gb` GiB of the device stay free where not everything fits.
         """
-        policy = policy_for(self.device, preserved_gb)
+        policy = policy_for(self.device, preserved_gb, self.free_gb)
         if self.policy.resident != policy.resident:  # what is loaded for the one cannot run as the other
             self.release_all()
         self.residency.policy = policy
@@ -161,7 +165,7 @@ class Components:
         if self.policy.resident:
             return execution, None
         weights = weights_of(transformer)
-        free = int(get_cuda_free_memory_gb(self.device) * GIB)
+        free = int(self.free_gb(self.device) * GIB)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(
             self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae
@@ -332,7 +336,7 @@ class Components:
         """Where the weights of a large part go."""
         if self.policy.resident and self.device.type != "cpu":
             return Place(self.device)
-        ram = free_ram()
+        ram = self.free_ram()
         if self.device.type != "cuda":
             return Place(cpu, ram=ram.available + ram.swap)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
