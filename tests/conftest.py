@@ -1,5 +1,6 @@
 """Tests run on the CPU, on one thread, without network or model cache; `pytest --gpu` adds the GPU tests."""
 
+import gc
 import os
 import random
 import shutil
@@ -64,6 +65,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in left_out.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported by now out of every later look for garbage, which models call often: it is a million."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

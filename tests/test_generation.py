@@ -86,6 +86,7 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     assert recipe.photo == (tmp_path / "clip.v1.png").read_bytes()
 
 
+@pytest.mark.usefixtures("_quick")
 def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry_it(
     components, photo, tmp_path, monkeypatch
 ):
@@ -103,7 +104,7 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
             assert "Comment" not in picture.info
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_quick")
 def test_the_video_grows_section_by_section(components, photo, tmp_path):
     grown = [
         (event.frames, event.sections_done, event.path.exists())
@@ -174,6 +175,7 @@ def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_p
     assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
 
 
+@pytest.mark.usefixtures("_quick")
 def test_closing_keeps_the_finished_sections(components, photo, tmp_path):
     events = run(components, photo, tmp_path / "a", seconds=2.4, steps=1)
     for event in events:
