@@ -131,10 +131,11 @@ def write_video(path: Path, frames: int) -> Path:
 
 def wait_for(condition, seconds=60):
     """Wait until `condition()` is true."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.001
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 def in_a_loop(call, *args, **kwargs):
