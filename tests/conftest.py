@@ -80,6 +80,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _micro_model() -> None:
+    """Make the model folder of `tests.tiny`, once, if a test file has imported that."""
+    if (tiny := sys.modules.get("tests.tiny")) is not None:
+        tiny.fill()
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the Chromium to give to playwright as `executable_path`."""

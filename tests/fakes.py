@@ -158,7 +158,7 @@ class FakePage:
     outputs: Path
     blocks: gr.Blocks
 
-    def wait_until_idle(self, seconds: float = 20) -> None:
+    def wait_until_idle(self, seconds: float = 60) -> None:
         for job in self.manager.jobs():
             assert self.manager.wait(job.id, seconds).ended
 
@@ -207,7 +207,7 @@ def serve_page(
         finally:
             run.hold.set()
             run.decoded.set()
-            assert manager.close(10)
+            assert manager.close(60)
             server.should_exit = True
             thread.join(60)
     assert not thread.is_alive()

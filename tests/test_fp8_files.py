@@ -17,7 +17,6 @@ from diffusers_helper.models.fp8 import quantize
 from tests.tiny import TINY_FOLDER
 
 PART = transformer_part("f1")
-FOLDER = LocalFolder(TINY_FOLDER).folder(PART)
 
 
 def components(folder, **settings):
@@ -90,7 +89,7 @@ def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
 
 
 def shards():
-    return Shards(weight_files(PART, FOLDER))
+    return Shards(weight_files(PART, LocalFolder(TINY_FOLDER).folder(PART)))
 
 
 LAYERS = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_out"]

@@ -181,7 +181,7 @@ def test_a_script_reads_the_fault_as_a_sentence(client):
 )
 def test_a_good_setting_reaches_the_job(page, lion, changes, kept):
     job = result(page, generate(page, lion, **changes))
-    assert page.manager.wait(job, 20).state == "done"
+    assert page.manager.wait(job, 60).state == "done"
     request = page.run.jobs[-1].request
     assert {name: getattr(request, name) for name in kept} == kept
 
@@ -301,7 +301,7 @@ def test_only_who_knows_the_id_may_cancel_or_look(page, client, lion):
     assert not page.manager.snapshot(job).ended
 
     assert client.predict(job, api_name="/cancel")["id"] == job
-    assert page.manager.wait(job, 10).state == "cancelled"
+    assert page.manager.wait(job, 60).state == "cancelled"
     assert client.predict(job, api_name="/cancel")["state"] == "cancelled"
 
 
@@ -313,7 +313,7 @@ def test_a_snapshot_has_no_video_before_the_end_and_keeps_a_part_that_was_finish
     assert client.predict(job, api_name="/snapshot")[1] is None
 
     client.predict(job, api_name="/cancel")
-    page.manager.wait(job, 10)
+    page.manager.wait(job, 60)
     state, video = client.predict(job, api_name="/snapshot")
     page.run.hold_at = 0
     assert (state["state"], state["partial"]) == ("cancelled", True)
@@ -323,7 +323,7 @@ def test_a_snapshot_has_no_video_before_the_end_and_keeps_a_part_that_was_finish
 def test_a_failed_job_is_told_to_a_script(page, client):
     page.run.fault = NumericsError("The model gave NaN.")
     job = client.predict(handle_file(LION), api_name="/generate")
-    page.manager.wait(job, 10)
+    page.manager.wait(job, 60)
     state, video = client.predict(job, api_name="/snapshot")
     assert (state["state"], state["error"], video) == ("failed", "The model gave NaN.", None)
 
@@ -348,7 +348,7 @@ def test_a_full_queue_is_told_to_a_script(page, client, lion):
 
 def test_a_video_is_served_in_ranges_and_nothing_beside_it(page, lion):
     job = result(page, generate(page, lion))
-    video = page.manager.wait(job, 10).video
+    video = page.manager.wait(job, 60).video
     url = f"{page.url}/gradio_api/file="
     part = httpx.get(url + video, headers={"Range": "bytes=0-99"})
     assert (part.status_code, len(part.content), part.headers["content-type"]) == (206, 100, "video/mp4")

@@ -153,7 +153,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         yield from ()
 
     def prepare():
-        assert begin.wait(20)
+        assert begin.wait(60)
         preload.run(components, "f1", resume)
 
     manager = JobManager(run, prepare=prepare)
@@ -165,7 +165,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         assert ran.wait(60)
     finally:
         begin.set()
-        assert manager.close(20)
+        assert manager.close(60)
     assert len(preload.now.parts) == 5
 
 

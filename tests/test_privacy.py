@@ -100,7 +100,7 @@ def test_nothing_without_signing_in(page, method, url):
 
 def test_a_result_is_its_owners_alone(page, ann, bob, job):
     page.run.hold.set()
-    video = page.manager.wait(job, 10).video
+    video = page.manager.wait(job, 60).video
     assert video == str(page.outputs / "user_ann" / f"{job}.mp4")
     for path in (video, f"{page.outputs}/user_bob/../user_ann/{job}.mp4"):
         for url in (f"/gradio_api/file={path}", f"/gradio_api/file/{path}", f"/gradio_api/file%3D{path}"):
@@ -128,7 +128,7 @@ def test_only_the_owner_sees_and_cancels_a_job(page, ann, bob, job):
     assert call(ann, "snapshot", job)[0]["state"] == "running"
     assert "owner" not in call(ann, "snapshot", job)[0]
     assert call(ann, "cancel", job)[0]["id"] == job
-    assert page.manager.wait(job, 10).state == "cancelled"
+    assert page.manager.wait(job, 60).state == "cancelled"
 
 
 def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, ann, bob):
@@ -151,7 +151,7 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
 def test_a_script_signs_in_as_gradios_client_does(page):
     client = Client(page.url, auth=("bob", WORDS["bob"]), verbose=False, httpx_kwargs=PATIENT)
     job = client.predict(handle_file(LION), seconds=1, api_name="/generate")
-    assert page.manager.wait(job, 10).state == "done"
+    assert page.manager.wait(job, 60).state == "done"
     assert client.predict(job, api_name="/snapshot")[1]
     with pytest.raises(ValidationError, match="not known"):
         client.predict("20260101_000000_0000000000000000", api_name="/snapshot")

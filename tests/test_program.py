@@ -102,8 +102,8 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tmp_path):
     manager = on_tiny(tmp_path, generate=generate).make_manager()
     request = GenerationRequest(variant="f1", seed=1)
     job = manager.submit(request, PHOTO)
-    end = manager.wait(job, 20)
-    assert manager.close(5)
+    end = manager.wait(job, 60)
+    assert manager.close(60)
     assert (end.state, end.video) == ("done", str(tmp_path / "grey_1.mp4"))
     assert calls == [(request, PHOTO, tmp_path / "grey_1")]
 
@@ -188,7 +188,7 @@ def test_models_are_loaded_before_the_first_job_if_that_is_wanted(tiny, preload)
         assert len(tiny.preload.now.parts) == (5 if preload else 0)
         assert ("components" in tiny.__dict__) is preload
     finally:
-        assert manager.close(20)
+        assert manager.close(60)
 
 
 def test_imports_that_fail_end_loading_ahead(tmp_path):
@@ -200,7 +200,7 @@ def test_imports_that_fail_end_loading_ahead(tmp_path):
     manager = tiny.make_manager(preload=True)
     manager.start()
     wait_for(lambda: manager.stats.prepared, 60)
-    assert manager.close(20)
+    assert manager.close(60)
     assert not tiny.preload.now.active
 
 
@@ -212,7 +212,7 @@ def test_stopping_the_program_stops_loading_ahead(tmp_path):
     tiny = on_tiny(tmp_path, kind=Slow)
     manager = tiny.make_manager(preload=True)
     manager.start()
-    assert manager.close(20)
+    assert manager.close(60)
     assert "components" in tiny.__dict__
     assert not tiny.components._loaded
 
@@ -294,7 +294,7 @@ def test_a_download_while_loading_ahead_is_shown_and_can_be_stopped(tiny, monkey
     manager = tiny.make_manager(preload=True)
     manager.start()
     wait_for(lambda: not tiny.preload.now.active)
-    assert manager.close(20)
+    assert manager.close(60)
     assert tiny.preload.now.error == ""
     assert shown == [("Downloading the VAE", 2_000_000_000, 5_000_000_000)]
 
@@ -314,5 +314,5 @@ def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tmp_path, 
     manager = on_tiny(tmp_path, generate=Videos()).make_manager(**how)
     job = manager.submit(PAN.model_copy(update={"variant": "f1"}), PHOTO, owner="ann")
     video = manager.wait(job, 60).video
-    assert manager.close(20)
+    assert manager.close(60)
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))
