@@ -63,6 +63,7 @@ def is_gone(reference):
     return reference() is None
 
 
+@pytest.mark.slow
 def test_importing_loads_no_library():
     code = (
         "import sys, diffusers_helper.loading.components\n"

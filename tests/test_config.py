@@ -212,6 +212,7 @@ def test_every_setting_is_told_in_help_with_its_own_words(main, capsys):
         assert value in shown
 
 
+@pytest.mark.slow
 def test_settings_import_neither_torch_nor_gradio():
     code = (
         "import sys; from diffusers_helper.service.config import RuntimeConfig; RuntimeConfig.load(); "

@@ -15,6 +15,8 @@ from diffusers_helper.gradio import connections
 from diffusers_helper.gradio.connections import LimitedProtocol
 from tests.fakes import wait_for
 
+pytestmark = pytest.mark.slow
+
 HEAD = b"POST /read HTTP/1.1\r\nHost: localhost\r\n"
 disconnected = threading.Event()
 

@@ -79,6 +79,7 @@ torch.testing.assert_close(out, sdpa(q, k, v), atol=1e-5, rtol=0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton has packages for Linux alone")
 def test_triton_kernels_in_triton_s_interpreter():
     environment = os.environ | {"TRITON_INTERPRET": "1"}

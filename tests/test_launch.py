@@ -24,6 +24,8 @@ from diffusers_helper.service.accounts import PasswordHash
 from diffusers_helper.service.options import config_of
 from tests.left_out import NO_ADDRESS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import asyncio, os, sys, threading, time, types

@@ -294,6 +294,7 @@ WIDTH = 4096
 """Makes blocks of 34 MB in bfloat16."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's record of the peak")
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 1.05), ("float32", 1.4)])
 def test_no_weight_is_in_memory_twice(tmp_path, dtype, most):

@@ -71,6 +71,7 @@ class Recording(nn.Linear):
 # devices
 
 
+@pytest.mark.slow
 def test_importing_memory_touches_no_device():
     code = (
         "import torch\n"

@@ -105,6 +105,7 @@ except NotAsWrittenError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory is in use")
 @pytest.mark.parametrize(("count", "size"), [(2**31, 0), (2**31, 1), (2**32 - 1, 1), (mp4.MOST_FRAMES + 1, 1)])
 @pytest.mark.parametrize("room", [0, 2**33])

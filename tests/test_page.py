@@ -28,6 +28,8 @@ from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
+pytestmark = pytest.mark.slow
+
 NAN, INF = math.nan, math.inf
 PATIENT = {"timeout": 60}  # for a machine that is busy with other tests
 

@@ -472,6 +472,7 @@ def test_beyond_that_every_kind_is_halved(opened, mode):
     assert "halved" in photo.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
 def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
     """Decoding it whole would take 400 MB for the pixels alone."""
@@ -499,6 +500,7 @@ print(*open_photo(sys.argv[1]).image.size, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
 @pytest.mark.parametrize(
     ("mode", "kind", "most"),

@@ -13,6 +13,8 @@ from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import GOOD, LION, serve_page, wait_for
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"ann": "correct horse", "bob": "battery staple"}
 PHOTO = LION.read_bytes()
 PATIENT = {"timeout": 60}

@@ -14,6 +14,8 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service.proxies import proxies_in, require_proxies, settle_proxies, without_password
 from tests.fake_hub import fake_hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 HOST = "hub.example.org"
 """A name that only the proxy knows."""

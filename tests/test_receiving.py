@@ -18,6 +18,8 @@ from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.service.access import Access
 from tests.fakes import LION, serve_page, wait_for
 
+pytestmark = pytest.mark.slow
+
 PHOTO = LION.read_bytes()
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 LIMIT = 3_000_000

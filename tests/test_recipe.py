@@ -60,6 +60,7 @@ def test_a_request_as_jobs_keep_it_is_a_recipe(tmp_path):
     assert read_recipe(write(tmp_path / "a.json", REQUEST.to_json())).settings == REQUEST.model_dump()
 
 
+@pytest.mark.slow
 def test_ffprobe_shows_the_settings(tmp_path, ffprobe):
     command = [ffprobe, "-v", "error", "-show_entries", "format_tags=comment", "-of", "json"]
     done = subprocess.run([*command, mp4(tmp_path / "a.mp4", recipe_of(REQUEST))], capture_output=True, check=True)

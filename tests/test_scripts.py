@@ -15,6 +15,8 @@ import pytest
 
 from tests.fakes import wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
     script for script in sorted((ROOT / "scripts").iterdir()) if script.is_file() and not script.suffix

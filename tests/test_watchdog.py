@@ -112,6 +112,7 @@ def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
         stuck.manager.submit(GenerationRequest(), None)
 
 
+@pytest.mark.slow
 def test_the_process_becomes_a_new_one_with_its_arguments_until_it_is_a_storm():
     program = (
         "import os, sys\n"
