@@ -171,6 +171,7 @@ def test_the_readme_shows_what_is_tested_here():
     )
 
 
+@pytest.mark.slow
 def test_on_the_tiny_model(tmp_path):
     photo = Image.radial_gradient("L").resize((128, 128))
     framepack = FramePack.load("tiny", variant="f1", **CPU)

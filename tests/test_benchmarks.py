@@ -41,6 +41,7 @@ def test_decode(capsys):
     assert line["results"]["diffusers, tiled"]["relative_error"] > 0.01
 
 
+@pytest.mark.slow
 def test_a_long_videos_sections_take_the_same_work(capsys):
     long_video.main(["--quick", "--variant", "original", "--seconds", "4.8"])
     third, fourth = last_line(capsys)["sections"][2:4]
@@ -49,6 +50,7 @@ def test_a_long_videos_sections_take_the_same_work(capsys):
     assert fourth["steps"] - third["steps"] == 4  # the frames of the start latent, which joins the last section
 
 
+@pytest.mark.slow
 def test_timeline(capsys):
     timeline.main(["--tiny", "--sections", "2", "--steps", "2"])
     line = last_line(capsys)
@@ -70,6 +72,7 @@ def test_a_variant_that_fails_is_reported_and_the_rest_goes_on(capsys):
     assert last_line(capsys)["results"] == {"broken": {"failed": "RuntimeError: no kernel image"}}
 
 
+@pytest.mark.slow
 def test_loading(capsys, tmp_path):
     loading.main(["--folder", str(tmp_path), "--tiny", "--ways", "buffers"])
     line = last_line(capsys)

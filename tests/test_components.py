@@ -152,6 +152,7 @@ def test_defaults_are_those_of_the_model(components):
 # little memory
 
 
+@pytest.mark.slow
 def test_text_encoders_are_given_up_after_use(components, source):
     with_little_memory(components)
     with components.text() as text:
@@ -187,6 +188,7 @@ def test_text_encoders_are_given_up_after_an_error(components):
     assert is_gone(kept[0][1])
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_memory(source):
     results = []
     for components in (Components(source, "cpu"), with_little_memory(Components(source, "cpu"))):
@@ -207,6 +209,7 @@ def test_vae_is_whole_with_much_memory(components):
         assert (vae.use_tiling, vae.use_slicing) == (False, False)
 
 
+@pytest.mark.slow
 def test_memory_is_shared_anew_for_each_job(source):
     free = 70.0
     components = Components(source, "meta")

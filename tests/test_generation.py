@@ -66,6 +66,7 @@ def frames_of(path):
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["original", "f1"])
 def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     events = list(run(components, photo, tmp_path / "clip.v1", variant=variant))
@@ -158,6 +159,7 @@ def test_what_the_user_should_know_is_said(components, photo, tmp_path, changes,
     assert any(words in text for text in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 30, 120, 400])
 def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_path, calls):
     left = calls
@@ -406,6 +408,7 @@ def test_sections_of_another_size_are_made_again(components, photo, moments, tmp
     assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("moments", ["f1"], indirect=True)
 def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, moments, tmp_path):

@@ -139,6 +139,7 @@ def json_files(part):
 FILES = [pair for part in parts_for(["f1"]) for pair in json_files(part)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), FILES)
 def test_odd_json_is_one_sentence(tmp_path, name, file):
     """Whatever the check lets through, the loading names."""

@@ -461,6 +461,7 @@ def test_up_to_fifty_megapixels_nothing_is_resized(opened):
     assert photo.notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["1", "P", "I;16"])
 def test_beyond_that_every_kind_is_halved(opened, mode):
     image = Image.new(mode, (10_001, 5_001), 1)

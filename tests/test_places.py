@@ -184,6 +184,7 @@ def test_new_files_are_private_unless_told_otherwise(tmp_path, shared, modes):
         os.umask(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "private"), [([], True), (["--shared-files"], False)])
 def test_results_and_their_folder_are_private(tmp_path, options, private, file):
     photo = tmp_path / "lion.jpg"

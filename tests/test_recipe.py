@@ -123,6 +123,7 @@ def test_broken_files_are_refused(tmp_path, data):
         read_recipe(tmp_path / "pipe.png")
 
 
+@pytest.mark.slow
 def test_fifty_megabytes_are_not_read(tmp_path):
     text = json.dumps(OBJECT | {"prompt": "x" * 50_000_000})
     for kind in ("json", "png"):
@@ -139,6 +140,7 @@ def test_a_compressed_bomb_is_not_unpacked(tmp_path):
         read_recipe(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_a_picture_of_any_size_is_read_by_its_header(tmp_path):
     """20,000 x 20,000 pixels of one bit take 48 kB: `Image.open` calls it a bomb."""
     for size in ((20_000, 20_000), (10_000, 10_000)):

@@ -125,6 +125,7 @@ def test_prompts_give_states_of_a_natural_spread_that_differ():
         assert (one[:, :length] - other[:, :length]).std() > 0.05
 
 
+@pytest.mark.slow
 def test_the_whole_chain_of_models_fits_together_and_stays_tame():
     """Photo and prompt to latents, one transformer call as a section makes it, and pixels."""
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)

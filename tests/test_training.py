@@ -307,6 +307,7 @@ def test_rate_warms_up_and_falls_over_all_calls(tmp_path) -> None:
     assert run.over
 
 
+@pytest.mark.slow
 def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
     from diffusers_helper.encoders.hunyuan import encode_prompt_conds
 
@@ -365,6 +366,7 @@ def toy_batch(count: int) -> pool.Batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "learns"), [(5.0, True), (0.0, False), (-5.0, False)])
 def test_a_toy_run_learns(rate: float, learns: bool) -> None:
     """The training's own step on one batch whose noise can be told from what is shown; it learns downhill alone."""

@@ -112,6 +112,7 @@ def calls(ending):
     return tracer.names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize("ending", ["done", "cancelled", "failed"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the first call of a thread
