@@ -8,6 +8,7 @@ JSON lines are printed at the end. `--tiny` tries the same anywhere.
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.memory import VARIANT
@@ -16,8 +17,12 @@ from diffusers_helper.model_files.parts import transformer_part
 GPU_TESTS = ["previewer", "kernels", "section_context", "vae_decoder", "attention", "components", "memory", "cuda"]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run what was asked for; a measurement that fails or is late stops no other."""
+Runs = dict[str, tuple[list[str], int]]
+"""Arguments of Python, and the seconds that it may take, by the measurement's name."""
+
+
+def main(argv: list[str] | None = None, listed: Callable[[argparse.Namespace], Runs] | None = None) -> None:
+    """Run what was asked for of what is `listed`; a measurement that fails or is late stops no other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the full-size model is, or is written to")
     parser.add_argument("--output", type=Path, required=True, help="where the results go")
@@ -25,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[], help="these alone")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    wanted = {name: run for name, run in runs(args).items() if not args.only or name in args.only}
+    wanted = {name: run for name, run in (listed or runs)(args).items() if not args.only or name in args.only}
     beside = {name: wanted.pop(name) for name in ("files", "tests") if name in wanted}  # no clock runs in these
     started = {name: start(command, args.output / f"{name}.log") for name, (command, _) in beside.items()}
     for name, process in started.items():
@@ -37,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.writelines(f"{line}\n" for line in lines if line.startswith("{"))
 
 
-def runs(args: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
+def runs(args: argparse.Namespace) -> Runs:
     """Name -> arguments of Python, and the seconds that it may take."""
     part = transformer_part(VARIANT)
     weights = args.folder / part.repository / part.folder

@@ -214,9 +214,9 @@ def _frames(outputs: Path) -> Iterator[np.ndarray]:
             yield frame.to_ndarray()
 
 
-def small_models(folder: Path) -> Path:
-    """Make a copy of the tiny model in `folder` whose decoder takes a third of the time, untrained; return it."""
-    shutil.copytree(TINY_FOLDER, folder, copy_function=os.symlink)
+def small_models(folder: Path, model: Path = TINY_FOLDER) -> Path:
+    """Make a copy of `model` in `folder` whose decoder takes a third of the time, untrained; return it."""
+    shutil.copytree(model, folder, copy_function=os.symlink)
     vae = folder / VAE.repository / VAE.folder
     config = AutoencoderKLHunyuanVideo.load_config(vae)
     shutil.rmtree(vae)

@@ -1,5 +1,6 @@
 """Tests run on the CPU, on one thread, without network or model cache; `pytest --gpu` adds the GPU tests."""
 
+import gc
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden import recorded_frequencies
+from tests.golden import recorded_exp
 from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
@@ -86,12 +87,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported by now out of every later look for garbage, which models call often: it is a million."""
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Make captured text printable: reports travel between processes as UTF-8, which has no lone surrogates."""
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _micro_model() -> None:
+    """Make the model folder of `tests.tiny`, once, if a test file has imported that."""
+    if (tiny := sys.modules.get("tests.tiny")) is not None:
+        tiny.fill()
 
 
 @pytest.fixture(scope="session")
@@ -111,10 +124,11 @@ def ffprobe() -> str:
     return path
 
 
-@pytest.fixture
-def recorded_exp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `exp` round as it did where the golden vectors come from, whatever this processor does."""
-    monkeypatch.setattr("diffusers_helper.models.embeddings.frequencies", recorded_frequencies)
+@pytest.fixture(name="recorded_exp")
+def _recorded_exp() -> Iterator[None]:
+    """Let `exp` round as it did where the golden vectors come from."""
+    with recorded_exp():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +138,15 @@ def _same_numbers_every_time() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def kept_environment() -> Iterator[None]:
+    """Put back what a program changes in the environment of its process, which here is the tests' own."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.gradio.server import Site, application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.system_monitor import SystemMonitor
@@ -133,10 +134,11 @@ def write_video(path: Path, frames: int) -> Path:
 
 def wait_for(condition, seconds=60):
     """Wait until `condition()` is true."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.001
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 def in_a_loop(call, *args, **kwargs):
@@ -159,7 +161,7 @@ class FakePage:
     outputs: Path
     blocks: gr.Blocks
 
-    def wait_until_idle(self, seconds: float = 20) -> None:
+    def wait_until_idle(self, seconds: float = 60) -> None:
         for job in self.manager.jobs():
             assert self.manager.wait(job.id, seconds).ended
 
@@ -173,6 +175,7 @@ def serve_page(
     access: Access | None = None,
     uploads: Path | None = None,
     manager: JobManager | None = None,
+    max_per_owner: int | None = None,
     port: int = 0,
     estimate=lambda request: None,
     **defaults,
@@ -182,7 +185,8 @@ def serve_page(
     outputs.mkdir(parents=True, exist_ok=True)
     access = access or Access()
     run = FakeRun(outputs, by_user=access.accounts is not None)
-    manager = manager or JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview))
+    limits = QueueLimits(per_owner=max_per_owner)
+    manager = manager or JobManager(run, hooks=WorkerHooks(new_previewer=lambda: fake_preview), limits=limits)
     request = GenerationRequest(variant=variant.name, **{"seconds": 1, "steps": 4, "resolution": 256, **defaults})
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
@@ -202,7 +206,7 @@ def serve_page(
         finally:
             run.hold.set()
             run.decoded.set()
-            assert manager.close(10)
+            assert manager.close(60)
             server.should_exit = True
             thread.join(60)
     assert not thread.is_alive()

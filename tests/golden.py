@@ -2,10 +2,13 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -29,6 +32,14 @@ def arguments(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.
     """The tensors named `<prefix>.<argument>` as keyword arguments; masks become boolean, `out` is left out."""
     named = {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
     return {key: value.bool() if key.endswith("mask") else value for key, value in named.items() if key != "out"}
+
+
+@contextmanager
+def recorded_exp() -> Iterator[None]:
+    """Inside, `exp` rounds as it did where the golden vectors come from, whatever this processor does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers_helper.models.embeddings.frequencies", recorded_frequencies)
+        yield
 
 
 def recorded_frequencies(device: torch.device) -> torch.Tensor:

@@ -16,11 +16,7 @@ from diffusers_helper.thread_utils import async_run
 
 ROOT = Path(__file__).parents[1]
 CPU = {"device": "cpu", "no_embedding_cache": True}
-
-
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
+pytestmark = pytest.mark.usefixtures("kept_environment")
 
 
 @pytest.fixture
@@ -175,6 +171,7 @@ def test_the_readme_shows_what_is_tested_here():
     )
 
 
+@pytest.mark.slow
 def test_on_the_tiny_model(tmp_path):
     photo = Image.radial_gradient("L").resize((128, 128))
     framepack = FramePack.load("tiny", variant="f1", **CPU)

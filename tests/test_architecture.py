@@ -114,16 +114,19 @@ for module in {modules}:
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_torch_free_layer_imports_no_torch() -> None:
     done = import_all(TORCH_FREE, "print([name for name in ('torch', 'numpy', 'gradio') if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.slow
 def test_the_package_and_its_class_cost_nothing_to_import() -> None:
     done = import_all([PACKAGE], f"print('{PACKAGE}.api' in sys.modules); from {PACKAGE} import FramePack\n{HEAVY}")
     assert (done.stdout, done.stderr) == ("False\n[]\n", "")
 
 
+@pytest.mark.slow
 def test_the_programs_choose_their_environment_before_any_library_reads_it() -> None:
     done = import_all([f"{PACKAGE}.app.launch", f"{PACKAGE}.commands.cli"], HEAVY)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -123,6 +123,7 @@ def test_a_library_is_called_in_its_own_way_when_installed(name, module, stand_i
     assert torch.equal(backend.load()(q, k, v), sdpa(q, k, v))
 
 
+@pytest.mark.slow
 def test_importing_the_module_imports_no_backend():
     code = f"import sys, {attention.__name__}; print({{'sageattention', 'flash_attn', 'xformers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

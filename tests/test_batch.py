@@ -55,10 +55,8 @@ class FakeProgram:
 
 
 @pytest.fixture(autouse=True)
-def program(monkeypatch, tmp_path):
+def program(kept_environment, tmp_path):
     fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
-    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name
@@ -67,9 +65,9 @@ def program(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def batch(tmp_path, capfdbinary):
+def batch(program, tmp_path, capfdbinary):
     def run(*arguments, source=tmp_path):
-        code = cli.main(["batch", str(source), "--outputs", str(tmp_path / "outputs"), *arguments])
+        code = cli.main(["batch", str(source), "--outputs", str(tmp_path / "outputs"), *arguments], program)
         shown = SimpleNamespace(
             **{name: os.fsdecode(said) for name, said in capfdbinary.readouterr()._asdict().items()}
         )
@@ -177,7 +175,7 @@ def test_a_wrong_list_exits_2_and_missing_models_3(batch, program, tmp_path):
     assert program.last.checked == ["original", "f1"]
 
 
-def test_the_report_can_go_elsewhere_and_is_there_after_every_job(batch, program, tmp_path, monkeypatch):
+def test_the_report_can_go_elsewhere_and_is_there_after_every_job(batch, program, tmp_path):
     seen, report = [], tmp_path / "report.json"
     before = program.generate
 
@@ -185,7 +183,7 @@ def test_the_report_can_go_elsewhere_and_is_there_after_every_job(batch, program
         seen.append(states(json.loads(report.read_text())) if report.exists() else None)
         return before(self, *args, **options)
 
-    monkeypatch.setattr(program, "generate", inspect)
+    program.generate = inspect
     assert batch("--report", str(report))[0] == 0
     assert seen == [None, ["made", "waiting", "waiting"], ["made", "made", "waiting"]]
 

@@ -15,6 +15,8 @@ from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import serve_page
 
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 ODD = (None, True, -1, 1e308, "", "x", "\0", [], {}, [None], {"path": 7}, {"path": "\0"}, {"a": {"b": []}}, [[1]])
 FILE = {"meta": {"_type": "gradio.FileData"}}

@@ -17,6 +17,8 @@ from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from tests.clips import clip
 
+pytestmark = pytest.mark.usefixtures("kept_environment")
+
 
 class FakeProgram:
     """Stands where diffusers_helper.app.program.Program does; `failure` comes after the first section."""
@@ -82,7 +84,7 @@ def program(monkeypatch, tmp_path):
     (tmp_path / "outputs").mkdir()
     fake = type("Fake", (FakeProgram,), {"made": [], "outputs": tmp_path / "outputs"})
     fake.store = JobStore(tmp_path / "outputs/jobs")
-    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
+    fake.main = staticmethod(lambda argv: cli.main(argv, fake))
     monkeypatch.setattr(
         "diffusers_helper.media.photo.open_photo",
         lambda given: (
@@ -97,17 +99,12 @@ def program(monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
-
-
 def kept(program):
     return sorted(path.name for path in program.outputs.iterdir())
 
 
 def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, capsys):
-    assert cli.main(["generate", "lion.jpg", "The lion roars", "--seconds", "2", "-o", "out.mp4"]) == 0
+    assert program.main(["generate", "lion.jpg", "The lion roars", "--seconds", "2", "-o", "out.mp4"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "out.mp4\n"
     assert Path("out.mp4").read_bytes() == b"whole video"
@@ -125,13 +122,13 @@ def test_the_video_goes_where_it_should_and_only_its_path_to_stdout(program, cap
 
 @pytest.mark.parametrize("name", [f"{'x' * length}.mp4" for length in (246, 247, 251)] + [f"{'長' * 83}.mp4"])
 def test_a_name_may_have_all_the_bytes_there_are(program, name, capsys):
-    assert cli.main(["generate", "lion.jpg", "The lion roars", "-o", name]) == 0
+    assert program.main(["generate", "lion.jpg", "The lion roars", "-o", name]) == 0
     assert Path(name).read_bytes() == b"whole video"
     assert [path.name for path in Path().iterdir() if path.is_file()] == [name]
 
 
 def test_a_name_that_is_no_unicode_is_told_with_its_bytes(program, capfdbinary):
-    assert cli.main(["generate", "caf\udce9.jpg", "Wave", "-o", "caf\udce9.mp4"]) == 0
+    assert program.main(["generate", "caf\udce9.jpg", "Wave", "-o", "caf\udce9.mp4"]) == 0
     assert Path("caf\udce9.mp4").read_bytes() == b"whole video"
     assert capfdbinary.readouterr().out == b"caf\xe9.mp4\n"
 
@@ -140,13 +137,13 @@ def test_a_name_that_is_no_unicode_is_told_with_its_bytes(program, capfdbinary):
     "photo", ["The dancer turns slowly and then waves. " * 20, "慢慢" * 50, f"a/{'x' * 256}/b.jpg"]
 )
 def test_a_prompt_in_the_photos_place_is_told_before_anything_is_loaded(program, photo, capsys):
-    assert cli.main(["generate", photo, "photo.jpg"]) == 2
+    assert program.main(["generate", photo, "photo.jpg"]) == 2
     assert "Were two arguments swapped?" in capsys.readouterr().err
     assert not program.made
 
 
 def test_without_o_it_stays_in_the_outputs(program, capsys):
-    assert cli.main(["generate", "lion.jpg", ""]) == 0
+    assert program.main(["generate", "lion.jpg", ""]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path.parent == program.outputs
     assert path.read_bytes() == b"whole video"
@@ -155,7 +152,7 @@ def test_without_o_it_stays_in_the_outputs(program, capsys):
 def test_settings_come_from_the_options_then_the_models_then_the_request(program):
     argv = ["generate", "a.png", "p", "--seconds", "3", "--variant", "f1", "--seed", "8", "--cfg-scale", "2.5"]
     argv += ["--teacache", "--negative-prompt", "-"]
-    assert cli.main(argv) == 0
+    assert program.main(argv) == 0
     made = program.made[0]
     expected = {"prompt": "p", "seconds": 3, "variant": "f1", "seed": 8, "cfg_scale": 2.5, "teacache": True}
     expected |= {"negative_prompt": "-", "resolution": 128, "steps": 4, "guidance_scale": 10}
@@ -167,12 +164,12 @@ def test_settings_come_from_the_options_then_the_models_then_the_request(program
 def test_a_random_seed_is_told(program, given, capsys):
     seeds = []
     for _ in range(2):
-        assert cli.main(["generate", "a.png", "p", *given]) == 0
+        assert program.main(["generate", "a.png", "p", *given]) == 0
         seeds.append(program.made[-1].request.seed)
         assert f"The seed of this video is {seeds[-1]}." in capsys.readouterr().err
     assert min(seeds) >= 0
     assert seeds[0] != seeds[1]
-    assert cli.main(["generate", "a.png", "p", "--seed", "8"]) == 0
+    assert program.main(["generate", "a.png", "p", "--seed", "8"]) == 0
     assert "seed" not in capsys.readouterr().err
 
 
@@ -181,7 +178,7 @@ def test_every_setting_of_a_request_has_an_option(program):
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]
-    assert cli.main(argv) == 0
+    assert program.main(argv) == 0
     request = program.made[0].request
     assert (request.resolution, request.steps, request.guidance_scale, request.mp4_crf) == (256, 9, 3, 20)
     assert (request.preserved_memory_gb, request.cfg_rescale) == (2, 0.5)
@@ -214,7 +211,7 @@ def test_every_setting_of_a_request_has_an_option(program):
 )
 def test_wrong_settings_exit_2_before_anything_is_loaded(program, argv, field, capsys):
     (program.outputs / "folder.mp4").mkdir()
-    assert cli.main(["generate", "a.png", "p", *argv]) == 2
+    assert program.main(["generate", "a.png", "p", *argv]) == 2
     assert field in capsys.readouterr().err
     assert not program.made
 
@@ -245,7 +242,7 @@ def recipe(program):
     ],
 )
 def test_settings_come_from_a_recipe_and_what_is_given_wins(program, recipe, argv, photo, changes):
-    assert cli.main(["generate", *argv]) == 0
+    assert program.main(["generate", *argv]) == 0
     assert program.made[0].request == recipe.model_copy(update=changes)
     assert program.made[0].photo == f"photo {photo}"
     assert program.made[0].variant == changes.get("variant", "f1")
@@ -262,7 +259,7 @@ def test_settings_come_from_a_recipe_and_what_is_given_wins(program, recipe, arg
     ],
 )
 def test_what_a_recipe_cannot_give_exits_2(program, recipe, argv, words, capsys):
-    assert cli.main(["generate", *argv]) == 2
+    assert program.main(["generate", *argv]) == 2
     assert words in capsys.readouterr().err
     assert not program.made
 
@@ -279,13 +276,13 @@ def test_wrong_arguments_exit_2(argv):
 
 def test_a_bad_photo_exits_2(program, monkeypatch, tmp_path, capsys):
     monkeypatch.undo()
-    assert cli.main(["generate", str(tmp_path / "none.png"), "p"]) == 2
+    assert program.main(["generate", str(tmp_path / "none.png"), "p"]) == 2
     assert "none.png" in capsys.readouterr().err
 
 
 def test_missing_models_exit_3(program, capsys):
     program.missing = True
-    assert cli.main(["generate", "a.png", "p"]) == 3
+    assert program.main(["generate", "a.png", "p"]) == 3
     assert "some/repository" in capsys.readouterr().err
 
 
@@ -294,7 +291,7 @@ def test_missing_models_exit_3(program, capsys):
 )
 def test_a_failure_exits_1_and_says_what_is_kept(program, failure, shown, capsys):
     program.failure = failure
-    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
+    assert program.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
     captured = capsys.readouterr()
     assert shown in captured.err
     assert f"What was finished is kept: {program.outputs / kept(program)[0]}" in captured.err
@@ -307,7 +304,7 @@ def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, end, capfd):
     program.interrupts = times
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+        assert program.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     shown = capfd.readouterr().err
@@ -319,19 +316,19 @@ def test_ctrl_c_exits_130_and_says_what_is_kept(program, times, end, capfd):
     assert program.made[0].end is end
 
 
-def test_ctrl_backslash_ends_after_the_section(program, monkeypatch, capfd):
+def test_ctrl_backslash_ends_after_the_section(program, capfd):
     before = signal.getsignal(signal.SIGQUIT)
-    monkeypatch.setattr(program, "quits", 1)
-    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
+    program.quits = 1
+    assert program.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 130
     assert "Stopping after this section" in capfd.readouterr().err
     assert [name[-15:] for name in kept(program)] == ["_partial_01.mp4"]
     assert program.made[0].steps == 4
     assert signal.getsignal(signal.SIGQUIT) is before
 
 
-def test_ctrl_backslash_in_the_last_section_is_the_end_of_the_video(program, monkeypatch):
-    monkeypatch.setattr(program, "quits", 5)
-    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 0
+def test_ctrl_backslash_in_the_last_section_is_the_end_of_the_video(program):
+    program.quits = 5
+    assert program.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 0
     assert Path("out.mp4").exists()
 
 
@@ -340,7 +337,7 @@ def test_a_full_disk_at_the_target_keeps_the_video(program, monkeypatch, capsys)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)
-    assert cli.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
+    assert program.main(["generate", "a.png", "p", "-o", "out.mp4"]) == 1
     assert "full" in capsys.readouterr().err
     assert not list(Path().glob("*.mp4*"))
     assert [name for name in kept(program) if "partial" not in name]

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.core.errors import ModelFilesError, OutOfMemoryError, SettingsError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError, OutOfMemoryError, SettingsError
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.encoders.hunyuan import encode_prompt_conds, vae_decode
-from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder, resolve_models
+from diffusers_helper.loading.components import Components, ComputeOptions, LoadingProgress, LocalFolder, resolve_models
 from diffusers_helper.loading.placement import RAM_FOR_WORK, Placement
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
@@ -64,6 +64,7 @@ def is_gone(reference):
     return reference() is None
 
 
+@pytest.mark.slow
 def test_importing_loads_no_library():
     code = (
         "import sys, diffusers_helper.loading.components\n"
@@ -152,6 +153,7 @@ def test_defaults_are_those_of_the_model(components):
 # little memory
 
 
+@pytest.mark.slow
 def test_text_encoders_are_given_up_after_use(components, source):
     with_little_memory(components)
     with components.text() as text:
@@ -187,6 +189,7 @@ def test_text_encoders_are_given_up_after_an_error(components):
     assert is_gone(kept[0][1])
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_memory(source):
     results = []
     for components in (Components(source, "cpu"), with_little_memory(Components(source, "cpu"))):
@@ -207,10 +210,12 @@ def test_vae_is_whole_with_much_memory(components):
         assert (vae.use_tiling, vae.use_slicing) == (False, False)
 
 
-def test_memory_is_shared_anew_for_each_job(source, monkeypatch):
+@pytest.mark.slow
+def test_memory_is_shared_anew_for_each_job(source):
     free = 70.0
-    monkeypatch.setattr("diffusers_helper.memory.residency.get_cuda_free_memory_gb", lambda _device: free)
     components = Components(source, "meta")
+    components.free_gb = lambda _device: free
+    components.plan_memory(6.0)
     assert components.policy == MemoryPolicy(resident=True, preserved_gb=6.0, tile_vae=False)
     with components.vision() as vision:
         encoder = weakref.ref(vision.image_encoder)
@@ -233,7 +238,7 @@ def test_memory_is_shared_anew_for_each_job(source, monkeypatch):
     assert is_gone(autoencoder)
 
 
-def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
+def test_sampling_is_planned_from_what_is_free(components, caplog):
     transformer = components.transformer("f1")
     weights = weights_of(transformer)
     work = Work(128, 128)
@@ -241,7 +246,7 @@ def test_sampling_is_planned_from_what_is_free(components, monkeypatch, caplog):
     free = 1.0
     one_stays = free - (weights.beside + 3 * max(weights.blocks) + weights.blocks[-1]) / 2**30
     with_little_memory(components).residency.policy = replace(LITTLE_MEMORY, preserved_gb=one_stays)
-    monkeypatch.setattr("diffusers_helper.loading.components.get_cuda_free_memory_gb", lambda _device: free)
+    components.free_gb = lambda _device: free
     with components.vae() as vae:
         assert vae.use_tiling
     caplog.set_level("INFO")
@@ -268,16 +273,15 @@ def test_only_one_variant_is_loaded(components):
     assert is_gone(first)
 
 
-def test_attention_is_chosen_before_weights_are_read(source, monkeypatch):
-    def refuse(*_arguments, **_settings):
-        raise AssertionError("read")
+def test_attention_is_chosen_before_weights_are_read(source):
+    def refuse(*_told):
+        raise CancelledError("read")
 
-    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", refuse)
     for name in ("nonsense", "flash"):
         with pytest.raises(SettingsError, match="attention backend"):
-            Components(source, "cpu", ComputeOptions(attention=name)).transformer("f1")
-    with pytest.raises(AssertionError, match="read"):
-        Components(source, "cpu", ComputeOptions(attention="sdpa")).transformer("f1")
+            Components(source, "cpu", ComputeOptions(attention=name), LoadingProgress(loading=refuse)).transformer("f1")
+    with pytest.raises(CancelledError, match="read"):
+        Components(source, "cpu", ComputeOptions(attention="sdpa"), LoadingProgress(loading=refuse)).transformer("f1")
 
 
 def test_attention_is_used(source, monkeypatch):
@@ -453,37 +457,36 @@ def test_check_looks_at_the_named_variants(tmp_path):
         components.source.check(["f1"])
 
 
-def test_shortage_of_memory_at_load_is_advice(components, monkeypatch):
-    def full(*_arguments, **_settings):
+def test_shortage_of_memory_at_load_is_advice(source):
+    def full(*_told):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", full)
     with pytest.raises(OutOfMemoryError, match="Raise the GPU memory to leave free"):
-        components.transformer("f1")
+        Components(source, "cpu", progress=LoadingProgress(loading=full)).transformer("f1")
 
 
 # RAM
 
 
-def place_of(monkeypatch, device, part, *, resident=False, available=40, swap=3):
+def place_of(device, part, *, resident=False, available=40, swap=3):
     """Where a part would go, with so many GB free."""
-    monkeypatch.setattr("diffusers_helper.loading.placement.free_ram", lambda: Ram(available * 10**9, swap * 10**9))
     policy = replace(LITTLE_MEMORY, resident=resident)
-    return Placement(torch.device(device), ComputeOptions()).place(part, policy)
+    ram = Ram(available * 10**9, swap * 10**9)
+    return Placement(torch.device(device), ComputeOptions(), lambda: ram).place(part, policy)
 
 
-def test_large_parts_go_where_there_is_room(monkeypatch):
+def test_large_parts_go_where_there_is_room():
     transformer, text = parts.transformer_part("f1"), parts.TEXT_ENCODER
     room = 40 * 10**9 - RAM_FOR_WORK
-    assert place_of(monkeypatch, "cuda", transformer, resident=True) == Place(torch.device("cuda"))
-    assert place_of(monkeypatch, "cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True)
-    assert place_of(monkeypatch, "cuda", text) == Place(cpu, pin=True, ram=0, stream=True)
-    assert place_of(monkeypatch, "cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9)
+    assert place_of("cuda", transformer, resident=True) == Place(torch.device("cuda"))
+    assert place_of("cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True)
+    assert place_of("cuda", text) == Place(cpu, pin=True, ram=0, stream=True)
+    assert place_of("cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9)
 
 
-def test_too_little_ram_is_told_before_anything_is_read(components, monkeypatch):
-    monkeypatch.setattr("diffusers_helper.loading.placement.free_ram", lambda: Ram(1000, 500))
-    monkeypatch.setattr("diffusers_helper.loading.building.load_weights", lambda *_: pytest.fail("read"))
+def test_too_little_ram_is_told_before_anything_is_read(source):
+    components = Components(source, "cpu", progress=LoadingProgress(loading=lambda *_: pytest.fail("read")))
+    components.placement = Placement(components.device, ComputeOptions(), lambda: Ram(1000, 500))
     with pytest.raises(OutOfMemoryError, match=r"transformer takes 0\.0 GB of RAM, and 0\.0 GB are free"):
         components.transformer("f1")
 

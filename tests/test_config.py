@@ -24,12 +24,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def file(tmp_path, monkeypatch):
+def file(tmp_path, monkeypatch, kept_environment):
     """`framepack.toml` of this test, in its folder of data; the process's environment stays as it is."""
     for name in [name for name in os.environ if name.startswith("FRAMEPACK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     return tmp_path / "framepack.toml"
 
 
@@ -213,6 +212,7 @@ def test_every_setting_is_told_in_help_with_its_own_words(main, capsys):
         assert value in shown
 
 
+@pytest.mark.slow
 def test_settings_import_neither_torch_nor_gradio():
     code = (
         "import sys; from diffusers_helper.service.config import RuntimeConfig; RuntimeConfig.load(); "

@@ -15,6 +15,8 @@ from diffusers_helper.gradio import connections
 from diffusers_helper.gradio.connections import LimitedProtocol
 from tests.fakes import wait_for
 
+pytestmark = pytest.mark.slow
+
 HEAD = b"POST /read HTTP/1.1\r\nHost: localhost\r\n"
 disconnected = threading.Event()
 
@@ -41,10 +43,22 @@ async def app(scope, receive, send):
     await answer(scope, receive, send)
 
 
+class Quick(LimitedProtocol):
+    """Seconds become hundredths."""
+
+    look_seconds, request_seconds, unread_seconds = 0.02, 0.2, 0.2
+
+
+class Few(LimitedProtocol):
+    """Connections run out soon."""
+
+    most_connections = 10
+
+
 @contextmanager
-def serving():
+def serving(protocol=LimitedProtocol):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, http=LimitedProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -57,14 +71,6 @@ def serving():
     assert not thread.is_alive()
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Seconds become hundredths."""
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.2)
-
-
 @pytest.mark.parametrize(
     "sent",
     [
@@ -75,9 +81,9 @@ def quick(monkeypatch):
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
     ],
 )
-def test_a_request_that_is_begun_and_not_ended_is_closed(quick, sent):
+def test_a_request_that_is_begun_and_not_ended_is_closed(sent):
     disconnected.clear()
-    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+    with serving(Quick) as (server, address), socket.create_connection(address, timeout=60) as line:
         line.sendall(sent)
         with suppress(ConnectionResetError):
             assert line.recv(1000) == b""
@@ -85,16 +91,16 @@ def test_a_request_that_is_begun_and_not_ended_is_closed(quick, sent):
         wait_for(lambda: not server.server_state.connections, 60)
 
 
-def test_a_body_after_its_answer_has_to_end_too(quick):
-    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+def test_a_body_after_its_answer_has_to_end_too():
+    with serving(Quick) as (server, address), socket.create_connection(address, timeout=60) as line:
         line.sendall(b"POST /other HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         assert b"200 OK" in line.recv(1000)
         line.sendall(b"x")  # which ends uvicorn's own timer
         wait_for(lambda: not server.server_state.connections, 60)
 
 
-def test_who_does_not_read_the_answer_is_closed(quick):
-    with serving() as (server, address), socket.create_connection(address, timeout=60) as line:
+def test_who_does_not_read_the_answer_is_closed():
+    with serving(Quick) as (server, address), socket.create_connection(address, timeout=60) as line:
         line.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_for(lambda: server.server_state.connections, 60)
         wait_for(lambda: not server.server_state.connections, 60)
@@ -123,9 +129,8 @@ def test_a_client_that_asks_again_and_again_is_never_late():
     assert server.server_state.total_requests == 21
 
 
-def test_where_connections_run_out_the_one_that_was_slowest_makes_room(monkeypatch):
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 10)
-    with serving() as (server, address), ExitStack() as held:
+def test_where_connections_run_out_the_one_that_was_slowest_makes_room():
+    with serving(Few) as (server, address), ExitStack() as held:
         lines = [held.enter_context(socket.create_connection(address, timeout=60)) for _ in range(10)]
         for line in lines:
             line.sendall(b"GET / HT")

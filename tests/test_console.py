@@ -16,6 +16,7 @@ sys.stderr.write("caf\\udce9\\n")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "written"),
     [

@@ -31,6 +31,8 @@ from tests.damage import ASIDE, DAMAGES, LEFT, WHOLE, Victim, tensors
 from tests.fakes import in_a_loop
 from tests.permissions import without_rights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 REQUEST = GenerationRequest(seed=7, seconds=3.6, steps=1, prompt="A lion roars.")

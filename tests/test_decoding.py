@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.core.errors import PhotoError
-from diffusers_helper.media import decoding
-from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.decoding import PhotoReader, ReaderLimits
 from diffusers_helper.media.photo import Photo, open_photo
 from tests.fakes import wait_for
 
@@ -62,7 +61,7 @@ def photo(tmp_path):
 
 
 def test_so_many_pictures_and_so_many_pixels_at_once(decoder, pool, photo):
-    reader = PhotoReader(decoder, at_once=3, pixels=50_000)
+    reader = PhotoReader(decoder, ReaderLimits(at_once=3, pixels=50_000))
     files = [photo(f"{n}.png", size) for n, size in enumerate((1, 1, 1, 1, 4, 3, 2, 1))]
     reads = [pool.submit(reader.read, file) for file in files]
     wait_for(lambda: len(decoder.now) == 3, 60)
@@ -73,7 +72,7 @@ def test_so_many_pictures_and_so_many_pixels_at_once(decoder, pool, photo):
 
 
 def test_a_picture_larger_than_the_bound_is_read_alone(decoder, pool, photo):
-    reader = PhotoReader(decoder, pixels=20_000)
+    reader = PhotoReader(decoder, ReaderLimits(pixels=20_000))
     decoder.go.set()
     reads = [pool.submit(reader.read, photo(f"{n}.png", 3)) for n in range(4)]
     assert all(read.result(60) for read in reads)
@@ -81,7 +80,7 @@ def test_a_picture_larger_than_the_bound_is_read_alone(decoder, pool, photo):
 
 
 def test_the_order_is_that_of_asking(decoder, pool, photo):
-    reader = PhotoReader(decoder, at_once=1)
+    reader = PhotoReader(decoder, ReaderLimits(at_once=1))
     reads = []
     for n in range(6):
         reads.append(pool.submit(reader.read, photo(f"{n}.png")))
@@ -164,16 +163,14 @@ def test_a_fault_of_the_moment_is_not_kept(photo, cause):
     assert reader.read(file).name == "a.png"
 
 
-def test_what_is_kept_is_bounded(photo, monkeypatch):
-    monkeypatch.setattr(decoding, "KEPT_PIXELS", 25_000)
-    monkeypatch.setattr(decoding, "KEPT_FAULTS", 2)
+def test_what_is_kept_is_bounded(photo):
     reads = []
 
     def read(path):
         reads.append(path.name)
         return open_photo(path)
 
-    reader = PhotoReader(read)
+    reader = PhotoReader(read, ReaderLimits(kept_pixels=25_000, kept_faults=2))
     files = [photo(f"{n}.png") for n in range(3)]
     for n in (0, 1, 0, 2, 0, 1):
         reader.read(files[n])
@@ -183,10 +180,8 @@ def test_what_is_kept_is_bounded(photo, monkeypatch):
     assert reads.count("large.png") == 2, "what is larger than all that is kept is not kept"
 
 
-def test_so_many_wait_and_one_owner_does_not_take_all_places(decoder, pool, photo, monkeypatch):
-    monkeypatch.setattr(decoding, "WAITING", 4)
-    monkeypatch.setattr(decoding, "WAITING_EACH", 3)
-    reader, file = PhotoReader(decoder, at_once=1), photo("a.png")
+def test_so_many_wait_and_one_owner_does_not_take_all_places(decoder, pool, photo):
+    reader, file = PhotoReader(decoder, ReaderLimits(at_once=1, waiting=4, waiting_each=3)), photo("a.png")
     reads = [pool.submit(reader.read, file, "mallory")]
     wait_for(lambda: decoder.begun, 60)
     reads += [pool.submit(reader.read, file, "mallory") for _ in range(3)]
@@ -202,7 +197,7 @@ def test_so_many_wait_and_one_owner_does_not_take_all_places(decoder, pool, phot
 
 
 def test_for_the_size_of_a_very_large_picture_nobody_waits(decoder, pool, photo, monkeypatch):
-    reader = PhotoReader(decoder, at_once=1)
+    reader = PhotoReader(decoder, ReaderLimits(at_once=1))
     busy = pool.submit(reader.read, photo("busy.png"))
     wait_for(lambda: decoder.begun, 60)
     monkeypatch.setattr("diffusers_helper.media.pixels.EXACT_PIXELS", 20_000)
@@ -217,12 +212,13 @@ def test_a_reader_that_fails_gives_its_turn_back(photo):
     def broken(_path):
         raise ZeroDivisionError
 
-    reader = PhotoReader(broken, at_once=1)
+    reader = PhotoReader(broken, ReaderLimits(at_once=1))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             reader.read(photo("a.png"))
 
 
 def test_the_bounds():
-    assert (decoding.MOST_AT_ONCE, decoding.MOST_PIXELS, decoding.KEPT_PIXELS) == (2, 40_000_000, 24_000_000)
-    assert decoding.WAITING < 40, "as many threads Gradio has"
+    limits = ReaderLimits()
+    assert (limits.at_once, limits.pixels, limits.kept_pixels) == (2, 40_000_000, 24_000_000)
+    assert limits.waiting < 40, "as many threads Gradio has"

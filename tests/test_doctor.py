@@ -201,13 +201,12 @@ def test_rates_are_measured():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no kernel image"), SettingsError("no attention")])
-def test_a_card_that_computes_nothing_has_no_speed(monkeypatch, error):
+def test_a_card_that_computes_nothing_has_no_speed(error):
     def fail(device):
         raise error
 
-    monkeypatch.setattr(system_info, "measure", fail)
-    assert system_info._speed(torch.device("cuda")) is None
-    assert system_info._speed(torch.device("cpu")) is None
+    assert system_info._speed(torch.device("cuda"), fail) is None
+    assert system_info._speed(torch.device("cpu"), fail) is None
 
 
 def config(*argv):
@@ -216,8 +215,7 @@ def config(*argv):
     return options.config_of(parser.parse_args(["--device", "cpu", "--port", "0", *argv]))
 
 
-def test_this_computer_makes_videos_with_the_tiny_model(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
+def test_this_computer_makes_videos_with_the_tiny_model(kept_environment, tmp_path, capsys):
     argv = ["doctor", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "new"), "--port", "0"]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out

@@ -180,7 +180,10 @@ def records(tmp_path):
         jobs.add(record)
         return record
 
-    return lambda most: DoneJobs(tmp_path / "jobs" / "done", store.video_of, store.quarantine.put, most), add
+    def new(*limits):
+        return DoneJobs(tmp_path / "jobs" / "done", store.video_of, store.quarantine.put, *limits)
+
+    return new, add
 
 
 def everything(_record):
@@ -197,18 +200,17 @@ def test_of_too_many_those_without_a_video_go_first_and_then_the_oldest(records)
     assert [record.id for record in (first, gone, third)] == [f"2026010{n}_120000_{'a' * 16}" for n in (1, 2, 3)]
 
 
-def test_the_newest_are_given_and_no_more_are_read_than_a_start_has_time_for(records, monkeypatch):
+def test_the_newest_are_given_and_no_more_are_read_than_a_start_has_time_for(records):
     new, add = records
     jobs = new(100)
     made = [add(jobs, number) for number in range(1, 7)]
     assert jobs.newest(2, everything) == made[-2:]
     assert jobs.newest(9, lambda record: record.finished < 3) == made[:2]
-    monkeypatch.setattr(done, "_LOOKED_AT", 3)
-    assert jobs.newest(9, everything) == made[-3:]
+    assert new(100, 3).newest(9, everything) == made[-3:]
 
 
 def test_the_bounds():
-    assert (done.MOST_DONE, done._LOOKED_AT) == (10_000, 1000)
+    assert (done.MOST_DONE, done.MOST_READ) == (10_000, 1000)
 
 
 @pytest.mark.parametrize("in_the_way", ["file", "link"])

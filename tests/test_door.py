@@ -9,6 +9,8 @@ import pytest
 from diffusers_helper.gradio.door import ENDPOINTS, endpoint_of
 from tests.fakes import serve_page
 
+pytestmark = pytest.mark.slow
+
 CLOSED = """
 /openapi.json /pwa_icon /pwa_icon/{size} /monitoring /monitoring/summary /monitoring/{key}
 /gradio_api/user /gradio_api/user/ /gradio_api/login_check /gradio_api/login_check/ /gradio_api/token /gradio_api/token/

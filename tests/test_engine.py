@@ -256,6 +256,7 @@ def ends(events):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["i2v_5", "f1_3"])
 def test_ends_beside_the_sampling_give_the_same_bits_in_the_same_order(name):
     serial, beside = (ends(golden_events(name, overlap=overlap)[1]) for overlap in (False, True))
@@ -266,6 +267,7 @@ def test_ends_beside_the_sampling_give_the_same_bits_in_the_same_order(name):
         assert all(map(torch.equal, got, want)), f"{kind} {index}"
 
 
+@pytest.mark.slow
 def test_the_next_section_is_sampled_while_one_ends_and_at_most_one(monkeypatch):
     """The end of every section but the last begins to decode only when the history has the next one."""
     steps, grown, threads, grow = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), [], LatentHistory.grow
@@ -296,6 +298,7 @@ def test_the_next_section_is_sampled_while_one_ends_and_at_most_one(monkeypatch)
     assert all(map(torch.equal, pixels, serial))
 
 
+@pytest.mark.slow
 def test_decoded_in_turn_a_section_is_only_saved_beside_the_next_ones_sampling():
     steps, sampled, order, pixels = VIDEOS["f1_3"]["steps"], threading.Semaphore(0), [], []
 
@@ -327,6 +330,7 @@ def test_decoded_in_turn_a_section_is_only_saved_beside_the_next_ones_sampling()
     assert not end_threads()
 
 
+@pytest.mark.slow
 def test_the_thread_decodes_without_gradients():
     modes, vae = [], golden_vae()
     hook = vae.post_quant_conv.register_forward_pre_hook(
@@ -436,6 +440,7 @@ def test_an_error_in_the_end_ends_the_video(error):
     assert [event.index for event in seen if isinstance(event, SectionDone)] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "done", "overlap"),
     [("i2v_6_teacache", 1, False), ("i2v_5", 4, False), ("i2v_2_cfg", 1, False), ("f1_3", 2, False), ("f1_3", 1, True)],

@@ -17,7 +17,6 @@ from diffusers_helper.models.fp8 import quantize
 from tests.tiny import TINY_FOLDER
 
 PART = transformer_part("f1")
-FOLDER = LocalFolder(TINY_FOLDER).folder(PART)
 
 
 def components(folder, told=None):
@@ -91,7 +90,7 @@ def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
 
 
 def shards():
-    return Shards(weight_files(PART, FOLDER))
+    return Shards(weight_files(PART, LocalFolder(TINY_FOLDER).folder(PART)))
 
 
 LAYERS = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_out"]
@@ -113,11 +112,11 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
         converted(shards(), LAYERS, tmp_path / "file", lambda done, total: None)
 
 
-def test_the_file_is_a_safetensors_file(tmp_path, monkeypatch):
+def test_the_file_is_a_safetensors_file(tmp_path):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("diffusers_helper.loading.fp8_files.CHUNK_BYTES", 10_000)  # several pieces per weight
-    converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None)
+    several_pieces = {"chunk_bytes": 10_000}
+    converted(shards(), LAYERS, tmp_path / "a.safetensors", lambda done, total: None, **several_pieces)
     stored, original = load_file(tmp_path / "a.safetensors"), components(None).transformer("f1").state_dict()
     for layer in LAYERS:
         codes, scales = quantize(original[f"{layer}.weight"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def frames_of(path):
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["original", "f1"])
 def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     events = list(run(components, photo, tmp_path / "clip.v1", variant=variant))
@@ -87,6 +89,7 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     assert recipe.photo == (tmp_path / "clip.v1.png").read_bytes()
 
 
+@pytest.mark.usefixtures("_quick")
 def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry_it(
     components, photo, tmp_path, monkeypatch
 ):
@@ -105,7 +108,7 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
             assert "Comment" not in picture.info
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_quick")
 def test_the_video_grows_section_by_section(components, photo, tmp_path):
     grown = [
         (event.frames, event.sections_done, event.path.exists())
@@ -159,6 +162,7 @@ def test_what_the_user_should_know_is_said(components, photo, tmp_path, changes,
     assert any(words in text for text in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 30, 120, 400])
 def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_path, calls):
     left = calls
@@ -177,6 +181,7 @@ def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_p
     assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
 
 
+@pytest.mark.usefixtures("_quick")
 def test_closing_keeps_the_finished_sections(components, photo, tmp_path):
     events = run(components, photo, tmp_path / "a", seconds=2.4, steps=1)
     for event in events:
@@ -244,9 +249,22 @@ def quick_decode(latents, vae, kernels=None):
     return frames.repeat_interleave(8, dim=3).repeat_interleave(8, dim=4)
 
 
+@contextmanager
+def quick_decoding():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
+        yield
+
+
 @pytest.fixture
-def _quick(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
+def _quick():
+    with quick_decoding():
+        yield
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    monkeypatch.setattr("diffusers_helper.generation.disk_wait.POLL_SECONDS", 0.01)
 
 
 class Moments:
@@ -269,8 +287,7 @@ class Moments:
 def moments(request, components, tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     photo = Photo(image=Image.fromarray(pixels), name="noise.png", notes=("The photo was odd.",))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
+    with quick_decoding():
         return Moments(components, photo, tmp_path_factory.mktemp(request.param), request.param), request.param
 
 
@@ -331,13 +348,10 @@ def test_what_is_damaged_is_made_again_to_the_same_bits(components, photo, momen
     assert not list((tmp_path / "cut").glob("*_partial_*"))
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("_quick", "_impatient")
 @pytest.mark.parametrize("refused", ["job/section_001.safetensors", "id_partial_02.mp4"])
-def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
-    components, photo, moments, tmp_path, monkeypatch, refused
-):
+def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(components, photo, moments, tmp_path, refused):
     """/dev/full refuses as a full disk does; the link to it is gone after the first try, as if somebody made room."""
-    monkeypatch.setattr("diffusers_helper.generation.disk_wait.POLL_SECONDS", 0.01)
     whole, variant = moments
     shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
     (tmp_path / f"cut/{refused}.part").symlink_to("/dev/full")
@@ -350,13 +364,12 @@ def test_a_disk_that_fills_up_is_waited_for_and_nothing_is_lost(
     assert sum(isinstance(event, StepDone) for event in events) == 2
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("_quick", "_impatient")
 @pytest.mark.parametrize("refused", ["estimate", "id.png", "id.json", "job/conditions.safetensors"])
 @pytest.mark.parametrize("moments", ["f1"], indirect=True)
 def test_a_disk_that_is_full_when_a_video_goes_on_is_waited_for(
     components, photo, moments, tmp_path, monkeypatch, refused
 ):
-    monkeypatch.setattr("diffusers_helper.generation.disk_wait.POLL_SECONDS", 0.01)
     whole, variant = moments
     shutil.copytree(whole.cuts["VideoGrown  1"], tmp_path / "cut")
     if refused == "estimate":
@@ -399,6 +412,7 @@ def test_sections_of_another_size_are_made_again(components, photo, moments, tmp
     assert (tmp_path / "cut/id.mp4").read_bytes() == whole.video
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("moments", ["f1"], indirect=True)
 def test_a_video_that_is_made_longer_is_the_longer_video(components, photo, moments, tmp_path):
@@ -469,14 +483,19 @@ def black(plan, inputs, sampler, settings, postprocess, earlier):
     )
 
 
-def test_a_section_without_a_picture_fails_and_is_no_video(components, photo, tmp_path, monkeypatch):
+@pytest.fixture
+def _black(monkeypatch):
     monkeypatch.setattr(generation, "sample_sections", black)
+
+
+@pytest.mark.usefixtures("_black")
+def test_a_section_without_a_picture_fails_and_is_no_video(components, photo, tmp_path):
     with pytest.raises(NumericsError, match="Section 1 came out as one flat colour"):
         list(run(components, photo, tmp_path / "clip"))
     assert not list(tmp_path.glob("*.mp4"))
 
 
-def test_a_photo_that_shows_nothing_may_become_such_a_video(components, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "sample_sections", black)
+@pytest.mark.usefixtures("_black")
+def test_a_photo_that_shows_nothing_may_become_such_a_video(components, tmp_path):
     blank = Photo(image=Image.new("RGB", (120, 90), (3, 3, 3)), name="black.png", notes=())
     assert list(run(components, blank, tmp_path / "clip"))[-1].frames == 37

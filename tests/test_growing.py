@@ -67,6 +67,7 @@ def test_a_grown_video_is_that_of_soft_append(tmp_path, front, height, width, cr
     assert_shows(growing.finish(), whole, crf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front", [True, False])
 @pytest.mark.parametrize("window", [2, 9])
 def test_a_section_costs_the_same_however_long_the_video(tmp_path, front, window):
@@ -152,6 +153,7 @@ def moving_picture(frames):
     return torch.stack(views, dim=1)[None].float() / 127.5 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front", [True, False])
 def test_no_seam_is_seen_where_segments_meet(tmp_path, front):
     """Four sections of window 9: quality is that of a direct encode and does not step at a border."""

@@ -1,6 +1,8 @@
 """The states of a program, as /healthz, /readyz and /metrics tell them over HTTP."""
 
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,25 +13,30 @@ from diffusers_helper.core.events import Finished, StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.worker import Worker, WorkerHooks
+from diffusers_helper.jobs.stats import WorkerStats
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.service import health
-from diffusers_helper.service.health import About
+from diffusers_helper.service.health import HANG_SECONDS, TAKE_SECONDS, About
 from diffusers_helper.service.system_monitor import GpuSample, Sample, SystemMonitor
 from diffusers_helper.service.watchdog import Watchdog
 from tests.fakes import wait_for
+from tests.test_worker import Fault, Tracer
 
 ABOUT = About(7861, "cuda:0", "NVIDIA H100", "f1", "FramePack")
 
 
 class Server:
-    """A queue whose run and preparation wait for the test, and its endpoints."""
+    """A queue whose run and preparation wait for the test, and its endpoints; it is `later` seconds later for it."""
 
     def __init__(self, folder):
         self.resume, self.prepare = threading.Event(), threading.Event()
-        self.manager = JobManager(self.run, hooks=WorkerHooks(prepare=self.prepare.wait))
-        monitor = Monitor(self.manager, ABOUT, SystemMonitor(folder))
-        self.client = TestClient(Starlette(routes=routes(monitor)))
+        self.later = 0
+        stats = WorkerStats(lambda: time.monotonic() + self.later)
+        self.manager = JobManager(self.run, hooks=WorkerHooks(prepare=self.prepare.wait), stats=stats)
+        self.look_at(SystemMonitor(folder))
+
+    def look_at(self, computer):
+        self.client = TestClient(Starlette(routes=routes(Monitor(self.manager, ABOUT, computer))))
 
     def run(self, job):
         yield StepDone(0, 2, 1, 4, None)
@@ -68,7 +75,7 @@ def states(server):
     return state, alive, ready
 
 
-def test_every_state_over_http(server, monkeypatch):
+def test_every_state_over_http(server):
     server.manager.start()
     assert states(server) == ("loading", 200, 503)
     server.prepare.set()
@@ -77,9 +84,9 @@ def test_every_state_over_http(server, monkeypatch):
     job = server.submit()
     wait_for(lambda: server.manager.snapshot(job).step)
     assert states(server) == ("busy", 200, 200)
-    monkeypatch.setattr(health.assess, "__defaults__", (0.0,))  # any silence is too long
+    server.later = HANG_SECONDS
     assert states(server) == ("wedged", 503, 503)
-    monkeypatch.undo()
+    server.later = 0
     server.resume.set()
     server.manager.wait(job, 60)
     assert states(server) == ("idle", 200, 200)
@@ -91,10 +98,9 @@ def test_every_state_over_http(server, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_worker_that_has_died_is_told_and_the_watchdog_brings_it_back(server, monkeypatch):
+def test_a_worker_that_has_died_is_told_and_the_watchdog_brings_it_back(server):
     server.prepare.set()
-    with monkeypatch.context() as patch:
-        patch.setattr(Worker, "_main", lambda self: 1 / 0)
+    with Tracer(Fault(), 0):  # before anything of the worker's own can catch it
         server.manager.start()
         wait_for(lambda: server.manager.worker_dead)
     assert states(server) == ("wedged", 503, 503)
@@ -106,16 +112,11 @@ def test_a_worker_that_has_died_is_told_and_the_watchdog_brings_it_back(server, 
     assert server.manager.wait(server.submit(), 60).state == "done"
 
 
-def test_jobs_that_wait_while_none_is_taken_are_told_and_replace_the_process(server, monkeypatch):
-    server.prepare.set()
-    let_take, take = threading.Event(), server.manager._dispatcher.take
-    monkeypatch.setattr(server.manager._dispatcher, "take", lambda: let_take.wait() and take())
-    server.manager.start()
-    wait_for(lambda: server.manager.stats.prepared)
+def test_jobs_that_wait_while_none_is_taken_are_told_and_replace_the_process(server):
     job = server.submit()
+    server.manager.stats.worker_prepared()  # so it says; but it hangs before it takes a job
     assert states(server) == ("idle", 200, 200)  # for a moment that is as it should be
-    monkeypatch.setattr(health, "TAKE_SECONDS", 0.0)
-    wait_for(lambda: server.get("/healthz") == (503, "wedged"), 60)
+    server.later = TAKE_SECONDS
     assert states(server) == ("wedged", 503, 503)
     replaced = threading.Event()
     Watchdog(server.manager, replace=replaced.set).start()
@@ -123,7 +124,7 @@ def test_jobs_that_wait_while_none_is_taken_are_told_and_replace_the_process(ser
     wait_for(lambda: "did not help" in server.manager.full())
     assert "was not begun" in server.manager.full()
     server.manager.stats.fatal_error = ""
-    let_take.set()
+    server.prepare.set()
     server.resume.set()
     assert server.manager.wait(job, 60).state == "done"
     wait_for(lambda: server.get("/readyz") == (200, "idle"), 60)
@@ -168,9 +169,9 @@ def test_metrics_count(server):
     assert not any("gpu" in name[0] for name in found)
 
 
-def test_metrics_of_a_gpu(server, monkeypatch):
+def test_metrics_of_a_gpu(server):
     gpu = GpuSample("NVIDIA H100", 80, 60, 20, 50, utilisation=None, celsius=61)
-    monkeypatch.setattr(SystemMonitor, "read", lambda self: Sample(1, 1, 1, 0.5, 1, 1, gpu))
+    server.look_at(SimpleNamespace(read=lambda: Sample(1, 1, 1, 0.5, 1, 1, gpu)))
     found = {name[0].removeprefix("framepack_gpu_"): value for name, value in server.metrics().items()}
     sizes = [found[f"memory_{kind}_bytes"] for kind in ("total", "used", "free", "reserved")]
     assert (sizes, found["temperature_celsius"]) == ([80, 60, 20, 50], 61)

@@ -20,6 +20,8 @@ from diffusers_helper.app.supervisor import Backoff, InstanceConfig, State, file
 from diffusers_helper.service import options
 from diffusers_helper.service.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = f"""#!{sys.executable}
 import http.server, json, os, signal, sys
 print("arguments", sys.argv[1:], "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)

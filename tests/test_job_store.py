@@ -81,6 +81,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_job_belongs_to_one_process_until_that_dies(store, photo):
     new(store, photo)
     store.locks.release("a")

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.kills import Moment, Runs, same_frames, same_latents, small_models
+from tests.tiny import TINY
 
 
 def left(outputs, pattern):
@@ -13,7 +14,7 @@ def left(outputs, pattern):
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_twice_goes_on_to_the_same_bits_and_frames(tmp_path):
     """Right before the first section's MP4 gets its name and, gone on with, before the second section's latents do."""
-    runs = Runs(tmp_path, "f1", str(small_models(tmp_path / "models")), seconds=2.4, steps=1)
+    runs = Runs(tmp_path, "f1", str(small_models(tmp_path / "models", TINY)), seconds=2.4, steps=1)
     whole = runs.whole()
     outputs, _ = runs.killed("twice", Moment("renaming", 1, name="_partial_01.mp4"))
     assert [left(outputs, pattern) for pattern in ("jobs/*/section_*", "*_partial_*.mp4", "*.part")] == [1, 0, 1]

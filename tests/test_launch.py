@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusers_helper.app import launch
 from diffusers_helper.app.launch import main, open_port
+from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.jobs.manager import JobManager
@@ -21,12 +24,14 @@ from diffusers_helper.service.accounts import PasswordHash
 from diffusers_helper.service.options import config_of
 from tests.left_out import NO_ADDRESS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import asyncio, os, sys, threading, time, types
 from pathlib import Path
 from diffusers_helper.app import launch
-from diffusers_helper.app import program
+from diffusers_helper.app.program import Program
 from diffusers_helper.core.events import StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
@@ -52,7 +57,7 @@ def run(job):
     finally:
         print("freed", flush=True)
 
-class Program(program.Program):
+class Watched(Program):
     def make_manager(self, **_):
         manager = JobManager(run)
         if kind == "fails to start":
@@ -70,11 +75,11 @@ async def fail_soon(*_):
     fail()
 
 def serve():
-    program.Program = Program
     server.JOB_SECONDS = 1 if "stuck" in kind and "nobody" not in kind else server.JOB_SECONDS
     if kind.startswith("fails,"):
         server.uvicorn.Server.main_loop = fail_soon
-    code = launch.main(ORIGINAL, ["--port", "0", "--models", "tiny", "--device", "cpu", "--data", str(folder)])
+    argv = ["--port", "0", "--models", "tiny", "--device", "cpu", "--data", str(folder)]
+    code = launch.main(ORIGINAL, argv, Watched)
     print("ended", flush=True)
     return code
 
@@ -94,10 +99,9 @@ while True:
 
 
 @pytest.fixture(autouse=True)
-def _process_stays(monkeypatch):
+def _process_stays(kept_environment):
     """Leave the signals and the environment of the process that runs the tests alone."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -166,20 +170,19 @@ def test_wrong_arguments_exit_2(argv):
 )
 def test_what_cannot_work_is_one_line_and_an_exit_code(argv, visible, code, words, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("diffusers_helper.app.device.default_device", lambda: __import__("torch").device("cpu"))
-    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path), *argv]) == code
+    without_gpu = partial(Program, best_device=lambda: torch.device("cpu"))
+    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path), *argv], without_gpu) == code
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
 
 
 @pytest.mark.parametrize(("error", "code", "logged"), [(ZeroDivisionError, 1, "a bug"), (KeyboardInterrupt, 0, "")])
-def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, code, logged, monkeypatch, tmp_path):
+def test_an_unexpected_error_is_in_the_ports_log_and_a_signal_is_none(error, code, logged, tmp_path):
     def broken(options, variant):
         raise error("a bug")
 
-    monkeypatch.setattr("diffusers_helper.app.program.Program", broken)
-    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path)]) == code
+    assert main(ORIGINAL, ["--port", "0", "--data", str(tmp_path)], broken) == code
     (log,) = tmp_path.glob("logs/*/framepack_*.log")
     assert logged in log.read_text()
     assert bool(log.read_text()) == bool(logged)
@@ -260,17 +263,17 @@ def test_a_signal_ends_it_in_order(servers, kind, sign):
 def test_results_are_apart_where_others_reach_the_page(monkeypatch, tmp_path, argv, by_user, apart):
     given = {}
 
-    def make_manager(_program, **how):
-        given.update(how)
-        raise SettingsError("This is enough.")
+    class Asked(Program):
+        def make_manager(self, **how):
+            given.update(how)
+            raise SettingsError("This is enough.")
 
-    monkeypatch.setattr("diffusers_helper.app.program.Program.make_manager", make_manager)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     Path("users").write_text(f"ann:{PasswordHash.of('word', ln=4, p=1)}\n")
     machine = ["--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
-    assert main(ORIGINAL, ["--port", "0", *machine, *argv]) == 2
+    assert main(ORIGINAL, ["--port", "0", *machine, *argv], Asked) == 2
     assert (given["by_user"], given["apart"]) == (by_user, apart)
 
 
@@ -300,12 +303,15 @@ def test_nothing_watches_a_page_that_has_ended(error, code, monkeypatch, tmp_pat
             raise error
         return True
 
-    monkeypatch.setattr("diffusers_helper.app.program.Program.make_manager", lambda *_, **__: JobManager(None))
+    class Idle(Program):
+        def make_manager(self, **_):
+            return JobManager(None)
+
     monkeypatch.setattr("diffusers_helper.gradio.app.build_pages", lambda *_, **__: {})
     monkeypatch.setattr("diffusers_helper.gradio.server.serve", serve)
     monkeypatch.setattr("diffusers_helper.service.watchdog.Watchdog", Watchdog)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     argv = ["--port", "0", "--models", "tiny", "--device", "cpu", "--outputs", str(tmp_path / "outputs")]
-    assert main(ORIGINAL, argv) == code
+    assert main(ORIGINAL, argv, Idle) == code
     assert calls == ["start", "serve", "stop"]

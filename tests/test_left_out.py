@@ -9,6 +9,8 @@ import pytest
 
 from tests import conftest, left_out
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FINE = "def test_fine(): pass\n"
 LACKS = f"import pytest\n{FINE}@pytest.mark.skip(reason={{!r}})\ndef test_browser(): pass\n"

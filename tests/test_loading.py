@@ -12,6 +12,7 @@ from torch import nn
 
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.loading import weights as loading
+from diffusers_helper.loading.stored import convert
 from diffusers_helper.loading.weights import Place, load_weights
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.model_files.shards import Shards
@@ -203,16 +204,27 @@ FORMS = [("scale_weight", False), ("weight_scale", False), ("scale_weight", None
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("at_once", [3, 1 << 20])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("eight", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_scale_is_applied_before_the_rounding(tmp_path, monkeypatch, dtype, eight, form, at_once):
-    monkeypatch.setattr("diffusers_helper.loading.stored._AT_ONCE", at_once)
+def test_a_scale_is_applied_before_the_rounding(tmp_path, dtype, eight, form):
     weights, meant = in_eight_bits(Model().state_dict(), form, eight)
     loaded = load_weights(empty(), files_of(tmp_path, weights), dtype, CPU).state_dict()
     assert loaded.keys() == meant.keys()
     assert all(torch.equal(loaded[name], weight.to(loaded[name].dtype)) for name, weight in meant.items())
+
+
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("at_once", [3, 1 << 20])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("eight", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_scale_is_applied_to_a_few_numbers_at_a_time(tmp_path, eight, form, at_once, first):
+    weights, meant = in_eight_bits(Model().state_dict(), form, eight)
+    name = "blocks.1.layer.weight"
+    shards, numbers = files_of(tmp_path, weights), weights[name].contiguous().view(-1)[first:]
+    target = torch.empty(len(numbers))
+    convert(numbers, shards.tensors[name], first, shards, target, at_once)
+    assert torch.equal(target, meant[name].view(-1)[first:])
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -282,6 +294,7 @@ WIDTH = 4096
 """Makes blocks of 34 MB in bfloat16."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's record of the peak")
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 1.05), ("float32", 1.4)])
 def test_no_weight_is_in_memory_twice(tmp_path, dtype, most):

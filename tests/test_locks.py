@@ -30,6 +30,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_the_second_process_on_a_gpu_is_told_of_the_first(holder, tmp_path):
     message = r"process 4711, port 7860.*CUDA_VISIBLE_DEVICES"
     with pytest.raises(SettingsError, match=message), sole_user_of("GPU-1", "me", tmp_path):
@@ -38,6 +39,7 @@ def test_the_second_process_on_a_gpu_is_told_of_the_first(holder, tmp_path):
         pass  # another card is free
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_nothing(holder, tmp_path):
     holder.kill()
     holder.wait()

@@ -2,7 +2,6 @@
 
 import pytest
 
-from diffusers_helper.service import login_throttle
 from diffusers_helper.service.login_throttle import (
     AT_ONCE,
     FREE_ATTEMPTS,
@@ -148,8 +147,8 @@ def test_a_week_of_guesses_is_counted(throttle, clock):
     assert attempt(throttle) == 0
 
 
-def test_what_is_remembered_has_a_bound(throttle, monkeypatch):
-    monkeypatch.setattr(login_throttle, "REMEMBERED", 50)
+def test_what_is_remembered_has_a_bound(clock):
+    throttle = LoginThrottle(clock, most=50)
     for number in range(1000):
         attempt(throttle, f"2001:db8:{number:x}::1", f"user{number}", succeeds=number % 2 == 0)
     ledgers = (throttle._pairs, throttle._networks, throttle._accounts)

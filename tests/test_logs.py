@@ -156,6 +156,7 @@ def test_of_a_jobs_id_only_the_time_is_told(tmp_path, own, capsys):
         assert f"Job {public_name(job)}: original, in /outputs/{public_name(job)}_partial_01.mp4\n" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["\ud800", b"\xff".decode(errors="surrogateescape"), "a\0b", "\U0010ffff"])
 @pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_odd_text_is_logged_whatever_the_locale(tmp_path, odd, environment):
@@ -174,6 +175,7 @@ def test_odd_text_is_logged_whatever_the_locale(tmp_path, odd, environment):
     assert "odd " in read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_line_that_cannot_be_made_is_said_and_raises_nothing(tmp_path):
     code = (
         "import logging, sys\n"

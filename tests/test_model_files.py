@@ -261,6 +261,7 @@ def test_folder_settings_that_are_no_good(tmp_path, content):
         LocalFolder(tmp_path)
 
 
+@pytest.mark.slow
 def test_checking_needs_no_torch():
     code = (
         "import sys; from diffusers_helper.model_files import resolve_models\n"

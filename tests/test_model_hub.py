@@ -20,6 +20,8 @@ from diffusers_helper.model_files.revisions import Revisions
 from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
 from tests.tiny import TINY_FOLDER
 
+pytestmark = pytest.mark.slow
+
 TRANSFORMER = transformer_part("f1")
 SHARDS = [f"diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
 UNWANTED = {"README.md": b"x", "vae/diffusion_pytorch_model.bin": b"x", "transformer/model.safetensors": b"x" * 99}

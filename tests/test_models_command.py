@@ -27,11 +27,7 @@ from tests.tiny import SHIPPED, TINY_FOLDER
 F1 = transformer_part("f1")
 ONLINE, OFFLINE = (Namespace(config=RuntimeConfig(offline=offline), checksums=False) for offline in (False, True))
 NAMES = [part.name for part in parts_for(["f1"])]
-
-
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
+pytestmark = [pytest.mark.usefixtures("kept_environment"), pytest.mark.slow]
 
 
 @pytest.fixture

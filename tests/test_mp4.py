@@ -26,9 +26,9 @@ def encoded(frames, key_frame=0, seed=0):
     return file
 
 
-def join(pieces, path, check=lambda: None):
+def join(pieces, path, check=lambda: None, **how):
     with open(path, "wb") as file:
-        write_joined(pieces, file, RATE, check)
+        write_joined(pieces, file, RATE, check, **how)
     return path
 
 
@@ -105,6 +105,7 @@ except NotAsWrittenError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory is in use")
 @pytest.mark.parametrize(("count", "size"), [(2**31, 0), (2**31, 1), (2**32 - 1, 1), (mp4.MOST_FRAMES + 1, 1)])
 @pytest.mark.parametrize("room", [0, 2**33])
@@ -163,14 +164,13 @@ def test_the_kernel_copies_from_file_to_file_and_the_program_does_where_it_canno
         return monkeypatched(*arguments)
 
     monkeypatch.setattr(os, "copy_file_range", counted)
-    monkeypatch.setattr(mp4, "BLOCK", 1000)
     checks = []
     with source.open("rb") as file:
         frames = read_frames(file, RATE)
-        fast = join([frames, frames], tmp_path / "fast.mp4", check=lambda: checks.append(1))
+        fast = join([frames, frames], tmp_path / "fast.mp4", check=lambda: checks.append(1), block=1000)
         blocks = 2 * -(-frames.nbytes // 1000)
         assert (len(calls), len(checks)) == (blocks, blocks)
         monkeypatch.delattr(os, "copy_file_range")
-        slow = join([frames, frames], tmp_path / "slow.mp4")
+        slow = join([frames, frames], tmp_path / "slow.mp4", block=1000)
     assert fast.read_bytes() == slow.read_bytes()
     assert len(decoded(fast)) == 18

@@ -172,6 +172,7 @@ for _ in range(50):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_never_get_the_same_name(tmp_path):
     command = [sys.executable, "-c", RESERVE, tmp_path]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]

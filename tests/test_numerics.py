@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from diffusers_helper.core.events import SectionDone
 from diffusers_helper.core.numerics import NUMERICS_VERSION
-from tests.golden import DATA
+from tests.golden import DATA, recorded_exp
 from tests.test_engine import golden_events
 
 FILE = DATA / "numerics.safetensors"
@@ -50,8 +50,5 @@ def test_numbers_change_with_the_version_alone() -> None:
 
 
 if __name__ == "__main__":
-    with pytest.MonkeyPatch.context() as patch:
-        from tests.golden import recorded_frequencies
-
-        patch.setattr("diffusers_helper.models.embeddings.frequencies", recorded_frequencies)
+    with recorded_exp():
         record(FILE)

@@ -23,6 +23,8 @@ from diffusers_helper.service.options import (
 )
 from diffusers_helper.service.places import ROOT, Folders
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def environment(monkeypatch):

@@ -11,6 +11,8 @@ from playwright.sync_api import expect
 from tests.browsing import fill, headless, start, visit
 from tests.fakes import serve_page
 
+pytestmark = pytest.mark.slow
+
 INJECTED = """() => new Promise(done => {
   window.ran = [];
   const text = document.createElement("div");

@@ -24,7 +24,7 @@ from diffusers_helper.media.photo import (
     resize_and_center_crop,
     size_if_large,
 )
-from diffusers_helper.media.pixels import EXACT_PIXELS
+from diffusers_helper.media.pixels import EXACT_PIXELS, eight_bits_of, upright_srgb
 from tests.icc import ADOBE_RGB, GAMMA, adobe_rgb_profile, cmyk_profile, srgb_from_xyz, xyz_from_lab
 
 SIZE = (96, 72)
@@ -452,7 +452,12 @@ def test_exif_orientation_is_applied(opened, orientation, kind):
 
 @pytest.mark.parametrize("orientation", [1, *LYING])
 @pytest.mark.parametrize("kind", ["L", "RGBA", "P", "CMYK", "LA", "1"])
-def test_in_strips_or_at_once_a_picture_is_the_same(monkeypatch, kind, orientation):
+def test_in_strips_or_at_once_a_picture_is_the_same(kind, orientation):
+    def upright(strip_pixels):
+        image, notes = Image.open(io.BytesIO(data)), []
+        image.load()
+        return upright_srgb(eight_bits_of(image, "photo", notes), notes, strip_pixels), notes
+
     image = picture((97, 73))
     if kind in ("RGBA", "LA"):
         image.putalpha(image.getchannel("R").point(lambda value: 255 if value < 128 else value))
@@ -460,12 +465,11 @@ def test_in_strips_or_at_once_a_picture_is_the_same(monkeypatch, kind, orientati
     exif[ORIENTATION] = orientation
     profile = {"RGBA": adobe_rgb_profile(), "CMYK": cmyk_profile((100, 10, 45))}.get(kind)
     data = encoded(image.convert(kind), "TIFF" if kind == "CMYK" else "PNG", exif=exif, icc_profile=profile)
-    whole = open_photo(data)
-    for pixels in (1, 97 * 10, 97 * 72):
-        monkeypatch.setattr(pixels_module, "_STRIP_PIXELS", pixels)
-        strips = open_photo(data)
-        assert strips.notes == whole.notes
-        assert (strips.image.size, strips.image.tobytes()) == (whole.image.size, whole.image.tobytes())
+    whole, told = upright(97 * 73)
+    for strip_pixels in (1, 97 * 10, 97 * 72):
+        strips, notes = upright(strip_pixels)
+        assert notes == told
+        assert (strips.size, strips.tobytes()) == (whole.size, whole.tobytes())
 
 
 @pytest.mark.parametrize("orientation", [None, 1, 3, *(number for number in LYING if number > 4)])
@@ -507,6 +511,7 @@ def test_up_to_fifty_megapixels_nothing_is_resized(opened):
     assert photo.notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["1", "P", "I;16"])
 def test_beyond_that_every_kind_is_halved(opened, mode):
     image = Image.new(mode, (10_001, 5_001), 1)
@@ -518,6 +523,7 @@ def test_beyond_that_every_kind_is_halved(opened, mode):
     assert "halved" in photo.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
 def test_a_hundred_megapixels_in_bounded_memory(tmp_path):
     """Decoding it whole would take 400 MB for the pixels alone."""
@@ -545,6 +551,7 @@ print(*open_photo(sys.argv[1]).image.size, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory where Linux keeps it")
 @pytest.mark.parametrize(
     ("mode", "kind", "most"),

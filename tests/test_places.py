@@ -56,6 +56,7 @@ def test_a_program_that_cannot_be_written_to_uses_the_users_state(read_only, env
     assert all_of(folders) == tuple(expected / name for name in NAMES)
 
 
+@pytest.mark.slow
 def test_what_is_readable_beside_a_read_only_program_is_used(tmp_path):
     """As a user without rights: weights and lock that came along stay in use, and what is written goes elsewhere."""
     program = tmp_path / "program"
@@ -117,6 +118,7 @@ def test_folders_that_can_be_written_to(tmp_path):
             require_writable(tmp_path / name, "--outputs DIR")
 
 
+@pytest.mark.slow
 def test_a_folder_without_permission(tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
@@ -136,9 +138,8 @@ def test_a_name_that_is_no_folder_is_a_wrong_argument(option, value, capsys):
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
+def file(tmp_path, kept_environment):
     """A file where a folder is wanted."""
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
     (tmp_path / "file").touch()
     return tmp_path / "file"
 
@@ -183,6 +184,7 @@ def test_new_files_are_private_unless_told_otherwise(tmp_path, shared, modes):
         os.umask(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "private"), [([], True), (["--shared-files"], False)])
 def test_results_and_their_folder_are_private(tmp_path, options, private, file):
     photo = tmp_path / "lion.jpg"
@@ -195,6 +197,7 @@ def test_results_and_their_folder_are_private(tmp_path, options, private, file):
     assert {bool(path.stat().st_mode & 0o044) for path in (made if private else results)} == {not private}
 
 
+@pytest.mark.slow
 def test_weights_in_a_folder_that_may_not_be_entered_are_left_alone(tmp_path):
     program = tmp_path / "program"
     (program / "hf_download").mkdir(parents=True)

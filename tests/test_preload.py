@@ -35,15 +35,19 @@ def components():
     return Components(LocalFolder(TINY_FOLDER), "cpu")
 
 
-def as_on(monkeypatch, components, device, *, resident, free, fp8=False):
-    """Components that think to be on a machine with so many GB free beside the user's comfort, at the public sizes."""
+def as_on(monkeypatch, components, device, *, resident, fp8=False):
+    """Components that think to be on such a machine, at the public sizes."""
     components.placement = Placement(torch.device(device), ComputeOptions(fp8=TINY_FOLDER if fp8 else None))
     components.residency.policy = MemoryPolicy(resident=resident, preserved_gb=6, tile_vae=not resident)
     monkeypatch.setattr("diffusers_helper.model_files.parts.Part.bytes_in", lambda part, _: SIZES.get(part.name, 0))
     monkeypatch.setattr(
         "diffusers_helper.loading.placement.stored_numbers", lambda part, _: {"BF16": SIZES.get(part.name, 0) // 2}
     )
-    monkeypatch.setattr("diffusers_helper.service.preload.free_ram", lambda: Ram(int(free * GB) + COMFORT, 0))
+
+
+def with_free(gigabytes):
+    """So much RAM beside the user's comfort."""
+    return lambda: Ram(int(gigabytes * GB) + COMFORT, 0)
 
 
 @pytest.mark.parametrize(
@@ -61,16 +65,16 @@ def as_on(monkeypatch, components, device, *, resident, free, fp8=False):
     ],
 )
 def test_what_fits_is_loaded_ahead(monkeypatch, components, device, resident, free, fp8, large):
-    as_on(monkeypatch, components, device, resident=resident, free=free, fp8=fp8)
-    chosen, note = choose(components, "f1")
+    as_on(monkeypatch, components, device, resident=resident, fp8=fp8)
+    chosen, note = choose(components, "f1", with_free(free))
     assert sorted(part.name for part in chosen) == sorted(SMALL + large)
     assert bool(note) is (not large)
     assert not note or "The larger models are loaded with the first video" in note
 
 
 def test_where_nothing_fits_nothing_is_loaded(monkeypatch, components):
-    as_on(monkeypatch, components, "cuda", resident=False, free=1)
-    chosen, note = choose(components, "f1")
+    as_on(monkeypatch, components, "cuda", resident=False)
+    chosen, note = choose(components, "f1", with_free(1))
     assert (chosen, bool(note)) == ([], True)
 
 
@@ -116,12 +120,15 @@ def test_the_bytes_of_a_large_part_are_told():
         (ZeroDivisionError("bug"), "Something unexpected went wrong"),
     ],
 )
-def test_an_error_is_a_sentence_and_frees_what_was_loaded(components, monkeypatch, caplog, error, sentence):
-    def fail(*_):
-        raise error
+def test_an_error_is_a_sentence_and_frees_what_was_loaded(caplog, error, sentence):
+    class Failing(Components):
+        def load(self, part):
+            if part.is_transformer:
+                assert self._loaded
+                raise error
+            super().load(part)
 
-    monkeypatch.setattr("diffusers_helper.loading.components.resolve_attention", fail)
-    preload = Preload()
+    components, preload = Failing(LocalFolder(TINY_FOLDER), "cpu"), Preload()
     preload.run(components, "f1", resume)
     assert sentence in preload.now.error
     assert not preload.now.active
@@ -147,7 +154,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         yield from ()
 
     def prepare():
-        assert begin.wait(20)
+        assert begin.wait(60)
         preload.run(components, "f1", resume)
 
     manager = JobManager(run, hooks=WorkerHooks(prepare=prepare))
@@ -159,7 +166,7 @@ def test_a_job_that_is_started_early_waits_and_runs(components):
         assert ran.wait(60)
     finally:
         begin.set()
-        assert manager.close(20)
+        assert manager.close(60)
     assert len(preload.now.parts) == 5
 
 

@@ -14,6 +14,8 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service.proxies import proxies_in, require_proxies, settle_proxies, without_password
 from tests.fake_hub import fake_hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 HOST = "hub.example.org"
 """A name that only the proxy knows."""
@@ -91,7 +93,7 @@ set_environment(Folders.chosen(), offline=False)
 """
 
 
-@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks", "SOCKS"])
+@pytest.mark.parametrize("scheme", ["socks5h", "SOCKS"])
 def test_the_pages_library_is_imported_and_this_computer_reached_without_the_proxy(scheme):
     code = f"""{START}
 import gradio, httpx
@@ -128,6 +130,14 @@ def test_a_proxy_that_cannot_be_used_is_a_sentence(proxy, monkeypatch):
     ) as raised:
         require_proxies()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"), [("socks5", None), ("socks5h", None), ("socks", "socks5"), ("SOCKS", "socks5")]
+)
+def test_socks_without_a_number_is_socks_5(given, settled):
+    changes = settle_proxies({"ALL_PROXY": f"{given}://127.0.0.1:9"})
+    assert changes.get("ALL_PROXY") == (settled and f"{settled}://127.0.0.1:9")
 
 
 def test_without_proxies_nothing_changes():

@@ -10,7 +10,7 @@ from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_ru
 from tests.fakes import LION, serve_page
 from tests.proxy import NAMES, Nginx, nginx_program
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -193,6 +193,7 @@ def test_fields_of_conditions_and_sections() -> None:
     assert {"index", "latents", "pixels"} <= {field.name for field in dataclasses.fields(SectionDone)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["demo_gradio.py", "demo_gradio_f1.py"])
 def test_programs_take_the_options_that_everyone_knows(program: str) -> None:
     command = [sys.executable, program, "--help"]

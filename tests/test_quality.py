@@ -54,6 +54,7 @@ def test_numbers_of_a_clip():
     assert jumped["joints"] > 1.3
 
 
+@pytest.mark.slow
 def test_results_are_written_and_add_up(tmp_path, capsys):
     result = run(
         Drawing(camera_motion("pan left")),

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from diffusers_helper.gradio import receiving
-from diffusers_helper.gradio.receiving import MOST_FILES
+from diffusers_helper.gradio.receiving import MOST_FILES, Receiver
+from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.service.access import Access
 from tests.fakes import LION, serve_page, wait_for
+
+pytestmark = pytest.mark.slow
 
 PHOTO = LION.read_bytes()
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -146,7 +151,7 @@ def test_a_full_disk_is_told(page, folder, monkeypatch):
     assert (answer.status_code, answer.text) == (507, "The file cannot be stored: No space left on device.")
 
 
-def test_the_progress_of_an_upload_is_told_and_forgotten(page, folder, monkeypatch):
+def test_the_progress_of_an_upload_is_told_and_forgotten(page, folder):
     url, kind = f"{page.url}/gradio_api/upload", FORM["Content-Type"]
     told, seen = [], threading.Event()
 
@@ -171,13 +176,22 @@ def test_the_progress_of_an_upload_is_told_and_forgotten(page, folder, monkeypat
     assert {(one["msg"], one["orig_name"]) for one in updates} == {("update", "a.png")}
     assert 1_000_000 <= sum(one["chunk_size"] for one in updates) <= 1_500_100
     assert last == {"msg": "done"}
-    monkeypatch.setattr(receiving, "WAIT_SECONDS", 0)
     assert httpx.get(f"{url}_progress?upload_id=one", timeout=60).status_code == 404
 
 
-def test_one_owner_cannot_bring_any_number_of_files_at_once(page, folder, monkeypatch):
-    monkeypatch.setattr(receiving, "MOST_AT_ONCE", 0)
-    answer = post(page, part() + b"--x--\r\n")
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
-    monkeypatch.undo()
-    assert post(page, part() + b"--x--\r\n").status_code == 200
+def test_one_owner_cannot_bring_any_number_of_files_at_once(tmp_path):
+    receiver, answers = Receiver(Uploads(tmp_path), LIMIT, at_once=1), []
+
+    async def receive(request):
+        return await receiver.receive(request, "ann")
+
+    client = TestClient(Starlette(routes=[Route("/", receive, methods=["POST"])]))
+
+    def pieces():
+        yield part()
+        answers.append(client.post("/", content=part() + b"--x--\r\n", headers=FORM))  # while this one comes in
+        yield b"--x--\r\n"
+
+    assert client.post("/", content=pieces(), headers=FORM).status_code == 200
+    assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(429, "5")]
+    assert client.post("/", content=part() + b"--x--\r\n", headers=FORM).status_code == 200

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
-from diffusers_helper.gradio import inputs, recipe_panel
+from diffusers_helper.gradio import inputs
 from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
@@ -151,40 +151,40 @@ def picture(kind, size=(320, 240)):
     return file.getvalue()
 
 
+def restoring(photo):
+    """The panel, with a file that has this photo in it."""
+    return RecipeHandlers(ORIGINAL, read=lambda path: Recipe({"steps": 7}, False, (), photo))
+
+
 @pytest.mark.parametrize("user", ["", "ann"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.json"])
-def test_a_photo_inside_any_file_becomes_the_photo(upload, monkeypatch, kind, name, user):
+def test_a_photo_inside_any_file_becomes_the_photo(upload, kind, name, user):
     content = picture(kind)
-    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
-    monkeypatch.setattr(recipe_panel, "user_of", lambda request: user)
-    monkeypatch.setattr(recipe_panel, "owner_of", lambda request: user)
+    handlers, request = restoring(content), gr.Request(username=user, client=None)
     value = upload(name, recipe_of(MADE))
     if user:
         Uploads(Path(value["path"]).parents[1]).add([Path(value["path"])], user)
-    message, photo, *_ = RecipeHandlers(ORIGINAL).restore(value)
+    message, photo, *_ = handlers.restore(value, request)
     assert "photo is not in this file" not in message
     assert uploaded_file(photo["path"], user).read_bytes() == content
     assert read_photo(photo, PhotoReader()).image.size == (320, 240)
-    assert RecipeHandlers(ORIGINAL).restore(value)[1] == photo, "the second time, too"
+    assert handlers.restore(value, request)[1] == photo, "the second time, too"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"MZ", picture("GIF")])
-def test_what_is_no_photo_does_not_become_one(upload, monkeypatch, content):
-    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
+def test_what_is_no_photo_does_not_become_one(upload, content):
     value = upload("a.mp4", recipe_of(MADE))
-    message, photo, *_ = RecipeHandlers(ORIGINAL).restore(value)
+    message, photo, *_ = restoring(content).restore(value)
     assert photo == gr.skip()
     assert "photo is not in this file" in message
     assert os.listdir(Path(value["path"]).parents[1]) == ["0" * 64]
 
 
 def test_where_the_photo_finds_no_room_the_settings_are_restored(upload, monkeypatch):
-    content = picture("PNG")
-    monkeypatch.setattr(recipe_panel, "read_recipe", lambda path: Recipe({"steps": 7}, False, (), content))
     value = upload("a.mp4", recipe_of(MADE))
     monkeypatch.setattr(inputs, "Uploads", partial(Uploads, max_count=0))
-    message, photo, *controls = RecipeHandlers(ORIGINAL).restore(value)
+    message, photo, *controls = restoring(picture("PNG")).restore(value)
     assert photo == gr.skip()
     assert "There is no room for uploads on this server" in message
     assert controls[SETTINGS.index("steps")] == 7

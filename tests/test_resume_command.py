@@ -53,11 +53,8 @@ class FakeProgram:
 
 
 @pytest.fixture
-def program(monkeypatch):
-    fake = type("Fake", (FakeProgram,), {"made": []})
-    monkeypatch.setattr("diffusers_helper.app.program.Program", fake)
-    monkeypatch.setattr("diffusers_helper.service.options.set_environment", lambda _, *, offline: None)
-    return fake
+def program(kept_environment):
+    return type("Fake", (FakeProgram,), {"made": []})
 
 
 @pytest.fixture
@@ -76,13 +73,13 @@ def leave(outputs, name, *, sections=1, **fields):
     store.locks.release(name)
 
 
-def resume(outputs, *argv):
-    return cli.main(["resume", *argv, "--outputs", str(outputs)])
+def resume(program, outputs, *argv):
+    return cli.main(["resume", *argv, "--outputs", str(outputs)], program)
 
 
 def test_the_only_one_needs_no_name(program, outputs, capsys):
     leave(outputs, "a", output="user_ann/a", models="/my/models", variant="f1")
-    assert resume(outputs) == 0
+    assert resume(program, outputs) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{outputs}/user_ann/a.mp4\n"
     assert "The tiny model is at work." in shown.err
@@ -94,7 +91,7 @@ def test_the_list_says_which_there_are(program, outputs, capsys):
     leave(outputs, "a")
     leave(outputs, "b", state="failed", sections=2, variant="f1")
     leave(outputs, "c", state="done")
-    assert resume(outputs, "--list") == 0
+    assert resume(program, outputs, "--list") == 0
     _, first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["a", "interrupted", "1", "of", "3", "original", "Film", "a", "with", "a", "lion."]
     assert second.split()[:6] == ["b", "failed", "2", "of", "3", "f1"]
@@ -102,12 +99,12 @@ def test_the_list_says_which_there_are(program, outputs, capsys):
 
 
 def test_an_empty_list_says_so(program, outputs, capsys):
-    assert resume(outputs, "--list") == 0
+    assert resume(program, outputs, "--list") == 0
     assert capsys.readouterr().out == f"There is no unfinished video in {outputs}.\n"
 
 
 def test_what_was_not_kept_cannot_be_made_longer(program, outputs, capsys):
-    assert resume_extend(outputs, "lion_Pan-left_7", "--seconds", "2.4") != 0
+    assert resume_extend(program, outputs, "lion_Pan-left_7", "--seconds", "2.4") != 0
     assert "no latents of lion_Pan-left_7: only a video made with --keep latents" in capsys.readouterr().err
 
 
@@ -118,51 +115,51 @@ def test_what_was_not_kept_cannot_be_made_longer(program, outputs, capsys):
 def test_what_is_not_clear_is_asked(program, outputs, argv, says, capsys):
     leave(outputs, "a")
     leave(outputs, "b")
-    assert resume(outputs, *argv) in (1, 2)
+    assert resume(program, outputs, *argv) in (1, 2)
     assert says in capsys.readouterr().err
     assert program.made == []
 
 
 def test_nothing_to_do_is_said(program, outputs, capsys):
-    assert resume(outputs) == 2
+    assert resume(program, outputs) == 2
     assert "no unfinished video" in capsys.readouterr().err
-    assert resume(outputs, "--all") == 0
+    assert resume(program, outputs, "--all") == 0
 
 
 def test_a_job_of_a_living_process_is_not_touched(program, outputs, capsys):
     leave(outputs, "a")
     other = JobStore(outputs / "jobs")
     assert other.locks.hold("a")
-    assert resume(outputs, "a") == 2
+    assert resume(program, outputs, "a") == 2
     assert "another process" in capsys.readouterr().err
 
 
 def test_another_environment_needs_force(program, outputs, capsys):
     leave(outputs, "a")
     program.changed = "It was begun with torch 2.11.0; here it is 2.13.0."
-    assert resume(outputs) == 2
+    assert resume(program, outputs) == 2
     assert "torch 2.11.0" in (said := capsys.readouterr().err)
     assert "--force" in said
-    assert resume(outputs, "--force") == 0
+    assert resume(program, outputs, "--force") == 0
 
 
 def test_all_go_on_though_one_fails(program, outputs, capsys):
     for name in "abc":
         leave(outputs, name)
     (outputs / "jobs/b/photo.png").write_bytes(b"")
-    assert resume(outputs, "--all") == 1
+    assert resume(program, outputs, "--all") == 1
     assert capsys.readouterr().out == f"{outputs}/a.mp4\n{outputs}/c.mp4\n"
     assert JobStore(outputs / "jobs").records() == []
     assert [name for name, _ in JobStore(outputs / "jobs").quarantine.listed()] == ["b"]
-    assert resume(outputs, "--all") == 0
-    assert resume(outputs, "b") == 1
+    assert resume(program, outputs, "--all") == 0
+    assert resume(program, outputs, "b") == 1
 
 
 def test_ctrl_c_ends_all_of_them(program, outputs, capsys):
     for name in "ab":
         leave(outputs, name)
     program.fault = CancelledError("Stopped.")
-    assert resume(outputs, "--all") == 130
+    assert resume(program, outputs, "--all") == 130
     assert len(program.made) == 1
     assert f"Go on with: ./framepack resume a --outputs {outputs}" in capsys.readouterr().err
 
@@ -189,7 +186,7 @@ def handlers():
 def test_a_signal_while_sampling_says_how_to_go_on(program, outputs, handlers, signals, capfd):
     leave(outputs, "a")
     program.signals = signals
-    assert resume(outputs) == 130
+    assert resume(program, outputs) == 130
     shown = capfd.readouterr().err
     assert "Stopping after this step" in shown
     assert f"Go on with: ./framepack resume a --outputs {outputs}" in shown
@@ -199,7 +196,7 @@ def test_a_signal_while_sampling_says_how_to_go_on(program, outputs, handlers, s
 def test_a_second_ctrl_c_is_at_once(program, outputs, handlers, capfd):
     leave(outputs, "a")
     program.signals = (signal.SIGHUP, signal.SIGINT)
-    assert resume(outputs) == 130
+    assert resume(program, outputs) == 130
     assert "Go on with" in capfd.readouterr().err
 
 
@@ -208,21 +205,21 @@ def test_what_shall_outlive_its_terminal_does(program, outputs, handlers):
     program.signals = (signal.SIGHUP,)
     handlers[signal.SIGHUP] = signal.SIG_IGN  # nohup
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert resume(outputs) == 0
+    assert resume(program, outputs) == 0
 
 
 def test_a_failure_keeps_what_is_there(program, outputs, capsys):
     leave(outputs, "a")
     program.fault = OutOfMemoryError("Too little memory.")
-    assert resume(outputs) == 1
+    assert resume(program, outputs) == 1
     assert "Too little memory." in capsys.readouterr().err
     assert JobStore(outputs / "jobs").record("a").state == "failed"
 
 
 def test_the_video_goes_where_it_should(program, outputs, tmp_path, capsys):
     leave(outputs, "a")
-    assert resume(outputs, "-o", str(tmp_path / "film.avi")) == 2
-    assert resume(outputs, "-o", str(tmp_path / "film.mp4")) == 0
+    assert resume(program, outputs, "-o", str(tmp_path / "film.avi")) == 2
+    assert resume(program, outputs, "-o", str(tmp_path / "film.mp4")) == 0
     assert capsys.readouterr().out == f"{tmp_path}/film.mp4\n"
     assert not (outputs / "a.mp4").exists()
 
@@ -231,7 +228,7 @@ def test_what_is_discarded_leaves_its_video(program, outputs):
     leave(outputs, "a")
     leave(outputs, "b")
     (outputs / "a_partial_01.mp4").touch()
-    assert resume(outputs, "a", "--discard") == 0
+    assert resume(program, outputs, "a", "--discard") == 0
     assert [record.id for record in JobStore(outputs / "jobs").records()] == ["b"]
     assert (outputs / "a_partial_01.mp4").exists()
 
@@ -246,7 +243,7 @@ def test_a_finished_f1_video_is_made_longer(program, outputs, capsys):
         yield Finished(self.outputs / "b.mp4", 181)
 
     program.generate = generate
-    assert resume_extend(outputs, "a", "--seconds", "2.4") == 0
+    assert resume_extend(program, outputs, "a", "--seconds", "2.4") == 0
     [(sections, name)] = made
     assert sections == 5
     store = JobStore(outputs / "jobs")
@@ -258,9 +255,9 @@ def test_a_finished_f1_video_is_made_longer(program, outputs, capsys):
 def test_the_name_of_its_files_names_a_job_too(program, outputs, capsys):
     leave(outputs, "a", output="user_ann/lion_roars_7")
     leave(outputs, "b", output="lion_roars_7_2")
-    assert resume(outputs, "lion_roars_7") == 0
+    assert resume(program, outputs, "lion_roars_7") == 0
     assert capsys.readouterr().out == f"{outputs}/user_ann/a.mp4\n"
-    assert resume(outputs, "lion_roars_7_2", "--discard") == 0
+    assert resume(program, outputs, "lion_roars_7_2", "--discard") == 0
     assert JobStore(outputs / "jobs").records() == []
 
 
@@ -268,11 +265,11 @@ def test_the_name_of_its_files_names_a_job_too(program, outputs, capsys):
 def test_a_name_that_two_users_videos_have_is_asked(program, outputs, command, capsys):
     leave(outputs, "a", output="user_ann/lion_1", variant="f1")
     leave(outputs, "b", output="user_bob/lion_1", variant="f1")
-    assert resume(outputs, "lion_1", *command) == 2
+    assert resume(program, outputs, "lion_1", *command) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in ("user_ann/lion_1", "user_bob/lion_1"))
     assert len(JobStore(outputs / "jobs").records()) == 2
-    assert resume(outputs, "user_bob/lion_1", *command) == 0
+    assert resume(program, outputs, "user_bob/lion_1", *command) == 0
     assert [record.id for record in JobStore(outputs / "jobs").records()] == ["a"]
 
 
@@ -286,10 +283,10 @@ def test_a_name_that_two_users_videos_have_is_asked(program, outputs, command, c
 )
 def test_what_cannot_be_made_longer_says_why(program, outputs, fields, seconds, says, capsys):
     leave(outputs, "a", **fields)
-    assert resume_extend(outputs, "a", "--seconds", seconds) == 2
+    assert resume_extend(program, outputs, "a", "--seconds", seconds) == 2
     assert says in capsys.readouterr().err
     assert [record.id for record in JobStore(outputs / "jobs").records()] == ["a"]
 
 
-def resume_extend(outputs, *argv):
-    return cli.main(["extend", *argv, "--outputs", str(outputs)])
+def resume_extend(program, outputs, *argv):
+    return cli.main(["extend", *argv, "--outputs", str(outputs)], program)

@@ -1,15 +1,13 @@
+from functools import partial
+
 import pytest
 
 from diffusers_helper.core.errors import CancelledError, DiskFullError, OutputError
 from diffusers_helper.core.events import StageStarted
 from diffusers_helper.core.files import atomic_write
-from diffusers_helper.generation import disk_wait as room
-from diffusers_helper.generation.disk_wait import retry_when_disk_full
+from diffusers_helper.generation import disk_wait
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(room, "POLL_SECONDS", 0.01)
+retry_when_disk_full = partial(disk_wait.retry_when_disk_full, poll_seconds=0.01)
 
 
 def result_of(events):

@@ -15,6 +15,8 @@ import pytest
 
 from tests.fakes import wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SHELL_SCRIPTS = [ROOT / name for name in ("framepack", "run_gradio.sh", ".ci/run")] + [
     script for script in sorted((ROOT / "scripts").iterdir()) if script.is_file() and not script.suffix
@@ -342,8 +344,10 @@ def test_the_fast_tests_need_nothing_but_pythons_packages(clone: Clone) -> None:
     (clone.folder / ".venv").mkdir()
     executable(clone.folder / ".venv" / "bin" / "python", '#!/bin/sh\nprintf "<%s>" "$@"\n')
     output = clone("test", "--fast", "tests/test_jobs.py", "-x", CI="true")
-    assert output.startswith("<-m><pytest><-m><not slow and not browser><--numprocesses=logical>")
-    assert output.endswith("<tests/test_jobs.py><-x>")
+    told, _, given = output.partition("\n")
+    assert "left out is what takes longer than a second" in told
+    assert given.startswith("<-m><pytest><-m><not slow and not browser><--numprocesses=logical>")
+    assert given.endswith("<tests/test_jobs.py><-x>")
 
 
 def test_the_versions_of_both_files_are_exact() -> None:

@@ -22,6 +22,8 @@ from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.browsing import headless, visit
 from tests.fakes import LION, serve_page
 
+pytestmark = pytest.mark.slow
+
 LOGGER = "diffusers_helper.gradio.sign_in"
 
 

@@ -17,6 +17,8 @@ from tests.fake_hub import COMMIT, NEWER_COMMIT, fake_hub
 from tests.test_model_hub import SHARDS, tiny_repositories
 from tests.tiny import TINY_FOLDER
 
+pytestmark = pytest.mark.slow
+
 F1 = transformer_part("f1")
 REPOSITORIES = {part.repository for part in parts_for(["f1"])}
 

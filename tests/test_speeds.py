@@ -6,8 +6,7 @@ import pytest
 
 from diffusers_helper.core.events import Finished, Forecast, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.jobs import pace, speeds
-from diffusers_helper.jobs.pace import Speed
+from diffusers_helper.jobs.pace import Pace, Speed
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 
 KEY = SpeedKey(computer="a card", model="a model", teacache=False, cfg=False, pixels=640 * 608)
@@ -85,8 +84,8 @@ def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
     assert known.lookup(KEY) is None
 
 
-def test_the_file_stays_small(known, monkeypatch):
-    monkeypatch.setattr(speeds, "MAX_ENTRIES", 3)
+def test_the_file_stays_small(tmp_path):
+    known = KnownSpeeds(tmp_path / "speeds.json", most=3)
     for pixels in range(1, 10):
         known.keep(like(pixels=pixels), SPEED)
     assert [one.pixels for one in known._read()] == [7, 8, 9]
@@ -99,9 +98,9 @@ def video():
     yield Finished(Path("v.mp4"), 73)
 
 
-def test_a_video_is_measured_and_the_next_one_gets_its_times_before_the_first_step(known, monkeypatch):
+def test_a_video_is_measured_and_the_next_one_gets_its_times_before_the_first_step(tmp_path):
     seconds = iter(range(1000))
-    monkeypatch.setattr(speeds, "Pace", lambda: pace.Pace(lambda: next(seconds)))
+    known = KnownSpeeds(tmp_path / "speeds.json", new_pace=lambda: Pace(lambda: next(seconds)))
     first = list(known.timed(video(), KEY))
     assert [type(event) for event in first] == [type(event) for event in video()]
     speed, rough = known.lookup(KEY)

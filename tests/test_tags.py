@@ -84,6 +84,7 @@ def test_a_picture_that_is_too_large_is_left_out():
     assert user_data(Tags()) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
 def test_ffprobe_sees_one_video_and_an_attached_picture(tmp_path):
     path = grown(tmp_path / "a").finish()

@@ -4,6 +4,7 @@ import ast
 import copy
 import pickle
 import string
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,7 @@ NAMES = {"TeaCache", "CFG", "job id", "state", "video"}
 """The same in all languages, or not shown."""
 
 
+@cache
 def calls(path):
     return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
 
@@ -65,6 +67,7 @@ def catalogue(tag):
     return language(tag)._catalogue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", TRANSLATED)
 def test_every_sentence_is_translated_and_no_translation_is_left_over(tag):
     assert sorted(keys() - catalogue(tag).keys()) == [], "not translated"
@@ -172,6 +175,7 @@ WORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("served", "fallback"), [(list(LANGUAGES), "en"), (["ja"], "ja")])
 def test_one_address_serves_every_language(tmp_path, served, fallback):
     with serve_page(tmp_path, languages=served) as page:

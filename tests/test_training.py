@@ -29,6 +29,13 @@ from training.texts import TextEncoders, Tokenizers, save_tokenizers
 from training.train_transformer import TrainModel, draw_sigmas, noise_augment
 
 SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+SMALL_TRANSFORMER = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "rope_axes_dim": (4, 6, 6),
+    "num_layers": 1,
+    "num_single_layers": 1,
+}
 
 
 def smooth_picture(side: int = 96) -> torch.Tensor:
@@ -264,10 +271,9 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
     assert not batch.clean_4x.any()
 
 
-def test_weights_are_cut_into_pieces_and_come_back(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.checkpoint.MAX_PIECE", 1000)
+def test_weights_are_cut_into_pieces_and_come_back(tmp_path) -> None:
     tensors = {f"t{i}": torch.randn(10, 20) for i in range(5)}
-    save_weights(tensors, tmp_path, "part")
+    save_weights(tensors, tmp_path, "part", max_piece=1000)
     assert len(list(tmp_path.glob("part-*.safetensors"))) == 3
     found = load_weights(tmp_path, "part")
     for name, tensor in tensors.items():
@@ -304,6 +310,7 @@ def test_rate_warms_up_and_falls_over_all_calls(tmp_path) -> None:
     assert run.over
 
 
+@pytest.mark.slow
 def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
     from diffusers_helper.encoders.hunyuan import encode_prompt_conds
 
@@ -323,8 +330,7 @@ def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
 def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the family for a few steps, at a few pixels, through the command line."""
     monkeypatch.setattr(family, "VAE", SMALL_VAE | {"mid_block_add_attention": False})
-    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
-    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
+    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | SMALL_TRANSFORMER)
     monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
     monkeypatch.setattr(stills, "SHAPES", pool.SHAPES)
     monkeypatch.setattr(pool, "CHUNK", 2)
@@ -383,13 +389,12 @@ def toy_batch(count: int) -> pool.Batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "learns"), [(5.0, True), (0.0, False), (-5.0, False)])
-def test_a_toy_run_learns(monkeypatch: pytest.MonkeyPatch, rate: float, learns: bool) -> None:
+def test_a_toy_run_learns(rate: float, learns: bool) -> None:
     """The training's own step on one batch whose noise can be told from what is shown; it learns downhill alone."""
-    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
-    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
     torch.manual_seed(0)
-    model, inputs = TrainModel(), toy_batch(2).flat()
+    model, inputs = TrainModel(**SMALL_TRANSFORMER), toy_batch(2).flat()
     inputs["target"].zero_()
     half, optimizers = HalfCopy(model, torch.float32), train_transformer._optimizers(model)
     step = GraphedStep(
@@ -403,11 +408,9 @@ def test_a_toy_run_learns(monkeypatch: pytest.MonkeyPatch, rate: float, learns: 
     assert (after < 0.75 * before) == learns
 
 
-def test_the_trained_arithmetic_is_the_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"num_attention_heads": 2, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 1}
-    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | small | {"num_single_layers": 1})
+def test_the_trained_arithmetic_is_the_transformers() -> None:
     torch.manual_seed(0)
-    model, batch = TrainModel().eval(), toy_batch(2)
+    model, batch = TrainModel(**SMALL_TRANSFORMER).eval(), toy_batch(2)
     for parameter in model.transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     noisy = torch.randn_like(batch.target)

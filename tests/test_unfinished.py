@@ -37,8 +37,8 @@ class Life:
     It stops before the section `wait_before` until `gate` is set, and raises `fault` there.
     """
 
-    def __init__(self, outputs, variant="original", env_warning="", wait_before=1, **options):
-        self.outputs, self.store = outputs, JobStore(outputs / "jobs")
+    def __init__(self, outputs, variant="original", env_warning="", wait_before=1, store=JobStore, **options):
+        self.outputs, self.store = outputs, store(outputs / "jobs")
         self.gate, self.reached, self.wait_before, self.fault = threading.Event(), threading.Event(), wait_before, None
         self.made = []
         unfinished = StoredJobs(self.store, variant, lambda job_id: env_warning)
@@ -247,14 +247,25 @@ def test_a_job_that_waits_and_is_cancelled_does_not_come_back(live):
     assert waiting not in [record.id for record in first.store.records()]
 
 
-def test_a_refused_job_leaves_nothing(live, monkeypatch):
-    life = live(limits=QueueLimits(waiting=1))
+class FullStore(JobStore):
+    """Takes no more jobs from some moment on."""
+
+    full = False
+
+    def add(self, *job):
+        if self.full:
+            raise OutputError("The disk is full.")
+        super().add(*job)
+
+
+def test_a_refused_job_leaves_nothing(live):
+    life = live(limits=QueueLimits(waiting=1), store=FullStore)
     job = life.begin()
     life.manager.submit(INPUTS)
     with pytest.raises(QueueFullError):
         life.manager.submit(INPUTS)
     assert len(life.store.records()) == 2
-    monkeypatch.setattr(JobStore, "add", lambda *_: (_ for _ in ()).throw(OutputError("The disk is full.")))
+    life.store.full = True
     life.manager.cancel(life.store.records()[-1].id)
     with pytest.raises(OutputError):
         life.manager.submit(INPUTS)

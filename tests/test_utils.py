@@ -31,12 +31,14 @@ def test_other_names_are_an_attribute_error():
         _ = utils.no_such_name
 
 
+@pytest.mark.slow
 def test_importing_it_loads_neither_torch_nor_codecs():
     code = "import sys; import diffusers_helper.utils; print(*{'torch', 'av', 'PIL', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_photos_need_no_torch():
     code = "import sys; import diffusers_helper.media.photo; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

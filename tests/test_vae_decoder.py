@@ -58,6 +58,7 @@ def test_without_windows_all_frames_are_decoded_as_one():
     assert relative_error(decoder()(latents), whole) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_near_to_the_exact_numbers_as_diffusers_is(dtype):
     latents = torch.randn(1, 16, 5, 4, 4).to(dtype)
@@ -101,6 +102,7 @@ def peak_bytes(decode, latents):
     return memory.peak
 
 
+@pytest.mark.slow
 def test_memory_stays_near_one_activation_where_it_is_short():
     latents = torch.randn(1, 16, 5, 8, 8)
     largest = 4 * 8 * 17 * 64 * 64  # bytes of an activation in full resolution: 8 channels, 17 frames

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.service import versions
 from diffusers_helper.service.versions import TESTED, Package, installed_packages, require_versions
 
 ROOT = Path(__file__).parents[1]
@@ -36,20 +35,19 @@ def test_what_is_installed_here_was_tested(caplog):
 
 
 @pytest.mark.parametrize(("oldest", "newest", "fails"), [("99.0", "99.0", True), ("0.1", "0.2", False)])
-def test_too_old_is_an_error_and_too_new_a_line_in_the_log(monkeypatch, caplog, oldest, newest, fails):
-    monkeypatch.setattr(versions, "TESTED", {"gradio": (oldest, newest)})
+def test_too_old_is_an_error_and_too_new_a_line_in_the_log(caplog, oldest, newest, fails):
+    tested = {"gradio": (oldest, newest)}
     if fails:
         with pytest.raises(SettingsError, match=r"gradio \d.* is too old: 99.0 is needed"):
-            require_versions()
+            require_versions(tested)
     else:
-        require_versions()
+        require_versions(tested)
         assert "is newer than what was tested (0.2)" in caplog.text
 
 
-def test_a_library_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(versions, "TESTED", {"no-such-library": ("1", "2")})
+def test_a_library_that_is_not_there():
     with pytest.raises(SettingsError, match=r"no-such-library is not installed.*scripts/setup"):
-        require_versions()
+        require_versions({"no-such-library": ("1", "2")})
 
 
 def test_the_newest_is_what_requirements_name():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,31 +15,31 @@ from diffusers_helper.core.errors import QueueFullError
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.service import watchdog
-from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, Watchdog, replace_process
+from diffusers_helper.service.watchdog import MOST_REPLACEMENTS, replace_process
 from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
+Watchdog = partial(watchdog.Watchdog, look_seconds=0.01)
 
 
 class Stuck:
-    """A run that hangs in its first section until the test is over; `pulse` keeps giving signs of life."""
+    """A run that hangs in its first section until the test is over; with `pulses` it keeps giving signs of life."""
 
-    def __init__(self):
-        self.over, self.pulses = threading.Event(), False
-        self.manager = JobManager(self)
+    def __init__(self, **how):
+        self.over, self.pulses, self.pulsed = threading.Event(), False, 0
+        self.manager = JobManager(self, **how)
 
     def __call__(self, job):
         yield VideoGrown(Path(f"{job.id}_partial.mp4"), 37, 1)
         while not self.over.wait(0.005):
             if self.pulses:
                 job.check()
+                self.pulsed += 1
         yield StepDone(0, 1, 1, 4, None)
         yield Finished(Path(f"{job.id}.mp4"), 37)
 
@@ -70,16 +71,37 @@ def test_a_job_that_hangs_fails_and_the_process_is_replaced(stuck, caplog):
     assert manager.snapshot(next_job).state == "cancelled"
 
 
-def test_a_job_that_gives_signs_of_life_may_take_its_time(stuck):
-    stuck.pulses, replaced = True, threading.Event()
-    dog = Watchdog(stuck.manager, replace=replaced.set, hang_seconds=0.2)
+class Clock:
+    """Seconds that pass when the test says so; counts how often the watchdog looks."""
+
+    now, looks = 0.0, 0
+
+    def __call__(self):
+        self.looks += threading.current_thread().name == "watchdog"
+        return self.now
+
+
+def test_a_job_that_gives_signs_of_life_may_take_its_time():
+    clock, replaced = Clock(), threading.Event()
+    stuck = Stuck(stats=WorkerStats(clock))
+    stuck.pulses = True
+    dog = Watchdog(stuck.manager, replace=replaced.set, hang_seconds=100)
     dog.start()
     job = stuck.manager.submit(JobInputs(GenerationRequest(), {}))
-    assert not replaced.wait(0.6)
+    wait_for(lambda: stuck.pulsed)
+    for _ in range(5):
+        clock.now += 90
+        pulsed = stuck.pulsed + 1
+        wait_for(lambda pulsed=pulsed: stuck.pulsed > pulsed)
+        looks = clock.looks + 1
+        wait_for(lambda looks=looks: clock.looks > looks)
+    assert not replaced.is_set()
     stuck.over.set()
     assert stuck.manager.wait(job, 60).state == "done"
-    assert not replaced.wait(0.3)  # idle is no hang
+    clock.now += 1000
+    assert not replaced.wait(0.1)  # idle is no hang
     dog.stop()
+    assert stuck.manager.close(60)
 
 
 def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
@@ -91,6 +113,7 @@ def test_a_lost_gpu_replaces_the_process_and_takes_no_more_jobs(stuck):
         stuck.manager.submit(JobInputs(GenerationRequest(), {}))
 
 
+@pytest.mark.slow
 def test_the_process_becomes_a_new_one_with_its_arguments_until_it_is_a_storm():
     program = (
         "import os, sys\n"

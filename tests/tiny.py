@@ -1,6 +1,7 @@
 """A micro model folder with random weights, made anew, and its parts, loaded as the product loads them.
 
-It has the layout of the shipped assets/tiny (`SHIPPED`), both variants' transformers and a fifth of the work.
+It is there as soon as the first test runs. It has the layout of the shipped assets/tiny (`SHIPPED`), both variants'
+transformers and a fifth of the work.
 """
 
 import atexit
@@ -23,10 +24,15 @@ from transformers import (
 from training.make_tiny import make_tiny
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "tiny"
-_made = tempfile.TemporaryDirectory(prefix="framepack-micro-")
-atexit.register(_made.cleanup)
-TINY = TINY_FOLDER = Path(_made.name)
-make_tiny(TINY)
+_folder = tempfile.TemporaryDirectory(prefix="framepack-micro-")
+atexit.register(_folder.cleanup)
+TINY = TINY_FOLDER = Path(_folder.name)
+"""Empty until the session's fixture in conftest.py has called `fill`."""
+
+
+def fill() -> None:
+    """Make the model."""
+    make_tiny(TINY)
 
 
 class TinyText(NamedTuple):

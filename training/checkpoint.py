@@ -12,18 +12,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MAX_PIECE = 14 * 2**20
-"""Bytes in one file at most."""
 
 
-def save_weights(tensors: Mapping[str, Tensor], folder: Path, name: str, dtype: torch.dtype = torch.float16) -> None:
-    """Write the tensors in `dtype` as NAME-0.safetensors, NAME-1.safetensors, ..., in place of older ones."""
+def save_weights(
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    name: str,
+    dtype: torch.dtype = torch.float16,
+    max_piece: int = MAX_PIECE,
+) -> None:
+    """Write the tensors in `dtype` as NAME-0.safetensors, NAME-1.safetensors, ..., in place of older ones.
+
+    `max_piece`: bytes in one file at most.
+    """
     for old in folder.glob(f"{name}-*.safetensors"):
         old.unlink()
     pieces: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
         stored = tensor.detach().to("cpu", dtype).contiguous()
-        if size + stored.nbytes > MAX_PIECE and pieces[-1]:
+        if size + stored.nbytes > max_piece and pieces[-1]:
             pieces.append({})
             size = 0
         pieces[-1][key] = stored

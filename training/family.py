@@ -6,6 +6,8 @@ of 1.2 s in some ten seconds) and for 48 MB of half-precision weights in all.
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import AutoencoderKLHunyuanVideo
 from transformers import (
     CLIPTextConfig,
@@ -48,9 +50,9 @@ VAE = {
 }
 
 
-def build_transformer() -> HunyuanVideoTransformer3DModelPacked:
-    """The packed transformer, about 13 million parameters."""
-    return HunyuanVideoTransformer3DModelPacked(**TRANSFORMER)
+def build_transformer(**sizes: Any) -> HunyuanVideoTransformer3DModelPacked:
+    """The packed transformer, about 13 million parameters; `sizes` in place of its own make another one."""
+    return HunyuanVideoTransformer3DModelPacked(**TRANSFORMER | sizes)
 
 
 def build_vae() -> AutoencoderKLHunyuanVideo:

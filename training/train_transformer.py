@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,11 @@ DISTURBED, DISTURBANCE = 0.6, 0.35
 
 
 class TrainModel(nn.Module):
-    """What is trained here: the transformer and the image encoder."""
+    """What is trained here: the transformer, of `sizes` where they are not its own, and the image encoder."""
 
-    def __init__(self) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__()
-        self.transformer = build_transformer()
+        self.transformer = build_transformer(**sizes)
         self.siglip = build_siglip()
         self.kernels = QuickKernels(compiled=False)
         with_matrices(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,15 +16,15 @@ from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_write
 from diffusers_helper.service.system_monitor import SystemMonitor
 
 
-def pick_device(choice: str) -> torch.device:
-    """Return the device called `choice`; "auto" is the best there is.
+def pick_device(choice: str, best: Callable[[], torch.device] = default_device) -> torch.device:
+    """Return the device called `choice`; "auto" is the best there is, which `best` finds.
 
     Raises SettingsError if it is not there, and if CUDA_VISIBLE_DEVICES names a GPU that cannot be used: a CPU would
     take hours for what was meant for that GPU.
     """
     if choice == "cpu":
         return torch.device("cpu")
-    device = default_device()
+    device = best()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if choice in ("auto", "cuda") and device.type != "cuda" and visible not in ("", "-1"):
         raise SettingsError(

@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
+from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message
 from diffusers_helper.core.variants import Variant
@@ -33,19 +34,19 @@ JOBS_PER_OWNER = 10
 """How many jobs one user, or one network address, may have waiting where several people share a server."""
 
 
-def main(variant: Variant, argv: Sequence[str] | None = None) -> int:
-    """Serve the page of `variant` until a signal; return the exit code."""
+def main(variant: Variant, argv: Sequence[str] | None = None, program: OpenProgram = open_program) -> int:
+    """Serve the page of `variant`, on what `program` opens, until a signal; return the exit code."""
     tolerant_output()
-    code = options.ending(lambda: _main(variant, argv))
+    code = options.ending(lambda: _main(variant, argv, program))
     return options.DONE if code == options.INTERRUPTED else code
 
 
-def _main(variant: Variant, argv: Sequence[str] | None) -> int:
+def _main(variant: Variant, argv: Sequence[str] | None, program: OpenProgram) -> int:
     config = options.config_of(_parser(variant).parse_args(argv))
     options.set_environment(config.folders, offline=config.offline)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
     with file_permissions(shared=config.shared_files):
-        return options.ending(lambda: _with_port(variant, config), config.language)
+        return options.ending(lambda: _with_port(variant, config, program), config.language)
 
 
 def open_port(server: str, port: int) -> socket.socket:
@@ -75,22 +76,23 @@ def open_port(server: str, port: int) -> socket.socket:
         ) from None
 
 
-def _with_port(variant: Variant, config: RuntimeConfig) -> int:
+def _with_port(variant: Variant, config: RuntimeConfig, program: OpenProgram) -> int:
     with open_port(config.server, config.port) as listener:
         host, port = listener.getsockname()[:2]
         access = access_from(config, host)
         with logging_to(config.folders.logs / str(port), config.log_level or "info"):
-            return options.ending(lambda: _run(variant, config, listener, access), config.language)
+            return options.ending(lambda: _run(variant, config, listener, access, program), config.language)
 
 
-def _run(variant: Variant, config: RuntimeConfig, listener: socket.socket, access: Access) -> int:
+def _run(
+    variant: Variant, config: RuntimeConfig, listener: socket.socket, access: Access, open_one: OpenProgram
+) -> int:
     require_versions()
     require_proxies()
 
     from diffusers_helper.app.device import sole_process, system_monitor
-    from diffusers_helper.app.program import Program
 
-    program = Program(config, variant.name)
+    program = open_one(config, variant.name)
     port = listener.getsockname()[1]
     uploads = config.folders.uploads / str(port)
     require_writable(uploads, "--data DIR")

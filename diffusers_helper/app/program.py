@@ -33,7 +33,7 @@ from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
-from diffusers_helper.memory import empty_caches
+from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.models.attention import resolve_attention
@@ -53,6 +53,7 @@ FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
+Generate = Callable[..., Generator[Event, None, None]]
 EXACT_NAMES = ""
 """As the option `name_template`: results are called as their jobs are."""
 _IMPORTED_LATE = (
@@ -71,6 +72,8 @@ class Program:
     Args:
         config: the settings of this process.
         variant: whose files have to be there.
+        generate: makes a video; None is `generation.generate.generate`, imported with the first one.
+        best_device: finds the device where none is chosen.
 
     Attributes:
         device: where models run.
@@ -85,10 +88,18 @@ class Program:
     for missing files.
     """
 
-    def __init__(self, config: RuntimeConfig, variant: str) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        variant: str,
+        *,
+        generate: Generate | None = None,
+        best_device: Callable[[], torch.device] = default_device,
+    ) -> None:
         folders = config.folders
         with config.naming_source("device"):
-            self.device = pick_device(config.device)
+            self.device = pick_device(config.device, best_device)
+        self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
@@ -158,8 +169,8 @@ class Program:
         off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
         `report` gets sentences about what takes long inside one stage.
         """
+        from diffusers_helper.generation import generate as generation
         from diffusers_helper.generation.checkpoint import Checkpoint
-        from diffusers_helper.generation.generate import generate
 
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
@@ -171,7 +182,7 @@ class Program:
                 checkpoint.environment, self.components.environment.of_video(*inputs.direction.plan.variants)
             ):
                 checkpoint.forget()
-            events = generate(
+            events = (self._generate or generation.generate)(
                 inputs,
                 components=self.components,
                 output=output,

@@ -110,10 +110,10 @@ def run(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
-    from diffusers_helper.app.program import EXACT_NAMES, Program
+    from diffusers_helper.app.program import EXACT_NAMES
 
     exact = config.model_copy(update={"name_template": EXACT_NAMES})  # they are made from what goes into the videos
-    program = Program(exact, parsed.variant)
+    program: Program = parsed.program(exact, parsed.variant)
     jobs = plan(listed.entries, program.defaults.model_dump() | given, program.source.title)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
     program.source.check(sorted(variants), offline=config.offline)

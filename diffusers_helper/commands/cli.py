@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, doctor
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
@@ -39,14 +40,15 @@ from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names; return the exit code."""
+def main(argv: Sequence[str] | None = None, program: OpenProgram = open_program) -> int:
+    """Run the command that `argv` names, with what `program` opens; return the exit code."""
     tolerant_output()
-    return options.ending(lambda: _run(argv))
+    return options.ending(lambda: _run(argv, program))
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, program: OpenProgram) -> int:
     parsed = _parser().parse_args(argv)
+    parsed.program = program
     config = parsed.config = options.config_of(parsed)
     options.set_environment(config.folders, offline=config.offline)
     with file_permissions(shared=config.shared_files), logging_to(None, config.log_level or "warning"):
@@ -68,13 +70,12 @@ def generate(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
-    from diffusers_helper.app.program import Program
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
     t = language(parsed.config.language)
     pictures = {START: open_photo(picture), **{name: open_photo(file) for name, file in others.items()}}
-    program = Program(parsed.config, variant)
+    program = parsed.program(parsed.config, variant)
     wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     request = wanted.with_seed()
     if program.note:

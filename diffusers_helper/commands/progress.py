@@ -9,16 +9,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-SILENCE = 60
-"""Seconds after which a log gets a text again of which only the numbers have changed."""
-
 
 class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A bar on a terminal; where stderr is none, a line for each new text and for each tenth that is done.
 
     Args:
         settings: those of tqdm.
+
+    Attributes:
+        silence: seconds after which a log gets a text again of which only the numbers have changed.
     """
+
+    silence = 60.0
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(dynamic_ncols=True, disable=not sys.stderr.isatty(), **settings)
@@ -43,7 +45,7 @@ class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
             super().set_description_str(desc, refresh)
             return
         before, self.desc = self.desc, desc or ""
-        if _words(self.desc) != _words(before) or time.monotonic() > self._told + SILENCE:
+        if _words(self.desc) != _words(before) or time.monotonic() > self._told + self.silence:
             self._say(self.desc)
 
     def _say(self, text: str) -> None:

@@ -13,7 +13,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.commands.terminal import (
     follow,
@@ -33,6 +33,9 @@ from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.signals import stop_on_interrupt
+
+if TYPE_CHECKING:
+    from diffusers_helper.app.program import Program
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +140,9 @@ def _id_of(name: str, store: JobStore) -> str:
 
 
 def _go_on(record: JobRecord, parsed: argparse.Namespace) -> int:
-    from diffusers_helper.app.program import Program
-
     config: RuntimeConfig = parsed.config
     t = language(config.language)
-    program = Program(
+    program: Program = parsed.program(
         config.model_copy(update={"models": config.models or record.models or None}), record.request.variant
     )
     if env_warning := program.env_warning(record.id):

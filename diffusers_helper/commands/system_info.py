@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,7 +192,7 @@ def _gpu(device: torch.device) -> Gpu:
     )
 
 
-def _speed(device: torch.device) -> Speed | None:
+def _speed(device: torch.device, measure: Callable[[torch.device], Speed] = measure) -> Speed | None:
     if device.type != "cuda":
         return None
     try:

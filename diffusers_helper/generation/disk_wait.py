@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.1
 
 
 def retry_when_disk_full(
-    write: Callable[[], Result], folder: Path, need: int, check: Callable[[], None]
+    write: Callable[[], Result], folder: Path, need: int, check: Callable[[], None], poll_seconds: float | None = None
 ) -> Generator[Event, None, Result]:
     """Return what `write` returns; while that raises DiskFullError, wait for room and call it again.
 
@@ -27,6 +27,7 @@ def retry_when_disk_full(
         folder: where it writes.
         need: about how many bytes.
         check: called while waiting; may raise, as to stop.
+        poll_seconds: between two looks at the disk; None is `POLL_SECONDS`.
 
     Yields a StageStarted of stage "wait" at every look at the disk. Raises OutputError if `folder` goes meanwhile.
     """
@@ -37,7 +38,7 @@ def retry_when_disk_full(
             pass  # not inside the handler: whoever ends the wait should not see this error as the reason
         while True:
             yield StageStarted("wait", _sentence(folder, need))
-            _wait(POLL_SECONDS, check)
+            _wait(POLL_SECONDS if poll_seconds is None else poll_seconds, check)
             if free_space(folder) >= need:
                 break
 

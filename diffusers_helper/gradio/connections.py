@@ -29,6 +29,11 @@ BACKLOG = 128
 class LimitedProtocol(H11Protocol):
     """One connection."""
 
+    look_seconds = LOOK_SECONDS
+    request_seconds = REQUEST_SECONDS
+    unread_seconds = UNREAD_SECONDS
+    most_connections = MOST_CONNECTIONS
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waited = 0.0
@@ -45,9 +50,9 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the client, and make room for it."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > self.most_connections:
             self._make_room()
-        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Watch no more."""
@@ -70,12 +75,12 @@ class LimitedProtocol(H11Protocol):
         slowest.transport.abort()
 
     def _look(self) -> None:
-        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = self.loop.call_later(self.look_seconds, self._look)
         if self.owes:
-            self.waited += LOOK_SECONDS
+            self.waited += self.look_seconds
         unsent = self.transport.get_write_buffer_size()
-        self._unread = self._unread + LOOK_SECONDS if unsent and unsent == self._unsent else 0.0
+        self._unread = self._unread + self.look_seconds if unsent and unsent == self._unsent else 0.0
         self._unsent = unsent
-        late = self.waited > REQUEST_SECONDS + self._received / BYTES_PER_SECOND
-        if late or self._unread > UNREAD_SECONDS:
+        late = self.waited > self.request_seconds + self._received / BYTES_PER_SECOND
+        if late or self._unread > self.unread_seconds:
             self.transport.abort()

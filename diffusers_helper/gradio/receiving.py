@@ -29,7 +29,6 @@ from diffusers_helper.gradio.uploads import PARTIAL_PREFIX, Uploads, UploadsFull
 
 MOST_FILES = 1000
 MOST_AT_ONCE = 8
-"""How many requests of one owner may bring files at the same time."""
 PROGRESS_SECONDS, WAIT_SECONDS = 0.1, 3.0
 _WRITE_BYTES = 1_000_000
 """How much is gathered before a thread writes it."""
@@ -168,17 +167,23 @@ class Receiver:
     Args:
         uploads: the folder.
         max_bytes: the largest file.
+        at_once: how many requests of one owner may bring files at the same time.
+        wait_seconds: how long the progress of an upload is waited for that has not begun.
     """
 
-    def __init__(self, uploads: Uploads, max_bytes: int) -> None:
+    def __init__(
+        self, uploads: Uploads, max_bytes: int, *, at_once: int = MOST_AT_ONCE, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._uploads = uploads
         self._max_bytes = max_bytes
+        self._at_once = at_once
+        self._wait_seconds = wait_seconds
         self._under_way: Counter[str] = Counter()
         self._tracked: dict[tuple[str, str], Incoming] = {}
 
     async def receive(self, request: Request, owner: str) -> Response:
         """Store the files of a form, and answer with their paths or with why there are none."""
-        if self._under_way[owner] >= MOST_AT_ONCE:
+        if self._under_way[owner] >= self._at_once:
             return PlainTextResponse("Too many uploads at once; try again in a moment.", 429, {"Retry-After": "5"})
         self._under_way[owner] += 1
         try:
@@ -199,7 +204,7 @@ class Receiver:
     async def progress(self, request: Request, owner: str) -> Response:
         """Tell how far an upload is, as events, until it is done."""
         key, waited = (owner, request.query_params.get("upload_id", "")), 0.0
-        while (incoming := self._tracked.get(key)) is None and waited < WAIT_SECONDS:
+        while (incoming := self._tracked.get(key)) is None and waited < self._wait_seconds:
             await asyncio.sleep(PROGRESS_SECONDS)
             waited += PROGRESS_SECONDS
         if incoming is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -29,11 +30,13 @@ class RecipeHandlers:
     Args:
         variant: which model the page is for.
         t: the language of the page.
+        read: reads what is in a file; see `media.recipe.read_recipe`.
     """
 
-    def __init__(self, variant: Variant, t: Language = ENGLISH) -> None:
+    def __init__(self, variant: Variant, t: Language = ENGLISH, read: Callable[[Path], Recipe] = read_recipe) -> None:
         self._variant = variant
         self._t = t
+        self._read = read
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
         """Return a message, then photo and settings as the file has them; what it does not have stays."""
@@ -42,7 +45,7 @@ class RecipeHandlers:
         try:
             if path is None:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
-            recipe = read_recipe(path)
+            recipe = self._read(path)
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
         photo, missing = self._photo(recipe, path, request)

@@ -20,7 +20,7 @@ MOST_DONE = 10_000
 """Records that are kept, of a few kilobytes each. Beyond that those go first whose video is gone, then the oldest."""
 _AT_ONCE = 500
 """How many go then: finding out which ones reads them all."""
-_LOOKED_AT = 1000
+MOST_READ = 1000
 """Records that a start reads at most."""
 _ENDING = ".json"
 
@@ -33,6 +33,7 @@ class DoneJobs:
         video: gives the file that a job has made.
         set_aside: moves a file that cannot be used to the quarantine, with the reason; raises OutputError.
         most: how many are kept.
+        most_read: how many a start reads.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class DoneJobs:
         video: Callable[[JobRecord], Path],
         set_aside: Callable[[Path, str], None],
         most: int = MOST_DONE,
+        most_read: int = MOST_READ,
     ) -> None:
         self._folder = folder
         self._video = video
         self._set_aside = set_aside
         self._most = most
+        self._most_read = most_read
 
     def add(self, record: JobRecord) -> None:
         """Keep the record of a job that is done. Raises OutputError."""
@@ -65,7 +68,7 @@ class DoneJobs:
         What cannot be used goes to the quarantine.
         """
         found: list[JobRecord] = []
-        for record in self._records(self._names()[: -_LOOKED_AT - 1 : -1]):
+        for record in self._records(self._names()[: -self._most_read - 1 : -1]):
             if len(found) == count:
                 break
             if wanted(record) and self._video(record).is_file():

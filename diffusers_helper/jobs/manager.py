@@ -43,6 +43,7 @@ class JobManager:
         hooks: what the worker calls beside it.
         limits: how much it takes.
         unfinished: the jobs on the disk; None keeps them in memory alone.
+        stats: what is seen of the worker; None for new ones.
 
     Attributes:
         stats: what is seen of the worker.
@@ -55,8 +56,9 @@ class JobManager:
         hooks: WorkerHooks | None = None,
         limits: QueueLimits | None = None,
         unfinished: KeptJobs | None = None,
+        stats: WorkerStats | None = None,
     ) -> None:
-        self.stats = WorkerStats()
+        self.stats = stats or WorkerStats()
         self._kept: KeptJobs = unfinished or KeptJobs()
         limits = limits or QueueLimits()
         self._board = Board(limits.remembered)

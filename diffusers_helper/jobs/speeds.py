@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +77,18 @@ class KnownSpeeds:
 
     Args:
         file: where they are kept; it need not exist.
+        most: how many kinds of work are kept, the newest.
+        new_pace: makes what measures a video.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, most: int = MAX_ENTRIES, new_pace: Callable[[], Pace] = Pace) -> None:
         self._file = file
+        self._most = most
+        self._new_pace = new_pace
 
     def timed(self, events: Generator[Event, None, None], key: SpeedKey) -> Generator[Event, None, None]:
         """Pass the events of a video on, after a Forecast where its times are known; keep what it took."""
-        pace, known = Pace(), self.lookup(key)
+        pace, known = self._new_pace(), self.lookup(key)
         if known is not None:
             yield Forecast(known[0].step, known[0].end, known[0].gap)
         with closing(events):
@@ -115,7 +119,7 @@ class KnownSpeeds:
             **key.model_dump(), setup=speed.setup, step=speed.step, end=speed.end, gap=speed.gap, at=time.time()
         )
         entries = [*(one for one in self._read() if one.key != key), new]
-        newest = sorted(entries, key=lambda one: one.at)[-MAX_ENTRIES:]
+        newest = sorted(entries, key=lambda one: one.at)[-self._most :]
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file) as part:

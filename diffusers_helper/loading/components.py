@@ -6,7 +6,7 @@ The files are `model_files`' concern, making modules of them is `building`'s and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,6 +106,7 @@ class Components:
         environment: what the numbers made here depend on.
         placement: where weights go.
         residency: places models on the device; the transformer's user goes through it.
+        free_gb: tells how many GiB of the device are free.
 
     Every method that loads raises ModelFilesError for files that cannot be used and OutOfMemoryError.
     """
@@ -127,6 +128,7 @@ class Components:
         self.dtype = self._options.dtype_on(self.device, transformer=True)
         self.environment = Environment(source, self.device, self._options)
         self.placement = Placement(self.device, self._options)
+        self.free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb=6.0))  # until a job plans its own
         self.embeddings = embeddings or EmbeddingCache(None)
         self._offline = offline
@@ -145,7 +147,7 @@ class Components:
 
         `preserved_gb` GiB of the device stay free where not everything fits.
         """
-        policy = policy_for(self.device, preserved_gb)
+        policy = policy_for(self.device, preserved_gb, self.free_gb)
         if self.policy.resident != policy.resident:  # what is loaded for the one cannot run as the other
             self.release_all()
         self.residency.policy = policy
@@ -161,7 +163,7 @@ class Components:
         if self.policy.resident:
             return execution, None
         weights = weights_of(transformer)
-        free = int(get_cuda_free_memory_gb(self.device) * GIB)
+        free = int(self.free_gb(self.device) * GIB)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(
             self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae

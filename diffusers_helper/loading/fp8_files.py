@@ -29,11 +29,12 @@ from diffusers_helper.models.fp8 import quantize
 logger = logging.getLogger(__name__)
 
 
-def converted(shards: Shards, layers: list[str], file: Path, report: Report) -> Path:
+def converted(shards: Shards, layers: list[str], file: Path, report: Report, chunk_bytes: int = CHUNK_BYTES) -> Path:
     """Write codes and scales of the weights of `layers` in `shards` to `file`, if it is not there; returns it.
 
     The log tells the relative error for each kind of layer; `report` gets the bytes of the original that are done, and
-    what it raises ends the work. Raises OutputError where there is no room for the file.
+    what it raises ends the work. `chunk_bytes` is what a thread takes at a time. Raises OutputError where there is no
+    room for the file.
     """
     if file.is_file():
         return file
@@ -49,7 +50,7 @@ def converted(shards: Shards, layers: list[str], file: Path, report: Report) -> 
     with atomic_write(file) as part, part.open("wb") as target:
         target.write(len(text).to_bytes(8, "little") + text)
         target.truncate(8 + len(text) + total)
-        errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report)
+        errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report, chunk_bytes)
     for kind, relative in sorted(errors.items()):
         logger.info("8-bit weights: relative error %.4f in %s", relative, kind)
     return file
@@ -100,13 +101,13 @@ class _Conversion:
             data, place = data[count:], place + count
 
 
-def _convert(work: _Conversion, layers: list[str], report: Report) -> dict[str, float]:
+def _convert(work: _Conversion, layers: list[str], report: Report, chunk_bytes: int) -> dict[str, float]:
     """Convert everything in threads; returns the relative error by kind of layer."""
     pieces, sizes = [], {}
     for layer in layers:
         rows, columns = work.shards.tensors[f"{layer}.weight"].shape
         sizes[layer] = work.shards.tensors[f"{layer}.weight"].nbytes / rows
-        at_once = max(1, CHUNK_BYTES // (32 * columns))  # small enough for a processor's cache
+        at_once = max(1, chunk_bytes // (32 * columns))  # small enough for a processor's cache
         pieces += [(layer, first, min(at_once, rows - first)) for first in range(0, rows, at_once)]
     errors: dict[str, float] = defaultdict(float)
     weights: dict[str, float] = defaultdict(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
-from diffusers_helper.memory.ram import free_ram
+from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.contents import stored_numbers
 
@@ -23,17 +24,19 @@ class Placement:
     Args:
         device: where the models compute.
         options: how they do.
+        ram: tells how much RAM is free.
     """
 
-    def __init__(self, device: torch.device, options: ComputeOptions) -> None:
+    def __init__(self, device: torch.device, options: ComputeOptions, ram: Callable[[], Ram] = free_ram) -> None:
         self._device = device
         self._options = options
+        self._ram = ram
 
     def place(self, part: Part, policy: MemoryPolicy) -> Place:
         """Return where the weights of a large part go, as RAM is now."""
         if policy.resident and self._device.type != "cpu":
             return Place(self._device)
-        ram = free_ram()
+        ram = self._ram()
         if self._device.type != "cuda":
             return Place(cpu, ram=ram.available + ram.swap)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.

@@ -26,7 +26,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's dtype by safetensors' name."""
-_AT_ONCE = 1 << 20
+AT_ONCE = 1 << 20
 """Numbers that are float32 at once while a scale is applied, so that a thread takes little memory."""
 _OTHER_MODULES = re.compile(
     r"(.*\.)?(rotary_emb\.inv_freq|position_ids)$|(model\.)?(lm_head|vision_tower|multi_modal_projector)\."
@@ -39,21 +39,23 @@ def is_read_as_it_is(stored: Stored, dtype: torch.dtype) -> bool:
     return DTYPES[stored.dtype] == dtype and stored.scale is None
 
 
-def convert(numbers: Tensor, stored: Stored, first: int, shards: Shards, target: Tensor) -> None:
+def convert(
+    numbers: Tensor, stored: Stored, first: int, shards: Shards, target: Tensor, at_once: int = AT_ONCE
+) -> None:
     """Write `numbers`, those of `stored` from number `first` on, to `target`: scaled in float32, then as its dtype."""
     if stored.scale is None:
         target.copy_(numbers)
         return
     scale = _read(stored.scale, shards)
     columns = stored.shape[1] if len(stored.shape) > 1 else 1
-    for start in range(0, numbers.numel(), _AT_ONCE):
-        piece = numbers[start : start + _AT_ONCE].float()
+    for start in range(0, numbers.numel(), at_once):
+        piece = numbers[start : start + at_once].float()
         if scale.numel() > 1:
             places = torch.arange(first + start, first + start + piece.numel())
             piece *= scale[places // columns]
         else:
             piece *= scale
-        target[start : start + _AT_ONCE].copy_(piece)
+        target[start : start + at_once].copy_(piece)
 
 
 def require_only_weights(model: Iterable[str], stored: dict[str, Stored], prefix: str, shards: Shards) -> None:

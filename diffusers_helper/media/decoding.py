@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -21,14 +22,26 @@ from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.photo import MAX_PIXELS, Photo, open_photo, size_if_large
 
-MOST_AT_ONCE, MOST_PIXELS = 2, 40_000_000
-KEPT_PIXELS = 24_000_000
-"""Of the pictures that are kept for the next reader, 4 bytes each."""
-KEPT_FAULTS = 200
-WAITING, WAITING_EACH = 24, 16
-"""How many may wait, at all and for one owner: each of them holds one of the page's 40 threads."""
-
 Key = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True)
+class ReaderLimits:
+    """How much a reader does at the same time, and how much it keeps.
+
+    Attributes:
+        at_once, pixels: how many pictures, and how many pixels, are decoded at the same time; a larger one alone.
+        kept_pixels: of the pictures that are kept for the next reader, 4 bytes each.
+        kept_faults: how many pictures and faults are kept.
+        waiting, waiting_each: how many may wait, at all and for one owner: each holds one of the page's 40 threads.
+    """
+
+    at_once: int = 2
+    pixels: int = 40_000_000
+    kept_pixels: int = 24_000_000
+    kept_faults: int = 200
+    waiting: int = 24
+    waiting_each: int = 16
 
 
 class PhotosBusyError(PhotoError):
@@ -40,26 +53,19 @@ class PhotoReader:
 
     Args:
         read: decodes one file; raises PhotoError.
-        at_once, pixels: how many pictures, and how many pixels, are decoded at the same time; a larger one alone.
+        limits: how much of that at the same time.
     """
 
-    def __init__(
-        self,
-        read: Callable[[Path], Photo] = open_photo,
-        *,
-        at_once: int = MOST_AT_ONCE,
-        pixels: int = MOST_PIXELS,
-    ) -> None:
+    def __init__(self, read: Callable[[Path], Photo] = open_photo, limits: ReaderLimits | None = None) -> None:
         self._read = read
-        self._at_once = at_once
-        self._pixels = pixels
+        self._limits = limits or ReaderLimits()
         self._changed = threading.Condition()
         self._line: deque[str] = deque()  # for whom each reader waits, the next one first
         self._served = 0  # how many have left the line: a reader's place is its ticket less this
         self._reading: dict[Key, int] = {}
         self._kept: OrderedDict[Key, Photo | PhotoError] = OrderedDict()
         # Threads of its own: each thread that has decoded something large keeps memory of it for its next one.
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="photo")
+        self._threads = ThreadPoolExecutor(self._limits.at_once, thread_name_prefix="photo")
 
     def read(self, path: Path, owner: str = "") -> Photo:
         """Return the photo at `path`, for `owner`.
@@ -93,7 +99,8 @@ class PhotoReader:
     @contextmanager
     def _turn(self, key: Key, pixels: int, owner: str) -> Iterator[None]:
         with self._changed:
-            if len(self._line) >= WAITING or Counter(self._line)[owner] >= WAITING_EACH:
+            limits = self._limits
+            if len(self._line) >= limits.waiting or Counter(self._line)[owner] >= limits.waiting_each:
                 raise PhotosBusyError(Message("Many photos are being read just now: try again in a moment."))
             ticket = self._served + len(self._line)
             self._line.append(owner)
@@ -112,8 +119,8 @@ class PhotoReader:
     def _fits(self, key: Key, pixels: int) -> bool:
         if key in self._reading:  # its reader will soon have it for all
             return False
-        free = self._pixels - sum(self._reading.values())
-        return not self._reading or (len(self._reading) < self._at_once and pixels <= free)
+        free = self._limits.pixels - sum(self._reading.values())
+        return not self._reading or (len(self._reading) < self._limits.at_once and pixels <= free)
 
     def _known(self, key: Key) -> Photo | PhotoError | None:
         with self._changed:
@@ -132,7 +139,7 @@ class PhotoReader:
             photos = [photo for photo in self._kept.values() if isinstance(photo, Photo)]
             size = sum(photo.image.width * photo.image.height for photo in photos)
             for other, old in list(self._kept.items()):
-                if size + coming <= KEPT_PIXELS and len(self._kept) <= KEPT_FAULTS:
+                if size + coming <= self._limits.kept_pixels and len(self._kept) <= self._limits.kept_faults:
                     break
                 del self._kept[other]
                 size -= old.image.width * old.image.height if isinstance(old, Photo) else 0

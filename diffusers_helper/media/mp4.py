@@ -124,12 +124,13 @@ def write_joined(
     rate: Fraction,
     check: Callable[[], None],
     tags: Tags = NO_TAGS,
+    block: int = BLOCK,
 ) -> None:
     """Write the pieces one after the other to `file`, index first; all were encoded with the same settings.
 
     `tags` are what the new file says of itself.
     Every frame is shown for `1 / rate` and decoded `REORDER` frames before its own place, so neither has gaps.
-    `check` is called before each `BLOCK` of bytes.
+    `check` is called before each `block` of bytes.
     """
     starts = accumulate((len(piece.sizes) for piece in pieces), initial=0)
     sizes = np.concatenate([piece.sizes for piece in pieces])
@@ -149,7 +150,7 @@ def write_joined(
     begin = len(before) + length + len(mdat)
     file.write(before + _packed([(b"moov", _with_tables(moov, sizes, shown, keys, begin, rate))]) + mdat)
     for piece in pieces:
-        _copy(piece.file, piece.begin, piece.nbytes, file, check)
+        _copy(piece, file, check, block)
 
 
 def _with_tables(
@@ -234,16 +235,16 @@ def _packed(boxes: list[Box]) -> bytes:
     return b"".join(struct.pack(">I4s", 8 + len(data), kind) + data for kind, data in contents)
 
 
-def _copy(source: BinaryIO, begin: int, count: int, target: BinaryIO, check: Callable[[], None]) -> None:
-    """Append bytes of one file to another."""
-    end = begin + count
+def _copy(piece: Frames, target: BinaryIO, check: Callable[[], None], block: int) -> None:
+    """Append the frames of a piece to a file."""
+    source, begin, end = piece.file, piece.begin, piece.begin + piece.nbytes
     while begin < end:
         check()
-        block = min(BLOCK, end - begin)
-        done = _copied_by_kernel(source, begin, block, target)
+        count = min(block, end - begin)
+        done = _copied_by_kernel(source, begin, count, target)
         if not done:
             source.seek(begin)
-            done = target.write(source.read(block))
+            done = target.write(source.read(count))
         if not done:
             raise NotAsWrittenError
         begin += done

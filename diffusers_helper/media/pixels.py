@@ -16,7 +16,7 @@ from diffusers_helper.core.messages import Message
 Transform = ImageCms.ImageCmsTransform
 EXACT_PIXELS = 50_000_000
 """Larger pictures are halved, at most once as 4 x 50 > 179, so that memory stays bounded."""
-_STRIP_PIXELS = 1_000_000
+STRIP_PIXELS = 1_000_000
 """How much of a picture is converted at once: beside the picture and the result little else is in memory."""
 
 _UPRIGHT = {
@@ -79,13 +79,13 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if turn in _LYING else (width, height)
 
 
-def upright_srgb(loaded: Loaded, notes: list[str]) -> Image.Image:
-    """Return the picture as RGB in sRGB, upright and without transparent parts."""
+def upright_srgb(loaded: Loaded, notes: list[str], strip_pixels: int = STRIP_PIXELS) -> Image.Image:
+    """Return the picture as RGB in sRGB, upright and without transparent parts; made in strips of so many pixels."""
     picture, turn = loaded.picture, loaded.turn
     upright = Image.new("RGB", picture.size[::-1] if turn in _LYING else picture.size)
     told: list[str] = []
     transform = cache(partial(_transform_from, loaded.profile)) if loaded.profile else None  # made once for all strips
-    for top in range(0, picture.height, rows := max(1, _STRIP_PIXELS // picture.width)):
+    for top in range(0, picture.height, rows := max(1, strip_pixels // picture.width)):
         bottom = min(top + rows, picture.height)
         strip = _opaque_srgb(picture.crop((0, top, picture.width, bottom)), transform, told)
         start = picture.height - bottom if turn in _FROM_THE_END else top
@@ -132,7 +132,7 @@ def _halved(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     """Average 2 x 2 pixels strip by strip: beside the picture itself only the result and little more is in memory."""
     if image.mode in ("I", "F"):  # their range is that of the whole picture, and reducing them takes no copy
         return _eight_bits(image.reduce(2), name, notes)
-    height = max(2, _STRIP_PIXELS // image.width // 2 * 2)
+    height = max(2, STRIP_PIXELS // image.width // 2 * 2)
     size = (image.width + 1) // 2, (image.height + 1) // 2
     halved = None
     for top in range(0, image.height, height):

@@ -64,13 +64,13 @@ def recipe_of(request: GenerationRequest) -> str:
     return json.dumps({_MARK: VERSION, **request.model_dump()}, ensure_ascii=False)
 
 
-def can_carry(recipe: str) -> bool:
-    """Try, in memory, whether pictures and videos can carry the text, so that no real one fails over it."""
+def can_carry(recipe: str, encode: Callable[..., None] = encode_mp4) -> bool:
+    """Try, in memory, whether pictures and videos of `encode` can carry the text, so that no real one fails over it."""
     blank = np.zeros((16, 16, 3), np.uint8)
     try:
         picture, frames, video = io.BytesIO(), io.BytesIO(), io.BytesIO()
         Image.fromarray(blank).save(picture, format="PNG", pnginfo=png_comment(recipe))
-        encode_mp4([blank], frames, Fraction(30), 51)
+        encode([blank], frames, Fraction(30), 51)
         tags = Tags(recipe, picture.getvalue())
         write_joined([read_frames(frames, Fraction(30))], video, Fraction(30), lambda: None, tags)
         return _png_comment(picture) == _mp4_comment(video) == recipe and _photo_in(video) == picture.getvalue()

@@ -1,11 +1,15 @@
 """Move whole models, or as much of one as fits. Scripts know these by name; the engine uses `Residency`."""
 
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from diffusers_helper.memory.devices import cpu, empty_caches, get_cuda_free_memory_gb
+
+FreeMemory = Callable[[torch.device | str], float]
+"""How many GiB of a device are free."""
 
 
 class _CompleteModels:
@@ -41,11 +45,14 @@ def unload_complete_models(*models: nn.Module) -> None:
 
 
 def move_model_to_device_with_memory_preservation(
-    model: nn.Module, target_device: torch.device | str, preserved_memory_gb: float = 0
+    model: nn.Module,
+    target_device: torch.device | str,
+    preserved_memory_gb: float = 0,
+    free_gb: FreeMemory = get_cuda_free_memory_gb,
 ) -> None:
     """Move `model` layer by layer until only `preserved_memory_gb` (GiB) of the device are free; the rest stays."""
     for layer in _layers(model):
-        if get_cuda_free_memory_gb(target_device) <= preserved_memory_gb:
+        if free_gb(target_device) <= preserved_memory_gb:
             break
         layer.to(target_device)
     else:
@@ -54,11 +61,14 @@ def move_model_to_device_with_memory_preservation(
 
 
 def offload_model_from_device_for_memory_preservation(
-    model: nn.Module, target_device: torch.device | str, preserved_memory_gb: float = 0
+    model: nn.Module,
+    target_device: torch.device | str,
+    preserved_memory_gb: float = 0,
+    free_gb: FreeMemory = get_cuda_free_memory_gb,
 ) -> None:
     """Send `model` to the CPU layer by layer until `preserved_memory_gb` (GiB) of `target_device` are free."""
     for layer in _layers(model):
-        if get_cuda_free_memory_gb(target_device) >= preserved_memory_gb:
+        if free_gb(target_device) >= preserved_memory_gb:
             break
         layer.to(cpu)
         empty_caches()

@@ -4,7 +4,7 @@ The engine says only `with residency.use(model)`; how the weights reach the devi
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -50,7 +50,9 @@ def choose_policy(free_gb: float, preserved_gb: float) -> MemoryPolicy:
     return MemoryPolicy(resident=resident, preserved_gb=preserved_gb, tile_vae=not resident)
 
 
-def policy_for(device: torch.device, preserved_gb: float) -> MemoryPolicy:
+def policy_for(
+    device: torch.device, preserved_gb: float, free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
+) -> MemoryPolicy:
     """The policy for `device` as it is now, all that torch holds there counted as free, because it is the models'.
 
     On a plain CPU weights are where they are needed: nothing is moved.
@@ -58,7 +60,7 @@ def policy_for(device: torch.device, preserved_gb: float) -> MemoryPolicy:
     if device.type == "cpu":
         return MemoryPolicy(resident=True, preserved_gb=0, tile_vae=False)
     ours = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
-    return choose_policy(get_cuda_free_memory_gb(device) + ours, preserved_gb)
+    return choose_policy(free_gb(device) + ours, preserved_gb)
 
 
 class Residency:

@@ -27,7 +27,6 @@ AT_ONCE = 8
 LONGEST_PAUSE = 60.0
 FORGET_SECONDS = 900.0
 REMEMBERED = 10_000
-"""Networks, accounts and pairs that are remembered, of each: the newest ones."""
 _NAME_CHARACTERS = 64
 
 
@@ -61,12 +60,14 @@ class LoginThrottle:
 
     Args:
         clock: seconds that only grow.
+        most: how many networks, accounts and pairs are remembered, of each: the newest ones.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pairs = _Failures(FREE_ATTEMPTS, clock)
-        self._networks = _Failures(FREE_FAILURES, clock)
-        self._accounts = _Failures(FREE_FAILURES, clock)
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._pairs = _Failures(FREE_ATTEMPTS, clock, most)
+        self._networks = _Failures(FREE_FAILURES, clock, most)
+        self._accounts = _Failures(FREE_FAILURES, clock, most)
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     @contextmanager
@@ -93,7 +94,7 @@ class LoginThrottle:
                 failures.end(key, failed=attempt.succeeded is False)
             if attempt.succeeded:
                 self._pairs.forget(pair)
-                _remember(self._familiar, pair, None)
+                _remember(self._familiar, pair, None, self._most)
 
 
 @dataclass
@@ -106,9 +107,10 @@ class _Record:
 class _Failures:
     """Failures by key; the pause after one doubles with each that is not `free`, up to a minute."""
 
-    def __init__(self, free: int, clock: Callable[[], float]) -> None:
+    def __init__(self, free: int, clock: Callable[[], float], most: int) -> None:
         self._free = free
         self._clock = clock
+        self._most = most
         self._records: OrderedDict[object, _Record] = OrderedDict()
 
     def wait(self, key: object) -> float:
@@ -124,7 +126,7 @@ class _Failures:
         """Note that an attempt is under way."""
         record = self._known(key)
         record.trying += 1
-        _remember(self._records, key, record)
+        _remember(self._records, key, record, self._most)
 
     def end(self, key: object, *, failed: bool) -> None:
         """Note how it ended."""
@@ -133,7 +135,7 @@ class _Failures:
         if failed:
             record.failures, record.last = record.failures + 1, self._clock()
         if record.failures or record.trying:
-            _remember(self._records, key, record)
+            _remember(self._records, key, record, self._most)
         else:
             self._records.pop(key, None)
 
@@ -151,10 +153,10 @@ class _Failures:
         return record
 
 
-def _remember(records: OrderedDict[K, V], key: K, value: V) -> None:
+def _remember(records: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     records[key] = value
     records.move_to_end(key)
-    if len(records) > REMEMBERED:
+    if len(records) > most:
         records.popitem(last=False)
 
 

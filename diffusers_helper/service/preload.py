@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import CancelledError, FramePackError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.memory.ram import free_ram
+from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.model_files import Part, parts_for
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Preload:
         components.release_all()
 
 
-def choose(components: Components, variant: str) -> tuple[list[Part], str]:
+def choose(components: Components, variant: str, ram: Callable[[], Ram] = free_ram) -> tuple[list[Part], str]:
     """The parts to load ahead, in the order of their use, and why others are not, if there are others.
 
     All for which there is room; else the small ones. Where weights swap, the text encoder is read from its files when
@@ -128,7 +128,7 @@ def choose(components: Components, variant: str) -> tuple[list[Part], str]:
         if not components.placement.streams(part, components.policy):
             wanted.append(part)
             needs[part] = components.placement.ram_need(part, folder, components.policy)
-    room = free_ram().available - COMFORT
+    room = ram().available - COMFORT
     if sum(needs.values()) <= room:
         return wanted, ""
     small = [part for part in wanted if needs[part] < LARGE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -42,14 +43,14 @@ class Package:
         return self.installed is not None and _parts(self.installed) > _parts(self.newest)
 
 
-def installed_packages() -> list[Package]:
-    """Look at every library of `TESTED`."""
-    return [Package(name, _installed(name), *tested) for name, tested in TESTED.items()]
+def installed_packages(tested: Mapping[str, tuple[str, str]] = TESTED) -> list[Package]:
+    """Look at every library of `tested`, which has the oldest and the newest version of each."""
+    return [Package(name, _installed(name), *versions) for name, versions in tested.items()]
 
 
-def require_versions() -> None:
+def require_versions(tested: Mapping[str, tuple[str, str]] = TESTED) -> None:
     """Raise SettingsError if a library is missing or too old; a newer one is a line in the log."""
-    for package in installed_packages():
+    for package in installed_packages(tested):
         if package.installed is None:
             raise SettingsError(
                 Message(

@@ -45,14 +45,21 @@ class Watchdog:
         manager: whose worker is watched.
         replace: starts the process anew; returns only if it will not.
         hang_seconds: how long a running job may be silent.
+        look_seconds: between two looks at the worker.
     """
 
     def __init__(
-        self, manager: JobManager, *, replace: Callable[[], None] = replace_process, hang_seconds: float = HANG_SECONDS
+        self,
+        manager: JobManager,
+        *,
+        replace: Callable[[], None] = replace_process,
+        hang_seconds: float = HANG_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._manager = manager
         self._replace = replace
         self._hang_seconds = hang_seconds
+        self._look_seconds = look_seconds
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -64,7 +71,7 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
+        while not self._ended.wait(self._look_seconds):
             try:
                 if reason := fault(self._manager, self._hang_seconds):
                     self._unload(reason)
