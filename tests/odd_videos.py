@@ -25,8 +25,8 @@ def video(path, frames=30, *, codec="libx264", rate=30, size=(WIDTH, HEIGHT), **
     """Write a video.
 
     `more`: `pix_fmt`; `pts`, the frames' times in ticks of 1/600 s where they are not even; `options` of the encoder;
-    `audio` seconds; `turn` degrees (and `hflip`) of the display matrix; `aspect` of the pixels; `tags` for the
-    encoder's context; `form` of the file; `pictures` to write instead.
+    `audio` seconds, encoded as `sound`; `turn` degrees (and `hflip`) of the display matrix; `aspect` of the pixels;
+    `tags` for the encoder's context; `form` of the file; `pictures` to write instead.
     """
     pts, pix_fmt = more.get("pts"), more.get("pix_fmt", "yuv420p")
     tick = Fraction(1, 600) if pts else 1 / Fraction(rate)
@@ -41,7 +41,7 @@ def video(path, frames=30, *, codec="libx264", rate=30, size=(WIDTH, HEIGHT), **
             setattr(stream.codec_context, name, value)
         if "turn" in more:
             stream.set_display_rotation(more["turn"], hflip=more.get("hflip", False))
-        sound = container.add_stream("aac", rate=48000, layout="mono") if "audio" in more else None
+        sound = container.add_stream(more.get("sound", "aac"), rate=48000, layout="mono") if "audio" in more else None
         for number in range(frames):
             pixels = more["pictures"][number] if "pictures" in more else picture(number, *size)
             kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"

@@ -46,6 +46,7 @@ class Clip:
         name: the file's name for people; the page has to escape it.
         width, height: as it is shown, upright and with square pixels.
         rate: frames per second in the average.
+        begin: the time of its first frame, as the file counts.
         seconds: about how long; None where only reading all of it would tell.
         has_audio: it has sound.
         display: how its stored frames are shown.
@@ -57,6 +58,7 @@ class Clip:
     width: int
     height: int
     rate: Fraction
+    begin: Fraction
     seconds: float | None
     has_audio: bool
     display: Display
@@ -71,7 +73,7 @@ def open_clip(path: Path, check: Check = lambda: None) -> Clip:
     name = display_name(path)
     with open_frames(path, check) as frames:
         _check_pixels(name, frames.stream.width, frames.stream.height)  # before a decoder takes memory for them
-        first = next((frame for _, frame in frames), None)
+        begin, first = next(iter(frames), (Fraction(0), None))
         if first is None:
             raise ClipError(Message('"{name}" is damaged: none of its frames can be decoded.', name=name))
         display = display_of(first, frames.stream.sample_aspect_ratio)
@@ -82,7 +84,8 @@ def open_clip(path: Path, check: Check = lambda: None) -> Clip:
             name=name,
             width=width,
             height=height,
-            rate=frames.stream.average_rate or Fraction(FPS),
+            rate=1 / frames.step,
+            begin=begin,
             seconds=_seconds(frames),
             has_audio=bool(frames.container.streams.audio),
             display=display,

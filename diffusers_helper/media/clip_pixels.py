@@ -78,7 +78,7 @@ def upright_rgb(frame: VideoFrame, display: Display) -> NDArray[np.uint8]:
     rgb = frame.reformat(
         width=round(frame.width * display.aspect),
         format="rgb24",
-        src_colorspace=_colorspace(frame),
+        src_colorspace=colorspace_of(frame),
         src_color_range=frame.color_range,
         dst_color_range=ColorRange.JPEG,
         interpolation=_SCALING,
@@ -88,7 +88,24 @@ def upright_rgb(frame: VideoFrame, display: Display) -> NDArray[np.uint8]:
     return display.upright(rgb.to_ndarray().astype(np.uint8, copy=False))
 
 
-def _colorspace(frame: VideoFrame) -> int:
+def colorspace_of(frame: VideoFrame) -> int:
+    """Return the colour space as players take it."""
     if frame.colorspace != _UNKNOWN:
         return int(frame.colorspace)
     return Colorspace.ITU709 if frame.height >= _HD else Colorspace.ITU601
+
+
+def yuv_709(frame: VideoFrame, width: int, height: int) -> VideoFrame:
+    """Return a decoded frame, scaled, as our encoder takes it: yuv420p, BT.709 in limited range."""
+    return frame.reformat(
+        width=width,
+        height=height,
+        format="yuv420p",
+        src_colorspace=colorspace_of(frame),
+        src_color_range=frame.color_range,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=_SCALING,
+        dst_color_trc=ColorTrc.BT709 if is_hdr(frame) else None,
+        dst_color_primaries=ColorPrimaries.BT709 if is_hdr(frame) else None,
+    )

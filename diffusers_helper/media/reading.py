@@ -12,8 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
@@ -38,17 +40,20 @@ class TimedFrames:
     """The frames of a video track from some time on, with the time of each in seconds, which only rises.
 
     Attributes:
+        container, stream, check: as `open_frames` made or got them.
+        sound: a track to be read at the same time, and what gets its packets.
         damaged: something that had to be passed over was met so far.
     """
 
     container: InputContainer
     stream: VideoStream
     check: Check
+    sound: tuple[AudioStream, Callable[[Packet[AudioStream]], None]] | None = field(default=None, init=False)
     damaged: bool = field(default=False, init=False)
 
     def __iter__(self) -> Iterator[tuple[Fraction, VideoFrame]]:
         """Yield time and frame; what `check` raises ends it."""
-        step = 1 / (self.stream.average_rate or Fraction(30))
+        step = self.step
         newest: Fraction | None = None
         for packet in self.packets():
             try:
@@ -66,9 +71,14 @@ class TimedFrames:
                 newest = time
                 yield time, frame
 
+    @property
+    def step(self) -> Fraction:
+        """Seconds from one frame to the next, in the average."""
+        return 1 / (self.stream.average_rate or Fraction(30))
+
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """Yield the track's packets as far as they can be read."""
-        packets = self.container.demux(self.stream)
+        packets: Iterator[Packet[Any]] = self.container.demux(self.stream, *(self.sound or ())[:1])
         while True:
             self.check()
             try:
@@ -78,7 +88,10 @@ class TimedFrames:
             except _FAULTS:
                 self.damaged = True
                 return
-            yield packet
+            if self.sound is None or packet.stream is self.stream:
+                yield packet
+            else:
+                self.sound[1](packet)
 
 
 @contextmanager
