@@ -15,6 +15,8 @@ from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 
+import av
+
 from diffusers_helper.core.files import atomic_write
 from diffusers_helper.core.plan import FPS
 from diffusers_helper.media.growing import Cut, join_mp4
@@ -49,7 +51,7 @@ def join_videos(
     with atomic_write(path) as part:
         if _joined_as_written(parts, part, encoding):
             return ()
-        with suppress(NotKeptError):
+        with suppress(NotKeptError, av.ArgumentError, av.InvalidDataError):
             return kept(parts, part, encoding)
         return encoded(parts, part, encoding)
 
