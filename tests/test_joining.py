@@ -177,6 +177,17 @@ def test_videos_that_differ_come_to_the_first_one_s_size(tmp_path):
     check_frames(out, [*given_levels(6), *MADE, *given_levels(6)], within=6, jitter=MILLISECOND)
 
 
+def test_the_second_video_of_another_shape_is_cropped_and_not_stretched(tmp_path):
+    first = open_clip(video(tmp_path / "first.mp4", 3))
+    square = np.full((96, 96, 3), 40, np.uint8)
+    square[36:60, 36:60] = 220
+    second = open_clip(video(tmp_path / "second.mp4", 3, size=(96, 96), pictures=[square] * 3))
+    join_videos([GivenPart(first), made(tmp_path / "new.mp4"), GivenPart(second)], tmp_path / "out.mp4", 4)
+    last = clip_frames(open_clip(tmp_path / "out.mp4"), "last", 1, (HEIGHT, WIDTH))[1, 0]
+    bright = (last > 130).nonzero()
+    assert (bright.amax(0) - bright.amin(0) + 1).tolist() == pytest.approx([24, 24], abs=2)
+
+
 def test_a_part_is_left_out(tmp_path):
     """What is made anew in the middle of a video."""
     clip = open_clip(video(tmp_path / "given.mp4", 40))

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 from av.video.frame import PictureType, VideoFrame
 
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.clip_pixels import Display, upright_rgb, yuv_709
 from diffusers_helper.media.fitting import rate_of_made
+from diffusers_helper.media.photo import resize_and_center_crop
 from diffusers_helper.media.reading import Check
 from diffusers_helper.media.sound import sound_for
 from diffusers_helper.media.timeline import Encoding, GivenPart, Line, Made, Part, made_frames_at, written
@@ -19,6 +19,8 @@ from diffusers_helper.media.video import CUTTABLE, tag_as_709, yuv_frame
 
 _FINEST = 90_000
 """Ticks per second."""
+_SAME_SHAPE = 0.02
+"""Odd sides become even ones."""
 
 
 def encoded(parts: Sequence[Part], path: Path, encoding: Encoding) -> tuple[str, ...]:
@@ -68,10 +70,11 @@ def _made_pictures(line: Line, made: Made) -> Iterator[VideoFrame]:
 
 
 def _picture(frame: VideoFrame, display: Display, size: tuple[int, int]) -> VideoFrame:
-    width, height = size
-    if display.quarters or display.mirrored:
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(upright_rgb(frame, display)), format="rgb24")
-    return yuv_709(frame, width, height)
+    """Bring a given frame to the file's size; where its shape is another one, its middle is used."""
+    shown, plain = display.size(frame.width, frame.height), not (display.quarters or display.mirrored)
+    if plain and abs(shown[0] * size[1] / (shown[1] * size[0]) - 1) < _SAME_SHAPE:
+        return yuv_709(frame, *size)
+    return yuv_frame(resize_and_center_crop(upright_rgb(frame, display), *size))
 
 
 def _at(time: Fraction, picture: VideoFrame) -> VideoFrame:
