@@ -5,6 +5,7 @@
     FramePackError
     ├── SettingsError          a setting out of range or one that does not fit (also a ValueError)
     ├── PhotoError             a file that cannot be used as the start picture (also a ValueError)
+    ├── ClipError              a file that cannot be used as a given video (also a ValueError)
     ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
     ├── NumericsError          NaN or infinite latents or pixels
     ├── OutOfMemoryError       the device or the machine ran out of memory
@@ -28,6 +29,10 @@ class SettingsError(FramePackError, ValueError):
 
 class PhotoError(FramePackError, ValueError):
     """The given file cannot be used as the start picture."""
+
+
+class ClipError(FramePackError, ValueError):
+    """The given file cannot be used as a video."""
 
 
 class ModelFilesError(FramePackError):

@@ -22,6 +22,7 @@ from diffusers_helper.models.vae_decoder import VaeDecoder
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Posterior
     from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,11 @@ def vae_encode(image: Tensor, vae: AutoencoderKLHunyuanVideo, generator: torch.G
     """
     with _without_tiles(vae):
         posterior = vae.encode(image.to(vae.device, vae.dtype)).latent_dist
+    return sampled(posterior, vae, generator)
+
+
+def sampled(posterior: Posterior, vae: AutoencoderKLHunyuanVideo, generator: torch.Generator | None) -> Tensor:
+    """Draw scaled latents from what the autoencoder gave; see `vae_encode`."""
     where = generator.device if generator else vae.device
     noise = torch.randn(posterior.mean.shape, generator=generator, device=where).to(vae.device)
     latents: Tensor = (posterior.mean + posterior.std * noise) * vae.config["scaling_factor"]

@@ -36,6 +36,8 @@ MOST_FRAMES = 1 << 20
 """Frames of a file that are read: nine hours of video. A file's tables may claim any number."""
 _MOST_INDEX = 16 * MOST_FRAMES
 """Bytes of an index: twelve for each frame, and some more."""
+_ENTRY = 8 + 86
+"""Bytes of a `stsd` before the boxes of its one entry."""
 _PARSING_ERRORS = (OSError, ValueError, LookupError, struct.error, NoTagsError)
 
 
@@ -86,6 +88,20 @@ def read_frames(file: BinaryIO, rate: Fraction) -> Frames:
         return _read_frames(file, rate)
     except _PARSING_ERRORS as error:
         raise NotAsWrittenError from error
+
+
+def sample_entry(frames: Frames) -> bytes:
+    """Return how all frames of a file are encoded; NotAsWrittenError if it has more than one track."""
+    moov = frames.boxes[b"moov"]
+    assert isinstance(moov, list)
+    if [kind for kind, _ in moov].count(b"trak") != 1:
+        raise NotAsWrittenError
+    entry = dict(_leaves(moov))[b"stsd"]
+    try:
+        inner = _inner_boxes(entry[_ENTRY:])
+    except struct.error as error:
+        raise NotAsWrittenError from error
+    return entry[12:_ENTRY] + _packed([box for box in inner if box[0] != b"btrt"])  # without sizes and bit rates
 
 
 def _read_frames(file: BinaryIO, rate: Fraction) -> Frames:
@@ -210,13 +226,17 @@ def _bytes_of(file: BinaryIO, box: FileBox) -> bytes:
 def _content(kind: bytes, data: bytes, depth: int = 0) -> bytes | list[Box]:
     if kind not in _NESTED or depth > len(_NESTED):
         return data
-    boxes: list[Box] = []
+    return [(inner, _content(inner, content, depth + 1)) for inner, content in _inner_boxes(data)]
+
+
+def _inner_boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    boxes = []
     position = 0
     while position < len(data):
-        size, inner = struct.unpack_from(">I4s", data, position)
+        size, kind = struct.unpack_from(">I4s", data, position)
         if not 8 <= size <= len(data) - position:
             raise NotAsWrittenError
-        boxes.append((inner, _content(inner, data[position + 8 : position + size], depth + 1)))
+        boxes.append((kind, data[position + 8 : position + size]))
         position += size
     return boxes
 

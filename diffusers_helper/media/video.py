@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
@@ -84,13 +85,11 @@ def encode_mp4(
         stream.options = {"crf": str(min(max(crf, BEST_CRF), WORST_CRF)), **CUTTABLE}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
-        context = stream.codec_context
-        context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        tag_as_709(stream.codec_context)
         for index, frame in enumerate(chain([first], frames)):
             if check is not None:
                 check()
-            picture = _yuv(frame)
+            picture = yuv_frame(frame)
             picture.pts, picture.time_base = index, 1 / rate
             if index == key_frame:
                 picture.pict_type = PictureType.I
@@ -98,7 +97,13 @@ def encode_mp4(
         container.mux(stream.encode())
 
 
-def _yuv(frame: np.ndarray) -> av.VideoFrame:
+def tag_as_709(context: VideoCodecContext) -> None:
+    """Let a file say that its colours are BT.709's, in limited range."""
+    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+
+
+def yuv_frame(frame: np.ndarray) -> av.VideoFrame:
     """Convert one RGB frame; an odd side grows by a copy of its last row or column, as yuv420p needs even ones."""
     height, width = frame.shape[:2]
     if height % 2 or width % 2:
