@@ -72,7 +72,16 @@ def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> 
     borders = [0, *_key_sections(request), request.sections]
     stretches = [Stretch(b - a, name) for name, (a, b) in zip((START, *keys), pairwise(borders), strict=True)]
     plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
-    cues = _cues(request, borders, (START, *keys), END in pictures)
+    return follow(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
+
+
+def direct_clip(request: GenerationRequest, score: Score, picture: str) -> Direction:
+    """Plan what is made for given videos: all sections look at the picture of that name."""
+    return follow(plan_score(score), _cues(request, [0, request.sections], (picture,), has_end=False))
+
+
+def follow(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:
+    """Return `plan` with the cue of each section, given in the order of time, by its number."""
     numbers = {cue: number for number, cue in enumerate(dict.fromkeys(cues))}
     sections = tuple(replace(section, prompt=numbers[cues[section.output_index]]) for section in plan.sections)
     return Direction(replace(plan, sections=sections), {number: cue for cue, number in numbers.items()})
@@ -91,12 +100,12 @@ def _key_sections(request: GenerationRequest) -> list[int]:
     return numbers
 
 
-def _cues(request: GenerationRequest, borders: Sequence[int], starts: Sequence[str], has_end: bool) -> list[Cue]:
+def _cues(request: GenerationRequest, borders: Sequence[int], starts: Sequence[str], *, has_end: bool) -> list[Cue]:
     """What each section of the finished video follows."""
     count = request.sections
     prompts = _texts(request.timed_prompts, count, request.blend)
     negatives = _texts(request.timed_negative_prompts, count, request.blend)
-    looks = [_look(request, section, borders, starts, has_end) for section in range(count)]
+    looks = [_look(request, section, borders, starts, has_end=has_end) for section in range(count)]
     return [Cue(*parts) for parts in zip(prompts, negatives, looks, strict=True)]
 
 
@@ -106,7 +115,7 @@ def _texts(timed: Sequence[Timed], sections: int, blend: int) -> list[Blend]:
 
 
 def _look(
-    request: GenerationRequest, section: int, borders: Sequence[int], starts: Sequence[str], has_end: bool
+    request: GenerationRequest, section: int, borders: Sequence[int], starts: Sequence[str], *, has_end: bool
 ) -> Blend:
     """The picture that a section sees as a whole: the one its stretch begins with, or a blend towards the next one."""
     stretch = max(i for i, border in enumerate(borders[:-1]) if border <= section)

@@ -7,7 +7,6 @@ its own until it is joined to them.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,26 +14,35 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.directing import direct_clip
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Event, Finished, Note, SectionDone, StageStarted, VideoGrown
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import VideoPlan, pixel_frames
-from diffusers_helper.core.planning import plan_score
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.score import Score
-from diffusers_helper.core.scores import AFTER, BEFORE, MOST_AFTER, MOST_BEFORE, connect, extend, extend_back
-from diffusers_helper.core.variants import variant_named
+from diffusers_helper.core.scores import (
+    AFTER,
+    BEFORE,
+    MOST_AFTER,
+    MOST_BEFORE,
+    connect,
+    extend,
+    extend_back,
+    latents_of,
+)
 from diffusers_helper.encoders.clips import vae_encode_clip
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.conditions import Check, make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.generation.generate import sampling_settings
+from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.clip import Clip, clip_frames
 from diffusers_helper.media.growing import GrowingVideo
@@ -43,7 +51,6 @@ from diffusers_helper.media.recipe import recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
-from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.step_caches import STEP_CACHES
 
 
@@ -121,22 +128,29 @@ def _stages(task: ClipTask, components: Components, output: Path, check: Check) 
     size = find_nearest_bucket(lead.height, lead.width, resolution)
     yield StageStarted("image", Message("Reading the video"))
     frames = dict(_frames_of(task, size, check))
-    picture = frames[BEFORE][:, -1] if BEFORE in frames else frames[AFTER][:, 0]
-    conditions = yield from make_conditions(request, _picture_of(picture), components, check)
+    seen = BEFORE if BEFORE in frames else AFTER
+    score = task.score({name: latents_of(each.shape[1], each.shape[1]) for name, each in frames.items()})
+    direction = direct_clip(request, score, seen)
+    settings = sampling_settings(request)
+    view = {seen: _picture_of(frames[seen][:, -1 if seen == BEFORE else 0])}
+    guided = settings.cfg_scale != 1.0
+    conditions = yield from make_conditions(direction.cues, view, components, check, guided=guided)
     yield StageStarted("image", Message("Encoding the video"))
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
         latents = {name: vae_encode_clip(pixels, vae, noise) for name, pixels in frames.items()}
-    plan = plan_score(task.score({name: each.shape[2] for name, each in latents.items()}))
+    plan = direction.plan
+    held = STEP_CACHES[settings.step_cache].held_streams
+    models = ModelLoader(components, Work(*size, cfg=guided, cached_streams=held), check)
     video = GrowingVideo(output, plan.grows_at_front, request.crf)
     try:
         yield from sample_sections(
             plan,
-            VideoInputs(latents, {0: conditions}, request.seed),
-            _Loader(components, request, size, check).sampler,
-            sampling_settings(request),
+            VideoInputs(latents, conditions, request.seed),
+            models.sampler,
+            settings,
             Postprocess(
-                ComponentsDecoder(components, resolve_kernels(components.device, components.dtype), check),
+                ComponentsDecoder(components, lambda: models.kernels, check),
                 wrap=lambda events, stopped: _grown(events, video, plan, stopped),
             ),
         )
@@ -163,43 +177,13 @@ def _picture_of(frame: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
 
 
-@dataclass(frozen=True, eq=False)
-class _Loader:
-    """Loads what samples a section."""
-
-    components: Components
-    request: GenerationRequest
-    size: tuple[int, int]
-    check: Check
-
-    def sampler(self, variant: str) -> Generator[Event, None, Sampler]:
-        """See `Samplers`."""
-        components = self.components
-        yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(variant).title))
-        transformer = components.transformer(variant)
-        settings = sampling_settings(self.request)
-        held = STEP_CACHES[settings.step_cache].held_streams
-        work = Work(*self.size, cfg=settings.cfg_scale != 1.0, cached_streams=held)
-        execution, told = components.plan_sampling(transformer, work)
-        for text in (*([told] if told else []), *components.notes_on(transformer)):
-            yield Note(text)
-
-        @contextmanager
-        def use(module: nn.Module) -> Iterator[None]:
-            with components.residency.use(module, swap=True), interruptible(module, self.check):
-                yield
-
-        return Sampler(transformer, components.device, transformer.dtype, execution, use)
-
-
 def _grown(events: Events, video: GrowingVideo, plan: VideoPlan, check: Check) -> Events:
-    """Add each section that is decoded to `video`, without the given frames."""
+    """Add each section that is decoded to `video`."""
     for event in events:
         yield event
         if isinstance(event, SectionDone) and event.pixels is not None:
             section = plan.sections[event.index]
-            new = event.pixels[:, :, section.trim :]
             yield StageStarted("save", Message("Writing the video"))
-            write = partial(video.add, new, section.overlap_pixels, check=check)
-            path = yield from retry_when_disk_full(write, video.folder, video.bytes_for(new), check)
+            write = partial(video.add, event.pixels, section.overlap_pixels, check=check, count=event.index + 1)
+            path = yield from retry_when_disk_full(write, video.folder, video.bytes_for(event.pixels), check)
             yield VideoGrown(path, video.frames, event.index + 1)
