@@ -27,6 +27,7 @@ from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
 pytestmark = pytest.mark.slow
@@ -333,10 +334,10 @@ def test_a_failed_job_is_told_to_a_script(page, client):
 
 def test_a_full_queue_is_told_to_a_script(page, client, lion):
     page.run.hold.clear()
-    picture = SimpleNamespace(name="", notes=())
-    running = page.manager.submit(GenerationRequest(seconds=1, steps=2), picture)
+    pictures = {"start": SimpleNamespace(name="", notes=())}
+    running = page.manager.submit(JobInputs(GenerationRequest(seconds=1, steps=2), pictures))
     wait_for(lambda: page.manager.snapshot(running).step)
-    waiting = [page.manager.submit(GenerationRequest(), picture) for _ in range(20)]
+    waiting = [page.manager.submit(JobInputs(GenerationRequest(), pictures)) for _ in range(20)]
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)

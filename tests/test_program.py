@@ -140,7 +140,8 @@ def test_results_have_readable_names_that_are_given_once(tmp_path):
         make(tiny, name)
     names = ["grey_Pan-left_7", "grey_Pan-left_7_2", "user_ann/grey_Pan-left_7"]
     assert videos.calls == [tmp_path / name for name in names]
-    assert sorted(path.name for path in tmp_path.rglob("*.*") if path.parent.name != "jobs") == [
+    kept = tmp_path / "jobs", tmp_path / "jobs" / "done"
+    assert sorted(path.name for path in tmp_path.rglob("*.*") if path.parent not in kept) == [
         "grey_Pan-left_7.mp4",
         "grey_Pan-left_7.mp4",
         "grey_Pan-left_7_2.mp4",
