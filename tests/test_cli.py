@@ -1,8 +1,10 @@
 """The command line with a fake program: everything but the models."""
 
 import signal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +17,7 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
+from diffusers_helper.media.video import encode_mp4
 from tests.clips import clip
 
 pytestmark = pytest.mark.usefixtures("kept_environment")
@@ -47,6 +50,11 @@ class FakeProgram:
         self.events = self._events(
             inputs.request, name, report
         )  # held, so that it is not the garbage collector that closes it
+        return self.events
+
+    def generate_for_clips(self, task, output, *, check, report):
+        self.task = task
+        self.events = self._events(task.request, output.name, report)
         return self.events
 
     def _events(self, request, name, report):
@@ -352,7 +360,7 @@ def test_help_names_every_command(capsys):
 def test_end_and_key_pictures_and_where_they_are(program):
     argv = ["generate", "lion.jpg", "[0s: Roar] [2.4s: Sleep]", "--end-photo", "lion.jpg", "--end-strength", "0.5"]
     argv += ["--at", "3.6=lion.jpg", "--at", "1.2s=lion.jpg", "--shape", "16:9", "--focus", "0.2,0.9", "--blend", "2"]
-    assert cli.main(argv) == 0
+    assert program.main(argv) == 0
     inputs = program.made[-1].inputs
     assert sorted(inputs.pictures) == ["end", "key_1", "key_2", "start"]
     request = inputs.request
@@ -363,5 +371,31 @@ def test_end_and_key_pictures_and_where_they_are(program):
 @pytest.mark.parametrize("value", ["lion.jpg", "=lion.jpg", "soon=lion.jpg"])
 def test_a_key_picture_needs_its_second(program, value, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["generate", "lion.jpg", "Roar", "--at", value])
+        program.main(["generate", "lion.jpg", "Roar", "--at", value])
     assert "SECONDS=FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "before", "after", "variant"),
+    [
+        (["connect", "a.mp4", "b.mp4", "--variant", "f1"], "a.mp4", "b.mp4", "f1"),
+        (["loop", "a.mp4"], "a.mp4", "a.mp4", "original"),
+        (["extend", "a.mp4", "--seconds", "2"], "a.mp4", None, "original"),
+        (["extend", "a.mp4", "--seconds", "2", "--before", "--variant", "f1"], None, "a.mp4", "original"),
+    ],
+)
+def test_given_videos(program, tmp_path, argv, before, after, variant):
+    for name in ("a.mp4", "b.mp4"):
+        encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 5, tmp_path / name, Fraction(30), 30)
+    assert program.main([*argv, "--prompt", "Wave"]) == 0
+    task = program.made[-1].task
+    clips = [clip and clip.path.name for clip in (task.before, task.after)]
+    assert (clips, task.request.variant, task.request.prompt) == ([before, after], variant, "Wave")
+    assert program.made[-1].variant == variant
+
+
+def test_how_much_longer_has_to_be_said(program, capsys):
+    assert program.main(["extend", "a.mp4"]) == 2
+    assert "--seconds" in capsys.readouterr().err
+    assert program.main(["extend", "none.mp4", "--seconds", "2"]) != 0
+    assert "none.mp4" in capsys.readouterr().err

@@ -43,6 +43,7 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
+    from diffusers_helper.generation.clips import ClipTask
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.inputs import JobInputs
 
@@ -227,6 +228,16 @@ class Program:
         finally:
             if reserved:
                 let_go(self.outputs / output)
+
+    def generate_for_clips(
+        self, task: ClipTask, output: Path, *, check: Callable[[], None], report: Callable[[str], None]
+    ) -> Generator[Event, None, None]:
+        """Make one video from given ones, with `output` as its stem; yields and raises as `generation.clips` does."""
+        from diffusers_helper.generation.clips import generate_for_clips
+
+        self._check, self._tell = check, partial(_tell_job, report)
+        self.preload.over()
+        return generate_for_clips(task, components=self.components, output=output, check=check)
 
     def _output_of(self, job_id: str, request: GenerationRequest) -> str:
         """Return where the files of a job are that ran before; empty for a new one."""

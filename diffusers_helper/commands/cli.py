@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
-from diffusers_helper.commands import batch, doctor
+from diffusers_helper.commands import batch, clips, doctor
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
 from diffusers_helper.commands.terminal import (
@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
     resume_command.add_parser(commands)
     resume_command.add_extend_parser(commands)
+    clips.add_parsers(commands)
     batch.add_parser(commands)
     models_command.add_parser(commands)
     doctor.add_parser(commands)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusers_helper.commands import clips
 from diffusers_helper.commands.terminal import (
     follow,
     move_video,
@@ -25,6 +26,7 @@ from diffusers_helper.commands.terminal import (
 )
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message, join_sentences, language
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.record import JobRecord
@@ -59,22 +61,33 @@ def add_parser(commands: Any) -> None:
 
 def add_extend_parser(commands: Any) -> None:
     """Add `extend` to the command line's subparsers."""
-    text = "A finished F1 video whose latents were kept (--keep latents) gets more seconds at its end."
+    text = (
+        "A finished F1 video whose latents were kept (--keep latents), or any video file, gets more seconds at its "
+        "end, a file also before its beginning."
+    )
     parser = commands.add_parser("extend", help="make a finished video longer", description=text)
     parser.set_defaults(command=extend)
-    parser.add_argument("id", metavar="ID", help="the name of its files, without .mp4")
-    parser.add_argument("--seconds", metavar="N", type=float, required=True, help="how much longer")
+    parser.add_argument("id", metavar="ID|FILE", help="the name of its files, without .mp4; or a video file")
+    parser.add_argument("--before", action="store_true", help="of a file: before its beginning")
     parser.add_argument("--force", action="store_true", help="go on in another environment: the result may differ")
-    parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
-    options.add_options(parser)
+    clips.add_clip_settings(parser)
 
 
 def extend(parsed: argparse.Namespace) -> int:
     """Make a finished video longer; return the exit code."""
+    if "seconds" not in parsed:
+        raise SettingsError(Message("How much longer? Add --seconds N."))
+    if clips.is_video_file(parsed.id):
+        return clips.extend_file(parsed)
     if parsed.output is not None:
         require_target(parsed.output)
     store = JobStore(parsed.config.folders.outputs / "jobs")
-    record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), parsed.seconds)
+    record = begin_longer(
+        store,
+        _id_of(parsed.id, store),
+        new_job_id(),
+        GenerationRequest.from_fields({"seconds": parsed.seconds}).seconds,
+    )
     store.locks.release(record.id)
     try:
         return _go_on(record, parsed)
