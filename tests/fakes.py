@@ -52,6 +52,18 @@ GOOD = {
     "resolution": 256,
     "keep": ["photo", "recipe"],
 }
+"""What scripts could set at first."""
+FULL = GOOD | {
+    "blend": 1,
+    "end_strength": 0.5,
+    "end_embedding": "mix",
+    "landing": 2,
+    "shape": "16:9",
+    "width": 320,
+    "height": 192,
+    "fit": "blur",
+    "focus": "0.25,1",
+}
 
 
 class FakeRun:

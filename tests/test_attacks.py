@@ -223,7 +223,11 @@ def one_colour(width, height, channels):
 def hint(client, config, path):
     index = next(one["id"] for one in config["dependencies"] if one["api_name"] == "size_hint")
     photo = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [photo, 640, None], "fn_index": index, "session_hash": "x"}
+    body = {
+        "data": [photo, None, None, 640, "photo", None, None, "crop", "0.5,0.5"],
+        "fn_index": index,
+        "session_hash": "x",
+    }
     return client.post("/gradio_api/run/predict", json=body)
 
 

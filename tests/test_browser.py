@@ -304,7 +304,7 @@ def test_length_size_and_notes_are_told_before_the_start(user):
     expect(tab.locator("#length-hint")).to_contain_text("3601 frames, exactly 120.03 s")
     fill(tab)
     expect(tab.locator("#size-hint")).to_contain_text("256 × 256")
-    tab.get_by_text("More settings").click()
+    tab.get_by_text("Size and shape").click()
     tab.get_by_label("Picture size").click()
     tab.get_by_role("option", name="640").click()
     expect(tab.locator("#size-hint")).to_contain_text("640")
@@ -380,7 +380,7 @@ def test_hints_stand_below_each_other_and_go_when_they_are_followed(browser, ser
         hint = tab.get_by_text("This picture has its settings in it")
         fill(tab, photo=file)
         expect(hint).to_be_visible()
-        assert tab.locator("#make .fp-hint").count() == 3
+        assert tab.locator("#make .fp-hint").count() == 4
         assert clear_of_each_other(tab, "#make .fp-hint")
         tab.locator("#restore").get_by_role("button").first.click()
         tab.locator("#recipe input[type=file]").set_input_files(file)
@@ -500,6 +500,7 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
         expect(tab.locator("#seconds input[type=number]")).to_have_value("7.5")
         expect(tab.locator("#teacache input")).to_be_checked()
         expect(tab.locator("#size-hint")).to_contain_text("512 × 512")
+        tab.locator("#sizes").get_by_role("button").first.click()
         tab.locator("#more").get_by_role("button").first.click()
         expect(tab.locator("#negative-prompt textarea, #negative-prompt input").first).to_have_value("blur")
         expect(tab.get_by_label("number input for Steps")).to_have_value("7")
@@ -509,6 +510,66 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
     tab.wait_for_function(DRAFT_IS_KEPT)
     tab.reload()
     shows_them()
+
+
+@pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
+def test_what_is_set_about_an_end_photo_or_times_is_shown_beside_them_alone(browser, tmp_path, variant):
+    with serve_page(tmp_path, variant) as server, visit(browser, server.url) as user:
+        tab = user.open()
+        end_photo, settings, blend = (tab.locator(f"#{name}") for name in ("end-photo", "end-photo-settings", "blend"))
+        expect(end_photo).to_be_hidden()
+        tab.locator("#end-photo-panel").get_by_role("button").first.click()
+        expect(end_photo).to_be_visible()
+        expect(settings).to_be_hidden()
+        end_photo.locator("input[type=file]").set_input_files(LION)
+        expect(settings).to_be_visible()
+        expect(tab.locator("#landing")).to_be_visible(visible=variant == F1)
+
+        expect(blend).to_be_hidden()
+        tab.locator("#prompt textarea").fill("[0s: a] [1.2s: b]")
+        expect(blend).to_be_visible()
+        tab.locator("#prompt textarea").fill("[2s-1s: a]")
+        expect(tab.locator("#timing")).to_contain_text("ends before it begins")
+        expect(blend).to_be_hidden()
+        start(tab)
+        expect(tab.locator("#message [role=alert]")).to_contain_text("ends before it begins")
+        tab.locator("#prompt textarea").fill("[0s: a] [1s: b]")
+        expect(tab.locator("#message")).to_contain_text("Add a photo first")
+
+        end_photo.get_by_role("button", name="Remove").click()
+        expect(settings).to_be_hidden()
+
+
+def test_size_shape_and_what_is_in_sight_reach_the_job_and_come_back(user, server):
+    tab = user.open()
+    tab.locator("#sizes").get_by_role("button").first.click()
+    tab.locator("#shape input").click()
+    tab.get_by_role("option", name="9:16").click()
+    fill(tab)
+    expect(tab.locator("#size-hint")).to_contain_text("192 × 320")
+    tab.locator("#width :is(input, textarea)").fill("320")
+    expect(tab.locator("#size-hint")).to_contain_text("A width needs a height")
+    tab.locator("#height :is(input, textarea)").fill("192")
+    expect(tab.locator("#size-hint")).to_contain_text("320 × 192")
+    tab.get_by_label("Show all of it").check()
+    expect(tab.locator("#size-hint")).to_contain_text("blurred border")
+    tab.locator("#focus input").click()
+    tab.get_by_role("option", name="Bottom right").click()
+    tab.wait_for_function(DRAFT_IS_KEPT)
+    tab.reload()
+    expect(tab.locator("#size-hint")).to_contain_text("320 × 192")
+    start(tab)
+    expect(tab.locator("#progress")).to_have_text("Done")
+    request = server.run.jobs[-1].request
+    assert (request.shape, request.width, request.height) == ("9:16", 320, 192)
+    assert (request.fit, request.focus) == ("blur", (1, 1))
+    tab.locator("#sizes").get_by_role("button").first.click()
+    expect(tab.locator("#focus input")).to_have_value("Bottom right")
+
+
+def test_start_is_in_sight_on_a_phone_with_nothing_unfolded(browser, server):
+    with visit(browser, server.url, viewport={"width": 420, "height": 900}) as user:
+        expect(user.open().locator("#start")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(420, "dark"), (1400, "light")])

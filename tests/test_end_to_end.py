@@ -9,10 +9,12 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
+from diffusers_helper.media.recipe import read_recipe
 from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
-from tests.fakes import wait_for
+from tests.fakes import LION, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -88,3 +90,64 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
     [video] = (path for path in (tmp_path / "outputs").glob("*.mp4") if "partial" not in path.name)
     with av.open(video) as file:
         assert sum(1 for _ in file.decode(video=0)) == 73
+
+
+TIMES = "[0s-1.2s: The camera pans left.] [1.2s-2.4s: The camera pans right.]"
+
+
+def add_end_photo(tab, file):
+    tab.locator("#end-photo-panel").get_by_role("button").first.click()
+    tab.locator("#end-photo input[type=file]").set_input_files(file)
+    expect(tab.locator("#end-photo img")).to_be_visible()
+
+
+def shows_end_photo_and_times(tab):
+    expect(tab.locator("#photo img")).to_be_visible()
+    expect(tab.locator("#end-photo img")).to_be_visible()
+    expect(tab.locator("#end-photo-settings")).to_be_visible()
+    expect(tab.locator("#prompt textarea")).to_have_value(TIMES)
+    expect(tab.locator(".fp-times th")).to_have_text(["0.0 to 1.2 s", "1.2 to 2.4 s"])
+    expect(tab.locator(".fp-times td")).to_have_text(["The camera pans left.", "The camera pans right."])
+
+
+def test_an_end_photo_and_times_become_a_video_that_brings_them_back(chromium, tmp_path):
+    last = tmp_path / "last.png"
+    with Image.open(LION) as lion:
+        lion.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((0, 0, lion.width, lion.height // 2)).save(last)
+    with program("demo_gradio.py", tmp_path) as url, headless(chromium) as browser:
+        with visit(browser, url) as user:
+            tab = user.open()
+            tab.locator("#seconds input[type=number]").fill("2.4")
+            fill(tab, prompt=TIMES)
+            add_end_photo(tab, last)
+            expect(tab.locator("#size-hint")).to_contain_text("The end photo has another shape")
+            start(tab)
+            expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
+            tab.reload()
+            shows_running(tab)
+            shows_end_photo_and_times(tab)
+            expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)
+            assert tab.locator("#video video").evaluate(PLAYED)[0] == pytest.approx(73 / 30, abs=0.02)
+
+        [video] = finished(tmp_path)
+        recipe = read_recipe(video)
+        assert (recipe.settings["prompt"], recipe.names) == (TIMES, ("start", "end"))
+        with visit(browser, url) as user:  # somebody else, who has the video alone
+            tab = user.open()
+            tab.locator("#restore").get_by_role("button").first.click()
+            tab.locator("#recipe input[type=file]").set_input_files(video)
+            expect(tab.locator("#recipe-message")).to_have_text("The settings are restored.")
+            shows_end_photo_and_times(tab)
+            start(tab)
+            expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)
+        [again] = finished(tmp_path) - {video}
+        assert frames(again) == frames(video), "settings and pictures are exactly the same"
+
+
+def finished(folder):
+    return {path for path in (folder / "outputs").glob("*.mp4") if "partial" not in path.name}
+
+
+def frames(path):
+    with av.open(path) as file:
+        return [frame.to_ndarray().tobytes() for frame in file.decode(video=0)]

@@ -1,5 +1,6 @@
 """From a request to a file, on the tiny models: what the stages around the engine add to it."""
 
+import io
 import json
 import shutil
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.tensor_file import TensorFile
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.photo import Photo
+from diffusers_helper.media.photo import Photo, cover
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
 from diffusers_helper.memory import Residency
@@ -87,6 +88,19 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
         recipe = read_recipe(tmp_path / name)
         assert GenerationRequest(**recipe.settings) == GenerationRequest(**SMALL, variant=variant, resolution=128)
     assert recipe.photo == (tmp_path / "clip.v1.png").read_bytes()
+
+
+def test_a_video_carries_all_pictures_that_it_was_made_from(components, photo, tmp_path):
+    end = Photo(photo.image.transpose(Image.Transpose.ROTATE_180), "end.png", ())
+    request = GenerationRequest(**SMALL)
+    inputs = JobInputs(request, {"end": end, "start": photo})
+    list(generate(inputs, components=components, output=tmp_path / "a"))
+    found = read_recipe(tmp_path / "a.mp4")
+    assert (found.names, found.photo) == (("start", "end"), (tmp_path / "a.png").read_bytes())
+    with Image.open(io.BytesIO(found.more["end"])) as kept:
+        assert (np.asarray(kept) == cover(np.asarray(end.image), *kept.size)).all()
+        assert kept.size == (144, 112)
+    assert read_recipe(tmp_path / "a.png").names == ("start", "end")
 
 
 @pytest.mark.usefixtures("_quick")

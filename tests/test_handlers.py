@@ -3,10 +3,12 @@
 import math
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from diffusers_helper.core.errors import NumericsError, SettingsError
 from diffusers_helper.core.request import GenerationRequest
@@ -22,7 +24,7 @@ from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
-from tests.fakes import GOOD, LION, FakeRun, fake_preview, wait_for
+from tests.fakes import FULL, GOOD, LION, FakeRun, fake_preview, wait_for
 from tests.test_unfinished import Life
 
 
@@ -179,6 +181,68 @@ def test_a_reload_brings_back_photo_and_settings(fake, uploads):
     assert settings["steps"] == gr.skip()  # no longer valid: the page's own value stays
 
 
+@pytest.fixture
+def end_photo(uploads, tmp_path):
+    """Another picture among the uploads, wider than the lion."""
+    file = tmp_path / "uploads" / ("1" * 64) / "last.png"
+    file.parent.mkdir(parents=True)
+    Image.new("RGB", (320, 160), "teal").save(file)
+    return {"path": str(file)}
+
+
+def test_an_end_photo_is_one_of_the_jobs_pictures(fake, uploads, end_photo):
+    run, manager = fake
+    page, ann = handlers(F1, manager), new_client_id()
+    assert page.start(ann, "", uploads, **FULL, end_photo=end_photo)[0] == ""
+    assert manager.wait(manager.jobs()[0].id, 60).state == "done"
+    assert run.jobs[0].inputs.pictures["end"].image.size == (320, 160)
+    assert (run.jobs[0].request.width, run.jobs[0].request.focus) == (320, (0.25, 1))
+
+    assert "the same video again" in page.start(ann, "", uploads, **FULL, end_photo=end_photo)[0]
+    assert page.start(ann, "", uploads, **FULL, end_photo=uploads)[0] == "", "with another end it is another video"
+    assert len(manager.jobs()) == 2
+
+
+def test_a_bad_end_photo_is_told_and_goes_once_it_is_another_one(fake, uploads, end_photo):
+    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers(ORIGINAL)
+    Path(end_photo["path"]).write_bytes(b"PK\3\4" + bytes(100))
+    message = page.start(new_client_id(), "", uploads, **GOOD, end_photo=end_photo)[0]
+    assert "last.png" in message
+    assert fake[1].jobs() == []
+    assert "last.png" in hints.size_hint(uploads, end_photo=end_photo, resolution=640)
+    assert "last.png" in hints.review(message, uploads, **GOOD, end_photo=end_photo)[0]
+    assert hints.review(message, uploads, **GOOD, end_photo=uploads)[0] == ""
+
+
+def test_a_reload_brings_back_the_end_photo(fake, uploads, end_photo):
+    draft = {"photo": uploads["path"], "end_photo": end_photo["path"], **FULL}
+    _, photo, *rest = handlers(ORIGINAL, fake[1]).restore(None, draft)
+    assert (photo["path"], rest[len(SETTINGS)]["path"]) == (uploads["path"], end_photo["path"])
+    assert dict(zip(SETTINGS, rest, strict=False)) == FULL
+
+
+def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):
+    hints = HintHandlers(ORIGINAL)
+    for sizes in ({"width": "7", "height": ""}, {"width": 720, "height": None}, {"width": 720, "height": 401}):
+        told = hints.size_hint(uploads, resolution=640, **sizes)
+        assert "fp-fault" in told
+        assert "alert" not in told
+    assert "720 × 400" in hints.size_hint(uploads, resolution=640, width="720", height="400")
+    assert "608 × 640" in hints.size_hint(uploads, resolution=640, width="", height=" ").replace(
+        "640 × 608", "608 × 640"
+    )
+
+
+def test_times_in_a_prompt_are_told_while_they_are_typed():
+    hints = HintHandlers(ORIGINAL)
+    assert "To change it on the way" in hints.timing("A lion roars.", 5)
+    assert "fp-times" in hints.timing("[0s: a] [1.2s: b]", 5)
+    wrong = hints.timing("[2s-1s: a]", 5)
+    assert "ends before it begins" in wrong
+    assert "alert" not in wrong
+    assert hints.timing("[0s: a] [1.2s: b]", None) == "", "the length is what is wrong"
+
+
 @pytest.mark.parametrize("draft", [None, [], "x", 7, {"photo": 7, "seed": "abc", "prompt": None, "steps": math.nan}])
 def test_a_draft_that_makes_no_sense_is_left_alone(fake, draft):
     _, *controls = handlers(ORIGINAL, fake[1]).restore("garbage", draft)
@@ -208,9 +272,9 @@ def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_
 
 def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
     hints = HintHandlers(ORIGINAL)
-    assert "640 × 608" in hints.size_hint(uploads, 640).replace("608 × 640", "640 × 608")
-    assert "no longer here" in hints.size_hint({"path": "/etc/passwd"}, 640)
-    assert "fp-fault" not in hints.size_hint(None, 640)
+    assert "640 × 608" in hints.size_hint(uploads, resolution=640).replace("608 × 640", "640 × 608")
+    assert "no longer here" in hints.size_hint({"path": "/etc/passwd"}, resolution=640)
+    assert "fp-fault" not in hints.size_hint(None, resolution=640)
 
 
 def test_what_is_told_before_the_start_follows_the_settings(uploads):

@@ -28,7 +28,7 @@ from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
-from tests.fakes import GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
+from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -109,8 +109,8 @@ def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
-    assert names == {"/generate": ["image", *SETTINGS], **{name: ["job_id"] for name in of_a_job}}
-    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant"}
+    assert names == {"/generate": ["image", *SETTINGS, "end_photo"], **{name: ["job_id"] for name in of_a_job}}
+    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant", "key_seconds"}  # no key pictures here
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)
 
@@ -190,6 +190,48 @@ def test_a_good_setting_reaches_the_job(page, lion, changes, kept):
     assert {name: getattr(request, name) for name in kept} == kept
 
 
+def test_a_call_with_all_that_there_is_reaches_the_job(page, lion):
+    job = result(page, call(page, "generate", lion, *FULL.values(), lion))
+    assert page.manager.wait(job, 20).state == "done"
+    inputs = page.run.jobs[-1].inputs
+    assert inputs.pictures.keys() == {"start", "end"}
+    assert inputs.request == GenerationRequest(**FULL)
+
+
+def test_a_call_from_before_there_were_end_photos_means_what_it_meant(page, lion):
+    assert page.manager.wait(result(page, call(page, "generate", lion, *GOOD.values())), 20).state == "done"
+    inputs = page.run.jobs[-1].inputs
+    assert inputs.pictures.keys() == {"start"}
+    assert inputs.request == GenerationRequest(**GOOD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"width": 320, "height": None}, {"height": "A width needs a height"}),
+        ({"width": "", "height": 320}, {"width": "A width needs a height"}),
+        ({"width": "wide", "height": "7.5"}, {"width": "whole number", "height": "whole number"}),
+        ({"width": 321, "height": 7}, {"width": "multiple of 16", "height": "at least 64"}),
+        ({"prompt": "[2s-1s: a]"}, {"prompt": "ends before it begins"}),
+        ({"prompt": "[2s: a] [1s: b]"}, {"prompt": "have to grow"}),
+        ({"blend": 5, "end_strength": 1.1, "landing": 3}, {"blend": "at most", "end_strength": "", "landing": ""}),
+        ({"shape": "21:9", "fit": "stretch"}, {"shape": "should be one of", "fit": "should be one of"}),
+        ({"focus": "0.5"}, {"focus": ""}),
+        ({"focus": [0.5, 2]}, {"focus": "at most 1"}),
+    ],
+)
+def test_each_new_setting_is_checked_by_its_name(page, lion, changes, named):
+    found = faults(call(page, "generate", lion, *(FULL | changes).values(), None))
+    assert found.keys() == named.keys()
+    assert all(words in found[name] for name, words in named.items())
+
+
+def test_a_bad_end_photo_is_answered_with_its_name(page, lion):
+    found = faults(call(page, "generate", lion, *FULL.values(), upload(page, "last.png", b"<html>")))
+    assert list(found) == ["end_photo"]
+    assert "last.png" in found["end_photo"]
+
+
 def test_a_random_seed_is_told(page, lion):
     seeds = [page.manager.snapshot(result(page, generate(page, lion, seed=-1))).seed for _ in range(2)]
     page.wait_until_idle()
@@ -241,7 +283,7 @@ def test_settings_that_do_not_exist_cannot_be_given(page, client, lion):
     with pytest.raises(TypeError, match="latent_window_size"):
         client.predict(handle_file(LION), latent_window_size=33, api_name="/generate")
     assert len(page.manager.jobs()) == before
-    job = result(page, call(page, "generate", lion, *GOOD.values(), 33))
+    job = result(page, call(page, "generate", lion, *FULL.values(), None, 33))
     assert page.manager.snapshot(job).total_frames == 37
     assert call(page, "generate", lion, *list(GOOD.values())[:-1]).status_code == 400
 

@@ -77,6 +77,24 @@ def test_each_photo_becomes_a_job_with_the_settings(fake, handlers, photo):
     assert rows(handlers.refresh(new_client_id())[LIST]) == []
 
 
+def test_an_end_photo_counts_for_all(fake, handlers, photo):
+    run, manager = fake
+    ann, end = new_client_id(), photo("last.jpg")
+    left, *_ = handlers.queue(ann, [photo("a.jpg"), photo("b.jpg")], **GOOD, end_photo=end)
+    assert left is None
+    assert [manager.wait(job.id, 60).state for job in manager.jobs()] == ["done"] * 2
+    assert [sorted(job.inputs.pictures) for job in run.jobs] == [["end", "start"]] * 2
+    assert [job.inputs.start.name for job in run.jobs] == ["a.jpg", "b.jpg"]
+
+
+def test_with_a_bad_end_photo_none_is_queued_and_all_stay(fake, handlers, photo):
+    ann, photos = new_client_id(), [photo("a.jpg"), photo("b.jpg")]
+    left, *shown = handlers.queue(ann, photos, **GOOD, end_photo=photo("last.jpg", b"<html>"))
+    assert left == photos
+    assert "last.jpg" in shown[LIST]
+    assert fake[1].jobs() == []
+
+
 def test_what_finds_no_place_stays_in_the_field(fake, handlers, photo):
     run, manager = fake
     run.hold.clear()

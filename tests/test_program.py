@@ -39,6 +39,16 @@ def tiny(tmp_path):
     return on_tiny(tmp_path)
 
 
+def test_times_are_known_by_the_size_that_the_video_has(tiny):
+    def pixels(**settings):
+        return tiny._speed_key(GenerationRequest(resolution=256, **settings), (80, 64)).pixels
+
+    assert pixels() == 288 * 224
+    assert pixels(shape="1:1") == 256 * 256
+    assert pixels(shape="9:16") == 192 * 320
+    assert pixels(shape="1:1", width=720, height=400) == 720 * 400
+
+
 @pytest.mark.parametrize(
     ("choice", "visible", "found", "expected"),
     [

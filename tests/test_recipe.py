@@ -51,6 +51,40 @@ def test_every_setting_comes_back(tmp_path, kind):
     assert (found.picture, found.notes) == (kind == "png", ())
 
 
+def test_a_side_of_a_video_comes_back_with_the_other_one(tmp_path):
+    made = REQUEST.model_copy(update={"width": 720, "height": 400, "focus": (0.3, 1.0), "key_seconds": (2.4,)})
+    found = read_recipe(file_of("json", tmp_path, recipe_of(made)))
+    assert (GenerationRequest(**found.settings), found.notes) == (made, ())
+
+
+def test_the_pictures_after_the_first_come_back_by_their_names(tmp_path):
+    data = [png(tmp_path / f"{number}.png", f"{number}").read_bytes() for number in range(3)]
+    for sent, found in (((), {}), ((data[1],), {"key_1": data[1]}), (data[1:], {"key_1": data[1], "end": data[2]})):
+        tags = Tags(recipe_of(REQUEST, ("key_1", "start", "end")), data[0], tuple(sent))
+        growing = GrowingVideo(tmp_path / "a", False, crf=30, tags=tags)
+        growing.add(clip(5), 0)
+        recipe = read_recipe(growing.finish())
+        assert (recipe.photo, recipe.names, recipe.more) == (data[0], ("start", "key_1", "end"), found)
+        assert recipe.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ({}, None),
+        ({"framepack_recipe": 1}, ("start",)),
+        ({"framepack_recipe": 1, "framepack_pictures": ["start", "end"]}, ("start", "end")),
+        ({"framepack_recipe": 1, "framepack_pictures": ["end"]}, None),
+        ({"framepack_recipe": 1, "framepack_pictures": ["start", 7]}, None),
+        ({"framepack_recipe": 1, "framepack_pictures": ["start"] * 100}, None),
+        ({"framepack_recipe": 1, "framepack_pictures": {"start": 1}}, None),
+    ],
+)
+def test_names_of_pictures_are_read_with_care(tmp_path, told, names):
+    found = read_recipe(write(tmp_path / "a.json", json.dumps({"prompt": "a", **told})))
+    assert (found.names, found.settings) == (names, {"prompt": "a"})
+
+
 def test_both_ends_of_a_growing_video_keep_it(tmp_path):
     for front in (True, False):
         assert read_recipe(mp4(tmp_path / "a.mp4", recipe_of(REQUEST), front)).settings == REQUEST.model_dump()

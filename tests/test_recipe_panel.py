@@ -16,7 +16,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import inputs
 from diffusers_helper.gradio.hints import HintHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, read_photo, uploaded_file
+from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, control_value, read_photo, uploaded_file
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
@@ -27,9 +27,10 @@ from tests.clips import clip
 
 MADE = GenerationRequest(
     prompt="a lion", negative_prompt="blur", seconds=7.5, seed=9, steps=7, guidance_scale=3.5, cfg_scale=1.5,
-    cfg_rescale=0.7, teacache=True, preserved_memory_gb=8, mp4_crf=20, resolution=512,
+    cfg_rescale=0.7, teacache=True, preserved_memory_gb=8, mp4_crf=20, resolution=512, blend=2, end_strength=0.5,
+    end_embedding="mix", landing=2, shape="16:9", width=320, height=192, fit="blur", focus=(0.3, 1),
 )  # fmt: skip
-NOTHING = [gr.skip()] * (1 + len(SETTINGS))
+NOTHING = [gr.skip()] * (2 + len(SETTINGS))
 
 
 @pytest.fixture
@@ -56,8 +57,11 @@ def upload(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.json"])
 def test_every_control_is_filled_and_the_photo_too_if_the_file_is_it(upload, name):
     value = upload(name, recipe_of(MADE))
-    message, photo, *controls = RecipeHandlers(ORIGINAL).restore(value)
-    assert dict(zip(SETTINGS, controls, strict=True)) == {field: getattr(MADE, field) for field in SETTINGS}
+    message, photo, *controls, end_photo = RecipeHandlers(ORIGINAL).restore(value)
+    assert dict(zip(SETTINGS, controls, strict=True)) == {
+        field: control_value(field, getattr(MADE, field)) for field in SETTINGS
+    }
+    assert end_photo is None, "it was made without one"
     assert "The settings are restored." in message
     if name == "a.png":
         assert photo["path"] == value["path"]
@@ -78,6 +82,28 @@ def test_a_video_brings_its_photo_exactly(upload, tmp_path):
     assert read_photo(photo, PhotoReader()).image.size == (160, 128)  # as an upload of the same user
 
 
+def test_a_video_brings_its_end_photo_too(upload, tmp_path):
+    upload("start.png", "")
+    png = (tmp_path / ("0" * 64) / "start.png").read_bytes()
+    tags = Tags(recipe_of(MADE, ("start", "end")), png, (picture("PNG"),))
+    growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
+    growing.add(clip(5), 0)
+    message, photo, *_, end_photo = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    assert Path(photo["path"]).read_bytes() == png
+    assert Path(end_photo["path"]).read_bytes() == picture("PNG")
+    assert "is not in this file" not in message
+
+
+def test_a_file_without_the_end_photo_that_it_had_says_so(upload):
+    value = upload("a.png", recipe_of(MADE, ("start", "end")))
+    message, photo, *_, end_photo = RecipeHandlers(ORIGINAL).restore(value)
+    assert photo["path"] == value["path"]
+    assert end_photo is None
+    assert "The end photo is not in this file: add it, or restore from the video." in message
+    told_nothing = RecipeHandlers(ORIGINAL).restore(upload("b.json", MADE.to_json()))
+    assert told_nothing[-1] == gr.skip(), "what the file does not tell stays"
+
+
 def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
     png = Path(upload("start.png", "")["path"]).read_bytes()
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
@@ -92,7 +118,8 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
 
 def test_what_the_file_does_not_say_stays_as_it_is(upload):
     text = json.dumps({"prompt": "p", "steps": 0, "resolution": None, "mp4_crf": 80, "variant": "f1", "<b>x": 1})
-    message, _, *controls = RecipeHandlers(ORIGINAL).restore(upload("a.png", text))
+    message, _, *controls, end_photo = RecipeHandlers(ORIGINAL).restore(upload("a.png", text))
+    assert end_photo == gr.skip(), "it does not say so either"
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert (settings.pop("prompt"), settings.pop("mp4_crf")) == ("p", 51)
     assert all(value == gr.skip() for value in settings.values())
@@ -131,17 +158,21 @@ STUDIO = (
 )
 
 
+UNKNOWN_ELSEWHERE = (
+    "preserved_memory_gb", "keep", "end_embedding", "landing", "shape", "width", "height", "fit", "focus",
+)  # fmt: skip
+
+
 def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload):
-    message, photo, *controls = RecipeHandlers(ORIGINAL).restore(upload("studio.json", STUDIO))
+    message, photo, *controls, _ = RecipeHandlers(ORIGINAL).restore(upload("studio.json", STUDIO))
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert settings == {
         "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,
         "guidance_scale": 9, "cfg_scale": 1.5, "cfg_rescale": 0.5, "teacache": True, "mp4_crf": 20, "resolution": 640,
-        "preserved_memory_gb": gr.skip(), "keep": gr.skip(),
+        "blend": 4, "end_strength": 1, **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
     }  # fmt: skip
     assert photo == gr.skip()
-    assert "The prompt has times in it" in message
-    assert "left out: blend_sections, end_frame_strength, latent_type, loras, x_param, y_param." in message
+    assert "left out: latent_type, loras, x_param, y_param." in message
     assert "another model" not in message
 
 
@@ -194,17 +225,17 @@ def test_the_hint_goes_once_the_settings_were_restored_whatever_they_were_in(upl
     hints = HintHandlers(ORIGINAL)
     told = "drop it on Restore settings"
     image = upload("a.png", recipe_of(MADE))
-    assert told in hints.size_hint(image, 640, None)
+    assert told in hints.size_hint(image, None, resolution=640)
     for name, text, stays in (("a.png", MADE, False), ("b.mp4", MADE, False), ("c.json", MADE.with_seed(), False),
                               ("d.json", MADE.model_copy(update={"seed": 8}), True)):  # fmt: skip
-        assert (told in hints.size_hint(image, 640, upload(name, recipe_of(text)))) is stays, name
+        assert (told in hints.size_hint(image, upload(name, recipe_of(text)), resolution=640)) is stays, name
 
 
 def test_a_photo_with_settings_is_known(upload):
     hints = HintHandlers(ORIGINAL)
     told = "drop it on Restore settings"
-    assert told in hints.size_hint(upload("a.png", recipe_of(MADE)), 640)
-    assert told not in hints.size_hint(upload("a.png", "GIMP"), 640)
+    assert told in hints.size_hint(upload("a.png", recipe_of(MADE)), resolution=640)
+    assert told not in hints.size_hint(upload("a.png", "GIMP"), resolution=640)
     assert carries_recipe(upload("a.png", recipe_of(MADE)))
     assert not carries_recipe(upload("b.png", "GIMP"))
     assert not carries_recipe(upload("a.json", recipe_of(MADE)))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusers_helper.media import mp4
 from diffusers_helper.media.growing import GrowingVideo, count_frames
-from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, NoTagsError, Tags, read_tag, user_data
+from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, NoTagsError, Tags, read_tag, read_tags, user_data
 from tests.clips import clip, decoded
 from tests.test_mp4 import box
 
@@ -77,6 +77,24 @@ def test_the_picture_of_the_file_before_is_not_read_again(tmp_path, monkeypatch)
     tags = Tags("", PNG.getvalue() + bytes(2_000_000))
     grown(tmp_path / "a", tags, sections=5)
     assert sum(read) < 500_000  # indexes, and settled frames where the kernel does not copy
+
+
+def test_further_pictures_are_kept_in_their_order(tmp_path):
+    more = (PNG.getvalue() + b"1", PNG.getvalue() + b"2")
+    path = grown(tmp_path / "a", Tags(TAGS.comment, TAGS.picture, more)).finish()
+    assert tags_of(path) == (TAGS.comment, TAGS.picture)
+    with open(path, "rb") as file:
+        assert read_tags(file, PICTURE, MAX_PICTURE) == [TAGS.picture, *more]
+        assert read_tags(file, PICTURE, 2 * len(TAGS.picture) + 1) == [TAGS.picture, more[0]], (
+            "no more than is asked for"
+        )
+    assert count_frames(path) == grown(tmp_path / "b").frames
+
+
+def test_pictures_that_are_too_large_together_are_left_out_from_there_on():
+    small, large = bytes(10), bytes(MAX_PICTURE - 5)
+    assert Tags("", small, (large, small)).pictures == [small]
+    assert Tags("", large, (small, small)).pictures == [large]
 
 
 def test_a_picture_that_is_too_large_is_left_out():

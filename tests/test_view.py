@@ -1,12 +1,15 @@
 """What the page shows for a snapshot, as text and as HTML that nobody can put tags into."""
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.hint_view import Framing, size_hint, timing
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
 from tests.fakes import fake_preview
@@ -50,6 +53,8 @@ def text(html):
         view.progress(replace(JOB, state="failed", error=EVIL)),
         view.stage(replace(JOB, state="running", description=EVIL)),
         view.details(replace(RUNNING, notes=(EVIL,))),
+        timing(GenerationRequest(prompt=f"[0s: {EVIL}] [1.2s: a]")),
+        timing(GenerationRequest(prompt=f"[0s: {EVIL}] [0.1s: a]")),
     ],
 )
 def test_what_a_user_typed_stays_text(html):
@@ -70,7 +75,52 @@ def test_the_real_length_is_told(seconds, told):
     [((1000, 1000), 256, "256 × 256"), ((1920, 1080), 640, "832 × 480"), ((1080, 1920), 640, "480 × 832")],
 )
 def test_the_real_size_is_told(size, resolution, told):
-    assert told in text(view.size_hint(size, resolution))
+    assert told in text(size_hint(Framing(GenerationRequest(resolution=resolution), size)))
+
+
+SQUARE = (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "end", "told"),
+    [
+        ({}, None, "The video will be 608 × 640 pixels; the photo is cropped to fit."),
+        ({"shape": "16:9"}, None, "832 × 480"),
+        ({"shape": "3:4"}, None, "544 × 704"),
+        ({"shape": "16:9", "width": 720, "height": 400}, None, "720 × 400"),
+        ({"fit": "blur"}, None, "pixels; a blurred border fills what the photo leaves."),
+        ({}, (500, 503), "to fit."),
+        ({}, (800, 600), "to fit.The end photo has another shape: it is cropped to that of the video."),
+        ({"fit": "blur"}, (800, 600), "leaves.The end photo has another shape: it gets a blurred border, too."),
+        ({"resolution": 384}, None, "The models were trained at about 640 x 640 pixels; this size may look worse."),
+        ({"width": 1280, "height": 704}, None, "this size may look worse."),
+        ({"resolution": 512}, None, "to fit."),
+    ],
+)
+def test_the_size_hint_follows_shape_size_fit_and_end_photo(settings, end, told):
+    shown = text(size_hint(Framing(GenerationRequest(**{"resolution": 640, **settings}), SQUARE, end)))
+    assert told in shown
+    assert told.endswith("worse.") or "worse" not in shown
+    assert "end photo" in told or "end photo" not in shown
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seconds", "rows", "told"),
+    [
+        ("[0s-2.4s: pan left] [2.4s-4.8s: pan right]", 4.8, ["0.0 to 2.4 s: pan left", "2.4 to 4.8 s: pan right"], ""),
+        ("A lion. [0s: roars] [2s: sleeps]", 3.6, ["0.0 to 1.2 s: A lion. roars", "1.2 to 3.6 s: sleeps"], ""),
+        ("[0s: a] [9s: b]", 2.4, ["0.0 to 2.4 s: a"], "ends at 2.4 s, before the text that begins at 9 s."),
+        ("[0s: a] [0.1s: b] [1.2s: c]", 2.4, ["0.0 to 1.2 s: b", "1.2 to 2.4 s: c"], "“a” has no time of its own"),
+        ("[0s: a]", 2.4, ["0.0 to 2.4 s: a"], ""),
+        ("[wide: a]", 2.4, [], "To change it on the way"),
+    ],
+)
+def test_times_in_a_prompt_become_a_table(prompt, seconds, rows, told):
+    html = timing(GenerationRequest(prompt=prompt, seconds=seconds))
+    shown = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', html)
+    assert [f"{begin}: {words}" for begin, words in shown] == rows
+    assert told in text(html)
+    assert told or "<p" not in html
 
 
 @pytest.mark.parametrize(

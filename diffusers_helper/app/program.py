@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffusers_helper.app.device import device_fault, pick_device
-from diffusers_helper.core.buckets import find_nearest_bucket
+from diffusers_helper.core.buckets import video_size
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError, UnknownJobError
 from diffusers_helper.core.events import Event
@@ -201,7 +201,8 @@ class Program:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         resolution = request.resolution or self.defaults.resolution
         assert resolution is not None, "every model folder has one"
-        height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
+        width, height = photo_size
+        height, width = video_size(request.model_copy(update={"resolution": resolution}), (height, width))
         return SpeedKey(
             computer=f"{device}, {self._config.attention}, {'fp8' if self._fp8 else 'exact'}",
             model=f"{self.source.title}, {request.variant}",

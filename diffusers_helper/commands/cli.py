@@ -64,8 +64,7 @@ def generate(parsed: argparse.Namespace) -> int:
     """Make one video and write its path to stdout."""
     if parsed.output is not None:
         require_target(parsed.output)
-    given, picture = _given(parsed)
-    others = _other_pictures(parsed)
+    given, files = _given(parsed)
     variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
 
     require_versions()
@@ -74,7 +73,7 @@ def generate(parsed: argparse.Namespace) -> int:
     from diffusers_helper.media.photo import open_photo
 
     t = language(parsed.config.language)
-    pictures = {START: open_photo(picture), **{name: open_photo(file) for name, file in others.items()}}
+    pictures = {name: open_photo(file) for name, file in files.items()}
     program = parsed.program(parsed.config, variant)
     wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     request = wanted.with_seed()
@@ -93,7 +92,7 @@ def generate(parsed: argparse.Namespace) -> int:
 
 
 def _other_pictures(parsed: argparse.Namespace) -> dict[str, Path]:
-    """Return the files of the end picture and the key pictures, by name."""
+    """Return the files of the end picture and the key pictures that were given, by name."""
     ends = {} if parsed.end_photo is None else {END: parsed.end_photo}
     return ends | {key_name(number): file for number, (_, file) in enumerate(sorted(parsed.at), start=1)}
 
@@ -107,32 +106,35 @@ def _at(text: str) -> tuple[float, Path]:
         raise argparse.ArgumentTypeError(f"{text!r} is not SECONDS=FILE, such as 2.4=photo.jpg") from None
 
 
-def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], Path | bytes | None]:
-    """Return the settings that were given, those of `--recipe` included, and the photo: a file, or a PNG's bytes."""
+def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that were given, those of `--recipe` included, and the pictures: files, or bytes of PNGs."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
+    pictures: dict[str, Any] = {START: parsed.photo, **_other_pictures(parsed)}
     if parsed.at:
         given["key_seconds"] = sorted(seconds for seconds, _ in parsed.at)
     if parsed.recipe is None:
         if "prompt" not in given:
             raise SettingsError(Message("Give a PHOTO and a PROMPT, or --recipe FILE."))
-        return given, parsed.photo
+        return given, pictures
 
     from diffusers_helper.media.recipe import read_recipe
 
     recipe = read_recipe(parsed.recipe)
-    settings, notes = dict(recipe.settings), [*recipe.notes]
-    if settings.get("key_seconds") and not parsed.at:
-        del settings["key_seconds"]
-        notes.append(
-            Message("The key pictures are not in the file of --recipe: add them with --at, or leave them out.")
-        )
-    for note in notes:
-        sys.stderr.write(f"{language(parsed.config.language)(note)}\n")
     if parsed.photo is None and not recipe.picture and not recipe.photo:
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
         )
-    return settings | given, parsed.photo or recipe.photo or parsed.recipe
+    pictures[START] = parsed.photo or recipe.photo or parsed.recipe
+    more = {name: png for name, png in recipe.more.items() if name == END or not parsed.at}
+    settings, notes = dict(recipe.settings), [*recipe.notes]
+    lacking = set(recipe.names or ()) - more.keys() - pictures.keys()
+    if lacking - {END} and not parsed.at:
+        settings.pop("key_seconds", None)
+    if lacking:
+        notes.append(Message("Not all pictures are in the file of --recipe: add them with --end-photo and --at."))
+    for note in notes:
+        sys.stderr.write(f"{language(parsed.config.language)(note)}\n")
+    return settings | given, more | pictures
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,8 +24,19 @@ BUCKETS[640] = [
 ]  # fmt: skip
 
 
+DEFAULT_RESOLUTION = 640
+"""The base that the published models were trained at."""
 RATIOS = {"16:9": (9, 16), "9:16": (16, 9), "1:1": (1, 1), "4:3": (3, 4), "3:4": (4, 3)}
 """Height and width of each shape."""
+
+
+FAR = 2
+"""How many times larger or smaller an area is that models were not trained at."""
+
+
+def is_far(pixels: int, trained_at: int) -> bool:
+    """Tell whether a frame of so many pixels is far from the size that models were trained at, `trained_at` squared."""
+    return not 1 / FAR <= pixels / trained_at**2 <= FAR
 
 
 def video_size(request: GenerationRequest, photo: tuple[int, int]) -> tuple[int, int]:

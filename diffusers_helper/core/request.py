@@ -28,6 +28,7 @@ Resolution = Literal[128, 256, 384, 512, 640, 768]
 Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
 SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
 """Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
+SIDES = ("width", "height")
 MAX_KEYS = 20
 
 
@@ -64,6 +65,11 @@ def _words(value: object) -> object:
     if not isinstance(value, str):
         return value
     return [word.strip() for word in value.split(",") if word.strip() not in ("", "nothing")]
+
+
+def _blank(value: object) -> object:
+    """Take an empty text, as forms and tables have it, for nothing."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _timed(value: str) -> str:
@@ -131,8 +137,8 @@ class GenerationRequest(BaseModel):
     mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
     resolution: Resolution | None = None
     shape: Shape = "photo"
-    width: Side | None = None
-    height: Side | None = None
+    width: Annotated[Side | None, BeforeValidator(_blank)] = None
+    height: Annotated[Side | None, BeforeValidator(_blank)] = None
     fit: Literal["crop", "blur"] = "crop"
     focus: Annotated[tuple[Share, Share], BeforeValidator(_words)] = (0.5, 0.5)
     keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
@@ -150,6 +156,14 @@ class GenerationRequest(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             raise SettingsError(join_sentences(_sentence(dict(entry)) for entry in error.errors())) from None
+
+    @classmethod
+    def from_field(cls, name: str, value: object) -> GenerationRequest:
+        """Validate one field, whatever the others are to be; raises SettingsError with a sentence."""
+        fields = {name: value}
+        if name in SIDES and _blank(value) is not None:
+            fields = {**dict.fromkeys(SIDES, MIN_SIDE), **fields}  # none is alone
+        return cls.from_fields(fields)
 
     @classmethod
     def from_json(cls, text: str) -> GenerationRequest:

@@ -69,7 +69,7 @@ def generate(
     kept = Checkpoint(None) if checkpoint is None else checkpoint
     request = inputs.request.with_seed()
     request = request.model_copy(update={"resolution": request.resolution or components.source.defaults.resolution})
-    inputs, recipe = replace(inputs, request=request), recipe_of(request) if metadata else ""
+    inputs, recipe = replace(inputs, request=request), recipe_of(request, inputs.pictures) if metadata else ""
     with out_of_memory_as_error():
         yield from _stages(_Run(inputs, components, output, check, kept), recipe)
 
@@ -94,7 +94,7 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
     pictures = prepared(run.inputs, recipe)
-    tags = Tags(recipe, pictures.png) if recipe else Tags()
+    tags = Tags(recipe, pictures.png, pictures.more) if recipe else Tags()
     video = GrowingVideo(run.output, plan.grows_at_front, request.crf, tags=tags)
     if len(checkpoint) == len(plan.sections) and (final := video.finished(plan.total_frames)):
         yield Finished(final, plan.total_frames)

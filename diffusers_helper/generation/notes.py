@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffusers_helper.core.buckets import is_far
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.inputs import JobInputs
-
-FAR = 2
-"""How many times larger or smaller an area is that models were not trained at."""
 
 
 def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
@@ -24,7 +22,7 @@ def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
         )
     if request.negative_prompt and request.cfg_scale == 1.0:
         yield Message("The negative prompt has no effect while CFG is 1.")
-    if not 1 / FAR <= pixels / trained_at**2 <= FAR:
+    if is_far(pixels, trained_at):
         yield Message(
             "The models were trained at about {side} x {side} pixels; this size may look worse.", side=trained_at
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from diffusers_helper.core.buckets import video_size
@@ -30,10 +31,12 @@ class Pictures:
     Attributes:
         named: the pictures.
         png: the start picture as a file, with the settings in it.
+        more: the other pictures as files.
     """
 
     named: dict[str, Picture]
     png: bytes
+    more: tuple[bytes, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,14 +55,19 @@ def prepared(inputs: JobInputs, recipe: str) -> Pictures:
     image = inputs.start.image
     height, width = video_size(inputs.request, (image.height, image.width))
     named = {name: _fitted(photo, height, width, inputs.request) for name, photo in inputs.pictures.items()}
-    png = io.BytesIO()
-    Image.fromarray(named[START]).save(png, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
-    return Pictures(named, png.getvalue())
+    start = _png(named[START], png_comment(recipe) if recipe else None)
+    return Pictures(named, start, tuple(_png(picture) for name, picture in named.items() if name != START))
 
 
 def pixels_of(picture: Picture) -> Tensor:
     """(H, W, 3) uint8 to (1, 3, 1, H, W) float32 in -1..1."""
     return (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+
+
+def _png(picture: Picture, info: PngInfo | None = None) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def _fitted(photo: Photo, height: int, width: int, request: GenerationRequest) -> Picture:

@@ -7,14 +7,12 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
-from diffusers_helper.core.plan import START
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio.inputs import file_value, read_photo, read_request, setting_fault
+from diffusers_helper.gradio.inputs import file_value, read_inputs, read_photo, read_request, setting_faults
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.inputs import JobInputs
 
 
 class ApiHandlers:
@@ -31,19 +29,26 @@ class ApiHandlers:
         self._manager = manager
         self._photos = photos or PhotoReader()
 
-    def check_generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> list[dict[str, Any]]:
+    def check_generate(
+        self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
+    ) -> list[dict[str, Any]]:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
-        faults = [
-            self._photo_fault(image, request),
-            *(setting_fault(name, value) for name, value in settings.items()),
-        ]
+        end_fault = "" if end_photo is None else self._photo_fault(end_photo, request)
+        faults = [self._photo_fault(image, request), *setting_faults(settings).values(), end_fault]
         return [_answer(fault) for fault in faults]
 
-    def generate(self, image: object, request: gr.Request | None = None, **settings: Any) -> str:
+    def generate(
+        self,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        end_photo: object = None,  # Gradio lets scripts leave out what is None here
+        **settings: Any,
+    ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            pictures = {START: read_photo(image, self._photos, request)}
-            inputs = JobInputs(read_request(self._variant.name, settings), pictures)
+            wanted = read_request(self._variant.name, settings)
+            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:
             raise gr.Error(str(error), print_exception=False) from error

@@ -22,6 +22,7 @@ from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.content import Backend, ModelCard, ProgramStatus
 from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
+from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
@@ -29,6 +30,7 @@ from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
+from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -36,8 +38,8 @@ REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
 _STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
 _TO_DRAFT = """(photo, ...values) => {
-  const names = NAMES;
-  return [{photo: photo?.path ?? null, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
+  const names = NAMES, files = {photo: photo?.path ?? null, end_photo: values[names.length]?.path ?? null};
+  return [{...files, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
 }""".replace("NAMES", json.dumps(SETTINGS))
 _HEARD = "() => { document.dispatchEvent(new Event('fp-heard')); }"
 _NOTHING = "() => ''"
@@ -109,22 +111,29 @@ def build_app(
                 many = lay_out_photo_batch(t)
                 if status.computer is not None:
                     lay_out_computer(status.computer, manager.stats, t)
-        named = {"prompt": form.prompt, "seconds": form.seconds, **options.named}
-        inputs = {"image": form.image, **{name: named[name] for name in SETTINGS}}
+        named = {
+            "prompt": form.prompt,
+            "seconds": form.seconds,
+            "blend": form.blend,
+            **form.end_photo.named,
+            **options.named,
+        }
+        shared = {**{name: named[name] for name in SETTINGS}, "end_photo": form.end_photo.image}
+        inputs = {"image": form.image, **shared}
         page = PageHandlers(variant, manager, backend.client_jobs, t, photos)
         keep = _keeping(inputs, browser.draft)
         _connect_form(form, inputs, keep)
         seed = inputs["seed"]
         assert isinstance(seed, gr.Number)
         _connect_seed(page, options, seed, browser.client_id, keep)
-        hints = HintHandlers(variant, t, model.estimate, photos)
+        hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults))
         _connect_hints(hints, form, inputs, recipe, [app.load, result.details.change])
         restored = [recipe.message, *inputs.values()]
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
         _connect_jobs(app, page, form, inputs, browser, result)
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
-        connect_photo_batch(app, many, handlers, browser.client_id, {name: named[name] for name in SETTINGS})
+        connect_photo_batch(app, many, handlers, browser.client_id, shared)
         _connect_api(ApiHandlers(variant, manager, photos), inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
@@ -182,8 +191,10 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
 def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
     typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # `input` leaves out pasting with the mouse
-    gr.on([form.image.clear, *typed, *(control.input for control in inputs.values())], **keep)
+    cleared = [form.image.clear, form.end_photo.image.clear]
+    gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
+    form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
 
 
 def _connect_seed(
@@ -202,17 +213,22 @@ def _connect_hints(
 
     `others` are events besides a change of a setting after which the time may be another one.
     """
-    size = {
-        "fn": hints.size_hint,
-        "inputs": [form.image, inputs["resolution"], recipe.file],
-        "outputs": form.size_hint,
-        **_QUICK,
-    }
-    gr.on([form.image.change, inputs["resolution"].change, recipe.file.upload, recipe.file.clear], **size)
-    form.seconds.change(hints.length_hint, form.seconds, form.length_hint, **_QUICK)
-    settings = (control.change for name, control in inputs.items() if "prompt" not in name)
+    sizes = {name: inputs[name] for name in SIZES}
+    photos: dict[str, Any] = {"image": form.image, "end_photo": form.end_photo.image}
     gr.on(
-        [*settings, *others],
+        [*(control.change for control in (photos | sizes).values()), recipe.file.upload, recipe.file.clear],
+        hints.size_hint,
+        inputs_kwargs={**photos, "restored": recipe.file, **sizes},
+        outputs=form.size_hint,
+        trigger_mode="always_last",
+        **_QUICK,
+    )
+    form.seconds.change(hints.length_hint, form.seconds, form.length_hint, **_QUICK)
+    typed = [form.prompt.change, form.seconds.change]
+    times = [form.prompt, form.seconds]
+    gr.on(typed, hints.timing, times, form.timing, trigger_mode="always_last", **_QUICK)
+    gr.on(
+        [*(control.change for control in inputs.values()), *others],
         hints.review,
         inputs_kwargs={"message": form.message, **inputs},
         outputs=[form.message, form.estimate],

@@ -9,6 +9,7 @@ there is.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from itertools import islice
 from typing import Any, TypeGuard
@@ -28,6 +29,8 @@ from diffusers_helper.gradio.inputs import uploaded_file
 MOST_VALUES, DEEPEST = 20_000, 40
 """Of a call's JSON; a thousand photos are 10,000 values, 4 deep."""
 LONGEST_NAME = 200
+LEAST_VALUES = {"generate": 14}
+"""How many values a call by name needs where scripts are older than the last ones: those are then the controls' own."""
 _IN_LOOP_BYTES = 65_536
 _TOKENS = re.compile(rb'[\[{,]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 """What of a JSON text makes a value: each of these is one at most."""
@@ -90,7 +93,8 @@ async def _checked(request: Request, name: str | None, receive: Receive) -> Rece
         body = await asyncio.to_thread(_parsed, content)
     else:
         body = _parsed(content)
-    _check(body, request.scope["app"].get_blocks(), name)
+    if _check(body, request.scope["app"].get_blocks(), name):
+        content = json.dumps(body).encode()
     given = False
 
     async def again() -> Message:
@@ -132,8 +136,8 @@ def _is_file(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
 
 
-def _check(body: dict[str, Any], blocks: Any, name: str | None) -> None:
-    """Check what a call names; shapes that FastAPI checks are left to it."""
+def _check(body: dict[str, Any], blocks: Any, name: str | None) -> bool:
+    """Check what a call names; shapes that FastAPI checks are left to it. Tell whether values were added to `body`."""
     for key in ("session_hash", "event_id"):
         value = body.get(key)
         if isinstance(value, str) and len(value) > LONGEST_NAME:
@@ -147,8 +151,12 @@ def _check(body: dict[str, Any], blocks: Any, name: str | None) -> None:
         function = next((one for one in blocks.fns.values() if name is not None and one.api_name == name), None)
     if function is None:
         raise RefusedCallError("There is no such endpoint.", 404)
-    if isinstance(data, list):
-        _check_values(data, function)
+    if not isinstance(data, list):
+        return False
+    left_out = function.inputs[len(data) :] if name in LEAST_VALUES and len(data) >= LEAST_VALUES[name] else []
+    data += [block.value for block in left_out]
+    _check_values(data, function)
+    return bool(left_out)
 
 
 def _check_values(data: list[Any], function: Any) -> None:

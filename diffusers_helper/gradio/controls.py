@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from diffusers_helper.core.buckets import BUCKETS
 from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.core.prompts import MAX_BLEND
 from diffusers_helper.core.request import (
     BEST_CRF,
     MAX_PROMPT_CHARACTERS,
@@ -17,8 +17,11 @@ from diffusers_helper.core.request import (
     GenerationRequest,
 )
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo, slider
+from diffusers_helper.gradio.hint_view import size_hint as size_hint_html
+from diffusers_helper.gradio.hint_view import timing as timing_html
+from diffusers_helper.gradio.size_panel import lay_out_sizes
 
-DEFAULT_RESOLUTION = 640
 IDEAS = {  # the prompts stay English, which the models know best
     Message("Wave"): "She turns her head, smiles and waves at the camera.",
     Message("Dance"): "He dances with his whole body, arms swinging, full of joy.",
@@ -37,11 +40,14 @@ CAMERA_IDEAS = {  # what the tiny model learned
 
 @dataclass(frozen=True)
 class Form:
-    """The upper controls: picture, prompt, length, Start."""
+    """The upper controls: pictures, prompt, length, Start."""
 
     image: gr.Image
     size_hint: gr.HTML
+    end_photo: EndPhoto
     prompt: gr.Textbox
+    timing: gr.HTML
+    blend: gr.Slider
     ideas: gr.Dataset
     seconds: gr.Slider
     length_hint: gr.HTML
@@ -72,7 +78,8 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
         buttons=[],
         elem_id="photo",
     )
-    size_hint = _html(view.size_hint(None, shown_resolution(defaults), t), "size-hint")
+    size_hint = _html(size_hint_html(None, t), "size-hint")
+    end_photo = lay_out_end_photo(defaults, t)
     prompt = gr.Textbox(
         defaults.prompt,
         label=t("What should happen?"),
@@ -81,6 +88,17 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
         max_lines=8,
         max_length=MAX_PROMPT_CHARACTERS,
         elem_id="prompt",
+    )
+    timing = _html(timing_html(defaults, t), "timing")
+    blend = gr.Slider(
+        0,
+        MAX_BLEND,
+        defaults.blend,
+        step=1,
+        label=t("Sections from one text to the next"),
+        info=t("0 changes at once; more pass over slowly, 1.2 s each."),
+        buttons=[],
+        elem_id="blend",
     )
     dataset = gr.Dataset(
         components=[prompt],
@@ -101,7 +119,20 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
     stop_after_section = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
     message = _html("", "message")
     return Form(
-        image, size_hint, prompt, dataset, seconds, length_hint, estimate, start, end, stop_after_section, message
+        image,
+        size_hint,
+        end_photo,
+        prompt,
+        timing,
+        blend,
+        dataset,
+        seconds,
+        length_hint,
+        estimate,
+        start,
+        end,
+        stop_after_section,
+        message,
     )
 
 
@@ -120,30 +151,19 @@ def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:
         elem_id="random-seed",
     )
     seed = gr.Number(defaults.seed, label=t("Seed"), elem_id="seed")
+    sizes = lay_out_sizes(defaults, t)
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         more = _more_settings(defaults, t)
-    return Options(random_seed, {"teacache": teacache, "seed": seed, **more})
-
-
-def shown_resolution(defaults: GenerationRequest) -> int:
-    """Return the base size the page shows at first."""
-    return defaults.resolution or DEFAULT_RESOLUTION
+    return Options(random_seed, {"teacache": teacache, "seed": seed, **sizes, **more})
 
 
 def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.components.Component]:
     return {
-        "resolution": gr.Dropdown(
-            sorted(BUCKETS),
-            value=shown_resolution(defaults),
-            label=t("Picture size"),
-            info=t("About this many pixels on each side, in the photo's shape."),
-            elem_id="resolution",
-        ),
-        "steps": _slider(t("Steps"), t("More take longer; 25 is a good value."), 1, 100, defaults.steps, 1),
-        "guidance_scale": _slider(
+        "steps": slider(t("Steps"), t("More take longer; 25 is a good value."), 1, 100, defaults.steps, 1),
+        "guidance_scale": slider(
             t("Distilled CFG"), t("How closely the video follows the prompt."), 1, 32, defaults.guidance_scale, 0.1
         ),
-        "cfg_scale": _slider(
+        "cfg_scale": slider(
             "CFG", t("Above 1 the negative prompt counts, at half the speed."), 1, 32, defaults.cfg_scale, 0.1
         ),
         "negative_prompt": gr.Textbox(
@@ -153,10 +173,10 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.com
             max_length=MAX_PROMPT_CHARACTERS,
             elem_id="negative-prompt",
         ),
-        "cfg_rescale": _slider(
+        "cfg_rescale": slider(
             t("CFG rescale"), t("Tames the contrast that a high CFG adds."), 0, 1, defaults.cfg_rescale, 0.01
         ),
-        "preserved_memory_gb": _slider(
+        "preserved_memory_gb": slider(
             t("GPU memory to leave free, GB"),
             t("Raise it if the GPU runs out of memory; higher is slower."),
             0,
@@ -164,7 +184,7 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.com
             defaults.preserved_memory_gb,
             0.1,
         ),
-        "mp4_crf": _slider(
+        "mp4_crf": slider(
             t("MP4 compression"),
             t("Lower looks better and makes larger files; 16 is good."),
             BEST_CRF,
@@ -180,10 +200,6 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.com
             elem_id="keep",
         ),
     }
-
-
-def _slider(label: str, info: str, low: float, high: float, value: float, step: float) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, label=label, info=info, buttons=[])
 
 
 def _html(value: str, elem_id: str) -> gr.HTML:

@@ -14,7 +14,6 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import ENGLISH, Language
-from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
@@ -23,7 +22,7 @@ from diffusers_helper.gradio.inputs import (
     SETTINGS,
     file_value,
     kept_settings,
-    read_photo,
+    read_inputs,
     read_request,
     uploaded_file,
 )
@@ -31,7 +30,6 @@ from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.inputs import JobInputs
 
 
 class PageHandlers:
@@ -61,13 +59,14 @@ class PageHandlers:
         self._photos = photos or PhotoReader()
 
     def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
-        """On load: return the client id, then photo and settings of the draft, then everything `tick` returns."""
+        """On load: return the client id, photo, settings and end photo of the draft, then everything `tick` returns."""
         client_id = client_id if is_client_id(client_id) else new_client_id()
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        photo = uploaded_file(draft.get("photo"), user_of(request))
-        return [client_id, file_value(photo) if photo else gr.skip(), *controls, *self.tick(client_id, "", request)]
+        files = [uploaded_file(draft.get(name), user_of(request)) for name in ("photo", "end_photo")]
+        photo, end_photo = (file_value(file) if file else gr.skip() for file in files)
+        return [client_id, photo, *controls, end_photo, *self.tick(client_id, "", request)]
 
     def tick(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
         """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`."""
@@ -82,19 +81,26 @@ class PageHandlers:
         return [" ".join(digests), *changed]
 
     def start(
-        self, client_id: object, seen: object, image: object, request: gr.Request | None = None, **settings: Any
+        self,
+        client_id: object,
+        seen: object,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        end_photo: object = None,
+        **settings: Any,
     ) -> list[Any]:
         """Start a job; return the message for a bad entry, then everything `tick` returns."""
         message = ""
         try:
             wanted = read_request(self._variant.name, settings)
-            inputs = JobInputs(wanted, {START: read_photo(image, self._photos, request)})
+            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
-            if self._asked.again(str(whose), image, wanted, self._client_jobs.job(whose)):
+            if self._asked.again(str(whose), (image, end_photo), wanted, self._client_jobs.job(whose)):
                 return [view.same_again(self._t), *self.tick(client_id, seen, request)]
             self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
-            self._asked.note(str(whose), image, self._client_jobs.job(whose))
+            self._asked.note(str(whose), (image, end_photo), self._client_jobs.job(whose))
         except FramePackError as error:
             message = self._t(str(error))
         return [view.fault(message), *self.tick(client_id, seen, request)]

@@ -7,12 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.buckets import DEFAULT_RESOLUTION
+from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_photo, read_request, setting_fault
+from diffusers_helper.gradio import hint_view, view
+from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_inputs, read_request, setting_fault
 from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
@@ -26,6 +27,7 @@ class HintHandlers:
         t: the language of the page.
         estimate: tells how long a video takes here; None where nobody knows.
         photos: reads photos; None for a reader of its own.
+        trained_at: base size that the models were trained at.
     """
 
     def __init__(
@@ -34,42 +36,72 @@ class HintHandlers:
         t: Language = ENGLISH,
         estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
         photos: PhotoReader | None = None,
+        trained_at: int = DEFAULT_RESOLUTION,
     ) -> None:
         self._variant = variant
         self._t = t
         self._estimate = estimate
         self._photos = photos or PhotoReader()
+        self._trained_at = trained_at
 
     def size_hint(
-        self, image: object, resolution: int, restored: object = None, request: gr.Request | None = None
+        self,
+        image: object,
+        restored: object = None,
+        end_photo: object = None,
+        request: gr.Request | None = None,
+        **sizes: Any,
     ) -> str:
-        """Return the size the video will have with this photo, or why the photo cannot be used.
+        """Return the size the video will have with these photos, or why they cannot be used.
 
-        A picture with settings in it says so, unless these were `restored`.
+        A picture with settings in it says so, unless these were `restored`. `sizes` are the settings of that kind.
         """
-        if image is None:
-            return view.size_hint(None, resolution, self._t)
+        if image is None and end_photo is None:
+            return hint_view.size_hint(None, self._t)
         try:
-            measured = photo_size(image, self._photos, request)
+            photo = photo_size(image, self._photos, request) if image is not None else None
+            end = photo_size(end_photo, self._photos, request) if end_photo is not None else None
         except FramePackError as error:
             return view.fault(self._t(str(error)))
-        size = view.size_hint(measured, resolution, self._t)
+        try:
+            wanted = GenerationRequest.from_fields(sizes)
+        except SettingsError as error:  # maybe not typed to its end
+            return view.fault(self._t(str(error)), heard=False)
+        if photo is None:
+            return hint_view.size_hint(None, self._t)
+        size = hint_view.size_hint(hint_view.Framing(wanted, photo, end, self._trained_at), self._t)
         hinted = carries_recipe(image, restored, user_of(request))
         return size + (view.recipe_hint(self._t) if hinted else "")
+
+    def timing(self, prompt: object, seconds: object) -> str:
+        """Return the table that the times in a prompt become, what is wrong with them, or how to write them."""
+        try:
+            wanted = GenerationRequest.from_fields({"prompt": prompt, "seconds": seconds})
+        except SettingsError as error:
+            fault = setting_fault("prompt", prompt)
+            return view.fault(self._t(str(error)), heard=False) if fault else ""
+        return hint_view.timing(wanted, self._t)
 
     def length_hint(self, seconds: Any) -> str:
         """Return the exact length that `seconds` leads to; empty if it is no length."""
         return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
 
     def review(
-        self, message: object, image: object, request: gr.Request | None = None, **settings: Any
+        self,
+        message: object,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        end_photo: object = None,
+        **settings: Any,
     ) -> tuple[Any, str]:
         """Return what is still wrong if `message` says that something is, and about how long the video will take."""
         fault, told = "", ""
         try:
-            told = view.estimate(self._estimate(read_request(self._variant.name, settings)), self._t)
+            wanted = read_request(self._variant.name, settings)
+            told = view.estimate(self._estimate(wanted), self._t)
             if message:
-                read_photo(image, self._photos, request)
+                read_inputs(wanted, image, end_photo, self._photos, request)
         except FramePackError as error:
             fault = self._t(str(error))
         return view.fault(fault) if message else gr.skip(), told

@@ -23,10 +23,12 @@ from PIL import Image
 from diffusers_helper.core.errors import PhotoError, SettingsError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.plan import END, START
+from diffusers_helper.core.request import SIDES, GenerationRequest
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
@@ -44,8 +46,19 @@ SETTINGS = (
     "mp4_crf",
     "resolution",
     "keep",
+    "blend",
+    "end_strength",
+    "end_embedding",
+    "landing",
+    "shape",
+    "width",
+    "height",
+    "fit",
+    "focus",
 )
-"""The fields of a request that a user sets here; the variant belongs to the page."""
+"""The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
+variant belongs to the page."""
+PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -93,6 +106,15 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
     return file
 
 
+def control_value(name: str, value: Any) -> Any:
+    """Return a setting as its control has it: a point and sides as texts, everything else as it is."""
+    if name == "focus":
+        return ",".join(str(share) for share in value)
+    if name in SIDES:
+        return "" if value is None else str(value)
+    return value
+
+
 def content_of(value: object) -> str:
     """Return what stands for the content of the upload in a control, whatever its name is; empty for none."""
     path = value.get("path") if isinstance(value, dict) else None
@@ -102,6 +124,23 @@ def content_of(value: object) -> str:
 def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = None) -> Photo:
     """Open the picture that a user has put into an image control; raises PhotoError, also for no picture."""
     return photos.read(_photo_file(image, request), owner_of(request))
+
+
+def read_inputs(
+    request: GenerationRequest,
+    image: object,
+    end_photo: object,
+    photos: PhotoReader,
+    visitor: gr.Request | None = None,
+) -> JobInputs:
+    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo."""
+    pictures = {START: read_photo(image, photos, visitor)}
+    return JobInputs(request, pictures | read_end_photo(end_photo, photos, visitor))
+
+
+def read_end_photo(end_photo: object, photos: PhotoReader, visitor: gr.Request | None = None) -> dict[str, Photo]:
+    """Return the end photo under its name, or nothing if there is none; raises PhotoError."""
+    return {} if end_photo is None else {END: read_photo(end_photo, photos, visitor)}
 
 
 def photo_size(image: object, photos: PhotoReader, request: gr.Request | None = None) -> tuple[int, int]:
@@ -140,10 +179,19 @@ def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest
 def setting_fault(name: str, value: object) -> str:
     """Return what is wrong with one setting, without its name; empty if nothing is."""
     try:
-        GenerationRequest.from_fields({name: value})
+        GenerationRequest.from_field(name, value)
     except SettingsError as error:
         return str(error).removeprefix(f"{name}: ")
     return ""
+
+
+def setting_faults(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each setting, and with a side that lacks the other one; empty for what is not."""
+    faults = {name: setting_fault(name, value) for name, value in settings.items()}
+    missing = [side for side in SIDES if settings.get(side) in (None, "")]
+    if len(missing) == 1:
+        faults[missing[0]] = PAIR_FAULT
+    return faults
 
 
 def kept_settings(draft: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@
     event.target.dispatchEvent(new DragEvent("drop", again));
   }, true);
   const shown = ({ type, target }) => { // the browser's sign for a broken picture says less than the sentence below
-    if (target.closest?.("#photo img")) target.style.visibility = type === "error" ? "hidden" : "";
+    if (target.closest?.(":is(#photo, #end-photo) img")) target.style.visibility = type === "error" ? "hidden" : "";
   };
   document.addEventListener("load", shown, true);
   document.addEventListener("error", shown, true);

@@ -24,7 +24,7 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.client_jobs import is_client_id, require_client_id
-from diffusers_helper.gradio.inputs import file_value, read_photo, read_request
+from diffusers_helper.gradio.inputs import file_value, read_end_photo, read_photo, read_request
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.view import fault, hint
@@ -34,6 +34,7 @@ from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import Photo
 
 POLL_SECONDS = 2
 MAX_CLIENTS = 10_000
@@ -99,8 +100,19 @@ class PhotoBatchHandlers:
         self._t = t
         self._photos = photos or PhotoReader()
 
-    def queue(self, client_id: object, photos: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
-        """Queue a job for each photo; return the photos that stay in the field, then everything `refresh` returns."""
+    def queue(
+        self,
+        client_id: object,
+        photos: object,
+        request: gr.Request | None = None,
+        *,
+        end_photo: object = None,
+        **settings: Any,
+    ) -> list[Any]:
+        """Queue a job for each photo; return the photos that stay in the field, then everything `refresh` returns.
+
+        All videos end at the same end photo, if there is one.
+        """
         whose, files = client_id_of(client_id, request), photos if isinstance(photos, list) else []
         message, left = "", files
         try:
@@ -108,8 +120,9 @@ class PhotoBatchHandlers:
             wanted = read_request(self._variant.name, settings)
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
+            end = read_end_photo(end_photo, self._photos, request)
             while left:
-                self._queue_one(known, left[0], wanted, request)
+                self._queue_one(known, left[0], wanted, end, request)
                 left = left[1:]
         except (QueueFullError, PhotosBusyError) as error:
             message = self._t("{reason} The photos that are left stay in the field.", reason=self._t(str(error)))
@@ -145,12 +158,14 @@ class PhotoBatchHandlers:
                 self._manager.cancel(job.id)
         return self.refresh(client_id, request)
 
-    def _queue_one(self, client_id: str, file: Any, wanted: GenerationRequest, request: gr.Request | None) -> None:
+    def _queue_one(
+        self, client_id: str, file: Any, wanted: GenerationRequest, end: dict[str, Photo], request: gr.Request | None
+    ) -> None:
         known = file if isinstance(file, dict) else {}
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
-            inputs = JobInputs(wanted, {START: photo})
+            inputs = JobInputs(wanted, {START: photo, **end})
             self._manager.submit(inputs, owner=owner_of(request), client_id=client_id, batch=True)
         except PhotosBusyError:
             raise
@@ -181,7 +196,10 @@ class PhotoBatchPanel:
 def lay_out_photo_batch(t: Language) -> PhotoBatchPanel:
     """Make the panel, folded, inside the current column."""
     with gr.Accordion(t("Many photos"), open=False, elem_id="series") as accordion:
-        gr.HTML(hint(t("Each photo becomes a video with the words and settings above.")), apply_default_css=False)
+        gr.HTML(
+            hint(t("Each photo becomes a video with the words, the settings and the end photo above.")),
+            apply_default_css=False,
+        )
         photos = gr.File(
             label=t("Photos"),
             file_count="multiple",
@@ -204,9 +222,9 @@ def connect_photo_batch(
     panel: PhotoBatchPanel,
     handlers: PhotoBatchHandlers,
     client_id: gr.BrowserState,
-    settings: dict[str, Any],
+    shared: dict[str, Any],
 ) -> None:
-    """Connect the panel; `settings` are the page's controls by their fields. It polls only while it is open."""
+    """Connect the panel, which polls only while it is open; `shared` are the page's controls that count for all."""
     timer = gr.Timer(POLL_SECONDS, active=False)
     timer.tick(handlers.refresh, client_id, panel.shown, trigger_mode="once", **_QUICK)
     app.load(handlers.reopen, client_id, [panel.accordion, timer, *panel.shown], **_QUICK)
@@ -216,7 +234,7 @@ def connect_photo_batch(
     panel.accordion.collapse(lambda: gr.Timer(active=False), None, timer, **QUIET)
     panel.start.click(
         handlers.queue,
-        inputs_kwargs={"client_id": client_id, "photos": panel.photos, **settings},
+        inputs_kwargs={"client_id": client_id, "photos": panel.photos, **shared},
         outputs=[panel.photos, *panel.shown],
         trigger_mode="once",
         **_QUICK,

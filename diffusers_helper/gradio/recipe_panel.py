@@ -14,10 +14,11 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.core.variants import Variant, variant_named
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, stored_picture, uploaded_file
+from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
@@ -39,7 +40,7 @@ class RecipeHandlers:
         self._read = read
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
-        """Return a message, then photo and settings as the file has them; what it does not have stays."""
+        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
         user = user_of(request)
         path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
         try:
@@ -47,15 +48,17 @@ class RecipeHandlers:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = self._read(path)
         except FramePackError as error:
-            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(1 + len(SETTINGS)))]
+            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(2 + len(SETTINGS)))]
         photo, missing = self._photo(recipe, path, request)
+        end_photo, no_end = self._end_photo(recipe, request)
         settings = recipe.settings
         if "mp4_crf" in settings:
             settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
-        controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        return [self._told(recipe, missing), file_value(photo) if photo else gr.skip(), *controls]
+        controls = [control_value(name, settings[name]) if name in settings else gr.skip() for name in SETTINGS]
+        told = self._told(recipe, [text for text in (missing, no_end) if text])
+        return [told, file_value(photo) if photo else gr.skip(), *controls, end_photo]
 
     @staticmethod
     def _photo(recipe: Recipe, path: Path, request: gr.Request | None) -> tuple[Path | None, str]:
@@ -70,11 +73,23 @@ class RecipeHandlers:
             return None, str(error)
         return None, Message("The photo is not in this file: add it, or restore from the PNG beside the video.")
 
-    def _told(self, recipe: Recipe, missing: str) -> str:
+    @staticmethod
+    def _end_photo(recipe: Recipe, request: gr.Request | None) -> tuple[Any, str]:
+        """Return what the end photo's control gets and, where that lacks what `recipe` had, why."""
+        if recipe.names is None:
+            return gr.skip(), ""
+        if END not in recipe.names:
+            return None, ""
+        try:
+            if photo := stored_picture(recipe.more.get(END, b""), owner_of(request)):
+                return file_value(photo), ""
+        except FramePackError as error:
+            return None, str(error)
+        return None, Message("The end photo is not in this file: add it, or restore from the video.")
+
+    def _told(self, recipe: Recipe, missing: list[str]) -> str:
         made_by = recipe.settings.get("variant", self._variant.name)
-        texts: list[str] = [Message("The settings are restored."), *recipe.notes]
-        if missing:
-            texts.append(missing)
+        texts: list[str] = [Message("The settings are restored."), *recipe.notes, *missing]
         if made_by != self._variant.name:
             title = variant_named(made_by).title
             texts.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from diffusers_helper.core.request import GenerationRequest
@@ -14,9 +15,9 @@ MAX_REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class _Asked:
-    """The photo's content, what was made of it (with the seed in use), and whether its repetition was told."""
+    """The photos' content, what was made of them (with the seed in use), and whether its repetition was told."""
 
-    photo: str
+    photos: tuple[str, ...]
     job_id: str
     request: GenerationRequest
     told: bool = False
@@ -28,22 +29,28 @@ class LastAsked:
     def __init__(self) -> None:
         self._last: dict[str, _Asked] = {}
 
-    def note(self, client_id: str, image: object, job: JobSnapshot | None) -> None:
-        """Note that the client's newest `job` was started with the picture in the image control `image`."""
+    def note(self, client_id: str, images: Iterable[object], job: JobSnapshot | None) -> None:
+        """Note that the client's newest `job` was started with the pictures in the image controls `images`."""
         last = self._last.get(client_id)
         if job is None or job.request is None or (last is not None and last.job_id == job.id):
             return  # a button pressed twice starts one
         self._last.pop(client_id, None)
-        self._last[client_id] = _Asked(content_of(image), job.id, job.request)
+        self._last[client_id] = _Asked(_content(images), job.id, job.request)
         while len(self._last) > MAX_REMEMBERED:
             del self._last[next(iter(self._last))]
 
-    def again(self, client_id: str, image: object, wanted: GenerationRequest, job: JobSnapshot | None) -> bool:
+    def again(
+        self, client_id: str, images: Iterable[object], wanted: GenerationRequest, job: JobSnapshot | None
+    ) -> bool:
         """Tell, once, whether `wanted` is the video that the client's newest `job` has made."""
         last = self._last.get(client_id)
         if last is None or last.told or job is None or (job.id, job.state) != (last.job_id, "done"):
             return False
-        if (content_of(image), wanted) != (last.photo, last.request):
+        if (_content(images), wanted) != (last.photos, last.request):
             return False
         self._last[client_id] = replace(last, told=True)
         return True
+
+
+def _content(images: Iterable[object]) -> tuple[str, ...]:
+    return tuple(content_of(image) for image in images)

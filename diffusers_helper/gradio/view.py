@@ -13,7 +13,6 @@ from math import floor
 
 from PIL import Image
 
-from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS, LATENT_WINDOW, sections_for, total_frames
 from diffusers_helper.core.variants import variant_named
@@ -49,17 +48,6 @@ def length_hint(seconds: float, t: Language = ENGLISH) -> str:
     )
 
 
-def size_hint(photo_size: tuple[int, int] | None, resolution: int, t: Language = ENGLISH) -> str:
-    """Return the exact picture size for a photo of (width, height) pixels; a hint to add one for None."""
-    if photo_size is None:
-        return hint(t("The photo becomes the first picture of the video."))
-    height, width = find_nearest_bucket(photo_size[1], photo_size[0], resolution)
-    text = t(
-        "The video will be <b>{width} × {height}</b> pixels; the photo is cropped to fit.", width=width, height=height
-    )
-    return hint(text)
-
-
 def estimate(found: Estimate | None, t: Language = ENGLISH) -> str:
     """Return about how long a video will take, which page.js asks about where it is long; empty if nobody knows."""
     if found is None:
@@ -88,9 +76,13 @@ def recipe_hint(t: Language = ENGLISH) -> str:
     return hint(t("This picture has its settings in it: drop it on Restore settings to have them, too."))
 
 
-def fault(message: str) -> str:
-    """Return an error message that belongs to what the user entered; empty for none."""
-    return f'<p class="fp-fault" role="alert">{escape(message)}</p>' if message else ""
+def fault(message: str, *, heard: bool = True) -> str:
+    """Return an error message that belongs to what the user entered; empty for none.
+
+    Screen readers say it at once if it is to be `heard`, which one about an entry that grows with every key is not.
+    """
+    role = ' role="alert"' if heard else ""
+    return f'<p class="fp-fault"{role}>{escape(message)}</p>' if message else ""
 
 
 def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:

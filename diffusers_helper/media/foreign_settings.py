@@ -6,7 +6,6 @@ counterpart here keeps its name, and is told to the user like every other unknow
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from diffusers_helper.core.buckets import BUCKETS
@@ -22,9 +21,10 @@ NAMES = {
     "rs": "cfg_rescale",
     "use_teacache": "teacache",
     "gpu_memory_preservation": "preserved_memory_gb",
+    "blend_sections": "blend",
+    "end_frame_strength": "end_strength",
 }
 _SIZES = ("resolution", "resolutionW")
-_TIMES = re.compile(r"\[\s*\d+(\.\d+)?\s*s\b[^\]]*:")  # [2s: ...] or [0s-2s: ...]
 
 
 def adopted(found: dict[str, Any]) -> tuple[dict[str, Any], list[Message]]:
@@ -45,12 +45,4 @@ def adopted(found: dict[str, Any]) -> tuple[dict[str, Any], list[Message]]:
             settings["resolution"] = nearest = min(sorted(BUCKETS), key=lambda base: abs(base - size))
             if nearest != size:
                 notes.append(Message("The picture size {size} became {nearest}.", size=size, nearest=nearest))
-    if isinstance(prompt := settings.get("prompt"), str) and _TIMES.search(prompt):
-        notes.append(
-            Message(
-                "The prompt has times in it, such as {example}. They mean nothing here: the whole prompt, as it "
-                "stands, counts for the whole video.",
-                example="[2s: …]",
-            )
-        )
     return settings, notes

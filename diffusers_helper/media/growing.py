@@ -117,7 +117,7 @@ class GrowingVideo:
     def bytes_for(self, pixels: Tensor) -> int:
         """Return about how much room `add` needs for these `pixels`: the new file is written beside the old one."""
         so_far = self.partial.stat().st_size if self.partial is not None and self.partial.exists() else 0
-        return so_far + pixels[:, 0].numel() // 2 + len(self._tags.picture)
+        return so_far + pixels[:, 0].numel() // 2 + sum(map(len, self._tags.pictures))
 
     def recall(self, pixels: Tensor, overlap: int) -> None:
         """Hold the edge again: `pixels` and `overlap` are what `add` got for the newest section in the file.

@@ -1,8 +1,9 @@
 """A request inside its own picture and video, as their comment, and back from any file into settings.
 
-A video carries its start picture besides, the very PNG that lies beside it, so that it alone restores everything. The
-comment is one JSON object: `framepack_recipe`, the version of its form, and every field of the request. exiftool,
-ffprobe and file managers show it. A file from somewhere else is read with care: of what it holds only valid settings
+A video carries its pictures besides, the start picture as the very PNG that lies beside it, so that it alone restores
+everything. The comment is one JSON object: `framepack_recipe`, the version of its form, `framepack_pictures`, the
+names of the pictures if there is more than the first, and every field of the request. exiftool, ffprobe and file
+managers show it. A file from somewhere else is read with care: of what it holds only valid settings
 are taken, and everything else is told or ignored.
 """
 
@@ -12,9 +13,10 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,10 +27,11 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name, open_regular
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.request import MAX_KEYS, GenerationRequest
 from diffusers_helper.media.foreign_settings import adopted
 from diffusers_helper.media.mp4 import read_frames, write_joined
-from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, Tags, read_tag
+from diffusers_helper.media.tags import COMMENT, MAX_PICTURE, PICTURE, Tags, read_tag, read_tags
 from diffusers_helper.media.text_files import decoded_unicode
 from diffusers_helper.media.video import encode_mp4
 
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 MAX_CHARACTERS = 200_000
 """Longer texts are refused: two prompts of the greatest length need a third of it."""
-_MARK = "framepack_recipe"
+_MARK, _NAMES = "framepack_recipe", "framepack_pictures"
 _NAMED = 30
 """How many unknown settings are named."""
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,17 +54,23 @@ class Recipe:
         picture: the file is a picture, so the photo itself.
         notes: sentences on what was left out.
         photo: the PNG that a video carries; b"" for other files, and where there is none.
+        names: of the pictures that it was made from, as `JobInputs` has them; None where the file does not tell.
+        more: the PNGs of those after the first, by name, which a video carries, too.
     """
 
     settings: dict[str, Any]
     picture: bool
     notes: tuple[str, ...]
     photo: bytes = b""
+    names: tuple[str, ...] | None = None
+    more: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def recipe_of(request: GenerationRequest) -> str:
-    """Return the text that files of `request` carry."""
-    return json.dumps({_MARK: VERSION, **request.model_dump()}, ensure_ascii=False)
+def recipe_of(request: GenerationRequest, pictures: Collection[str] = (START,)) -> str:
+    """Return the text that files of `request` carry, made from pictures of these names."""
+    more = [name for name in pictures if name != START]
+    names = {_NAMES: [START, *more]} if more else {}
+    return json.dumps({_MARK: VERSION, **names, **request.model_dump()}, ensure_ascii=False)
 
 
 def can_carry(recipe: str, encode: Callable[..., None] = encode_mp4) -> bool:
@@ -73,7 +82,7 @@ def can_carry(recipe: str, encode: Callable[..., None] = encode_mp4) -> bool:
         encode([blank], frames, Fraction(30), 51)
         tags = Tags(recipe, picture.getvalue())
         write_joined([read_frames(frames, Fraction(30))], video, Fraction(30), lambda: None, tags)
-        return _png_comment(picture) == _mp4_comment(video) == recipe and _photo_in(video) == picture.getvalue()
+        return _png_comment(picture) == _mp4_comment(video) == recipe and _photos_in(video) == [picture.getvalue()]
     except Exception:
         logger.exception("Files cannot carry the settings they were made with")
         return False
@@ -88,7 +97,8 @@ def png_comment(text: str) -> PngInfo:
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read the settings in a PNG, an MP4 or a JSON file; raises SettingsError if there are none."""
-    name, photo = display_name(path), b""
+    name = display_name(path)
+    photos: list[bytes] = []
     found: Any = None
     picture = False
     try:
@@ -97,10 +107,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
             picture, is_video = head.startswith(_PNG[:4]), head[4:8] == b"ftyp"
             text = _reader(picture, is_video)(file)
             found = json.loads(text) if len(text) <= MAX_CHARACTERS else None
-            photo = _photo_in(file) if is_video else b""
+            photos = _photos_in(file) if is_video else []
     except Exception as error:  # noqa: BLE001 - what a file says of itself may lead a reader to any error at all
         logger.debug("No settings in %s: %s", name, error)
-        found, photo = None, b""
+        found, photos = None, []
     adoption: list[Message] = []
     if isinstance(found, dict) and _MARK not in found:
         found, adoption = adopted(found)
@@ -111,7 +121,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
                 name=name,
             )
         )
-    return replace(_recipe(found, picture, adoption), photo=photo)
+    names = _names_in(found)
+    recipe = _recipe(found, picture, adoption)
+    more = dict(zip((names or ())[1:], photos[1:], strict=False))
+    return replace(recipe, photo=photos[0] if photos else b"", names=names, more=more)
 
 
 def _reader(picture: bool, is_video: bool) -> Callable[[BinaryIO], str]:
@@ -130,9 +143,16 @@ def _mp4_comment(file: BinaryIO) -> str:
     return read_tag(file, COMMENT, 4 * MAX_CHARACTERS).decode("utf-8", errors="replace")
 
 
-def _photo_in(video: BinaryIO) -> bytes:
-    photo = read_tag(video, PICTURE, MAX_PICTURE)
-    return photo if photo.startswith(_PNG) else b""
+def _photos_in(video: BinaryIO) -> list[bytes]:
+    """The pictures that a video carries, up to one that is no PNG."""
+    return list(takewhile(lambda photo: photo.startswith(_PNG), read_tags(video, PICTURE, MAX_PICTURE)))
+
+
+def _names_in(found: dict[str, Any]) -> tuple[str, ...] | None:
+    """Take the pictures' names out of what a file says; of our own files those without any have the first alone."""
+    names = found.pop(_NAMES, [START] if found.get(_MARK) == VERSION else None)
+    good = isinstance(names, list) and len(names) <= MAX_KEYS + 2 and all(isinstance(name, str) for name in names)
+    return tuple(names) if good and names[:1] == [START] else None
 
 
 def _json(file: BinaryIO) -> str:
@@ -152,7 +172,7 @@ def _recipe(found: dict[str, Any], picture: bool, adoption: list[Message]) -> Re
     settings = {}
     for name in found.keys() & GenerationRequest.model_fields.keys():
         try:
-            request = GenerationRequest.from_fields({name: found[name]})
+            request = GenerationRequest.from_field(name, found[name])
         except SettingsError as error:
             notes.append(Message("One setting does not fit and was left out. {fault}", fault=error.args[0]))
         else:

@@ -1,4 +1,4 @@
-"""What an MP4 says of itself: its comment, and a picture that belongs to it (iTunes' `©cmt` and `covr`).
+"""What an MP4 says of itself: its comment, and pictures that belong to it (iTunes' `©cmt` and `covr`).
 
 They are where ffmpeg writes and every program looks for them: moov / udta / meta / ilst. Files from anywhere are read
 by walking the boxes, which takes what a tag takes and no more, whatever the file's tables say.
@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import BinaryIO
 
 COMMENT, PICTURE = b"\xa9cmt", b"covr"
@@ -27,11 +28,20 @@ class Tags:
 
     Attributes:
         comment: a text; "" for none.
-        picture: the bytes of a PNG; b"" for none, and one of more than `MAX_PICTURE` bytes is left out.
+        picture: the bytes of a PNG; b"" for none.
+        more: those of further ones. What makes more than `MAX_PICTURE` bytes together is left out.
     """
 
     comment: str = ""
     picture: bytes = b""
+    more: tuple[bytes, ...] = ()
+
+    @property
+    def pictures(self) -> list[bytes]:
+        """All pictures that a file will carry."""
+        pictures = (self.picture, *self.more)
+        sizes = accumulate(len(picture) for picture in pictures)
+        return [picture for picture, size in zip(pictures, sizes, strict=True) if picture and size <= MAX_PICTURE]
 
 
 NO_TAGS = Tags()
@@ -51,22 +61,33 @@ class NoTagsError(Exception):
 
 
 def read_tag(file: BinaryIO, tag: bytes, most: int) -> bytes:
-    """The data of `tag`, b"" if there is none or it has more than `most` bytes; raises NoTagsError, OSError."""
+    """The first data of `tag`, b"" if there is none or it has more than `most` bytes; raises as `read_tags` does."""
+    return next(iter(read_tags(file, tag, most)), b"")
+
+
+def read_tags(file: BinaryIO, tag: bytes, most: int) -> list[bytes]:
+    """All data of `tag`, as far as they have at most `most` bytes together; raises NoTagsError, OSError."""
     end = file.seek(0, os.SEEK_END)
     if next(boxes_in(file, 0, end), Box(b"", 0, 0)).kind != b"ftyp":
         raise NoTagsError
     inside = Box(b"", 0, end)
-    for name in (b"moov", b"udta", b"meta", b"ilst", tag, b"data"):
+    for name in (b"moov", b"udta", b"meta", b"ilst", tag):
         begin = inside.start + (4 if inside.kind == b"meta" else 0)  # version and flags
         found = next((box for box in boxes_in(file, begin, inside.stop) if box.kind == name), None)
         if found is None:
-            return b""
+            return []
         inside = found
-    size = inside.stop - inside.start - 8  # type and language
-    if not 0 <= size <= most:
-        return b""
-    file.seek(inside.start + 8)
-    return file.read(size)
+    values: list[bytes] = []
+    for box in boxes_in(file, inside.start, inside.stop):
+        size = box.stop - box.start - 8  # type and language
+        if box.kind != b"data":
+            continue
+        if not 0 <= size <= most:
+            break
+        most -= size
+        file.seek(box.start + 8)
+        values.append(file.read(size))
+    return values
 
 
 def boxes_in(file: BinaryIO, begin: int, end: int) -> Iterator[Box]:
@@ -95,14 +116,18 @@ def user_data(tags: Tags) -> bytes:
     """The content of a `udta` box that holds these tags; b"" for none."""
     entries = []
     if tags.comment:
-        entries.append((COMMENT, _TEXT, tags.comment.encode()))
-    if 0 < len(tags.picture) <= MAX_PICTURE:
-        entries.append((PICTURE, _PNG, tags.picture))
+        entries.append(_box(COMMENT, _value(_TEXT, tags.comment.encode())))
+    if tags.pictures:
+        entries.append(_box(PICTURE, b"".join(_value(_PNG, picture) for picture in tags.pictures)))
     if not entries:
         return b""
-    listed = b"".join(_box(tag, _box(b"data", struct.pack(">2I", kind, 0) + data)) for tag, kind, data in entries)
+    listed = b"".join(entries)
     handler = _box(b"hdlr", struct.pack(">2I4s4s2IB", 0, 0, b"mdir", b"appl", 0, 0, 0))
     return _box(b"meta", bytes(4) + handler + _box(b"ilst", listed))
+
+
+def _value(kind: int, data: bytes) -> bytes:
+    return _box(b"data", struct.pack(">2I", kind, 0) + data)
 
 
 def _box(kind: bytes, content: bytes) -> bytes:
