@@ -329,14 +329,28 @@ def test_text_encoders_give_what_the_product_computes(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the family for a few steps, at a few pixels, through the command line."""
-    monkeypatch.setattr(family, "VAE", SMALL_VAE | {"mid_block_add_attention": False})
-    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | SMALL_TRANSFORMER)
-    monkeypatch.setattr(pool, "SHAPES", {(32, 32): 0.5, (32, 48): 0.5})
-    monkeypatch.setattr(stills, "SHAPES", pool.SHAPES)
-    monkeypatch.setattr(pool, "CHUNK", 2)
-    sizes = {(1, 32): 20, (17, 32): 10}
-    for name, value in {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes}.items():
-        monkeypatch.setattr(train_vae, name, value)
+    sizes, shapes = {(1, 32): 20, (17, 32): 10}, {(32, 32): 0.5, (32, 48): 0.5}
+    few_motions = {name: name for name in ("pan left", "pan up", "still")}
+    small = {
+        family: {
+            "VAE": SMALL_VAE | {"mid_block_add_attention": False},
+            "TRANSFORMER": family.TRANSFORMER | SMALL_TRANSFORMER,
+        },
+        pool: {"SHAPES": shapes, "CHUNK": 2},
+        stills: {"SHAPES": shapes},
+        train_vae: {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes},
+        evaluate: {"SIDE": 32, "PROMPTS": few_motions},
+        evaluate_directed: {
+            "SIDE": 32,
+            "PROMPTS": few_motions,
+            "END_MOTIONS": ("pan left",),
+            "CHANGES": (("pan left", "pan up"),),
+            "FRAMES": 1,
+        },
+    }
+    for module, values in small.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
     folder, mirror = tmp_path / "run", tmp_path / "mirror"
     common = ["--folder", str(folder)]
     main(["words", *common])
@@ -359,12 +373,6 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
         torch.testing.assert_close(load_weights(tmp_path / "again", "vae")[name], weight)
     for name, weight in load_weights(folder, "transformer").items():
         torch.testing.assert_close(load_weights(tmp_path / "again", "transformer")[name], weight, atol=1e-3, rtol=8e-3)
-    monkeypatch.setattr(evaluate_directed, "END_MOTIONS", ("pan left",))
-    monkeypatch.setattr(evaluate_directed, "CHANGES", (("pan left", "pan up"),))
-    monkeypatch.setattr(evaluate_directed, "FRAMES", 1)
-    for module in (evaluate, evaluate_directed):
-        monkeypatch.setattr(module, "SIDE", 32)
-        monkeypatch.setattr(module, "PROMPTS", {name: name for name in ("pan left", "pan up", "still")})
     few = ["--steps", "2", "--batch", "2", "--pool-size", "4", "--captions", "4"]
     main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
     found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]

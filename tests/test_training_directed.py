@@ -178,16 +178,31 @@ def test_a_changing_clip_goes_one_way_and_then_the_other() -> None:
 
 def last_frames(_: object, clips: torch.Tensor) -> torch.Tensor:
     """A stand-in for the autoencoder: the last frame of each latent, shrunk."""
-    small = torch.nn.functional.avg_pool3d(clips[:, :, ::4], (1, 8, 8))
-    return small.repeat(1, 6, 1, 1, 1)[:, :16]
+    shrunk = torch.nn.functional.avg_pool3d(clips[:, :, ::4], (1, 8, 8)) + 1
+    return shrunk.repeat(1, 6, 1, 1, 1)[:, :16]
 
 
-def test_pictures_on_borders_are_the_frames_that_sections_end_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "encode", last_frames)
-    monkeypatch.setattr(torch.nn.Module, "dtype", torch.float32, raising=False)
+class Encoder(torch.nn.Module):
+    """Stands in the autoencoder's place beside `last_frames`."""
+
+    dtype = torch.float32
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips of 16 x 16 pixels, a few at a time, `last_frames` for an autoencoder, and a small transformer."""
+    transformer = family.TRANSFORMER | SMALL | {"num_single_layers": 1}
+    replaced = {"encode": last_frames, "SHAPES": {(16, 16): 1.0}, "CHUNK": 8, "TRANSFORMER": transformer}
+    for module in (pool, stills, family):
+        for name in replaced.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, replaced[name])
+
+
+@pytest.mark.usefixtures("small")
+def test_pictures_on_borders_are_the_frames_that_sections_end_with() -> None:
     motions = [camera_motion("pan left"), camera_motion("zoom in")]
     pictures = PictureSource("cpu", 7, {"sklearn": ("china.jpg",)})
-    made = pool.make_latents(torch.nn.Identity(), pictures, motions, np.array([0, 1]), 32, 48)
+    made = pool.make_latents(Encoder(), pictures, motions, np.array([0, 1]), 32, 48)
     torch.testing.assert_close(made.borders, made.segments[:, [0, 9, 18, 27]], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(made.borders[0, 0], made.starts[0])
     assert (made.borders[1, 0] - made.starts[1]).abs().max() > 0.01
@@ -219,12 +234,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
     return Tokenizers.load(folder)
 
 
-def test_batches_of_clips_hold_every_kind(monkeypatch: pytest.MonkeyPatch, words: Tokenizers) -> None:
-    monkeypatch.setattr(pool, "encode", last_frames)
-    monkeypatch.setattr(pool, "SHAPES", {(16, 16): 1.0})
-    monkeypatch.setattr(pool, "CHUNK", 8)
-    monkeypatch.setattr(torch.nn.Module, "dtype", torch.float32, raising=False)
-    clips = pool.LatentPool(torch.nn.Identity(), words, FakeEncoders(), 8, 3, torch.device("cpu"))
+@pytest.mark.usefixtures("small")
+def test_batches_of_clips_hold_every_kind(words: Tokenizers) -> None:
+    clips = pool.LatentPool(Encoder(), words, FakeEncoders(), 8, 3, torch.device("cpu"))
     clips.pictures = PictureSource("cpu", 7, {"sklearn": ("china.jpg",)})
     while not (clips.full and clips.shelves[0].changes.any()):
         clips.renew()
@@ -239,31 +251,28 @@ def test_batches_of_clips_hold_every_kind(monkeypatch: pytest.MonkeyPatch, words
     assert seen[0] / sum(seen.values()) > 0.4
 
 
-def test_a_changed_clips_captions_say_the_old_and_the_new(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("small")
+def test_a_changed_clips_captions_say_the_old_and_the_new() -> None:
     said = []
-    monkeypatch.setattr(pool.LatentPool, "_caption", lambda _self, _shelf, _slots, motions: said.extend(motions))
-    monkeypatch.setattr(pool, "CHANGED", 1.0)
-    monkeypatch.setattr(pool, "encode", last_frames)
-    monkeypatch.setattr(pool, "SHAPES", {(16, 16): 1.0})
-    monkeypatch.setattr(pool, "CHUNK", 4)
-    monkeypatch.setattr(torch.nn.Module, "dtype", torch.float32, raising=False)
-    clips = pool.LatentPool(torch.nn.Identity(), None, FakeEncoders(), 4, 3, torch.device("cpu"))
-    clips.renew()
-    for motions, change in zip(said, clips.shelves[0].changes, strict=True):
+
+    class Listening(pool.LatentPool):
+        def _caption(self, _shelf, _slots, motions):
+            said.extend(motions)
+
+    clips = Listening(Encoder(), None, FakeEncoders(), 8, 3, torch.device("cpu"))
+    while not clips.shelves[0].changes.any():
+        said.clear()
+        clips.renew()
+    for motions, change in [pair for pair in zip(said, clips.shelves[0].changes, strict=False) if pair[1]]:
         before, after = motions[0], motions[-1]
         assert motions == [before, before, after, after]
         assert before.then == after
         assert before.change == 36 * change
 
 
-def test_a_single_frame_is_sampled_at_nine_with_nothing_around_it(
-    monkeypatch: pytest.MonkeyPatch, words: Tokenizers
-) -> None:
-    monkeypatch.setattr(stills, "encode", lambda vae, clips: last_frames(vae, clips) + 1)
-    monkeypatch.setattr(stills, "SHAPES", {(16, 16): 1.0})
-    vae = torch.nn.Identity()
-    monkeypatch.setattr(torch.nn.Module, "dtype", torch.float32, raising=False)
-    batch = stills.StillPool(vae, words, FakeEncoders(), 64, 0, torch.device("cpu")).batch(32)
+@pytest.mark.usefixtures("small")
+def test_a_single_frame_is_sampled_at_nine_with_nothing_around_it(words: Tokenizers) -> None:
+    batch = stills.StillPool(Encoder(), words, FakeEncoders(), 64, 0, torch.device("cpu")).batch(32)
     assert batch.target.shape == (32, 16, 1, 2, 2)
     assert batch.times["target"].unique().tolist() == [9]
     assert batch.times["clean"][0].tolist() == [0, 10]
@@ -362,8 +371,8 @@ def toy_batch(kind: str) -> Batch:
 
 
 @pytest.mark.parametrize("kind", [*DIRECTED, "change", "frame"])
-def test_a_toy_run_learns_each_kind(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(family, "TRANSFORMER", family.TRANSFORMER | SMALL | {"num_single_layers": 1})
+@pytest.mark.usefixtures("small")
+def test_a_toy_run_learns_each_kind(kind: str) -> None:
     torch.manual_seed(0)
     model, inputs = TrainModel(), toy_batch(kind).flat()
     inputs["target"].zero_()
