@@ -399,3 +399,17 @@ def test_how_much_longer_has_to_be_said(program, capsys):
     assert "--seconds" in capsys.readouterr().err
     assert program.main(["extend", "none.mp4", "--seconds", "2"]) != 0
     assert "none.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--prompt", "Wave"], ["--steps", "9"], ["--before"], ["--variant", "f1"], ["--seconds", "soon"]]
+)
+def test_a_video_made_here_goes_on_with_its_own_settings(program, options, capsys):
+    assert program.main(["extend", "20261128_a", "--seconds", "2", *options]) == 2
+    assert "--seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--shape", "--width", "--focus", "--end-strength", "--keep"])
+def test_what_has_no_meaning_for_a_given_video_is_no_option(program, option):
+    with pytest.raises(SystemExit):
+        program.main(["loop", "a.mp4", option, "1"])

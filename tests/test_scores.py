@@ -144,3 +144,9 @@ def test_a_video_that_is_shorter_than_a_section():
 def test_nothing_to_begin_with(score):
     with pytest.raises(SettingsError, match="begin or to end with"):
         score()
+
+
+@pytest.mark.parametrize("landing", [1, 2])
+def test_f1_lands_on_the_second_video_in_as_many_sections_as_asked(landing):
+    plan = plan_score(connect("f1", 3.6, 5, 5, landing))
+    assert [section.variant for section in plan.sections] == ["f1"] * (3 - landing) + ["original"] * landing

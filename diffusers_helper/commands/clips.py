@@ -25,6 +25,9 @@ from diffusers_helper.service.versions import require_versions
 if TYPE_CHECKING:
     from diffusers_helper.generation.clips import ClipTask
 
+_OF_PHOTOS = ("end_strength", "end_embedding", "shape", "width", "height", "fit", "focus", "keep")
+"""Settings without a meaning here: size and shape are the video's own, and nothing is kept beside the result."""
+
 
 def add_parsers(commands: Any) -> None:
     """Add `connect` and `loop` to the command line's subparsers."""
@@ -49,9 +52,9 @@ def add_parsers(commands: Any) -> None:
 
 def add_clip_settings(parser: argparse.ArgumentParser) -> None:
     """Add what all commands on given videos take."""
-    parser.add_argument("--prompt", default="", help="what should happen in the new seconds")
+    parser.add_argument("--prompt", default=argparse.SUPPRESS, help="what should happen in the new seconds")
     parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
-    add_settings(parser)
+    add_settings(parser, without=_OF_PHOTOS)
     options.add_options(parser)
 
 

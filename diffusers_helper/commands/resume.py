@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers_helper.commands import clips
 from diffusers_helper.commands.terminal import (
     follow,
+    given_settings,
     move_video,
     require_target,
     steps_bar,
@@ -26,7 +27,6 @@ from diffusers_helper.commands.terminal import (
 )
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message, join_sentences, language
-from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.extending import begin_longer
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.jobs.record import JobRecord
@@ -71,6 +71,7 @@ def add_extend_parser(commands: Any) -> None:
     parser.add_argument("--before", action="store_true", help="of a file: before its beginning")
     parser.add_argument("--force", action="store_true", help="go on in another environment: the result may differ")
     clips.add_clip_settings(parser)
+    parser.set_defaults(variant=None)
 
 
 def extend(parsed: argparse.Namespace) -> int:
@@ -79,21 +80,27 @@ def extend(parsed: argparse.Namespace) -> int:
         raise SettingsError(Message("How much longer? Add --seconds N."))
     if clips.is_video_file(parsed.id):
         return clips.extend_file(parsed)
+    if parsed.before or any(v is not None for name, v in given_settings(parsed).items() if name != "seconds"):
+        raise SettingsError(
+            Message("A video made here goes on at its end with its own settings: give --seconds alone, or its file.")
+        )
     if parsed.output is not None:
         require_target(parsed.output)
     store = JobStore(parsed.config.folders.outputs / "jobs")
-    record = begin_longer(
-        store,
-        _id_of(parsed.id, store),
-        new_job_id(),
-        GenerationRequest.from_fields({"seconds": parsed.seconds}).seconds,
-    )
+    record = begin_longer(store, _id_of(parsed.id, store), new_job_id(), _seconds(parsed.seconds))
     store.locks.release(record.id)
     try:
         return _go_on(record, parsed)
     except SettingsError:
         store.discard(record.id)
         raise
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(Message("How much longer? Add --seconds N.")) from None
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +61,12 @@ _WORDS = {
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every setting but the prompt; what is not given leaves no trace in the result."""
+def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """Add an option for every setting but the prompt and those named; what is not given leaves no trace."""
     parser.add_argument("--variant", choices=VARIANTS, default="original")
     for name, text in SETTINGS.items():
+        if name in without:
+            continue
         flag, kind = f"--{name.replace('_', '-')}", int if name == "resolution" else str
         parser.add_argument(flag, metavar=_WORDS.get(name, "N"), type=kind, default=argparse.SUPPRESS, help=text)
     parser.add_argument(

@@ -72,15 +72,15 @@ def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> 
     borders = [0, *_key_sections(request), request.sections]
     stretches = [Stretch(b - a, name) for name, (a, b) in zip((START, *keys), pairwise(borders), strict=True)]
     plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
-    return follow(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
+    return _directed(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
 
 
 def direct_clip(request: GenerationRequest, score: Score, picture: str) -> Direction:
     """Plan what is made for given videos: all sections look at the picture of that name."""
-    return follow(plan_score(score), _cues(request, [0, request.sections], (picture,), has_end=False))
+    return _directed(plan_score(score), _cues(request, [0, request.sections], (picture,), has_end=False))
 
 
-def follow(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:
+def _directed(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:
     """Return `plan` with the cue of each section, given in the order of time, by its number."""
     numbers = {cue: number for number, cue in enumerate(dict.fromkeys(cues))}
     sections = tuple(replace(section, prompt=numbers[cues[section.output_index]]) for section in plan.sections)

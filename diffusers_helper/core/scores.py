@@ -37,9 +37,12 @@ def extend_back(seconds: float, after: int) -> Score:
     return Score("original", (Stretch(sections_for(seconds), "", 0),), tail=_clip_after(after))
 
 
-def connect(variant: str, seconds: float, before: int, after: int) -> Score:
-    """Return the score of `seconds` from one video to another, of which so many latents are given."""
-    return Score(variant, (_after_clip(seconds, before),), tail=_clip_after(after))
+def connect(variant: str, seconds: float, before: int, after: int, landing: int = 1) -> Score:
+    """Return the score of `seconds` from one video to another, of which so many latents are given.
+
+    `landing`: see `Score`.
+    """
+    return Score(variant, (_after_clip(seconds, before),), tail=_clip_after(after), landing=landing)
 
 
 def loop(variant: str, seconds: float, frames: int) -> Score:

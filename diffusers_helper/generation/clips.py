@@ -95,7 +95,7 @@ class ClipTask:
             return extend_back(seconds, latents[AFTER])
         if self.after is None:
             return extend(variant, seconds, latents[BEFORE], self.anchor)
-        return connect(variant, seconds, latents[BEFORE], latents[AFTER])
+        return connect(variant, seconds, latents[BEFORE], latents[AFTER], self.request.landing)
 
 
 def generate_for_clips(
