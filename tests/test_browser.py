@@ -296,6 +296,31 @@ def test_what_a_user_or_a_file_says_stays_text(user, server, tmp_path):
     assert tab.title() == ORIGINAL.title
 
 
+def test_a_poll_from_before_the_start_leaves_nothing_behind(user, server):
+    server.run.fault = NumericsError("Not a number.")
+    tab = user.open()
+    fill(tab)
+    polls = []
+
+    def keep_polls(route):
+        data = route.request.post_data_json["data"]
+        is_poll = len(data) == 2 and " " in str(data[1])  # the client's id, and what the tab shows
+        polls.append(route) if is_poll and not polls else route.continue_()
+
+    tab.route("**/gradio_api/run/predict*", keep_polls)
+    while not polls:
+        tab.wait_for_timeout(50)
+    server.run.hold.clear()
+    start(tab)
+    shows_running(tab)
+    server.run.hold.set()
+    server.wait_until_idle()
+    polls[0].continue_()  # asked when the page was idle, answered when it is so again
+    expect(tab.locator("#progress [role=alert]")).to_have_text("Not a number.")
+    shows_idle(tab)
+    expect(tab.locator("#stage")).to_contain_text("Your video appears here")
+
+
 def test_length_size_and_notes_are_told_before_the_start(user):
     tab = user.open()
     expect(tab.get_by_role("note").first).to_have_text("The pictures are noise.")

@@ -97,6 +97,9 @@ class LatentPool:
         encoders: trained, on the device.
         size: clips kept.
         seed: of pictures, motions, captions and choices.
+
+    Attributes:
+        changed, directed: CHANGED and DIRECTED, which may be set before clips are made.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class LatentPool:
     ) -> None:
         self.vae = quick_encoder(vae, device)
         self.words, self.encoders, self.device = words, encoders, device
+        self.changed, self.directed = CHANGED, DIRECTED
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
@@ -149,7 +153,7 @@ class LatentPool:
         self._caption(shelf, slots, said)
 
     def _change(self, first: int) -> int:
-        return first + self.rng.choice((1, 2)) if self.rng.random() < CHANGED else 0
+        return first + self.rng.choice((1, 2)) if self.rng.random() < self.changed else 0
 
     def _caption(self, shelf: Shelf, slots: np.ndarray, said: list[list[Motion]]) -> None:
         texts = captions_of([motion for some in said for motion in some], LENGTHS, self.words, self.rng)
@@ -192,7 +196,7 @@ class LatentPool:
         first, change = int(shelf.firsts[clip]), int(shelf.changes[clip])
         if change:
             return draw_phase(first, change, bool(said >= PARAPHRASES // 2), self.rng)
-        if self.rng.random() < DIRECTED:
+        if self.rng.random() < self.directed:
             return draw_directed(first, self.rng)
         return draw_pattern("original" if self.rng.random() < 0.5 else "f1", first, self.rng)
 

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         budget = Budget(options.minutes, options.total_minutes or options.minutes, options.steps)
         more = {
             name: getattr(options, name)
-            for name in ("scale", "captions", "batch", "pool_size", "compiled", "fill_seconds", "rate")
+            for name in ("scale", "captions", "batch", "pool_size", "compiled", "fill_seconds", "rate", "extras")
             if hasattr(options, name)
         }
         TRAINERS[options.command](
@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     transformer = commands.add_parser("transformer", parents=[timed, clips], help="train the transformer")
     for part in (text, transformer):
         part.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    transformer.add_argument("--extras", type=float, default=1.0, help="factor on the shares of all but plain videos")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument("--models", type=Path, default=Path("assets/tiny"), help="(default: %(default)s)")
     looked = argparse.ArgumentParser(add_help=False)

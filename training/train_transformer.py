@@ -112,13 +112,16 @@ def train_transformer(
     compiled: bool = True,
     fill_seconds: float = FILL_SECONDS,
     rate: float = 1.0,
+    extras: float = 1.0,
 ) -> Run:
     """Train, or go on training, the transformer in `folder`, where the autoencoder and the text encoders must be.
 
-    `rate` is a factor on the learning rates; weights that know much already are spoilt by the full ones.
+    `rate` is a factor on the learning rates; weights that know much already are spoilt by the full ones. `extras` is
+    one on the shares of all that is no plain section.
     """
     device = pick_device(device_name)
     settings = {"seed": seed, "batch": batch, "pool": pool_size, "adam": rate * ADAM_RATE, "muon": rate * MUON_RATE}
+    settings["extras"] = extras
     run = Run(folder, NAME, budget, mirror, settings)
     torch.manual_seed(seed + len(run.record["calls"]))
     if device.type == "cuda":
@@ -133,6 +136,7 @@ def train_transformer(
     model.train()
     run_seed = seed + 1000 * len(run.record["calls"])
     pool = LatentPool(vae, words, encoders, pool_size, run_seed, device)
+    pool.changed, pool.directed = extras * pool.changed, extras * pool.directed
     _fill(pool, run, fill_seconds)
     stills = StillPool(pool.vae, words, encoders, STILLS if pool_size == POOL else pool_size, run_seed, device)
     half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -140,11 +144,12 @@ def train_transformer(
     average = Average(model, 0.999)
     optimizers = _optimizers(model)
     step = GraphedStep(lambda inputs, _: flow_losses(half.module, inputs), list(model.parameters()), optimizers, half)
+    stills_every = round(STILLS_EVERY / extras)
     renewing = 0.0
     started = time.monotonic()
     while not run.over:
         set_rates(optimizers, rate * run.rate())
-        inputs = (pool if run.steps % STILLS_EVERY else stills).batch(batch).flat()
+        inputs = (pool if run.steps % stills_every else stills).batch(batch).flat()
         losses = step(inputs | draw_levels(inputs["target"]))
         average.update()
         run.save_now_and_then(model, average)

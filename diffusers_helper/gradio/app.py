@@ -42,6 +42,14 @@ _TO_DRAFT = """(photo, ...values) => {
   return [{...files, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
 }""".replace("NAMES", json.dumps(SETTINGS))
 _HEARD = "() => { document.dispatchEvent(new Event('fp-heard')); }"
+_ACTED = "() => { document.body.dataset.acted = 'yes'; }"
+_SEEN = """(client_id, seen) => {
+  const { acted } = document.body.dataset;
+  delete document.body.dataset.acted;
+  return [client_id, acted ? "" : seen];
+}"""
+"""A poll that was under way while a button was answered leaves out what was as it is before both: the next one asks for
+everything."""
 _NOTHING = "() => ''"
 _QUICK = RAW | QUIET
 
@@ -167,19 +175,24 @@ def _connect_jobs(
     client_id, seen = browser.client_id, browser.seen
     shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
     app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
-    poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", **_QUICK)
+    poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", js=_SEEN, **_QUICK)
     poll.success(None, None, None, js=_HEARD)
-    form.start.click(
+    begun = form.start.click(
         page.start,
         inputs_kwargs={"client_id": client_id, "seen": seen, **inputs},
         outputs=[form.message, *shown],
         trigger_mode="once",
         **_QUICK,
     )
-    form.end.click(page.end, [client_id, seen], shown, trigger_mode="once", **_QUICK)
-    form.stop_after_section.click(page.stop_after_section, [client_id, seen], shown, trigger_mode="once", **_QUICK)
-    result.resume.click(page.resume_video, [client_id, seen], [form.message, *shown], trigger_mode="once", **_QUICK)
-    result.discard.click(page.discard, [client_id, seen], shown, trigger_mode="once", **_QUICK)
+    about_it, message = [client_id, seen], form.message
+    for done in (
+        begun,
+        form.end.click(page.end, about_it, shown, trigger_mode="once", **_QUICK),
+        form.stop_after_section.click(page.stop_after_section, about_it, shown, trigger_mode="once", **_QUICK),
+        result.resume.click(page.resume_video, about_it, [message, *shown], trigger_mode="once", **_QUICK),
+        result.discard.click(page.discard, about_it, shown, trigger_mode="once", **_QUICK),
+    ):
+        done.then(None, None, None, js=_ACTED)
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
