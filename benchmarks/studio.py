@@ -80,9 +80,9 @@ class Studio:
             events = generate(inputs, components=self.components, output=Path(folder) / "clip")
             return joined(events, inputs.direction.plan)
 
-    def made(self, task: ClipTask, given: int) -> Frames:
-        """Frames (T, H, W, 3) that are made for `task`, of whose videos `given` latents each are seen."""
-        plan = plan_score(task.score({BEFORE: given, AFTER: given}))
+    def made(self, task: ClipTask) -> Frames:
+        """Frames (T, H, W, 3) that are made for given videos, without those."""
+        plan = plan_score(task.score({BEFORE: 1, AFTER: 1}))  # sections join alike however much is given
         with tempfile.TemporaryDirectory() as folder:
             return joined(generate_for_clips(task, components=self.components, output=Path(folder) / "clip"), plan)
 

@@ -66,7 +66,7 @@ class Drawing(Studio):
             times.insert(round(seconds * 30), round(seconds * 30))
         return self.scene.clip(motion, times)
 
-    def made(self, task, given):
+    def made(self, task):
         times = np.linspace(SECTION, 0, SECTION + 2)[1:-1] if task.is_loop else range(SECTION + 1, 2 * SECTION + 1)
         return self.scene.clip(camera_motion("pan left"), times)
 
@@ -149,7 +149,7 @@ def test_the_steps_at_given_videos(drawing, scene):
 @pytest.mark.slow
 def test_what_is_made_for_a_video_comes_without_compression(micro, scene, tmp_path):
     clip = lossless(scene.clip(camera_motion("pan left"), range(9)), tmp_path / "clip.mkv")
-    made = micro.made(ClipTask(SETTINGS.model_copy(update={"variant": "f1", "seconds": 1.2}), before=clip), 3)
+    made = micro.made(ClipTask(SETTINGS.model_copy(update={"variant": "f1", "seconds": 1.2}), before=clip))
     assert made.shape == (SECTION, 128, 128, 3)
 
 

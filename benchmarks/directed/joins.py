@@ -20,8 +20,6 @@ from diffusers_helper.generation.clips import ClipTask
 from diffusers_helper.media.clip import Clip, open_clip
 from training.motions import camera_motion
 
-LATENTS = 1 + SECTION // 4
-"""Of each given video."""
 THERE, BACK = "pan left", "pan right"
 
 
@@ -67,7 +65,7 @@ def joins_of(studio: Studio, scene: Scene, frames: Frames, source: str) -> Measu
         for case, join in JOINS.items():
             changes = {"prompt": PROMPTS[join.motion][0], "variant": join.variant, "seconds": SECTION_SECONDS}
             before, after = clips["first"] if join.before else None, clips.get(join.after)
-            made = studio.made(ClipTask(studio.inputs({}, **changes).request, before, after), LATENTS)
+            made = studio.made(ClipTask(studio.inputs({}, **changes).request, before, after))
             steps = {
                 "joint_into": _step(pixels["first"], made) if before else None,
                 "joint_out_of": _step(made, pixels[join.after]) if after else None,

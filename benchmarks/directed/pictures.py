@@ -78,7 +78,7 @@ def key_pictures(studio: Studio, scenes: Sequence[Scene]) -> Measured:
         steps = {
             "joint_into": step_ratio(frames, at, SECTION // 2),
             "joint_out_of": step_ratio(frames, at + 1, SECTION // 2),
-            "joint_without_double": step_ratio(np.delete(frames, at, axis=0), at, SECTION // 2),
+            "joint_without_double": step_ratio(np.delete(frames, at, axis=0), at - 1, SECTION // 2),
         }
         numbers = {"case": case, "picture": scene.name, "motion": name, **_reached(studio, frames[at], key)}
         shown = [*borders(frames[: at + 1]), key, *borders(frames[at + 1 :])]
