@@ -40,14 +40,13 @@ class Join:
 
 
 JOINS = {
-    "connect, original": Join("original", THERE, after="second"),
-    "connect, F1": Join("f1", THERE, after="second"),
+    "connect": Join("original", THERE, after="second"),
     "extend, original": Join("original", THERE),
     "extend, F1": Join("f1", THERE),
-    "before, original": Join("original", THERE, before=False, after="first"),
-    "loop, original": Join("original", BACK, after="first"),
-    "loop, F1": Join("f1", BACK, after="first"),
+    "before": Join("original", THERE, before=False, after="first"),
+    "loop": Join("original", BACK, after="first"),
 }
+"""One section each: F1, too, would leave what leads to a given video to the original's weights."""
 
 
 def given_videos(studio: Studio, scenes: Sequence[Scene]) -> Measured:
