@@ -43,8 +43,8 @@ class Change(Protocol):
         """Return it with its tensors there."""
 
     @property
-    def nbytes(self) -> int:
-        """Of its tensors."""
+    def numel(self) -> int:
+        """How many numbers its tensors have."""
 
 
 class Tensors:
@@ -56,9 +56,11 @@ class Tensors:
         return replace(self, **moved)  # type: ignore[type-var]  # each subclass is a dataclass
 
     @property
-    def nbytes(self) -> int:
-        """Of its tensors."""
-        return sum(getattr(value, "nbytes", 0) for _, value in self._fields())
+    def numel(self) -> int:
+        """How many numbers its tensors have."""
+        return sum(
+            value.numel() if isinstance(value, Tensor) else getattr(value, "numel", 0) for _, value in self._fields()
+        )
 
     def _fields(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
