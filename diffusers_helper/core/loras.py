@@ -61,10 +61,10 @@ class Lora(BaseModel):
         table = by_section(self.weight, sections)
         return [self.weight[number][1] for number in table]
 
-    @property
-    def constant(self) -> float | None:
-        """The weight, where it never changes."""
-        return self.weight if isinstance(self.weight, float) else None
+    def without_folder(self) -> Lora:
+        """Return it by the file's name alone, where it is given by an absolute path."""
+        path = Path(self.name)
+        return self.model_copy(update={"name": path.name}) if path.is_absolute() else self
 
     @property
     def text(self) -> str:
