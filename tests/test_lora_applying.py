@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffusers_helper.lora.applying import Adaptation, Loras
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import adapter_of, read_file
+from diffusers_helper.lora.reading import adapter_of
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, blocks_of
 from diffusers_helper.models.fp8 import Fp8Linear, quantize, with_fp8

@@ -16,7 +16,7 @@ from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.lora_files import LoraFiles
-from diffusers_helper.lora.reading import read_file
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.memory import MemoryPolicy, Residency

@@ -9,8 +9,9 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel
 from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from safetensors.torch import save_file
 
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import adapter_of, read_file
+from diffusers_helper.lora.reading import adapter_of
 from tests.golden import golden_meta
 from tests.models import golden_transformer
 

@@ -56,6 +56,8 @@ def test_files_and_weights(given, expected):
         ({"a": [1, 2]}, "a list of seconds and numbers"),
         ({"a": []}, "have to grow"),
         ({"": 1}, "at least 1"),
+        ({"\ud800": 1}, "no Unicode"),
+        ({"\udcff": 1}, "no Unicode"),
         ([3], "loras"),
         (["a"] * (MAX_LORAS + 1), "at most 20"),
         ([{"name": "a", "sha256": "ABC"}], "sha256"),
@@ -102,3 +104,6 @@ def test_a_name_is_a_file_of_a_folder_or_a_path(tmp_path):
         find_lora("c", folders)
     with pytest.raises(SettingsError, match="a folder"):
         find_lora(str(library), folders)
+    for name in ("x" * 300, "a\0b", "/", "..", "a.safetensors/b"):
+        with pytest.raises(SettingsError):
+            find_lora(name, folders)

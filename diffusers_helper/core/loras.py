@@ -7,14 +7,16 @@ holds the time, since a section has one weight from its start to its end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import require_usable
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.prompts import TIMED, by_section, seconds_of
 
@@ -39,7 +41,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=4096)]
+    name: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(lambda name: _unicode(name))]
     weight: Annotated[float | tuple[TimedWeight, ...], BeforeValidator(lambda value: _weight(value))] = 1.0
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
@@ -93,19 +95,30 @@ def find_lora(name: str, folders: Sequence[Path]) -> Path:
 
     The ending may be left out. Raises SettingsError where there is none.
     """
+    require_usable([Path(name)])
     for path in (*(folder / name for folder in folders), Path(name)):
-        for candidate in (path, path.with_name(path.name + SUFFIX)):
-            if candidate.exists() and not candidate.is_dir():
+        for candidate in (path, path.parent / f"{path.name}{SUFFIX}"):
+            if os.path.exists(candidate) and not os.path.isdir(candidate):
                 return candidate
-    if (path := Path(name)).is_dir():
+    if os.path.isdir(name):
         raise SettingsError(Message("LoRA {name}: this is a folder; name a file in it.", name=name))
     raise SettingsError(
         Message(
             "LoRA {name}: there is no such file, neither here nor in {folders}.",
-            name=path,
+            name=name,
             folders=", ".join(map(str, folders)) or "-",
         )
     )
+
+
+def _unicode(name: str) -> str:
+    """Refuse a name that no JSON can hold, as files may have that another system wrote."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode("ascii", "backslashreplace").decode()
+        raise SettingsError(Message("LoRA {name}: the file's name is no Unicode; rename it.", name=shown)) from None
+    return name
 
 
 def _weight(value: Any) -> float | tuple[TimedWeight, ...]:
