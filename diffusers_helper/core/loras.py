@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import require_usable
@@ -41,7 +41,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(lambda name: _unicode(name))]
+    name: Annotated[str, Field(min_length=1, max_length=4096)]
     weight: Annotated[float | tuple[TimedWeight, ...], BeforeValidator(lambda value: _weight(value))] = 1.0
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
@@ -109,16 +109,6 @@ def find_lora(name: str, folders: Sequence[Path]) -> Path:
             folders=", ".join(map(str, folders)) or "-",
         )
     )
-
-
-def _unicode(name: str) -> str:
-    """Refuse a name that no JSON can hold, as files may have that another system wrote."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        shown = name.encode("ascii", "backslashreplace").decode()
-        raise SettingsError(Message("LoRA {name}: the file's name is no Unicode; rename it.", name=shown)) from None
-    return name
 
 
 def _weight(value: Any) -> float | tuple[TimedWeight, ...]:
