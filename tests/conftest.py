@@ -24,6 +24,7 @@ import torch
 
 from tests.golden import recorded_exp
 from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
+from tests.quick import quick_decoding
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
 
@@ -128,6 +129,13 @@ def ffprobe() -> str:
 def _recorded_exp() -> Iterator[None]:
     """Let `exp` round as it did where the golden vectors come from."""
     with recorded_exp():
+        yield
+
+
+@pytest.fixture
+def _quick() -> Iterator[None]:
+    """Decode as `tests.quick` does."""
+    with quick_decoding():
         yield
 
 
