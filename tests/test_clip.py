@@ -193,6 +193,7 @@ def test_hdr_is_brought_to_sdr(tmp_path):
 # --- long files are entered where it matters
 
 
+@pytest.mark.slow
 def test_the_end_of_a_long_video_is_decoded_alone(tmp_path, counted):
     clip = open_clip(video(tmp_path / "video.mp4", 3000, options={"g": "60", "preset": "ultrafast"}))
     counted.clear()

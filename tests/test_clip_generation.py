@@ -103,6 +103,7 @@ def test_two_videos_are_connected(components, tmp_path, variant):
     assert len(frames) == 20 + 72 + 25
 
 
+@SLOW
 @pytest.mark.usefixtures("_quick")
 def test_a_loop(components, tmp_path):
     clip = given(tmp_path / "given.webm", 20, codec="libvpx-vp9")
@@ -118,6 +119,7 @@ def test_a_video_of_one_frame(components, tmp_path):
     assert len(frames_of(tmp_path / "out.mp4")) == 1 + 36
 
 
+@SLOW
 @pytest.mark.usefixtures("_quick")
 def test_the_same_seed_gives_the_same_video(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 9)

@@ -84,6 +84,7 @@ def test_f1_samples_as_without_an_end_picture_until_it_lands(components, tmp_pat
     assert (landing == first_latents(components, tmp_path, plain)).all()
 
 
+@pytest.mark.slow
 def test_both_models_are_loaded_one_after_the_other(components, tmp_path):
     events = list(generate(inputs_of("end", "f1"), components=components, output=tmp_path / "id"))
     loads = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "load"]
@@ -91,6 +92,7 @@ def test_both_models_are_loaded_one_after_the_other(components, tmp_path):
     assert sorted(name for name in components._loaded if "transformer" in name) == ["transformer_original"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "size"),
     [

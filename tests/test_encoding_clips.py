@@ -68,6 +68,7 @@ class TestMeans(NoNoise):
         first, seam = (whole[:, :, :1] - picture).std(), (whole[:, :, 4:5] - piece[:, :, :1]).std()
         assert 0 < first < 0.35 * whole.std() < seam
 
+    @pytest.mark.slow
     def test_in_tiles_where_the_autoencoder_has_to_save_memory(self, monkeypatch):
         frames, vae = moving(17, 96, 128), golden_vae()
         whole = vae_encode_clip(frames, vae)

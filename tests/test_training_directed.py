@@ -234,6 +234,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
     return Tokenizers.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_batches_of_clips_hold_every_kind(words: Tokenizers) -> None:
     clips = pool.LatentPool(Encoder(), words, FakeEncoders(), 8, 3, torch.device("cpu"))
