@@ -140,6 +140,7 @@ def latents_of(components, photo, output, **changes):
     return next(event.denoised for event in events if isinstance(event, StepDone) and event.step == event.steps)
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_the_whole_video_whatever_the_global_generator_does(components, photo, tmp_path):
     torch.manual_seed(1)
     first = latents_of(components, photo, tmp_path / "a")
@@ -149,6 +150,7 @@ def test_the_seed_fixes_the_whole_video_whatever_the_global_generator_does(compo
     assert not torch.equal(latents_of(components, photo, tmp_path / "d", prompt="the camera pans right"), first)
 
 
+@pytest.mark.slow
 def test_guidance_uses_the_negative_prompt(components, photo, tmp_path):
     plain = latents_of(components, photo, tmp_path / "a", negative_prompt="noise")
     guided = latents_of(components, photo, tmp_path / "b", negative_prompt="noise", cfg_scale=2.0)
