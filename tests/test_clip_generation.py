@@ -1,6 +1,7 @@
 """Given videos go on, are led to, connected and made to loop, on the tiny models."""
 
 import os
+from contextlib import nullcontext
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.media.clip import open_clip
 from diffusers_helper.model_files import LocalFolder
 from tests.odd_videos import video
+from tests.quick import quick_decoding
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 1, "seed": 5, "resolution": 128}
@@ -62,7 +64,8 @@ SLOW = pytest.mark.slow
 )
 def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     clip = given(tmp_path / "given.mp4", 30, audio=1)
-    events = run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip), variant=variant, seconds=seconds)
+    with nullcontext() if seconds > 2 else quick_decoding():
+        events = run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip), variant=variant, seconds=seconds)
     assert events[-1] == Finished(tmp_path / "out.mp4", new)
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
     assert stages[:5] == ["image", "text", "image", "image", "load"]
@@ -76,6 +79,7 @@ def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     assert sorted(os.listdir(tmp_path)) == ["given.mp4", "out.mp4"]
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_video_is_led_to(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 30)
     events = run(components, tmp_path / "out", lambda r: ClipTask(r, after=clip))
@@ -99,6 +103,8 @@ def test_two_videos_are_connected(components, tmp_path, variant):
     assert len(frames) == 20 + 72 + 25
 
 
+@SLOW
+@pytest.mark.usefixtures("_quick")
 def test_a_loop(components, tmp_path):
     clip = given(tmp_path / "given.webm", 20, codec="libvpx-vp9")
     events = run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip, after=clip))
@@ -106,12 +112,15 @@ def test_a_loop(components, tmp_path):
     assert len(frames_of(tmp_path / "out.mp4")) == 20 + 36
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_video_of_one_frame(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 1)
     run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip), variant="f1")
     assert len(frames_of(tmp_path / "out.mp4")) == 1 + 36
 
 
+@SLOW
+@pytest.mark.usefixtures("_quick")
 def test_the_same_seed_gives_the_same_video(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 9)
     for name in ("a", "b"):
@@ -124,6 +133,7 @@ def test_nothing_given(components, tmp_path):
         run(components, tmp_path / "out", ClipTask)
 
 
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("stop_at", [StepDone, VideoGrown])
 def test_a_stop_leaves_no_file(components, tmp_path, stop_at):
     clip = given(tmp_path / "given.mp4", 9)

@@ -46,6 +46,7 @@ class TestMeans(NoNoise):
         frames = moving(1)
         assert torch.equal(vae_encode_clip(frames, golden_vae()), vae_encode(as_floats(frames), golden_vae()))
 
+    @pytest.mark.slow
     def test_the_pass_is_diffusers_whole_encoder(self):
         frames, vae = moving(29), golden_vae()
         expected = vae.quant_conv(vae.encoder(as_floats(frames)))[:, :16].detach() * vae.config["scaling_factor"]
@@ -60,6 +61,7 @@ class TestMeans(NoNoise):
         assert inside[0] == max(inside)
         assert inside[0] > 0.05
 
+    @pytest.mark.slow
     def test_the_first_latent_is_near_the_first_picture_s_and_not_the_same(self):
         """The group norms see all frames, those to come too; less than a seam between pieces it is."""
         frames, vae = moving(33), tiny_vae(SHIPPED)
@@ -68,6 +70,7 @@ class TestMeans(NoNoise):
         first, seam = (whole[:, :, :1] - picture).std(), (whole[:, :, 4:5] - piece[:, :, :1]).std()
         assert 0 < first < 0.35 * whole.std() < seam
 
+    @pytest.mark.slow
     def test_in_tiles_where_the_autoencoder_has_to_save_memory(self, monkeypatch):
         frames, vae = moving(17, 96, 128), golden_vae()
         whole = vae_encode_clip(frames, vae)

@@ -344,6 +344,7 @@ def test_the_thread_decodes_without_gradients():
     assert set(modes) == {(True, "section-end")}
 
 
+@pytest.mark.slow
 def test_stages_are_told_only_while_they_are_waited_for():
     stages = [event.stage for event in golden_events("f1_3", overlap=True)[1] if isinstance(event, StageStarted)]
     assert stages == ["sample", "sample", "sample", "decode"]
@@ -424,6 +425,7 @@ def test_an_error_in_the_sampling_stops_the_end_beside():
     assert (log, end_threads()) == (["stopped"], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("no room"), CancelledError("stopped"), SystemExit(3)])
 def test_an_error_in_the_end_ends_the_video(error):
     def wrap(events, check):
@@ -458,6 +460,7 @@ def test_sections_of_an_earlier_run_are_not_sampled_again_and_the_others_come_ou
         assert all(map(torch.equal, got, want)), f"{kind} {index}"
 
 
+@pytest.mark.slow
 def test_where_all_is_sampled_nothing_is_left_to_do():
     whole = ends(golden_events("f1_3")[1])
     sampled = [SectionSampled(index, *tensors) for kind, index, tensors in whole[::2]]

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from diffusers_helper.core.errors import ClipError
@@ -117,11 +118,11 @@ def clip_frames(clip: Clip, end: End, count: int, size: tuple[int, int], check: 
         for k in range(count)
     ]
     height, width = size
-    pixels = np.empty((3, count, height, width), np.uint8)
+    pixels, scaler = np.empty((3, count, height, width), np.uint8), VideoReformatter()
     for time, frame in _decoded(clip, start, check):
         places = [k for k, each in enumerate(wanted) if each == time]
         if places:
-            rgb = resize_and_center_crop(upright_rgb(frame, clip.display), width, height)
+            rgb = resize_and_center_crop(upright_rgb(frame, clip.display, scaler), width, height)
             pixels[:, places] = rgb.transpose(2, 0, 1)[:, None]
         if time >= wanted[-1]:
             break

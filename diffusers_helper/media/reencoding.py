@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.clip_pixels import Display, upright_rgb, yuv_709
@@ -49,7 +50,7 @@ def encoded(parts: Sequence[Part], path: Path, encoding: Encoding) -> tuple[str,
 
 def _given_pictures(line: Line, part: GivenPart, check: Check) -> Iterator[VideoFrame]:
     """Yield the frames of a given part, at their times."""
-    clip, end = part.clip, line.now
+    clip, end, scaler = part.clip, line.now, VideoReformatter()
     start, stop = clip.begin + (part.start or 0), None if part.stop is None else clip.begin + part.stop
     with line.opened(part, check) as (frames, shift):
         for time, frame in frames:
@@ -58,7 +59,8 @@ def _given_pictures(line: Line, part: GivenPart, check: Check) -> Iterator[Video
             if stop is not None and time >= stop:
                 break
             end = time + shift + frames.step
-            yield _at(time + shift, _picture(frame, clip.display, (line.stream.width, line.stream.height)))
+            size = line.stream.width, line.stream.height
+            yield _at(time + shift, _picture(frame, clip.display, size, scaler))
     line.now = end
 
 
@@ -69,12 +71,12 @@ def _made_pictures(line: Line, made: Made) -> Iterator[VideoFrame]:
         line.now += 1 / made.rate
 
 
-def _picture(frame: VideoFrame, display: Display, size: tuple[int, int]) -> VideoFrame:
+def _picture(frame: VideoFrame, display: Display, size: tuple[int, int], scaler: VideoReformatter) -> VideoFrame:
     """Bring a given frame to the file's size; where its shape is another one, its middle is used."""
     shown, plain = display.size(frame.width, frame.height), not (display.quarters or display.mirrored)
     if plain and abs(shown[0] * size[1] / (shown[1] * size[0]) - 1) < _SAME_SHAPE:
-        return yuv_709(frame, *size)
-    return yuv_frame(resize_and_center_crop(upright_rgb(frame, display), *size))
+        return yuv_709(frame, size, scaler)
+    return yuv_frame(resize_and_center_crop(upright_rgb(frame, display, scaler), *size))
 
 
 def _at(time: Fraction, picture: VideoFrame) -> VideoFrame:
