@@ -142,7 +142,7 @@ class PageHandlers:
         busy = self._client_jobs.busy(client_id)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
-        video = job.video if job else None
+        video = job.video if job and not view.is_picture(job) else None
         return [
             view.progress(job, t, time.time()),
             view.stage(job, t),

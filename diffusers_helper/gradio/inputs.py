@@ -55,9 +55,14 @@ SETTINGS = (
     "height",
     "fit",
     "focus",
+    "start",
+    "start_colour",
+    "frame_seed",
 )
 """The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
 variant belongs to the page."""
+_TEXTS = (*SIDES, "frame_seed")
+"""Numbers that may be none, and so are texts in their controls."""
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -107,10 +112,10 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
 
 
 def control_value(name: str, value: Any) -> Any:
-    """Return a setting as its control has it: a point and sides as texts, everything else as it is."""
+    """Return a setting as its control has it: a point, and numbers that may be none, as texts; all else as it is."""
     if name == "focus":
         return ",".join(str(share) for share in value)
-    if name in SIDES:
+    if name in _TEXTS:
         return "" if value is None else str(value)
     return value
 
@@ -133,9 +138,18 @@ def read_inputs(
     photos: PhotoReader,
     visitor: gr.Request | None = None,
 ) -> JobInputs:
-    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo."""
-    pictures = {START: read_photo(image, photos, visitor)}
-    return JobInputs(request, pictures | read_end_photo(end_photo, photos, visitor))
+    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo.
+
+    A photo comes before whatever else the request would begin with.
+    """
+    none = image is None and begins_without(request.start, frame=request.frame)
+    pictures = {} if none else {START: read_photo(image, photos, visitor)}
+    return JobInputs.of(request, pictures | read_end_photo(end_photo, photos, visitor))
+
+
+def begins_without(start: object, *, frame: bool = False) -> bool:
+    """Tell whether no photo is needed, by the setting of that name."""
+    return frame or start not in (None, "photo")
 
 
 def read_end_photo(end_photo: object, photos: PhotoReader, visitor: gr.Request | None = None) -> dict[str, Photo]:

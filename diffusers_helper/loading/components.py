@@ -100,7 +100,7 @@ class Components:
         offline: never use a network.
 
     Attributes:
-        source, device, progress: as given.
+        source, device, progress, offline: as given.
         embeddings: as given, or one that never holds anything.
         dtype: the transformer's.
         environment: what the numbers made here depend on.
@@ -131,7 +131,7 @@ class Components:
         self.free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb=6.0))  # until a job plans its own
         self.embeddings = embeddings or EmbeddingCache(None)
-        self._offline = offline
+        self.offline = offline
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
@@ -251,7 +251,7 @@ class Components:
 
     def _part(self, part: Part) -> Any:
         if part.name not in self._loaded:
-            folder = self.source.folder(part, offline=self._offline, on_progress=self.progress.downloading)
+            folder = self.source.folder(part, offline=self.offline, on_progress=self.progress.downloading)
             self.source.require_unchanged(part, folder, partial(self.progress.loading, _checking(part)))
             logger.info("Loading %s", part.title)
             self._loaded[part.name] = self._load(part, folder)
