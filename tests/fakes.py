@@ -63,7 +63,7 @@ FULL = GOOD | {
     "height": 192,
     "fit": "blur",
     "focus": "0.25,1",
-    "start": "text",
+    "start": "photo",
     "start_colour": "#ffffff",
     "frame_seed": "3",
 }

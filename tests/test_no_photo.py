@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -36,11 +37,15 @@ class FakeProgram:
 
     defaults = GenerationRequest(resolution=128, steps=4)
     note = ""
+    source = SimpleNamespace(title="tiny", check=lambda *_, **__: None)
 
     def __init__(self, config, variant):
         self.config, self.variant, self.outputs = config, variant, Path("outputs").resolve()
-        self.store = JobStore(self.outputs / "jobs")
+        self.store, self.count = JobStore(self.outputs / "jobs"), 0
         self.made.append(self)
+
+    def fault(self):
+        return ""
 
     def prepare(self):
         self.outputs.mkdir(exist_ok=True)
@@ -48,6 +53,7 @@ class FakeProgram:
     def generate(self, inputs, name, *, check, report):
         self.inputs = inputs
         path = self.outputs / f"{name}.{'png' if inputs.request.frame else 'mp4'}"
+        self.count += 1
         yield StageStarted("start", "Making")
         if inputs.request.start != "photo":
             yield StartMade(self.outputs / f"{name}.png", b"")
@@ -187,6 +193,17 @@ def test_a_start_for_all_rows(program):
     assert (job.problem, job.request.start) == ("", "text")
 
 
+def test_a_list_without_photos_is_made_once(program, capsys):
+    Path("jobs.csv").write_text("prompt,frame\nA fox,\nA fox,true\n")
+    for count in (2, 0):
+        assert program.main("batch", "jobs.csv", "--start", "text", "--seed", "1") == 0, capsys.readouterr()
+        assert program.made[-1].count == count
+    made = sorted(path.suffix for path in Path("outputs").glob("text_*"))
+    assert made == [".mp4", ".png"]
+    report = json.loads(Path("outputs/batch_jobs.json").read_text())
+    assert [job["photo"] for job in report["jobs"]] == [None, None]
+
+
 def test_a_photo_has_the_name_that_it_had_without_a_start_for_the_others(program):
     photo = Path("photos/a.png")
     photo.parent.mkdir()
@@ -223,7 +240,7 @@ def test_the_button_puts_a_new_picture_into_the_photos_field(page):
     handlers, ann = NoPhotoHandlers(ORIGINAL, manager, client_jobs), new_client_id()
     seeds = set()
     for _ in range(2):
-        message, job_id, timer = handlers.make(ann, **FULL)
+        message, job_id, timer = handlers.make(ann, **FULL | {"start": "colour"})
         assert (message, timer.active) == ("", True)
         wait_for(lambda job_id=job_id: manager.snapshot(job_id).ended)
         photo, waited_for, timer, fault = handlers.look(ann, job_id)
@@ -253,7 +270,7 @@ def test_start_without_a_photo(page):
     run, manager, client_jobs = page
     handlers, ann = PageHandlers(ORIGINAL, manager, client_jobs), new_client_id()
     assert "Add a photo first" in handlers.start(ann, "", None, **GOOD)[0]
-    assert handlers.start(ann, "", None, **FULL | {"landing": 1})[0] == ""
+    assert handlers.start(ann, "", None, **FULL | {"start": "text"})[0] == ""
     wait_for(lambda: run.jobs)
     assert (run.jobs[0].request.start, run.jobs[0].request.frame_seed) == ("text", 3)
     assert run.jobs[0].inputs.pictures == {}
@@ -262,7 +279,7 @@ def test_start_without_a_photo(page):
 def test_scripts(page):
     run, manager, _ = page
     api = ApiHandlers(ORIGINAL, manager)
-    assert all(answer["is_valid"] for answer in api.check_generate(None, **FULL))
+    assert all(answer["is_valid"] for answer in api.check_generate(None, **FULL | {"start": "text"}))
     assert not api.check_generate(None, **GOOD)[0]["is_valid"]
     assert all(answer["is_valid"] for answer in api.check_frame(None, **GOOD, **FRAME_SETTINGS))
     faults = api.check_frame(None, **GOOD, **FRAME_SETTINGS | {"frame_time": 0})

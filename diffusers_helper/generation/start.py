@@ -21,8 +21,6 @@ from diffusers_helper.core.events import (
     Event,
     Finished,
     Note,
-    SectionDone,
-    SectionSampled,
     StageStarted,
     StartMade,
     StepDone,
@@ -118,7 +116,7 @@ def with_start(
         kept: gives the picture of an earlier run of this very video.
         keep: keeps it for a later one.
 
-    Yields StageStarted, Note and StartMade.
+    Yields StageStarted and StartMade, and a Note where its file cannot carry the settings.
     """
     if START in inputs.pictures:
         return inputs
@@ -162,7 +160,10 @@ def generate_frame(inputs: JobInputs, maker: PictureMaker, output: Path) -> Gene
 
 
 def _told(events: Generator[Event, None, Picture]) -> Generator[Event, None, Picture]:
-    """Pass on what is told of a start picture; its steps are a stage, so that they count as none of the video's."""
+    """Pass on what is told of a start picture; its steps are a stage, so that they count as none of the video's.
+
+    Its notes are the video's, which come with that.
+    """
     while True:
         try:
             event = next(events)
@@ -174,7 +175,7 @@ def _told(events: Generator[Event, None, Picture]) -> Generator[Event, None, Pic
                 "start",
                 Message("Making the first picture: step {step} of {steps}", step=event.step, steps=event.steps),
             )
-        elif not isinstance(event, SectionSampled | SectionDone) and getattr(event, "stage", "") not in _OF_SECTIONS:
+        elif isinstance(event, StageStarted) and event.stage not in _OF_SECTIONS:
             yield event
 
 

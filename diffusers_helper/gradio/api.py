@@ -9,6 +9,8 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.inputs import (
+    CALL,
+    FRAME_SETTINGS,
     begins_without,
     file_value,
     read_inputs,
@@ -42,17 +44,18 @@ class ApiHandlers:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
         none = image is None and begins_without(settings.get("start"))
         photo_fault = "" if none else self._photo_fault(image, request)
-        faults = [photo_fault, *setting_faults(settings).values(), self._end_fault(end_photo, request)]
-        return [_answer(fault) for fault in faults]
+        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        return [_answer(faults[name]) for name in CALL if name in faults]
 
     def check_frame(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """Validate every input of `frame` on its own."""
+        alone = setting_faults({name: settings.pop(name) for name in FRAME_SETTINGS})
         photo_fault = "" if image is None else self._photo_fault(image, request)
-        alone = {name: settings.pop(name) for name in ("frame_time", "frame_slots")}
-        faults = [photo_fault, *setting_faults(settings).values(), self._end_fault(end_photo, request)]
-        return [_answer(fault) for fault in (*faults, *setting_faults(alone).values())]
+        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        in_order = [faults[name] for name in CALL if name in faults]
+        return [_answer(fault) for fault in (*in_order, *alone.values())]
 
     def frame(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any

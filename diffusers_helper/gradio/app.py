@@ -26,7 +26,7 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
-from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo
@@ -244,8 +244,8 @@ def _connect_hints(
 
 def _frame_settings() -> dict[str, Any]:
     """Settings of single pictures that only scripts have."""
-    slots = gr.CheckboxGroup(list(SLOTS), value=list(SLOTS), visible=False, label="frame_slots")
-    return {"frame_time": gr.Number(FRAME_TIME, visible=False, label="frame_time"), "frame_slots": slots}
+    slots = gr.CheckboxGroup(list(SLOTS), value=list(SLOTS), visible=False)
+    return dict(zip(FRAME_SETTINGS, (gr.Number(FRAME_TIME, visible=False), slots), strict=True))
 
 
 def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
@@ -253,6 +253,7 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
     shared = {**RAW, "concurrency_limit": None}
+    inputs = {name: inputs[name] for name in CALL}
     gr.on(
         [],
         api.generate,

@@ -32,7 +32,7 @@ from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
-SETTINGS = (
+_SETTINGS = (
     "prompt",
     "negative_prompt",
     "seconds",
@@ -55,14 +55,16 @@ SETTINGS = (
     "height",
     "fit",
     "focus",
-    "start",
-    "start_colour",
-    "frame_seed",
 )
-"""The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
-variant belongs to the page."""
+_LATER = ("start", "start_colour", "frame_seed")
+SETTINGS = (*_SETTINGS, *_LATER)
+"""The fields of a request that a user sets here; the variant belongs to the page."""
+CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
+"""What a script's call has, in its order, so that what is new comes last."""
 _TEXTS = (*SIDES, "frame_seed")
 """Numbers that may be none, and so are texts in their controls."""
+FRAME_SETTINGS = ("frame_time", "frame_slots")
+"""Fields of a request for a single picture, which come after all others in a script's call."""
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
