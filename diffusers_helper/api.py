@@ -36,6 +36,7 @@ from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
     from PIL.Image import Image
 
     from diffusers_helper.app.program import Program
@@ -137,28 +138,26 @@ class FramePack:
 
     def __call__(
         self,
-        photo: Picture,
+        photo: Picture | None,
         prompt: str | Sequence[tuple[float, str]] = "",
         *,
         end_photo: Picture | None = None,
         key_photos: Mapping[float, Picture] | None = None,
         **settings: Any,
     ) -> Video:
-        """Make a video of `photo` (see `media.photo.open_photo`); takes and raises the same as `stream`."""
+        """Make a video of `photo` (see `media.photo.open_photo`); takes and raises the same as `stream`.
+
+        None is for no photo: `start="text"` begins with a picture of the prompt, `start="colour"` with a blank one.
+        """
         inputs = self._inputs(photo, prompt, end_photo, key_photos or {}, settings)
         request = inputs.request
-        notes, finished = [], None
-        with closing(self._events(inputs)) as events:
-            for event in events:
-                if isinstance(event, Note):
-                    notes.append(event.text)
-                finished = event if isinstance(event, Finished) else finished
-        assert finished is not None, "a run ends with Finished or an exception"
+        notes: list[str] = []
+        finished = self._finished(self._events(inputs), notes)
         return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
 
     def stream(
         self,
-        photo: Picture,
+        photo: Picture | None,
         prompt: str | Sequence[tuple[float, str]] = "",
         *,
         end_photo: Picture | None = None,
@@ -174,6 +173,26 @@ class FramePack:
         """
         return self._events(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
 
+    def frame(
+        self,
+        prompt: str,
+        photo: Picture | None = None,
+        *,
+        second_photo: Picture | None = None,
+        **settings: Any,
+    ) -> PIL.Image.Image:
+        """Make a single picture: of the prompt, or of `photo`, maybe with a second one, as the prompt says.
+
+        `settings` are those of a video, such as `seed=7`, and `frame_time` and `frame_slots`; raises the same. The file
+        is in the folder of the results and carries the settings.
+        """
+        from PIL import Image
+
+        inputs = self._inputs(photo, prompt, second_photo, {}, settings | {"frame": True})
+        finished = self._finished(self._events(inputs), [])
+        with Image.open(finished.path) as file:
+            return file.convert("RGB")
+
     def request(self, prompt: str | Sequence[tuple[float, str]] = "", **settings: Any) -> GenerationRequest:
         """Return the request that a video of these settings has; raises SettingsError."""
         return GenerationRequest.from_fields(self.defaults.model_dump() | settings | {"prompt": prompt})
@@ -184,7 +203,7 @@ class FramePack:
 
     def _inputs(
         self,
-        photo: Picture,
+        photo: Picture | None,
         prompt: str | Sequence[tuple[float, str]],
         end_photo: Picture | None,
         key_photos: Mapping[float, Picture],
@@ -193,7 +212,9 @@ class FramePack:
         from diffusers_helper.media.inputs import JobInputs
         from diffusers_helper.media.photo import open_photo
 
-        pictures = {START: photo}
+        pictures: dict[str, Picture | None] = {}
+        if photo is not None:
+            pictures[START] = photo
         if end_photo is not None:
             pictures[END] = end_photo
         if key_photos:
@@ -201,9 +222,20 @@ class FramePack:
             pictures |= {key_name(i): key_photos[at] for i, at in enumerate(sorted(key_photos), start=1)}
         request = self._program.identified(self.request(prompt, **settings).with_seed())
         require_usable([Path(os.fspath(p)) for p in pictures.values() if isinstance(p, str | os.PathLike)])
-        inputs = JobInputs(request, {name: open_photo(picture) for name, picture in pictures.items()})
+        inputs = JobInputs.of(request, {name: open_photo(picture) for name, picture in pictures.items()})
         direct(request, pictures)  # pictures and times that do not fit are told at once
         return inputs
+
+    def _finished(self, events: Generator[Event, None, None], notes: list[str]) -> Finished:
+        """Consume `events`, collecting their `notes`."""
+        finished = None
+        with closing(events):
+            for event in events:
+                if isinstance(event, Note):
+                    notes.append(event.text)
+                finished = event if isinstance(event, Finished) else finished
+        assert finished is not None, "a run ends with Finished or an exception"
+        return finished
 
     def _events(self, inputs: JobInputs) -> Generator[Event, None, None]:
         return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)

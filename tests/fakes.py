@@ -63,6 +63,9 @@ FULL = GOOD | {
     "height": 192,
     "fit": "blur",
     "focus": "0.25,1",
+    "start": "photo",
+    "start_colour": "#ffffff",
+    "frame_seed": "3",
 }
 
 
@@ -91,7 +94,8 @@ class FakeRun:
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", Message("Reading the prompt"))
-        for note in (*job.inputs.start.notes, *self.notes):
+        start = job.inputs.pictures.get("start")
+        for note in (*(start.notes if start else ()), *self.notes):
             yield Note(note)
         for section in range(request.sections):
             place = {"number": section + 1, "sections": request.sections}

@@ -24,7 +24,7 @@ from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationReque
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
-from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
@@ -78,6 +78,12 @@ def generate(page, image, **changes):
     return call(page, "generate", image, *(GOOD | changes).values())
 
 
+def everything(image, end_photo=None, **changes):
+    """The values of a call with all that there is, in its order."""
+    sent = {"image": image, "end_photo": end_photo, **FULL, **changes}
+    return [sent[name] for name in CALL]
+
+
 def result(page, response):
     """What the endpoint returned once Gradio has run it."""
     assert response.status_code == 200, response.text
@@ -109,8 +115,14 @@ def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
-    assert names == {"/generate": ["image", *SETTINGS, "end_photo"], **{name: ["job_id"] for name in of_a_job}}
-    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant", "key_seconds"}  # no key pictures here
+    assert names == {
+        "/generate": [*CALL],
+        "/frame": [*CALL, *FRAME_SETTINGS],
+        **{name: ["job_id"] for name in of_a_job},
+    }
+    elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS}  # no key pictures here; /frame has its own
+    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
+    assert set(CALL) == {"image", "end_photo", *SETTINGS}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)
 
@@ -191,7 +203,7 @@ def test_a_good_setting_reaches_the_job(page, lion, changes, kept):
 
 
 def test_a_call_with_all_that_there_is_reaches_the_job(page, lion):
-    job = result(page, call(page, "generate", lion, *FULL.values(), lion))
+    job = result(page, call(page, "generate", *everything(lion, lion)))
     assert page.manager.wait(job, 20).state == "done"
     inputs = page.run.jobs[-1].inputs
     assert inputs.pictures.keys() == {"start", "end"}
@@ -221,13 +233,13 @@ def test_a_call_from_before_there_were_end_photos_means_what_it_meant(page, lion
     ],
 )
 def test_each_new_setting_is_checked_by_its_name(page, lion, changes, named):
-    found = faults(call(page, "generate", lion, *(FULL | changes).values(), None))
+    found = faults(call(page, "generate", *everything(lion, **changes)))
     assert found.keys() == named.keys()
     assert all(words in found[name] for name, words in named.items())
 
 
 def test_a_bad_end_photo_is_answered_with_its_name(page, lion):
-    found = faults(call(page, "generate", lion, *FULL.values(), upload(page, "last.png", b"<html>")))
+    found = faults(call(page, "generate", *everything(lion, upload(page, "last.png", b"<html>"))))
     assert list(found) == ["end_photo"]
     assert "last.png" in found["end_photo"]
 
@@ -283,7 +295,7 @@ def test_settings_that_do_not_exist_cannot_be_given(page, client, lion):
     with pytest.raises(TypeError, match="latent_window_size"):
         client.predict(handle_file(LION), latent_window_size=33, api_name="/generate")
     assert len(page.manager.jobs()) == before
-    job = result(page, call(page, "generate", lion, *FULL.values(), None, 33))
+    job = result(page, call(page, "generate", *everything(lion), 33))
     assert page.manager.snapshot(job).total_frames == 37
     assert call(page, "generate", lion, *list(GOOD.values())[:-1]).status_code == 400
 

@@ -160,6 +160,7 @@ STUDIO = (
 
 UNKNOWN_ELSEWHERE = (
     "preserved_memory_gb", "keep", "end_embedding", "landing", "shape", "width", "height", "fit", "focus",
+    "start", "start_colour", "frame_seed",
 )  # fmt: skip
 
 

@@ -168,13 +168,16 @@ class Program:
         report: Callable[[str], None],
         allow_env_change: bool = False,
     ) -> Generator[Event, None, None]:
-        """Make the video of the job `name`: its id, after the folder where its files go; see `generation.generate`.
+        """Make the video, or the single picture, of the job `name`: its id, after the folder where its files go.
+
+        See `generation.generate` and `generation.start`.
 
         What its files are called is decided when it first runs, and stays. A job of this id and request that was cut
         off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
         `report` gets sentences about what takes long inside one stage.
         """
         from diffusers_helper.generation import generate as generation
+        from diffusers_helper.generation import start
         from diffusers_helper.generation.checkpoint import Checkpoint
 
         self._check, self._tell = check, partial(_tell_job, report)
@@ -183,6 +186,12 @@ class Program:
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
         with self._running(name, inputs) as (folder, output):
+            maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
+            if request.frame:
+                yield from start.generate_frame(inputs, maker, output)
+                return
+            kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
+            inputs = yield from start.with_start(inputs, maker, output, kept, keep)
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, self.components.environment.of_video(*inputs.direction.plan.variants)
@@ -229,7 +238,7 @@ class Program:
         place, _, job_id = name.rpartition("/")
         output, reserved = self._output_of(job_id, inputs.request), False
         if not output:
-            names = stems(self._template, inputs.request, inputs.start.name, job_id)
+            names = stems(self._template, inputs.request, inputs.start_name, job_id)
             stem = reserve(self.outputs / place, names) if self._template else job_id
             output, reserved = f"{place}/{stem}" if place else stem, True
         try:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, clips, doctor
@@ -39,6 +39,9 @@ from diffusers_helper.service.places import file_permissions
 from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 
+if TYPE_CHECKING:
+    from diffusers_helper.media.recipe import Recipe
+
 
 def main(argv: Sequence[str] | None = None, program: OpenProgram = open_program) -> int:
     """Run the command that `argv` names, with what `program` opens; return the exit code."""
@@ -61,11 +64,11 @@ def _command(parsed: argparse.Namespace) -> int:
 
 
 def generate(parsed: argparse.Namespace) -> int:
-    """Make one video and write its path to stdout."""
-    if parsed.output is not None:
-        require_target(parsed.output)
+    """Make one video, or one picture, and write its path to stdout."""
     given, files = _given(parsed)
-    variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
+    asked = GenerationRequest.from_fields(given)  # what is wrong is told before anything is loaded
+    if parsed.output is not None:
+        require_target(parsed.output, ".png" if asked.frame else ".mp4")
 
     require_versions()
 
@@ -74,7 +77,7 @@ def generate(parsed: argparse.Namespace) -> int:
 
     t = language(parsed.config.language)
     pictures = {name: open_photo(file) for name, file in files.items()}
-    program = parsed.program(parsed.config, variant)
+    program = parsed.program(parsed.config, asked.variant)
     wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
     request = wanted.with_seed()
     if program.note:
@@ -84,7 +87,7 @@ def generate(parsed: argparse.Namespace) -> int:
     program.prepare()
     name = new_job_id()
     with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        inputs = JobInputs(request, pictures)
+        inputs = JobInputs.of(request, pictures)
         events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
         video = follow(events, check, bar, t)
     sys.stdout.write(f"{move_video(video, parsed.output)}\n")
@@ -109,22 +112,26 @@ def _at(text: str) -> tuple[float, Path]:
 def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that were given, those of `--recipe` included, and the pictures: files, or bytes of PNGs."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
-    pictures: dict[str, Any] = {START: parsed.photo, **_other_pictures(parsed)}
+    photo = _photo(parsed, given)
+    pictures: dict[str, Any] = ({} if photo is None else {START: photo}) | _other_pictures(parsed)
     if parsed.at:
         given["key_seconds"] = sorted(seconds for seconds, _ in parsed.at)
     if parsed.recipe is None:
-        if "prompt" not in given:
-            raise SettingsError(Message("Give a PHOTO and a PROMPT, or --recipe FILE."))
+        if "prompt" not in given or (photo is None and not _needs_no_photo(given)):
+            raise SettingsError(
+                Message("Give a PHOTO and a PROMPT, or --recipe FILE; with --text-start or --frame a PROMPT will do.")
+            )
         return given, pictures
 
     from diffusers_helper.media.recipe import read_recipe
 
     recipe = read_recipe(parsed.recipe)
-    if parsed.photo is None and not recipe.picture and not recipe.photo:
+    if photo is None and (shown := _photo_of(recipe, parsed.recipe)):
+        pictures[START] = shown
+    if START not in pictures and not _needs_no_photo(recipe.settings | given):
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
         )
-    pictures[START] = parsed.photo or recipe.photo or parsed.recipe
     more = {name: png for name, png in recipe.more.items() if name == END or not parsed.at}
     settings, notes = dict(recipe.settings), [*recipe.notes]
     lacking = set(recipe.names or ()) - more.keys() - pictures.keys()
@@ -137,13 +144,40 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings | given, more | pictures
 
 
+def _photo(parsed: argparse.Namespace, given: dict[str, Any]) -> Path | None:
+    """Return the photo that was given. Where none is needed, one text alone is the prompt, which `given` then has."""
+    if parsed.photo is not None and "prompt" not in given and parsed.recipe is None and _needs_no_photo(given):
+        given["prompt"] = parsed.photo
+        return None
+    if parsed.photo is not None and given.get("start", "photo") != "photo":
+        raise SettingsError(
+            Message("With a PHOTO there is no other start: leave out the PHOTO, or --start and what belongs to it.")
+        )
+    photo = None if parsed.photo is None else Path(parsed.photo)
+    require_usable([photo])
+    return photo
+
+
+def _needs_no_photo(settings: dict[str, Any]) -> bool:
+    return bool(settings.get("frame")) or settings.get("start", "photo") != "photo"
+
+
+def _photo_of(recipe: Recipe, file: Path) -> bytes | Path | None:
+    """Return the photo in the file of a recipe; a single picture, or a blank start, is what was made, and none."""
+    if recipe.settings.get("frame") or recipe.settings.get("start") == "colour":
+        return None
+    return recipe.photo or (file if recipe.picture else None)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./framepack", description="FramePack without its page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    make = commands.add_parser("generate", help="make one video", description="A photo and a prompt become a video.")
+    make = commands.add_parser(
+        "generate", help="make one video or picture", description="A photo and a prompt become a video."
+    )
     make.set_defaults(command=generate)
-    make.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="the first picture of the video")
+    make.add_argument("photo", metavar="PHOTO", nargs="?", help="the first picture of the video")
     make.add_argument("prompt", metavar="PROMPT", nargs="?", help="what should happen")
     make.add_argument(
         "--recipe",
@@ -160,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a picture that the video reaches then; may be given several times",
     )
-    make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
+    make.add_argument("-o", "--output", metavar="FILE", type=Path, help="where the video (.mp4) or picture (.png) goes")
     add_settings(make)
     make.set_defaults(variant=None)  # so that the recipe's counts
     options.add_options(make)

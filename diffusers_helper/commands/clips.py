@@ -25,7 +25,10 @@ from diffusers_helper.service.versions import require_versions
 if TYPE_CHECKING:
     from diffusers_helper.generation.clips import ClipTask
 
-_OF_PHOTOS = ("end_strength", "end_embedding", "shape", "width", "height", "fit", "focus", "keep")
+_OF_PHOTOS = (
+    *("end_strength", "end_embedding", "shape", "width", "height", "fit", "focus", "keep"),
+    *("start", "start_colour", "frame", "frame_seed", "frame_time", "frame_slots"),
+)
 """Settings without a meaning here: size and shape are the video's own, and nothing is kept beside the result."""
 
 

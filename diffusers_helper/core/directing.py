@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
+from diffusers_helper.core.blank import without_blank
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.frame import frame_plan
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, FPS, LATENT_WINDOW, START, VideoPlan
 from diffusers_helper.core.planning import plan_score
@@ -68,13 +70,28 @@ def key_name(number: int) -> str:
 
 def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> Direction:
     """Plan the video of `request` with the pictures of these names; raises SettingsError for what cannot be."""
+    if request.frame:
+        return _direct_frame(request, pictures)
     keys = [key_name(number) for number in range(1, len(request.key_seconds) + 1)]
     if missing := [name for name in keys if name not in pictures]:
         raise SettingsError(Message("There is a time for a key picture, but no picture: {names}.", names=missing))
     borders = [0, *_key_sections(request), request.sections]
     stretches = [Stretch(b - a, name) for name, (a, b) in zip((START, *keys), pairwise(borders), strict=True)]
     plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
+    if request.start == "colour":
+        plan = without_blank(plan)
     return _directed(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
+
+
+def _direct_frame(request: GenerationRequest, pictures: Collection[str]) -> Direction:
+    """Plan a single frame, which looks at its control picture, START; without one that is a grey picture."""
+    if request.key_seconds:
+        raise SettingsError(Message("A single picture has no key pictures: leave out their times, or make a video."))
+    if END in pictures and START not in pictures:
+        raise SettingsError(Message("A second control picture needs a first one: give a photo, too."))
+    plan = frame_plan(request.frame_time, second=END in pictures, slots=request.frame_slots)
+    prompt, negative = (timed[0][1] for timed in (request.timed_prompts, request.timed_negative_prompts))
+    return _directed(plan, [Cue(Blend(prompt, prompt), Blend(negative, negative), Blend(START, START))])
 
 
 def direct_clip(request: GenerationRequest, score: Score, picture: str) -> Direction:

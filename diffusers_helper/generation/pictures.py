@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from diffusers_helper.core.buckets import video_size
@@ -55,8 +54,8 @@ def prepared(inputs: JobInputs, recipe: str) -> Pictures:
     image = inputs.start.image
     height, width = video_size(inputs.request, (image.height, image.width))
     named = {name: _fitted(photo, height, width, inputs.request) for name, photo in inputs.pictures.items()}
-    start = _png(named[START], png_comment(recipe) if recipe else None)
-    return Pictures(named, start, tuple(_png(picture) for name, picture in named.items() if name != START))
+    more = tuple(png_of(picture) for name, picture in named.items() if name != START)
+    return Pictures(named, png_of(named[START], recipe), more)
 
 
 def pixels_of(picture: Picture) -> Tensor:
@@ -64,9 +63,10 @@ def pixels_of(picture: Picture) -> Tensor:
     return (torch.from_numpy(picture).float() / 127.5 - 1).permute(2, 0, 1)[None, :, None]
 
 
-def _png(picture: Picture, info: PngInfo | None = None) -> bytes:
+def png_of(picture: Picture, recipe: str = "") -> bytes:
+    """Return a picture as a file that says with which settings it was used."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
+    Image.fromarray(picture).save(file, format="PNG", pnginfo=png_comment(recipe) if recipe else None)
     return file.getvalue()
 
 

@@ -29,7 +29,7 @@ def keep_beside(
     """Keep picture and request. Where there is too little room a new video is refused; one that goes on waits."""
     height, width = pictures.size
     need = _bytes_needed(request, sections_kept, height * width)
-    keep = partial(_keep, request, output, pictures.png, need)
+    keep = partial(write_beside, request, output, pictures.png, need)
     if sections_kept:
         yield from retry_when_disk_full(keep, output.parent, need, check)
     else:
@@ -43,8 +43,14 @@ def remove_unwanted(output: Path, request: GenerationRequest) -> None:
             output.with_name(f"{output.name}.{ending}").unlink(missing_ok=True)
 
 
-def _keep(request: GenerationRequest, output: Path, png: bytes, need: int) -> None:
-    """Write the picture and the request beside the video that is to come, if there is room for all of it."""
+def remove_recipe(output: Path, request: GenerationRequest) -> None:
+    """Remove the settings beside a single frame unless the request keeps them."""
+    if "recipe" not in request.keep:
+        output.with_name(f"{output.name}.json").unlink(missing_ok=True)
+
+
+def write_beside(request: GenerationRequest, output: Path, png: bytes, need: int) -> None:
+    """Write the picture and the request beside what is to come. Raises OutputError, also for less room than `need`."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, need)

@@ -8,7 +8,16 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio.inputs import file_value, read_inputs, read_photo, read_request, setting_faults
+from diffusers_helper.gradio.inputs import (
+    CALL,
+    FRAME_SETTINGS,
+    begins_without,
+    file_value,
+    read_inputs,
+    read_photo,
+    read_request,
+    setting_faults,
+)
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
@@ -33,9 +42,26 @@ class ApiHandlers:
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
-        end_fault = "" if end_photo is None else self._photo_fault(end_photo, request)
-        faults = [self._photo_fault(image, request), *setting_faults(settings).values(), end_fault]
-        return [_answer(fault) for fault in faults]
+        none = image is None and begins_without(settings.get("start"))
+        photo_fault = "" if none else self._photo_fault(image, request)
+        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        return [_answer(faults[name]) for name in CALL if name in faults]
+
+    def check_frame(
+        self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
+    ) -> list[dict[str, Any]]:
+        """Validate every input of `frame` on its own."""
+        alone = setting_faults({name: settings.pop(name) for name in FRAME_SETTINGS})
+        photo_fault = "" if image is None else self._photo_fault(image, request)
+        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        in_order = [faults[name] for name in CALL if name in faults]
+        return [_answer(fault) for fault in (*in_order, *alone.values())]
+
+    def frame(
+        self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
+    ) -> str:
+        """Start a single picture, of the prompt or of the photos as control pictures, and return its job id."""
+        return self.generate(image, request, end_photo=end_photo, frame=True, **settings)
 
     def generate(
         self,
@@ -86,7 +112,7 @@ class ApiHandlers:
         return self._manager.snapshot(job_id).to_dict()
 
     def snapshot(self, job_id: str, request: gr.Request | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return how far a job is and, once it has ended, the video it made; None until then or if there is none."""
+        """Return how far a job is and, once it has ended, the file it made; None until then or if there is none."""
         try:
             job = self._own(job_id, request)
         except UnknownJobError as error:
@@ -99,6 +125,9 @@ class ApiHandlers:
         except FramePackError as error:
             return str(error)
         return ""
+
+    def _end_fault(self, end_photo: object, request: gr.Request | None) -> str:
+        return "" if end_photo is None else self._photo_fault(end_photo, request)
 
     def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
         """Return the job; raises UnknownJobError, for another user's, too."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.frame import FRAME_TIME, SLOTS
 from diffusers_helper.core.messages import ENGLISH, Language, language
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
@@ -25,9 +26,10 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
-from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
+from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
@@ -110,7 +112,7 @@ def build_app(
             lay_out_loading(status.preload, t)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
-                form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
+                form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS, model.start_from)
             with gr.Column(elem_id="result"):
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
@@ -123,6 +125,7 @@ def build_app(
             "prompt": form.prompt,
             "seconds": form.seconds,
             "blend": form.blend,
+            **form.no_photo.named,
             **form.end_photo.named,
             **options.named,
         }
@@ -140,6 +143,8 @@ def build_app(
         recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
         _connect_jobs(app, page, form, inputs, browser, result)
+        pictures = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
+        connect_no_photo(form.no_photo, pictures, browser.client_id, inputs, lambda shown: shown.then(**keep))
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
         _connect_api(ApiHandlers(variant, manager, photos), inputs)
@@ -250,11 +255,18 @@ def _connect_hints(
     )
 
 
+def _frame_settings() -> dict[str, Any]:
+    """Settings of single pictures that only scripts have."""
+    slots = gr.CheckboxGroup(list(SLOTS), value=list(SLOTS), visible=False)
+    return dict(zip(FRAME_SETTINGS, (gr.Number(FRAME_TIME, visible=False), slots), strict=True))
+
+
 def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
     shared = {**RAW, "concurrency_limit": None}
+    inputs = {name: inputs[name] for name in CALL}
     gr.on(
         [],
         api.generate,
@@ -262,6 +274,15 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
         outputs=job_id,
         validator=api.check_generate,
         api_name="generate",
+        **shared,
+    )
+    gr.on(
+        [],
+        api.frame,
+        inputs_kwargs={**inputs, **_frame_settings()},
+        outputs=job_id,
+        validator=api.check_frame,
+        api_name="frame",
         **shared,
     )
     for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):

@@ -30,6 +30,7 @@ class ModelCard:
         note: a sentence that a user must see; empty for none.
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here; None where nobody knows.
+        start_from: the text-to-image model that makes first pictures; empty for none.
     """
 
     variant: Variant
@@ -37,6 +38,7 @@ class ModelCard:
     note: str = ""
     camera_only: bool = False
     estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
+    start_from: str = ""
 
 
 @dataclass(frozen=True)

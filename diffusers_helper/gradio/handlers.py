@@ -97,7 +97,7 @@ class PageHandlers:
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
-            if self._asked.again(str(whose), (image, end_photo), wanted, self._client_jobs.job(whose)):
+            if self._asked.again(str(whose), (image, end_photo), inputs.request, self._client_jobs.job(whose)):
                 return [view.same_again(self._t), *self.tick(client_id, seen, request)]
             self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
             self._asked.note(str(whose), (image, end_photo), self._client_jobs.job(whose))
@@ -142,7 +142,7 @@ class PageHandlers:
         busy = self._client_jobs.busy(client_id)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
-        video = job.video if job else None
+        video = job.video if job and not view.is_picture(job) else None
         return [
             view.progress(job, t, time.time()),
             view.stage(job, t),

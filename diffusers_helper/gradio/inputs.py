@@ -32,7 +32,7 @@ from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
-SETTINGS = (
+_SETTINGS = (
     "prompt",
     "negative_prompt",
     "seconds",
@@ -56,8 +56,15 @@ SETTINGS = (
     "fit",
     "focus",
 )
-"""The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
-variant belongs to the page."""
+_LATER = ("start", "start_colour", "frame_seed")
+SETTINGS = (*_SETTINGS, *_LATER)
+"""The fields of a request that a user sets here; the variant belongs to the page."""
+CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
+"""What a script's call has, in its order, so that what is new comes last."""
+_TEXTS = (*SIDES, "frame_seed")
+"""Numbers that may be none, and so are texts in their controls."""
+FRAME_SETTINGS = ("frame_time", "frame_slots")
+"""Fields of a request for a single picture, which come after all others in a script's call."""
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -107,10 +114,10 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
 
 
 def control_value(name: str, value: Any) -> Any:
-    """Return a setting as its control has it: a point and sides as texts, everything else as it is."""
+    """Return a setting as its control has it: a point, and numbers that may be none, as texts; all else as it is."""
     if name == "focus":
         return ",".join(str(share) for share in value)
-    if name in SIDES:
+    if name in _TEXTS:
         return "" if value is None else str(value)
     return value
 
@@ -133,9 +140,18 @@ def read_inputs(
     photos: PhotoReader,
     visitor: gr.Request | None = None,
 ) -> JobInputs:
-    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo."""
-    pictures = {START: read_photo(image, photos, visitor)}
-    return JobInputs(request, pictures | read_end_photo(end_photo, photos, visitor))
+    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo.
+
+    A photo comes before whatever else the request would begin with.
+    """
+    none = image is None and begins_without(request.start, frame=request.frame)
+    pictures = {} if none else {START: read_photo(image, photos, visitor)}
+    return JobInputs.of(request, pictures | read_end_photo(end_photo, photos, visitor))
+
+
+def begins_without(start: object, *, frame: bool = False) -> bool:
+    """Tell whether no photo is needed, by the setting of that name."""
+    return frame or start not in (None, "photo")
 
 
 def read_end_photo(end_photo: object, photos: PhotoReader, visitor: gr.Request | None = None) -> dict[str, Photo]:

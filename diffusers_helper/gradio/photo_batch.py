@@ -165,7 +165,7 @@ class PhotoBatchHandlers:
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
-            inputs = JobInputs(wanted, {START: photo, **end})
+            inputs = JobInputs.of(wanted, {START: photo, **end})
             self._manager.submit(inputs, owner=owner_of(request), client_id=client_id, batch=True)
         except PhotosBusyError:
             raise

@@ -58,11 +58,14 @@ class RecipeHandlers:
             del settings["resolution"]
         controls = [control_value(name, settings[name]) if name in settings else gr.skip() for name in SETTINGS]
         told = self._told(recipe, [text for text in (missing, no_end) if text])
-        return [told, file_value(photo) if photo else gr.skip(), *controls, end_photo]
+        cleared = None if settings.get("start") == "colour" else gr.skip()
+        return [told, file_value(photo) if photo else cleared, *controls, end_photo]
 
     @staticmethod
     def _photo(recipe: Recipe, path: Path, request: gr.Request | None) -> tuple[Path | None, str]:
         """Return the photo of `recipe`, which is the file at `path` or in it, or else why there is none."""
+        if recipe.settings.get("start") == "colour":
+            return None, ""  # the picture is blank, and no photo
         if recipe.picture:
             return path, ""
         try:

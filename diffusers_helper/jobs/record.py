@@ -90,7 +90,7 @@ class JobRecord:
         client_id: the browser that started it, as the page knows browsers; empty for the command line and scripts.
         output: the results' path without ending, from the folder of results; empty until it has run.
         models: the option that chose the models; empty for the usual ones.
-        pictures: its pictures, by what each is for; see `JobInputs`.
+        pictures: its pictures, by what each is for; see `JobInputs`. A start picture that is to be made is none yet.
         error: why it failed.
         batch: it was queued together with others.
         order: its place in the queue; smaller numbers run first.
@@ -141,6 +141,8 @@ class JobRecord:
         if wrong := [each.name for each in fields(cls) if each.name != "request" and not _is_right(each, known)]:
             raise ValueError(", ".join(wrong))
         pictures = known.pop("pictures")
+        if request.start == "photo" and not request.frame and START not in pictures:
+            raise ValueError("pictures")
         kept = {use: PictureRecord(about["name"], tuple(about["notes"])) for use, about in pictures.items()}
         return cls(request=request, pictures=kept, **known)
 
@@ -170,7 +172,7 @@ def _is_right(each: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one 
     value = known[each.name]
     match each.name:
         case "pictures":
-            return isinstance(value, dict) and START in value and all(map(_is_picture, value, value.values()))
+            return isinstance(value, dict) and all(map(_is_picture, value, value.values()))
         case "id":
             return isinstance(value, str) and is_id(value)
         case "state":

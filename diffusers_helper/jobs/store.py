@@ -28,6 +28,7 @@ from diffusers_helper.core.errors import (
 )
 from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
 from diffusers_helper.jobs.locks import JobLocks
@@ -123,7 +124,7 @@ class JobStore:
     def video_of(self, record: JobRecord) -> Path:
         """Return the file of a job that is done."""
         stem = self.results_of(record)
-        return stem.with_name(f"{stem.name}.mp4")
+        return stem.with_name(f"{stem.name}.{'png' if record.request.frame else 'mp4'}")
 
     def record(self, job_id: str) -> JobRecord:
         """Return a job; raises UnknownJobError if there is none or, as an UnusableJobError, it cannot be read."""
@@ -152,6 +153,24 @@ class JobStore:
             for use, about in record.pictures.items()
         }
         return JobInputs(record.request, pictures)
+
+    def start_of(self, job_id: str) -> Photo | None:
+        """Return the start picture that was made for a job; None if there is none, or none that can be used."""
+        try:
+            return self.inputs(job_id).pictures.get(START)
+        except UnknownJobError as error:
+            logger.warning("%s", error)
+            return None
+
+    def keep_start(self, job_id: str, photo: Photo) -> None:
+        """Keep the start picture that was made for a job which this process holds. Raises OutputError."""
+        file = self.path(job_id) / picture_file(START)
+        try:
+            write_picture(photo.image, file)
+            record = self.record(job_id)
+            self._write(replace(record, pictures={**picture_records({START: photo}), **record.pictures}))
+        except OSError as error:
+            raise output_error(file, error) from error
 
     def update(self, job_id: str, **changes: Any) -> JobRecord:
         """Change fields of a job that this process holds, and return it. Raises UnknownJobError and OutputError.

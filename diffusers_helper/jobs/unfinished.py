@@ -10,6 +10,7 @@ from typing import Any
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.kept_photo import thumbnail
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
@@ -121,7 +122,8 @@ class StoredJobs(KeptJobs):
 
     def _thumbnail(self, job_id: str) -> str:
         try:
-            return thumbnail(self._store.inputs(job_id).start.image)
+            start = self._store.inputs(job_id).pictures.get(START)
+            return thumbnail(start.image) if start else ""
         except UnknownJobError:
             return ""
 

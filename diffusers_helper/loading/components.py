@@ -106,7 +106,7 @@ class Components:
         offline: never use a network.
 
     Attributes:
-        source, device, progress: as given.
+        source, device, progress, offline: as given.
         embeddings: as given, or one that never holds anything.
         loras: finds LoRA files; by their paths alone until somebody gives it folders.
         dtype: the transformer's.
@@ -140,7 +140,7 @@ class Components:
         self.embeddings = embeddings or EmbeddingCache(None)
         self.loras = LoraFiles()
         self._adapting = Adapting(self.device)
-        self._offline = offline
+        self.offline = offline
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
@@ -290,7 +290,7 @@ class Components:
         return self._loaded[part.name]
 
     def _folder(self, part: Part) -> Path:
-        return self.source.folder(part, offline=self._offline, on_progress=self.progress.downloading)
+        return self.source.folder(part, offline=self.offline, on_progress=self.progress.downloading)
 
     def _load(self, part: Part, folder: Path) -> Any:
         is_transformer = part.is_transformer

@@ -2,9 +2,9 @@
 
 A video carries its pictures besides, the start picture as the very PNG that lies beside it, so that it alone restores
 everything. The comment is one JSON object: `framepack_recipe`, the version of its form, `framepack_pictures`, the
-names of the pictures if there is more than the first, and every field of the request. exiftool, ffprobe and file
-managers show it. A file from somewhere else is read with care: of what it holds only valid settings
-are taken, and everything else is told or ignored.
+names of the pictures unless it is the first of a video alone, and every field of the request. exiftool, ffprobe and
+file managers show it. A file from somewhere else is read with care: of what it holds only valid settings are taken, and
+everything else is told or ignored.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ class Recipe:
 
 def recipe_of(request: GenerationRequest, pictures: Collection[str] = (START,)) -> str:
     """Return the text that files of `request` carry, made from pictures of these names."""
-    more = [name for name in pictures if name != START]
-    names = {_NAMES: [START, *more]} if more else {}
+    names = {_NAMES: sorted(pictures, key=lambda name: name != START)} if request.frame or len(pictures) > 1 else {}
     loras = {"loras": [lora.without_folder().model_dump() for lora in request.loras]}  # no paths of this computer
     return json.dumps({_MARK: VERSION, **names, **request.model_dump(), **loras}, ensure_ascii=False)
 
@@ -150,10 +149,14 @@ def _photos_in(video: BinaryIO) -> list[bytes]:
 
 
 def _names_in(found: dict[str, Any]) -> tuple[str, ...] | None:
-    """Take the pictures' names out of what a file says; of our own files those without any have the first alone."""
+    """Take the pictures' names out of what a file says; of our own files those without any have the first alone.
+
+    A single picture of a text has none.
+    """
     names = found.pop(_NAMES, [START] if found.get(_MARK) == VERSION else None)
-    good = isinstance(names, list) and len(names) <= MAX_KEYS + 2 and all(isinstance(name, str) for name in names)
-    return tuple(names) if good and names[:1] == [START] else None
+    if not isinstance(names, list) or len(names) > MAX_KEYS + 2 or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) if names[:1] == [START] or (found.get("frame") is True and not names) else None
 
 
 def _json(file: BinaryIO) -> str:

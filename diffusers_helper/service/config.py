@@ -116,6 +116,13 @@ class RuntimeConfig(BaseSettings):
     )
     attention: str = _setting("auto", "machine", "auto, cudnn, sdpa, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
+    start_from: str | None = _setting(
+        None,
+        "machine",
+        "a text-to-image model that makes the first picture of a video without a photo: a folder or a repository, as "
+        "diffusers has them",
+        "MODEL",
+    )
     outputs: Folder | None = _setting(None, "machine", "where results go", "DIR")
     cache: Folder | None = _setting(None, "machine", "where work that can be done again is kept", "DIR")
     data: Folder | None = _setting(
