@@ -30,6 +30,11 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ValueError whose text says what is wrong, to follow the file's name, and OSError.
     """
+    return read_header_and_metadata(path)[0]
+
+
+def read_header_and_metadata(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The header as `read_header` has it, and what the file's maker wrote about it; raises as `read_header`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -47,13 +52,13 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(Message("is not a safetensors file")) from None
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise ValueError(Message("is not a safetensors file"))
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
     whole = 8 + length + _data_bytes(header)
     if size < whole:
         raise ValueError(Message("is cut short: it has {size} of {whole} bytes", size=size, whole=whole))
     if size > whole:
         raise ValueError(Message("is damaged: it has {size} bytes instead of {whole}", size=size, whole=whole))
-    return header
+    return header, {name: text for name, text in metadata.items() if isinstance(text, str)}
 
 
 def _data_bytes(header: dict[str, Any]) -> int:
