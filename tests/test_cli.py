@@ -182,7 +182,7 @@ def test_a_random_seed_is_told(program, given, capsys):
 
 
 def test_every_setting_of_a_request_has_an_option(program):
-    others = {"prompt", "variant", "teacache", "key_seconds"}
+    others = {"prompt", "variant", "teacache", "key_seconds", "loras"}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]

@@ -72,6 +72,14 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
     parser.add_argument(
         "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
     )
+    parser.add_argument(
+        "--lora",
+        dest="loras",
+        metavar="FILE=WEIGHT",
+        action="append",
+        default=argparse.SUPPRESS,
+        help='a LoRA file and its weight, as often as there are files; over time: FILE="[0s-2.4s: 0.2] [2.4s-: 1]"',
+    )
 
 
 def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.loras import MAX_LORAS, Lora, lora_list
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
 from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts, written
@@ -114,6 +115,7 @@ class GenerationRequest(BaseModel):
         focus: the point of a picture, as parts of its width and height, that stays in sight when it is cropped.
         keep: what stays beside the finished video: the photo as the models saw it, the settings, the latents (and with
             them all that it takes to make the video longer).
+        loras: LoRA files that change the transformer, and their weights; see `core.loras`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -142,6 +144,7 @@ class GenerationRequest(BaseModel):
     fit: Literal["crop", "blur"] = "crop"
     focus: Annotated[tuple[Share, Share], BeforeValidator(_words)] = (0.5, 0.5)
     keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(lora_list), Field(max_length=MAX_LORAS)] = ()
 
     @model_validator(mode="after")
     def _both_sides(self) -> GenerationRequest:
@@ -218,7 +221,19 @@ class GenerationRequest(BaseModel):
 
 
 _CAME_LATER = frozenset(
-    ("blend", "key_seconds", "end_strength", "end_embedding", "landing", "shape", "width", "height", "fit", "focus")
+    (
+        "blend",
+        "key_seconds",
+        "end_strength",
+        "end_embedding",
+        "landing",
+        "shape",
+        "width",
+        "height",
+        "fit",
+        "focus",
+        "loras",
+    )
 )
 _USUAL = GenerationRequest().model_dump()
 _NAMES: dict[str, Message] = {
@@ -245,6 +260,7 @@ _NAMES: dict[str, Message] = {
         Message("height"),
         Message("fit"),
         Message("focus"),
+        Message("loras"),
     )
 }
 """What the fields are called in other languages; in English by the name that scripts use."""
