@@ -36,6 +36,7 @@ from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_templ
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
@@ -82,6 +83,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
+        loras: the LoRA files in the user's folders.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
 
@@ -103,6 +105,7 @@ class Program:
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
+        self.loras = LoraLibrary(folders.loras)
         self._variant = variant
         self._config = config
         with config.naming_source("name_template"):

@@ -8,11 +8,12 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio.inputs import file_value, read_inputs, read_photo, read_request, setting_faults
+from diffusers_helper.gradio.inputs import CALL, file_value, read_inputs, read_photo, read_request, setting_faults
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 
 class ApiHandlers:
@@ -22,20 +23,30 @@ class ApiHandlers:
         variant: which model the page is for.
         manager: runs the jobs.
         photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, photos: PhotoReader | None = None) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._photos = photos or PhotoReader()
+        self._library = library
 
     def check_generate(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
-        end_fault = "" if end_photo is None else self._photo_fault(end_photo, request)
-        faults = [self._photo_fault(image, request), *setting_faults(settings).values(), end_fault]
-        return [_answer(fault) for fault in faults]
+        faults = {"image": self._photo_fault(image, request), **setting_faults(settings)}
+        faults["end_photo"] = "" if end_photo is None else self._photo_fault(end_photo, request)
+        if not faults["loras"]:
+            faults["loras"] = self._lora_fault(settings["loras"])
+        return [_answer(faults[name]) for name in CALL]
 
     def generate(
         self,
@@ -47,7 +58,7 @@ class ApiHandlers:
     ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            wanted = read_request(self._variant.name, settings)
+            wanted = read_request(self._variant.name, settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:
@@ -96,6 +107,13 @@ class ApiHandlers:
     def _photo_fault(self, image: object, request: gr.Request | None) -> str:
         try:
             read_photo(image, self._photos, request)
+        except FramePackError as error:
+            return str(error)
+        return ""
+
+    def _lora_fault(self, loras: object) -> str:
+        try:
+            read_request(self._variant.name, {"loras": loras}, self._library)
         except FramePackError as error:
             return str(error)
         return ""

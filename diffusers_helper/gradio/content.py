@@ -12,6 +12,7 @@ from diffusers_helper.gradio.photo_batch import PhotoBatch
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -30,6 +31,7 @@ class ModelCard:
         note: a sentence that a user must see; empty for none.
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here; None where nobody knows.
+        loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
     variant: Variant
@@ -37,6 +39,7 @@ class ModelCard:
     note: str = ""
     camera_only: bool = False
     estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
+    loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
 
 
 @dataclass(frozen=True)

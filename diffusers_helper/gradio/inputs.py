@@ -31,6 +31,7 @@ from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 SETTINGS = (
     "prompt",
@@ -55,9 +56,12 @@ SETTINGS = (
     "height",
     "fit",
     "focus",
+    "loras",
 )
-"""The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
-variant belongs to the page."""
+"""The fields of a request that a user sets here; the variant belongs to the page."""
+_FIRST = ("image", *(name for name in SETTINGS if name != "loras"), "end_photo")
+CALL = (*_FIRST, "loras")
+"""The values of a script's call in their order: what is new comes last, or older scripts would mean something else."""
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -107,9 +111,11 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
 
 
 def control_value(name: str, value: Any) -> Any:
-    """Return a setting as its control has it: a point and sides as texts, everything else as it is."""
+    """Return a setting as its control has it: a point, sides and LoRA files as texts, everything else as it is."""
     if name == "focus":
         return ",".join(str(share) for share in value)
+    if name == "loras":
+        return "; ".join(lora.text for lora in value)
     if name in SIDES:
         return "" if value is None else str(value)
     return value
@@ -171,9 +177,17 @@ def _recipe_in(value: object, user: str) -> Recipe | None:
     return None
 
 
-def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:
-    """Validate the settings; raises SettingsError with a sentence for each field at fault."""
-    return GenerationRequest.from_fields({"variant": variant, **settings})
+def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:
+    """Validate the settings; raises SettingsError with a sentence for each field at fault.
+
+    LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
+    """
+    request = GenerationRequest.from_fields({"variant": variant, **settings})
+    if not request.loras:
+        return request
+    files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])
+    loras = [lora.model_copy(update={"name": file.name}) for lora, file in zip(request.loras, files, strict=True)]
+    return request.model_copy(update={"loras": tuple(loras)})
 
 
 def setting_fault(name: str, value: object) -> str:

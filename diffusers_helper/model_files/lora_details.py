@@ -19,6 +19,7 @@ from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import open_regular, parsed_json
+from diffusers_helper.core.loras import MAX_WEIGHT
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.text_files import decoded
 from diffusers_helper.model_files.headers import read_header_and_metadata
@@ -27,12 +28,10 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NOTES = (".json", ".civitai.info", ".metadata.json", ".txt")
 """What follows a file's stem in the names of the files about it, the first before the next."""
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
-WEIGHTS = ".safetensors"
 MAX_BESIDE = 1_000_000
 """Bytes of a file with notes; longer ones are passed over."""
 _MAX_TAGS_TEXT = 5_000_000
 _LINE, _TEXT, _WORDS, _TAGS = 200, 2000, 30, 8
-_MAX_WEIGHT = 10.0
 _RANK_AXIS = {".lora_down": 0, ".lora_A": 0, ".lora.down": 0, ".hada_w1_b": 0, ".lokr_w2_b": 0, ".lokr_w1_b": 0}
 """Which axis of a factor is the rank."""
 _FACTORS = re.compile(r"\.(lora_(down|up|A|B)|lora\.(down|up)|hada_w|lokr_w|diff(_b)?$)")
@@ -195,7 +194,7 @@ def _weight(source: Mapping[str, Any]) -> float | None:
     for name in ("preferred weight", "strength"):
         with suppress(TypeError, ValueError, OverflowError):
             weight = float(source.get(name, 0))
-            if 0 < abs(weight) <= _MAX_WEIGHT:
+            if 0 < abs(weight) <= MAX_WEIGHT:
                 return weight
     return None
 

@@ -19,8 +19,9 @@ from typing import TypeVar
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name, open_regular
+from diffusers_helper.core.loras import SUFFIX
 from diffusers_helper.core.messages import Message
-from diffusers_helper.model_files.lora_details import NOTES, PICKLES, PICTURES, WEIGHTS, LoraDetails, read_details
+from diffusers_helper.model_files.lora_details import NOTES, PICKLES, PICTURES, LoraDetails, read_details
 
 MAX_FILES = 10_000
 """LoRA files that are listed; those after them, and folders below, are left out."""
@@ -88,11 +89,15 @@ class LoraLibrary:
         Raises SettingsError for a name that means none, or a file that cannot be used.
         """
         files = self.files() if names else []
-        found = [_named(name, files) for name in names]
+        found = [named(name, files) for name in names]
         for file in found:
-            if problem := self.details(file).problem:
-                raise SettingsError(Message("LoRA {name} {problem}.", name=file.name, problem=problem))
+            self.require_usable(file)
         return found
+
+    def require_usable(self, file: LoraFile) -> None:
+        """Raise SettingsError if something is known against a file."""
+        if problem := self.details(file).problem:
+            raise SettingsError(Message("LoRA {name} {problem}.", name=file.name, problem=problem))
 
     def details(self, file: LoraFile) -> LoraDetails:
         """Return what is known of a file; nothing is raised."""
@@ -119,6 +124,22 @@ class LoraLibrary:
                     del known[file]
 
 
+def named(name: str, files: Sequence[LoraFile]) -> LoraFile:
+    """Return the one of `files` that a name means, as `LoraLibrary.find` does; raises SettingsError for none."""
+    wanted = name.strip().replace("\\", "/")
+    for text in (wanted, wanted + SUFFIX):
+        exact = [file for file in files if file.name == text]
+        found = exact or [file for file in files if file.name.endswith(f"/{text}") and "/" not in text]
+        if len(found) == 1:
+            return found[0]
+    raise SettingsError(
+        Message(
+            "LoRA {name} is not here. Put the file into the folder of LoRA files, or leave it out.",
+            name=display_name(name),
+        )
+    )
+
+
 def sha256_of(path: Path) -> str:
     """Return the digest of a file's bytes; raises SettingsError if it cannot be read."""
     with open_regular(path) as content:
@@ -133,21 +154,6 @@ def file_at(path: Path) -> LoraFile:
     """Return a file that is in no folder of the library, with what lies beside it."""
     found = {file.path.name: file for file in _files_in(path.parent, "", _entries(path.parent))}
     return found.get(path.name) or LoraFile(path.name, path, 0, None, (), ())
-
-
-def _named(name: str, files: Sequence[LoraFile]) -> LoraFile:
-    wanted = name.strip().replace("\\", "/")
-    for text in (wanted, wanted + WEIGHTS):
-        exact = [file for file in files if file.name == text]
-        found = exact or [file for file in files if file.name.endswith(f"/{text}") and "/" not in text]
-        if len(found) == 1:
-            return found[0]
-    raise SettingsError(
-        Message(
-            "LoRA {name} is not here. Put the file into the folder of LoRA files, or leave it out.",
-            name=display_name(name),
-        )
-    )
 
 
 def _files_below(folder: Path, entries: Iterator[int]) -> Iterator[LoraFile]:
@@ -194,7 +200,7 @@ def _entries(place: Path) -> dict[str, os.stat_result]:
 def _files_in(place: Path, prefix: str, entries: dict[str, os.stat_result]) -> Iterator[LoraFile]:
     for name, found in sorted(entries.items()):
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in (WEIGHTS, *PICKLES) or stat.S_ISDIR(found.st_mode):
+        if suffix.lower() not in (SUFFIX, *PICKLES) or stat.S_ISDIR(found.st_mode):
             continue
         picture = next((stem + end for end in _picture_ends() if stem + end in entries), None)
         notes = [stem + end for end in NOTES if stem + end in entries]

@@ -73,7 +73,7 @@ else:
 
 
 def _setting(default: Any, group: str, text: str, metavar: str = "NAME", option: str = "", **limits: Any) -> Any:
-    details = {"group": group, "metavar": metavar, "option": option}
+    details: dict[str, Any] = {"group": group, "metavar": metavar, "option": option}
     return Field(default, description=text, json_schema_extra=details, **limits)
 
 
