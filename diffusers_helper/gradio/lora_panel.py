@@ -33,6 +33,7 @@ from diffusers_helper.model_files.lora_library import LoraFile, LoraLibrary, nam
 THUMBNAIL = 192
 """Pixels of a preview's longer side."""
 _MAX_PICTURE = 20_000_000
+_EXAMPLE = "film.safetensors=0.8; grain=[0s-2.4s: 0.2] [2.4s-: 1]"
 _QUICK = RAW | QUIET
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def lay_out_loras(defaults: GenerationRequest, t: Language) -> LoraPanel:
             control_value("loras", defaults.loras),
             label=t("The same as text"),
             info=t("A weight may change over time: [0s-2.4s: 0.2] [2.4s-: 1]"),
-            placeholder="film.safetensors=0.8; grain=[0s-2.4s: 0.2] [2.4s-: 1]",
+            placeholder=_EXAMPLE,
             lines=1,
             max_lines=6,
             elem_id="lora-text",

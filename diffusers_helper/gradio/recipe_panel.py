@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -153,5 +153,5 @@ def lay_out_recipe(t: Language) -> RecipePanel:
 
 def _without_root(name: str) -> str:
     """A LoRA's name, of a path of some computer the last part alone: there it was in a folder of its own."""
-    path = PureWindowsPath(name)  # which takes both kinds of slashes
-    return path.name if path.root or path.drive else name
+    place = name.replace("\\", "/")
+    return place.rpartition("/")[2] if place.startswith("/") or place[1:3] == ":/" else name
