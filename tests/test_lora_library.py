@@ -8,7 +8,6 @@ import pickle
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.model_files import lora_library
 from diffusers_helper.model_files.lora_details import MAX_BESIDE, LoraDetails, read_details
 from diffusers_helper.model_files.lora_library import LoraLibrary, file_at, sha256_of
 from tests.lora_files import write_lora, write_weights
@@ -135,15 +134,14 @@ def test_links_that_the_owner_made_are_followed_and_circles_end(tmp_path, folder
     assert names(library) == ["b.safetensors", "more/deep/a.safetensors", "one.safetensors"]
 
 
-def test_there_is_a_bound_on_what_is_looked_at(folder, caplog, monkeypatch):
+def test_there_is_a_bound_on_what_is_looked_at(folder, caplog):
     for number in range(30):
         write_lora(folder / f"{number:02d}.safetensors")
     assert len(LoraLibrary([folder], max_files=10).files()) == 10
     assert "more than 10 LoRA files" in caplog.text
     write_lora(folder.joinpath(*"abcdefghijklmnop") / "deep.safetensors")
     assert len(names(LoraLibrary([folder]))) == 30
-    monkeypatch.setattr(lora_library, "MAX_ENTRIES", 5)
-    assert names(LoraLibrary([folder])) == []
+    assert names(LoraLibrary([folder], max_entries=5)) == []
     assert "too many files" in caplog.text
 
 

@@ -60,11 +60,13 @@ class LoraLibrary:
     Args:
         folders: where they are, sub-folders too; of files with the same name the first one counts. None has to exist.
         max_files: how many are listed.
+        max_entries: how many files of all kinds, and folders, are looked at.
     """
 
-    def __init__(self, folders: Sequence[Path], max_files: int = MAX_FILES) -> None:
+    def __init__(self, folders: Sequence[Path], max_files: int = MAX_FILES, max_entries: int = MAX_ENTRIES) -> None:
         self.folders = tuple(folders)
         self._max_files = max_files
+        self._max_entries = max_entries
         self._lock = threading.Lock()
         self._details: dict[LoraFile, LoraDetails] = {}
         self._digests: dict[LoraFile, str] = {}
@@ -72,7 +74,7 @@ class LoraLibrary:
     def files(self) -> list[LoraFile]:
         """Return the files that are there now, by name."""
         found: dict[str, LoraFile] = {}
-        entries = iter(range(MAX_ENTRIES))
+        entries = iter(range(self._max_entries))
         for folder in self.folders:
             for file in _files_below(folder, entries):
                 if len(found) == self._max_files:
