@@ -10,6 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,9 +140,10 @@ class Program:
         from diffusers_helper.loading.components import Components, LoadingProgress
         from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
+        from diffusers_helper.loading.lora_files import LoraFiles
 
         folder = self._config.folders.cache / "embeddings"
-        return Components(
+        components = Components(
             self.source,
             self.device,
             ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
@@ -149,6 +151,8 @@ class Program:
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
+        components.loras = LoraFiles((self._config.folders.data / "loras",))
+        return components
 
     def prepare(self) -> None:
         """Import what the first video needs, and stop diffusers' progress bars: only they have no variable for it."""
@@ -179,7 +183,8 @@ class Program:
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
         inputs = inputs.with_seed()
-        request = inputs.request
+        request = self.components.loras.identified(inputs.request)
+        inputs = replace(inputs, request=request)
         with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(

@@ -1,7 +1,7 @@
 """From a request and the pictures that came with it to a plan, and to what each of its sections follows.
 
-A *cue* is a prompt, a negative prompt and a picture to look at, each maybe on the way from one to another. Sections
-that follow the same cue share its conditions.
+A *cue* is a prompt, a negative prompt and a picture to look at, each maybe on the way from one to another, and the
+weights of LoRA files. Sections that follow the same cue share its conditions, and what the transformer makes of them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ class Cue:
         prompt: what should happen.
         negative: what should not.
         picture: names of the pictures whose image embedding it gets.
+        loras: the weight of each LoRA file.
     """
 
     prompt: Blend
     negative: Blend
     picture: Blend
+    loras: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _cues(request: GenerationRequest, borders: Sequence[int], starts: Sequence[s
     prompts = _texts(request.timed_prompts, count, request.blend)
     negatives = _texts(request.timed_negative_prompts, count, request.blend)
     looks = [_look(request, section, borders, starts, has_end=has_end) for section in range(count)]
-    return [Cue(*parts) for parts in zip(prompts, negatives, looks, strict=True)]
+    loras = zip(*(lora.weights(count) for lora in request.loras), strict=True) if request.loras else [()] * count
+    return [Cue(*parts) for parts in zip(prompts, negatives, looks, loras, strict=True)]
 
 
 def _texts(timed: Sequence[Timed], sections: int, blend: int) -> list[Blend]:

@@ -59,6 +59,7 @@ class Sampler:
         execution: how it computes; the step cache is chosen by the settings.
         device, dtype: where it runs, and its dtype.
         use: see `decoding.Use`.
+        begin: gets each section before it is sampled.
     """
 
     denoiser: Denoiser
@@ -66,6 +67,7 @@ class Sampler:
     dtype: torch.dtype
     execution: Execution = field(default_factory=Execution)
     use: Use = nullcontext
+    begin: Callable[[SectionPlan], None] = lambda _section: None
 
 
 Samplers = Callable[[str], Generator[Event, None, Sampler]]
@@ -225,6 +227,7 @@ class _Run:
                 loaded = yield from _loaded(plan, section.index, self.samplers, self.settings)
             yield StageStarted("sample", Message("Sampling section {number} of {sections}", **labels))
             noise = draw_noise(batch, plan.section_frames, height * VAE_SCALE, width * VAE_SCALE, self.generator)
+            loaded.sampler.begin(section)
             with loaded.sampler.use(loaded.sampler.denoiser):  # type: ignore[arg-type]  # a module, in the product
                 latents = yield from self._sampled(section, noise, loaded)
             require_finite(latents, Message("The latents of section {number} of {sections}", **labels))

@@ -117,7 +117,7 @@ def generate_for_clips(
 
 
 def _stages(task: ClipTask, components: Components, output: Path, check: Check) -> Generator[Event, None, None]:
-    request = task.request.with_seed()
+    request = components.loras.identified(task.request.with_seed())
     components.plan_memory(request.preserved_memory_gb)
     lead = task.lead
     for text in dict.fromkeys(note for clip in (task.before, task.after) if clip for note in clip.notes):
@@ -131,7 +131,12 @@ def _stages(task: ClipTask, components: Components, output: Path, check: Check) 
     seen = BEFORE if BEFORE in frames else AFTER
     score = task.score({name: latents_of(each.shape[1], each.shape[1]) for name, each in frames.items()})
     direction = direct_clip(request, score, seen)
-    settings = sampling_settings(request)
+    plan, settings = direction.plan, sampling_settings(request)
+    held = STEP_CACHES[settings.step_cache].held_streams
+    work = Work(*size, cfg=settings.cfg_scale != 1.0, cached_streams=held)
+    models = ModelLoader(components, work, check, request.loras, direction.cues)
+    for note in models.notes(plan.variants):
+        yield Note(note)
     view = {seen: _picture_of(frames[seen][:, -1 if seen == BEFORE else 0])}
     guided = settings.cfg_scale != 1.0
     conditions = yield from make_conditions(direction.cues, view, components, check, guided=guided)
@@ -139,9 +144,6 @@ def _stages(task: ClipTask, components: Components, output: Path, check: Check) 
     with components.vae() as vae, interruptible(vae, check):
         noise = torch.Generator("cpu").manual_seed(request.seed)
         latents = {name: vae_encode_clip(pixels, vae, noise) for name, pixels in frames.items()}
-    plan = direction.plan
-    held = STEP_CACHES[settings.step_cache].held_streams
-    models = ModelLoader(components, Work(*size, cfg=guided, cached_streams=held), check)
     video = GrowingVideo(output, plan.grows_at_front, request.crf)
     try:
         yield from sample_sections(

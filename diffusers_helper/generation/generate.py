@@ -67,7 +67,7 @@ def generate(
     closing the iterator stops the work and keeps the sections that were done.
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
-    request = inputs.request.with_seed()
+    request = components.loras.identified(inputs.request.with_seed())
     request = request.model_copy(update={"resolution": request.resolution or components.source.defaults.resolution})
     inputs, recipe = replace(inputs, request=request), recipe_of(request, inputs.pictures) if metadata else ""
     with out_of_memory_as_error():
@@ -102,13 +102,15 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     height, width = pictures.size
     yield from keep_beside(run.output, request, pictures, len(checkpoint), run.check)
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
-    for text in notes_on(run.inputs, height * width, components.source.defaults.resolution or 0):
+    settings = sampling_settings(request)
+    held = STEP_CACHES[settings.step_cache].held_streams
+    work = Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held)
+    models = ModelLoader(components, work, run.check, request.loras, direction.cues)
+    notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
+    for text in (*models.notes(plan.variants), *notes):
         yield Note(text)
     conditions, given = yield from _encoded(run, direction, pictures)
     done = yield from _reopened(video, plan, checkpoint)
-    settings = sampling_settings(request)
-    held = STEP_CACHES[settings.step_cache].held_streams
-    models = ModelLoader(components, Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held), run.check)
     yield from sample_sections(
         plan,
         VideoInputs(given, conditions, request.seed),

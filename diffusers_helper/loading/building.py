@@ -52,7 +52,7 @@ def build(
     Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
     """
     with _loading_errors(part, folder):
-        empty = _EMPTY.get(part.name) or (_empty_transformer if part.is_transformer else None)
+        empty = _EMPTY.get(part.name) or (empty_transformer if part.is_transformer else None)
         if empty is not None:
             model, files = empty(folder), weight_files(part, folder)
             if fp8 is not None:
@@ -102,7 +102,8 @@ def attention_head_dim(part: Part, folder: Path) -> int:
         return int(json.loads((folder / part.config).read_bytes())["attention_head_dim"])
 
 
-def _empty_transformer(folder: Path) -> nn.Module:
+def empty_transformer(folder: Path) -> nn.Module:
+    """Return the transformer of the configuration in `folder`, without memory for weights."""
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
 
     with torch.device("meta"):

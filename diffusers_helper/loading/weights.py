@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,18 @@ def load_weights(
         jobs = list(_allocate(model, shards, stored, place))
         _run(jobs, shards, place, report)
     return model.eval().requires_grad_(False)
+
+
+def read_again(model: nn.Module, names: Collection[str], shards: Shards) -> None:
+    """Give the named weights of a loaded model the numbers in `shards` again, where they are; raises as `load_weights`.
+
+    They must have memory, and the dtype that the model was loaded with.
+    """
+    stored, tensors = _stored_names(model, shards), model.state_dict()
+    with torch.inference_mode(False), torch.no_grad():
+        reads = [read for name in names for read in _pieces(stored[name], tensors[name], None)]
+        devices = {tensors[name].device for name in names}
+        _run(reads, shards, Place(max(devices, key=lambda device: device.type == "cuda")), lambda *_: None)
 
 
 def lacking(folder: Path, missing: list[str]) -> ModelFilesError:
