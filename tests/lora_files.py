@@ -7,10 +7,12 @@ from pathlib import Path
 WIDTH = 8
 
 
-def write_lora(path: Path, rank: int = 4, metadata: dict[str, str] | None = None, **other: list[int]) -> Path:
+def write_lora(
+    path: Path, rank: int = 4, metadata: dict[str, str] | None = None, width: int = WIDTH, **other: list[int]
+) -> Path:
     """Write a file with one pair of factors of `rank`, and `other` weights by name and shape, as safetensors."""
     module = "lora_unet_transformer_blocks_0_attn_to_q"
-    shapes = {f"{module}.lora_down.weight": [rank, WIDTH], f"{module}.lora_up.weight": [WIDTH, rank]} if rank else {}
+    shapes = {f"{module}.lora_down.weight": [rank, width], f"{module}.lora_up.weight": [width, rank]} if rank else {}
     return write_weights(path, shapes | other, metadata)
 
 

@@ -9,6 +9,7 @@ import pytest
 from diffusers_helper.commands import cli
 from diffusers_helper.service import options
 from tests.lora_files import write_lora
+from tests.tiny import SHIPPED
 
 pytestmark = pytest.mark.usefixtures("kept_environment")
 
@@ -74,19 +75,45 @@ def test_the_list_as_json_holds_all_that_is_known(folder, capfd):
     }
 
 
+def tiny_width():
+    config = json.loads((SHIPPED / "lllyasviel" / "FramePackI2V_HY" / "config.json").read_text())
+    return config["num_attention_heads"] * config["attention_head_dim"]
+
+
 @pytest.mark.parametrize("by", ["name", "path"])
 def test_one_file_is_shown_with_its_digest_and_its_makers_words(folder, tmp_path, capsys, by):
     folder = folder if by == "name" else tmp_path / "elsewhere"
-    path = write_lora(folder / "film.safetensors", metadata={"ss_network_dim": "4", "ss_note": "x" * 9999})
+    metadata = {"ss_network_dim": "4", "ss_note": "x" * 9999}
+    other = {
+        "lora_unet_guidance_in_mlp_0.lora_down.weight": [4, 256],
+        "lora_unet_guidance_in_mlp_0.lora_up.weight": [256, 4],
+    }
+    path = write_lora(folder / "film.safetensors", metadata=metadata, width=tiny_width(), **other)
     (folder / "film.txt").write_text("old film, grain")
-    assert run("show", "film" if by == "name" else path) == options.DONE
+    assert run("show", "film" if by == "name" else path, "--models", SHIPPED) == options.DONE
     told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     told = {name: text.strip() for name, text in told.items()}
     assert told["name"] == "film.safetensors"
     assert told["trigger words"] == "old film, grain"
     assert told["sha256"] == sha256(path.read_bytes()).hexdigest()
+    assert told["fits"].startswith("LoRA film.safetensors: 1 of 2 modules are used; left out: guidance_in")
     assert told["ss_network_dim"] == "4"
     assert len(told["ss_note"]) == 500
+
+
+def test_a_file_for_another_model_is_shown_as_what_it_is(folder, tmp_path, capsys):
+    write_lora(folder / "wide.safetensors", width=tiny_width() + 8)
+    assert run("show", "wide", "--models", SHIPPED) == options.WRONG_SETTINGS
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "wide.safetensors" in err
+
+
+def test_a_file_is_shown_without_a_model_to_compare_it_with(folder, tmp_path, capsys):
+    write_lora(folder / "film.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert run("show", "film", "--models", tmp_path / "empty") == options.DONE
+    assert "not known, as" in capsys.readouterr().out
 
 
 def test_a_file_that_is_bad_or_not_there_is_one_sentence(folder, capsys):

@@ -115,7 +115,7 @@ def test_the_endpoints_and_their_parameters(client):
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
     assert names == {"/generate": [*CALL], **{name: ["job_id"] for name in of_a_job}}
-    assert CALL == ("image", *FULL, "end_photo", "loras"), "the order of older scripts"
+    assert ("image", *FULL, "end_photo", "loras") == CALL, "the order of older scripts"
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant", "key_seconds"}  # no key pictures here
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)

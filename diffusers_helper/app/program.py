@@ -151,7 +151,7 @@ class Program:
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
-        components.loras = LoraFiles((self._config.folders.data / "loras",))
+        components.loras = LoraFiles(self._config.folders.loras)
         return components
 
     def prepare(self) -> None:

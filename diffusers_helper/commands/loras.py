@@ -6,16 +6,17 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands.terminal import table
-from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import json_bytes
 from diffusers_helper.core.loras import find_lora
-from diffusers_helper.core.messages import Message
+from diffusers_helper.model_files import transformer_part
 from diffusers_helper.model_files.headers import read_header_and_metadata
 from diffusers_helper.model_files.lora_details import LoraDetails
-from diffusers_helper.model_files.lora_library import LoraFile, LoraLibrary, file_at
+from diffusers_helper.model_files.lora_library import LibraryFile, LoraLibrary, file_at
 from diffusers_helper.model_files.sizes import readable_size
 from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
@@ -48,12 +49,25 @@ def show(parsed: argparse.Namespace) -> int:
     path = find_lora(parsed.file, library.folders)
     file = next((one for one in library.files() if one.path == path), None) or file_at(path)
     details = library.details(file)
-    if details.problem:
-        raise SettingsError(Message("LoRA {name} {problem}.", name=file.name, problem=details.problem))
-    rows = [*_rows(file, details), ("sha256", library.sha256(file))]
+    library.require_usable(file)
+    rows = [*_rows(file, details), ("sha256", library.sha256(file)), ("fits", _fits(parsed.config, path))]
     _, metadata = read_header_and_metadata(path)
     sys.stdout.write(table([*rows, *sorted((name, _cut(text, 500)) for name, text in metadata.items())]))
     return options.DONE
+
+
+def _fits(config: RuntimeConfig, path: Path) -> str:
+    """How many of the file's modules the chosen model has; raises LoraError where that cannot use the file."""
+    from diffusers_helper.loading.building import empty_transformer
+    from diffusers_helper.lora.names import ModuleNames
+    from diffusers_helper.lora.reading import adapter_of, read_file
+
+    content = read_file(path)
+    source, part = models_command.source_of(config), transformer_part("original")
+    folder, _ = source.inspect(part)
+    if folder is None:
+        return f"not known, as {source.title} is not here"
+    return f"{adapter_of(content, ModuleNames(empty_transformer(folder))).note} ({source.title})"
 
 
 def add_parser(commands: Any) -> None:
@@ -67,8 +81,8 @@ def add_parser(commands: Any) -> None:
     one = actions.add_parser("show", help="what one file holds, and what its maker says of it")
     one.set_defaults(command=show)
     one.add_argument("file", metavar="FILE", help="its name in the folders, or its path")
-    for action in (listing, one):
-        options.add_settings(action, ("lora_folders", "data", "language", "log_level"))
+    options.add_settings(listing, ("lora_folders", "data", "language", "log_level"))
+    options.add_settings(one, ("lora_folders", "models", "data", "language", "log_level"))
 
 
 def _library(parsed: argparse.Namespace) -> LoraLibrary:
@@ -76,13 +90,13 @@ def _library(parsed: argparse.Namespace) -> LoraLibrary:
     return LoraLibrary(config.folders.loras)
 
 
-def _fields(file: LoraFile, details: LoraDetails) -> dict[str, Any]:
+def _fields(file: LibraryFile, details: LoraDetails) -> dict[str, Any]:
     """What is known of a file, with texts as they are; a picture inside it is left out."""
     known = {name: value for name, value in asdict(details).items() if name != "thumbnail"}
     return {"name": file.name, "path": str(file.path), "size": file.size, "picture": _text(file.picture), **known}
 
 
-def _rows(file: LoraFile, details: LoraDetails) -> Iterator[tuple[str, str]]:
+def _rows(file: LibraryFile, details: LoraDetails) -> Iterator[tuple[str, str]]:
     for name, value in _fields(file, details).items():
         text = ", ".join(value) if isinstance(value, tuple) else _text(value)
         if text:

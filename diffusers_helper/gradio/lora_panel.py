@@ -28,7 +28,7 @@ from diffusers_helper.gradio.lora_view import ChosenLora, cards
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.photo import Photo, open_photo
-from diffusers_helper.model_files.lora_library import LoraFile, LoraLibrary, named
+from diffusers_helper.model_files.lora_library import LibraryFile, LoraLibrary, named
 
 THUMBNAIL = 192
 """Pixels of a preview's longer side."""
@@ -75,23 +75,23 @@ class LoraHandlers:
         loras = [known.get(name) or self._new(name, files) for name in wanted]
         return [control_value("loras", loras), self._cards(files, loras)]
 
-    def _choices(self, files: Sequence[LoraFile], loras: Sequence[Lora]) -> Any:
+    def _choices(self, files: Sequence[LibraryFile], loras: Sequence[Lora]) -> Any:
         chosen = [_name(lora, files) for lora in loras]
         names = dict.fromkeys([*(file.name for file in files), *chosen])
         return gr.update(choices=[(name, name) for name in names], value=chosen)
 
-    def _new(self, name: str, files: Sequence[LoraFile]) -> Lora:
+    def _new(self, name: str, files: Sequence[LibraryFile]) -> Lora:
         try:
             return Lora(name=name, weight=self._library.details(named(name, files)).weight or 1.0)
         except SettingsError:
             return Lora(name=name)  # gone meanwhile, which its card tells
 
-    def _cards(self, files: Sequence[LoraFile], loras: Sequence[Lora]) -> str:
+    def _cards(self, files: Sequence[LibraryFile], loras: Sequence[Lora]) -> str:
         if not files and not loras:
             return _nothing_here(self._library, self._t)
         return cards([self._chosen(lora, files) for lora in loras], self._t)
 
-    def _chosen(self, lora: Lora, files: Sequence[LoraFile]) -> ChosenLora:
+    def _chosen(self, lora: Lora, files: Sequence[LibraryFile]) -> ChosenLora:
         try:
             file = named(lora.name, files)
             self._library.require_usable(file)
@@ -102,7 +102,7 @@ class LoraHandlers:
             picture = self._picture(file)
         return ChosenLora(lora, file.size, self._library.details(file), picture)
 
-    def _read_picture(self, file: LoraFile) -> str:
+    def _read_picture(self, file: LibraryFile) -> str:
         """A small copy of a file's preview, as a data URL; empty where there is none that can be read."""
         try:
             if file.picture is not None and file.picture.stat().st_size <= _MAX_PICTURE:
@@ -175,7 +175,7 @@ def _parsed(text: object) -> tuple[Lora, ...]:
     return ()
 
 
-def _name(lora: Lora, files: Sequence[LoraFile]) -> str:
+def _name(lora: Lora, files: Sequence[LibraryFile]) -> str:
     """What the list calls a LoRA: by the file that it means, or as it is where that is not here."""
     with suppress(SettingsError):
         return named(lora.name, files).name

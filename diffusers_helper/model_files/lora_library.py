@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LoraFile:
+class LibraryFile:
     """One file as it was when its folder was looked at; equal while nothing about it has changed.
 
     Attributes:
@@ -68,12 +68,12 @@ class LoraLibrary:
         self._max_files = max_files
         self._max_entries = max_entries
         self._lock = threading.Lock()
-        self._details: dict[LoraFile, LoraDetails] = {}
-        self._digests: dict[LoraFile, str] = {}
+        self._details: dict[LibraryFile, LoraDetails] = {}
+        self._digests: dict[LibraryFile, str] = {}
 
-    def files(self) -> list[LoraFile]:
+    def files(self) -> list[LibraryFile]:
         """Return the files that are there now, by name."""
-        found: dict[str, LoraFile] = {}
+        found: dict[str, LibraryFile] = {}
         entries = iter(range(self._max_entries))
         for folder in self.folders:
             for file in _files_below(folder, entries):
@@ -85,7 +85,7 @@ class LoraLibrary:
         self._forget(files)
         return files
 
-    def find(self, names: Sequence[str]) -> list[LoraFile]:
+    def find(self, names: Sequence[str]) -> list[LibraryFile]:
         """Return the file that each name means: with or without the ending, and without its folder if it is unique.
 
         Raises SettingsError for a name that means none, or a file that cannot be used.
@@ -96,20 +96,20 @@ class LoraLibrary:
             self.require_usable(file)
         return found
 
-    def require_usable(self, file: LoraFile) -> None:
+    def require_usable(self, file: LibraryFile) -> None:
         """Raise SettingsError if something is known against a file."""
         if problem := self.details(file).problem:
             raise SettingsError(Message("LoRA {name} {problem}.", name=file.name, problem=problem))
 
-    def details(self, file: LoraFile) -> LoraDetails:
+    def details(self, file: LibraryFile) -> LoraDetails:
         """Return what is known of a file; nothing is raised."""
         return self._remembered(self._details, file, lambda: read_details(file.path, file.notes))
 
-    def sha256(self, file: LoraFile) -> str:
+    def sha256(self, file: LibraryFile) -> str:
         """Return the digest of a file's bytes; raises SettingsError if it cannot be read."""
         return self._remembered(self._digests, file, lambda: sha256_of(file.path))
 
-    def _remembered(self, known: dict[LoraFile, T], file: LoraFile, read: Callable[[], T]) -> T:
+    def _remembered(self, known: dict[LibraryFile, T], file: LibraryFile, read: Callable[[], T]) -> T:
         with self._lock:
             if file in known:
                 return known[file]
@@ -117,7 +117,7 @@ class LoraLibrary:
         with self._lock:
             return known.setdefault(file, result)
 
-    def _forget(self, files: Sequence[LoraFile]) -> None:
+    def _forget(self, files: Sequence[LibraryFile]) -> None:
         """Drop what was read of files that are no longer there as they were."""
         present = set(files)
         with self._lock:
@@ -126,7 +126,7 @@ class LoraLibrary:
                     del known[file]
 
 
-def named(name: str, files: Sequence[LoraFile]) -> LoraFile:
+def named(name: str, files: Sequence[LibraryFile]) -> LibraryFile:
     """Return the one of `files` that a name means, as `LoraLibrary.find` does; raises SettingsError for none."""
     wanted = name.strip().replace("\\", "/")
     for text in (wanted, wanted + SUFFIX):
@@ -152,13 +152,13 @@ def sha256_of(path: Path) -> str:
             raise SettingsError(Message("{file} cannot be read: {reason}.", file=path, reason=reason)) from error
 
 
-def file_at(path: Path) -> LoraFile:
+def file_at(path: Path) -> LibraryFile:
     """Return a file that is in no folder of the library, with what lies beside it."""
     found = {file.path.name: file for file in _files_in(path.parent, "", _entries(path.parent))}
-    return found.get(path.name) or LoraFile(path.name, path, 0, None, (), ())
+    return found.get(path.name) or LibraryFile(path.name, path, 0, None, (), ())
 
 
-def _files_below(folder: Path, entries: Iterator[int]) -> Iterator[LoraFile]:
+def _files_below(folder: Path, entries: Iterator[int]) -> Iterator[LibraryFile]:
     """Yield the files of a folder and of those below it, while `entries` last; a folder in a circle of links once."""
     waiting, seen = [(folder, "", 0)], {_identity(folder)}
     while waiting:
@@ -199,7 +199,7 @@ def _entries(place: Path) -> dict[str, os.stat_result]:
     return found
 
 
-def _files_in(place: Path, prefix: str, entries: dict[str, os.stat_result]) -> Iterator[LoraFile]:
+def _files_in(place: Path, prefix: str, entries: dict[str, os.stat_result]) -> Iterator[LibraryFile]:
     for name, found in sorted(entries.items()):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in (SUFFIX, *PICKLES) or stat.S_ISDIR(found.st_mode):
@@ -207,7 +207,7 @@ def _files_in(place: Path, prefix: str, entries: dict[str, os.stat_result]) -> I
         picture = next((stem + end for end in _picture_ends() if stem + end in entries), None)
         notes = [stem + end for end in NOTES if stem + end in entries]
         parts = [name, *notes, *([picture] if picture else [])]
-        yield LoraFile(
+        yield LibraryFile(
             name=prefix + _shown(name),
             path=place / name,
             size=found.st_size,
