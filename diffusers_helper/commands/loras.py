@@ -11,6 +11,7 @@ from typing import Any
 
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands.terminal import table
+from diffusers_helper.core.errors import LoraError
 from diffusers_helper.core.files import json_bytes
 from diffusers_helper.core.loras import find_lora
 from diffusers_helper.model_files import transformer_part
@@ -44,16 +45,21 @@ def list_files(parsed: argparse.Namespace) -> int:
 
 
 def show(parsed: argparse.Namespace) -> int:
-    """Write all that is known of one file: its name in the library, or its path."""
+    """Write all that is known of one file: its name in the library, or its path; and whether the model can use it."""
     library = _library(parsed)
     path = find_lora(parsed.file, library.folders)
     file = next((one for one in library.files() if one.path == path), None) or file_at(path)
     details = library.details(file)
     library.require_usable(file)
-    rows = [*_rows(file, details), ("sha256", library.sha256(file)), ("fits", _fits(parsed.config, path))]
+    fits, code = "", options.DONE
+    try:
+        fits = _fits(parsed.config, path)
+    except LoraError as error:
+        fits, code = str(error), options.WRONG_SETTINGS
+    rows = [*_rows(file, details), ("sha256", library.sha256(file)), ("fits", fits)]
     _, metadata = read_header_and_metadata(path)
     sys.stdout.write(table([*rows, *sorted((name, _cut(text, 500)) for name, text in metadata.items())]))
-    return options.DONE
+    return code
 
 
 def _fits(config: RuntimeConfig, path: Path) -> str:
