@@ -200,7 +200,8 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
 
 def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
-    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # `input` leaves out pasting with the mouse
+    # `input` leaves out pasting with the mouse, and what page.js writes.
+    typed = [inputs[name].change for name in ("prompt", "negative_prompt", "loras")]
     cleared = [form.image.clear, form.end_photo.image.clear]
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
