@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from diffusers_helper.app.program import Program
+    from diffusers_helper.core.loras import Lora
     from diffusers_helper.media.inputs import JobInputs
 
+    Loras = Mapping[str, float | Sequence[tuple[float, float]]] | Sequence[str | Lora] | str
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
 
 
@@ -89,10 +91,10 @@ class FramePack:
         outputs: the folder of the results.
     """
 
-    def __init__(self, program: Program, folder: _TemporaryFolder | None = None) -> None:
+    def __init__(self, program: Program, folder: _TemporaryFolder | None = None, loras: Loras = ()) -> None:
         self._program = program
         self._folder = folder
-        self.defaults = program.defaults
+        self.defaults = GenerationRequest.from_fields(program.defaults.model_dump() | {"loras": loras})
         self.outputs = program.outputs
 
     @classmethod
@@ -102,6 +104,7 @@ class FramePack:
         *,
         variant: str = "original",
         outputs: str | os.PathLike[str] | None = None,
+        loras: Loras = (),
         **machine: Any,
     ) -> FramePack:
         """Find the model and the device; weights are read by the first video.
@@ -111,6 +114,8 @@ class FramePack:
             variant: "original" or "f1".
             outputs: where results go; None for a temporary folder, which is gone with this object and its videos, so
                 `save` what you want to keep.
+            loras: LoRA files of all videos that name none themselves, with their weights:
+                `{"a.safetensors": 0.8, "b.safetensors": [(0, 0.2), (2.4, 1)]}`.
             machine: the programs' other options by their names, such as `device="cpu"`, `offline=True`,
                 `no_compile=True`. What is None or left out may come from a variable or the file with settings, as
                 docs/configuration.md tells.
@@ -128,7 +133,7 @@ class FramePack:
         options.set_environment(config.folders, offline=config.offline)
         program = Program(config, variant_named(variant).name)
         program.prepare()
-        return cls(program, folder)
+        return cls(program, folder, loras)
 
     def __call__(
         self,
@@ -164,8 +169,8 @@ class FramePack:
 
         `prompt` is a text, or several with the seconds from which each counts: `[(0, "Wait"), (2.4, "Wave")]`. The
         video ends with `end_photo` and reaches each of `key_photos` at its second. `settings` are the fields of a
-        GenerationRequest, such as `seconds=2.4` or `seed=7`. Raises SettingsError and PhotoError at once, and in the
-        loop every FramePackError that a user can mend.
+        GenerationRequest, such as `seconds=2.4`, `seed=7` or `loras={"a.safetensors": 0.8}`. Raises SettingsError,
+        PhotoError and LoraError at once, and in the loop every FramePackError that a user can mend.
         """
         return self._events(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
 
@@ -194,7 +199,7 @@ class FramePack:
         if key_photos:
             settings = settings | {"key_seconds": sorted(key_photos)}
             pictures |= {key_name(i): key_photos[at] for i, at in enumerate(sorted(key_photos), start=1)}
-        request = self.request(prompt, **settings).with_seed()
+        request = self._program.identified(self.request(prompt, **settings).with_seed())
         require_usable([Path(os.fspath(p)) for p in pictures.values() if isinstance(p, str | os.PathLike)])
         inputs = JobInputs(request, {name: open_photo(picture) for name, picture in pictures.items()})
         direct(request, pictures)  # pictures and times that do not fit are told at once

@@ -183,7 +183,7 @@ class Program:
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
         inputs = inputs.with_seed()
-        request = self.components.loras.identified(inputs.request)
+        request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
         with self._running(name, inputs) as (folder, output):
             checkpoint = Checkpoint(folder)
@@ -200,6 +200,10 @@ class Program:
                 metadata=self._config.metadata,
             )
             yield from self._speeds.timed(events, self._speed_key(request, inputs.start.image.size))
+
+    def identified(self, request: GenerationRequest) -> GenerationRequest:
+        """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
+        return self.components.loras.identified(request) if request.loras else request
 
     def estimate(self, request: GenerationRequest) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""

@@ -95,7 +95,9 @@ def read_file(path: Path) -> LoraFile:
         with open_regular(path) as file:
             start = file.read(9)
             if start.startswith(_PICKLES) and start[8:] != b"{":  # else it is a length in front of JSON
-                raise _unusable(name, Message("is a pickle, which may run any program; get it as .safetensors"))
+                raise _unusable(
+                    name, Message("is a pickle, which could run any program: only .safetensors files are read")
+                )
             header, metadata = read_header_and_metadata(path)
             _require_lora(name, header)
             if (size := path.stat().st_size) > MAX_BYTES:
