@@ -31,8 +31,9 @@ from diffusers_helper.loading.building import empty_transformer
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.lora.applying import Loras
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import adapter_of, read_file
+from diffusers_helper.lora.reading import adapter_of
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.model_files import parts
 from diffusers_helper.model_files.choice import TINY_FOLDER

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import av
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffusers_helper import FramePack
-from diffusers_helper.core.errors import ModelFilesError, OutputError, PhotoError, SettingsError
+from diffusers_helper.core.errors import LoraError, ModelFilesError, OutputError, PhotoError, SettingsError
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone
 from diffusers_helper.thread_utils import async_run
 
@@ -49,6 +51,28 @@ def test_a_video_in_one_line(calls):
     assert (saved, saved.read_bytes()) == (Path("out.mp4"), b"video")
     request = calls[0].request
     assert (request.variant, request.prompt, request.seconds, request.resolution) == ("f1", "pan left", 2.4, 128)
+
+
+def test_lora_files_of_all_videos_and_of_one(calls):
+    for name in "ab":
+        save_file(
+            {"proj_out.lora_A.weight": torch.ones(1, 1), "proj_out.lora_B.weight": torch.ones(1, 1)},
+            f"{name}.safetensors",
+        )
+    framepack = FramePack.load("tiny", loras={"a.safetensors": 0.8}, **CPU)
+    framepack("photo.jpg")
+    framepack("photo.jpg", loras={"b.safetensors": [(0, 0.2), (2.4, 1)]})
+    framepack("photo.jpg", loras=())
+    found = [[(lora.name, lora.weight) for lora in call.request.loras] for call in calls]
+    assert found == [[("a.safetensors", 0.8)], [("b.safetensors", ((0.0, 0.2), (2.4, 1.0)))], []]
+    assert len(calls[0].request.loras[0].sha256) == 64
+    with pytest.raises(SettingsError, match="no such file"):
+        framepack("photo.jpg", loras={"c.safetensors": 1})
+    Path("d.safetensors").write_bytes(b"")
+    with pytest.raises(LoraError, match="cut short"):
+        framepack.stream("photo.jpg", loras={"d.safetensors": 1})
+    with pytest.raises(SettingsError, match="from -10 to 10"):
+        FramePack.load("tiny", loras={"a.safetensors": 80}, **CPU)
 
 
 def test_what_is_told_of_a_video(calls):

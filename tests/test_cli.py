@@ -168,6 +168,13 @@ def test_settings_come_from_the_options_then_the_models_then_the_request(program
     assert made.variant == "f1"
 
 
+def test_lora_files_and_their_weights(program):
+    argv = ["generate", "a.png", "p", "--lora", "a.safetensors", "--lora", "b=-0.5"]
+    assert program.main([*argv, "--lora", "c=[0s-2.4s: 0.2] [2.4s-: 1.0]"]) == 0
+    found = [(lora.name, lora.weight) for lora in program.made[0].request.loras]
+    assert found == [("a.safetensors", 1.0), ("b", -0.5), ("c", ((0.0, 0.2), (2.4, 1.0)))]
+
+
 @pytest.mark.parametrize("given", [[], ["--seed", "-1"]])
 def test_a_random_seed_is_told(program, given, capsys):
     seeds = []
@@ -203,6 +210,8 @@ def test_every_setting_of_a_request_has_an_option(program):
         (["--seed", "1e30"], "seed"),
         (["--cfg-scale", "99"], "cfg_scale"),
         (["--resolution", "100"], "resolution"),
+        (["--lora", "a=much"], "a number such as 0.8"),
+        (["--lora", "a=11"], "from -10 to 10"),
         (["-o", "out.avi"], ".mp4"),
         (["-o", "missing/out.mp4"], "folder"),
         (["-o", "outputs/folder.mp4"], "folder"),

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffusers_helper.lora.applying import Adaptation, Loras
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import adapter_of, read_file
+from diffusers_helper.lora.reading import adapter_of
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, blocks_of
 from diffusers_helper.models.fp8 import Fp8Linear, quantize, with_fp8
+from diffusers_helper.models.kernels import PLAIN
 from tests.golden import DATA, arguments, load_golden, recorded_exp
 from tests.gpus import PatientGpu
 from tests.models import golden_transformer
@@ -34,7 +36,7 @@ class Model:
         self.stored = {name: weight.clone() for name, weight in self.transformer.state_dict().items()}
         self.names = ModuleNames(self.transformer)
         self.read = []
-        self.adaptation = Adaptation(self.transformer, CPU, self._read_again)
+        self.adaptation = Adaptation(self.transformer, CPU, PLAIN, self._read_again)
 
     def _read_again(self, names):
         self.read += names
@@ -281,7 +283,7 @@ def test_merged_weights_stay_within_bfloat16s_rounding_of_a_whole_file(tmp_path)
     model.dtype = torch.bfloat16
     down, up = torch.randn(32, 256) / 16, torch.randn(256, 32) * 2e-4
     save_file({"proj_in.lora_A.weight": down, "proj_in.lora_B.weight": up}, path := tmp_path / "a.safetensors")
-    adaptation = Adaptation(model, CPU, nullcontext)
+    adaptation = Adaptation(model, CPU, PLAIN, nullcontext)
     exact = layer.weight.double() + up.double() @ down.double()
     adaptation.apply(Loras((adapter_of(read_file(path), ModuleNames(model)),), (1.0,)), merge=True)
     rounded = exact.to(torch.bfloat16)

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_helper.core.errors import LoraError
-from diffusers_helper.lora import reading
+from diffusers_helper.lora import files
+from diffusers_helper.lora.files import read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import adapter_of, read_file
+from diffusers_helper.lora.reading import adapter_of
 from tests.golden import DATA, load_golden
 from tests.models import golden_transformer
 
@@ -187,7 +188,7 @@ def test_what_is_no_file(tmp_path):
 
 def test_a_file_larger_than_any_lora_is_not_read(tmp_path, monkeypatch):
     save_file(pair(), path := tmp_path / "mine.safetensors")
-    monkeypatch.setattr(reading, "MAX_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_BYTES", 100)
     with pytest.raises(LoraError, match="larger than any LoRA"):
         read_file(path)
 

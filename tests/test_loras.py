@@ -1,10 +1,13 @@
 """LoRA files in a request: names, weights, weights over time."""
 
+import json
+
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.loras import MAX_LORAS, Lora, find_lora
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.media.recipe import recipe_of
 
 SHA = "0123456789abcdef" * 4
 
@@ -53,6 +56,7 @@ def test_files_and_weights(given, expected):
         ({"a": [1, 2]}, "a list of seconds and numbers"),
         ({"a": []}, "have to grow"),
         ({"": 1}, "at least 1"),
+        ({"\ud800": 1}, "unicode"),
         ([3], "loras"),
         (["a"] * (MAX_LORAS + 1), "at most 20"),
         ([{"name": "a", "sha256": "ABC"}], "sha256"),
@@ -67,7 +71,6 @@ def test_what_is_no_lora(given, sentence):
 def test_a_section_has_the_weight_of_its_time():
     (lora,) = loras("f=[0s-2.4s: 0.2] [2.4s-: 1]")
     assert lora.weights(4) == [0.2, 0.2, 1.0, 1.0]
-    assert lora.constant is None
     (lora,) = loras("f=[1s-2s: 0.5]")
     assert lora.weights(3) == [0.5, 0.0, 0.0]  # a section holds both times: the later one counts
     assert Lora(name="f", weight=0.5).weights(2) == [0.5, 0.5]
@@ -77,6 +80,13 @@ def test_the_file_belongs_to_the_request_and_not_to_a_plain_videos_name():
     assert "loras" not in GenerationRequest().identity()
     assert GenerationRequest(loras=("a",)).identity()["loras"][0]["name"] == "a"
     assert GenerationRequest.from_json(f'{{"loras": [{{"name": "a", "sha256": "{SHA}"}}]}}').loras[0].sha256 == SHA
+
+
+def test_what_others_may_read_has_no_path_of_this_computer():
+    made = GenerationRequest(loras=("/home/somebody/loras/a.safetensors=0.5", "sub/b=[1s-: 1]"))
+    assert "somebody" not in recipe_of(made)
+    names = [lora["name"] for lora in json.loads(recipe_of(made))["loras"]]
+    assert names == ["a.safetensors", "sub/b"]
 
 
 def test_a_name_is_a_file_of_a_folder_or_a_path(tmp_path):
@@ -93,3 +103,6 @@ def test_a_name_is_a_file_of_a_folder_or_a_path(tmp_path):
         find_lora("c", folders)
     with pytest.raises(SettingsError, match="a folder"):
         find_lora(str(library), folders)
+    for name in ("x" * 300, "a\0b", "/", "..", "a.safetensors/b"):
+        with pytest.raises(SettingsError):
+            find_lora(name, folders)

@@ -7,6 +7,7 @@ holds the time, since a section has one weight from its start to its end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import require_usable
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.prompts import TIMED, by_section, seconds_of
 
@@ -61,10 +63,10 @@ class Lora(BaseModel):
         table = by_section(self.weight, sections)
         return [self.weight[number][1] for number in table]
 
-    @property
-    def constant(self) -> float | None:
-        """The weight, where it never changes."""
-        return self.weight if isinstance(self.weight, float) else None
+    def without_folder(self) -> Lora:
+        """Return it by the file's name alone, where it is given by an absolute path."""
+        path = Path(self.name)
+        return self.model_copy(update={"name": path.name}) if path.is_absolute() else self
 
     @property
     def text(self) -> str:
@@ -93,16 +95,17 @@ def find_lora(name: str, folders: Sequence[Path]) -> Path:
 
     The ending may be left out. Raises SettingsError where there is none.
     """
+    require_usable([Path(name)])
     for path in (*(folder / name for folder in folders), Path(name)):
-        for candidate in (path, path.with_name(path.name + SUFFIX)):
-            if candidate.exists() and not candidate.is_dir():
+        for candidate in (path, path.parent / f"{path.name}{SUFFIX}"):
+            if os.path.exists(candidate) and not os.path.isdir(candidate):
                 return candidate
-    if (path := Path(name)).is_dir():
+    if os.path.isdir(name):
         raise SettingsError(Message("LoRA {name}: this is a folder; name a file in it.", name=name))
     raise SettingsError(
         Message(
             "LoRA {name}: there is no such file, neither here nor in {folders}.",
-            name=path,
+            name=name,
             folders=", ".join(map(str, folders)) or "-",
         )
     )

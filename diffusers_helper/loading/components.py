@@ -228,13 +228,12 @@ class Components:
         Run it inside `residency.use(transformer, swap=True)`, and with LoRA files inside `adaptation(...).placed(...)`.
         """
         part = transformer_part(variant)
-        folder = self._folder(part)
-        if self._adapting.is_stale(part, folder):
+        if self._adapting.is_stale(part):
             self._unload(part.name)
         self.load(part)
         loaded: HunyuanVideoTransformer3DModelPacked = self._loaded[part.name]
         try:
-            self._adapting.apply(loras or Loras(), part, folder, loaded, merge=self.policy.resident)
+            self._adapting.of(part).apply(loras or Loras(), merge=self.policy.resident)
         except BaseException:  # it may be changed in part
             del loaded
             self._unload(part.name)
@@ -251,7 +250,9 @@ class Components:
         """What LoRA files change of the variant's transformer, whose weights are not read; raises LoraError."""
         if not loras:
             return ()
-        return self.loras.adapters(loras, self._adapting.names(self._folder(transformer_part(variant))))
+        part = transformer_part(variant)
+        folder = None if part.name in self._loaded else self._folder(part)
+        return self.loras.adapters(loras, self._adapting.names(part, folder))
 
     def load(self, part: Part) -> None:
         """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""
@@ -305,6 +306,7 @@ class Components:
             self._attention_function = backend.load()
             self._kernels = resolve_kernels(self.device, self.dtype, fused=self._options.fused)
             use_kernels(loaded, self._kernels)
+            self._adapting.begin(part, folder, loaded, self._kernels)
         return loaded
 
     def _tile(self, vae: AutoencoderKLHunyuanVideo) -> None:

@@ -10,8 +10,9 @@ from diffusers_helper.core.errors import LoraError
 from diffusers_helper.core.loras import Lora, find_lora
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.lora.files import LoraFile, read_file
 from diffusers_helper.lora.names import ModuleNames
-from diffusers_helper.lora.reading import Adapter, LoraFile, adapter_of, read_file
+from diffusers_helper.lora.reading import Adapter, adapter_of
 
 Stamp = tuple[int, ...]
 """What tells that a file is as it was."""

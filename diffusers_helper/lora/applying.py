@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diffusers_helper.lora.formulas import Change, LowRank
 from diffusers_helper.lora.reading import Adapter
+from diffusers_helper.models.kernels import PLAIN, Kernels
 
 _ADDITIONS = "lora_additions"
 """A layer's attribute: what is added to each of its tensors, by name."""
@@ -45,6 +46,7 @@ class Adaptation:
     Args:
         model: built and loaded.
         device: where it runs.
+        kernels: what adds.
         read_again: gives the named weights the numbers in the model's files again.
 
     Attributes:
@@ -52,10 +54,13 @@ class Adaptation:
         merged: the weights that are not as in the model's files.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, read_again: Callable[[Collection[str]], None]) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, kernels: Kernels, read_again: Callable[[Collection[str]], None]
+    ) -> None:
         self.model = model
         self.merged: set[str] = set()
         self._device = device
+        self._kernels = kernels
         self._read_again = read_again
         self._merged_as: object = None
         self._additions: dict[str, _Addition] = {}
@@ -143,7 +148,7 @@ class Adaptation:
         derived: dict[type[nn.Module], type[nn.Module]] = {}
         for parameter, numbered in by_parameter.items():
             layer, leaf = self._layer_of(parameter)
-            addition = self._additions[parameter] = _Addition(numbered, self._dtype)
+            addition = self._additions[parameter] = _Addition(numbered, self._dtype, self._kernels)
             own = type(layer)
             if not issubclass(own, _AdaptedLayer):
                 layer.__class__ = derived.setdefault(own, _adapted_class(own))
@@ -211,8 +216,9 @@ class _Numbered:
 class _Addition:
     """What all files add to one tensor."""
 
-    def __init__(self, changes: Sequence[_Numbered], dtype: torch.dtype) -> None:
+    def __init__(self, changes: Sequence[_Numbered], dtype: torch.dtype, kernels: Kernels) -> None:
         self._changes = changes
+        self._kernels = kernels
         self._is_low_rank = all(isinstance(found.change, LowRank) for found in changes)
         self.nbytes = sum(found.change.numel * dtype.itemsize for found in changes)
         numbers = torch.Size(changes[0].change.shape).numel()
@@ -243,7 +249,8 @@ class _Addition:
         """Return the changed tensor; the stored one itself where nothing counts."""
         if self._factors is not None:
             up, down = self._factors
-            return torch.addmm(stored, up.to(stored), down.to(stored))
+            kernels = PLAIN if torch.is_grad_enabled() else self._kernels  # fused ones have no gradients
+            return kernels.add_product(stored, up.to(stored), down.to(stored))
         if not self._others:
             return stored
         weight = stored.float()

@@ -1,58 +1,23 @@
-"""A LoRA file as changes of one model's weights, or one sentence on why it is none.
-
-Only the header and the file's own tensors are needed: nothing of the model is loaded. What is in a file decides, never
-its name: a pickle is not opened whatever it is called.
-"""
+"""A LoRA file as changes of one model's weights, or one sentence on why it does not fit: no weight is needed for it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffusers_helper.core.errors import LoraError, SettingsError
-from diffusers_helper.core.files import display_name, open_regular, parsed_json
+from diffusers_helper.core.errors import LoraError
+from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
+from diffusers_helper.lora.files import LoraFile, unusable
 from diffusers_helper.lora.formulas import KINDS, OF_BIAS, Change, decomposed
 from diffusers_helper.lora.names import LEFT_OUT, ModuleNames, Target, families, module_of_unknown, split
-from diffusers_helper.model_files.headers import read_header_and_metadata
 
-MAX_BYTES = 16 * 1024**3
-"""More is no LoRA; it is read as a whole."""
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _TYPED = {"up": "lora_up", "down": "lora_down"}
 _NAMED = 6
 """How many families of modules are named."""
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """The content of a file.
-
-    Attributes:
-        name: for people.
-        sha256: of its bytes.
-        tensors: by name, as stored, on the CPU.
-        metadata: what its maker wrote into the header.
-    """
-
-    name: str
-    sha256: str
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,37 +53,6 @@ class Adapter:
         )
 
 
-def read_file(path: Path) -> LoraFile:
-    """Read a whole LoRA file; raises LoraError for one that is none, is damaged or holds what is no number."""
-    name = display_name(path)
-    try:
-        with open_regular(path) as file:
-            start = file.read(9)
-            if start.startswith(_PICKLES) and start[8:] != b"{":  # else it is a length in front of JSON
-                raise _unusable(
-                    name, Message("is a pickle, which could run any program: only .safetensors files are read")
-                )
-            header, metadata = read_header_and_metadata(path)
-            _require_lora(name, header)
-            if (size := path.stat().st_size) > MAX_BYTES:
-                raise _unusable(name, Message("is larger than any LoRA: {size:.1f} GB", size=size / 1e9))
-            file.seek(0)
-            content = bytearray(file.read())
-    except LoraError:
-        raise
-    except SettingsError as error:  # no regular file
-        raise LoraError(error.args[0]) from None
-    except ValueError as error:
-        raise _unusable(name, error.args[0]) from None
-    except OSError as error:
-        raise _unusable(name, Message("cannot be read: {reason}", reason=error.strerror or str(error))) from error
-    first = len(content) - max(entry["data_offsets"][1] for entry in header.values())
-    tensors = {key: _tensor(content, first, entry) for key, entry in header.items()}
-    for key, tensor in tensors.items():
-        _require_finite(name, key, tensor)
-    return LoraFile(name, hashlib.sha256(content).hexdigest(), tensors, metadata)
-
-
 def adapter_of(file: LoraFile, names: ModuleNames) -> Adapter:
     """Return what a file changes of the model whose names these are; raises LoraError where it does not fit."""
     modules, others = split(file.tensors)
@@ -126,7 +60,7 @@ def adapter_of(file: LoraFile, names: ModuleNames) -> Adapter:
     matched = [module for module in modules if maker.find(module)]
     left_out = families([module for module in modules if module not in matched])
     if not any(names.find(module) for module in modules):
-        raise _unusable(
+        raise unusable(
             file.name,
             Message(
                 "is made for another model: none of its {count} modules is one of this one, such as {families}",
@@ -136,9 +70,7 @@ def adapter_of(file: LoraFile, names: ModuleNames) -> Adapter:
         )
     for other in others:
         if names.find(module_of_unknown(other)):
-            raise _unusable(
-                file.name, Message("holds {tensor}, of a kind that is not read", tensor=display_name(other))
-            )
+            raise unusable(file.name, Message("holds {tensor}, of a kind that is not read", tensor=display_name(other)))
     for module in modules:
         if module not in matched and names.find(module):
             maker.require_fit(module, modules[module])
@@ -256,38 +188,7 @@ class _Maker:
         raise self._unusable(text)
 
     def _unusable(self, problem: Message) -> LoraError:
-        return _unusable(self._file.name, problem)
-
-
-def _tensor(content: bytearray, first: int, entry: Mapping[str, Any]) -> Tensor:
-    start, end = entry["data_offsets"]
-    dtype = DTYPES[entry["dtype"]]
-    if start == end:
-        return torch.empty(entry["shape"], dtype=dtype)
-    if (first + start) % dtype.itemsize:  # a header of odd length
-        data = torch.frombuffer(bytearray(content[first + start : first + end]), dtype=dtype)
-    else:
-        data = torch.frombuffer(content, dtype=dtype, count=(end - start) // dtype.itemsize, offset=first + start)
-    return data.view(entry["shape"])
-
-
-def _require_lora(name: str, header: Mapping[str, Mapping[str, Any]]) -> None:
-    if not split(header)[0]:
-        raise _unusable(name, Message("holds no LoRA, but other weights") if header else Message("is empty"))
-    for key, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            problem = Message(
-                "holds {tensor} as {dtype}, which is no kind of number that is read",
-                tensor=display_name(key),
-                dtype=display_name(entry["dtype"]),
-            )
-            raise _unusable(name, problem)
-
-
-def _require_finite(name: str, key: str, tensor: Tensor) -> None:
-    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
-    if tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(numbers))).all():
-        raise _unusable(name, Message("has NaN or infinite numbers in {tensor}", tensor=display_name(key)))
+        return unusable(self._file.name, problem)
 
 
 def _adapter_settings(metadata: Mapping[str, str]) -> Mapping[str, Any]:
@@ -320,7 +221,3 @@ def _number(value: object) -> float | None:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(display_name(name) for name in names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown}, … ({len(names)})"
-
-
-def _unusable(name: str, problem: str) -> LoraError:
-    return LoraError(Message("LoRA {name} {problem}.", name=name, problem=problem))

@@ -70,7 +70,8 @@ def recipe_of(request: GenerationRequest, pictures: Collection[str] = (START,)) 
     """Return the text that files of `request` carry, made from pictures of these names."""
     more = [name for name in pictures if name != START]
     names = {_NAMES: [START, *more]} if more else {}
-    return json.dumps({_MARK: VERSION, **names, **request.model_dump()}, ensure_ascii=False)
+    loras = {"loras": [lora.without_folder().model_dump() for lora in request.loras]}  # no paths of this computer
+    return json.dumps({_MARK: VERSION, **names, **request.model_dump(), **loras}, ensure_ascii=False)
 
 
 def can_carry(recipe: str, encode: Callable[..., None] = encode_mp4) -> bool:

@@ -72,6 +72,7 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "linear_gelu": (x, layers[0]),
         "linear_of_pair": (x, y, layers[2]),
         "expand": (normal(6, 40).to(torch.float8_e4m3fn), normal(6).float(), normal(6, 40)),
+        "add_product": (normal(150, 140), normal(150, 40), normal(40, 140)),
         "channel_sums": (video,),
         "activate_padded": (video, Affine(normal(2, 96).float(), normal(2, 96).float()), video_padded),
         "add_biased": (video.clone(memory_format=torch.preserve_format), -video, normal(96)),

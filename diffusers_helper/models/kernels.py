@@ -35,7 +35,7 @@ class Affine(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What the transformer's blocks and, the last four, the video decoder ask of a device."""
+    """What the transformer's weights and blocks and, the last four, the video decoder ask of a device."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Layer norm without weights, then scale and shift."""
@@ -62,6 +62,9 @@ class Kernels(Protocol):
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """Write float8 e4m3 `codes` (rows, columns) times a scale per row (rows,), float32, to `out`; return `out`."""
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """`x + left @ right` of matrices of one dtype, the product a thin one: summed in float32 and rounded once."""
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""
@@ -122,6 +125,10 @@ class PlainKernels:
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """See Kernels."""
         return out.copy_(codes).mul_(scales[:, None])
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """See Kernels."""
+        return torch.addmm(x, left, right)
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""

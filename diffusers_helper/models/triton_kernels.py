@@ -22,6 +22,8 @@ ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""
 COLUMNS = 1024
 """Numbers that one program of `_expand` takes."""
+TILE, RANKS = 128, 32
+"""Rows and columns of the matrix that one program of `_add_product` takes, and columns of its left factor at a time."""
 KEYS = 128
 """Keys of one block in cuDNN's attention."""
 ROWS_OF_QUERIES = 128
@@ -98,6 +100,22 @@ def _expand(codes, scales, out, columns, BLOCK: tl.constexpr):
     half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
     value = half.to(tl.float32) * (tl.load(scales + row) * 256.0)
     tl.store(out + row * columns + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_product(x, left, right, out, rows, columns, rank, TILE: tl.constexpr, RANKS: tl.constexpr):
+    """A tile of out = x + left (rows, rank) @ right (rank, columns): `torch.addmm` would copy x first."""
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)[:, None]
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)[None, :]
+    total = tl.zeros((TILE, TILE), tl.float32)
+    for start in range(0, rank, RANKS):
+        of_left, of_right = start + tl.arange(0, RANKS)[None, :], start + tl.arange(0, RANKS)[:, None]
+        thin = tl.load(left + row * rank + of_left, mask=(row < rows) & (of_left < rank), other=0.0)
+        flat = tl.load(right + of_right * columns + column, mask=(of_right < rank) & (column < columns), other=0.0)
+        total = tl.dot(thin, flat, total, input_precision="ieee")
+    inside = (row < rows) & (column < columns)
+    total += tl.load(x + row * columns + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * columns + column, total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -316,6 +334,16 @@ class TritonKernels:
         rows, columns = codes.shape
         grid = (rows, triton.cdiv(columns, COLUMNS))
         _expand[grid](codes.view(torch.uint8), scales, out, columns, BLOCK=COLUMNS)
+        return out
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """See Kernels."""
+        rows, columns = x.shape
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _add_product[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
+            x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns, left.shape[1],
+            TILE=TILE, RANKS=RANKS, num_warps=8,
+        )  # fmt: skip
         return out
 
     def channel_sums(self, x: Tensor) -> Tensor:
