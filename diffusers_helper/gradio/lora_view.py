@@ -77,11 +77,11 @@ def _words(details: LoraDetails, t: Language) -> str:
 
 
 def _weight(lora: Lora, t: Language) -> str:
-    if lora.constant is None:
+    if not isinstance(lora.weight, float):
         text = escape(t("Weight over time: {weight}", weight=lora.weight_text))
         return f'<div class="fp-weight"><span>{text}</span></div>'
     name = escape(t("Weight of {name}", name=lora.name))
-    value = f'step="0.05" value="{lora.constant:g}" aria-label="{name}"'
+    value = f'step="0.05" value="{lora.weight:g}" aria-label="{name}"'
     slider = f'<input type="range" min="-{SLIDER}" max="{SLIDER}" {value}>'
     return f'<div class="fp-weight"><span>{t("Weight")}</span>{slider}<input type="number" {value}></div>'
 
