@@ -99,6 +99,7 @@ def test_a_digest_is_that_of_the_bytes_there_now(folder, library):
         ("old", "style/old.safetensors"),
         ("v1.5", "v1.5.safetensors"),
         ("twice.safetensors", None),
+        ("style/deep", None),
         ("other/film", None),
         ("../outside", None),
         ("style/../../outside.safetensors", None),
@@ -113,7 +114,7 @@ def test_a_digest_is_that_of_the_bytes_there_now(folder, library):
 )
 def test_a_name_means_a_file_of_the_folders_alone(tmp_path, folder, library, name, meant):
     outside = write_lora(tmp_path / "outside.safetensors")
-    for place in ("film", "style/old", "v1.5", "x/twice", "y/twice"):
+    for place in ("film", "style/old", "v1.5", "x/twice", "y/twice", "x/style/deep"):
         write_lora(folder / f"{place}.safetensors")
     name = name.replace("{outside}", str(outside))
     if meant is not None:

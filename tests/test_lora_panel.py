@@ -99,12 +99,14 @@ def test_an_empty_library_says_where_files_go_without_the_path(tmp_path):
 def test_whatever_a_file_says_is_shown_as_text(panel, folder):
     fields = ("title", "author", "description", "trigger_phrase", "architecture")
     metadata = {f"modelspec.{name}": EVIL for name in fields} | {"ss_tag_frequency": json.dumps({"a": {EVIL: 1}})}
+    metadata["modelspec.trigger_phrase"] = 'x" autofocus onfocus="y'
     metadata["modelspec.thumbnail"] = f"data:image/png;base64,{EVIL}"
     path = write_lora(folder / 'x"onload=y.safetensors', metadata=metadata)
     (folder / f"{path.stem}.json").write_text(json.dumps({"notes": EVIL.replace("<", "&lt;")}))
     shown = panel.show(f"{path.stem}=1; {EVIL}=1")[1]
     assert "<img" not in shown
     assert '"onload' not in shown
+    assert '" autofocus' not in shown
 
 
 @pytest.mark.parametrize("where", ["beside", "inside"])

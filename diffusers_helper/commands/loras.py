@@ -65,8 +65,9 @@ def show(parsed: argparse.Namespace) -> int:
 def _fits(config: RuntimeConfig, path: Path) -> str:
     """How many of the file's modules the chosen model has; raises LoraError where that cannot use the file."""
     from diffusers_helper.loading.building import empty_transformer
+    from diffusers_helper.lora.files import read_file
     from diffusers_helper.lora.names import ModuleNames
-    from diffusers_helper.lora.reading import adapter_of, read_file
+    from diffusers_helper.lora.reading import adapter_of
 
     content = read_file(path)
     source, part = models_command.source_of(config), transformer_part("original")
