@@ -29,6 +29,7 @@ from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
+from tests.lora_files import write_lora
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,11 @@ PATIENT = {"timeout": 60}  # for a machine that is busy with other tests
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    with serve_page(tmp_path_factory.mktemp("page")) as page:
+    folder = tmp_path_factory.mktemp("page")
+    for name in ("loras/film", "loras/style/ink", "outside"):
+        write_lora(folder / f"{name}.safetensors")
+    (folder / "loras" / "bad.safetensors").touch()
+    with serve_page(folder, loras=folder / "loras") as page:
         yield page
 
 
@@ -80,7 +85,7 @@ def generate(page, image, **changes):
 
 def everything(image, end_photo=None, **changes):
     """The values of a call with all that there is, in its order."""
-    sent = {"image": image, "end_photo": end_photo, **FULL, **changes}
+    sent = {"image": image, "end_photo": end_photo, "loras": "", **FULL, **changes}
     return [sent[name] for name in CALL]
 
 
@@ -242,6 +247,42 @@ def test_a_bad_end_photo_is_answered_with_its_name(page, lion):
     found = faults(call(page, "generate", *everything(lion, upload(page, "last.png", b"<html>"))))
     assert list(found) == ["end_photo"]
     assert "last.png" in found["end_photo"]
+
+
+@pytest.mark.parametrize(
+    ("loras", "made"),
+    [
+        ("film.safetensors=0.8; ink=-0.5", [("film.safetensors", 0.8), ("style/ink.safetensors", -0.5)]),
+        (["film"], [("film.safetensors", 1)]),
+        ({"style/ink": 0.25}, [("style/ink.safetensors", 0.25)]),
+        ("film=[0s-1.2s: 0.2]", [("film.safetensors", ((0, 0.2), (1.2, 0)))]),
+        ("", []),
+    ],
+)
+def test_loras_are_taken_by_name_in_every_form(page, lion, loras, made):
+    job = result(page, call(page, "generate", *everything(lion, loras=loras)))
+    assert page.manager.wait(job, 60).state == "done"
+    assert [(lora.name, lora.weight) for lora in page.run.jobs[-1].request.loras] == made
+
+
+@pytest.mark.parametrize(
+    ("loras", "told"),
+    [
+        ("/etc/passwd", "LoRA passwd is not here. Put the file into the folder of LoRA files"),
+        ("../outside.safetensors=1", "LoRA outside.safetensors is not here."),
+        ("style/../film=1", "is not here"),
+        ("bad=1", "LoRA bad.safetensors is cut short after 0 bytes."),
+        ("film=heavy", "A LoRA's weight is a number such as 0.8, not heavy."),
+        ({"film": [1]}, "A LoRA's weight is a number, or a list of seconds and numbers."),
+        (7, ""),
+        ([None], ""),
+        (["film=1"] * 50, ""),
+    ],
+)
+def test_a_lora_that_cannot_be_used_is_answered_with_its_name(page, lion, loras, told):
+    found = faults(call(page, "generate", *everything(lion, loras=loras)))
+    assert list(found) == ["loras"]
+    assert told in found["loras"]
 
 
 def test_a_random_seed_is_told(page, lion):

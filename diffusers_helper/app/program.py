@@ -37,6 +37,7 @@ from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_templ
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models
 from diffusers_helper.model_files.checksums import RECORD
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
@@ -83,6 +84,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
+        loras: the LoRA files in the user's folders.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
 
@@ -104,6 +106,7 @@ class Program:
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
+        self.loras = LoraLibrary(folders.loras)
         self._variant = variant
         self._config = config
         with config.naming_source("name_template"):
@@ -148,7 +151,7 @@ class Program:
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
-        components.loras = LoraFiles((self._config.folders.data / "loras",))
+        components.loras = LoraFiles(self._config.folders.loras)
         return components
 
     def prepare(self) -> None:

@@ -115,7 +115,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     exact = config.model_copy(update={"name_template": EXACT_NAMES})  # they are made from what goes into the videos
     program: Program = parsed.program(exact, parsed.variant)
-    jobs = plan(listed.entries, program.defaults.model_dump() | given, program.source.title)
+    shared = program.defaults.model_dump() | given
+    jobs = plan(listed.entries, shared, program.source.title, program.identified)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
     program.source.check(sorted(variants), offline=config.offline)
     if program.note:

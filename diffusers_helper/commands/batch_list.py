@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusers_helper.commands.batch_folder import FolderWalk
 from diffusers_helper.commands.batch_rows import NO_PHOTO, PICTURES, Row, read_csv, read_json_lines
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import LoraError, SettingsError
 from diffusers_helper.core.files import open_regular, require_usable
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
@@ -104,24 +104,30 @@ def read_list(
     return JobList(entries)
 
 
-def plan(entries: Sequence[Entry], shared: Mapping[str, Any], model: str) -> list[BatchJob]:
+Identify = Callable[[GenerationRequest], GenerationRequest]
+"""Adds the digests of the LoRA files that a request names; raises SettingsError or LoraError."""
+
+
+def plan(
+    entries: Sequence[Entry], shared: Mapping[str, Any], model: str, identify: Identify = lambda request: request
+) -> list[BatchJob]:
     """Decide the settings and the name of every entry: its own count before the `shared` ones.
 
-    `model` stands for the weights in a name.
+    `model` stands for the weights in a name, and `identify` for what is in LoRA files.
     """
-    return [_planned(entry, shared, model) for entry in entries]
+    return [_planned(entry, shared, model, identify) for entry in entries]
 
 
-def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
+def _planned(entry: Entry, shared: Mapping[str, Any], model: str, identify: Identify) -> BatchJob:
     if entry.problem:
         return BatchJob(entry, None, "", entry.problem)
     try:
         start = {} if entry.photo is None else {"start": "photo"}
-        request = GenerationRequest.from_fields({**shared, **entry.fields, **start})
+        request = identify(GenerationRequest.from_fields({**shared, **entry.fields, **start}))
         if entry.photo is None and request.start == "photo" and not request.frame:
             return BatchJob(entry, None, "", Message("{where}: {problem}", where=entry.where, problem=NO_PHOTO))
         digests = [_digest(photo) for photo in (entry.photo, entry.end_photo) if photo is not None]
-    except SettingsError as error:
+    except (SettingsError, LoraError) as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
         reason = error.strerror or str(error)

@@ -1,6 +1,6 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands `resume`, `extend`, `batch`, `models`, `doctor` and `password` are in modules of their own.
+The commands `resume`, `extend`, `batch`, `models`, `loras`, `doctor` and `password` are in modules of their own.
 Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, clips, doctor
+from diffusers_helper.commands import loras as loras_command
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
 from diffusers_helper.commands.terminal import (
@@ -204,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     clips.add_parsers(commands)
     batch.add_parser(commands)
     models_command.add_parser(commands)
+    loras_command.add_parser(commands)
     doctor.add_parser(commands)
     accounts.add_parser(commands)
     return parser

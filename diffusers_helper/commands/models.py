@@ -134,11 +134,14 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    config: RuntimeConfig = parsed.config
-    lock, record = config.folders.models_lock, config.folders.cache / RECORD
-    source = resolve_models(config.models, accelerator=True, lock=lock, record=record)
     action: Command = parsed.action
-    return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
+    return action(source_of(parsed.config), [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
+
+
+def source_of(config: RuntimeConfig) -> ModelSource:
+    """Return where the chosen models are from; without a choice they are the published weights."""
+    lock, record = config.folders.models_lock, config.folders.cache / RECORD
+    return resolve_models(config.models, accelerator=True, lock=lock, record=record)
 
 
 def _state(folder: Path | None, problems: Sequence[Any]) -> str:

@@ -22,6 +22,7 @@ from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 
 class ApiHandlers:
@@ -31,12 +32,20 @@ class ApiHandlers:
         variant: which model the page is for.
         manager: runs the jobs.
         photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, photos: PhotoReader | None = None) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._photos = photos or PhotoReader()
+        self._library = library
 
     def check_generate(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
@@ -44,7 +53,7 @@ class ApiHandlers:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
         none = image is None and begins_without(settings.get("start"))
         photo_fault = "" if none else self._photo_fault(image, request)
-        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        faults = self._faults(photo_fault, end_photo, request, settings)
         return [_answer(faults[name]) for name in CALL if name in faults]
 
     def check_frame(
@@ -53,7 +62,7 @@ class ApiHandlers:
         """Validate every input of `frame` on its own."""
         alone = setting_faults({name: settings.pop(name) for name in FRAME_SETTINGS})
         photo_fault = "" if image is None else self._photo_fault(image, request)
-        faults = {"image": photo_fault, "end_photo": self._end_fault(end_photo, request), **setting_faults(settings)}
+        faults = self._faults(photo_fault, end_photo, request, settings)
         in_order = [faults[name] for name in CALL if name in faults]
         return [_answer(fault) for fault in (*in_order, *alone.values())]
 
@@ -73,7 +82,7 @@ class ApiHandlers:
     ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            wanted = read_request(self._variant.name, settings)
+            wanted = read_request(self._variant.name, settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:
@@ -126,8 +135,21 @@ class ApiHandlers:
             return str(error)
         return ""
 
-    def _end_fault(self, end_photo: object, request: gr.Request | None) -> str:
-        return "" if end_photo is None else self._photo_fault(end_photo, request)
+    def _faults(
+        self, photo_fault: str, end_photo: object, request: gr.Request | None, settings: dict[str, Any]
+    ) -> dict[str, str]:
+        faults = {"image": photo_fault, **setting_faults(settings)}
+        faults["end_photo"] = "" if end_photo is None else self._photo_fault(end_photo, request)
+        if not faults.get("loras"):
+            faults["loras"] = self._lora_fault(settings.get("loras"))
+        return faults
+
+    def _lora_fault(self, loras: object) -> str:
+        try:
+            read_request(self._variant.name, {"loras": loras}, self._library)
+        except FramePackError as error:
+            return str(error)
+        return ""
 
     def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
         """Return the job; raises UnknownJobError, for another user's, too."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from diffusers_helper.core.frame import FRAME_TIME, SLOTS
 from diffusers_helper.core.messages import ENGLISH, Language, language
@@ -29,6 +30,7 @@ from diffusers_helper.gradio.hints import HintHandlers
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
+from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
 from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
@@ -131,23 +133,27 @@ def build_app(
         }
         shared = {**{name: named[name] for name in SETTINGS}, "end_photo": form.end_photo.image}
         inputs = {"image": form.image, **shared}
-        page = PageHandlers(variant, manager, backend.client_jobs, t, photos)
+        page = PageHandlers(variant, manager, backend.client_jobs, t, photos, model.loras)
         keep = _keeping(inputs, browser.draft)
         _connect_form(form, inputs, keep)
         seed = inputs["seed"]
         assert isinstance(seed, gr.Number)
         _connect_seed(page, options, seed, browser.client_id, keep)
-        hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults))
+        hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), model.loras)
         _connect_hints(hints, form, inputs, recipe, [app.load, result.details.change])
+        loras = LoraHandlers(model.loras, t, photos)
+        connect_loras(options.loras, loras, keep)
+        show_loras = {"fn": loras.show, "inputs": options.loras.text, "outputs": options.loras.shown, **_QUICK}
         restored = [recipe.message, *inputs.values()]
-        recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
+        restore = RecipeHandlers(variant, t, loras=model.loras).restore
+        recipe.file.upload(restore, recipe.file, restored, **_QUICK).then(**keep).then(**show_loras)
         recipe.file.clear(None, None, recipe.message, js=_NOTHING)
-        _connect_jobs(app, page, form, inputs, browser, result)
+        _connect_jobs(app, page, form, inputs, browser, result).then(**show_loras)
         pictures = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
         connect_no_photo(form.no_photo, pictures, browser.client_id, inputs, lambda shown: shown.then(**keep))
-        handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
+        handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
-        _connect_api(ApiHandlers(variant, manager, photos), inputs)
+        _connect_api(ApiHandlers(variant, manager, photos, model.loras), {name: inputs[name] for name in CALL})
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -175,11 +181,14 @@ def _connect_jobs(
     inputs: dict[str, Any],
     browser: _Browser,
     result: _Result,
-) -> None:
-    """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
+) -> Dependency:
+    """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open.
+
+    Return the event after which a reload has brought everything back.
+    """
     client_id, seen = browser.client_id, browser.seen
     shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
-    app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
+    reloaded = app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
     poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", js=_SEEN, **_QUICK)
     poll.success(None, None, None, js=_HEARD)
     begun = form.start.click(
@@ -198,6 +207,7 @@ def _connect_jobs(
         result.discard.click(page.discard, about_it, shown, trigger_mode="once", **_QUICK),
     ):
         done.then(None, None, None, js=_ACTED)
+    return reloaded
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
@@ -208,7 +218,8 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
 
 def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
-    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # `input` leaves out pasting with the mouse
+    # `input` leaves out pasting with the mouse, and what page.js writes.
+    typed = [inputs[name].change for name in ("prompt", "negative_prompt", "loras")]
     cleared = [form.image.clear, form.end_photo.image.clear]
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)

@@ -12,6 +12,7 @@ from diffusers_helper.gradio.photo_batch import PhotoBatch
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -31,6 +32,7 @@ class ModelCard:
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here; None where nobody knows.
         start_from: the text-to-image model that makes first pictures; empty for none.
+        loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
     variant: Variant
@@ -39,6 +41,7 @@ class ModelCard:
     camera_only: bool = False
     estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
     start_from: str = ""
+    loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 _SETTINGS = (
     "prompt",
@@ -56,11 +57,11 @@ _SETTINGS = (
     "fit",
     "focus",
 )
-_LATER = ("start", "start_colour", "frame_seed")
+_LATER = ("start", "start_colour", "frame_seed", "loras")
 SETTINGS = (*_SETTINGS, *_LATER)
 """The fields of a request that a user sets here; the variant belongs to the page."""
 CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
-"""What a script's call has, in its order, so that what is new comes last."""
+"""The values of a script's call in their order: what is new comes last, or older scripts would mean something else."""
 _TEXTS = (*SIDES, "frame_seed")
 """Numbers that may be none, and so are texts in their controls."""
 FRAME_SETTINGS = ("frame_time", "frame_slots")
@@ -114,9 +115,11 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
 
 
 def control_value(name: str, value: Any) -> Any:
-    """Return a setting as its control has it: a point, and numbers that may be none, as texts; all else as it is."""
+    """Return a setting as its control has it: a point, LoRA files and numbers that may be none as texts."""
     if name == "focus":
         return ",".join(str(share) for share in value)
+    if name == "loras":
+        return "; ".join(lora.text for lora in value)
     if name in _TEXTS:
         return "" if value is None else str(value)
     return value
@@ -187,9 +190,17 @@ def _recipe_in(value: object, user: str) -> Recipe | None:
     return None
 
 
-def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:
-    """Validate the settings; raises SettingsError with a sentence for each field at fault."""
-    return GenerationRequest.from_fields({"variant": variant, **settings})
+def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:
+    """Validate the settings; raises SettingsError with a sentence for each field at fault.
+
+    LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
+    """
+    request = GenerationRequest.from_fields({"variant": variant, **settings})
+    if not request.loras:
+        return request
+    files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])
+    loras = [lora.model_copy(update={"name": file.name}) for lora, file in zip(request.loras, files, strict=True)]
+    return request.model_copy(update={"loras": tuple(loras)})
 
 
 def setting_fault(name: str, value: object) -> str:
