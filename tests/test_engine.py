@@ -3,6 +3,7 @@ import inspect
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -461,3 +462,25 @@ def test_where_all_is_sampled_nothing_is_left_to_do():
     whole = ends(golden_events("f1_3")[1])
     sampled = [SectionSampled(index, *tensors) for kind, index, tensors in whole[::2]]
     assert not list(golden_events("f1_3", sampled=sampled, decode_from=3)[1])
+
+
+@pytest.mark.parametrize(("prompts", "calls"), [([0, 1, 0, 1, 0, 1], 2), ([0, 1, 2, 3, 4, 0], 6)])
+def test_what_the_model_makes_of_conditions_is_kept_for_the_newest_few(prompts, calls, monkeypatch):
+    """Each is 100 MB on the device at full size, and a video may have a hundred."""
+    name, transformer, made, begun = "f1_1", golden_transformer(), [], []
+    plan = plan_video("f1", len(prompts), VIDEOS[name]["win"])
+    sections = tuple(replace(s, prompt=prompt) for s, prompt in zip(plan.sections, prompts, strict=True))
+    condition = transformer.condition
+    monkeypatch.setattr(transformer, "condition", lambda *args: made.append(args) or condition(*args))
+    given = {START: load_golden(f"video_{name}")["start_latent"]}
+    sampler = Sampler(
+        transformer, torch.device("cpu"), torch.float32, begin=lambda section: begun.append(section.prompt)
+    )
+    outs = []
+    for planned in (plan, replace(plan, sections=sections)):
+        inputs = VideoInputs(given, dict.fromkeys(range(5), golden_conditions(name)), 0)
+        events = sample_sections(planned, inputs, one_sampler(sampler), SamplingSettings(1), Postprocess(None))
+        outs.append([event.latents for event in events if isinstance(event, SectionSampled)])
+    assert len(made) == 1 + calls
+    assert begun == [0] * 6 + prompts
+    assert all(map(torch.equal, *outs))

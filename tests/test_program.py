@@ -1,4 +1,5 @@
 import argparse
+import hashlib
 import logging
 import os
 import re
@@ -8,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffusers_helper.app.device import pick_device, sole_process
 from diffusers_helper.app.program import EXACT_NAMES, Program
-from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Finished, StageStarted
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.inputs import JobInputs
@@ -139,8 +142,9 @@ class Videos:
 PAN = GenerationRequest(prompt="Pan left!", seed=7)
 
 
-def make(program, name, **how):
-    list(program.generate(JobInputs(PAN, {"start": PHOTO}), name, check=lambda: None, report=lambda text: None, **how))
+def make(program, name, request=PAN, **how):
+    inputs = JobInputs(request, {"start": PHOTO})
+    list(program.generate(inputs, name, check=lambda: None, report=lambda text: None, **how))
 
 
 def test_results_have_readable_names_that_are_given_once(tmp_path):
@@ -169,6 +173,22 @@ def test_a_name_is_in_the_record_before_the_work_and_stays(tmp_path):
     with pytest.raises(CancelledError):
         make(tiny, "user_ann/other")
     assert videos.calls[-1].name == "grey_Pan-left_7_2"
+
+
+def test_the_record_says_which_lora_files_a_video_was_begun_with(tmp_path):
+    tensors = {"proj_out.lora_A.weight": torch.ones(1, 1), "proj_out.lora_B.weight": torch.ones(1, 1)}
+    save_file(tensors, file := tmp_path / "a.safetensors")
+    tiny = on_tiny(tmp_path / "results", generate=Videos(fault=CancelledError("Stopped.")))
+    request = PAN.model_copy(update={"loras": (Lora(name=str(file)),)})
+    for _ in range(2):
+        with pytest.raises(CancelledError):
+            make(tiny, "id", request)
+        request = tiny.store.record("id").request
+        assert request.loras[0].sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    save_file(tensors | {"proj_out.alpha": torch.ones(())}, file)
+    with pytest.raises(LoraError, match="not the one that the video was made with"):
+        make(tiny, "id", request)
+    assert tiny.store.record("id").request == request
 
 
 def test_a_job_of_an_earlier_version_keeps_the_name_it_has(tmp_path):
