@@ -7,7 +7,6 @@ from pathlib import Path
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.variants import VARIANTS
-from diffusers_helper.model_files.check import other_format
 from diffusers_helper.model_files.checksums import ChecksumRecord
 from diffusers_helper.model_files.hub import HuggingFaceHub
 from diffusers_helper.model_files.hub_source import HubSource
@@ -16,6 +15,7 @@ from diffusers_helper.model_files.parts import parts_for
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
 from diffusers_helper.model_files.snapshots import cache_at
 from diffusers_helper.model_files.source import ModelSource
+from diffusers_helper.model_files.weight_files import other_format
 
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
 

@@ -5,24 +5,45 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from diffusers_helper.model_files.check import weight_files
-from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS, read_header
+from diffusers_helper.model_files.formats import scales_of
+from diffusers_helper.model_files.headers import BLOCK_TYPES, EIGHT_BIT_FLOATS, ITEM_BYTES, read_tensors
 from diffusers_helper.model_files.parts import Part
+from diffusers_helper.model_files.weight_files import weight_files
+
+EXACT = "exact"
+FP8 = "fp8"
 
 
-def stored_numbers(part: Part, folder: Path) -> dict[str, int]:
-    """How many numbers the weight files of `part` hold, by safetensors' name of their dtype; none of damaged ones."""
+def stored_numbers(part: Part, place: Path) -> dict[str, int]:
+    """How many numbers the weight files of `part` hold, by the files' name of their dtype; none of damaged ones."""
     counts: dict[str, int] = {}
     try:
-        for file in weight_files(part, folder) if part.weights else ():
-            for entry in read_header(file).values():
+        for file in weight_files(part, place) if part.weights else ():
+            for entry in read_tensors(file).values():
                 counts[entry["dtype"]] = counts.get(entry["dtype"], 0) + prod(entry["shape"])
     except (ValueError, OSError):
         return {}
     return counts
 
 
-def is_fp8(part: Part, folder: Path) -> bool:
-    """Whether most of the numbers in the files of `part` have 8 bits: an approximation of the published ones."""
-    counts = stored_numbers(part, folder)
-    return 2 * sum(counts.get(dtype, 0) for dtype in EIGHT_BIT_FLOATS) > sum(counts.values())
+def quantised_as(part: Part, place: Path) -> str:
+    """What most numbers of an approximation of the published weights are: "fp8", "GGUF Q4_K"; "" for others."""
+    counts = stored_numbers(part, place)
+    small = {dtype: count for dtype, count in counts.items() if dtype in EIGHT_BIT_FLOATS or dtype in BLOCK_TYPES}
+    if 2 * sum(small.values()) <= sum(counts.values()):
+        return ""
+    most = max(small, key=lambda dtype: small[dtype])
+    return FP8 if most in EIGHT_BIT_FLOATS else f"GGUF {most}"
+
+
+def described(part: Part, place: Path) -> str:
+    """What the weights are, for a table: "exact (BF16)" only where nothing was rounded; "" for parts without."""
+    counts = stored_numbers(part, place)
+    if not counts:
+        return ""
+    most = max(counts, key=lambda dtype: counts[dtype])
+    if form := quantised_as(part, place):
+        scaled = form == FP8 and any(scales_of(read_tensors(file)) for file in weight_files(part, place))
+        return f"{form} ({most}{', scaled' if scaled else ''})" if form == FP8 else form
+    wide = ITEM_BYTES[most] > ITEM_BYTES[part.published_as] and most.startswith("F")
+    return f"{EXACT if wide or most == part.published_as else 'rounded'} ({most})"

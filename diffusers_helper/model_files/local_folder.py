@@ -10,8 +10,9 @@ from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.model_files.check import Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.check import find_problems, intact_bytes
 from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.problems import Problem
 from diffusers_helper.model_files.source import ModelSource, OnProgress, fetching_commands, room
 
 SUMS_FILE = "SHA256SUMS"

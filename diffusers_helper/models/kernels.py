@@ -61,7 +61,7 @@ class Kernels(Protocol):
         """A linear layer of [left | right] (concatenated on the last axis)."""
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-        """Write float8 e4m3 `codes` (rows, columns) times a scale per row (rows,), float32, to `out`; return `out`."""
+        """Write float8 `codes` (rows, columns) times float32 scales, one per row (rows,) or one (1,), to `out`."""
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""

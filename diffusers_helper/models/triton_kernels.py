@@ -86,17 +86,23 @@ def _norm_rotate(
 
 
 @triton.jit
-def _expand(codes, scales, out, columns, BLOCK: tl.constexpr):
-    """A piece of a row of float8 e4m3 times the row's scale, by way of float16, which every card converts.
+def _expand(codes, scales, out, columns, scale_stride, E4M3: tl.constexpr, BLOCK: tl.constexpr):
+    """A piece of a row of float8 times the row's scale, by way of float16, which every card converts.
 
-    Its exponent is biased by 15 instead of 7, so that moving the bits gives the number over 256, subnormal ones too.
+    Its exponent is biased by 15 instead of e4m3's 7, so that moving the bits gives the number over 256, subnormal ones
+    too. An e5m2 number is the upper half of a float16.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     code = tl.load(codes + row * columns + column, mask=inside, other=0).to(tl.int16)
-    half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
-    value = half.to(tl.float32) * (tl.load(scales + row) * 256.0)
+    scale = tl.load(scales + row * scale_stride)
+    if E4M3:
+        half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
+        scale *= 256.0
+    else:
+        half = (code << 8).to(tl.float16, bitcast=True)
+    value = half.to(tl.float32) * scale
     tl.store(out + row * columns + column, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -315,7 +321,10 @@ class TritonKernels:
         """See Kernels."""
         rows, columns = codes.shape
         grid = (rows, triton.cdiv(columns, COLUMNS))
-        _expand[grid](codes.view(torch.uint8), scales, out, columns, BLOCK=COLUMNS)
+        _expand[grid](
+            codes.view(torch.uint8), scales, out, columns, int(len(scales) > 1),
+            E4M3=codes.dtype == torch.float8_e4m3fn, BLOCK=COLUMNS,
+        )  # fmt: skip
         return out
 
     def channel_sums(self, x: Tensor) -> Tensor:
