@@ -102,7 +102,7 @@ def test_files_of_another_kind_are_named_instead_of_called_missing(tmp_path, nam
     (problem,) = find_problems(parts.VAE, folder)
     assert (problem.file, problem.fault) == (name, Fault.FOREIGN)
     assert kind in problem.text
-    with pytest.raises(SettingsError, match=rf"{name} is {kind}.*which is not read\. Choose framepack"):
+    with pytest.raises(SettingsError, match=rf"{name} is {kind}.*and a model has several parts\. Choose framepack"):
         resolve_models(str(folder / name), accelerator=True)
 
 

@@ -37,6 +37,17 @@ def test_float32_numbers_are_the_packages_bit_for_bit(kind, at_once):
     assert torch.equal(out.view(torch.int32), expected.view(torch.int32))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_expands_to_the_same_bits(kind, dtype):
+    raw = torch.from_numpy(random_blocks(kind, 10_000))
+    found = [torch.empty(10_000 * BLOCKS[kind].numbers, dtype=dtype, device=device) for device in ("cpu", "cuda")]
+    for out in found:
+        expand_blocks(kind, raw.to(out.device), out)
+    assert torch.equal(found[0], found[1].cpu())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", KINDS)

@@ -34,8 +34,9 @@ from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import readable_progress, resolve_models
+from diffusers_helper.model_files import readable_progress, resolve_models, transformer_part
 from diffusers_helper.model_files.checksums import RECORD
+from diffusers_helper.model_files.contents import EXACT, FP8, quantised_as
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
@@ -204,12 +205,18 @@ class Program:
         width, height = photo_size
         height, width = video_size(request.model_copy(update={"resolution": resolution}), (height, width))
         return SpeedKey(
-            computer=f"{device}, {self._config.attention}, {'fp8' if self._fp8 else 'exact'}",
+            computer=f"{device}, {self._config.attention}, {self._form_of_weights(request.variant)}",
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
             pixels=height * width,
         )
+
+    def _form_of_weights(self, variant: str) -> str:
+        part = transformer_part(variant)
+        place, problems = self.source.inspect(part)
+        stored = quantised_as(part, place) if place and not problems else ""
+        return stored or (FP8 if self._fp8 else EXACT)
 
     @contextmanager
     def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:

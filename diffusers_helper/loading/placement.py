@@ -12,8 +12,8 @@ from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.model_files import Part, parts
-from diffusers_helper.model_files.contents import quantised_as, stored_numbers
-from diffusers_helper.model_files.headers import BLOCK_TYPES, EIGHT_BIT_FLOATS, bytes_of
+from diffusers_helper.model_files.contents import kept_numbers, quantised_as, stored_numbers
+from diffusers_helper.model_files.headers import bytes_of
 
 RAM_FOR_WORK = 2 * 1024**3
 """RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
@@ -62,12 +62,10 @@ class Placement:
         counts = stored_numbers(part, folder)
         if part.is_transformer and self._options.fp8 and not quantised_as(part, folder):
             return int(sum(counts.values()) * share)
-        keeps = part.in_blocks and self._keeps_forms
-        nbytes = (
-            bytes_of(form, count) if keeps and form in (*EIGHT_BIT_FLOATS, *BLOCK_TYPES) else count * dtype.itemsize
-            for form, count in counts.items()
-        )
-        return int(sum(nbytes) * share)
+        kept = kept_numbers(part, folder) if self._keeps_forms else {}
+        expanded = sum(counts.values()) - sum(kept.values())
+        nbytes = expanded * dtype.itemsize + sum(bytes_of(form, count) for form, count in kept.items())
+        return int(nbytes * share)
 
     @property
     def _keeps_forms(self) -> bool:

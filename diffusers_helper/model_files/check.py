@@ -96,28 +96,32 @@ def _weight_problems(part: Part, place: Path, config: dict[str, Any]) -> list[Pr
             text = Message("does not hold {name}, which its index promises", name=display_name(absent[0]))
             problems.append(Problem(name, text, Fault.FOREIGN))
         found |= header
-    return problems or _foreign_weights(part, config, found, next(iter(shards)))
+    if not problems and (foreign := _foreign_weights(part, part.config_file(place).name, config, found)):
+        problems.append(Problem(next(iter(shards)), foreign, Fault.FOREIGN))
+    return problems
 
 
-def _foreign_weights(part: Part, config: dict[str, Any], header: dict[str, dict[str, Any]], name: str) -> list[Problem]:
-    text = foreign_format(header)
-    if text is not None:
-        return [Problem(name, text, Fault.FOREIGN)]
+def _foreign_weights(
+    part: Part, config_name: str, config: dict[str, Any], header: dict[str, dict[str, Any]]
+) -> Message | None:
+    """Why weights are none of `part`, to follow their file's name; None if they are."""
+    if foreign := foreign_format(header):
+        return foreign
     shape = next((entry["shape"] for weight, entry in header.items() if weight.endswith(part.marker)), None)
     if shape is None:
-        return [
-            Problem(
-                name, Message("has no weight {marker}: it belongs to another model", marker=part.marker), Fault.FOREIGN
-            )
-        ]
-    width = part.expected_width(config)
+        return Message("has no weight {marker}: it belongs to another model", marker=part.marker)
+    known = {"config": config_name, "marker": part.marker, "shape": shape}
+    rows, width = config.get(part.rows), part.expected_width(config)
     if width is not None and shape[-1:] != [width]:
-        text = Message(
+        return Message(
             "does not fit its {config}: {marker} has shape {shape}, and its last size should be {width}",
-            config=part.config,
-            marker=part.marker,
-            shape=shape,
             width=width,
+            **known,
         )
-        return [Problem(name, text, Fault.FOREIGN)]
-    return []
+    if isinstance(rows, int) and shape[:1] != [rows]:
+        return Message(
+            "does not fit its {config}: {marker} has shape {shape}, and its first size should be {rows}",
+            rows=rows,
+            **known,
+        )
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
@@ -12,24 +14,45 @@ from diffusers_helper.model_files.weight_files import weight_files
 
 EXACT = "exact"
 FP8 = "fp8"
+_QUANTISED = (*EIGHT_BIT_FLOATS, *BLOCK_TYPES)
+_IN_BLOCKS = re.compile(r"(^|\.)((single_)?transformer_blocks|layers)\.\d+\..*\.weight$")
+"""Weights that the two large models read block by block."""
 
 
 def stored_numbers(part: Part, place: Path) -> dict[str, int]:
     """How many numbers the weight files of `part` hold, by the files' name of their dtype; none of damaged ones."""
-    counts: dict[str, int] = {}
-    try:
-        for file in weight_files(part, place) if part.weights else ():
-            for entry in read_tensors(file).values():
-                counts[entry["dtype"]] = counts.get(entry["dtype"], 0) + prod(entry["shape"])
-    except (ValueError, OSError):
+    return _counted((form, count) for _, form, count in _entries(part, place))
+
+
+def kept_numbers(part: Part, place: Path) -> dict[str, int]:
+    """How many of them are quantised weights of a large model's blocks, which may stay in their form in RAM."""
+    if not part.in_blocks:
         return {}
+    entries = _entries(part, place)
+    return _counted((form, count) for name, form, count in entries if form in _QUANTISED and _IN_BLOCKS.search(name))
+
+
+def _entries(part: Part, place: Path) -> list[tuple[str, str, int]]:
+    """Name, form and count of the tensors of `part`."""
+    try:
+        files = weight_files(part, place) if part.weights else []
+        entries = [entry for file in files for entry in read_tensors(file).items()]
+    except (ValueError, OSError):
+        return []
+    return [(name, entry["dtype"], prod(entry["shape"])) for name, entry in entries]
+
+
+def _counted(entries: Iterable[tuple[str, int]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for form, count in entries:
+        counts[form] = counts.get(form, 0) + count
     return counts
 
 
 def quantised_as(part: Part, place: Path) -> str:
     """What most numbers of an approximation of the published weights are: "fp8", "GGUF Q4_K"; "" for others."""
     counts = stored_numbers(part, place)
-    small = {dtype: count for dtype, count in counts.items() if dtype in EIGHT_BIT_FLOATS or dtype in BLOCK_TYPES}
+    small = {dtype: count for dtype, count in counts.items() if dtype in _QUANTISED}
     if 2 * sum(small.values()) <= sum(counts.values()):
         return ""
     most = max(small, key=lambda dtype: small[dtype])

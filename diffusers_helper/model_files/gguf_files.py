@@ -5,7 +5,7 @@ A quantised tensor is a row of blocks, each a few numbers with what they share (
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,13 @@ def read_gguf(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ValueError whose text says what is wrong, to follow the file's name, and OSError.
     """
+    facts = path.stat()
+    return _read(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, _size: int, _changed: int) -> dict[str, dict[str, Any]]:
+    """Once for a file and its state: there are many tensors, and the package takes its time for each."""
     try:
         reader = _reader_class()(path)
         return {tensor.name: _entry(reader, tensor) for tensor in reader.tensors}

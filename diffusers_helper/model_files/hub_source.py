@@ -33,8 +33,12 @@ class HubSource(ModelSource):
 
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
         """As in the base class; asks the hub for sizes only when something has to be downloaded."""
+        self.check_parts(parts_for(variants), offline=offline)
+
+    def check_parts(self, wanted: Iterable[Part], *, offline: bool = False) -> None:
+        """As in the base class."""
         lacking = {}
-        for part in parts_for(variants):
+        for part in wanted:
             _folder, problems = self.inspect(part)
             if problems:
                 lacking[part] = problems

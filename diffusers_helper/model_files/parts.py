@@ -31,6 +31,7 @@ class Part:
         weights: stem of its safetensors files; "" if it has none.
         marker: end of a weight's name that only such a part has; its last axis is as long as the config's `width` says.
         width: fields of the config whose product is that length; of a list the last entry counts.
+        rows: the field of the config that its first axis is as long as; "" where that says nothing.
         once_per_video: the share of its bytes that a video reads once, about: modulation weights.
         published_as: the dtype of the published weights, by safetensors' name.
 
@@ -48,6 +49,7 @@ class Part:
     weights: str = ""
     marker: str = ""
     width: tuple[str, ...] = ()
+    rows: str = ""
     once_per_video: float = 0.0
     published_as: str = "F16"
 
@@ -136,6 +138,7 @@ TEXT_ENCODER = Part(
     weights="model",
     marker="embed_tokens.weight",
     width=("hidden_size",),
+    rows="vocab_size",
 )
 TOKENIZER = Part(
     name="tokenizer",
@@ -156,6 +159,7 @@ TEXT_ENCODER_2 = Part(
     weights="model",
     marker="token_embedding.weight",
     width=("hidden_size",),
+    rows="vocab_size",
 )
 TOKENIZER_2 = Part(
     name="tokenizer_2",

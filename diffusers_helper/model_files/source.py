@@ -84,6 +84,11 @@ class ModelSource(ABC):
         Reads headers alone. Files that only have to be downloaded are no error, unless `offline` or the disk forbids.
         """
 
+    def check_parts(self, wanted: Iterable[Part], *, offline: bool = False) -> None:
+        """The same for single parts."""
+        for part in wanted:
+            self.folder(part, offline=offline)
+
     @abstractmethod
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
         """The folder with the complete files of `part`, downloaded if they must be; raises ModelFilesError."""

@@ -81,7 +81,8 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
             video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d),
         ),
     }
-    errors = [_relative_error(kernels, name, arguments) for name, arguments in calls.items()]
+    with_one_scale = "expand", (normal(6, 40).to(torch.float8_e5m2), normal(1).float(), normal(6, 40))
+    errors = [_relative_error(kernels, name, arguments) for name, arguments in (*calls.items(), with_one_scale)]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on
 
 
