@@ -27,7 +27,7 @@ from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residenc
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.model_files.choice import resolve_models
 from diffusers_helper.model_files.parts import transformer_part
-from diffusers_helper.models.gguf import BLOCKS
+from diffusers_helper.models.gguf_blocks import BLOCKS
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
 
 TINY: dict[str, Any] = SMALL | {

@@ -11,7 +11,10 @@ from torch import nn
 
 from diffusers_helper.model_files.gguf_files import BLOCKS as SIZES
 from diffusers_helper.model_files.headers import bytes_of, numbers_at_once, read_tensors
-from diffusers_helper.models.gguf import BLOCKS, GgufLinear, expand_blocks
+from diffusers_helper.models.gguf import GgufLinear
+from diffusers_helper.models.gguf_blocks import BLOCKS, expand_blocks
+from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernels import PLAIN
 from tests.gguf_writing import BOUNDS, Type, quantised, random_blocks, write_gguf
 
 KINDS = sorted(BLOCKS)
@@ -41,11 +44,13 @@ def test_float32_numbers_are_the_packages_bit_for_bit(kind, at_once):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_expands_to_the_same_bits(kind, dtype):
-    raw = torch.from_numpy(random_blocks(kind, 10_000))
-    found = [torch.empty(10_000 * BLOCKS[kind].numbers, dtype=dtype, device=device) for device in ("cpu", "cuda")]
-    for out in found:
-        expand_blocks(kind, raw.to(out.device), out)
-    assert torch.equal(found[0], found[1].cpu())
+    raw, shape = torch.from_numpy(random_blocks(kind, 10_000)), (10_000, BLOCKS[kind].numbers)
+    expected = expand_blocks(kind, raw, torch.empty(shape, dtype=dtype))
+    fused = resolve_kernels("cuda", torch.bfloat16)
+    assert fused is not PLAIN
+    for kernels in (PLAIN, fused):
+        found = kernels.expand_blocks(kind, raw.cuda(), torch.empty(shape, dtype=dtype, device="cuda"))
+        assert torch.equal(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

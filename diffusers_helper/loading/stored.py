@@ -16,7 +16,8 @@ from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS
 from diffusers_helper.model_files.shards import Shards, Stored
 from diffusers_helper.models.fp8 import Fp8Linear
-from diffusers_helper.models.gguf import BLOCKS, GgufLinear, expand_blocks
+from diffusers_helper.models.gguf import GgufLinear
+from diffusers_helper.models.gguf_blocks import BLOCKS, expand_blocks
 from diffusers_helper.models.stored_linear import replace_linears
 
 DTYPES = {

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .gguf_blocks import expand_blocks
 from .norms import EPS, modulate
 from .rope import rotate
 
@@ -62,6 +63,9 @@ class Kernels(Protocol):
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """Write float8 `codes` (rows, columns) times float32 scales, one per row (rows,) or one (1,), to `out`."""
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """Write the numbers of blocks of a GGUF file (uint8, of type `kind`) to `out`; return `out`."""
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""
@@ -122,6 +126,10 @@ class PlainKernels:
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """See Kernels."""
         return out.copy_(codes).mul_(scales[:, None])
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """See Kernels."""
+        return expand_blocks(kind, blocks, out)
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""
