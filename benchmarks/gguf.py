@@ -33,7 +33,7 @@ from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer
 TINY: dict[str, Any] = SMALL | {
     "num_attention_heads": 2,
     "num_layers": 1,
-    "num_single_layers": 2,
+    "num_single_layers": 4,
     "num_refiner_layers": 1,
 }
 """256 wide: rows of whole blocks."""

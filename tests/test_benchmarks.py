@@ -49,7 +49,7 @@ def test_gguf(capsys, tmp_path):
     assert exact["finite"]
     assert small["finite"]
     assert 0 < small["sent_gb_per_step"] < 0.2 * exact["sent_gb_per_step"]  # which is float32 here
-    assert small["weights_gib"] < 0.5 * exact["weights_gib"]
+    assert small["weights_gib"] < exact["weights_gib"]
     assert list(tmp_path.iterdir()) == []
 
 
