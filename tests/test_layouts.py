@@ -202,3 +202,51 @@ def test_half_precision_twins_and_shards_without_an_index(tmp_path):
     assert F1.identity_in(place) != identity
     with pytest.raises(ModelFilesError, match=r"fp16-00002-of-00003\.safetensors .* is missing"):
         components.source.folder(F1)
+
+
+def test_bits_that_were_rounded_once_more_are_not_called_exact(tmp_path):
+    weights = {name: weight.half() for name, weight in weights_of(F1, TINY_FOLDER).items()}
+    file = write_single(tmp_path / "x.safetensors", F1, weights, TINY_FOLDER)
+    assert on_cpu(named(tmp_path, transformer_f1=file)).environment.of_video("f1")["weights"] == "rounded"
+    wide = {name: weight.float() for name, weight in weights.items()}
+    file = write_single(tmp_path / "x.safetensors", F1, wide, TINY_FOLDER)
+    assert on_cpu(named(tmp_path, transformer_f1=file)).environment.of_video("f1")["weights"] == "exact"
+
+
+def first_names(name, levels):
+    """An autoencoder's names in the first code of Stable Diffusion, written from its modules."""
+    for ours, first in {
+        ".mid_block.attentions.0.group_norm.": ".mid.attn_1.norm.",
+        ".mid_block.attentions.0.to_out.0.": ".mid.attn_1.proj_out.",
+        ".mid_block.attentions.0.to_": ".mid.attn_1.",
+        ".mid_block.resnets.0.": ".mid.block_1.",
+        ".mid_block.resnets.1.": ".mid.block_2.",
+        ".conv_norm_out.": ".norm_out.",
+        ".conv_shortcut.": ".nin_shortcut.",
+        ".resnets.": ".block.",
+        "samplers.0.": "sample.",
+        "encoder.down_blocks.": "encoder.down.",
+        **{f"decoder.up_blocks.{n}.": f"decoder.up.{levels - 1 - n}." for n in range(levels)},
+    }.items():
+        name = name.replace(ours, first)
+    return name
+
+
+@pytest.mark.parametrize("attention", ["", "conv."])
+def test_an_autoencoder_by_its_first_names(tmp_path, attention):
+    stored = {}
+    for name, weight in weights_of(parts.VAE, TINY_FOLDER).items():
+        first = first_names(name, 4)
+        if ".attn_1." in first and ".norm." not in first:
+            owner, _, leaf = first.rpartition(".")
+            first = f"{owner}.{attention}{leaf}"
+            weight = weight[..., None, None, None] if weight.dim() == 2 else weight
+        stored[first] = weight
+    assert {"encoder.mid.attn_1.q.weight", "encoder.mid.attn_1.q.conv.weight"} & stored.keys()
+    assert "decoder.up.3.block.0.conv1.conv.weight" in stored
+    file = write_single(tmp_path / "x.safetensors", parts.VAE, stored, TINY_FOLDER)
+    loaded, exact = (
+        on_cpu(source)._part(parts.VAE).state_dict() for source in (named(tmp_path, vae=file), LocalFolder(TINY_FOLDER))
+    )
+    assert loaded.keys() == exact.keys()
+    assert all(torch.equal(loaded[name], weight) for name, weight in exact.items())

@@ -36,7 +36,7 @@ from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_templ
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import readable_progress, resolve_models, transformer_part
 from diffusers_helper.model_files.checksums import RECORD
-from diffusers_helper.model_files.contents import EXACT, FP8, quantised_as
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
@@ -215,8 +215,8 @@ class Program:
     def _form_of_weights(self, variant: str) -> str:
         part = transformer_part(variant)
         place, problems = self.source.inspect(part)
-        stored = quantised_as(part, place) if place and not problems else ""
-        return stored or (FP8 if self._fp8 else EXACT)
+        form = form_of(part, place) if place and not problems else EXACT
+        return FP8 if form in (EXACT, ROUNDED) and self._fp8 else form
 
     @contextmanager
     def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:

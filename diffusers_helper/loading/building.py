@@ -26,6 +26,7 @@ from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.source import OnProgress
+from diffusers_helper.model_files.vae_names import with_published_names
 from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.models.fp8 import with_fp8
 
@@ -67,7 +68,10 @@ def _load_model(
 ) -> nn.Module:
     model, files = _empty(part, part.config_file(folder)), weight_files(part, folder)
     if not part.in_blocks:
-        return load_weights(model, Shards(files), dtype, Place(cpu))
+        shards = Shards(files)
+        if part is parts.VAE:
+            shards.tensors = with_published_names(shards.tensors)
+        return load_weights(model, shards, dtype, Place(cpu))
     if fp8 is not None:
         layers = with_fp8(model, blocks_of(model))
         report = partial(on_progress, Message("Converting {title} to 8 bits, once", title=part.title))

@@ -13,7 +13,7 @@ from diffusers_helper.core.numerics import NUMERICS_VERSION
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, Part, parts_for, transformer_part
-from diffusers_helper.model_files.contents import EXACT, FP8, quantised_as
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
@@ -84,15 +84,13 @@ class Environment:
 
     def _stored_as(self, variants: Sequence[str]) -> str:
         found = [(part, *self._source.inspect(part)) for part in map(transformer_part, variants)]
-        here = [(part, place) for part, place, problems in found if place is not None and not problems]
-        forms = [_form_in_words(quantised_as(part, place), fp8=self._options.fp8 is not None) for part, place in here]
-        return ", ".join(sorted(set(forms))) or _form_in_words("", fp8=self._options.fp8 is not None)
+        forms = {form_of(part, place) for part, place, problems in found if place is not None and not problems}
+        return ", ".join(sorted(map(self._in_words, forms or {EXACT})))
 
-
-def _form_in_words(stored: str, *, fp8: bool) -> str:
-    if stored:
-        return f"{stored} files" if stored == FP8 else stored
-    return "8 bits" if fp8 else EXACT
+    def _in_words(self, form: str) -> str:
+        if form in (EXACT, ROUNDED) and self._options.fp8:
+            return "8 bits"
+        return f"{form} files" if form == FP8 else form
 
 
 def device_name(device: torch.device) -> str:

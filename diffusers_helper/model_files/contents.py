@@ -13,6 +13,7 @@ from diffusers_helper.model_files.parts import Part
 from diffusers_helper.model_files.weight_files import weight_files
 
 EXACT = "exact"
+ROUNDED = "rounded"
 FP8 = "fp8"
 _QUANTISED = (*EIGHT_BIT_FLOATS, *BLOCK_TYPES)
 _IN_BLOCKS = re.compile(r"(^|\.)((single_)?transformer_blocks|layers)\.\d+\..*\.weight$")
@@ -50,23 +51,33 @@ def _counted(entries: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def quantised_as(part: Part, place: Path) -> str:
-    """What most numbers of an approximation of the published weights are: "fp8", "GGUF Q4_K"; "" for others."""
+    """What most quantised numbers of an approximation are: "fp8", "GGUF Q4_K"; "" for weights that are none.
+
+    Fp8 numbers do not count as long as they are the fewer.
+    """
     counts = stored_numbers(part, place)
     small = {dtype: count for dtype, count in counts.items() if dtype in _QUANTISED}
-    if 2 * sum(small.values()) <= sum(counts.values()):
+    if 2 * sum(small.values()) <= sum(counts.values()) and not any(form in BLOCK_TYPES for form in small):
         return ""
     most = max(small, key=lambda dtype: small[dtype])
     return FP8 if most in EIGHT_BIT_FLOATS else f"GGUF {most}"
 
 
+def form_of(part: Part, place: Path) -> str:
+    """What the weights are to the published ones: "exact" only where nothing was rounded, "rounded", or quantised."""
+    counts = stored_numbers(part, place)
+    most = max(counts, key=lambda dtype: counts[dtype], default=part.published_as)
+    exact = most == part.published_as or (most in ITEM_BYTES and ITEM_BYTES[most] > ITEM_BYTES[part.published_as])
+    return quantised_as(part, place) or (EXACT if exact else ROUNDED)
+
+
 def described(part: Part, place: Path) -> str:
-    """What the weights are, for a table: "exact (BF16)" only where nothing was rounded; "" for parts without."""
+    """What the weights are, for a table: their form, and the dtype of most numbers; "" for parts without."""
     counts = stored_numbers(part, place)
     if not counts:
         return ""
-    most = max(counts, key=lambda dtype: counts[dtype])
-    if form := quantised_as(part, place):
-        scaled = form == FP8 and any(scales_of(read_tensors(file)) for file in weight_files(part, place))
-        return f"{form} ({most}{', scaled' if scaled else ''})" if form == FP8 else form
-    wide = ITEM_BYTES[most] > ITEM_BYTES[part.published_as] and most.startswith("F")
-    return f"{EXACT if wide or most == part.published_as else 'rounded'} ({most})"
+    form, most = form_of(part, place), max(counts, key=lambda dtype: counts[dtype])
+    if form not in (EXACT, ROUNDED, FP8):
+        return form
+    scaled = form == FP8 and any(scales_of(read_tensors(file)) for file in weight_files(part, place))
+    return f"{form} ({most}{', scaled' if scaled else ''})"

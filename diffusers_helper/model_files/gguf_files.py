@@ -41,6 +41,8 @@ def _read(path: Path, _size: int, _changed: int) -> dict[str, dict[str, Any]]:
     """Once for a file and its state: there are many tensors, and the package takes its time for each."""
     try:
         reader = _reader_class()(path)
+        if reader.byte_order != "I":
+            raise ValueError(Message("is written for computers with another order of bytes"))
         return {tensor.name: _entry(reader, tensor) for tensor in reader.tensors}
     except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
         if error.args and isinstance(error.args[0], Message):
