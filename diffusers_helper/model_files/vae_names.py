@@ -1,4 +1,4 @@
-"""The names that Stable Diffusion's first code gave an autoencoder's weights, as ComfyUI saves them, in diffusers' terms."""
+"""An autoencoder's weights by the names of Stable Diffusion's first code, as ComfyUI saves them, as diffusers'."""
 
 from __future__ import annotations
 
@@ -39,6 +39,5 @@ def _published(name: str, last: int) -> str:
         lambda match: f".mid_block.attentions.0.{_ATTENTION[match[1]]}.",
         name,
     )
-    return re.sub(
-        r"^(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out.", name.replace(".nin_shortcut.", ".conv_shortcut.")
-    )
+    name = re.sub(r"^(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out.", name)
+    return name.replace(".nin_shortcut.", ".conv_shortcut.")
