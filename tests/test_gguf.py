@@ -129,6 +129,16 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
         read_tensors(tmp_path / "x.gguf")
 
 
+def test_the_other_order_of_bytes_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "hyvid", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("a", np.ones(8, np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(ValueError, match="another order of bytes"):
+        read_tensors(tmp_path / "x.gguf")
+
+
 def test_a_shape_that_is_not_the_tensors_is_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "hyvid")
     writer.add_array("comfy.gguf.orig_shape.a", [3, 3])
