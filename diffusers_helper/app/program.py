@@ -128,7 +128,8 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if self._fp8 else "") if note])
+        rounds = self._fp8 is not None and self._stored_form(variant) in (EXACT, ROUNDED)
+        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if rounds else "") if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
     @cached_property
@@ -213,10 +214,14 @@ class Program:
         )
 
     def _form_of_weights(self, variant: str) -> str:
+        """What the transformer computes with."""
+        stored = self._stored_form(variant)
+        return FP8 if stored in (EXACT, ROUNDED) and self._fp8 else stored
+
+    def _stored_form(self, variant: str) -> str:
         part = transformer_part(variant)
         place, problems = self.source.inspect(part)
-        form = form_of(part, place) if place and not problems else EXACT
-        return FP8 if form in (EXACT, ROUNDED) and self._fp8 else form
+        return form_of(part, place) if place and not problems else EXACT
 
     @contextmanager
     def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:
