@@ -112,8 +112,8 @@ def measured(way: str, args: argparse.Namespace, device: torch.device) -> dict[s
 
 def files(folder: Path, components: Components) -> dict[str, Any]:
     """Write the files, and read the first as a job does."""
-    transformer = components.source.folder(parts.transformer_part(VARIANT), offline=True)
-    names = ModuleNames(empty_transformer(transformer))
+    part = parts.transformer_part(VARIANT)
+    names = ModuleNames(empty_transformer(part, components.source.folder(part, offline=True)))
     generator = torch.Generator().manual_seed(1)
     for number in range(3):
         tensors = {}

@@ -20,10 +20,14 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
+from diffusers_helper.model_files import transformer_part
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options, config_of
 from tests.fakes import wait_for
+from tests.layouts import comfyui, weights_of, write_gguf_file
+from tests.tiny import TINY_FOLDER
 
+F1 = transformer_part("f1")
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
 
@@ -50,6 +54,20 @@ def test_times_are_known_by_the_size_that_the_video_has(tiny):
     assert pixels(shape="1:1") == 256 * 256
     assert pixels(shape="9:16") == 192 * 320
     assert pixels(shape="1:1", width=720, height=400) == 720 * 400
+
+
+@pytest.mark.parametrize(("kind", "form"), [(None, "fp8"), ("Q8_0", "GGUF Q8_0")])
+def test_times_and_notes_are_of_the_weights_that_compute(tmp_path, kind, form):
+    """A quantised file stays as it is, whatever --weights says."""
+    models = comfyui(tmp_path / "models", TINY_FOLDER)
+    if kind:
+        file = models / "diffusion_models" / "FramePack_F1_I2V_HY.safetensors"
+        file.unlink()
+        write_gguf_file(file.with_suffix(".gguf"), F1, weights_of(F1, TINY_FOLDER), TINY_FOLDER, kind)
+    given = ("--models", str(models), "--device", "cpu", "--outputs", str(tmp_path), "--weights", "fp8")
+    program = Program(options(*given), "f1")
+    assert program._speed_key(GenerationRequest(variant="f1"), (80, 64)).computer == f"cpu, auto, {form}"
+    assert ("rounded to 8 bits (--weights fp8)" in program.note) is (kind is None)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import readable_progress, resolve_models
+from diffusers_helper.model_files import readable_progress, resolve_models, transformer_part
 from diffusers_helper.model_files.checksums import RECORD
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
@@ -131,7 +132,8 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if self._fp8 else "") if note])
+        rounds = self._fp8 is not None and self._stored_form(variant) in (EXACT, ROUNDED)
+        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if rounds else "") if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
     @cached_property
@@ -225,12 +227,22 @@ class Program:
         width, height = photo_size
         height, width = video_size(request.model_copy(update={"resolution": resolution}), (height, width))
         return SpeedKey(
-            computer=f"{device}, {self._config.attention}, {'fp8' if self._fp8 else 'exact'}",
+            computer=f"{device}, {self._config.attention}, {self._form_of_weights(request.variant)}",
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
             pixels=height * width,
         )
+
+    def _form_of_weights(self, variant: str) -> str:
+        """What the transformer computes with."""
+        stored = self._stored_form(variant)
+        return FP8 if stored in (EXACT, ROUNDED) and self._fp8 else stored
+
+    def _stored_form(self, variant: str) -> str:
+        part = transformer_part(variant)
+        place, problems = self.source.inspect(part)
+        return form_of(part, place) if place and not problems else EXACT
 
     @contextmanager
     def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:

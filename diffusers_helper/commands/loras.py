@@ -74,7 +74,7 @@ def _fits(config: RuntimeConfig, path: Path) -> str:
     folder, _ = source.inspect(part)
     if folder is None:
         return f"not known, as {source.title} is not here"
-    return f"{adapter_of(content, ModuleNames(empty_transformer(folder))).note} ({source.title})"
+    return f"{adapter_of(content, ModuleNames(empty_transformer(part, folder))).note} ({source.title})"
 
 
 def add_parser(commands: Any) -> None:

@@ -14,8 +14,8 @@ from diffusers_helper.loading.weights import read_again
 from diffusers_helper.lora.applying import Adaptation
 from diffusers_helper.lora.names import ModuleNames
 from diffusers_helper.model_files import Part
-from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.shards import Shards
+from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.models.kernels import Kernels
 
 Identity = list[tuple[str, str]]
@@ -54,7 +54,7 @@ class Adapting:
     def names(self, part: Part, folder: Path | None) -> ModuleNames:
         """Return the modules of the transformer that is loaded as `part`, or is in `folder` and not read yet."""
         if folder is not None:
-            return ModuleNames(empty_transformer(folder))
+            return ModuleNames(empty_transformer(part, folder))
         if part.name not in self._names:
             self._names[part.name] = ModuleNames(self.of(part).model)
         return self._names[part.name]

@@ -32,7 +32,7 @@ from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, get_c
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
 from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.contents import is_fp8
+from diffusers_helper.model_files.contents import FP8, quantised_as
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
@@ -144,7 +144,7 @@ class Components:
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
-        self._fp8_parts: set[str] = set()
+        self._quantised: dict[str, str] = {}
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -263,10 +263,16 @@ class Components:
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
-        if self._fp8_parts.intersection(names):
+        form = next((self._quantised[name] for name in names if self._quantised.get(name)), "")
+        if form == FP8:
             yield Message(
                 "The transformer's files have 8-bit weights (fp8): the pictures differ a little from those of the "
                 "published weights."
+            )
+        elif form:
+            yield Message(
+                "The transformer's weights are quantised ({form}): the pictures differ from the published ones'.",
+                form=form,
             )
         if left := bytes_in_files(transformer):
             yield Message(
@@ -302,7 +308,7 @@ class Components:
         place = self.placement.place(part, self.policy)
         loaded = build(part, folder, dtype, place, self.progress.loading, self._options.fp8_file(part, folder))
         if is_transformer:
-            (self._fp8_parts.add if is_fp8(part, folder) else self._fp8_parts.discard)(part.name)
+            self._quantised[part.name] = quantised_as(part, folder)
             self._attention_function = backend.load()
             self._kernels = resolve_kernels(self.device, self.dtype, fused=self._options.fused)
             use_kernels(loaded, self._kernels)

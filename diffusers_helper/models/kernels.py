@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .gguf_blocks import expand_blocks
 from .norms import EPS, modulate
 from .rope import rotate
 
@@ -61,7 +62,10 @@ class Kernels(Protocol):
         """A linear layer of [left | right] (concatenated on the last axis)."""
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-        """Write float8 e4m3 `codes` (rows, columns) times a scale per row (rows,), float32, to `out`; return `out`."""
+        """Write float8 `codes` (rows, columns) times float32 scales, one per row (rows,) or one (1,), to `out`."""
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """Write the numbers of blocks of a GGUF file (uint8, of type `kind`) to `out`; return `out`."""
 
     def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """`x + left @ right` of matrices of one dtype, the product a thin one: summed in float32 and rounded once."""
@@ -129,6 +133,10 @@ class PlainKernels:
     def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """See Kernels."""
         return torch.addmm(x, left, right)
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """See Kernels."""
+        return expand_blocks(kind, blocks, out)
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""
