@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from diffusers_helper.lora.applying import Adaptation, Loras
 from diffusers_helper.lora.files import read_file
+from diffusers_helper.lora.formulas import Difference
 from diffusers_helper.lora.names import ModuleNames
 from diffusers_helper.lora.reading import adapter_of
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
@@ -252,14 +254,16 @@ def test_what_it_takes_on_the_device_is_counted():
     assert model.adaptation.nbytes == 0
 
 
-def test_a_fault_while_a_weight_is_made_is_not_taken_for_the_stored_one(monkeypatch):
-    model = Model()
-    model.adaptation.apply(Loras(model.files("loha"), (1.0,)), merge=False)
-
-    def broken(*_):
+class Broken(Difference):
+    def delta(self, weight, strength):
         raise AttributeError("a fault")
 
-    monkeypatch.setattr("diffusers_helper.lora.formulas.Hadamard.delta", broken)
+
+def test_a_fault_while_a_weight_is_made_is_not_taken_for_the_stored_one():
+    model = Model()
+    (adapter,) = model.files("loha")
+    changes = {name: (Broken(model.stored[name]),) for name in adapter.changes}
+    model.adaptation.apply(Loras((replace(adapter, changes=changes),), (1.0,)), merge=False)
     with model.adaptation.placed((1.0,), stay=True), pytest.raises(RuntimeError, match="could not be computed"):
         output(model.transformer)
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
+import shutil
 from contextlib import closing
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import LoraError, SettingsError
@@ -16,11 +18,13 @@ from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.lora_files import LoraFiles
-from diffusers_helper.lora.files import read_file
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.memory import MemoryPolicy, Residency
 from diffusers_helper.model_files import LocalFolder
+from diffusers_helper.model_files.headers import read_header
+from diffusers_helper.model_files.parts import transformer_part
+from diffusers_helper.model_files.weight_files import weight_files
 from tests.gpus import PatientGpu
 from tests.test_generation import photo, quick_decoding  # noqa: F401 - a fixture
 from tests.tiny import TINY_FOLDER
@@ -67,6 +71,13 @@ def factors(components, seed):
         tensors[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 4
         tensors[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 4
     return tensors
+
+
+class Planned(Components):
+    """Shares memory as it was told, and plans nothing anew."""
+
+    def plan_memory(self, preserved_gb):
+        pass
 
 
 def events_of(components, photo, output, checkpoint=None, **changes):  # noqa: F811 - the fixture's value
@@ -122,13 +133,12 @@ def test_weights_over_time(components, photo, tmp_path, variant):  # noqa: F811
 
 
 @pytest.mark.parametrize("loras", [["1=0.7", "2=0.3"], ["1=[0s-1.2s: 0.5] [1.2s-: 1]", "2=[1.2s-: -1]"]])
-def test_a_model_that_swaps_makes_the_same_bits(components, folder, photo, tmp_path, loras, monkeypatch):  # noqa: F811
+def test_a_model_that_swaps_makes_the_same_bits(components, folder, photo, tmp_path, loras):  # noqa: F811
     wanted = latents_of(components, photo, tmp_path / "a", loras=loras)
-    other = Components(LocalFolder(TINY_FOLDER), "cpu")
+    other = Planned(LocalFolder(TINY_FOLDER), "cpu")
     other.loras = components.loras
     policy = MemoryPolicy(resident=False, preserved_gb=1e6, tile_vae=False)
     other.residency = Residency("cpu", policy, streams=PatientGpu())
-    monkeypatch.setattr(other, "plan_memory", lambda _preserved: None)
     for name in "bc":
         assert all(same(latents_of(other, photo, tmp_path / name, loras=loras), wanted))
     plain = latents_of(components, photo, tmp_path / "d")
@@ -199,28 +209,47 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_loaded(components,
     assert "folder" in faults(components, photo, tmp_path, [str(folder)])
 
 
-def test_files_are_read_once_while_they_stay_as_they_are(components, folder, monkeypatch):
-    read = []
-    files = LoraFiles([folder])
-    monkeypatch.setattr("diffusers_helper.loading.lora_files.read_file", lambda p: read.append(p) or read_file(p))
-    request = GenerationRequest(loras=["1", "2"])
-    first = files.identified(request)
-    assert files.identified(first) == first
-    assert len(read) == 2
-    (folder / "2.safetensors").touch()
-    files.identified(first)
-    assert len(read) == 3
-    files.identified(GenerationRequest(loras=["1"]))
-    files.identified(request)
-    assert len(read) == 4  # what nobody asks for is not kept
+def test_files_are_read_once_while_they_stay_as_they_are(folder, tmp_path):
+    """Whether one is read shows in its digest: other bytes are put in its place, and it looks as it did."""
+    one, two = ((folder / f"{seed}.safetensors").read_bytes() for seed in (1, 2))
+    first, second = (hashlib.sha256(content).hexdigest() for content in (one, two))
+    (tmp_path / "1.safetensors").write_bytes(one)
+    (path := tmp_path / "2.safetensors").write_bytes(two)
+    looks = path.stat()
+    files = LoraFiles([tmp_path])
+
+    def replaced(content, later=0):
+        path.write_bytes(content)
+        os.utime(path, ns=(looks.st_atime_ns, looks.st_mtime_ns + later))
+
+    def digests(*names):
+        return [lora.sha256 for lora in files.identified(GenerationRequest(loras=names)).loras]
+
+    assert digests("1", "2") == [first, second]
+    replaced(one)
+    assert digests("1", "2") == [first, second]
+    replaced(one, later=1)
+    assert digests("1", "2") == [first, first]
+    replaced(two, later=1)
+    assert digests("1") == [first]
+    assert digests("1", "2") == [first, second]  # what nobody asks for is not kept
 
 
-def test_a_model_whose_files_changed_is_loaded_anew(components, photo, tmp_path, monkeypatch):  # noqa: F811
-    plain = latents_of(components, photo, tmp_path / "a")
-    list(events_of(components, photo, tmp_path / "b", loras=["1"]))
-    monkeypatch.setattr("diffusers_helper.model_files.parts._content_of", lambda file: f"another {file}")
-    monkeypatch.setattr("diffusers_helper.loading.adapting.read_again", None)
-    assert same(latents_of(components, photo, tmp_path / "c"), plain) == [True, True]
+def test_a_model_whose_files_changed_is_loaded_anew(components, folder, photo, tmp_path):  # noqa: F811
+    """Also what no LoRA file changes is that of the new files."""
+    models = shutil.copytree(TINY_FOLDER, tmp_path / "models")
+    ours = Components(LocalFolder(models), "cpu")
+    ours.loras = components.loras
+    list(events_of(ours, photo, tmp_path / "a", loras=["1"]))
+    part = transformer_part(GenerationRequest(**SMALL).variant)
+    [path] = (p for p in weight_files(part, ours.source.folder(part)) if "proj_out.bias" in read_header(p))
+    tensors = load_file(path)
+    tensors["proj_out.bias"] += 1
+    save_file(tensors, tmp_path / "new.safetensors")
+    (tmp_path / "new.safetensors").replace(path)
+    wanted = latents_of(Components(LocalFolder(models), "cpu"), photo, tmp_path / "b")
+    assert same(wanted, latents_of(components, photo, tmp_path / "c")) == [False, False]
+    assert same(latents_of(ours, photo, tmp_path / "d"), wanted) == [True, True]
 
 
 def test_a_change_that_fails_costs_the_model_and_not_the_next_video(components, photo, tmp_path, monkeypatch):  # noqa: F811

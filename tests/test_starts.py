@@ -36,7 +36,6 @@ from diffusers_helper.core.plan import pixel_frames
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
-from diffusers_helper.loading import text_to_image
 from diffusers_helper.media.growing import GrowingVideo, count_frames
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import open_photo
@@ -272,15 +271,15 @@ def stable_diffusion(tmp_path_factory, every_pipeline):
 
 def test_a_text_to_image_model_makes_the_start_and_is_gone(tmp_path, stable_diffusion, monkeypatch):
     framepack, loaded = load(tmp_path / "a", start_from=str(stable_diffusion)), []
-    load_pipeline = text_to_image._loaded
+    load_pipeline = diffusers.AutoPipelineForText2Image.from_pretrained
 
-    def watched(model, components):
-        assert not components._loaded, "nothing else is in memory"
-        pipeline = load_pipeline(model, components)
+    def watched(*model, **how):
+        assert not framepack._program.components._loaded, "nothing else is in memory"
+        pipeline = load_pipeline(*model, **how)
         loaded.append(weakref.ref(pipeline.unet))
         return pipeline
 
-    monkeypatch.setattr(text_to_image, "_loaded", watched)
+    monkeypatch.setattr(diffusers.AutoPipelineForText2Image, "from_pretrained", watched)
     framepack.frame("a cat", seed=1, steps=1, width=64, height=64)  # after which some models are loaded
     made, events = b"", []
     for event in run(framepack, {"start": "model"}):
@@ -291,8 +290,8 @@ def test_a_text_to_image_model_makes_the_start_and_is_gone(tmp_path, stable_diff
         if isinstance(event, StepDone):
             break
     assert stages(events)[0] == "start"
-    again = load(tmp_path / "b", start_from=str(stable_diffusion))
-    other = next(event for event in run(again, {"start": "model"}) if isinstance(event, StartMade))
+    framepack = load(tmp_path / "b", start_from=str(stable_diffusion))
+    other = next(event for event in run(framepack, {"start": "model"}) if isinstance(event, StartMade))
     assert other.path.read_bytes() == made != b""
     assert len(loaded) == 2
 
