@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.clip import Clip
     from diffusers_helper.media.inputs import JobInputs
 
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
+    GivenVideo = "str | os.PathLike[str] | Video"
+    Prompt = str | Sequence[tuple[float, str]]
 
 
 class _TemporaryFolder:
@@ -58,7 +61,7 @@ class Video:
 
     Attributes:
         path: the MP4, in the folder of the results.
-        frames: pixel frames in it.
+        frames: pixel frames in it, at 30 per second.
         request: the settings it was made with; the seed is the one in use.
         notes: sentences about the result, such as a prompt that was cut.
     """
@@ -133,28 +136,61 @@ class FramePack:
     def __call__(
         self,
         photo: Picture,
-        prompt: str | Sequence[tuple[float, str]] = "",
+        prompt: Prompt = "",
         *,
         end_photo: Picture | None = None,
         key_photos: Mapping[float, Picture] | None = None,
         **settings: Any,
     ) -> Video:
         """Make a video of `photo` (see `media.photo.open_photo`); takes and raises the same as `stream`."""
-        inputs = self._inputs(photo, prompt, end_photo, key_photos or {}, settings)
-        request = inputs.request
-        notes, finished = [], None
-        with closing(self._events(inputs)) as events:
-            for event in events:
-                if isinstance(event, Note):
-                    notes.append(event.text)
-                finished = event if isinstance(event, Finished) else finished
-        assert finished is not None, "a run ends with Finished or an exception"
-        return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
+        return self._made(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
+
+    def extend(
+        self, video: GivenVideo, seconds: float, prompt: Prompt = "", *, before: bool = False, **settings: Any
+    ) -> Video:
+        """Make a video longer, at its end or `before` its beginning, for which the original model is used.
+
+        Args:
+            video: a file, or a `Video`.
+            seconds: how much longer.
+            prompt, settings: as in `stream`; the size is that of the video.
+
+        Raises ClipError for a file that cannot be used, and else what `stream` raises.
+        """
+        from diffusers_helper.media.edits import extended
+
+        return self._made(extended(self._wanted(prompt, seconds, settings), _clip(video), before=before))
+
+    def connect(
+        self, first: GivenVideo, second: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any
+    ) -> Video:
+        """Join two videos by new `seconds` that lead from one to the other; see `extend`."""
+        from diffusers_helper.media.edits import connected
+
+        return self._made(connected(self._wanted(prompt, seconds, settings), _clip(first), _clip(second)))
+
+    def loop(self, video: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Add `seconds` that lead from a video's end to its beginning; see `extend`."""
+        from diffusers_helper.media.edits import looped
+
+        return self._made(looped(self._wanted(prompt, seconds, settings), _clip(video)))
+
+    def redo(self, video: GivenVideo, begin: float, end: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Make the seconds from `begin` to `end` of a video anew, in whole sections; see `extend`."""
+        from diffusers_helper.media.edits import redone
+
+        return self._made(redone(self.request(prompt, **settings).with_seed(), _clip(video), begin, end))
+
+    def insert(self, video: GivenVideo, at: float, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Put new `seconds` into a video, `at` seconds after its beginning; see `extend`."""
+        from diffusers_helper.media.edits import inserted
+
+        return self._made(inserted(self._wanted(prompt, seconds, settings), _clip(video), at))
 
     def stream(
         self,
         photo: Picture,
-        prompt: str | Sequence[tuple[float, str]] = "",
+        prompt: Prompt = "",
         *,
         end_photo: Picture | None = None,
         key_photos: Mapping[float, Picture] | None = None,
@@ -169,7 +205,25 @@ class FramePack:
         """
         return self._events(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
 
-    def request(self, prompt: str | Sequence[tuple[float, str]] = "", **settings: Any) -> GenerationRequest:
+    def _wanted(self, prompt: Prompt, seconds: float, settings: dict[str, Any]) -> GenerationRequest:
+        return self.request(prompt, **settings, seconds=seconds).with_seed()
+
+    def _made(self, inputs: JobInputs) -> Video:
+        notes, finished = [], None
+        with closing(self._events(inputs)) as events:
+            for event in events:
+                if isinstance(event, Note):
+                    notes.append(event.text)
+                finished = event if isinstance(event, Finished) else finished
+        assert finished is not None, "a run ends with Finished or an exception"
+        frames = finished.frames
+        if inputs.videos:
+            from diffusers_helper.media.clip import clip_length
+
+            frames = clip_length(_clip(finished.path))
+        return Video(finished.path, frames, inputs.request, tuple(notes), self._folder)
+
+    def request(self, prompt: Prompt = "", **settings: Any) -> GenerationRequest:
         """Return the request that a video of these settings has; raises SettingsError."""
         return GenerationRequest.from_fields(self.defaults.model_dump() | settings | {"prompt": prompt})
 
@@ -180,7 +234,7 @@ class FramePack:
     def _inputs(
         self,
         photo: Picture,
-        prompt: str | Sequence[tuple[float, str]],
+        prompt: Prompt,
         end_photo: Picture | None,
         key_photos: Mapping[float, Picture],
         settings: dict[str, Any],
@@ -202,6 +256,15 @@ class FramePack:
 
     def _events(self, inputs: JobInputs) -> Generator[Event, None, None]:
         return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)
+
+
+def _clip(video: GivenVideo) -> Clip:
+    """Look at a given video; raises ClipError and SettingsError."""
+    from diffusers_helper.media.clip import open_clip
+
+    path = video.path if isinstance(video, Video) else Path(os.fspath(video))
+    require_usable([path])
+    return open_clip(path)
 
 
 def _config(**given: Any) -> RuntimeConfig:

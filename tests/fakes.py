@@ -91,7 +91,7 @@ class FakeRun:
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", Message("Reading the prompt"))
-        for note in (*job.inputs.start.notes, *self.notes):
+        for note in (*job.inputs.lead.notes, *self.notes):
             yield Note(note)
         for section in range(request.sections):
             place = {"number": section + 1, "sections": request.sections}

@@ -26,6 +26,7 @@ from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.video_edits import EDITS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
@@ -109,8 +110,11 @@ def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
-    assert names == {"/generate": ["image", *SETTINGS, "end_photo"], **{name: ["job_id"] for name in of_a_job}}
-    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant", "key_seconds"}  # no key pictures here
+    edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
+    photos = {"/generate": ["image", *SETTINGS, "end_photo"]}
+    assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
+    elsewhere = {"variant", "key_seconds", "anchor", "replaced"}  # no key pictures here, and given videos elsewhere
+    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)
 

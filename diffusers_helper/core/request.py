@@ -30,6 +30,8 @@ SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
 """Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
 SIDES = ("width", "height")
 MAX_KEYS = 20
+LONGEST_GIVEN = 10**6
+"""Seconds of a given video."""
 
 
 def _clean_text(value: object) -> object:
@@ -84,6 +86,7 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 Seconds = Annotated[Number, Field(ge=0, le=MAX_SECONDS)]
+Time = Annotated[Number, Field(ge=0, le=LONGEST_GIVEN)]
 
 
 class GenerationRequest(BaseModel):
@@ -97,6 +100,9 @@ class GenerationRequest(BaseModel):
         end_strength: how much of an end picture counts, 0 to 1.
         end_embedding: whether sections look at the picture before them ("start") or more and more at the next ("mix").
         landing: how many sections before a key or end picture F1 leaves to the original's weights.
+        anchor: which given frame of a video F1 keeps in sight, the "last" or the "first" one.
+        replaced: the seconds of a given video in whose place the new ones come; from and to the same where they come
+            between. `media.edits` sets it.
         variant: "original" or "f1".
         seconds: wished length; the real one is `total_seconds`.
         seed: -1 for a random one, which `with_seed` then draws and fixes.
@@ -125,6 +131,8 @@ class GenerationRequest(BaseModel):
     end_strength: Share = 1.0
     end_embedding: Literal["start", "mix"] = "start"
     landing: Annotated[Whole, Field(ge=1, le=2)] = 1
+    anchor: Literal["last", "first"] = "last"
+    replaced: tuple[Time, Time] | None = None
     variant: Literal["original", "f1"] = "original"
     seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
     seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = RANDOM_SEED
@@ -218,7 +226,20 @@ class GenerationRequest(BaseModel):
 
 
 _CAME_LATER = frozenset(
-    ("blend", "key_seconds", "end_strength", "end_embedding", "landing", "shape", "width", "height", "fit", "focus")
+    (
+        "blend",
+        "key_seconds",
+        "end_strength",
+        "end_embedding",
+        "landing",
+        "anchor",
+        "replaced",
+        "shape",
+        "width",
+        "height",
+        "fit",
+        "focus",
+    )
 )
 _USUAL = GenerationRequest().model_dump()
 _NAMES: dict[str, Message] = {
@@ -240,6 +261,8 @@ _NAMES: dict[str, Message] = {
         Message("end_strength"),
         Message("end_embedding"),
         Message("landing"),
+        Message("anchor"),
+        Message("replaced"),
         Message("shape"),
         Message("width"),
         Message("height"),

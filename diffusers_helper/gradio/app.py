@@ -31,6 +31,8 @@ from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
+from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
+from diffusers_helper.gradio.video_panel import VideoPanelHandlers, connect_video_panel, lay_out_video_panel
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -108,6 +110,7 @@ def build_app(
             with gr.Column(elem_id="options"):
                 options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
+                given = lay_out_video_panel(t)
                 many = lay_out_photo_batch(t)
                 if status.computer is not None:
                     lay_out_computer(status.computer, manager.stats, t)
@@ -134,7 +137,11 @@ def build_app(
         _connect_jobs(app, page, form, inputs, browser, result)
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
-        _connect_api(ApiHandlers(variant, manager, photos), inputs)
+        edits = VideoEdits(variant, manager, backend.videos)
+        brought = {"client_id": browser.client_id, "seen": browser.seen, **inputs}
+        shown = [form.message, *_shown(form, browser, result)]
+        connect_video_panel(given, VideoPanelHandlers(page, edits, backend, t), brought, shown)
+        _connect_api(ApiHandlers(variant, manager, photos), edits, inputs)
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -155,6 +162,11 @@ def _lay_out_result(t: Language) -> _Result:
     return _Result([*shown, buttons], details, resume, discard)
 
 
+def _shown(form: Form, browser: _Browser, result: _Result) -> list[Any]:
+    """Return what `PageHandlers.tick` fills."""
+    return [browser.seen, *result.shown, form.start, form.end, form.stop_after_section]
+
+
 def _connect_jobs(
     app: gr.Blocks,
     page: PageHandlers,
@@ -165,7 +177,7 @@ def _connect_jobs(
 ) -> None:
     """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
     client_id, seen = browser.client_id, browser.seen
-    shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
+    shown = _shown(form, browser, result)
     app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
     poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", **_QUICK)
     poll.success(None, None, None, js=_HEARD)
@@ -237,7 +249,7 @@ def _connect_hints(
     )
 
 
-def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
+def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
@@ -251,6 +263,7 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
         api_name="generate",
         **shared,
     )
+    connect_video_edits(edits, inputs, job_id, **shared)
     for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):
         gr.on([], call, job_id, state, validator=api.check_job, api_name=name, **shared)
     gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)
