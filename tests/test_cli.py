@@ -12,7 +12,7 @@ from diffusers_helper.commands import cli
 from diffusers_helper.commands.terminal import SETTINGS
 from diffusers_helper.core.errors import ModelFilesError, OutputError
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
@@ -177,7 +177,7 @@ def test_a_random_seed_is_told(program, given, capsys):
 
 
 def test_every_setting_of_a_request_has_an_option(program):
-    others = {"prompt", "variant", "teacache", "key_seconds", "replaced"}
+    others = {"prompt", "variant", "teacache", "key_seconds", *OF_VIDEOS}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]

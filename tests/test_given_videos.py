@@ -51,7 +51,7 @@ def given(path, frames, seed=0, **about):
 
 def inputs_of(kind, folder, **changes):
     folder.mkdir()
-    frames = 44 if kind == "redo" else 9
+    frames = 50 if kind == "redo" else 9
     first, second = given(folder / "first.mp4", frames), given(folder / "second.mp4", 9, seed=2)
     return KINDS[kind](GenerationRequest(**SMALL | changes), first, second)
 
@@ -82,7 +82,7 @@ SLOW = pytest.mark.slow
     ("kind", "changes", "frames"),
     [
         ("extend", {"variant": "f1", "anchor": "first"}, 9 + 36),
-        ("redo", {}, 44),
+        ("redo", {}, 50),
         pytest.param("extend", {"variant": "f1", "seconds": 2.4}, 9 + 72, marks=SLOW),
         pytest.param("extend", {"seconds": 2.4}, 9 + 72, marks=SLOW),
         pytest.param("before", {}, 33 + 9, marks=SLOW),

@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
 from diffusers_helper.core.errors import NumericsError
-from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationRequest
+from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, OF_VIDEOS, GenerationRequest
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
@@ -113,7 +113,7 @@ def test_the_endpoints_and_their_parameters(client):
     edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
     photos = {"/generate": ["image", *SETTINGS, "end_photo"]}
     assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
-    elsewhere = {"variant", "key_seconds", "anchor", "replaced"}  # no key pictures here, and given videos elsewhere
+    elsewhere = {"variant", "key_seconds", *OF_VIDEOS}  # no key pictures here, and given videos elsewhere
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)

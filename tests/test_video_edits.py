@@ -7,8 +7,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
 
 from diffusers_helper.core.errors import ClipError
+from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.gradio.video_edits import VideoReader
-from tests.fakes import LION, serve_page
+from diffusers_helper.gradio.video_panel import VideoPanelHandlers
+from tests.fakes import GOOD, LION, serve_page
 from tests.odd_videos import sound_only, video
 from tests.test_page import PATIENT, call, faults, upload
 
@@ -124,3 +126,29 @@ def test_too_many_readers_are_turned_away():
         thread.join(60)
     with reader.turn():
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "use"), [("before", "before"), ("after", "after"), ("around", "around"), (7, "before")]
+)
+def test_the_panel_starts_a_job_that_its_tab_shows(page, clip, place, use):
+    button = next(each for each in page.blocks.fns.values() if isinstance(_owner(each), VideoPanelHandlers))
+    controls = {block.elem_id: block for block in button.inputs if block.elem_id}
+    assert {"given-video", "video-place", "prompt", "seconds", "steps"} <= controls.keys()
+    settings = {**GOOD, "blend": 0, "landing": 1, "seed": -1}
+    handlers, client = _owner(button), new_client_id()
+    loaded = upload(page, "clip.mp4", clip.read_bytes())
+    message, seen, *shown = handlers.start(client, "", loaded, place=place, **settings)
+    assert ("", bool(seen)) == (message, True)
+    assert len(shown) + 2 == len(button.outputs)
+    page.wait_until_idle()
+    inputs = page.run.jobs[-1].inputs
+    assert list(inputs.videos) == [use]
+    assert handlers.backend.client_jobs.job(client).photo_name == "clip.mp4"
+    message, *_ = handlers.start(client, "", None, place=place, **settings)
+    assert "Add a video first" in message
+
+
+def _owner(function):
+    return getattr(function.fn, "__self__", None)

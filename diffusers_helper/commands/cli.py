@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a picture that the video reaches then; may be given several times",
     )
     make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
-    add_settings(make, without=("anchor",))
+    add_settings(make)
     make.set_defaults(variant=None)  # so that the recipe's counts
     options.add_options(make)
 

@@ -79,6 +79,12 @@ def add_clip_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] 
     """Add what all commands on given videos take."""
     parser.add_argument("--prompt", default=argparse.SUPPRESS, help="what should happen in the new seconds")
     parser.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
+    parser.add_argument(
+        "--anchor",
+        choices=("last", "first"),
+        default=argparse.SUPPRESS,
+        help="which given frame of a video F1 keeps in sight (last)",
+    )
     add_settings(parser, without=(*_OF_PHOTOS, *without))
     options.add_options(parser)
 

@@ -42,7 +42,6 @@ SETTINGS = {
     "blend": "over how many sections one text of a prompt with times passes into the next, 0 to 4 (0)",
     "end_strength": "how much the picture of --end-photo counts, 0 to 1 (1)",
     "end_embedding": "what the sections look at: start, or mix for more and more of the end photo (start)",
-    "anchor": "which given frame of a video F1 keeps in sight: last or first (last)",
     "landing": "sections before an end or key picture that F1 leaves to the original's weights, 1 or 2 (1)",
     "shape": "of the video: photo, 16:9, 9:16, 1:1, 4:3 or 3:4 (photo)",
     "width": "of the video in pixels, a multiple of 16, with --height, in place of shape and resolution",
@@ -57,7 +56,6 @@ _WORDS = {
     "keep": "LIST",
     "end_embedding": "WHICH",
     "shape": "SHAPE",
-    "anchor": "WHICH",
     "fit": "HOW",
     "focus": "X,Y",
 }

@@ -29,6 +29,8 @@ Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
 SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
 """Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
 SIDES = ("width", "height")
+OF_VIDEOS = ("anchor", "replaced")
+"""Settings that mean something for given videos alone."""
 MAX_KEYS = 20
 LONGEST_GIVEN = 10**6
 """Seconds of a given video."""
