@@ -21,7 +21,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from diffusers_helper.core.directing import direct, key_name
 from diffusers_helper.core.events import Event, Finished, Note
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from diffusers_helper.media.inputs import JobInputs
 
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
-    GivenVideo = "str | os.PathLike[str] | Video"
+    GivenVideo: TypeAlias = "str | os.PathLike[str] | Video"
     Prompt = str | Sequence[tuple[float, str]]
 
 

@@ -78,6 +78,7 @@ def packets(path):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("kind", "changes", "frames"),
     [

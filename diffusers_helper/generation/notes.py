@@ -13,8 +13,10 @@ from diffusers_helper.media.inputs import JobInputs
 
 def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
     """Yield sentences about the pictures, the settings, and an area of `pixels` far from `trained_at` squared."""
-    for given in (*inputs.pictures.values(), *inputs.videos.values()):
-        yield from given.notes
+    for photo in inputs.pictures.values():
+        yield from photo.notes
+    for clip in inputs.videos.values():
+        yield from clip.notes
     request = inputs.request
     if request.crf != request.mp4_crf:
         yield Message(

@@ -44,8 +44,8 @@ def encoded(parts: Sequence[Part], path: Path, encoding: Encoding) -> tuple[str,
             for number, picture in enumerate(pictures):
                 picture.pict_type = PictureType.NONE if number else PictureType.I
                 container.mux(stream.encode(picture))
-            if isinstance(part, MadePart) and part.heard and part.heard.seconds is not None:
-                line.now = begin + part.heard.seconds
+            if isinstance(part, MadePart) and part.seconds is not None:
+                line.now = begin + part.seconds
         container.mux(stream.encode())
         told = Message("The given video was encoded again: what was made cannot follow it as it is.")
         return (told, *(line.sound.notes if line.sound else ()))

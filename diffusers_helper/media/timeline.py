@@ -78,6 +78,11 @@ class MadePart:
     path: Path
     heard: GivenPart | None = None
 
+    @property
+    def seconds(self) -> Fraction | None:
+        """How long it is to be; None for as long as its file."""
+        return None if self.heard is None else self.heard.seconds
+
 
 Part = GivenPart | MadePart
 
@@ -132,8 +137,7 @@ class Line:
                 early = packet.pts * packet.time_base - _REORDER * frames.step
                 decoded = early if packet.dts is None else packet.dts * packet.time_base
                 self.add(packet, self._ticks(packet.pts * packet.time_base + shift), self._ticks(decoded + shift))
-        length = part.seconds if isinstance(part, GivenPart) else part.heard and part.heard.seconds
-        self.now = end if length is None else begin + length
+        self.now = end if part.seconds is None else begin + part.seconds
 
     def _ticks(self, time: Fraction) -> int:
         return round(time / self.tick)
