@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusers_helper.core.errors import CancelledError, OutputError
+from diffusers_helper.media.avc import is_entry
 from diffusers_helper.media.clip import clip_frames, open_clip
 from diffusers_helper.media.fitting import fitted, spread
 from diffusers_helper.media.growing import Cut, join_mp4
@@ -200,6 +201,7 @@ def test_the_second_video_of_another_shape_is_cropped_and_not_stretched(tmp_path
         ("given.mkv", {"options": {"g": "8", "bf": "0"}}, (16, 32), (16, 32)),
         ("given.mp4", {"options": {"g": "8"}}, (10, 38), (8, 40)),
         ("given.mp4", {"options": {"x264-params": "open-gop=1:keyint=8:bframes=2:b-adapt=0"}}, (10, 22), None),
+        ("given.mkv", {"options": {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}}, (10, 22), (0, 40)),
         ("given.mp4", {}, (10, 22), (0, 40)),
         ("given.webm", {"codec": "libvpx-vp9"}, (10, 22), None),
     ],
@@ -221,6 +223,15 @@ def test_a_part_is_replaced(tmp_path, name, about, cut, stay):
         before, after = [data for data, _ in packets(path)], [data for data, _ in packets(out)]
         assert after[: stay[0]] == before[: stay[0]]
         assert after[len(after) - 40 + stay[1] :] == before[stay[1] :]
+
+
+def test_a_track_is_cut_at_idr_pictures_alone(tmp_path):
+    closed = video(tmp_path / "closed.mp4", 24, options={"g": "8", "bf": "0", "sc_threshold": "0"})
+    assert [number for number, (data, _) in enumerate(packets(closed)) if is_entry(data)] == [0, 8, 16]
+    begun_again = {"x264-params": "open-gop=1:keyint=8:bframes=2:b-adapt=0"}
+    open_ones = video(tmp_path / "open.mp4", 24, options=begun_again)
+    assert [number for number, (data, _) in enumerate(packets(open_ones)) if is_entry(data)] == [0]
+    assert not is_entry(b"")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
