@@ -188,7 +188,7 @@ def read_record_file(file: Path, job_id: str) -> JobRecord:
 def _is_right(each: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
     """Tell whether a field may have the value that it has in `known`: it is of its default's kind, and more."""
     if each.name not in known:
-        return each.default is not MISSING
+        return each.default is not MISSING or each.default_factory is not MISSING
     value = known[each.name]
     match each.name:
         case "pictures":
