@@ -74,7 +74,7 @@ def lay_out_video_panel(t: Language) -> VideoPanel:
     with gr.Accordion(t("Go on from a video"), open=False, elem_id="video-panel"):
         file = gr.File(
             label=t("A video: its size counts, and prompt and settings of this page"),
-            file_types=[".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".gif"],
+            file_types=["video", "image"],  # page.js calls every file a picture, so that the server judges it
             height=150,
             elem_id="given-video",
         )
