@@ -148,7 +148,7 @@ def test_a_given_video_takes_no_room(tmp_path, clip):
         file,
         clip.name,
     )
-    assert store.record("a").photo_name == "first.mp4"
+    assert (store.record("a").photo_name, store.record("a").total_frames) == ("first.mp4", 36)
     assert (inputs.pictures, inputs.shape) == ({}, (96, 160))
     clip.path.unlink()
     assert len(shown(file)) == 9

@@ -100,7 +100,7 @@ def make_video(program: Program, inputs: JobInputs, parsed: argparse.Namespace) 
 
 def with_told_seed(program: Program, given: Mapping[str, Any], t: Language) -> GenerationRequest:
     """Return the request of what was given; say what is to be known of the models, and which seed was drawn."""
-    wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
+    wanted = GenerationRequest.from_fields({**program.defaults.model_dump(), **given})
     request = wanted.with_seed()
     if program.note:
         sys.stderr.write(f"{t(program.note)}\n")

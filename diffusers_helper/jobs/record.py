@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.files import parsed_json, read_own
 from diffusers_helper.core.messages import Message
@@ -138,6 +139,13 @@ class JobRecord:
         """The name of the start picture's file or of the first given video's; empty if there is none."""
         found = self.pictures.get(START) or next(iter(self.videos.values()), None)
         return found.name if found else ""
+
+    @property
+    def total_frames(self) -> int:
+        """Pixel frames that are made, those of given videos not counted."""
+        if self.videos:
+            return direct(self.request, self.pictures, self.videos).plan.total_frames
+        return self.request.total_frames
 
     def to_json(self) -> str:
         """Return the record as JSON."""
