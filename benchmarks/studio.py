@@ -16,11 +16,8 @@ from benchmarks.metrics import Frames
 from diffusers_helper.core.buckets import find_nearest_bucket
 from diffusers_helper.core.events import Event, SectionDone
 from diffusers_helper.core.plan import LATENT_WINDOW, START, VideoPlan, sections_for
-from diffusers_helper.core.planning import plan_score
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.scores import AFTER, BEFORE
 from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
-from diffusers_helper.generation.clips import ClipTask, generate_for_clips
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames, soft_append_bcthw
@@ -75,16 +72,10 @@ class Studio:
         return JobInputs(self.settings.model_copy(update=changes), photos)
 
     def directed(self, inputs: JobInputs) -> Frames:
-        """Frames (T, H, W, 3) of the video that `inputs` ask for."""
+        """Frames (T, H, W, 3) that are made of `inputs`, without given videos."""
         with tempfile.TemporaryDirectory() as folder:
             events = generate(inputs, components=self.components, output=Path(folder) / "clip")
             return joined(events, inputs.direction.plan)
-
-    def made(self, task: ClipTask) -> Frames:
-        """Frames (T, H, W, 3) that are made for given videos, without those."""
-        plan = plan_score(task.score({BEFORE: 1, AFTER: 1}))  # sections join alike however much is given
-        with tempfile.TemporaryDirectory() as folder:
-            return joined(generate_for_clips(task, components=self.components, output=Path(folder) / "clip"), plan)
 
     def sections(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Iterator[SectionDone]:
         """The finished sections of a video, in the order of sampling, with latents and pixels."""

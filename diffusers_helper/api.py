@@ -21,7 +21,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from diffusers_helper.core.directing import direct, key_name
 from diffusers_helper.core.events import Event, Finished, Note
@@ -41,10 +41,13 @@ if TYPE_CHECKING:
 
     from diffusers_helper.app.program import Program
     from diffusers_helper.core.loras import Lora
+    from diffusers_helper.media.clip import Clip
     from diffusers_helper.media.inputs import JobInputs
 
     Loras = Mapping[str, float | Sequence[tuple[float, float]]] | Sequence[str | Lora] | str
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
+    GivenVideo: TypeAlias = "str | os.PathLike[str] | Video"
+    Prompt = str | Sequence[tuple[float, str]]
 
 
 class _TemporaryFolder:
@@ -61,7 +64,7 @@ class Video:
 
     Attributes:
         path: the MP4, in the folder of the results.
-        frames: pixel frames in it.
+        frames: pixel frames in it, at 30 per second.
         request: the settings it was made with; the seed is the one in use.
         notes: sentences about the result, such as a prompt that was cut.
     """
@@ -139,7 +142,7 @@ class FramePack:
     def __call__(
         self,
         photo: Picture | None,
-        prompt: str | Sequence[tuple[float, str]] = "",
+        prompt: Prompt = "",
         *,
         end_photo: Picture | None = None,
         key_photos: Mapping[float, Picture] | None = None,
@@ -149,16 +152,54 @@ class FramePack:
 
         None is for no photo: `start="text"` begins with a picture of the prompt, `start="colour"` with a blank one.
         """
-        inputs = self._inputs(photo, prompt, end_photo, key_photos or {}, settings)
-        request = inputs.request
-        notes: list[str] = []
-        finished = self._finished(self._events(inputs), notes)
-        return Video(finished.path, finished.frames, request, tuple(notes), self._folder)
+        return self._made(self._inputs(photo, prompt, end_photo, key_photos or {}, settings))
+
+    def extend(
+        self, video: GivenVideo, seconds: float, prompt: Prompt = "", *, before: bool = False, **settings: Any
+    ) -> Video:
+        """Make a video longer, at its end or `before` its beginning, for which the original model is used.
+
+        Args:
+            video: a file, or a `Video`.
+            seconds: how much longer.
+            prompt, settings: as in `stream`; the size is that of the video.
+
+        Raises ClipError for a file that cannot be used, and else what `stream` raises.
+        """
+        from diffusers_helper.media.edits import extended
+
+        return self._made(extended(self._wanted(prompt, settings, seconds=seconds), _clip(video), before=before))
+
+    def connect(
+        self, first: GivenVideo, second: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any
+    ) -> Video:
+        """Join two videos by new `seconds` that lead from one to the other; see `extend`."""
+        from diffusers_helper.media.edits import connected
+
+        return self._made(connected(self._wanted(prompt, settings, seconds=seconds), _clip(first), _clip(second)))
+
+    def loop(self, video: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Add `seconds` that lead from a video's end to its beginning; see `extend`."""
+        from diffusers_helper.media.edits import looped
+
+        return self._made(looped(self._wanted(prompt, settings, seconds=seconds), _clip(video)))
+
+    def redo(self, video: GivenVideo, begin: float, end: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Make the seconds from `begin` to `end` of a video anew, in whole sections; see `extend`."""
+        from diffusers_helper.media.edits import redone
+
+        return self._made(redone(self._wanted(prompt, settings), _clip(video), begin, end))
+
+    def insert(self, video: GivenVideo, at: float, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
+        """Put new `seconds` into a video, `at` seconds after its beginning; see `extend`."""
+        from diffusers_helper.media.edits import inserted
+
+        return self._made(inserted(self._wanted(prompt, settings, seconds=seconds), _clip(video), at))
 
     def stream(
         self,
         photo: Picture | None,
-        prompt: str | Sequence[tuple[float, str]] = "",
+        prompt: Prompt = "",
         *,
         end_photo: Picture | None = None,
         key_photos: Mapping[float, Picture] | None = None,
@@ -193,7 +234,20 @@ class FramePack:
         with Image.open(finished.path) as file:
             return file.convert("RGB")
 
-    def request(self, prompt: str | Sequence[tuple[float, str]] = "", **settings: Any) -> GenerationRequest:
+    def _wanted(self, prompt: Prompt, settings: dict[str, Any], **more: Any) -> GenerationRequest:
+        return self._program.identified(self.request(prompt, **settings, **more).with_seed())
+
+    def _made(self, inputs: JobInputs) -> Video:
+        notes: list[str] = []
+        finished = self._finished(self._events(inputs), notes)
+        frames = finished.frames
+        if inputs.videos:
+            from diffusers_helper.media.clip import clip_length
+
+            frames = clip_length(_clip(finished.path))
+        return Video(finished.path, frames, inputs.request, tuple(notes), self._folder)
+
+    def request(self, prompt: Prompt = "", **settings: Any) -> GenerationRequest:
         """Return the request that a video of these settings has; raises SettingsError."""
         return GenerationRequest.from_fields(self.defaults.model_dump() | settings | {"prompt": prompt})
 
@@ -204,7 +258,7 @@ class FramePack:
     def _inputs(
         self,
         photo: Picture | None,
-        prompt: str | Sequence[tuple[float, str]],
+        prompt: Prompt,
         end_photo: Picture | None,
         key_photos: Mapping[float, Picture],
         settings: dict[str, Any],
@@ -239,6 +293,15 @@ class FramePack:
 
     def _events(self, inputs: JobInputs) -> Generator[Event, None, None]:
         return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)
+
+
+def _clip(video: GivenVideo) -> Clip:
+    """Look at a given video; raises ClipError and SettingsError."""
+    from diffusers_helper.media.clip import open_clip
+
+    path = video.path if isinstance(video, Video) else Path(os.fspath(video))
+    require_usable([path])
+    return open_clip(path)
 
 
 def _config(**given: Any) -> RuntimeConfig:

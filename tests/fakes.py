@@ -95,8 +95,8 @@ class FakeRun:
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", Message("Reading the prompt"))
-        start = job.inputs.pictures.get("start")
-        for note in (*(start.notes if start else ()), *self.notes):
+        lead = job.inputs.lead
+        for note in (*(lead.notes if lead else ()), *self.notes):
             yield Note(note)
         for section in range(request.sections):
             place = {"number": section + 1, "sections": request.sections}

@@ -21,9 +21,10 @@ from benchmarks.studio import Studio
 from diffusers_helper.core.plan import LINE, START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.generation.clips import ClipTask
+from diffusers_helper.core.scores import AFTER, BEFORE
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.clip import clip_frames
+from diffusers_helper.media.edits import extended
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
@@ -56,6 +57,8 @@ class Drawing(Studio):
     deaf: bool = False
 
     def directed(self, inputs):
+        if inputs.videos:
+            return self.joined(inputs.videos)
         (_, first), *rest = inputs.request.timed_prompts
         motion = motion_of(first)
         if rest and not self.deaf:
@@ -65,8 +68,9 @@ class Drawing(Studio):
             times.insert(round(seconds * 30), round(seconds * 30))
         return self.scene.clip(motion, times)
 
-    def made(self, task):
-        times = np.linspace(SECTION, 0, SECTION + 2)[1:-1] if task.is_loop else range(SECTION + 1, 2 * SECTION + 1)
+    def joined(self, videos):
+        is_loop = videos.get(BEFORE) is videos.get(AFTER)
+        times = np.linspace(SECTION, 0, SECTION + 2)[1:-1] if is_loop else range(SECTION + 1, 2 * SECTION + 1)
         return self.scene.clip(camera_motion("pan left"), times)
 
     def reconstruction(self, picture):
@@ -148,7 +152,7 @@ def test_the_steps_at_given_videos(drawing, scene):
 @pytest.mark.slow
 def test_what_is_made_for_a_video_comes_without_compression(micro, scene, tmp_path):
     clip = lossless(scene.clip(camera_motion("pan left"), range(9)), tmp_path / "clip.mkv")
-    made = micro.made(ClipTask(SETTINGS.model_copy(update={"variant": "f1", "seconds": 1.2}), before=clip))
+    made = micro.directed(extended(SETTINGS.model_copy(update={"variant": "f1", "seconds": 1.2}), clip))
     assert made.shape == (SECTION, 128, 128, 3)
 
 

@@ -50,6 +50,9 @@ class FakeProgram:
     def prepare(self):
         self.outputs.mkdir(exist_ok=True)
 
+    def identified(self, request):
+        return request
+
     def generate(self, inputs, name, *, check, report):
         self.inputs = inputs
         path = self.outputs / f"{name}.{'png' if inputs.request.frame else 'mp4'}"

@@ -20,12 +20,13 @@ from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
 from diffusers_helper.core.errors import NumericsError
-from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationRequest
+from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, OF_VIDEOS, GenerationRequest
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.video_edits import EDITS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
@@ -120,12 +121,11 @@ def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
-    assert names == {
-        "/generate": [*CALL],
-        "/frame": [*CALL, *FRAME_SETTINGS],
-        **{name: ["job_id"] for name in of_a_job},
-    }
-    elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS}  # no key pictures here; /frame has its own
+    edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
+    photos = {"/generate": [*CALL], "/frame": [*CALL, *FRAME_SETTINGS]}
+    assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
+    # No key pictures here; /frame has its own, and so have given videos.
+    elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
     assert set(CALL) == {"image", "end_photo", *SETTINGS}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}

@@ -16,8 +16,9 @@ from benchmarks.quality import PROMPTS
 from benchmarks.studio import SECTION_SECONDS, Studio
 from diffusers_helper.core.plan import FPS, START
 from diffusers_helper.core.prompts import written
-from diffusers_helper.generation.clips import ClipTask
+from diffusers_helper.core.scores import AFTER, BEFORE
 from diffusers_helper.media.clip import Clip, open_clip
+from diffusers_helper.media.inputs import JobInputs
 from training.motions import camera_motion
 
 THERE, BACK = "pan left", "pan right"
@@ -63,8 +64,9 @@ def joins_of(studio: Studio, scene: Scene, frames: Frames, source: str) -> Measu
         clips = {name: lossless(part, Path(folder) / f"{name}.mkv") for name, part in pixels.items()}
         for case, join in JOINS.items():
             changes = {"prompt": PROMPTS[join.motion][0], "variant": join.variant, "seconds": SECTION_SECONDS}
-            before, after = clips["first"] if join.before else None, clips.get(join.after)
-            made = studio.made(ClipTask(studio.inputs({}, **changes).request, before, after))
+            before, after = {BEFORE: clips["first"]} if join.before else {}, clips.get(join.after)
+            videos = before | ({AFTER: after} if after else {})
+            made = studio.directed(JobInputs.of_videos(studio.inputs({}, **changes).request, videos))
             steps = {
                 "joint_into": _step(pixels["first"], made) if before else None,
                 "joint_out_of": _step(made, pixels[join.after]) if after else None,

@@ -25,6 +25,7 @@ from diffusers_helper.core.events import Event
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
+from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.queue import QueueLimits
@@ -46,7 +47,6 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
-    from diffusers_helper.generation.clips import ClipTask
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.inputs import JobInputs
 
@@ -203,14 +203,14 @@ class Program:
             ):
                 checkpoint.forget()
             events = (self._generate or generation.generate)(
-                inputs,
+                with_kept_videos(inputs, folder),
                 components=self.components,
                 output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, inputs.start.image.size))
+            yield from self._speeds.timed(events, self._speed_key(request, inputs.shape))
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
@@ -220,12 +220,11 @@ class Program:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
         return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
 
-    def _speed_key(self, request: GenerationRequest, photo_size: tuple[int, int]) -> SpeedKey:
+    def _speed_key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         resolution = request.resolution or self.defaults.resolution
         assert resolution is not None, "every model folder has one"
-        width, height = photo_size
-        height, width = video_size(request.model_copy(update={"resolution": resolution}), (height, width))
+        height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
         return SpeedKey(
             computer=f"{device}, {self._config.attention}, {self._form_of_weights(request.variant)}",
             model=f"{self.source.title}, {request.variant}",
@@ -263,16 +262,6 @@ class Program:
             if reserved:
                 let_go(self.outputs / output)
 
-    def generate_for_clips(
-        self, task: ClipTask, output: Path, *, check: Callable[[], None], report: Callable[[str], None]
-    ) -> Generator[Event, None, None]:
-        """Make one video from given ones, with `output` as its stem; yields and raises as `generation.clips` does."""
-        from diffusers_helper.generation.clips import generate_for_clips
-
-        self._check, self._tell = check, partial(_tell_job, report)
-        self.preload.over()
-        return generate_for_clips(task, components=self.components, output=output, check=check)
-
     def _output_of(self, job_id: str, request: GenerationRequest) -> str:
         """Return where the files of a job are that ran before; empty for a new one."""
         try:
@@ -286,7 +275,9 @@ class Program:
         from diffusers_helper.generation.checkpoint import environment_in
 
         record = self.store.record(job_id)
-        now = self.components.environment.of_video(*direct(record.request, record.pictures).plan.variants)
+        now = self.components.environment.of_video(
+            *direct(record.request, record.pictures, record.videos).plan.variants
+        )
         return differences(environment_in(self.store.path(job_id)), now)
 
     def _downloading(self, title: str, done: int, total: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 
 PICTURES = ("photo", "end_photo")
 """Columns that name files."""
@@ -164,11 +164,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _unknown(names: Sequence[str], needs_photo: bool) -> str:
     """Return what is wrong with the fields' names; empty if nothing is."""
-    unknown = sorted(set(names) - set(PICTURES) - GenerationRequest.model_fields.keys())
+    settings = [name for name in GenerationRequest.model_fields if name not in OF_VIDEOS]
+    unknown = sorted(set(names) - set(PICTURES) - set(settings))
     if not unknown and (not needs_photo or set(names) & {"photo", *_IN_ITS_PLACE}):
         return ""
     wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else NO_PHOTO
-    known = ", ".join(GenerationRequest.model_fields)
+    known = ", ".join(settings)
     return join_sentences([wrong, Message("It takes photo and, where wanted, end_photo, {names}.", names=known)])
 
 

@@ -19,12 +19,10 @@ from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
 from diffusers_helper.commands.terminal import (
     add_settings,
-    follow,
     given_settings,
-    move_video,
+    make_video,
     require_target,
-    steps_bar,
-    telling_how_to_go_on,
+    with_told_seed,
 )
 from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import SettingsError
@@ -32,12 +30,10 @@ from diffusers_helper.core.files import require_usable
 from diffusers_helper.core.messages import Message, language
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions
-from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
@@ -76,23 +72,10 @@ def generate(parsed: argparse.Namespace) -> int:
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
-    t = language(parsed.config.language)
     pictures = {name: open_photo(file) for name, file in files.items()}
     program = parsed.program(parsed.config, asked.variant)
-    wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
-    request = wanted.with_seed()
-    if program.note:
-        sys.stderr.write(f"{t(program.note)}\n")
-    if request is not wanted:
-        sys.stderr.write(f"{t('The seed of this video is {seed}.', seed=request.seed)}\n")
-    program.prepare()
-    name = new_job_id()
-    with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        inputs = JobInputs.of(request, pictures)
-        events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
-        video = follow(events, check, bar, t)
-    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
-    return options.DONE
+    request = with_told_seed(program, given, language(parsed.config.language))
+    return make_video(program, JobInputs.of(request, pictures), parsed)
 
 
 def _other_pictures(parsed: argparse.Namespace) -> dict[str, Path]:

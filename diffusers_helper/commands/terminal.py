@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,17 @@ from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.core.errors import CancelledError, OutputError, SettingsError
 from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StartMade, StepDone, VideoGrown
 from diffusers_helper.core.files import atomic_write, require_usable, require_writable
-from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.messages import ENGLISH, Language, Message, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.jobs.job import new_job_id
+from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
-from diffusers_helper.service.signals import asked_on_quit
+from diffusers_helper.service.signals import asked_on_quit, stop_on_interrupt
 
 if TYPE_CHECKING:
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.inputs import JobInputs
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
@@ -103,6 +106,33 @@ def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
         implied = ("text", parsed.text_start), ("colour", "start_colour" in given), ("model", "start_from" in parsed)
         given |= next(({"start": start} for start, chosen in implied if chosen and "start" not in given), {})
     return given
+
+
+def make_video(program: Program, inputs: JobInputs, parsed: argparse.Namespace) -> int:
+    """Make one video, show how far it is, and write its path to stdout; return the exit code."""
+    t = language(parsed.config.language)
+    program.prepare()
+    name = new_job_id()
+    with (
+        stop_on_interrupt("after this step") as check,
+        steps_bar(inputs.request) as bar,
+        telling_how_to_go_on(name, program),
+    ):
+        events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
+        video = follow(events, check, bar, t)
+    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
+    return options.DONE
+
+
+def with_told_seed(program: Program, given: Mapping[str, Any], t: Language) -> GenerationRequest:
+    """Return the request of what was given; say what is to be known of the models, and which seed was drawn."""
+    wanted = GenerationRequest.from_fields({**program.defaults.model_dump(), **given})
+    request = wanted.with_seed()
+    if program.note:
+        sys.stderr.write(f"{t(program.note)}\n")
+    if request is not wanted:
+        sys.stderr.write(f"{t('The seed of this video is {seed}.', seed=request.seed)}\n")
+    return request
 
 
 def steps_bar(request: GenerationRequest) -> ProgressBar:

@@ -6,7 +6,7 @@ weights of LoRA files. Sections that follow the same cue share its conditions, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -20,6 +20,7 @@ from diffusers_helper.core.planning import plan_score
 from diffusers_helper.core.prompts import Timed, blended, by_section
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.score import Score, Stretch
+from diffusers_helper.core.scores import AFTER, BEFORE, MOST, score_of, sides
 
 SECTION_SECONDS = 4 * LATENT_WINDOW / FPS
 
@@ -68,10 +69,18 @@ def key_name(number: int) -> str:
     return f"key_{number}"
 
 
-def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> Direction:
-    """Plan the video of `request` with the pictures of these names; raises SettingsError for what cannot be."""
+def direct(
+    request: GenerationRequest, pictures: Collection[str] = (START,), videos: Mapping[str, object] | None = None
+) -> Direction:
+    """Plan the video of `request` with pictures and given videos of these names.
+
+    How long given videos are decides what sections read of them, and neither how many there are nor what they make: it
+    is taken that there is enough of each. Raises SettingsError for what cannot be.
+    """
     if request.frame:
         return _direct_frame(request, pictures)
+    if videos:
+        return direct_videos(request, {name: MOST[name] for name in sides(videos)})
     keys = [key_name(number) for number in range(1, len(request.key_seconds) + 1)]
     if missing := [name for name in keys if name not in pictures]:
         raise SettingsError(Message("There is a time for a key picture, but no picture: {names}.", names=missing))
@@ -94,9 +103,14 @@ def _direct_frame(request: GenerationRequest, pictures: Collection[str]) -> Dire
     return _directed(plan, [Cue(Blend(prompt, prompt), Blend(negative, negative), Blend(START, START))])
 
 
-def direct_clip(request: GenerationRequest, score: Score, picture: str) -> Direction:
-    """Plan what is made for given videos: all sections look at the picture of that name."""
-    return _directed(plan_score(score), _cues(request, [0, request.sections], (picture,), has_end=False))
+def direct_videos(request: GenerationRequest, latents: Mapping[str, int]) -> Direction:
+    """Plan what is made for given videos, of which there are so many latents: all sections look at one of their frames.
+
+    That is the newest one before them or, where nothing is, the first one after them, by the name of its video.
+    """
+    look = BEFORE if BEFORE in latents else AFTER
+    plan = plan_score(score_of(request, latents))
+    return _directed(plan, _cues(request, [0, request.sections], (look,), has_end=False))
 
 
 def _directed(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:

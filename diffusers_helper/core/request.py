@@ -36,7 +36,11 @@ Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
 SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
 """Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
 SIDES = ("width", "height")
+OF_VIDEOS = ("anchor", "replaced")
+"""Settings that mean something for given videos alone."""
 MAX_KEYS = 20
+LONGEST_GIVEN = 10**6
+"""Seconds of a given video."""
 
 
 def _clean_text(value: object) -> object:
@@ -110,6 +114,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 Seconds = Annotated[Number, Field(ge=0, le=MAX_SECONDS)]
 Colour = Annotated[str, BeforeValidator(_colour)]
+Time = Annotated[Number, Field(ge=0, le=LONGEST_GIVEN)]
 
 
 class GenerationRequest(BaseModel):
@@ -123,6 +128,9 @@ class GenerationRequest(BaseModel):
         end_strength: how much of an end picture counts, 0 to 1.
         end_embedding: whether sections look at the picture before them ("start") or more and more at the next ("mix").
         landing: how many sections before a key or end picture F1 leaves to the original's weights.
+        anchor: which given frame of a video F1 keeps in sight, the "last" or the "first" one.
+        replaced: the seconds of a given video in whose place the new ones come; from and to the same where they come
+            between. `media.edits` sets it.
         variant: "original" or "f1".
         seconds: wished length; the real one is `total_seconds`.
         seed: -1 for a random one, which `with_seed` then draws and fixes.
@@ -160,6 +168,8 @@ class GenerationRequest(BaseModel):
     end_strength: Share = 1.0
     end_embedding: Literal["start", "mix"] = "start"
     landing: Annotated[Whole, Field(ge=1, le=2)] = 1
+    anchor: Literal["last", "first"] = "last"
+    replaced: tuple[Time, Time] | None = None
     variant: Literal["original", "f1"] = "original"
     seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
     seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = RANDOM_SEED
@@ -274,6 +284,8 @@ _CAME_LATER = frozenset(
         "end_strength",
         "end_embedding",
         "landing",
+        "anchor",
+        "replaced",
         "shape",
         "width",
         "height",
@@ -308,6 +320,8 @@ _NAMES: dict[str, Message] = {
         Message("end_strength"),
         Message("end_embedding"),
         Message("landing"),
+        Message("anchor"),
+        Message("replaced"),
         Message("shape"),
         Message("width"),
         Message("height"),

@@ -15,6 +15,8 @@ def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
     """Yield sentences about the pictures, the settings, and an area of `pixels` far from `trained_at` squared."""
     for photo in inputs.pictures.values():
         yield from photo.notes
+    for clip in inputs.videos.values():
+        yield from clip.notes
     request = inputs.request
     if request.crf != request.mp4_crf:
         yield Message(

@@ -118,7 +118,7 @@ def with_start(
 
     Yields StageStarted and StartMade, and a Note where its file cannot carry the settings.
     """
-    if START in inputs.pictures:
+    if START in inputs.pictures or inputs.videos:
         return inputs
     if (found := kept()) is None:
         with out_of_memory_as_error():

@@ -13,6 +13,7 @@ from diffusers_helper.gradio.inputs import (
     FRAME_SETTINGS,
     begins_without,
     file_value,
+    lora_fault,
     read_inputs,
     read_photo,
     read_request,
@@ -140,16 +141,9 @@ class ApiHandlers:
     ) -> dict[str, str]:
         faults = {"image": photo_fault, **setting_faults(settings)}
         faults["end_photo"] = "" if end_photo is None else self._photo_fault(end_photo, request)
-        if not faults.get("loras"):
-            faults["loras"] = self._lora_fault(settings.get("loras"))
+        if "loras" in settings:
+            faults["loras"] = faults["loras"] or lora_fault(settings["loras"], self._library)
         return faults
-
-    def _lora_fault(self, loras: object) -> str:
-        try:
-            read_request(self._variant.name, {"loras": loras}, self._library)
-        except FramePackError as error:
-            return str(error)
-        return ""
 
     def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
         """Return the job; raises UnknownJobError, for another user's, too."""

@@ -35,6 +35,8 @@ from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_p
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
+from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
+from diffusers_helper.gradio.video_panel import VideoPanel, VideoPanelHandlers, connect_video_panel, lay_out_video_panel
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -120,6 +122,7 @@ def build_app(
             with gr.Column(elem_id="options"):
                 options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
+                given = lay_out_video_panel(t)
                 many = lay_out_photo_batch(t)
                 if status.computer is not None:
                     lay_out_computer(status.computer, manager.stats, t)
@@ -144,16 +147,15 @@ def build_app(
         loras = LoraHandlers(model.loras, t, photos)
         connect_loras(options.loras, loras, keep)
         show_loras = {"fn": loras.show, "inputs": options.loras.text, "outputs": options.loras.shown, **_QUICK}
-        restored = [recipe.message, *inputs.values()]
-        restore = RecipeHandlers(variant, t, loras=model.loras).restore
-        recipe.file.upload(restore, recipe.file, restored, **_QUICK).then(**keep).then(**show_loras)
-        recipe.file.clear(None, None, recipe.message, js=_NOTHING)
+        _connect_recipe(recipe, RecipeHandlers(variant, t, loras=model.loras), inputs, keep, show_loras)
         _connect_jobs(app, page, form, inputs, browser, result).then(**show_loras)
         pictures = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
         connect_no_photo(form.no_photo, pictures, browser.client_id, inputs, lambda shown: shown.then(**keep))
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
-        _connect_api(ApiHandlers(variant, manager, photos, model.loras), {name: inputs[name] for name in CALL})
+        edits = VideoEdits(variant, manager, backend.videos, model.loras)
+        _connect_videos(given, VideoPanelHandlers(page, edits, backend, t), form, inputs, browser, result)
+        _connect_api(ApiHandlers(variant, manager, photos, model.loras), edits, {name: inputs[name] for name in CALL})
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -174,6 +176,11 @@ def _lay_out_result(t: Language) -> _Result:
     return _Result([*shown, buttons], details, resume, discard)
 
 
+def _shown(form: Form, browser: _Browser, result: _Result) -> list[Any]:
+    """Return what `PageHandlers.tick` fills."""
+    return [browser.seen, *result.shown, form.start, form.end, form.stop_after_section]
+
+
 def _connect_jobs(
     app: gr.Blocks,
     page: PageHandlers,
@@ -187,7 +194,7 @@ def _connect_jobs(
     Return the event after which a reload has brought everything back.
     """
     client_id, seen = browser.client_id, browser.seen
-    shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
+    shown = _shown(form, browser, result)
     reloaded = app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
     poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", js=_SEEN, **_QUICK)
     poll.success(None, None, None, js=_HEARD)
@@ -224,6 +231,33 @@ def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> N
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
+
+
+def _connect_videos(
+    panel: VideoPanel,
+    handlers: VideoPanelHandlers,
+    form: Form,
+    inputs: dict[str, Any],
+    browser: _Browser,
+    result: _Result,
+) -> None:
+    """Connect the panel of given videos, whose button does as those of `_connect_jobs`."""
+    brought = {"client_id": browser.client_id, "seen": browser.seen, **inputs}
+    shown = [form.message, *_shown(form, browser, result)]
+    connect_video_panel(panel, handlers, brought, shown).then(None, None, None, js=_ACTED)
+
+
+def _connect_recipe(
+    recipe: RecipePanel,
+    handlers: RecipeHandlers,
+    inputs: dict[str, Any],
+    keep: dict[str, Any],
+    show_loras: dict[str, Any],
+) -> None:
+    """Connect the file with settings, which the draft then has, too."""
+    restored = [recipe.message, *inputs.values()]
+    recipe.file.upload(handlers.restore, recipe.file, restored, **_QUICK).then(**keep).then(**show_loras)
+    recipe.file.clear(None, None, recipe.message, js=_NOTHING)
 
 
 def _connect_seed(
@@ -272,7 +306,7 @@ def _frame_settings() -> dict[str, Any]:
     return dict(zip(FRAME_SETTINGS, (gr.Number(FRAME_TIME, visible=False), slots), strict=True))
 
 
-def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
+def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
@@ -296,6 +330,7 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
         api_name="frame",
         **shared,
     )
+    connect_video_edits(edits, inputs, job_id, **shared)
     for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):
         gr.on([], call, job_id, state, validator=api.check_job, api_name=name, **shared)
     gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)

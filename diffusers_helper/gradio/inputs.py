@@ -20,7 +20,7 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from diffusers_helper.core.errors import PhotoError, SettingsError
+from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
@@ -201,6 +201,15 @@ def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary
     files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])
     loras = [lora.model_copy(update={"name": file.name}) for lora, file in zip(request.loras, files, strict=True)]
     return request.model_copy(update={"loras": tuple(loras)})
+
+
+def lora_fault(loras: object, library: LoraLibrary | None) -> str:
+    """Return what is wrong with the LoRA files of a request; empty if nothing is."""
+    try:
+        read_request("original", {"loras": loras}, library)
+    except FramePackError as error:
+        return str(error)
+    return ""
 
 
 def setting_fault(name: str, value: object) -> str:

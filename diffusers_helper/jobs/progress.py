@@ -139,7 +139,7 @@ def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot
         id=record.id,
         variant=request.variant,
         seed=request.seed,
-        total_frames=request.total_frames,
+        total_frames=record.total_frames,
         sections=request.sections,
         steps=request.steps,
         created=record.created,

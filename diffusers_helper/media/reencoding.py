@@ -15,7 +15,7 @@ from diffusers_helper.media.fitting import rate_of_made
 from diffusers_helper.media.photo import resize_and_center_crop
 from diffusers_helper.media.reading import Check
 from diffusers_helper.media.sound import sound_for
-from diffusers_helper.media.timeline import Encoding, GivenPart, Line, Made, Part, made_frames_at, written
+from diffusers_helper.media.timeline import Encoding, GivenPart, Line, Made, MadePart, Part, made_frames_at, written
 from diffusers_helper.media.video import CUTTABLE, tag_as_709, yuv_frame
 
 _FINEST = 90_000
@@ -36,13 +36,17 @@ def encoded(parts: Sequence[Part], path: Path, encoding: Encoding) -> tuple[str,
         stream.codec_context.time_base = stream.time_base = Fraction(1, _FINEST)
         line = Line(container, stream, sound_for(container, clips))
         for part in parts:
+            begin = line.now
             if isinstance(part, GivenPart):
                 pictures = _given_pictures(line, part, encoding.check)
             else:
-                pictures = _made_pictures(line, made_frames_at(part, clips[0], encoding.check))
+                line.hear(part, encoding.check)
+                pictures = _made_pictures(line, made_frames_at(part.path, clips[0], encoding.check))
             for number, picture in enumerate(pictures):
                 picture.pict_type = PictureType.NONE if number else PictureType.I
                 container.mux(stream.encode(picture))
+            if isinstance(part, MadePart) and part.seconds is not None:
+                line.now = begin + part.seconds
         container.mux(stream.encode())
         told = Message("The given video was encoded again: what was made cannot follow it as it is.")
         return (told, *(line.sound.notes if line.sound else ()))
@@ -51,10 +55,10 @@ def encoded(parts: Sequence[Part], path: Path, encoding: Encoding) -> tuple[str,
 def _given_pictures(line: Line, part: GivenPart, check: Check) -> Iterator[VideoFrame]:
     """Yield the frames of a given part, at their times."""
     clip, end, scaler = part.clip, line.now, VideoReformatter()
-    start, stop = clip.begin + (part.start or 0), None if part.stop is None else clip.begin + part.stop
+    start, stop = part.limits
     with line.opened(part, check) as (frames, shift):
         for time, frame in frames:
-            if time < start:
+            if start is not None and time < start:
                 continue
             if stop is not None and time >= stop:
                 break
