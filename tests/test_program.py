@@ -38,7 +38,8 @@ def options(*argv):
 
 def on_tiny(folder, *argv, kind=Program, **how):
     """A program on the tiny model; see `Program` for `how`."""
-    return kind(options("--models", "tiny", "--device", "cpu", "--outputs", str(folder), *argv), "f1", **how)
+    folders = ["--outputs", str(folder), "--cache", str(folder / "cache")]
+    return kind(options("--models", "tiny", "--device", "cpu", *folders, *argv), "f1", **how)
 
 
 @pytest.fixture
