@@ -402,7 +402,9 @@ def test_given_videos(program, tmp_path, argv, videos, variant):
 
 
 def test_a_part_that_is_made_anew_keeps_the_settings_of_its_video(program, tmp_path):
-    tags = Tags(recipe_of(GenerationRequest(steps=3, resolution=256, seed=5, prompt="Roar", keep=())))
+    tags = Tags(
+        recipe_of(GenerationRequest(steps=3, resolution=256, seed=5, prompt="Roar", keep=(), loras=["film=0.5"]))
+    )
     video = GrowingVideo(tmp_path / "made", False, 16, tags=tags)
     video.add(clip(50, height=64, width=64), 0)
     video.finish()
@@ -410,6 +412,7 @@ def test_a_part_that_is_made_anew_keeps_the_settings_of_its_video(program, tmp_p
     request = program.made[-1].inputs.request
     assert (request.steps, request.resolution, request.prompt, request.keep) == (2, 256, "Wave", ("photo", "recipe"))
     assert request.replaced == (0.1, 1.3)
+    assert [lora.text for lora in request.loras] == ["film=0.5"]
 
 
 @pytest.mark.parametrize(

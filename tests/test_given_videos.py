@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.jobs.kept_video import with_kept_videos
-from diffusers_helper.jobs.record import JobRecord, UnusableJobError
+from diffusers_helper.jobs.record import JobRecord, UnusableJobError, VideoRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.loading.components import Components
@@ -215,3 +216,15 @@ def test_a_record_is_not_believed(tmp_path, clip, videos):
 def test_what_cannot_be_is_told_at_once(clip, make, says):
     with pytest.raises(SettingsError, match=says):
         make(GenerationRequest(**SMALL), clip)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_video_is_given_no_picture_is_made(tmp_path, kind):
+    inputs = inputs_of(kind, tmp_path / "given", start="colour", frame=True)
+    assert (inputs.request.start, inputs.request.frame) == ("photo", False)
+    assert (inputs.start_name, inputs.shape) == ("first.mp4", (96, 160))
+    assert all(len(section.positions) > 1 for section in inputs.direction.plan.sections)
+    record = JobRecord("a", inputs.request, pictures={}, videos=dict.fromkeys(inputs.videos, VideoRecord("first.mp4")))
+    assert JobRecord.from_json(record.to_json().encode()) == record
+    with pytest.raises(ValueError, match="pictures"):
+        JobRecord.from_json(replace(record, videos={}).to_json().encode())

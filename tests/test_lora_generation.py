@@ -18,6 +18,8 @@ from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.lora_files import LoraFiles
+from diffusers_helper.media.clip import open_clip
+from diffusers_helper.media.edits import extended
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.memory import MemoryPolicy, Residency
@@ -25,6 +27,7 @@ from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.model_files.weight_files import weight_files
 from tests.gpus import PatientGpu
+from tests.odd_videos import video
 from tests.test_generation import photo, quick_decoding  # noqa: F401 - a fixture
 from tests.tiny import TINY_FOLDER
 
@@ -112,6 +115,20 @@ def test_files_change_a_video_as_merged_weights_do_and_leave_no_trace(components
     ):
         assert (section - wanted).abs().max() < 1e-4 * wanted.std()
         assert (section - without).abs().max() > 0.01 * wanted.std()
+
+
+def test_given_videos_have_them_too(components, tmp_path):
+    clip = open_clip(video(tmp_path / "given.mp4", 5, size=(160, 96)))
+    request = GenerationRequest(**SMALL | {"seconds": 1.2, "resolution": 128, "variant": "f1"})
+    sampled = {}
+    for name, loras in {"plain": (), "changed": ["1=0.8"], "again": ()}.items():
+        inputs = extended(GenerationRequest.from_fields(request.model_dump() | {"loras": loras}), clip)
+        events = generate(inputs, components=components, output=tmp_path / name)
+        sampled[name] = [event.latents for event in events if isinstance(event, SectionSampled)]
+    assert same(sampled["again"], sampled["plain"]) == [True]
+    assert same(sampled["changed"], sampled["plain"]) == [False]
+    [lora] = read_recipe(tmp_path / "changed.mp4").settings["loras"]
+    assert (lora.text, len(lora.sha256)) == ("1=0.8", 64)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -67,6 +67,7 @@ def test_a_script_has_its_video_made(page, client, clip, name, more, made):
         ("extend", {"before": "yes"}, "true or false"),
         ("extend", {"steps": 0}, "at least 1"),
         ("extend", {"anchor": "middle"}, "one of"),
+        ("extend", {"loras": "/etc/film"}, "LoRA film is not here"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_waits(page, client, clip, name, more, fault):
@@ -137,7 +138,7 @@ def test_the_panel_starts_a_job_that_its_tab_shows(page, clip, place, use):
     button = next(each for each in page.blocks.fns.values() if isinstance(_owner(each), VideoPanelHandlers))
     controls = {block.elem_id: block for block in button.inputs if block.elem_id}
     assert {"given-video", "video-place", "prompt", "seconds"} <= controls.keys()
-    settings = {**GOOD, "blend": 0, "landing": 1, "seed": -1}
+    settings = {**GOOD, "blend": 0, "landing": 1, "seed": -1, "loras": ""}
     handlers, client = _owner(button), new_client_id()
     loaded = upload(page, "clip.mp4", clip.read_bytes())
     message, seen, *shown = handlers.start(client, "", loaded, place=place, **settings)
