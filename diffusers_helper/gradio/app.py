@@ -31,7 +31,7 @@ from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
-from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo
+from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
@@ -116,12 +116,13 @@ def build_app(
             lay_out_loading(status.preload, t)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="make"):
-                form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS, model.start_from)
+                form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
             with gr.Column(elem_id="result"):
                 result = _lay_out_result(t)
             with gr.Column(elem_id="options"):
                 options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
+                no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
                 given = lay_out_video_panel(t)
                 many = lay_out_photo_batch(t)
                 if status.computer is not None:
@@ -130,7 +131,7 @@ def build_app(
             "prompt": form.prompt,
             "seconds": form.seconds,
             "blend": form.blend,
-            **form.no_photo.named,
+            **no_photo.named,
             **form.end_photo.named,
             **options.named,
         }
@@ -149,8 +150,13 @@ def build_app(
         show_loras = {"fn": loras.show, "inputs": options.loras.text, "outputs": options.loras.shown, **_QUICK}
         _connect_recipe(recipe, RecipeHandlers(variant, t, loras=model.loras), inputs, keep, show_loras)
         _connect_jobs(app, page, form, inputs, browser, result).then(**show_loras)
-        pictures = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
-        connect_no_photo(form.no_photo, pictures, browser.client_id, inputs, lambda shown: shown.then(**keep))
+        connect_no_photo(
+            no_photo,
+            NoPhotoHandlers(variant, manager, backend.client_jobs, t),
+            browser.client_id,
+            inputs,
+            lambda shown: shown.then(**keep),
+        )
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
         edits = VideoEdits(variant, manager, backend.videos, model.loras)

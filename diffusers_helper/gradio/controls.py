@@ -21,7 +21,6 @@ from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo,
 from diffusers_helper.gradio.hint_view import size_hint as size_hint_html
 from diffusers_helper.gradio.hint_view import timing as timing_html
 from diffusers_helper.gradio.lora_panel import LoraPanel, lay_out_loras
-from diffusers_helper.gradio.no_photo_panel import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.size_panel import lay_out_sizes
 
 IDEAS = {  # the prompts stay English, which the models know best
@@ -46,7 +45,6 @@ class Form:
 
     image: gr.Image
     size_hint: gr.HTML
-    no_photo: NoPhoto
     end_photo: EndPhoto
     prompt: gr.Textbox
     timing: gr.HTML
@@ -70,13 +68,8 @@ class Options:
     named: dict[str, gr.components.Component]
 
 
-def lay_out_form(
-    defaults: GenerationRequest, t: Language, ideas: dict[Message, str] = IDEAS, start_from: str = ""
-) -> Form:
-    """Make the upper controls inside the current column.
-
-    `ideas` are prompts to begin with, by their labels; `start_from` is a text-to-image model, empty for none.
-    """
+def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str] = IDEAS) -> Form:
+    """Make the upper controls inside the current column; `ideas` are prompts to begin with, by their labels."""
     image = gr.Image(
         type="filepath",
         image_mode=None,
@@ -88,7 +81,6 @@ def lay_out_form(
         elem_id="photo",
     )
     size_hint = _html(size_hint_html(None, t), "size-hint")
-    no_photo = lay_out_no_photo(defaults, start_from, t)
     end_photo = lay_out_end_photo(defaults, t)
     prompt = gr.Textbox(
         defaults.prompt,
@@ -131,7 +123,6 @@ def lay_out_form(
     return Form(
         image,
         size_hint,
-        no_photo,
         end_photo,
         prompt,
         timing,
