@@ -86,7 +86,7 @@ class Server:
 
         def inspect():
             nonlocal most
-            while not stop.wait(0.05):
+            while not seconds or not stop.wait(0.05):  # at least once, however quick it is
                 seconds.append(self._health())
                 most = max(most, self.memory.memory_info().rss)
 
