@@ -15,7 +15,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.edits import connected, extended, looped
 from diffusers_helper.model_files import LocalFolder
-from tests.odd_videos import video
+from tests.odd_videos import video, waves
 from tests.quick import quick_decoding
 from tests.tiny import TINY_FOLDER
 
@@ -29,10 +29,7 @@ def components():
 
 
 def given(path, frames, seed=0, **about):
-    """A video that shows something: no two frames alike, none flat."""
-    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    waves = [128 + 100 * np.sin((x + 3 * n) / 9 + seed) * np.cos(y / 7) for n in range(frames)]
-    pictures = [np.repeat(wave[..., None], 3, 2).astype(np.uint8) for wave in waves]
+    pictures = waves(frames, SIZE, seed)
     return open_clip(video(path, frames, size=SIZE, pictures=pictures, options={"crf": "10"}, **about))
 
 

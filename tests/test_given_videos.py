@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 
 import av
-import numpy as np
 import pytest
 
 from diffusers_helper.core.errors import ClipError, SettingsError
@@ -23,7 +22,7 @@ from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.edits import connected, extended, inserted, looped, redone
 from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.model_files import LocalFolder
-from tests.odd_videos import video
+from tests.odd_videos import video, waves
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 1, "seed": 5, "resolution": 128}
@@ -44,9 +43,7 @@ def components():
 
 
 def given(path, frames, seed=0, **about):
-    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    waves = [128 + 100 * np.sin((x + 3 * n) / 9 + seed) * np.cos(y / 7) for n in range(frames)]
-    pictures = [np.repeat(wave[..., None], 3, 2).astype(np.uint8) for wave in waves]
+    pictures = waves(frames, SIZE, seed)
     return open_clip(video(path, frames, size=SIZE, pictures=pictures, options={"crf": "10", "g": "5"}, **about))
 
 

@@ -15,18 +15,14 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS
 from diffusers_helper.model_files.shards import Shards, Stored
+from diffusers_helper.models.dtypes import FLOATS
 from diffusers_helper.models.fp8 import Fp8Linear
 from diffusers_helper.models.gguf import GgufLinear
 from diffusers_helper.models.gguf_blocks import BLOCKS, expand_blocks
 from diffusers_helper.models.stored_linear import replace_linears
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+    **FLOATS,
     "I64": torch.int64,
     "I32": torch.int32,
     "U8": torch.uint8,

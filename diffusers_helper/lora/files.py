@@ -16,17 +16,10 @@ from diffusers_helper.core.files import display_name, open_regular
 from diffusers_helper.core.messages import Message
 from diffusers_helper.lora.names import split
 from diffusers_helper.model_files.headers import read_header_and_metadata
+from diffusers_helper.models.dtypes import FLOATS
 
 MAX_BYTES = 16 * 1024**3
 """More is no LoRA; it is read as a whole."""
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -87,7 +80,7 @@ def unusable(name: str, problem: str) -> LoraError:
 
 def _tensor(content: bytearray, first: int, entry: Mapping[str, Any]) -> Tensor:
     start, end = entry["data_offsets"]
-    dtype = DTYPES[entry["dtype"]]
+    dtype = FLOATS[entry["dtype"]]
     if start == end:
         return torch.empty(entry["shape"], dtype=dtype)
     if (first + start) % dtype.itemsize:  # a header of odd length
@@ -101,7 +94,7 @@ def _require_lora(name: str, header: Mapping[str, Mapping[str, Any]]) -> None:
     if not split(header)[0]:
         raise unusable(name, Message("holds no LoRA, but other weights") if header else Message("is empty"))
     for key, entry in header.items():
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in FLOATS:
             problem = Message(
                 "holds {tensor} as {dtype}, which is no kind of number that is read",
                 tensor=display_name(key),
