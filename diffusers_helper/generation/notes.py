@@ -13,10 +13,8 @@ from diffusers_helper.media.inputs import JobInputs
 
 def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
     """Yield sentences about the pictures, the settings, and an area of `pixels` far from `trained_at` squared."""
-    for photo in inputs.pictures.values():
-        yield from photo.notes
-    for clip in inputs.videos.values():
-        yield from clip.notes
+    given = (*inputs.pictures.values(), *inputs.videos.values())
+    yield from dict.fromkeys(note for each in given for note in each.notes)  # what several share is told once
     request = inputs.request
     if request.crf != request.mp4_crf:
         yield Message(
