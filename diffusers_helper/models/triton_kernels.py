@@ -110,15 +110,18 @@ def _expand(codes, scales, out, columns, scale_stride, E4M3: tl.constexpr, BLOCK
 
 
 @triton.jit
-def _add_product(x, left, right, out, rows, columns, rank, TILE: tl.constexpr, RANKS: tl.constexpr):
+def _add_product(
+    x, left, right, out, rows, columns,
+    RANK: tl.constexpr, TILE: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
     """A tile of out = x + left (rows, rank) @ right (rank, columns): `torch.addmm` would copy x first."""
     row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)[:, None]
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)[None, :]
     total = tl.zeros((TILE, TILE), tl.float32)
-    for start in range(0, rank, RANKS):
+    for start in range(0, RANK, RANKS):
         of_left, of_right = start + tl.arange(0, RANKS)[None, :], start + tl.arange(0, RANKS)[:, None]
-        thin = tl.load(left + row * rank + of_left, mask=(row < rows) & (of_left < rank), other=0.0)
-        flat = tl.load(right + of_right * columns + column, mask=(of_right < rank) & (column < columns), other=0.0)
+        thin = tl.load(left + row * RANK + of_left, mask=(row < rows) & (of_left < RANK), other=0.0)
+        flat = tl.load(right + of_right * columns + column, mask=(of_right < RANK) & (column < columns), other=0.0)
         total = tl.dot(thin, flat, total, input_precision="ieee")
     inside = (row < rows) & (column < columns)
     total += tl.load(x + row * columns + column, mask=inside, other=0.0).to(tl.float32)
@@ -406,8 +409,8 @@ class TritonKernels:
         rows, columns = x.shape
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         _add_product[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
-            x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns, left.shape[1],
-            TILE=TILE, RANKS=RANKS, num_warps=8,
+            x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns,
+            RANK=left.shape[1], TILE=TILE, RANKS=RANKS, num_warps=8,
         )  # fmt: skip
         return out
 
