@@ -11,7 +11,7 @@ from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.models import vae_decoder
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN
-from diffusers_helper.models.vae_decoder import Activation, VaeDecoder, phase_weights
+from diffusers_helper.models.vae_decoder import Activation, VaeDecoder, phase_weights, to_channels_last
 from tests.golden import golden_meta
 from tests.models import golden_vae
 
@@ -192,3 +192,18 @@ def test_pixels_are_diffusers_s_on_the_gpu(settings):
     assert made.kernels is not PLAIN
     made.piece, made.stored = settings["piece"], settings["stored"]
     assert relative_error(made(latents.to("cuda", torch.float16)).float().cpu(), exact) < 0.01
+
+
+@pytest.mark.gpu
+def test_weights_change_their_layout_on_a_stream_of_their_own_unharmed():
+    layer = torch.nn.Conv3d(64, 64, 3, device="cuda")
+    before, pointer = layer.weight.detach().cpu(), layer.weight.data_ptr()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(500_000_000)  # what keeps the stream busy while the other one goes on
+        to_channels_last(layer)
+    taken = [torch.full_like(layer.weight, torch.nan) for _ in range(4)]
+    assert pointer not in [weight.data_ptr() for weight in taken]
+    torch.cuda.synchronize()
+    assert torch.equal(layer.weight.cpu(), before)

@@ -73,7 +73,7 @@ class VaeDecoder:
         self.vae = vae
         self.kernels = kernels
         if vae.device.type == "cuda":  # once, instead of in every convolution; values and names stay
-            vae.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's types
+            to_channels_last(vae.decoder)
         self.piece = SHORT if short_of_memory else AMPLE
         self.stored = STORED if short_of_memory else float("inf")
 
@@ -240,6 +240,14 @@ class VaeDecoder:
         """Computed and stored, unless it is too large for that."""
         size = torch.Size(x.shape).numel() * self.vae.dtype.itemsize
         return x if size > self.stored else Activation(list(x))
+
+
+def to_channels_last(decoder: nn.Module) -> None:
+    """Give weights on CUDA the layout that convolutions want; values and names stay."""
+    for weight in decoder.parameters():
+        # Made by another stream, which otherwise gets the memory back at once, before this one has copied it.
+        weight.data.record_stream(torch.cuda.current_stream(weight.device))
+    decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's types
 
 
 def phase_weights(weight: Tensor, doubled: bool) -> list[Tensor]:
