@@ -28,7 +28,7 @@ from pydantic_settings import (
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message, join_sentences
-from diffusers_helper.core.request import reason_of
+from diffusers_helper.core.validation import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.service.places import Folders, folder_name
