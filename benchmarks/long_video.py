@@ -36,9 +36,10 @@ from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.encoders.hunyuan import vae_decode_fake
-from diffusers_helper.framepack.engine import Sampler, one_sampler, sample_sections
+from diffusers_helper.framepack.engine import sample_sections
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Events, Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components, resolve_models
 from diffusers_helper.media.growing import GrowingVideo

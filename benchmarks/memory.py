@@ -34,8 +34,9 @@ from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.encoders.hunyuan import vae_encode
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler, sample_sections
+from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.loading.components import Components, ComputeOptions, LocalFolder

@@ -30,8 +30,9 @@ from diffusers_helper.core.plan import START, VideoPlan
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Decoder, VaeSectionDecoder
-from diffusers_helper.framepack.engine import Conditions, Sampler, Samplers, VideoInputs, one_sampler, sample_sections
+from diffusers_helper.framepack.engine import Conditions, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
+from diffusers_helper.framepack.sampler import Sampler, Samplers, one_sampler
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked

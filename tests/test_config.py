@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from diffusers_helper import api
+from diffusers_helper.api.options import config_from
 from diffusers_helper.app import launch
 from diffusers_helper.commands import cli
 from diffusers_helper.core.errors import SettingsError
@@ -196,7 +196,7 @@ def test_settings_do_not_change():
 
 def test_the_class_takes_settings_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("FRAMEPACK_LANGUAGE", "ja")
-    config = api._config(models=None, outputs=tmp_path / "o", no_compile=True, metadata=False, device="cpu")
+    config = config_from(models=None, outputs=tmp_path / "o", no_compile=True, metadata=False, device="cpu")
     assert (config.models, config.folders.outputs, config.compile, config.metadata) == (
         None,
         tmp_path / "o",
@@ -206,9 +206,9 @@ def test_the_class_takes_settings_by_name(tmp_path, monkeypatch):
     assert (config.device, config.language) == ("cpu", "ja")
     for wrong in ({"port": 1}, {"no_device": True}, {"no_colour": True}, {"_env_prefix": "X"}, {"folders": None}):
         with pytest.raises(TypeError, match=f"{min(wrong)!r}.*attention"):
-            api._config(**wrong)
+            config_from(**wrong)
     with pytest.raises(SettingsError, match="--weights: should be one of"):
-        api._config(weights="fp4")
+        config_from(weights="fp4")
 
 
 @pytest.mark.parametrize("main", [["generate"], ["batch"], ["resume"], ["extend"], ["doctor"]])

@@ -17,8 +17,9 @@ from diffusers_helper.core.score import Score, Stretch
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.conditions import Conditions, blend
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler, sample_sections
+from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from diffusers_helper.media.frames import soft_append_bcthw
 from diffusers_helper.models.kernels import PLAIN
 from tests.golden import load_golden

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffusers_helper.commands import cli, system_info
-from diffusers_helper.commands.doctor import Finding, Level, examine, has_kernels, report
+from diffusers_helper.commands.checks import Finding, Level, has_kernels
+from diffusers_helper.commands.doctor import examine, report
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.commands.system_info import BackendProbe, Facts, Gpu, Models, gather
 from diffusers_helper.core.errors import SettingsError

@@ -14,17 +14,10 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import VaeSectionDecoder
-from diffusers_helper.framepack.engine import (
-    Conditions,
-    EarlierRun,
-    Sampler,
-    VideoInputs,
-    one_sampler,
-    sample_sections,
-    sample_video,
-)
+from diffusers_helper.framepack.engine import Conditions, EarlierRun, VideoInputs, sample_sections, sample_video
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from diffusers_helper.k_diffusion.wrapper import fm_wrapper
 from diffusers_helper.media.frames import soft_append_bcthw
 from diffusers_helper.models.kernels import PLAIN

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
-from diffusers_helper.loading import weights as loading
+from diffusers_helper.loading import reading
 from diffusers_helper.loading.stored import convert
-from diffusers_helper.loading.weights import Place, load_weights
+from diffusers_helper.loading.weights import Place, bytes_in_files, load_weights
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.model_files.shards import Shards
 
@@ -65,7 +65,7 @@ def files_of(folder, weights, prefix=""):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(loading, "CHUNK_BYTES", 8)
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 8)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -94,7 +94,7 @@ def test_what_does_not_fit_in_ram_is_read_from_its_files(tmp_path):
     shards = files_of(tmp_path, source.state_dict())
     place = Place(torch.device("cpu"), ram=2.5 * nbytes, stream=True)
     model = load_weights(empty(), shards, torch.bfloat16, place)
-    assert loading.bytes_in_files(model) == block_layout(model.blocks[0]).streamed_bytes
+    assert bytes_in_files(model) == block_layout(model.blocks[0]).streamed_bytes
     assert [hasattr(block, "weight_source") for block in model.blocks] == [False, False, True]
     block, original = model.blocks[2], source.blocks[2].to(torch.bfloat16)
     original.computed = original.computed.float()
@@ -276,7 +276,8 @@ def test_weights_in_whole_numbers_are_refused(tmp_path):
 PEAK = """
 import resource, sys, torch
 from pathlib import Path
-from diffusers_helper.loading.weights import CHUNK_BYTES, Place, load_weights
+from diffusers_helper.loading.reading import CHUNK_BYTES
+from diffusers_helper.loading.weights import Place, load_weights
 from diffusers_helper.model_files.shards import Shards
 from tests.test_loading import WIDTH, empty
 

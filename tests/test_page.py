@@ -20,7 +20,8 @@ from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
 from diffusers_helper.core.errors import NumericsError
-from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, OF_VIDEOS, GenerationRequest
+from diffusers_helper.core.fields import MAX_PROMPT_CHARACTERS
+from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusers_helper.app.device import pick_device, sole_process
-from diffusers_helper.app.program import EXACT_NAMES, Program
+from diffusers_helper.app.named_jobs import EXACT_NAMES
+from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Finished, StageStarted
 from diffusers_helper.core.loras import Lora
@@ -49,7 +50,7 @@ def tiny(tmp_path):
 
 def test_times_are_known_by_the_size_that_the_video_has(tiny):
     def pixels(**settings):
-        return tiny._speed_key(GenerationRequest(resolution=256, **settings), (80, 64)).pixels
+        return tiny.times.key(GenerationRequest(resolution=256, **settings), (80, 64)).pixels
 
     assert pixels() == 288 * 224
     assert pixels(shape="1:1") == 256 * 256
@@ -67,7 +68,7 @@ def test_times_and_notes_are_of_the_weights_that_compute(tmp_path, kind, form):
         write_gguf_file(file.with_suffix(".gguf"), F1, weights_of(F1, TINY_FOLDER), TINY_FOLDER, kind)
     given = ("--models", str(models), "--device", "cpu", "--outputs", str(tmp_path), "--weights", "fp8")
     program = Program(options(*given), "f1")
-    assert program._speed_key(GenerationRequest(variant="f1"), (80, 64)).computer == f"cpu, auto, {form}"
+    assert program.times.key(GenerationRequest(variant="f1"), (80, 64)).computer == f"cpu, auto, {form}"
     assert ("rounded to 8 bits (--weights fp8)" in program.note) is (kind is None)
 
 

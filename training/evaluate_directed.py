@@ -16,8 +16,9 @@ from diffusers_helper.core.planning import plan_score
 from diffusers_helper.core.score import Score, Stretch
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.conditions import Conditions
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, one_sampler, sample_sections
+from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from training.captions import held_out_caption
 from training.clips import render
 from training.evaluate import PROMPTS, SEED, SIDE, Parts, conditions_of, decode_all, psnr, thumbnails, wanted_motion

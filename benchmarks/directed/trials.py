@@ -22,8 +22,9 @@ from benchmarks.studio import SECTION_SECONDS, Studio, joined
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import START, SectionPlan, VideoPlan
 from diffusers_helper.encoders.hunyuan import vae_encode
-from diffusers_helper.framepack.engine import Sampler, VideoInputs, sample_sections
+from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.generate import sampling_settings

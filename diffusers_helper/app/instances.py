@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from diffusers_helper.app.supervisor import STOP_SECONDS, InstanceConfig, State, ask, files, read, write
+from diffusers_helper.app.instance_status import describe
+from diffusers_helper.app.supervisor import STOP_SECONDS, InstanceConfig, State, files, read, write
 from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.files import parsed_json
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
@@ -81,9 +81,9 @@ def stop(arguments: list[str], data: Path) -> int:
 def status(arguments: list[str], data: Path) -> int:
     """Say how instances are."""
     asked = _ports(arguments)
-    running = [port for port in asked or _known(data) if _state(port, data)]
-    for port in running:
-        _say(_describe(port, data))
+    running = {port: state for port in asked or _known(data) if (state := _state(port, data))}
+    for port, state in running.items():
+        _say(describe(port, read(InstanceConfig, files(data, port)[0]), state))
     if not running:
         _say("FramePack does not run" + "".join(f" on port {port}" for port in asked[:1]) + ".")
     return DONE if running else FAILED
@@ -234,35 +234,6 @@ def _is_ours(number: int | None, port: int) -> bool:
         return number is not None and psutil.Process(number).cmdline()[2:4] == ["--port", str(port)]
     except psutil.Error:
         return False
-
-
-def _describe(port: int, data: Path) -> str:
-    state, plan = _state(port, data), read(InstanceConfig, files(data, port)[0])
-    assert state is not None, "only what runs is described"
-    words = [f"GPU {plan.gpu}"] if plan and plan.gpu else []
-    words.append(f"{state.phase} ({state.why})" if state.phase == "waiting" else _health(plan, state))
-    words.append(f"process {state.program or state.supervisor}" + ("" if state.kept else ", and nothing restarts it"))
-    if state.restarts:
-        words.append(f"restarts: {state.restarts}, the last time it {state.why}")
-    return f"Port {port}: {', '.join(words)}"
-
-
-def _health(plan: InstanceConfig | None, state: State) -> str:
-    """Return what the instance says of itself."""
-    answer = ask(plan.address, plan.port, "/healthz") if plan else None
-    if answer is None:
-        return "does not answer" if state.phase == "up" else state.phase
-    try:
-        health = parsed_json(answer[1])
-        job = health["job"]
-        words = [str(health["state"])]
-        if job:
-            words.append(f"job {job['name']}: section {job['section']} of {job['sections']}, step {job['step']}")
-        if health["waiting"]:
-            words.append(f"{health['waiting']} waiting")
-    except (ValueError, KeyError, TypeError):
-        return "running"
-    return ", ".join(words)
 
 
 def _state(port: int, data: Path) -> State | None:

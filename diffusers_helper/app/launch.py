@@ -121,7 +121,7 @@ def _run(
                 program.defaults,
                 program.note,
                 program.source.is_tiny,
-                program.estimate,
+                program.times.estimate,
                 start_from=config.start_from or "",
                 loras=program.loras,
             ),

@@ -6,21 +6,21 @@ Only the device and the presence of the files are settled at the start; what tak
 
 from __future__ import annotations
 
-import importlib
 import logging
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from diffusers_helper.app.device import device_fault, pick_device
-from diffusers_helper.core.buckets import video_size
+from diffusers_helper.app.late_imports import import_late
+from diffusers_helper.app.listener import Listener
+from diffusers_helper.app.named_jobs import NamedJobs
+from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError, UnknownJobError
+from diffusers_helper.core.errors import CancelledError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
@@ -29,16 +29,13 @@ from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.queue import QueueLimits
-from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
-from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import readable_progress, resolve_models, transformer_part
+from diffusers_helper.model_files import resolve_models
 from diffusers_helper.model_files.checksums import RECORD
-from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
@@ -52,22 +49,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
 )
 Generate = Callable[..., Generator[Event, None, None]]
-EXACT_NAMES = ""
-"""As the option `name_template`: results are called as their jobs are."""
-_IMPORTED_LATE = (
-    "diffusers_helper.generation.generate",
-    "diffusers_helper.models.hunyuan_video_packed",
-    "diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.siglip.modeling_siglip",
-)
 
 
 class Program:
@@ -88,6 +74,7 @@ class Program:
         loras: the LoRA files in the user's folders.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
+        times: how long videos take here.
 
     Raises SettingsError for a device, attention backend or template of names that does not work here, ModelFilesError
     for missing files.
@@ -111,13 +98,10 @@ class Program:
         self._variant = variant
         self._config = config
         with config.naming_source("name_template"):
-            template = config.name_template
-            self._template = "" if template == EXACT_NAMES else require_template(template or DEFAULT_TEMPLATE)
+            self._jobs = NamedJobs(self.store, self.outputs, config.name_template, config.models or "")
         self._fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
         self.preload = Preload()
-        self._speeds = KnownSpeeds(folders.cache / "speeds.json")
-        self._check: Callable[[], None] = _nothing  # of the job in hand, or of loading ahead
-        self._tell: Callable[[str, int, int], None] = _nothing
+        self._listener = Listener()
         if config.attention != "auto":
             with config.naming_source("attention"):
                 resolve_attention(config.attention, self.device, torch.bfloat16)
@@ -132,8 +116,15 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        rounds = self._fp8 is not None and self._stored_form(variant) in (EXACT, ROUNDED)
-        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if rounds else "") if note])
+        self.times = VideoTimes(
+            folders.cache / "speeds.json",
+            self.source,
+            self.device,
+            attention=config.attention,
+            fp8=self._fp8 is not None,
+        )
+        notes = (self.source.note, FP8_NOTE if self.times.rounds(variant) else "")
+        self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
     @cached_property
@@ -149,7 +140,7 @@ class Program:
             self.source,
             self.device,
             ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
-            LoadingProgress(self._downloading, self._loading),
+            LoadingProgress(self._listener.downloading, self._listener.loading),
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
@@ -157,12 +148,8 @@ class Program:
         return components
 
     def prepare(self) -> None:
-        """Import what the first video needs, and stop diffusers' progress bars: only they have no variable for it."""
-        for name in _IMPORTED_LATE:
-            importlib.import_module(name)
-        from diffusers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
+        """Import what the first video needs."""
+        import_late()
 
     def generate(
         self,
@@ -185,12 +172,12 @@ class Program:
         from diffusers_helper.generation import start
         from diffusers_helper.generation.checkpoint import Checkpoint
 
-        self._check, self._tell = check, partial(_tell_job, report)
+        self._listener.be_job(check, report)
         self.preload.over()
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
-        with self._running(name, inputs) as (folder, output):
+        with self._jobs.running(name, inputs) as (folder, output):
             maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
             if request.frame:
                 yield from start.generate_frame(inputs, maker, output)
@@ -210,82 +197,20 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, inputs.shape))
+            yield from self.times.timed(events, request, inputs.shape)
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
         return self.components.loras.identified(request) if request.loras else request
-
-    def estimate(self, request: GenerationRequest) -> Estimate | None:
-        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
-        return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
-
-    def _speed_key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
-        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        resolution = request.resolution or self.defaults.resolution
-        assert resolution is not None, "every model folder has one"
-        height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
-        return SpeedKey(
-            computer=f"{device}, {self._config.attention}, {self._form_of_weights(request.variant)}",
-            model=f"{self.source.title}, {request.variant}",
-            teacache=request.teacache,
-            cfg=request.cfg_scale != 1.0,
-            pixels=height * width,
-        )
-
-    def _form_of_weights(self, variant: str) -> str:
-        """What the transformer computes with."""
-        stored = self._stored_form(variant)
-        return FP8 if stored in (EXACT, ROUNDED) and self._fp8 else stored
-
-    def _stored_form(self, variant: str) -> str:
-        part = transformer_part(variant)
-        place, problems = self.source.inspect(part)
-        return form_of(part, place) if place and not problems else EXACT
-
-    @contextmanager
-    def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:
-        """Hold the job `name`; give the folder of its checkpoint, and the path of its files without ending.
-
-        The path is in its record before any work, so that whoever goes on finds the files.
-        """
-        place, _, job_id = name.rpartition("/")
-        output, reserved = self._output_of(job_id, inputs.request), False
-        if not output:
-            names = stems(self._template, inputs.request, inputs.start_name, job_id)
-            stem = reserve(self.outputs / place, names) if self._template else job_id
-            output, reserved = f"{place}/{stem}" if place else stem, True
-        try:
-            with self.store.running(job_id, inputs, output=output, models=self._config.models or "") as folder:
-                yield folder, self.outputs / output
-        finally:
-            if reserved:
-                let_go(self.outputs / output)
-
-    def _output_of(self, job_id: str, request: GenerationRequest) -> str:
-        """Return where the files of a job are that ran before; empty for a new one."""
-        try:
-            record = self.store.record(job_id)
-        except UnknownJobError:
-            return ""
-        return record.output if record.request == request else ""
 
     def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
 
         record = self.store.record(job_id)
-        now = self.components.environment.of_video(
-            *direct(record.request, record.pictures, record.videos).plan.variants
-        )
+        plan = direct(record.request, record.pictures, record.videos).plan
+        now = self.components.environment.of_video(*plan.variants)
         return differences(environment_in(self.store.path(job_id)), now)
-
-    def _downloading(self, title: str, done: int, total: int) -> None:
-        self._loading(Message("Downloading {part}", part=title), done, total)
-
-    def _loading(self, text: str, done: int, total: int) -> None:
-        self._check()
-        self._tell(text, done, total)
 
     def release(self) -> None:
         """Free what a failed run left on the device."""
@@ -329,7 +254,7 @@ class Program:
             try:
                 self.prepare()
                 if preload:
-                    self._check, self._tell = still_wanted, self.preload.tell
+                    self._listener.be(still_wanted, self.preload.tell)
                     self.preload.run(self.components, self._variant, still_wanted)
             finally:
                 self.preload.end()
@@ -357,14 +282,6 @@ class Program:
         """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return About(port, str(self.device), card, self._variant, self.source.title)
-
-
-def _tell_job(report: Callable[[str], None], text: str, done: int, total: int) -> None:
-    report(Message("{text}: {done} of {total}", text=text, **readable_progress(done, total)))
-
-
-def _nothing(*_told: object) -> None:
-    pass
 
 
 def _new_previewer() -> Previewer:

@@ -111,7 +111,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     require_versions()
 
-    from diffusers_helper.app.program import EXACT_NAMES
+    from diffusers_helper.app.named_jobs import EXACT_NAMES
 
     exact = config.model_copy(update={"name_template": EXACT_NAMES})  # they are made from what goes into the videos
     program: Program = parsed.program(exact, parsed.variant)

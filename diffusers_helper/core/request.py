@@ -7,114 +7,47 @@ findings into one sentence per field, and `to_json`/`from_json` keep a request a
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diffusers_helper.core.blank import BLANK_FRAMES
-from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.fields import (
+    MAX_SECONDS,
+    MAX_SEED,
+    MIN_SIDE,
+    Colour,
+    Kept,
+    Number,
+    OrNothing,
+    Prompt,
+    Resolution,
+    Seconds,
+    Shape,
+    Share,
+    Side,
+    Start,
+    Time,
+    Whole,
+    Words,
+    none_if_blank,
+)
 from diffusers_helper.core.frame import FRAME_TIME, MAX_FRAME_TIME, SLOTS, Slot
 from diffusers_helper.core.loras import MAX_LORAS, Lora, lora_list
-from diffusers_helper.core.messages import Message, join_sentences
+from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
-from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts, written
+from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts
+from diffusers_helper.core.validation import sentences_of
 
-MAX_PROMPT_CHARACTERS = 10_000
-MAX_SEED = 2**53 - 1
-"""The largest whole number that JavaScript, and so the page, holds exactly."""
 RANDOM_SEED = -1
-MAX_SECONDS = 120
 BEST_CRF, WORST_CRF = 1, 51
-Kept = Literal["photo", "recipe", "latents"]
-Resolution = Literal[128, 256, 384, 512, 640, 768]
-Start = Literal["photo", "text", "model", "colour"]
 GREY = "#808080"
-_LEVELS = re.compile(r"rgba?\(([^,()]+),([^,()]+),([^,()]+)(?:,[^,()]+)?\)")
-Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
-SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
-"""Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
+MAX_KEYS = 20
 SIDES = ("width", "height")
 OF_VIDEOS = ("anchor", "replaced")
 """Settings that mean something for given videos alone."""
-MAX_KEYS = 20
-LONGEST_GIVEN = 10**6
-"""Seconds of a given video."""
-
-
-def _clean_text(value: object) -> object:
-    """Drop NUL and replace lone surrogates: neither survives a file, a tokenizer or a log. Texts may have times."""
-    if isinstance(value, list | tuple):
-        value = _written(value)
-    if not isinstance(value, str):
-        return value
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-
-
-def _written(prompts: Sequence[object]) -> str:
-    """Return texts with times as one prompt; raises ValueError for anything else."""
-    timed: list[Timed] = []
-    for entry in prompts:
-        match entry:
-            case [int() | float() as seconds, str() as text]:
-                timed.append((seconds, text))
-            case _:
-                raise SettingsError(Message("A prompt is a text, or a list of seconds and texts."))
-    return written(timed)
-
-
-def _no_bool(value: object) -> object:
-    """Refuse True and False where a number is meant; pydantic alone would read them as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
-    return value
-
-
-def _words(value: object) -> object:
-    """Take a text as a list of words between commas, as the command line has it; "nothing" is an empty one."""
-    if not isinstance(value, str):
-        return value
-    return [word.strip() for word in value.split(",") if word.strip() not in ("", "nothing")]
-
-
-def _blank(value: object) -> object:
-    """Take an empty text, as forms and tables have it, for nothing."""
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _colour(value: object) -> object:
-    """Return a colour, written in any way that browsers know, as #rrggbb."""
-    if not isinstance(value, str):
-        return value
-    from PIL import ImageColor  # not before a colour is read: programs choose their environment first
-
-    try:
-        if match := _LEVELS.fullmatch(value.strip()):  # a colour picker's levels are no whole numbers
-            levels = [min(max(round(float(text)), 0), 255) for text in match.groups()]
-        else:
-            levels = list(ImageColor.getrgb(value.strip())[:3])
-    except (ValueError, OverflowError):
-        raise SettingsError(
-            Message("start_colour: write a colour as #808080, or by a name such as white or grey.")
-        ) from None
-    return "#{:02x}{:02x}{:02x}".format(*levels)
-
-
-def _timed(value: str) -> str:
-    """Check the times in a prompt."""
-    timed_prompts(value)
-    return value
-
-
-Prompt = Annotated[str, BeforeValidator(_clean_text), Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_timed)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
-Seconds = Annotated[Number, Field(ge=0, le=MAX_SECONDS)]
-Colour = Annotated[str, BeforeValidator(_colour)]
-Time = Annotated[Number, Field(ge=0, le=LONGEST_GIVEN)]
 
 
 class GenerationRequest(BaseModel):
@@ -164,7 +97,7 @@ class GenerationRequest(BaseModel):
     prompt: Prompt = ""
     negative_prompt: Prompt = ""
     blend: Annotated[Whole, Field(ge=0, le=MAX_BLEND)] = 0
-    key_seconds: Annotated[tuple[Seconds, ...], BeforeValidator(_words), Field(max_length=MAX_KEYS)] = ()
+    key_seconds: Annotated[tuple[Seconds, ...], Words, Field(max_length=MAX_KEYS)] = ()
     end_strength: Share = 1.0
     end_embedding: Literal["start", "mix"] = "start"
     landing: Annotated[Whole, Field(ge=1, le=2)] = 1
@@ -182,17 +115,17 @@ class GenerationRequest(BaseModel):
     mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
     resolution: Resolution | None = None
     shape: Shape = "photo"
-    width: Annotated[Side | None, BeforeValidator(_blank)] = None
-    height: Annotated[Side | None, BeforeValidator(_blank)] = None
+    width: Annotated[Side | None, OrNothing] = None
+    height: Annotated[Side | None, OrNothing] = None
     fit: Literal["crop", "blur"] = "crop"
-    focus: Annotated[tuple[Share, Share], BeforeValidator(_words)] = (0.5, 0.5)
+    focus: Annotated[tuple[Share, Share], Words] = (0.5, 0.5)
     start: Start = "photo"
     start_colour: Colour = GREY
-    frame_seed: Annotated[Annotated[Whole, Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_blank)] = None
+    frame_seed: Annotated[Annotated[Whole, Field(ge=0, le=MAX_SEED)] | None, OrNothing] = None
     frame: bool = False
     frame_time: Annotated[Whole, Field(ge=1, le=MAX_FRAME_TIME)] = FRAME_TIME
-    frame_slots: Annotated[tuple[Slot, ...], BeforeValidator(_words)] = SLOTS
-    keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
+    frame_slots: Annotated[tuple[Slot, ...], Words] = SLOTS
+    keep: Annotated[tuple[Kept, ...], Words] = ("photo", "recipe")
     loras: Annotated[tuple[Lora, ...], BeforeValidator(lora_list), Field(max_length=MAX_LORAS)] = ()
 
     @model_validator(mode="after")
@@ -207,13 +140,13 @@ class GenerationRequest(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise SettingsError(join_sentences(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(sentences_of(error)) from None
 
     @classmethod
     def from_field(cls, name: str, value: object) -> GenerationRequest:
         """Validate one field, whatever the others are to be; raises SettingsError with a sentence."""
         fields = {name: value}
-        if name in SIDES and _blank(value) is not None:
+        if name in SIDES and none_if_blank(value) is not None:
             fields = {**dict.fromkeys(SIDES, MIN_SIDE), **fields}  # none is alone
         return cls.from_fields(fields)
 
@@ -223,7 +156,7 @@ class GenerationRequest(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise SettingsError(join_sentences(_sentence(dict(entry)) for entry in error.errors())) from None
+            raise SettingsError(sentences_of(error)) from None
 
     def to_json(self) -> str:
         """Return the request as JSON."""
@@ -301,86 +234,3 @@ _CAME_LATER = frozenset(
     )
 )
 _USUAL = GenerationRequest().model_dump()
-_NAMES: dict[str, Message] = {
-    name: name
-    for name in (
-        Message("prompt"),
-        Message("negative_prompt"),
-        Message("seconds"),
-        Message("seed"),
-        Message("steps"),
-        Message("guidance_scale"),
-        Message("cfg_scale"),
-        Message("cfg_rescale"),
-        Message("preserved_memory_gb"),
-        Message("mp4_crf"),
-        Message("resolution"),
-        Message("blend"),
-        Message("key_seconds"),
-        Message("end_strength"),
-        Message("end_embedding"),
-        Message("landing"),
-        Message("anchor"),
-        Message("replaced"),
-        Message("shape"),
-        Message("width"),
-        Message("height"),
-        Message("fit"),
-        Message("focus"),
-        Message("loras"),
-        Message("start"),
-        Message("start_colour"),
-        Message("frame_seed"),
-        Message("frame"),
-        Message("frame_time"),
-        Message("frame_slots"),
-    )
-}
-"""What the fields are called in other languages; in English by the name that scripts use."""
-_WHOLE, _TEXT, _NUMBER = (
-    Message("should be a whole number"),
-    Message("should be text"),
-    Message("should be a number"),
-)
-_REASONS: dict[str, Message] = {
-    "int_type": _WHOLE,
-    "int_parsing": _WHOLE,
-    "int_parsing_size": _WHOLE,
-    "int_from_float": _WHOLE,
-    "float_type": _NUMBER,
-    "float_parsing": _NUMBER,
-    "finite_number": _NUMBER,
-    "value_error": _NUMBER,
-    "string_type": _TEXT,
-    "bool_type": Message("should be true or false"),
-    "bool_parsing": Message("should be true or false"),
-    "extra_forbidden": Message("is no setting"),
-    "multiple_of": Message("should be a multiple of 16"),
-}
-"""What is wrong, by pydantic's name for it."""
-
-
-def _sentence(entry: dict[str, Any]) -> Message:
-    """One sentence for one of pydantic's errors."""
-    if isinstance(error := entry.get("ctx", {}).get("error"), FramePackError):
-        return error.args[0]  # type: ignore[no-any-return]  # one of ours, which is a sentence
-    name = ".".join(str(part) for part in entry["loc"]) or "request"
-    return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=reason_of(entry))
-
-
-def reason_of(entry: dict[str, Any]) -> str:
-    """Return what is wrong with a field, by one of pydantic's errors about it."""
-    limits = entry.get("ctx", {})
-    if isinstance(error := limits.get("error"), FramePackError):
-        return str(error)
-    match entry["type"]:
-        case "greater_than_equal":
-            return Message("should be at least {limit}", limit=limits["ge"])
-        case "less_than_equal":
-            return Message("should be at most {limit}", limit=limits["le"])
-        case "string_too_long":
-            return Message("should have at most {limit} characters", limit=limits["max_length"])
-        case "literal_error":
-            return Message("should be one of {values}", values=limits["expected"])
-    message = str(entry["msg"]).removeprefix("Input ")
-    return _REASONS.get(entry["type"], f"{message[:1].lower()}{message[1:]}")

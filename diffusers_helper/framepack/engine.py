@@ -7,7 +7,7 @@ on the way out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -21,13 +21,14 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START, SectionPlan, VideoPlan
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.conditions import Conditions as Conditions  # where scripts find it
-from diffusers_helper.framepack.decoding import Use, VaeSectionDecoder
+from diffusers_helper.framepack.decoding import VaeSectionDecoder
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.postprocess import Postprocess, SampledSection, Settle, require_finite
+from diffusers_helper.framepack.sampler import Sampler, Samplers, one_sampler
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.execution import Execution
-from diffusers_helper.models.section_context import Conditioning, ConditionInputs, Denoiser
+from diffusers_helper.models.section_context import Conditioning, ConditionInputs
 from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
 
@@ -51,40 +52,6 @@ class VideoInputs:
     given: Mapping[str, Tensor]
     conditions: Mapping[int, Conditions]
     seed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Sampler:
-    """The model that samples, and how it runs.
-
-    Attributes:
-        denoiser: the packed transformer, or what behaves like it.
-        execution: how it computes; the step cache is chosen by the settings.
-        device, dtype: where it runs, and its dtype.
-        use: see `decoding.Use`.
-        begin: gets each section before it is sampled.
-    """
-
-    denoiser: Denoiser
-    device: torch.device
-    dtype: torch.dtype
-    execution: Execution = field(default_factory=Execution)
-    use: Use = nullcontext
-    begin: Callable[[SectionPlan], None] = lambda _section: None
-
-
-Samplers = Callable[[str], Generator[Event, None, Sampler]]
-"""Gets a variant's name and loads its model, yielding what it does; called again where the next section's differs."""
-
-
-def one_sampler(sampler: Sampler) -> Samplers:
-    """Return what gives `sampler` for every section."""
-
-    def samplers(_variant: str) -> Generator[Event, None, Sampler]:
-        yield from ()
-        return sampler
-
-    return samplers
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,9 @@ from diffusers_helper.encoders.hunyuan import encode_prompt_conds, truncation_no
 from diffusers_helper.encoders.vision import hf_clip_vision_encode
 from diffusers_helper.framepack.conditions import Conditions, between, blend
 from diffusers_helper.generation.pictures import Picture
-from diffusers_helper.loading.components import Components, TextEncoders
+from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.embedding_cache import Embedding
+from diffusers_helper.loading.encoders import TextEncoders
 from diffusers_helper.media.frames import crop_or_pad_yield_mask
 from diffusers_helper.model_files.parts import TEXT_PARTS, VISION_PARTS
 

@@ -14,7 +14,7 @@ from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import SectionPlan
 from diffusers_helper.core.variants import variant_named
-from diffusers_helper.framepack.engine import Sampler
+from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.loading.components import Components
 from diffusers_helper.lora.applying import Loras
 from diffusers_helper.memory.budget import Work

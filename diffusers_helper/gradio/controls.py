@@ -6,16 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from diffusers_helper.core.fields import MAX_PROMPT_CHARACTERS, MAX_SECONDS
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.prompts import MAX_BLEND
-from diffusers_helper.core.request import (
-    BEST_CRF,
-    MAX_PROMPT_CHARACTERS,
-    MAX_SECONDS,
-    RANDOM_SEED,
-    WORST_CRF,
-    GenerationRequest,
-)
+from diffusers_helper.core.request import BEST_CRF, RANDOM_SEED, WORST_CRF, GenerationRequest
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo, slider
 from diffusers_helper.gradio.hint_view import size_hint as size_hint_html

@@ -22,17 +22,18 @@ from diffusers_helper.loading.adapting import Adapting
 from diffusers_helper.loading.building import attention_head_dim, build
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
+from diffusers_helper.loading.encoders import TextEncoders, VisionEncoder
 from diffusers_helper.loading.environment import Environment
 from diffusers_helper.loading.lora_files import LoraFiles
+from diffusers_helper.loading.notes import weight_notes
 from diffusers_helper.loading.placement import Placement
-from diffusers_helper.loading.weights import bytes_in_files
 from diffusers_helper.lora.applying import Adaptation, Loras
 from diffusers_helper.lora.reading import Adapter
 from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
 from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.contents import FP8, quantised_as
+from diffusers_helper.model_files.contents import quantised_as
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
@@ -43,42 +44,12 @@ from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
-    from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerBase, SiglipVisionModel
-    from transformers.image_processing_utils import BaseImageProcessor
 
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
-__all__ = [
-    "Components",
-    "ComputeOptions",
-    "LoadingProgress",
-    "LocalFolder",
-    "ModelSource",
-    "TextEncoders",
-    "VisionEncoder",
-    "resolve_models",
-]
+__all__ = ["Components", "ComputeOptions", "LoadingProgress", "LocalFolder", "resolve_models"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TextEncoders:
-    """What turns a prompt into conditions; `device` is where the encoders compute, wherever their weights are kept."""
-
-    text_encoder: LlamaModel
-    text_encoder_2: CLIPTextModel
-    tokenizer: PreTrainedTokenizerBase
-    tokenizer_2: PreTrainedTokenizerBase
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class VisionEncoder:
-    """What turns the start picture into image features."""
-
-    feature_extractor: BaseImageProcessor
-    image_encoder: SiglipVisionModel
 
 
 @dataclass(frozen=True)
@@ -264,22 +235,7 @@ class Components:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
         form = next((self._quantised[name] for name in names if self._quantised.get(name)), "")
-        if form == FP8:
-            yield Message(
-                "The transformer's files have 8-bit weights (fp8): the pictures differ a little from those of the "
-                "published weights."
-            )
-        elif form:
-            yield Message(
-                "The transformer's weights are quantised ({form}): the pictures differ from the published ones'.",
-                form=form,
-            )
-        if left := bytes_in_files(transformer):
-            yield Message(
-                "{size:.1f} GB of the transformer's weights do not fit in RAM: they are read from the disk in every "
-                "step, which is slower. Close other programs, or start with --weights fp8.",
-                size=left / 1e9,
-            )
+        return weight_notes(transformer, form)
 
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""

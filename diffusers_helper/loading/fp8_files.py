@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from diffusers_helper.core.files import atomic_write, output_error, require_free_space
+from diffusers_helper.loading.reading import CHUNK_BYTES, Report
 from diffusers_helper.loading.stored import DTYPES, convert
-from diffusers_helper.loading.weights import CHUNK_BYTES, Report
 from diffusers_helper.model_files.headers import ITEM_BYTES
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.models.fp8 import quantize

@@ -8,30 +8,28 @@ torch, no Gradio.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.messages import LANGUAGES, Message, join_sentences
-from diffusers_helper.core.request import reason_of
+from diffusers_helper.core.messages import Message, join_sentences
+from diffusers_helper.core.validation import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
-from diffusers_helper.service.logs import LEVELS
-from diffusers_helper.service.places import Folders, folder_name
+from diffusers_helper.service.places import Folders
+from diffusers_helper.service.setting_types import Folder, FolderList, Level, Names, Tag, folder_of, paths_of
 
 PREFIX = "FRAMEPACK_"
 FILE = "framepack.toml"
@@ -40,36 +38,6 @@ _OTHER_VARIABLES = {"FRAMEPACK_TORCH", "FRAMEPACK_PROGRAM", "FRAMEPACK_REPLACED"
 """Variables of the set-up and of the supervisor."""
 
 logger = logging.getLogger(__name__)
-
-
-def _folder(value: Any) -> Any:
-    """Return the folder that a text names; raises ValueError."""
-    try:
-        return folder_name(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def _names(value: Any) -> Any:
-    """Return the words of a list with commas."""
-    return [name for name in map(str.strip, value.split(",")) if name] if isinstance(value, str) else value
-
-
-def _paths(value: Any) -> Any:
-    """Return the folders of a list as PATH has them, or of one alone."""
-    if isinstance(value, os.PathLike):
-        return [value]
-    return [name for name in value.split(os.pathsep) if name] if isinstance(value, str) else value
-
-
-Folder = Annotated[Path, BeforeValidator(_folder)]
-FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_paths)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
-if TYPE_CHECKING:
-    Tag = str
-    Level = str
-else:
-    Tag, Level = Literal[*LANGUAGES], Literal[*LEVELS]
 
 
 def _setting(default: Any, group: str, text: str, metavar: str = "NAME", option: str = "", **limits: Any) -> Any:
@@ -238,7 +206,7 @@ class _SettingsFile(TomlConfigSettingsSource):
         for name in ("outputs", "cache", "auth"):
             if isinstance(value := self.init_kwargs.get(name), str):
                 self.init_kwargs[name] = _from(path.parent, value)
-        if isinstance(several := _paths(self.init_kwargs.get("lora_folders")), list):
+        if isinstance(several := paths_of(self.init_kwargs.get("lora_folders")), list):
             folders = [_from(path.parent, one) if isinstance(one, str) else one for one in several]
             self.init_kwargs["lora_folders"] = folders
 
@@ -254,7 +222,7 @@ def settings_file(data: str | os.PathLike[str] | None = None) -> Path | None:
     None if the folder cannot be one, which the check of the settings then tells.
     """
     try:
-        return Folders.chosen(_folder(data or os.environ.get(variable_of("data")) or None)).data / FILE
+        return Folders.chosen(folder_of(data or os.environ.get(variable_of("data")) or None)).data / FILE
     except ValueError:
         return None
 

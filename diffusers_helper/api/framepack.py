@@ -1,37 +1,23 @@
-"""FramePack in somebody's own program: `from diffusers_helper import FramePack`.
-
-::
-
-    framepack = FramePack.load("tiny", variant="f1")
-    framepack("photo.jpg", "pan left", seconds=2.4).save("out.mp4")
-
-    for event in framepack.stream("photo.jpg", "pan left"):
-        ...  # framepack.events; leaving the loop stops the work
-
-Importing this costs nothing; torch and the models come with `load` and the first video.
-"""
+"""The class `FramePack`."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from diffusers_helper.api.options import config_from
+from diffusers_helper.api.video import TemporaryFolder, Video, clip_of
 from diffusers_helper.core.directing import direct, key_name
 from diffusers_helper.core.events import Event, Finished, Note
-from diffusers_helper.core.files import atomic_write, require_usable
-from diffusers_helper.core.plan import END, FPS, START
+from diffusers_helper.core.files import require_usable
+from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import options
-from diffusers_helper.service.config import RuntimeConfig, names_of
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
@@ -39,52 +25,14 @@ if TYPE_CHECKING:
     import PIL.Image
     from PIL.Image import Image
 
+    from diffusers_helper.api.video import GivenVideo
     from diffusers_helper.app.program import Program
     from diffusers_helper.core.loras import Lora
-    from diffusers_helper.media.clip import Clip
     from diffusers_helper.media.inputs import JobInputs
 
     Loras = Mapping[str, float | Sequence[tuple[float, float]]] | Sequence[str | Lora] | str
     Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image
-    GivenVideo: TypeAlias = "str | os.PathLike[str] | Video"
     Prompt = str | Sequence[tuple[float, str]]
-
-
-class _TemporaryFolder:
-    """A folder that is there as long as somebody holds this."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="framepack-")).resolve()
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Video:
-    """A finished video.
-
-    Attributes:
-        path: the MP4, in the folder of the results.
-        frames: pixel frames in it, at 30 per second.
-        request: the settings it was made with; the seed is the one in use.
-        notes: sentences about the result, such as a prompt that was cut.
-    """
-
-    path: Path
-    frames: int
-    request: GenerationRequest
-    notes: tuple[str, ...]
-    _folder: _TemporaryFolder | None = field(default=None, repr=False)
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.frames / FPS
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Copy it to `path`, whole or not at all; return the path. Raises OutputError."""
-        with atomic_write(Path(path)) as part:
-            shutil.copyfile(self.path, part)
-        return Path(path)
 
 
 class FramePack:
@@ -95,7 +43,7 @@ class FramePack:
         outputs: the folder of the results.
     """
 
-    def __init__(self, program: Program, folder: _TemporaryFolder | None = None, loras: Loras = ()) -> None:
+    def __init__(self, program: Program, folder: TemporaryFolder | None = None, loras: Loras = ()) -> None:
         self._program = program
         self._folder = folder
         self.defaults = GenerationRequest.from_fields(program.defaults.model_dump() | {"loras": loras})
@@ -131,9 +79,9 @@ class FramePack:
 
         from diffusers_helper.app.program import Program
 
-        folder = _TemporaryFolder() if outputs is None else None
+        folder = TemporaryFolder() if outputs is None else None
         place = folder.path if folder else Path(os.fspath(outputs or "")).resolve()
-        config = _config(models=None if models is None else os.fspath(models), outputs=place, **machine)
+        config = config_from(models=None if models is None else os.fspath(models), outputs=place, **machine)
         options.set_environment(config.folders, offline=config.offline)
         program = Program(config, variant_named(variant).name)
         program.prepare()
@@ -168,7 +116,7 @@ class FramePack:
         """
         from diffusers_helper.media.edits import extended
 
-        return self._made(extended(self._wanted(prompt, settings, seconds=seconds), _clip(video), before=before))
+        return self._made(extended(self._wanted(prompt, settings, seconds=seconds), clip_of(video), before=before))
 
     def connect(
         self, first: GivenVideo, second: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any
@@ -176,25 +124,25 @@ class FramePack:
         """Join two videos by new `seconds` that lead from one to the other; see `extend`."""
         from diffusers_helper.media.edits import connected
 
-        return self._made(connected(self._wanted(prompt, settings, seconds=seconds), _clip(first), _clip(second)))
+        return self._made(connected(self._wanted(prompt, settings, seconds=seconds), clip_of(first), clip_of(second)))
 
     def loop(self, video: GivenVideo, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
         """Add `seconds` that lead from a video's end to its beginning; see `extend`."""
         from diffusers_helper.media.edits import looped
 
-        return self._made(looped(self._wanted(prompt, settings, seconds=seconds), _clip(video)))
+        return self._made(looped(self._wanted(prompt, settings, seconds=seconds), clip_of(video)))
 
     def redo(self, video: GivenVideo, begin: float, end: float, prompt: Prompt = "", **settings: Any) -> Video:
         """Make the seconds from `begin` to `end` of a video anew, in whole sections; see `extend`."""
         from diffusers_helper.media.edits import redone
 
-        return self._made(redone(self._wanted(prompt, settings), _clip(video), begin, end))
+        return self._made(redone(self._wanted(prompt, settings), clip_of(video), begin, end))
 
     def insert(self, video: GivenVideo, at: float, seconds: float, prompt: Prompt = "", **settings: Any) -> Video:
         """Put new `seconds` into a video, `at` seconds after its beginning; see `extend`."""
         from diffusers_helper.media.edits import inserted
 
-        return self._made(inserted(self._wanted(prompt, settings, seconds=seconds), _clip(video), at))
+        return self._made(inserted(self._wanted(prompt, settings, seconds=seconds), clip_of(video), at))
 
     def stream(
         self,
@@ -244,7 +192,7 @@ class FramePack:
         if inputs.videos:
             from diffusers_helper.media.clip import clip_length
 
-            frames = clip_length(_clip(finished.path))
+            frames = clip_length(clip_of(finished.path))
         return Video(finished.path, frames, inputs.request, tuple(notes), self._folder)
 
     def request(self, prompt: Prompt = "", **settings: Any) -> GenerationRequest:
@@ -293,26 +241,6 @@ class FramePack:
 
     def _events(self, inputs: JobInputs) -> Generator[Event, None, None]:
         return self._program.generate(inputs, new_job_id(), check=_nothing, report=_nothing)
-
-
-def _clip(video: GivenVideo) -> Clip:
-    """Look at a given video; raises ClipError and SettingsError."""
-    from diffusers_helper.media.clip import open_clip
-
-    path = video.path if isinstance(video, Video) else Path(os.fspath(video))
-    require_usable([path])
-    return open_clip(path)
-
-
-def _config(**given: Any) -> RuntimeConfig:
-    """The settings of a process in which `given` was chosen; raises TypeError and SettingsError."""
-    names = names_of("machine")
-    for name in [name for name in given if name not in names]:
-        positive = name.removeprefix("no_")  # no_compile=True is --no-compile
-        if positive not in names or RuntimeConfig.model_fields[positive].annotation is not bool:
-            raise TypeError(f"load() has no option {name!r}; there are {', '.join(sorted(names))}.")
-        given[positive] = not given.pop(name)
-    return RuntimeConfig.load(**given)
 
 
 def _nothing(*_said: str) -> None:

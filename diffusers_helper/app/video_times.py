@@ -1,0 +1,68 @@
+"""How long videos take with the models and the device of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+
+from diffusers_helper.core.buckets import video_size
+from diffusers_helper.core.events import Event
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
+from diffusers_helper.model_files import ModelSource, transformer_part
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
+
+
+class VideoTimes:
+    """Estimates the time of a video by those that were made before, and notes what each one took.
+
+    Args:
+        file: where the times that were measured are kept; it need not exist.
+        source: where the models are from.
+        device: where they run.
+        attention: the option of this name.
+        fp8: whether weights are to be rounded to 8 bits.
+    """
+
+    def __init__(self, file: Path, source: ModelSource, device: torch.device, *, attention: str, fp8: bool) -> None:
+        self._known = KnownSpeeds(file)
+        self._source = source
+        self._device = device
+        self._attention = attention
+        self._fp8 = fp8
+
+    def timed(
+        self, events: Generator[Event, None, None], request: GenerationRequest, shape: tuple[int, int]
+    ) -> Generator[Event, None, None]:
+        """Pass the events of a video on, as `KnownSpeeds.timed`; `shape` is the size of its start picture."""
+        return self._known.timed(events, self.key(request, shape))
+
+    def estimate(self, request: GenerationRequest) -> Estimate | None:
+        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
+        return self._known.estimate(request, self.key(request, (1, 1)))
+
+    def key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
+        """Return what the times of a video depend on."""
+        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
+        resolution = request.resolution or self._source.defaults.resolution
+        assert resolution is not None, "every model folder has one"
+        height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
+        form = FP8 if self.rounds(request.variant) else self._stored_form(request.variant)
+        return SpeedKey(
+            computer=f"{device}, {self._attention}, {form}",
+            model=f"{self._source.title}, {request.variant}",
+            teacache=request.teacache,
+            cfg=request.cfg_scale != 1.0,
+            pixels=height * width,
+        )
+
+    def rounds(self, variant: str) -> bool:
+        """Return whether the weights of the transformer are rounded to 8 bits here; quantised ones stay as they are."""
+        return self._fp8 and self._stored_form(variant) in (EXACT, ROUNDED)
+
+    def _stored_form(self, variant: str) -> str:
+        part = transformer_part(variant)
+        place, problems = self._source.inspect(part)
+        return form_of(part, place) if place and not problems else EXACT

@@ -1,0 +1,49 @@
+"""What samples the sections of a video: a model on its device, loaded anew where the variant changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from diffusers_helper.core.events import Event
+from diffusers_helper.core.plan import SectionPlan
+from diffusers_helper.framepack.decoding import Use
+from diffusers_helper.models.execution import Execution
+from diffusers_helper.models.section_context import Denoiser
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """The model that samples, and how it runs.
+
+    Attributes:
+        denoiser: the packed transformer, or what behaves like it.
+        execution: how it computes; the step cache is chosen by the settings.
+        device, dtype: where it runs, and its dtype.
+        use: see `decoding.Use`.
+        begin: gets each section before it is sampled.
+    """
+
+    denoiser: Denoiser
+    device: torch.device
+    dtype: torch.dtype
+    execution: Execution = field(default_factory=Execution)
+    use: Use = nullcontext
+    begin: Callable[[SectionPlan], None] = lambda _section: None
+
+
+Samplers = Callable[[str], Generator[Event, None, Sampler]]
+"""Gets a variant's name and loads its model, yielding what it does; called again where the next section's differs."""
+
+
+def one_sampler(sampler: Sampler) -> Samplers:
+    """Return what gives `sampler` for every section."""
+
+    def samplers(_variant: str) -> Generator[Event, None, Sampler]:
+        yield from ()
+        return sampler
+
+    return samplers

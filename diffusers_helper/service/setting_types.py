@@ -1,0 +1,45 @@
+"""The types of a process's settings: how options, variables and files write them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+from diffusers_helper.core.messages import LANGUAGES
+from diffusers_helper.service.logs import LEVELS
+from diffusers_helper.service.places import folder_name
+
+
+def folder_of(value: Any) -> Any:
+    """Return the folder that a text names; raises ValueError."""
+    try:
+        return folder_name(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _names(value: Any) -> Any:
+    """Return the words of a list with commas."""
+    return [name for name in map(str.strip, value.split(",")) if name] if isinstance(value, str) else value
+
+
+def paths_of(value: Any) -> Any:
+    """Return the folders of a list as PATH has them, or of one alone."""
+    if isinstance(value, os.PathLike):
+        return [value]
+    return [name for name in value.split(os.pathsep) if name] if isinstance(value, str) else value
+
+
+Folder = Annotated[Path, BeforeValidator(folder_of)]
+FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(paths_of)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+if TYPE_CHECKING:
+    Tag = str
+    Level = str
+else:
+    Tag, Level = Literal[*LANGUAGES], Literal[*LEVELS]
