@@ -368,6 +368,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
             "SIDE": 32,
             "PROMPTS": few_motions,
             "END_MOTIONS": ("pan left",),
+            "JOINTS": {"before": ("pan up", False, 0), "loop": ("pan left", True, 0)},
             "CHANGES": (("pan left", "pan up"),),
             "FRAMES": 1,
         },

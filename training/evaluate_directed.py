@@ -24,6 +24,7 @@ from training.evaluate import PROMPTS, SEED, SIDE, Parts, conditions_of, decode_
 from training.latents import encode
 from training.loop import autocast
 from training.motions import COLOURS, SHAPES, camera_motion
+from training.pool import thumbnails_of
 from training.scenes import PLACES, Scene, draw_scene, paint_scenes
 from training.stills import grey_thumbnails, still_plan
 
@@ -127,7 +128,8 @@ def joints(parts: Parts, pictures: Tensor, steps: int) -> dict[str, float]:
         count = given[AFTER].shape[2]
         stretch = Stretch(1, BEFORE, count, clip=True) if both else Stretch(1, "", 0)
         score = Score("original", (stretch,), tail=(AFTER, count))
-        text = conditions_of(parts, PROMPTS[asked], thumbnails(pictures))
+        seen = thumbnails_of(before[:, :, -1] if both else after[:, :, 0]).float() / 127.5 - 1
+        text = conditions_of(parts, PROMPTS[asked], seen)
         latents = sample(parts, plan_score(score), given, [text], steps)
         last = decode_all(parts.vae, torch.cat([given[BEFORE], latents], dim=2) if both else latents)[:, :, -1]
         inside = after.diff(dim=2).abs().mean((1, 3, 4)).median(dim=1).values
