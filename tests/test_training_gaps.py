@@ -52,6 +52,7 @@ def test_three_motions_follow_each_other_each_from_its_own_beginning() -> None:
     torch.testing.assert_close(x[1], x[1, :1].expand(4))
 
 
+@pytest.mark.slow
 def test_gaps_begin_in_any_motion_cover_any_distance_and_end_where_a_motion_begins_at_full_speed() -> None:
     drawn = [draw_gap(random.Random(seed), 36, 72) for seed in range(400)]
     ways, pre, on = [], Counter(), Counter()
@@ -129,6 +130,7 @@ class Encoder(torch.nn.Module):
     dtype = torch.float32
 
 
+@pytest.mark.slow
 def test_given_clips_are_encoded_by_themselves_from_the_frame_after_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "encode", shrunk)
     pictures = PictureSource("cpu", 7, {"sklearn": ("china.jpg",)})
@@ -149,6 +151,7 @@ def test_given_clips_are_encoded_by_themselves_from_the_frame_after_the_gap(monk
     assert not (whole.segments[:, :, 15] == 7).any()
 
 
+@pytest.mark.slow
 def test_clips_are_outlined_in_their_shares_and_captions_speak_of_the_gap() -> None:
     rng = random.Random(5)
     chunks = [draw_outlines(4, SHARES, rng) for _ in range(1600)]
