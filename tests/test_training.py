@@ -245,8 +245,9 @@ def test_noise_levels_follow_the_samplers_schedule() -> None:
     assert torch.all(drawn <= schedule[1:] + 1e-6)
 
 
-def test_disturbance_spares_the_start_picture_and_blanks() -> None:
-    batch = pool.Batch(
+def history(forward: bool) -> pool.Batch:
+    """Blank history of 50 sections after a start picture, of F1's layout or the original's; 4x holds nothing."""
+    return pool.Batch(
         target=torch.zeros(50, 16, 9, 2, 2),
         clean=torch.zeros(50, 16, 2, 2, 2),
         clean_2x=torch.zeros(50, 16, 2, 2, 2),
@@ -256,12 +257,16 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
             "clean_2x": torch.ones(50, 2, dtype=torch.bool),
             "clean_4x": torch.zeros(50, 16, dtype=torch.bool),
         },
-        times={},
+        times={"target": torch.full((50, 9), 20 if forward else 1), "clean_4x": torch.full((50, 16), 16)},
         text=torch.zeros(50, 1, 1),
         pooled=torch.zeros(50, 1),
         thumbnails=torch.zeros(50, 3, 4, 4),
         kind=torch.zeros(50, dtype=torch.long),
     )
+
+
+def test_disturbance_spares_the_start_picture_and_blanks() -> None:
+    batch = history(forward=False)
     torch.manual_seed(0)
     noise_augment(batch)
     changed = batch.clean[:, :, 1].std((1, 2, 3))
@@ -269,6 +274,25 @@ def test_disturbance_spares_the_start_picture_and_blanks() -> None:
     assert changed.max() < 0.5
     assert not batch.clean[:, :, 0].any()
     assert not batch.clean_4x.any()
+
+
+def test_what_goes_forward_sees_history_in_another_colour_than_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_transformer, "DISTURBANCE", 0.0)
+    torch.manual_seed(0)
+    backward, forward = history(forward=False), history(forward=True)
+    unanchored = history(forward=True)
+    unanchored.movable["clean"] = torch.ones(50, 2, dtype=torch.bool)
+    for batch in (backward, forward, unanchored):
+        noise_augment(batch)
+    assert not backward.clean.any()
+    assert not unanchored.clean.any()
+    assert not forward.clean[:, :, 0].any()
+    assert not forward.clean_4x.any()
+    tint = forward.clean[:, :, 1, 0, 0]
+    assert 0.3 < tint.any(dim=1).float().mean() < 0.7
+    assert tint.abs().max() < 0.5
+    torch.testing.assert_close(forward.clean[:, :, 1], tint[:, :, None, None].expand(-1, -1, 2, 2))
+    torch.testing.assert_close(forward.clean_2x, tint[:, :, None, None, None].expand(-1, -1, 2, 2, 2))
 
 
 def test_weights_are_cut_into_pieces_and_come_back(tmp_path) -> None:
@@ -344,6 +368,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
             "SIDE": 32,
             "PROMPTS": few_motions,
             "END_MOTIONS": ("pan left",),
+            "JOINTS": {"before": ("pan up", False, 0), "loop": ("pan left", True, 0)},
             "CHANGES": (("pan left", "pan up"),),
             "FRAMES": 1,
         },
@@ -376,7 +401,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     few = ["--steps", "2", "--batch", "2", "--pool-size", "4", "--captions", "4"]
     main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
     found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]
-    assert set(found["directed"]) == {"end_picture", "sections_right", "frames", "wordings_right"}
+    assert set(found["directed"]) == {"end_picture", "joints", "sections_right", "frames", "wordings_right"}
 
 
 def toy_batch(count: int) -> pool.Batch:

@@ -15,8 +15,10 @@ from training.batch import Batch
 from training.captions import LABELS, caption, is_held_out, labels
 from training.clips import render
 from training.evaluate_directed import PANS, pan_between
+from training.gaps import CLIP_GAPS, PICTURE_GAPS, draw_in_gap
 from training.graphs import GraphedStep, HalfCopy, set_rates
 from training.motions import PARTS, Motion, camera_motion, draw_change
+from training.outlines import SHARES
 from training.pictures import PictureSource
 from training.scenes import SIZES, Scene, draw_scene, paint_scenes
 from training.sections import (
@@ -25,6 +27,7 @@ from training.sections import (
     KINDS,
     NOTHING,
     START_PICTURE,
+    WHOLE,
     Pattern,
     directed_patterns,
     draw_directed,
@@ -132,10 +135,14 @@ def test_the_original_extends_a_clip_towards_its_past() -> None:
 def test_every_kind_is_drawn_and_old_abilities_keep_their_share() -> None:
     rng = random.Random(0)
     kinds = Counter(draw_directed(first, rng).kind for first in (0, 1, 5) for _ in range(300))
-    assert set(kinds) == set(DIRECTED)
+    in_gaps = Counter(draw_in_gap(gap, rng).kind for gap in PICTURE_GAPS + CLIP_GAPS for _ in range(30))
+    assert set(kinds) == set(WHOLE)
+    assert set(in_gaps) == {"end", "landing", "key", "connect", "before"}
+    assert set(kinds | in_gaps) == set(DIRECTED)
     known = {pattern.reads for variant in ("original", "f1") for pattern in patterns(variant, 0)[0]}
     assert not any(p.reads in known for kind in DIRECTED for p in directed_patterns(kind, 0)[0])
-    old = (1 - 1 / train_transformer.STILLS_EVERY) * (1 - pool.CHANGED) * (1 - pool.DIRECTED)
+    joined, gaps, changed, directed = (SHARES[name] for name in ("joined", "gaps", "changed", "directed"))
+    old = (1 - 1 / train_transformer.STILLS_EVERY) * (1 - joined) * (1 - gaps - changed) * (1 - directed)
     assert old >= 0.55
 
 
@@ -202,7 +209,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pictures_on_borders_are_the_frames_that_sections_end_with() -> None:
     motions = [camera_motion("pan left"), camera_motion("zoom in")]
     pictures = PictureSource("cpu", 7, {"sklearn": ("china.jpg",)})
-    made = pool.make_latents(Encoder(), pictures, motions, np.array([0, 1]), 32, 48)
+    made = pool.make_latents(Encoder(), pictures, motions, np.array([0, 1]), (32, 48), np.array([]))
     torch.testing.assert_close(made.borders, made.segments[:, [0, 9, 18, 27]], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(made.borders[0, 0], made.starts[0])
     assert (made.borders[1, 0] - made.starts[1]).abs().max() > 0.01
@@ -239,16 +246,16 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
 def test_batches_of_clips_hold_every_kind(words: Tokenizers) -> None:
     clips = pool.LatentPool(Encoder(), words, FakeEncoders(), 8, 3, torch.device("cpu"))
     clips.pictures = PictureSource("cpu", 7, {"sklearn": ("china.jpg",)})
-    while not (clips.full and clips.shelves[0].changes.any()):
-        clips.renew()
+    clips.shares["joined"] = 0.2
     seen = Counter()
     for _ in range(40):
+        clips.renew()
         batch = clips.batch(16)
         seen.update(batch.kind.tolist())
         assert batch.target.shape == (16, 16, 9, 2, 2)
         alone = batch.movable["clean"]
         assert alone.shape == batch.times["clean"].shape == (16, 2)
-    assert {KINDS[number] for number in seen} >= {"plain", "change", "end", "connect", "extend"}
+    assert {KINDS[number] for number in seen} >= {"plain", "change", "end", "landing", "key", "connect", "extend"}
     assert seen[0] / sum(seen.values()) > 0.4
 
 

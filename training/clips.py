@@ -51,12 +51,14 @@ Phase = tuple[list[Motion], Tensor]
 
 
 def _phases(motions: list[Motion], times: Tensor) -> list[Phase]:
-    """The motions up to where they change and, where any does, those that follow."""
-    if not any(motion.then for motion in motions):
-        return [(motions, progress(times, motions))]
-    changes = torch.tensor([[m.change if m.then else math.inf] for m in motions], device=times.device)
-    after = [motion.then or Motion() for motion in motions]
-    return [(motions, progress(times.minimum(changes), motions)), (after, progress(times - changes, after))]
+    """The motions up to where they change and, while any does, those that follow."""
+    begin, found = torch.zeros(len(motions), 1, device=times.device), []
+    while True:
+        end = torch.tensor([[m.change if m.then else math.inf] for m in motions], device=times.device)
+        found.append((motions, progress(times.minimum(end) - begin, motions)))
+        if not any(motion.then for motion in motions):
+            return found
+        begin, motions = end, [motion.then or Motion() for motion in motions]
 
 
 def _rates(motions: list[Motion], device: torch.device) -> dict[str, Tensor]:

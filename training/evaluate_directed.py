@@ -25,10 +25,14 @@ from training.evaluate import PROMPTS, SEED, SIDE, Parts, conditions_of, decode_
 from training.latents import encode
 from training.loop import autocast
 from training.motions import COLOURS, SHAPES, camera_motion
+from training.pool import thumbnails_of
 from training.scenes import PLACES, Scene, draw_scene, paint_scenes
 from training.stills import grey_thumbnails, still_plan
 
 SECTION = 4 * LATENT_WINDOW
+KEY, BEFORE, AFTER = "key", "before", "after"
+PIECES = 33
+"""Frames of given clips: whole pieces of the autoencoder."""
 END_MOTIONS = ("pan left", "pan up", "zoom in", "zoom out", "turn clockwise", "darker")
 END_SCORES = {
     "original, 1 section": Score("original", (Stretch(1),), end=True),
@@ -36,7 +40,17 @@ END_SCORES = {
     "original, 3 sections": Score("original", (Stretch(3),), end=True),
     "F1, landing of 1 section": Score("f1", (Stretch(2),), end=True, landing=1),
     "F1, landing of 2 sections": Score("f1", (Stretch(3),), end=True, landing=2),
+    "original, key picture after 1 section": Score("original", (Stretch(1), Stretch(1, KEY))),
+    "F1, key picture after 2 sections": Score("f1", (Stretch(2), Stretch(1, KEY)), landing=1),
 }
+JOINTS = {
+    "connection": ("pan left", True, 2 * SECTION + 1),
+    "before": ("pan left", False, 0),
+    "loop": ("pan right", True, 0),
+}
+"""What is asked for, whether the clip that goes left comes before it, and the frame at which the given clip begins that
+it leads to."""
+THERE_AND_BACK = replace(wanted_motion("pan left"), then=wanted_motion("pan right"), change=2 * SECTION)
 PANS = {"pan left": (1, 0), "pan right": (-1, 0), "pan up": (0, 1), "pan down": (0, -1)}
 """Where the picture's content goes, x and y."""
 CHANGES = (
@@ -76,6 +90,7 @@ def evaluate_directed(parts: Parts, pictures: Tensor, steps: int = 16) -> dict[s
     """All figures for pictures (B, 3, 256, 256), 0..1, that training never saw."""
     return {
         "end_picture": end_pictures(parts, pictures, steps),
+        "joints": joints(parts, pictures, steps),
         "sections_right": prompt_changes(parts, pictures, steps),
         "frames": single_frames(parts, steps),
         "wordings_right": wordings(parts, pictures, steps),
@@ -84,22 +99,48 @@ def evaluate_directed(parts: Parts, pictures: Tensor, steps: int = 16) -> dict[s
 
 @torch.no_grad()
 def end_pictures(parts: Parts, pictures: Tensor, steps: int) -> dict[str, dict[str, float]]:
-    """PSNR of the last frame against the end picture, and of the end picture through the autoencoder alone."""
+    """PSNR of the frame that leads to the end or key picture against it, and of that through the autoencoder alone."""
     start = _start(parts, pictures)
     found: dict[str, dict[str, float]] = {}
     for name, score in END_SCORES.items():
+        sections = score.stretches[0].sections
         values: dict[str, list[Tensor]] = {"psnr": [], "autoencoder": []}
         for motion in END_MOTIONS:
-            times = torch.full((len(pictures), 1), float(SECTION * score.sections), device=parts.device)
+            times = torch.full((len(pictures), 1), float(SECTION * sections), device=parts.device)
             end = render(pictures, [wanted_motion(motion)] * len(pictures), times)
             alone = encode(parts.vae, end * 2 - 1)
             text = conditions_of(parts, PROMPTS[motion], thumbnails(pictures))
-            latents = sample(parts, plan_score(score), {START: start, END: alone}, [text], steps)
+            latents = sample(parts, plan_score(score), {START: start, END: alone, KEY: alone}, [text], steps)
+            latents = latents[:, :, : LATENT_WINDOW * sections]
             last = decode_all(parts.vae, torch.cat([start, latents], dim=2))[:, :, -1:]
             values["psnr"].append(psnr(last, end))
             values["autoencoder"].append(psnr(decode_all(parts.vae, alone), end))
         found[name] = {key: round(float(torch.cat(value).mean()), 2) for key, value in values.items()}
     return found
+
+
+@torch.no_grad()
+def joints(parts: Parts, pictures: Tensor, steps: int) -> dict[str, float]:
+    """The step from what is made for a clip into that clip, over the median step inside the clip."""
+    found: dict[str, float] = {}
+    for name, (asked, both, begin) in JOINTS.items():
+        before, after = (_frames(pictures, range(at, at + PIECES)) for at in (SECTION + 1 - PIECES, begin))
+        given = {BEFORE: encode(parts.vae, before * 2 - 1), AFTER: encode(parts.vae, after * 2 - 1)}
+        count = given[AFTER].shape[2]
+        stretch = Stretch(1, BEFORE, count, clip=True) if both else Stretch(1, "", 0)
+        score = Score("original", (stretch,), tail=(AFTER, count))
+        seen = thumbnails_of(before[:, :, -1] if both else after[:, :, 0]).float() / 127.5 - 1
+        text = conditions_of(parts, PROMPTS[asked], seen)
+        latents = sample(parts, plan_score(score), given, [text], steps)
+        last = decode_all(parts.vae, torch.cat([given[BEFORE], latents], dim=2) if both else latents)[:, :, -1]
+        inside = after.diff(dim=2).abs().mean((1, 3, 4)).median(dim=1).values
+        found[name] = round(float(((after[:, :, 0] - last).abs().mean((1, 2, 3)) / inside).mean()), 2)
+    return found
+
+
+def _frames(pictures: Tensor, numbers: range) -> Tensor:
+    times = torch.tensor([numbers] * len(pictures), device=pictures.device).float()
+    return render(pictures, [THERE_AND_BACK] * len(pictures), times)
 
 
 @torch.no_grad()

@@ -69,7 +69,8 @@ class Motion:
         ambient: nothing was asked for.
         thing: an object that moves over the picture.
         sway: amplitude (in frames of full speed), period (frames) and phase of the swaying at rest.
-        then: what follows from frame `change` on, where this motion stops at once; None for nothing.
+        surge: what is moved beyond all this (frames of full speed), from which frame of the motion on, in how many.
+        then: what follows from frame `change` of the clip on, where this motion stops at once; None for nothing.
     """
 
     pan_x: int = 0
@@ -81,6 +82,7 @@ class Motion:
     ambient: bool = False
     thing: Thing | None = None
     sway: tuple[float, float, float] = (0.0, 120.0, 0.0)
+    surge: tuple[float, float, float] = (0.0, 0.0, 1.0)
     then: Motion | None = None
     change: int = 0
 
@@ -88,6 +90,11 @@ class Motion:
     def speed(self) -> float:
         """Factor on the full speeds."""
         return AMBIENT_PACE if self.ambient else PACES[self.pace]
+
+    @property
+    def course(self) -> list[Motion]:
+        """This motion and all that follow it."""
+        return [self, *(self.then.course if self.then else ())]
 
     @property
     def family(self) -> str:
@@ -114,6 +121,8 @@ PARTS = {
     "darker": ("light", -1),
 }
 """The camera motions by name: attribute of Motion and its sign."""
+NAMES = (*PARTS, *PARTS, "still")
+"""What clips with several motions draw from."""
 
 
 def camera_motion(*names: str, pace: str = "normal") -> Motion:
@@ -140,14 +149,37 @@ def draw_motion(rng: random.Random) -> Motion:
 
 def draw_change(rng: random.Random, change: int) -> Motion:
     """Draw a camera motion that gives way to another one at frame `change`; every other time to its opposite."""
-    names = (*PARTS, *PARTS, "still")
-    first = rng.choice(names)
-    second = rng.choice([name for name in names if name != first])
-    if first in PARTS and rng.random() < 0.5:
-        attribute, sign = PARTS[first]
-        second = next(name for name, part in PARTS.items() if part == (attribute, -sign))
-    before, after = (_phase(rng, name) for name in (first, second))
+    first = rng.choice(NAMES)
+    before, after = (_phase(rng, name) for name in (first, _another(rng, first)))
     return replace(before, then=after, change=change)
+
+
+def draw_gap(rng: random.Random, opens: int, closes: int) -> Motion:
+    """Draw what leads, from frame `opens` on, to a motion that begins anew, at its full speed, at frame `closes`.
+
+    The last motion but one is what a prompt for the gap asks for: often it began a section before, and goes on. How far
+    it gets only its end can tell. Every other time what follows is the same motion.
+    """
+    name = rng.choice(NAMES)
+    begin = max(0, opens - CRUISE * rng.choice((1, 1, 2)))
+    goes_on = rng.random() < 0.4
+    clock = begin if goes_on else opens
+    ends = progress(torch.tensor([[opens - clock, closes - clock]]), [Motion()])[0]
+    surge = float(ends.diff() + 8) * rng.choice((0.0, rng.uniform(-0.6, 0.0), rng.uniform(0.0, 0.9)))
+    gap = replace(_phase(rng, name), surge=(surge, float(opens - clock), float(closes - opens)))
+    after = replace(gap, surge=Motion.surge) if rng.random() < 0.5 else _phase(rng, _another(rng, name))
+    found = replace(gap, then=after, change=closes)
+    if not goes_on and opens:
+        found = replace(_phase(rng, _another(rng, name)), then=found, change=opens)
+    return Motion(then=found, change=begin) if begin else found
+
+
+def _another(rng: random.Random, name: str) -> str:
+    """A motion that is not `name`, every other time its opposite."""
+    if name in PARTS and rng.random() < 0.5:
+        attribute, sign = PARTS[name]
+        return next(other for other, part in PARTS.items() if part == (attribute, -sign))
+    return rng.choice([other for other in NAMES if other != name])
 
 
 def _phase(rng: random.Random, name: str) -> Motion:
@@ -182,7 +214,13 @@ def progress(times: Tensor, motions: list[Motion]) -> Tensor:
     easing = (t - CRUISE).clamp(0, REST - CRUISE)
     done = t.clamp(max=CRUISE) + easing - easing.square() / (2 * (REST - CRUISE))
     amplitude, period, phase = torch.tensor([m.sway for m in motions], device=t.device).unbind(-1)
-    ramp = ((t - CRUISE) / (REST - CRUISE)).clamp(0, 1)
-    envelope = ramp.square() * (3 - 2 * ramp)
+    envelope = smooth((t - CRUISE) / (REST - CRUISE))
     wave = torch.sin(2 * math.pi * t / period[:, None] + phase[:, None])
-    return done + amplitude[:, None] * envelope * wave
+    more, begin, span = torch.tensor([m.surge for m in motions], device=t.device)[..., None].unbind(1)
+    return done + amplitude[:, None] * envelope * wave + more * smooth((t - begin) / span)
+
+
+def smooth(part: Tensor) -> Tensor:
+    """From 0 to 1, level at both ends."""
+    part = part.clamp(0, 1)
+    return part.square() * (3 - 2 * part)

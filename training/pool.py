@@ -19,9 +19,11 @@ from training.batch import Batch
 from training.captions import Subject, caption
 from training.clips import render
 from training.family import CLIP_WIDTH, IMAGE_SIZE, LLAMA_WIDTH
+from training.gaps import Gap, draw_in_gap
 from training.latents import encode
 from training.loop import autocast, say, sync
-from training.motions import Motion, draw_change, draw_motion
+from training.motions import Motion
+from training.outlines import PARAPHRASES, SHARES, draw_outlines
 from training.pictures import PictureSource
 from training.quick_vae import arranged
 from training.sections import (
@@ -35,20 +37,12 @@ from training.sections import (
     draw_directed,
     draw_pattern,
     draw_phase,
-    segment_starts,
     stacked,
 )
 from training.texts import TextEncoders, Tokenizers, padded
 
 SHAPES = {(128, 128): 0.3, (112, 144): 0.2, (144, 112): 0.12, (96, 160): 0.24, (160, 96): 0.14}
 """Pictures' heights and widths, and their parts of the store."""
-FROM_START = 0.75
-"""Part of the segments that begin at the start picture."""
-CHANGED = 0.2
-"""Part of the clips whose motion changes at a section border."""
-DIRECTED = 0.2
-"""Part of the sections of the other clips that belong to a directed video."""
-PARAPHRASES = 4
 LENGTHS = (3, 4, 5, 7, 9, 11, 14)
 """Tokens that a caption may have, the template's end counted in: every length is a CUDA graph of its own."""
 CHUNK = 16
@@ -60,7 +54,7 @@ class Shelf:
 
     `borders` are the pictures on section borders, each encoded alone, `thumbnails` the start picture and those.
     `changes` are sections at which motions change, 0 for none; the second half of such a clip's captions says what
-    happens from there on.
+    happens from there on. `gaps` are what their sections lead through, None for nothing.
     """
 
     def __init__(self, size: int, height: int, width: int, device: torch.device) -> None:
@@ -73,6 +67,7 @@ class Shelf:
         self.thumbnails = torch.zeros(size, 1 + BORDERS, 3, IMAGE_SIZE, IMAGE_SIZE, device=device, dtype=torch.uint8)
         self.firsts = np.zeros(size, np.int64)
         self.changes = np.zeros(size, np.int64)
+        self.gaps: list[Gap | None] = [None] * size
         self.text = torch.zeros(size, PARAPHRASES, LENGTHS[-1], LLAMA_WIDTH, device=device, dtype=half)
         self.pooled = torch.zeros(size, PARAPHRASES, CLIP_WIDTH, device=device, dtype=half)
         self.lengths = np.zeros((size, PARAPHRASES), np.int64)
@@ -99,7 +94,7 @@ class LatentPool:
         seed: of pictures, motions, captions and choices.
 
     Attributes:
-        changed, directed: CHANGED and DIRECTED, which may be set before clips are made.
+        shares: SHARES, which may be set before clips are made.
     """
 
     def __init__(
@@ -113,7 +108,7 @@ class LatentPool:
     ) -> None:
         self.vae = quick_encoder(vae, device)
         self.words, self.encoders, self.device = words, encoders, device
-        self.changed, self.directed = CHANGED, DIRECTED
+        self.shares = dict(SHARES)
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
@@ -136,24 +131,19 @@ class LatentPool:
         self.made += CHUNK
 
     def _fill(self, shelf: Shelf, slots: np.ndarray) -> None:
-        later = segment_starts()[1:]
-        firsts = np.array([0 if self.rng.random() < FROM_START else self.rng.choice(later) for _ in slots])
-        changes = np.array([self._change(int(first)) for first in firsts])
-        motions = [
-            draw_change(self.rng, 4 * LATENT_WINDOW * int(change)) if change else draw_motion(self.rng)
-            for change in changes
-        ]
-        made = make_latents(self.vae, self.pictures, motions, firsts, shelf.height, shelf.width)
+        outlines = draw_outlines(len(slots), self.shares, self.rng)
+        motions = [outline.motion for outline in outlines]
+        shelf.firsts[slots] = firsts = np.array([outline.first for outline in outlines])
+        shelf.changes[slots] = [outline.change for outline in outlines]
+        for slot, outline in zip(slots, outlines, strict=True):
+            shelf.gaps[slot] = outline.gap
+        joints = [outline.gap.joint for outline in outlines if outline.gap and outline.gap.joined]
+        made = make_latents(self.vae, self.pictures, motions, firsts, (shelf.height, shelf.width), np.array(joints))
         where = torch.from_numpy(slots).to(self.device)
         for name in ("starts", "segments", "borders", "thumbnails"):
             store = getattr(shelf, name)
             store[where] = getattr(made, name).to(store.dtype)
-        shelf.firsts[slots], shelf.changes[slots] = firsts, changes
-        said = [[motion] * (PARAPHRASES // 2) + [motion.then or motion] * (PARAPHRASES // 2) for motion in motions]
-        self._caption(shelf, slots, said)
-
-    def _change(self, first: int) -> int:
-        return first + self.rng.choice((1, 2)) if self.rng.random() < self.changed else 0
+        self._caption(shelf, slots, [outline.said for outline in outlines])
 
     def _caption(self, shelf: Shelf, slots: np.ndarray, said: list[list[Motion]]) -> None:
         texts = captions_of([motion for some in said for motion in some], LENGTHS, self.words, self.rng)
@@ -193,10 +183,12 @@ class LatentPool:
 
     def _pattern(self, shelf: Shelf, clip: int, said: int) -> Pattern:
         """A section of a clip that caption `said` of it may speak of."""
-        first, change = int(shelf.firsts[clip]), int(shelf.changes[clip])
+        first, change, gap = int(shelf.firsts[clip]), int(shelf.changes[clip]), shelf.gaps[clip]
+        if gap:
+            return draw_in_gap(gap, self.rng)
         if change:
             return draw_phase(first, change, bool(said >= PARAPHRASES // 2), self.rng)
-        if self.rng.random() < self.directed:
+        if self.rng.random() < self.shares["directed"]:
             return draw_directed(first, self.rng)
         return draw_pattern("original" if self.rng.random() < 0.5 else "f1", first, self.rng)
 
@@ -254,11 +246,15 @@ def make_latents(
     pictures: PictureSource,
     motions: list[Motion],
     firsts: np.ndarray,
-    height: int,
-    width: int,
+    size: tuple[int, int],
+    joints: np.ndarray,
 ) -> Latents:
-    """Start latents (B, 16, H, W), segments (B, 32, 16, H, W) from sections `firsts` on, and what lies beside them."""
-    device, count = pictures.device, len(motions)
+    """Start latents (B, 16, H, W), segments (B, 32, 16, H, W) from sections `firsts` on, and what lies beside them.
+
+    `size` is height and width. From latents `joints` on, one after a border, segments are encoded by themselves;
+    none where it is empty.
+    """
+    (height, width), device, count = size, pictures.device, len(motions)
     sources = pictures.sample(count, 2 * height, 2 * width)
     begin = 4 * LATENT_WINDOW * torch.from_numpy(firsts).to(device)[:, None]
     borders = begin + 4 * LATENT_WINDOW * torch.arange(BORDERS, device=device)
@@ -268,6 +264,13 @@ def make_latents(
     frames = render(sources, motions, times.float())
     alone = encode(vae, (stills.flatten(0, 1)[:, :, None] * 2 - 1).to(vae.dtype))[:, :, 0].unflatten(0, (count, -1))
     segments = encode(vae, (frames * 2 - 1).to(vae.dtype))[:, :, 1:].transpose(1, 2)
+    if len(joints):
+        alone_from = torch.from_numpy(joints).to(device)[:, None]
+        times = begin + 4 * (alone_from - 1) + 1 + torch.arange(4 * SEGMENT_LATENTS + 1, device=device)
+        rest = encode(vae, (render(sources, motions, times.float()) * 2 - 1).to(vae.dtype)).transpose(1, 2)
+        number = torch.arange(SEGMENT_LATENTS, device=device) - alone_from
+        rows = torch.arange(count, device=device)[:, None]
+        segments = torch.where((number < 0)[..., None, None, None], segments, rest[rows, number.clamp(min=0)])
     thumbnails = thumbnails_of(stills.flatten(0, 1)).unflatten(0, (count, -1))
     return Latents(alone[:, 0], segments, alone[:, 1:], thumbnails)
 

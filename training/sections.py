@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -136,13 +136,18 @@ def _before() -> Iterator[tuple[Score, float]]:
 
 DIRECTED = {
     "end": (_end, 0.3),
-    "landing": (_landing, 0.15),
-    "key": (_key, 0.15),
+    "landing": (_landing, 0.3),
+    "key": (_key, 0.4),
     "connect": (_connect, 0.2),
     "extend": (_extend, 0.12),
     "before": (_before, 0.08),
 }
-"""What a video may be given beside its start picture: scores with their weights, and how often training sees them."""
+"""What a video may be given beside its start picture: scores with their weights, and how often training sees them.
+
+How often is meant among the kinds that a clip has.
+"""
+WHOLE = ("end", "landing", "key", "extend")
+"""Kinds that clips of one motion have."""
 KINDS = ("plain", *DIRECTED, "change", "frame")
 """What a section is an example of: the last two are a section of a clip whose motion changes, and a single frame."""
 
@@ -165,9 +170,13 @@ def directed_patterns(kind: str, first: int) -> Weighted:
 
 def draw_directed(first: int, rng: random.Random) -> Pattern:
     """Draw a section of a directed video from a segment that begins at section `first`."""
-    kinds = [kind for kind in DIRECTED if directed_patterns(kind, first)[0]]
-    kind = rng.choices(kinds, [DIRECTED[kind][1] for kind in kinds])[0]
-    found, weights = directed_patterns(kind, first)
+    return draw_of({kind: directed_patterns(kind, first) for kind in WHOLE}, rng)
+
+
+def draw_of(kinds: Mapping[str, Weighted], rng: random.Random) -> Pattern:
+    """Draw a kind that has anything, and one of its patterns."""
+    names = [name for name, (found, _) in kinds.items() if found]
+    found, weights = kinds[rng.choices(names, [DIRECTED[name][1] for name in names])[0]]
     return rng.choices(found, weights)[0]
 
 

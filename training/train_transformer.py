@@ -43,12 +43,14 @@ FILL_SECONDS = 50.0
 RENEW_SHARE = 0.18
 """Part of the time that goes into new clips once training has begun."""
 STILLS = 4000
-STILLS_EVERY = 9
+STILLS_EVERY = 12
 """One step in so many is of single frames."""
 ADAM_RATE, MUON_RATE = 1e-3, 2e-3
 GUIDANCE = 10.0
 DISTURBED, DISTURBANCE = 0.6, 0.35
 """Part of the sections whose history is disturbed, and the largest amplitude of the noise."""
+TINTED, TINT = 0.5, 0.1
+"""Part of F1's sections whose history has another colour than its start picture, and how far at most."""
 
 
 class TrainModel(nn.Module):
@@ -136,7 +138,7 @@ def train_transformer(
     model.train()
     run_seed = seed + 1000 * len(run.record["calls"])
     pool = LatentPool(vae, words, encoders, pool_size, run_seed, device)
-    pool.changed, pool.directed = extras * pool.changed, extras * pool.directed
+    pool.shares = {name: extras * share for name, share in pool.shares.items()}
     _fill(pool, run, fill_seconds)
     stills = StillPool(pool.vae, words, encoders, STILLS if pool_size == POOL else pool_size, run_seed, device)
     half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -227,13 +229,19 @@ def draw_sigmas(count: int, shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def noise_augment(batch: Batch) -> None:
-    """Add noise of a random amplitude to the history of some samples; the start picture and blanks stay as they are."""
+    """Add noise of a random amplitude to the history of some samples; the start picture and blanks stay as they are.
+
+    What goes forward from a picture also sees its history in another colour now and then, and goes back to its own.
+    """
     count, device = len(batch.target), batch.target.device
     amplitude = torch.rand(count, device=device) * DISTURBANCE * (torch.rand(count, device=device) < DISTURBED)
+    forward = batch.times["clean_4x"][:, -1] < batch.times["target"][:, 0]
+    tinted = (torch.rand(count, device=device) < TINTED) & forward & ~batch.movable["clean"][:, 0]
+    tint = (torch.rand(count, device=device) * TINT * tinted)[:, None] * torch.randn(count, 16, device=device)
     for name, movable in batch.movable.items():
-        clean = getattr(batch, name)
-        spread = (amplitude[:, None] * movable)[:, None, :, None, None]
-        setattr(batch, name, clean + spread * torch.randn_like(clean))
+        clean, moved = getattr(batch, name), movable[:, None, :, None, None]
+        noise = amplitude[:, None, None, None, None] * torch.randn_like(clean) + tint[..., None, None, None]
+        setattr(batch, name, clean + moved * noise)
 
 
 def load_vae(folder: Path) -> AutoencoderKLHunyuanVideo:
