@@ -139,10 +139,7 @@ class LatentPool:
         later = segment_starts()[1:]
         firsts = np.array([0 if self.rng.random() < FROM_START else self.rng.choice(later) for _ in slots])
         changes = np.array([self._change(int(first)) for first in firsts])
-        motions = [
-            draw_change(self.rng, 4 * LATENT_WINDOW * int(change)) if change else draw_motion(self.rng)
-            for change in changes
-        ]
+        motions = [self.draw(int(change)) for change in changes]
         made = make_latents(self.vae, self.pictures, motions, firsts, shelf.height, shelf.width)
         where = torch.from_numpy(slots).to(self.device)
         for name in ("starts", "segments", "borders", "thumbnails"):
@@ -151,6 +148,10 @@ class LatentPool:
         shelf.firsts[slots], shelf.changes[slots] = firsts, changes
         said = [[motion] * (PARAPHRASES // 2) + [motion.then or motion] * (PARAPHRASES // 2) for motion in motions]
         self._caption(shelf, slots, said)
+
+    def draw(self, change: int) -> Motion:
+        """A motion that changes at section `change`, or at none where that is 0."""
+        return draw_change(self.rng, 4 * LATENT_WINDOW * change) if change else draw_motion(self.rng)
 
     def _change(self, first: int) -> int:
         return first + self.rng.choice((1, 2)) if self.rng.random() < self.changed else 0

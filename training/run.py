@@ -8,6 +8,8 @@
   python -m training.run evaluate    --folder run --sheet run/sheet.png
   python -m training.run export      --folder run --output assets/tiny
 
+  python -m training.run lora        --folder run --models assets/tiny --minutes 2 --output lean.safetensors
+                                                                  a LoRA of a motion that the model does not know
   python -m training.run all         --folder run --models assets/tiny --minutes 8
                                                                   goes on from a model folder's weights: text encoders,
                                                                   transformer and figures; again for what is left
@@ -31,6 +33,7 @@ from training.evaluate_directed import evaluate_directed
 from training.export import export
 from training.loop import Budget, pick_device, say
 from training.texts import Tokenizers, save_tokenizers
+from training.train_lora import train_lora
 from training.train_text import load_encoders, train_text
 from training.train_transformer import load_model, load_vae, train_transformer
 from training.train_vae import train_vae
@@ -53,6 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         begin(options.folder, options.models)
     elif options.command == "all":
         _all(options)
+    elif options.command == "lora":
+        begin(options.folder, options.models)
+        budget = Budget(options.minutes, options.total_minutes or options.minutes, options.steps)
+        sizes = {"batch": options.batch, "pool_size": options.pool_size, "fill_seconds": options.fill_seconds}
+        train_lora(options.folder, budget, options.output, **sizes)
     elif options.command == "export":
         export(options.folder, options.output)
     else:
@@ -146,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     transformer.add_argument("--extras", type=float, default=1.0, help="factor on the shares of all but plain videos")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument("--models", type=Path, default=Path("assets/tiny"), help="(default: %(default)s)")
+    lora = commands.add_parser("lora", parents=[timed, clips, models], help="train a LoRA for a model folder")
+    lora.add_argument("--output", type=Path, required=True, help="the file")
     looked = argparse.ArgumentParser(add_help=False)
     looked.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     looked.add_argument("--sampling-steps", type=int, default=16)

@@ -137,7 +137,7 @@ def train_transformer(
     run_seed = seed + 1000 * len(run.record["calls"])
     pool = LatentPool(vae, words, encoders, pool_size, run_seed, device)
     pool.changed, pool.directed = extras * pool.changed, extras * pool.directed
-    _fill(pool, run, fill_seconds)
+    fill(pool, run, fill_seconds)
     stills = StillPool(pool.vae, words, encoders, STILLS if pool_size == POOL else pool_size, run_seed, device)
     half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
     half.module.kernels = QuickKernels(compiled=compiled and device.type == "cuda")
@@ -169,7 +169,7 @@ def train_transformer(
     return run
 
 
-def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
+def fill(pool: LatentPool, run: Run, seconds: float) -> None:
     """Fill the store until it is full or the time for that is over, each shelf with a chunk at least."""
     start = time.monotonic()
     while not pool.full and (time.monotonic() - start < seconds or any(shelf.filled == 0 for shelf in pool.shelves)):
