@@ -14,7 +14,17 @@ from pathlib import Path
 from benchmarks.memory import VARIANT
 from diffusers_helper.model_files.parts import transformer_part
 
-GPU_TESTS = ["previewer", "kernels", "section_context", "vae_decoder", "attention", "components", "memory", "cuda"]
+GPU_TESTS = [
+    "previewer",
+    "kernels",
+    "section_context",
+    "vae_decoder",
+    "attention",
+    "components",
+    "memory",
+    "cuda",
+    "gguf",
+]
 
 
 Runs = dict[str, tuple[list[str], int]]

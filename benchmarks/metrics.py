@@ -85,7 +85,7 @@ def joint_ratio(frames: Frames, section_frames: int) -> float:
     The start picture is frame 0; section k ends at frame `section_frames` * (k + 1). 1 where nothing moves, NaN where
     there is no joint.
     """
-    changes = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean(axis=(1, 2, 3)) + QUIET
+    changes = _changes(frames)
     joints = np.arange(section_frames, len(changes), section_frames)
     if not len(joints):
         return math.nan
@@ -94,10 +94,31 @@ def joint_ratio(frames: Frames, section_frames: int) -> float:
     return float(np.mean(changes[joints] / around))
 
 
+def step_ratio(frames: Frames, before: int, reach: int) -> float:
+    """Change from frame `before` to the next one over the median change on that of its two sides where more happens.
+
+    For a step between two motions: a slow one and a fast one meet at the speed of either. A side is `reach` frames.
+    """
+    changes = _changes(frames[max(0, before - reach) : before + 2 + reach])
+    joint = min(before, reach)
+    sides = [side for side in (changes[:joint], changes[joint + 1 :]) if len(side)]
+    return float(changes[joint] / max(np.median(side) for side in sides))
+
+
+def _changes(frames: Frames) -> Picture:
+    changes: Picture = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean(axis=(1, 2, 3)) + QUIET
+    return changes
+
+
+def sharpness(picture: Frames) -> float:
+    """Logarithm (base 2) of the Laplacian's spread."""
+    return float(np.log2(laplace(_grey(picture)).std() + 1e-4))
+
+
 def drift(frames: Frames) -> dict[str, float]:
     """|mean over the first 15 % - mean over the last 15 %| of frames: sharpness, contrast, colour, identity.
 
-    Sharpness is the logarithm (base 2) of the Laplacian's spread, contrast the luminance's spread (L*), colour the
+    Sharpness is that of `sharpness`, contrast the luminance's spread (L*), colour the
     mean colour (CIE L*a*b*, so the difference is a colour distance), identity the likeness to frame 0, 32 pixels wide.
     """
     count = max(1, round(ENDS * len(frames)))
@@ -110,7 +131,7 @@ def _looks(frame: Frames, start: Frames) -> dict[str, NDArray[np.float64]]:
     lab = rgb2lab(frame)
     small = [resize(_grey(picture), (32, 32), anti_aliasing=True) for picture in (frame, start)]
     return {
-        "sharpness": np.log2(laplace(_grey(frame)).std() + 1e-4),
+        "sharpness": np.float64(sharpness(frame)),
         "contrast": lab[..., 0].std(),
         "colour": lab.mean((0, 1)),
         "identity": np.float64(structural_similarity(*small, data_range=1.0)),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,8 @@ from PIL import Image
 
 from benchmarks.metrics import Frames
 from diffusers_helper.core.buckets import find_nearest_bucket
-from diffusers_helper.core.events import SectionDone
-from diffusers_helper.core.plan import LATENT_WINDOW, START, sections_for
-from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.events import Event, SectionDone
+from diffusers_helper.core.plan import LATENT_WINDOW, START, VideoPlan, sections_for
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.encoders.hunyuan import vae_decode, vae_encode
 from diffusers_helper.generation.generate import generate
@@ -66,26 +66,41 @@ class Studio:
             latents = vae_encode(pixels, vae, torch.Generator("cpu").manual_seed(self.settings.seed))
             return next(iter(rgb_frames(vae_decode(latents, vae))))
 
+    def inputs(self, pictures: Mapping[str, Frames], **changes: Any) -> JobInputs:
+        """A video of `pictures` (H, W, 3) by name, with the settings but for `changes`."""
+        photos = {name: Photo(Image.fromarray(picture), name, ()) for name, picture in pictures.items()}
+        return JobInputs(self.settings.model_copy(update=changes), photos)
+
+    def directed(self, inputs: JobInputs) -> Frames:
+        """Frames (T, H, W, 3) that are made of `inputs`, without given videos."""
+        with tempfile.TemporaryDirectory() as folder:
+            events = generate(inputs, components=self.components, output=Path(folder) / "clip")
+            return joined(events, inputs.direction.plan)
+
     def sections(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Iterator[SectionDone]:
         """The finished sections of a video, in the order of sampling, with latents and pixels."""
-        request = self.settings.model_copy(update={"prompt": prompt, "variant": variant, "seconds": seconds})
-        inputs = JobInputs(request, {START: Photo(Image.fromarray(picture), "picture", ())})
+        inputs = self.inputs({START: picture}, prompt=prompt, variant=variant, seconds=seconds)
         with tempfile.TemporaryDirectory() as folder:
             for event in generate(inputs, components=self.components, output=Path(folder) / "clip"):
                 if isinstance(event, SectionDone):
                     yield event
 
     def _video(self, picture: Frames, prompt: str, variant: str, seconds: float) -> Frames:
-        plan = plan_video(variant, sections_for(seconds))
-        clip: torch.Tensor | None = None
-        for event in self.sections(picture, prompt, variant, seconds):
-            assert event.pixels is not None, "this run decodes"
-            overlap = plan.sections[event.index].overlap_pixels
-            if clip is None:
-                clip = event.pixels
-            elif plan.grows_at_front:
-                clip = soft_append_bcthw(event.pixels, clip, overlap)
-            else:
-                clip = soft_append_bcthw(clip, event.pixels, overlap)
-        assert clip is not None, "a finished video has sections"
-        return np.stack(list(rgb_frames(clip)))
+        return self.directed(self.inputs({START: picture}, prompt=prompt, variant=variant, seconds=seconds))
+
+
+def joined(events: Iterable[Event], plan: VideoPlan) -> Frames:
+    """Frames (T, H, W, 3) of the sections among `events`, as the product joins them."""
+    clip: torch.Tensor | None = None
+    for event in events:
+        if not isinstance(event, SectionDone) or event.pixels is None:
+            continue
+        overlap = plan.sections[event.index].overlap_pixels
+        if clip is None:
+            clip = event.pixels
+        elif plan.grows_at_front:
+            clip = soft_append_bcthw(event.pixels, clip, overlap)
+        else:
+            clip = soft_append_bcthw(clip, event.pixels, overlap)
+    assert clip is not None, "a finished video has sections that are decoded"
+    return np.stack(list(rgb_frames(clip)))

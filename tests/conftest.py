@@ -24,6 +24,7 @@ import torch
 
 from tests.golden import recorded_exp
 from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
+from tests.quick import quick_decoding
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
 
@@ -36,6 +37,9 @@ with headless(sys.argv[1]) as browser:
     browser.new_page().goto("about:blank")
 """
 ROOT = Path(__file__).parents[1]
+LONGEST = ("attacks", "benchmarks", "instances", "generation", "main_path", "kills", "options", "models_command")
+"""Files that take half a minute or more, whatever their number of tests: they begin first, so that all workers end
+together."""
 NO_NODE = "Playwright's node does not run; on Debian: sudo apt install libatomic1"
 
 
@@ -85,6 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in left_out.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
@@ -128,6 +133,13 @@ def ffprobe() -> str:
 def _recorded_exp() -> Iterator[None]:
     """Let `exp` round as it did where the golden vectors come from."""
     with recorded_exp():
+        yield
+
+
+@pytest.fixture
+def _quick() -> Iterator[None]:
+    """Decode as `tests.quick` does."""
+    with quick_decoding():
         yield
 
 

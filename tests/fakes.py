@@ -31,6 +31,7 @@ from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -63,6 +64,9 @@ FULL = GOOD | {
     "height": 192,
     "fit": "blur",
     "focus": "0.25,1",
+    "start": "photo",
+    "start_colour": "#ffffff",
+    "frame_seed": "3",
 }
 
 
@@ -91,7 +95,8 @@ class FakeRun:
         request, path = job.request, None
         outputs = self.outputs / user_folder(job.owner) if self.by_user else self.outputs
         yield StageStarted("text", Message("Reading the prompt"))
-        for note in (*job.inputs.start.notes, *self.notes):
+        lead = job.inputs.lead
+        for note in (*(lead.notes if lead else ()), *self.notes):
             yield Note(note)
         for section in range(request.sections):
             place = {"number": section + 1, "sections": request.sections}
@@ -190,6 +195,7 @@ def serve_page(
     max_per_owner: int | None = None,
     port: int = 0,
     estimate=lambda request: None,
+    loras: Path | None = None,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
@@ -203,7 +209,7 @@ def serve_page(
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        model = ModelCard(variant, request, models_note, estimate=estimate)
+        model = ModelCard(variant, request, models_note, estimate=estimate, loras=LoraLibrary([loras] if loras else []))
         status = ProgramStatus(SystemMonitor(outputs))
         pages = in_a_loop(build_pages, languages, model, manager, outputs, status)
         app = in_a_loop(application, Site(pages, manager, access, outputs))

@@ -21,6 +21,13 @@ def picture(number, width=WIDTH, height=HEIGHT):
     return pixels
 
 
+def waves(frames, size, seed=0):
+    """Pictures that show something: no two alike, none flat."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    levels = [128 + 100 * np.sin((x + 3 * n) / 9 + seed) * np.cos(y / 7) for n in range(frames)]
+    return [np.repeat(each[..., None], 3, 2).astype(np.uint8) for each in levels]
+
+
 def video(path, frames=30, *, codec="libx264", rate=30, size=(WIDTH, HEIGHT), **more):
     """Write a video.
 

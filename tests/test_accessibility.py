@@ -13,8 +13,10 @@ from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
 
-NAMES = {"FramePack", "TeaCache", "CFG", "GPU", "MP", "GB", "JSON", "PNG", "A", "lion", "jpg", "roars", "s"}
-"""Latin letters that may stand in a page of any language; the last are a prompt, and how times in one are written."""
+NAMES = {"FramePack", "TeaCache", "CFG", "GPU", "MP", "GB", "JSON", "PNG", "A", "lion", "jpg", "roars", "s"} | {
+    "LoRA", "safetensors", "loras",
+}  # fmt: skip
+"""Latin letters that may stand in a page of any language: names, a prompt, how times in one are written, a folder."""
 FOCUSED = """() => {
   const element = document.activeElement, style = getComputedStyle(element);
   return [element.closest("[id]")?.id ?? "", style.outlineStyle !== "none" || style.boxShadow !== "none"];

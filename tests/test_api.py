@@ -7,12 +7,15 @@ from types import SimpleNamespace
 
 import av
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffusers_helper import FramePack
-from diffusers_helper.core.errors import ModelFilesError, OutputError, PhotoError, SettingsError
+from diffusers_helper.core.errors import ClipError, LoraError, ModelFilesError, OutputError, PhotoError, SettingsError
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone
 from diffusers_helper.thread_utils import async_run
+from tests.odd_videos import video
 
 ROOT = Path(__file__).parents[1]
 CPU = {"device": "cpu", "no_embedding_cache": True}
@@ -25,7 +28,7 @@ def calls(monkeypatch, tmp_path):
     calls = []
 
     def generate(inputs, *, output, **_rest):
-        call = SimpleNamespace(request=inputs.request, photo=inputs.start, closed=False)
+        call = SimpleNamespace(request=inputs.request, photo=inputs.lead, videos=inputs.videos, closed=False)
         calls.append(call)
         try:
             yield StageStarted("text", "Reading the prompt")
@@ -33,7 +36,8 @@ def calls(monkeypatch, tmp_path):
             for step in range(1, 4):
                 yield StepDone(0, 1, step, 3, None)
             output.parent.mkdir(exist_ok=True)
-            output.with_suffix(".mp4").write_bytes(b"video")
+            video = inputs.lead.path.read_bytes() if inputs.videos else b"video"
+            output.with_suffix(".mp4").write_bytes(video)
             yield Finished(output.with_suffix(".mp4"), inputs.request.total_frames)
         finally:
             call.closed = True
@@ -49,6 +53,28 @@ def test_a_video_in_one_line(calls):
     assert (saved, saved.read_bytes()) == (Path("out.mp4"), b"video")
     request = calls[0].request
     assert (request.variant, request.prompt, request.seconds, request.resolution) == ("f1", "pan left", 2.4, 128)
+
+
+def test_lora_files_of_all_videos_and_of_one(calls):
+    for name in "ab":
+        save_file(
+            {"proj_out.lora_A.weight": torch.ones(1, 1), "proj_out.lora_B.weight": torch.ones(1, 1)},
+            f"{name}.safetensors",
+        )
+    framepack = FramePack.load("tiny", loras={"a.safetensors": 0.8}, **CPU)
+    framepack("photo.jpg")
+    framepack("photo.jpg", loras={"b.safetensors": [(0, 0.2), (2.4, 1)]})
+    framepack("photo.jpg", loras=())
+    found = [[(lora.name, lora.weight) for lora in call.request.loras] for call in calls]
+    assert found == [[("a.safetensors", 0.8)], [("b.safetensors", ((0.0, 0.2), (2.4, 1.0)))], []]
+    assert len(calls[0].request.loras[0].sha256) == 64
+    with pytest.raises(SettingsError, match="no such file"):
+        framepack("photo.jpg", loras={"c.safetensors": 1})
+    Path("d.safetensors").write_bytes(b"")
+    with pytest.raises(LoraError, match="cut short"):
+        framepack.stream("photo.jpg", loras={"d.safetensors": 1})
+    with pytest.raises(SettingsError, match="from -10 to 10"):
+        FramePack.load("tiny", loras={"a.safetensors": 80}, **CPU)
 
 
 def test_what_is_told_of_a_video(calls):
@@ -138,7 +164,36 @@ def test_a_target_that_cannot_be_written(calls):
         video.save("missing/out.mp4")
 
 
+def test_what_is_made_of_given_videos(calls, tmp_path):
+    path = video(tmp_path / "clip.mp4", 60)
+    framepack = FramePack.load("tiny", variant="f1", **CPU)
+    made = framepack.extend(str(path), 2.4, [(0, "a"), (1.2, "b")], anchor="first", keep=())
+    assert (made.frames, made.request.seconds, made.request.anchor, made.notes) == (
+        60,
+        2.4,
+        "first",
+        ("The prompt was cut.",),
+    )
+    framepack.extend(made, 1.2, before=True)
+    framepack.connect(path, made, 1.2)
+    framepack.loop(path, 1.2)
+    framepack.redo(path, 0.2, 1.4, "c", seed=3)
+    framepack.insert(path, 1, 1.2)
+    uses = [list(call.videos) for call in calls]
+    assert uses == [["before"], ["after"], ["before", "after"], ["around"], ["around"], ["around"]]
+    assert [call.request.replaced for call in calls[3:]] == [None, (0.2, 1.4), (1.0, 1.0)]
+    assert (calls[4].request.seconds, calls[4].request.seed, calls[4].request.prompt) == (1.2, 3, "c")
+    for wrong, told in (("none.mp4", "no file"), ("photo.jpg", "no video")):
+        with pytest.raises(ClipError, match=told):
+            framepack.loop(wrong, 1.2)
+    with pytest.raises(SettingsError, match="not in the video"):
+        framepack.redo(path, 1, 9)
+    assert len(calls) == 6
+
+
 def test_the_documentation_runs(calls, monkeypatch):
+    for name in ("clip.mp4", "first.mp4", "second.mp4"):
+        video(name, 90)
     before = FramePack.load.__func__
     monkeypatch.setattr(
         FramePack, "load", classmethod(lambda cls, *args, **options: before(cls, *args, **options, **CPU))
@@ -148,7 +203,7 @@ def test_the_documentation_runs(calls, monkeypatch):
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
     assert Path("out.mp4").exists()
-    assert len(calls) == 3
+    assert len(calls) == 9
     assert names["event"] == "done"
 
     def end_at_once():

@@ -18,6 +18,7 @@ LAYERS = [  # from the ground up: a folder imports from itself and from those be
     "media",
     "model_files",
     "models",
+    "lora",
     "k_diffusion",
     "pipelines",
     "encoders",

@@ -37,6 +37,9 @@ class FakeProgram:
     def release(self):
         self.released += 1
 
+    def identified(self, request):
+        return request
+
     def fault(self):
         return "The GPU does not answer any more." if self.lost and self.made else ""
 

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from diffusers_helper.commands.batch_list import plan, read_list
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import LoraError, SettingsError
 from diffusers_helper.core.request import GenerationRequest
+from tests.fakes import LION
 
 SHARED = GenerationRequest(seconds=2, resolution=128).model_dump()
 
@@ -140,3 +141,55 @@ def test_end_photos_and_prompts_over_time_in_a_list(tmp_path):
     same, bad = plan(read_list(tmp_path / "jobs.jsonl").entries, {"seed": 1}, "m")
     assert same.name == jobs[0].name
     assert "end_photo" in bad.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("jobs.csv", 'photo,loras\nlion.jpg,"a.safetensors=0.8; b=[0s-1.2s: 0.5]"\nlion.jpg,\nlion.jpg,a=heavy\n'),
+        ("jobs.csv", 'photo;loras\nlion.jpg;"a.safetensors=0.8; b=[0s-1.2s: 0.5]"\nlion.jpg;\nlion.jpg;a=heavy\n'),
+        (
+            "jobs.jsonl",
+            '{"photo": "lion.jpg", "loras": {"a.safetensors": 0.8, "b": [[0, 0.5], [1.2, 0]]}}\n'
+            '{"photo": "lion.jpg"}\n{"photo": "lion.jpg", "loras": ["a=heavy"]}\n',
+        ),
+    ],
+)
+def test_lora_files_are_a_column_and_what_is_in_them_is_part_of_a_name(tmp_path, name, text):
+    (tmp_path / "lion.jpg").write_bytes(LION.read_bytes())
+    (tmp_path / name).write_text(text)
+    entries = read_list(tmp_path / name).entries
+
+    def planned(digest):
+        return plan(entries, SHARED, "tiny", lambda request: with_digests(request, digest))
+
+    one, plain, heavy = planned("0" * 64)
+    assert [(lora.name, lora.weight) for lora in one.request.loras] == [
+        ("a.safetensors", 0.8),
+        ("b", ((0, 0.5), (1.2, 0))),
+    ]
+    assert plain.request.loras == ()
+    assert "A LoRA's weight is a number such as 0.8, not heavy." in heavy.problem
+    other, plain_again, _ = planned("1" * 64)
+    assert other.name != one.name, "another file under the same name makes another video"
+    assert plain_again.name == plain.name
+
+
+def with_digests(request, digest):
+    loras = tuple(lora.model_copy(update={"sha256": digest}) for lora in request.loras)
+    return request.model_copy(update={"loras": loras})
+
+
+@pytest.mark.parametrize("error", [SettingsError, LoraError])
+def test_a_lora_that_is_bad_or_not_there_spoils_its_own_line_alone(tmp_path, error):
+    (tmp_path / "lion.jpg").write_bytes(LION.read_bytes())
+    (tmp_path / "jobs.csv").write_text("photo,loras\nlion.jpg,a\nlion.jpg,\n")
+
+    def identify(request):
+        if request.loras:
+            raise error("LoRA a: there is no such file.")
+        return request
+
+    bad, good = plan(read_list(tmp_path / "jobs.csv").entries, SHARED, "tiny", identify)
+    assert (bad.request, bad.problem) == (None, "LoRA a: there is no such file.")
+    assert good.problem == ""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import cards, common, decode, loading, long_video, memory, step, timeline
+from benchmarks import cards, common, decode, gguf, loading, long_video, lora, memory, step, timeline
 from benchmarks.model_folder import Sizes, write_folder
+from tests.tiny import TINY
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,28 @@ def test_decode(capsys):
     for variant in ("product", "product, short of memory"):
         assert line["results"][variant]["relative_error"] < 1e-5
     assert line["results"]["diffusers, tiled"]["relative_error"] > 0.01
+
+
+@pytest.mark.slow
+def test_lora(capsys):
+    lora.main(["--tiny", "--steps", "1", "--folder", str(TINY)])
+    found = last_line(capsys)["results"]
+    for files in ("one file", "three files"):
+        assert found[f"resident: {files}, merged"]["same_bits_as_at_use"]
+        assert found[f"resident: {files}"]["bits"] == found[f"within 6 GiB: {files}"]["bits"]
+    assert found["resident: no file"]["bits"] == found["within 6 GiB: no file"]["bits"]
+    assert found["resident: three files"]["planned_gib"] > found["resident: one file"]["planned_gib"] > 0
+
+
+def test_gguf(capsys, tmp_path):
+    gguf.main(["--tiny", "--steps", "1", "--folder", str(tmp_path), "--kinds", "bfloat16", "Q4_K"])
+    exact, small = last_line(capsys)["results"].values()
+    assert (exact["form"], small["form"]) == ("exact", "GGUF Q4_K")
+    assert exact["finite"]
+    assert small["finite"]
+    assert 0 < small["sent_gb_per_step"] < 0.2 * exact["sent_gb_per_step"]  # which is float32 here
+    assert small["weights_gib"] < exact["weights_gib"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from diffusers_helper.media.tags import Tags
 from diffusers_helper.service.system_monitor import SystemMonitor
 from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
+from tests.odd_videos import video
 from tests.test_unfinished import Life
 
 pytestmark = pytest.mark.browser
@@ -269,6 +270,20 @@ def test_what_is_in_a_file_decides_and_not_its_name(user, tmp_path, way):
         give(field, "letter.pdf", b"%PDF-1.4")
         expect(tab.locator(f"{said} [role=alert]")).to_contain_text("letter.pdf")
     expect(tab.locator("#photo img")).to_be_hidden()
+    expect(tab.locator(".toast-body")).to_have_count(0)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.of.mine"])
+def test_a_video_is_gone_on_from(user, server, tmp_path, name):
+    video(tmp_path / name, 60, form="mp4")
+    tab = user.open()
+    tab.locator("#video-panel").get_by_role("button").first.click()
+    tab.locator("#given-video input[type=file]").set_input_files(tmp_path / name)
+    expect(tab.locator("#given-video")).to_contain_text("clip")
+    tab.locator("#video-place").get_by_label("From end to beginning").click()
+    tab.locator("#video-start").click()
+    expect(tab.locator("#video video")).to_be_visible()
+    assert list(server.run.jobs[-1].inputs.videos) == ["around"]
     expect(tab.locator(".toast-body")).to_have_count(0)
 
 

@@ -91,6 +91,7 @@ def test_the_memory_of_a_step_is_foreseen(work, mlp_chunk):
     assert 0.8 * foreseen < counted < foreseen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tiled", "constant"), [(False, WHOLE_DECODE), (True, SHORT_DECODE)])
 def test_the_memory_of_a_decode_is_foreseen(monkeypatch, tiled, constant):
     monkeypatch.setattr("diffusers_helper.models.vae_decoder.sdpa", lambda q, k, v: torch.empty_like(q))

@@ -12,7 +12,7 @@ from diffusers_helper.commands import cli
 from diffusers_helper.commands.terminal import SETTINGS
 from diffusers_helper.core.errors import ModelFilesError, OutputError
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
@@ -46,15 +46,10 @@ class FakeProgram:
         pass
 
     def generate(self, inputs, name, *, check, report):
-        self.inputs, self.photo = inputs, inputs.start
+        self.inputs, self.photo = inputs, inputs.lead
         self.events = self._events(
             inputs.request, name, report
         )  # held, so that it is not the garbage collector that closes it
-        return self.events
-
-    def generate_for_clips(self, task, output, *, check, report):
-        self.task = task
-        self.events = self._events(task.request, output.name, report)
         return self.events
 
     def _events(self, request, name, report):
@@ -168,6 +163,13 @@ def test_settings_come_from_the_options_then_the_models_then_the_request(program
     assert made.variant == "f1"
 
 
+def test_lora_files_and_their_weights(program):
+    argv = ["generate", "a.png", "p", "--lora", "a.safetensors", "--lora", "b=-0.5"]
+    assert program.main([*argv, "--lora", "c=[0s-2.4s: 0.2] [2.4s-: 1.0]"]) == 0
+    found = [(lora.name, lora.weight) for lora in program.made[0].request.loras]
+    assert found == [("a.safetensors", 1.0), ("b", -0.5), ("c", ((0.0, 0.2), (2.4, 1.0)))]
+
+
 @pytest.mark.parametrize("given", [[], ["--seed", "-1"]])
 def test_a_random_seed_is_told(program, given, capsys):
     seeds = []
@@ -182,7 +184,7 @@ def test_a_random_seed_is_told(program, given, capsys):
 
 
 def test_every_setting_of_a_request_has_an_option(program):
-    others = {"prompt", "variant", "teacache", "key_seconds"}
+    others = {"prompt", "variant", "teacache", "key_seconds", "loras", "frame", *OF_VIDEOS}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]
@@ -203,6 +205,8 @@ def test_every_setting_of_a_request_has_an_option(program):
         (["--seed", "1e30"], "seed"),
         (["--cfg-scale", "99"], "cfg_scale"),
         (["--resolution", "100"], "resolution"),
+        (["--lora", "a=much"], "a number such as 0.8"),
+        (["--lora", "a=11"], "from -10 to 10"),
         (["-o", "out.avi"], ".mp4"),
         (["-o", "missing/out.mp4"], "folder"),
         (["-o", "outputs/folder.mp4"], "folder"),
@@ -376,22 +380,54 @@ def test_a_key_picture_needs_its_second(program, value, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "before", "after", "variant"),
+    ("argv", "videos", "variant"),
     [
-        (["connect", "a.mp4", "b.mp4", "--variant", "f1"], "a.mp4", "b.mp4", "f1"),
-        (["loop", "a.mp4"], "a.mp4", "a.mp4", "original"),
-        (["extend", "a.mp4", "--seconds", "2"], "a.mp4", None, "original"),
-        (["extend", "a.mp4", "--seconds", "2", "--before", "--variant", "f1"], None, "a.mp4", "original"),
+        (["connect", "a.mp4", "b.mp4", "--variant", "f1"], {"before": "a.mp4", "after": "b.mp4"}, "f1"),
+        (["loop", "a.mp4"], {"around": "a.mp4"}, "original"),
+        (["extend", "a.mp4", "--seconds", "2"], {"before": "a.mp4"}, "original"),
+        (["extend", "a.mp4", "--seconds", "2", "--before", "--variant", "f1"], {"after": "a.mp4"}, "original"),
+        (["redo", "a.mp4", "--from", "0.2", "--to", "1.4"], {"around": "a.mp4"}, "original"),
+        (["redo", "made", "--from", "0.5", "--to", "1.7"], {"before": "made.mp4"}, "original"),
+        (["insert", "a.mp4", "--at", "1", "--variant", "f1"], {"around": "a.mp4"}, "f1"),
     ],
 )
-def test_given_videos(program, tmp_path, argv, before, after, variant):
-    for name in ("a.mp4", "b.mp4"):
-        encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 5, tmp_path / name, Fraction(30), 30)
-    assert program.main([*argv, "--prompt", "Wave"]) == 0
-    task = program.made[-1].task
-    clips = [clip and clip.path.name for clip in (task.before, task.after)]
-    assert (clips, task.request.variant, task.request.prompt) == ([before, after], variant, "Wave")
+def test_given_videos(program, tmp_path, argv, videos, variant):
+    for name in ("a.mp4", "b.mp4", "outputs/made.mp4"):
+        encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 50, tmp_path / name, Fraction(30), 30)
+    assert program.main([*argv, "--prompt", "Wave", "--outputs", "outputs"]) == 0
+    inputs = program.made[-1].inputs
+    assert {use: clip.path.name for use, clip in inputs.videos.items()} == videos
+    assert (inputs.request.variant, inputs.request.prompt) == (variant, "Wave")
     assert program.made[-1].variant == variant
+
+
+def test_a_part_that_is_made_anew_keeps_the_settings_of_its_video(program, tmp_path):
+    tags = Tags(
+        recipe_of(GenerationRequest(steps=3, resolution=256, seed=5, prompt="Roar", keep=(), loras=["film=0.5"]))
+    )
+    video = GrowingVideo(tmp_path / "made", False, 16, tags=tags)
+    video.add(clip(50, height=64, width=64), 0)
+    video.finish()
+    assert program.main(["redo", "made.mp4", "--from", "0.1", "--to", "1", "--prompt", "Wave", "--steps", "2"]) == 0
+    request = program.made[-1].inputs.request
+    assert (request.steps, request.resolution, request.prompt, request.keep) == (2, 256, "Wave", ("photo", "recipe"))
+    assert request.replaced == (0.1, 1.3)
+    assert [lora.text for lora in request.loras] == ["film=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["redo", "a.mp4", "--from", "1", "--to", "9"], "not in the video"),
+        (["redo", "none", "--from", "0", "--to", "1"], "There is no video none"),
+        (["insert", "a.mp4", "--at", "9"], "not inside the video"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_loaded(program, tmp_path, argv, says, capsys):
+    encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 50, tmp_path / "a.mp4", Fraction(30), 30)
+    assert program.main(argv) == 2
+    assert says in capsys.readouterr().err
+    assert program.made == []
 
 
 def test_how_much_longer_has_to_be_said(program, capsys):
@@ -409,7 +445,7 @@ def test_a_video_made_here_goes_on_with_its_own_settings(program, options, capsy
     assert "--seconds" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--shape", "--width", "--focus", "--end-strength", "--keep"])
+@pytest.mark.parametrize("option", ["--shape", "--width", "--focus", "--end-strength"])
 def test_what_has_no_meaning_for_a_given_video_is_no_option(program, option):
     with pytest.raises(SystemExit):
         program.main(["loop", "a.mp4", option, "1"])

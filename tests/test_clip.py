@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -167,6 +168,7 @@ def pq(nits):
     return ((0.8359375 + 18.8515625 * y) / (1 + 18.6875 * y)) ** 78.84375
 
 
+@pytest.mark.slow
 def test_hdr_is_brought_to_sdr(tmp_path):
     pictures = [np.full((HEIGHT, WIDTH, 3), pq(nits) * 65535, np.uint16) for nits in (0, 26, 100, 203, 1000)]
     tags = {
@@ -178,7 +180,11 @@ def test_hdr_is_brought_to_sdr(tmp_path):
     about = {"pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none", "crf": "4"}}
     clip = open_clip(video(tmp_path / "video.mp4", 5, codec="libx265", pictures=pictures, tags=tags, **about))
     assert any("HDR" in note for note in clip.notes)
+    began = time.process_time()
+    seen(clip, "first", 1)
+    one = time.process_time() - began
     black, dark, middle, white, bright = seen(clip, "first", 5)
+    assert time.process_time() - began < 4 * one, "the tables for HDR are made once, not for each frame"
     assert (black, white, bright) == pytest.approx((0, 255, 255), abs=4)  # 203 cd/m2 is SDR's white: BT.2408
     assert dark == pytest.approx(255 * (26 / 203) ** (1 / 2.2), abs=15)
     assert dark < middle < white
@@ -187,6 +193,7 @@ def test_hdr_is_brought_to_sdr(tmp_path):
 # --- long files are entered where it matters
 
 
+@pytest.mark.slow
 def test_the_end_of_a_long_video_is_decoded_alone(tmp_path, counted):
     clip = open_clip(video(tmp_path / "video.mp4", 3000, options={"g": "60", "preset": "ultrafast"}))
     counted.clear()

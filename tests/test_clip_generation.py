@@ -1,19 +1,22 @@
 """Given videos go on, are led to, connected and made to loop, on the tiny models."""
 
 import os
+from contextlib import nullcontext
 
 import av
 import numpy as np
 import pytest
 
-from diffusers_helper.core.errors import CancelledError, SettingsError
+from diffusers_helper.core.errors import CancelledError
 from diffusers_helper.core.events import Finished, Note, StageStarted, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.generation.clips import ClipTask, generate_for_clips
+from diffusers_helper.generation.generate import generate
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.clip import open_clip
+from diffusers_helper.media.edits import connected, extended, looped
 from diffusers_helper.model_files import LocalFolder
-from tests.odd_videos import video
+from tests.odd_videos import video, waves
+from tests.quick import quick_decoding
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 1, "seed": 5, "resolution": 128}
@@ -26,16 +29,13 @@ def components():
 
 
 def given(path, frames, seed=0, **about):
-    """A video that shows something: no two frames alike, none flat."""
-    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    waves = [128 + 100 * np.sin((x + 3 * n) / 9 + seed) * np.cos(y / 7) for n in range(frames)]
-    pictures = [np.repeat(wave[..., None], 3, 2).astype(np.uint8) for wave in waves]
+    pictures = waves(frames, SIZE, seed)
     return open_clip(video(path, frames, size=SIZE, pictures=pictures, options={"crf": "10"}, **about))
 
 
-def run(components, output, task_of, **changes):
-    task = task_of(GenerationRequest(**(SMALL | changes)))
-    return list(generate_for_clips(task, components=components, output=output))
+def run(components, output, inputs_of, **changes):
+    inputs = inputs_of(GenerationRequest(**(SMALL | changes)))
+    return list(generate(inputs, components=components, output=output))
 
 
 def frames_of(path):
@@ -62,7 +62,8 @@ SLOW = pytest.mark.slow
 )
 def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     clip = given(tmp_path / "given.mp4", 30, audio=1)
-    events = run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip), variant=variant, seconds=seconds)
+    with nullcontext() if seconds > 2 else quick_decoding():
+        events = run(components, tmp_path / "out", lambda r: extended(r, clip), variant=variant, seconds=seconds)
     assert events[-1] == Finished(tmp_path / "out.mp4", new)
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
     assert stages[:5] == ["image", "text", "image", "image", "load"]
@@ -73,12 +74,13 @@ def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     assert len(frames) == 30 + new
     assert near(frames[:30], frames_of(clip.path)), "its own packets"
     assert {frame.shape for frame in frames} == {(SIZE[1], SIZE[0], 3)}
-    assert sorted(os.listdir(tmp_path)) == ["given.mp4", "out.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["given.mp4", "out.json", "out.mp4", "out.png"]
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_video_is_led_to(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 30)
-    events = run(components, tmp_path / "out", lambda r: ClipTask(r, after=clip))
+    events = run(components, tmp_path / "out", lambda r: extended(r, clip, before=True))
     assert events[-1] == Finished(tmp_path / "out.mp4", 33)
     frames = frames_of(tmp_path / "out.mp4")
     assert near(frames[33:], frames_of(clip.path))
@@ -88,8 +90,7 @@ def test_a_video_is_led_to(components, tmp_path):
 @pytest.mark.parametrize("variant", ["f1", "original"])
 def test_two_videos_are_connected(components, tmp_path, variant):
     first, second = given(tmp_path / "first.mp4", 20), given(tmp_path / "second.mp4", 25, seed=2)
-    task = lambda request: ClipTask(request, before=first, after=second)  # noqa: E731
-    events = run(components, tmp_path / "out", task, variant=variant, seconds=2.4)
+    events = run(components, tmp_path / "out", lambda r: connected(r, first, second), variant=variant, seconds=2.4)
     assert events[-1].frames == 72
     loads = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "load"]
     assert len(loads) == (2 if variant == "f1" else 1), "F1 leaves the landing to the original"
@@ -99,40 +100,40 @@ def test_two_videos_are_connected(components, tmp_path, variant):
     assert len(frames) == 20 + 72 + 25
 
 
+@SLOW
+@pytest.mark.usefixtures("_quick")
 def test_a_loop(components, tmp_path):
     clip = given(tmp_path / "given.webm", 20, codec="libvpx-vp9")
-    events = run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip, after=clip))
+    events = run(components, tmp_path / "out", lambda r: looped(r, clip))
     assert any("encoded again" in event.text for event in events if isinstance(event, Note))
     assert len(frames_of(tmp_path / "out.mp4")) == 20 + 36
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_video_of_one_frame(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 1)
-    run(components, tmp_path / "out", lambda r: ClipTask(r, before=clip), variant="f1")
+    run(components, tmp_path / "out", lambda r: extended(r, clip), variant="f1")
     assert len(frames_of(tmp_path / "out.mp4")) == 1 + 36
 
 
+@SLOW
+@pytest.mark.usefixtures("_quick")
 def test_the_same_seed_gives_the_same_video(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 9)
     for name in ("a", "b"):
-        run(components, tmp_path / name, lambda r: ClipTask(r, before=clip), variant="f1")
+        run(components, tmp_path / name, lambda r: extended(r, clip), variant="f1")
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_nothing_given(components, tmp_path):
-    with pytest.raises(SettingsError, match="begin or to end with"):
-        run(components, tmp_path / "out", ClipTask)
-
-
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("stop_at", [StepDone, VideoGrown])
-def test_a_stop_leaves_no_file(components, tmp_path, stop_at):
+def test_a_stop_leaves_no_finished_file(components, tmp_path, stop_at):
     clip = given(tmp_path / "given.mp4", 9)
-    events = generate_for_clips(
-        ClipTask(GenerationRequest(**SMALL), before=clip), components=components, output=tmp_path / "out"
-    )
+    inputs = extended(GenerationRequest(**SMALL), clip)
+    events = generate(inputs, components=components, output=tmp_path / "out")
     next(event for event in events if isinstance(event, stop_at))
     events.close()
-    assert os.listdir(tmp_path) == ["given.mp4"]
+    assert not list(tmp_path.glob("out.mp4*"))
 
 
 def test_it_can_be_cancelled_while_the_video_is_read(components, tmp_path):
@@ -141,6 +142,6 @@ def test_it_can_be_cancelled_while_the_video_is_read(components, tmp_path):
     def check():
         raise CancelledError
 
-    task = ClipTask(GenerationRequest(**SMALL), before=clip)
+    inputs = extended(GenerationRequest(**SMALL), clip)
     with pytest.raises(CancelledError):
-        list(generate_for_clips(task, components=components, output=tmp_path / "out", check=check))
+        list(generate(inputs, components=components, output=tmp_path / "out", check=check))

@@ -365,7 +365,9 @@ def test_a_scaled_text_encoder_reads_as_the_published_one(tmp_path):
     _, components = changed(tmp_path, parts.TEXT_ENCODER, scaled_eight_bits)
     with components.text() as text, Components(LocalFolder(TINY_FOLDER), "cpu").text() as published:
         for name, weight in published.text_encoder.state_dict().items():
-            assert (text.text_encoder.state_dict()[name] - weight).norm() < 0.08 * weight.norm() + 1e-6
+            owner, _, leaf = name.rpartition(".")
+            loaded = getattr(text.text_encoder.get_submodule(owner), leaf)
+            assert (loaded - weight).norm() < 0.08 * weight.norm() + 1e-6
 
 
 @pytest.mark.parametrize("part", [parts.TEXT_ENCODER_2, parts.VAE, parts.IMAGE_ENCODER], ids=lambda part: part.name)
@@ -387,9 +389,10 @@ def test_fp8_files_are_told_and_need_half_the_ram(tmp_path):
     exact = TINY_FOLDER / part.repository
     assert part.bytes_in(folder) < 0.75 * part.bytes_in(exact)
     need, policy = components.placement.ram_need, components.policy
-    assert need(part, folder, policy) == need(part, exact, policy)  # float32 all of it
     loaded = components.transformer("f1")
-    assert sum(weight.nbytes for weight in loaded.parameters()) == need(part, folder, policy)
+    held = sum(weight.nbytes for weight in (*loaded.parameters(), *loaded.buffers()))
+    assert 0.99 < need(part, folder, policy) / held <= 1
+    assert need(part, folder, policy) < 0.6 * need(part, exact, policy)
     found = [one.environment.of_video("f1")["weights"] for one in (components, published)]
     assert found == ["fp8 files", "exact"]
     assert [note for note in components.notes_on(loaded) if "8-bit weights (fp8)" in note]
@@ -479,9 +482,10 @@ def test_large_parts_go_where_there_is_room():
     transformer, text = parts.transformer_part("f1"), parts.TEXT_ENCODER
     room = 40 * 10**9 - RAM_FOR_WORK
     assert place_of("cuda", transformer, resident=True) == Place(torch.device("cuda"))
-    assert place_of("cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True)
-    assert place_of("cuda", text) == Place(cpu, pin=True, ram=0, stream=True)
-    assert place_of("cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9)
+    assert place_of("cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True, as_stored=True)
+    assert place_of("cuda", text) == Place(cpu, pin=True, ram=0, stream=True, as_stored=True)
+    assert place_of("cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9, as_stored=True)
+    assert not place_of("mps", transformer).as_stored
 
 
 def test_too_little_ram_is_told_before_anything_is_read(source):

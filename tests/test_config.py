@@ -52,21 +52,23 @@ def test_each_source_counts_before_the_next(file, monkeypatch):
 def test_every_setting_has_an_option_a_variable_and_a_key(name, file, monkeypatch):
     default = getattr(RuntimeConfig.load(), name)
     others = {"device": "cpu", "weights": "fp8", "language": "ja", "log_level": "error", "host_name": ("a", "b")}
+    others["lora_folders"] = (Path("/a"), Path("/b"))
     other = others.get(
         name, not default if isinstance(default, bool) else 7 if isinstance(default, float | int) else "/x"
     )
-    text = ",".join(other) if isinstance(other, tuple) else str(other)
+    between = os.pathsep if name == "lora_folders" else ","
+    text = between.join(map(str, other)) if isinstance(other, tuple) else str(other)
     monkeypatch.setenv(f"FRAMEPACK_{name.upper()}", text)
     by_variable = getattr(RuntimeConfig.load(), name)
     monkeypatch.delenv(f"FRAMEPACK_{name.upper()}")
     file.write_text(f"{name} = {str(other).lower() if isinstance(other, bool | int) else repr(text)}\n")
     by_key = getattr(RuntimeConfig.load(), name)
     file.unlink()
-    option = f"--{name}".replace("_", "-")
+    option = "--loras" if name == "lora_folders" else f"--{name}".replace("_", "-")
     no_option = option.replace("--", "--no-", 1)
     words = {True: [option], False: [no_option]}[other] if isinstance(other, bool) else [option, text]
     if isinstance(other, tuple):
-        words = [word for one in other for word in (option, one)]
+        words = [word for one in other for word in (option, str(one))]
     by_option = getattr(config_of(launch._parser(ORIGINAL).parse_args(words)), name)
     assert by_variable == by_key == by_option != default
     assert str(by_option) == str(other) or by_option == other
@@ -86,8 +88,15 @@ def test_the_file_is_in_the_folder_of_data_and_its_folders_start_there(file, tmp
     assert (config.folders.outputs, config.auth) == (tmp_path / "results", Path("/etc/users"))
     assert config.folders.cache == Path.home() / "cache"
     assert (config.folders.logs, settings_file()) == (tmp_path / "logs", file)
+    file.write_text('lora_folders = ["films", "~/loras", "/srv/loras"]\n')
+    assert RuntimeConfig.load().folders.loras == (
+        tmp_path / "films",
+        Path.home() / "loras",
+        Path("/srv/loras"),
+    )
     other = RuntimeConfig.load(data=str(tmp_path / "other"))
     assert other.folders.outputs == tmp_path / "other" / "outputs"
+    assert RuntimeConfig.load(lora_folders=tmp_path / "one").folders.loras == (tmp_path / "one",)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,8 @@ def test_the_file_is_in_the_folder_of_data_and_its_folders_start_there(file, tmp
         ({}, {}, "compile = 7", "{file}, compile: should be true or false."),
         ({}, {}, "session_hours = nan", "{file}, session_hours: should be"),
         ({}, {}, "outputs = 7", "{file}, outputs: "),
+        ({}, {}, "lora_folders = [7]", "{file}, lora_folders: "),
+        ({"lora_folders": ["~nosuchuser/x"]}, {}, "", "--loras: '~nosuchuser/x' is no folder"),
         ({}, {}, 'colour = "red"', "{file}, colour: is no setting."),
         ({}, {}, "[page]\nport = 1", "{file}, page: is no setting."),
         ({}, {}, 'data = "elsewhere"', "{file}, data: this file is in that folder"),

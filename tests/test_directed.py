@@ -134,6 +134,7 @@ def test_latents(name):
         assert (event.latents - expected).abs().max() <= 1e-4 * expected.std(), f"section {event.index}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), [("end_1", "pixels"), ("end_3", "pixels"), ("f1_given_27", "pixels_new")])
 def test_pixels(name, key):
     plan, golden, events = events_of(name, decode=True)

@@ -17,6 +17,7 @@ from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
 
 BASE = {"prompt": "the camera pans left", "seconds": 2.4, "steps": 1, "seed": 5}
+SMALLEST = {"width": 64, "height": 64}
 TIMED = "[0s: the camera pans left] [1.2s: the camera pans right]"
 KINDS = {
     "end": ({}, ["end"]),
@@ -35,7 +36,7 @@ LANDING = ({"seconds": 3.6, "landing": 2, "end_strength": 0.5}, ["end"])
 
 def inputs_of(kind, variant, **changes):
     fields, names = KINDS.get(kind, LANDING)
-    request = GenerationRequest.from_fields(BASE | fields | {"variant": variant} | changes)
+    request = GenerationRequest.from_fields(BASE | SMALLEST | fields | {"variant": variant} | changes)
     return JobInputs(request, {name: picture(seed) for seed, name in enumerate(["start", *names])})
 
 
@@ -83,6 +84,7 @@ def test_f1_samples_as_without_an_end_picture_until_it_lands(components, tmp_pat
     assert (landing == first_latents(components, tmp_path, plain)).all()
 
 
+@pytest.mark.slow
 def test_both_models_are_loaded_one_after_the_other(components, tmp_path):
     events = list(generate(inputs_of("end", "f1"), components=components, output=tmp_path / "id"))
     loads = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "load"]
@@ -90,6 +92,7 @@ def test_both_models_are_loaded_one_after_the_other(components, tmp_path):
     assert sorted(name for name in components._loaded if "transformer" in name) == ["transformer_original"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "size"),
     [

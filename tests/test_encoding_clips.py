@@ -1,5 +1,7 @@
 """A given video's frames become latents in one causal pass."""
 
+import copy
+
 import pytest
 import torch
 
@@ -46,6 +48,7 @@ class TestMeans(NoNoise):
         frames = moving(1)
         assert torch.equal(vae_encode_clip(frames, golden_vae()), vae_encode(as_floats(frames), golden_vae()))
 
+    @pytest.mark.slow
     def test_the_pass_is_diffusers_whole_encoder(self):
         frames, vae = moving(29), golden_vae()
         expected = vae.quant_conv(vae.encoder(as_floats(frames)))[:, :16].detach() * vae.config["scaling_factor"]
@@ -60,6 +63,7 @@ class TestMeans(NoNoise):
         assert inside[0] == max(inside)
         assert inside[0] > 0.05
 
+    @pytest.mark.slow
     def test_the_first_latent_is_near_the_first_picture_s_and_not_the_same(self):
         """The group norms see all frames, those to come too; less than a seam between pieces it is."""
         frames, vae = moving(33), tiny_vae(SHIPPED)
@@ -68,17 +72,16 @@ class TestMeans(NoNoise):
         first, seam = (whole[:, :, :1] - picture).std(), (whole[:, :, 4:5] - piece[:, :, :1]).std()
         assert 0 < first < 0.35 * whole.std() < seam
 
+    @pytest.mark.slow
     def test_in_tiles_where_the_autoencoder_has_to_save_memory(self, monkeypatch):
-        frames, vae = moving(17, 96, 128), golden_vae()
+        frames, vae = moving(17, 96, 128), copy.deepcopy(golden_vae())
         whole = vae_encode_clip(frames, vae)
         monkeypatch.setattr(clips, "MOST_BYTES_ON_CPU", 0)
-        for name in ("height", "width"):
-            monkeypatch.setattr(vae, f"tile_sample_min_{name}", 64)
-            monkeypatch.setattr(vae, f"tile_sample_stride_{name}", 48)
+        vae.tile_sample_min_height = vae.tile_sample_min_width = 64
+        vae.tile_sample_stride_height = vae.tile_sample_stride_width = 48
         sizes = []
-        with_sizes = vae.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+        vae.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
         tiled = vae_encode_clip(frames, vae)
-        with_sizes.remove()
         assert {size[0] for size in sizes} == {17}, "time is never cut"
         assert max(size[1] * size[2] for size in sizes) == 64 * 64
         assert tiled.shape == whole.shape

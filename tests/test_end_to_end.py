@@ -24,7 +24,7 @@ PATIENCE = 120_000
 
 
 @contextmanager
-def program(demo, folder):
+def program(demo, folder, *more):
     """Start `demo`, give its address, end it as Ctrl+C does and see that it ends well."""
     options = [
         "--models",
@@ -37,6 +37,7 @@ def program(demo, folder):
         folder / "outputs",
         "--cache",
         folder / "cache",
+        *more,
     ]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
     with subprocess.Popen(

@@ -2,12 +2,12 @@ import copy
 import inspect
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 import pytest
 import torch
 
-from diffusers_helper.core.background import BackgroundRunner
 from diffusers_helper.core.errors import CancelledError, NumericsError
 from diffusers_helper.core.events import SectionDone, SectionSampled, StageStarted, StepDone
 from diffusers_helper.core.plan import START
@@ -343,6 +343,7 @@ def test_the_thread_decodes_without_gradients():
     assert set(modes) == {(True, "section-end")}
 
 
+@pytest.mark.slow
 def test_stages_are_told_only_while_they_are_waited_for():
     stages = [event.stage for event in golden_events("f1_3", overlap=True)[1] if isinstance(event, StageStarted)]
     assert stages == ["sample", "sample", "sample", "decode"]
@@ -377,18 +378,17 @@ def test_closing_stops_the_end_beside_and_waits_for_it():
     assert (log, end_threads()) == (["stopped"], [])
 
 
-def test_closing_stops_a_decode_at_its_next_layer(monkeypatch):
-    layers, first, ends, make, vae = [], threading.Event(), [], BackgroundRunner.__init__, golden_vae()
-    monkeypatch.setattr(
-        BackgroundRunner, "__init__", lambda self, *arguments: ends.append(self) or make(self, *arguments)
-    )
-    _, events = golden_events("f1_3", overlap=True)
+def test_closing_stops_a_decode_at_its_next_layer():
+    layers, first, checks, vae = [], threading.Event(), [], golden_vae()
+    _, events = golden_events("f1_3", overlap=True, wrap=lambda events, check: checks.append(check) or events)
 
     def slow(*_):  # a layer that lasts until the end is told to stop
         layers.append(1)
         first.set()
-        while not ends[0]._stopping.is_set():
-            time.sleep(0.005)
+        with suppress(CancelledError):
+            while True:
+                checks[0]()
+                time.sleep(0.005)
 
     hook = vae.decoder.up_blocks[0].resnets[0].dropout.register_forward_hook(slow)
     hooks = [hook, *(block.register_forward_hook(slow) for block in vae.decoder.modules() if "Dropout" in str(block))]
@@ -423,6 +423,7 @@ def test_an_error_in_the_sampling_stops_the_end_beside():
     assert (log, end_threads()) == (["stopped"], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("no room"), CancelledError("stopped"), SystemExit(3)])
 def test_an_error_in_the_end_ends_the_video(error):
     def wrap(events, check):
@@ -457,7 +458,30 @@ def test_sections_of_an_earlier_run_are_not_sampled_again_and_the_others_come_ou
         assert all(map(torch.equal, got, want)), f"{kind} {index}"
 
 
+@pytest.mark.slow
 def test_where_all_is_sampled_nothing_is_left_to_do():
     whole = ends(golden_events("f1_3")[1])
     sampled = [SectionSampled(index, *tensors) for kind, index, tensors in whole[::2]]
     assert not list(golden_events("f1_3", sampled=sampled, decode_from=3)[1])
+
+
+@pytest.mark.parametrize(("prompts", "calls"), [([0, 1, 0, 1, 0, 1], 2), ([0, 1, 2, 3, 4, 0], 6)])
+def test_what_the_model_makes_of_conditions_is_kept_for_the_newest_few(prompts, calls):
+    """Each is 100 MB on the device at full size, and a video may have a hundred."""
+    name, transformer, made, begun = "f1_1", golden_transformer(), [], []
+    hook = transformer.context_embedder.register_forward_hook(lambda *_: made.append(1))
+    plan = plan_video("f1", len(prompts), VIDEOS[name]["win"])
+    sections = tuple(replace(s, prompt=prompt) for s, prompt in zip(plan.sections, prompts, strict=True))
+    given = {START: load_golden(f"video_{name}")["start_latent"]}
+    sampler = Sampler(
+        transformer, torch.device("cpu"), torch.float32, begin=lambda section: begun.append(section.prompt)
+    )
+    outs = []
+    for planned in (plan, replace(plan, sections=sections)):
+        inputs = VideoInputs(given, dict.fromkeys(range(5), golden_conditions(name)), 0)
+        events = sample_sections(planned, inputs, one_sampler(sampler), SamplingSettings(1), Postprocess(None))
+        outs.append([event.latents for event in events if isinstance(event, SectionSampled)])
+    hook.remove()
+    assert len(made) == 1 + calls
+    assert begun == [0] * 6 + prompts
+    assert all(map(torch.equal, *outs))

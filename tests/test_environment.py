@@ -15,7 +15,7 @@ def test_it_is_the_same_twice_and_says_what_matters():
     tiny = resolve_models("tiny", accelerator=False)
     found = environment(tiny, ["f1"], CPU, attention="sdpa")
     assert found == environment(tiny, ["f1"], CPU, attention="sdpa")
-    assert found["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["torch"])  # some builds leave "+cu130" out of the package's version
     assert (found["device"], found["threads"], found["attention"]) == ("cpu", "1", "sdpa")
     assert differences(found, found) == differences({}, found) == ""
 

@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_helper.core.errors import ModelFilesError, SettingsError
 from diffusers_helper.model_files import LocalFolder, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.check import Fault, find_problems
-from diffusers_helper.model_files.contents import is_fp8, stored_numbers
+from diffusers_helper.model_files.check import find_problems
+from diffusers_helper.model_files.contents import quantised_as, stored_numbers
 from diffusers_helper.model_files.formats import foreign_format, scales_of
+from diffusers_helper.model_files.problems import Fault
 from tests.test_model_files import VAE_FILE, copy_part, write
 from tests.tiny import TINY_FOLDER
 
@@ -37,8 +38,9 @@ FOREIGN = [
     (add("lora_unet_blocks_0.lora_down.weight"), "changes to a model (LoRA)"),
     (add("transformer_blocks.0.attn.to_q.lora_A.weight"), "changes to a model (LoRA)"),
     (add("transformer_blocks.0.attn.to_q.alpha"), "changes to a model (LoRA)"),
-    (add("double_blocks.0.img_attn.qkv.weight"), "a single file for ComfyUI"),
-    (add("model.diffusion_model.img_in.proj.weight"), "a single file for ComfyUI"),
+    (add("double_blocks.0.img_attn.qkv.weight"), "HunyuanVideo with its first names"),
+    (add("model.diffusion_model.img_in.proj.weight"), "HunyuanVideo with its first names"),
+    (add("blk.0.attn_q.weight"), "a language model for llama.cpp"),
     (add(f"{LAYER}.weight.absmax", f"{LAYER}.weight.quant_map"), "quantised with bitsandbytes"),
     (add(f"{LAYER}.weight.quant_state.bitsandbytes__nf4"), "quantised with bitsandbytes"),
     (add(f"{LAYER}.SCB"), "quantised with bitsandbytes"),
@@ -73,15 +75,14 @@ def header(entries):
 def test_scales_of_one_number_and_of_rows_are_known(form, shape):
     found = header({"a.weight": (form, [4, 8]), "a.weight_scale": ("F32", shape), "scaled_fp8": (form, [0])})
     assert scales_of(found) == {"a.weight": "a.weight_scale"}
-    assert foreign_format(found, scales=True) is None
-    assert "a scale of quantised weights" in foreign_format(found, scales=False)
+    assert foreign_format(found) is None
 
 
 @pytest.mark.parametrize("shape", [[2], [8], [1, 8], [2, 2], [4, 1, 1]])
 def test_scales_of_blocks_are_refused(shape):
     found = header({"a.weight": ("F8_E4M3", [4, 8]), "a.weight_scale": ("F32", shape)})
     assert scales_of(found) == {}
-    assert "holds a.weight_scale" in foreign_format(found, scales=True)
+    assert "holds a.weight_scale" in foreign_format(found)
 
 
 def test_a_quantised_config_is_refused(tmp_path):
@@ -101,7 +102,7 @@ def test_files_of_another_kind_are_named_instead_of_called_missing(tmp_path, nam
     (problem,) = find_problems(parts.VAE, folder)
     assert (problem.file, problem.fault) == (name, Fault.FOREIGN)
     assert kind in problem.text
-    with pytest.raises(SettingsError, match=rf"{name} is {kind}.*which is not read\. Choose framepack"):
+    with pytest.raises(SettingsError, match=rf"{name} is {kind}.*and a model has several parts\. Choose framepack"):
         resolve_models(str(folder / name), accelerator=True)
 
 
@@ -115,10 +116,10 @@ def in_fp8(folder):
 def test_numbers_are_counted_whatever_their_form(tmp_path):
     folder = copy_part(F1, tmp_path)
     before = stored_numbers(F1, folder)
-    assert not is_fp8(F1, folder)
+    assert not quantised_as(F1, folder)
     in_fp8(folder)
     after = stored_numbers(F1, folder)
-    assert is_fp8(F1, folder)
+    assert quantised_as(F1, folder) == "fp8"
     assert sum(after.values()) == sum(before.values())
     assert find_problems(F1, folder) == []
     (folder / SHARD).write_bytes(b"")
@@ -128,4 +129,4 @@ def test_numbers_are_counted_whatever_their_form(tmp_path):
 def test_the_published_layout_has_none_of_it():
     for file in sorted(TINY_FOLDER.rglob("*.safetensors")):
         entries = {n: {"dtype": "F16", "shape": list(w.shape)} for n, w in load_file(file).items()}
-        assert foreign_format(entries, scales=False) is None
+        assert foreign_format(entries) is None

@@ -10,9 +10,9 @@ from diffusers_helper.core.errors import CancelledError, DiskFullError
 from diffusers_helper.loading.components import Components, ComputeOptions, LoadingProgress, LocalFolder
 from diffusers_helper.loading.fp8_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of
-from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.model_files.shards import Shards
+from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.models.fp8 import quantize
 from tests.tiny import TINY_FOLDER
 

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from diffusers_helper.media.recipe import read_recipe
 from diffusers_helper.media.tags import COMMENT, PICTURE, read_tag
 from diffusers_helper.memory import Residency
 from diffusers_helper.model_files import LocalFolder
+from tests.quick import quick_decoding
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}
@@ -90,6 +90,7 @@ def test_a_request_becomes_a_video(components, photo, tmp_path, variant):
     assert recipe.photo == (tmp_path / "clip.v1.png").read_bytes()
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_video_carries_all_pictures_that_it_was_made_from(components, photo, tmp_path):
     end = Photo(photo.image.transpose(Image.Transpose.ROTATE_180), "end.png", ())
     request = GenerationRequest(**SMALL)
@@ -139,6 +140,7 @@ def latents_of(components, photo, output, **changes):
     return next(event.denoised for event in events if isinstance(event, StepDone) and event.step == event.steps)
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_the_whole_video_whatever_the_global_generator_does(components, photo, tmp_path):
     torch.manual_seed(1)
     first = latents_of(components, photo, tmp_path / "a")
@@ -148,6 +150,7 @@ def test_the_seed_fixes_the_whole_video_whatever_the_global_generator_does(compo
     assert not torch.equal(latents_of(components, photo, tmp_path / "d", prompt="the camera pans right"), first)
 
 
+@pytest.mark.slow
 def test_guidance_uses_the_negative_prompt(components, photo, tmp_path):
     plain = latents_of(components, photo, tmp_path / "a", negative_prompt="noise")
     guided = latents_of(components, photo, tmp_path / "b", negative_prompt="noise", cfg_scale=2.0)
@@ -255,25 +258,6 @@ def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):
 
 
 THREE = {"seconds": 3.6, "steps": 1}
-
-
-def quick_decode(latents, vae, kernels=None):
-    """Another picture for every latent frame, in a hundredth of the VAE's time."""
-    frames = latents[:, :3].repeat_interleave(4, dim=2)[:, :, 3:]
-    return frames.repeat_interleave(8, dim=3).repeat_interleave(8, dim=4)
-
-
-@contextmanager
-def quick_decoding():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers_helper.framepack.decoding.vae_decode", quick_decode)
-        yield
-
-
-@pytest.fixture
-def _quick():
-    with quick_decoding():
-        yield
 
 
 @pytest.fixture

@@ -215,10 +215,11 @@ def test_a_bad_end_photo_is_told_and_goes_once_it_is_another_one(fake, uploads, 
 
 
 def test_a_reload_brings_back_the_end_photo(fake, uploads, end_photo):
-    draft = {"photo": uploads["path"], "end_photo": end_photo["path"], **FULL}
+    full = FULL | {"loras": "film=0.5"}
+    draft = {"photo": uploads["path"], "end_photo": end_photo["path"], **full}
     _, photo, *rest = handlers(ORIGINAL, fake[1]).restore(None, draft)
     assert (photo["path"], rest[len(SETTINGS)]["path"]) == (uploads["path"], end_photo["path"])
-    assert dict(zip(SETTINGS, rest, strict=False)) == FULL
+    assert dict(zip(SETTINGS, rest, strict=False)) == full
 
 
 def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):

@@ -4,6 +4,7 @@ import gc
 import logging
 import re
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -218,6 +219,7 @@ def test_cancel_inside_a_long_call_through_check(manage, caplog):
         inside.set()
         while True:
             job.check()
+            time.sleep(0.001)  # the work of the call, which lets other threads run
 
     manager = manage(run)
     job = manager.submit(INPUTS)
@@ -459,7 +461,7 @@ def test_concurrent_readers_and_writers(manage):
 
     def read():
         try:
-            while not stop.is_set():
+            while not stop.wait(0.001):  # without a pause the two would keep the writers from running
                 for job in manager.jobs():
                     assert job.version >= seen.get((threading.get_ident(), job.id), 0)
                     seen[threading.get_ident(), job.id] = job.version

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from diffusers_helper.core.errors import CancelledError, OutputError
+from diffusers_helper.media.avc import is_entry
 from diffusers_helper.media.clip import clip_frames, open_clip
 from diffusers_helper.media.fitting import fitted, spread
-from diffusers_helper.media.joining import GivenPart, join_videos
+from diffusers_helper.media.growing import Cut, join_mp4
+from diffusers_helper.media.joining import GivenPart, MadePart, join_videos
 from diffusers_helper.media.photo import resize_and_center_crop
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.media.video import encode_mp4
@@ -25,7 +27,7 @@ MADE = [200, 190, 180, 170, 160, 150, 140, 130, 120, 110, 100, 90]
 def made(path, size=(WIDTH, HEIGHT), levels=MADE):
     width, height = size
     encode_mp4([np.full((height, width, 3), each, np.uint8) for each in levels], path, Fraction(30), 8)
-    return path
+    return MadePart(path)
 
 
 def shown(path):
@@ -65,8 +67,8 @@ def made_at(rate):
 def test_our_own_files_are_joined_as_they_are(tmp_path):
     given, new = made(tmp_path / "given.mp4", levels=[50, 60, 70]), made(tmp_path / "new.mp4")
     out = tmp_path / "out.mp4"
-    assert join_videos([GivenPart(open_clip(given)), new], out, 8, tags=Tags("told")) == ()
-    assert [data for data, _ in packets(out)] == [data for data, _ in packets(given) + packets(new)]
+    assert join_videos([GivenPart(open_clip(given.path)), new], out, 8, tags=Tags("told")) == ()
+    assert [data for data, _ in packets(out)] == [data for data, _ in packets(given.path) + packets(new.path)]
     check_frames(out, [50, 60, 70, *MADE])
     with av.open(out) as container:
         assert container.metadata["comment"] == "told"
@@ -129,7 +131,7 @@ def test_a_turned_video_stays_turned_and_what_follows_lies_as_it_does(tmp_path, 
     upright[:16, :16] = 250
     encode_mp4([upright] * 5, tmp_path / "new.mp4", Fraction(30), 8)
     out = tmp_path / "out.mp4"
-    assert join_videos([GivenPart(clip), tmp_path / "new.mp4"], out, 8) == ()
+    assert join_videos([GivenPart(clip), MadePart(tmp_path / "new.mp4")], out, 8) == ()
     again = open_clip(out)
     assert again.display == clip.display
     last = clip_frames(again, "last", 1, (clip.height, clip.width))[:, 0]
@@ -188,16 +190,61 @@ def test_the_second_video_of_another_shape_is_cropped_and_not_stretched(tmp_path
     assert (bright.amax(0) - bright.amin(0) + 1).tolist() == pytest.approx([24, 24], abs=2)
 
 
-def test_a_part_is_left_out(tmp_path):
-    """What is made anew in the middle of a video."""
-    clip = open_clip(video(tmp_path / "given.mp4", 40))
-    parts = [
-        GivenPart(clip, stop=Fraction(10, 30)),
-        made(tmp_path / "new.mp4"),
-        GivenPart(clip, start=Fraction(22, 30)),
-    ]
-    join_videos(parts, tmp_path / "out.mp4", 8)
-    check_frames(tmp_path / "out.mp4", [*given_levels(10), *MADE, *given_levels(18, 22)])
+@pytest.mark.parametrize(
+    ("name", "about", "cut", "stay"),
+    [
+        ("own", {}, (10, 22), (8, 24)),
+        ("own", {}, (9, 16), (8, 16)),
+        ("own", {}, (9, 15), (8, 16)),
+        ("own", {}, (1, 40), (0, 40)),
+        ("given.mp4", {"options": {"g": "8"}}, (10, 22), (8, 24)),
+        ("given.mkv", {"options": {"g": "8", "bf": "0"}}, (16, 32), (16, 32)),
+        ("given.mp4", {"options": {"g": "8"}}, (10, 38), (8, 40)),
+        ("given.mp4", {"options": {"x264-params": "open-gop=1:keyint=8:bframes=2:b-adapt=0"}}, (10, 22), None),
+        ("given.mkv", {"options": {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}}, (10, 22), (0, 40)),
+        ("given.mp4", {}, (10, 22), (0, 40)),
+        ("given.webm", {"codec": "libvpx-vp9"}, (10, 22), None),
+    ],
+)
+def test_a_part_is_replaced(tmp_path, name, about, cut, stay):
+    """What is made anew in the middle of a video: what lies beyond the key frames next to it stays byte for byte."""
+    path, new, out = tmp_path / "own.mp4", made(tmp_path / "new.mp4"), tmp_path / "out.mp4"
+    if name == "own":
+        pieces = [made(tmp_path / f"{at}.mp4", levels=given_levels(8, at)) for at in range(0, 40, 8)]
+        join_mp4([Cut(piece.path, 0, 8) for piece in pieces], path, Fraction(30))
+    else:
+        path = video(tmp_path / name, 40, **about)
+    clip, (begin, end) = open_clip(path), (Fraction(at, 30) for at in cut)
+    heard = GivenPart(clip, begin, begin + Fraction(12, 30))
+    notes = join_videos([GivenPart(clip, stop=begin), MadePart(new.path, heard), GivenPart(clip, end)], out, 8)
+    assert bool(notes) == name.endswith("webm")
+    check_frames(out, [*given_levels(cut[0]), *MADE, *given_levels(40 - cut[1], cut[1])], jitter=MILLISECOND)
+    if stay is not None:
+        before, after = [data for data, _ in packets(path)], [data for data, _ in packets(out)]
+        assert after[: stay[0]] == before[: stay[0]]
+        assert after[len(after) - 40 + stay[1] :] == before[stay[1] :]
+
+
+def test_a_track_is_cut_at_idr_pictures_alone(tmp_path):
+    closed = video(tmp_path / "closed.mp4", 24, options={"g": "8", "bf": "0", "sc_threshold": "0"})
+    assert [number for number, (data, _) in enumerate(packets(closed)) if is_entry(data)] == [0, 8, 16]
+    begun_again = {"x264-params": "open-gop=1:keyint=8:bframes=2:b-adapt=0"}
+    open_ones = video(tmp_path / "open.mp4", 24, options=begun_again)
+    assert [number for number, (data, _) in enumerate(packets(open_ones)) if is_entry(data)] == [0]
+    assert not is_entry(b"")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+def test_what_is_heard_where_frames_are_replaced_stays(tmp_path, codec):
+    path = video(tmp_path / "given.mkv", 60, codec=codec, audio=2)
+    clip, out = open_clip(path), tmp_path / "out.mp4"
+    begin, end = Fraction(30, 30), Fraction(42, 30)
+    middle = MadePart(made(tmp_path / "new.mp4").path, GivenPart(clip, begin, end))
+    join_videos([GivenPart(clip, stop=begin), middle, GivenPart(clip, end)], out, 8)
+    assert [data for data, _ in packets(out, "audio")] == [data for data, _ in packets(path, "audio")]
+    times = [time for _, time in packets(out, "audio")]
+    assert np.diff(times) == pytest.approx(1024 / 48000, abs=2 * MILLISECOND)
+    assert len(shown(out)) == 60
 
 
 def test_a_loop_wraps(tmp_path):

@@ -69,7 +69,17 @@ from diffusers_helper.models.sdpa import sdpa
 from diffusers_helper.models.kernel_selection import smoke_error
 from diffusers_helper.models.triton_kernels import TritonKernels, add_rest
 
+from diffusers_helper.models.gguf_blocks import BLOCKS
+from diffusers_helper.models.kernels import PLAIN
+from tests.gguf_writing import random_blocks
+
 assert smoke_error(TritonKernels(), torch.device("cpu"), torch.float32) < 1e-6
+for kind in ("Q8_0", "Q6_K", "Q5_K", "Q4_K"):
+    raw = torch.from_numpy(random_blocks(kind, 11))
+    for dtype in (torch.float32, torch.float16):
+        fused, plain = (k.expand_blocks(kind, raw, torch.empty(11, BLOCKS[kind].numbers, dtype=dtype))
+                        for k in (TritonKernels(), PLAIN))
+        assert torch.equal(fused, plain), kind
 assert smoke_error(TritonKernels(), torch.device("cpu"), torch.float16) < 1e-3
 q, k, v = (torch.randn(2, length, 3, 16) * 3 for length in (150, 86, 86))
 scores = torch.einsum("blhd,bmhd->bhlm", q, k[:, :64]) / 4

@@ -101,7 +101,8 @@ def test_the_table_says_what_each_part_is_and_how_large(capsys):
     assert [line.split()[0] for line in lines[1:9]] == NAMES
     row = lines[1 + NAMES.index("vae")].split()
     size = sum(path.stat().st_size for path in (SHIPPED / parts.VAE.repository / "vae").iterdir())
-    assert row == ["vae", parts.VAE.repository, "vae", "-", f"{size / 1e6:.1f}", "MB", "here"]
+    origin = f"{parts.VAE.repository}/vae"
+    assert row == ["vae", origin, "-", "exact", "(F16)", f"{size / 1e6:.1f}", "MB", "here"]
     assert lines[-1].startswith("Free on this disk: ")
 
 

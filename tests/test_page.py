@@ -20,15 +20,17 @@ from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
 
 from diffusers_helper.core.errors import NumericsError
-from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, GenerationRequest
+from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, OF_VIDEOS, GenerationRequest
 from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
-from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.style import app_options
+from diffusers_helper.gradio.video_edits import EDITS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for
+from tests.lora_files import write_lora
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +40,11 @@ PATIENT = {"timeout": 60}  # for a machine that is busy with other tests
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    with serve_page(tmp_path_factory.mktemp("page")) as page:
+    folder = tmp_path_factory.mktemp("page")
+    for name in ("loras/film", "loras/style/ink", "outside"):
+        write_lora(folder / f"{name}.safetensors")
+    (folder / "loras" / "bad.safetensors").touch()
+    with serve_page(folder, loras=folder / "loras") as page:
         yield page
 
 
@@ -78,6 +84,12 @@ def generate(page, image, **changes):
     return call(page, "generate", image, *(GOOD | changes).values())
 
 
+def everything(image, end_photo=None, **changes):
+    """The values of a call with all that there is, in its order."""
+    sent = {"image": image, "end_photo": end_photo, "loras": "", **FULL, **changes}
+    return [sent[name] for name in CALL]
+
+
 def result(page, response):
     """What the endpoint returned once Gradio has run it."""
     assert response.status_code == 200, response.text
@@ -109,8 +121,13 @@ def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
-    assert names == {"/generate": ["image", *SETTINGS, "end_photo"], **{name: ["job_id"] for name in of_a_job}}
-    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - {"variant", "key_seconds"}  # no key pictures here
+    edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
+    photos = {"/generate": [*CALL], "/frame": [*CALL, *FRAME_SETTINGS]}
+    assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
+    # No key pictures here; /frame has its own, and so have given videos.
+    elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
+    assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
+    assert set(CALL) == {"image", "end_photo", *SETTINGS}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
     assert (defaults["teacache"], defaults["steps"], defaults["cfg_scale"]) == (False, 4, 1)
 
@@ -191,7 +208,7 @@ def test_a_good_setting_reaches_the_job(page, lion, changes, kept):
 
 
 def test_a_call_with_all_that_there_is_reaches_the_job(page, lion):
-    job = result(page, call(page, "generate", lion, *FULL.values(), lion))
+    job = result(page, call(page, "generate", *everything(lion, lion)))
     assert page.manager.wait(job, 20).state == "done"
     inputs = page.run.jobs[-1].inputs
     assert inputs.pictures.keys() == {"start", "end"}
@@ -221,15 +238,51 @@ def test_a_call_from_before_there_were_end_photos_means_what_it_meant(page, lion
     ],
 )
 def test_each_new_setting_is_checked_by_its_name(page, lion, changes, named):
-    found = faults(call(page, "generate", lion, *(FULL | changes).values(), None))
+    found = faults(call(page, "generate", *everything(lion, **changes)))
     assert found.keys() == named.keys()
     assert all(words in found[name] for name, words in named.items())
 
 
 def test_a_bad_end_photo_is_answered_with_its_name(page, lion):
-    found = faults(call(page, "generate", lion, *FULL.values(), upload(page, "last.png", b"<html>")))
+    found = faults(call(page, "generate", *everything(lion, upload(page, "last.png", b"<html>"))))
     assert list(found) == ["end_photo"]
     assert "last.png" in found["end_photo"]
+
+
+@pytest.mark.parametrize(
+    ("loras", "made"),
+    [
+        ("film.safetensors=0.8; ink=-0.5", [("film.safetensors", 0.8), ("style/ink.safetensors", -0.5)]),
+        (["film"], [("film.safetensors", 1)]),
+        ({"style/ink": 0.25}, [("style/ink.safetensors", 0.25)]),
+        ("film=[0s-1.2s: 0.2]", [("film.safetensors", ((0, 0.2), (1.2, 0)))]),
+        ("", []),
+    ],
+)
+def test_loras_are_taken_by_name_in_every_form(page, lion, loras, made):
+    job = result(page, call(page, "generate", *everything(lion, loras=loras)))
+    assert page.manager.wait(job, 60).state == "done"
+    assert [(lora.name, lora.weight) for lora in page.run.jobs[-1].request.loras] == made
+
+
+@pytest.mark.parametrize(
+    ("loras", "told"),
+    [
+        ("/etc/passwd", "LoRA passwd is not here. Put the file into the folder of LoRA files"),
+        ("../outside.safetensors=1", "LoRA outside.safetensors is not here."),
+        ("style/../film=1", "is not here"),
+        ("bad=1", "LoRA bad.safetensors is cut short after 0 bytes."),
+        ("film=heavy", "A LoRA's weight is a number such as 0.8, not heavy."),
+        ({"film": [1]}, "A LoRA's weight is a number, or a list of seconds and numbers."),
+        (7, ""),
+        ([None], ""),
+        (["film=1"] * 50, ""),
+    ],
+)
+def test_a_lora_that_cannot_be_used_is_answered_with_its_name(page, lion, loras, told):
+    found = faults(call(page, "generate", *everything(lion, loras=loras)))
+    assert list(found) == ["loras"]
+    assert told in found["loras"]
 
 
 def test_a_random_seed_is_told(page, lion):
@@ -283,7 +336,7 @@ def test_settings_that_do_not_exist_cannot_be_given(page, client, lion):
     with pytest.raises(TypeError, match="latent_window_size"):
         client.predict(handle_file(LION), latent_window_size=33, api_name="/generate")
     assert len(page.manager.jobs()) == before
-    job = result(page, call(page, "generate", lion, *FULL.values(), None, 33))
+    job = result(page, call(page, "generate", *everything(lion), 33))
     assert page.manager.snapshot(job).total_frames == 37
     assert call(page, "generate", lion, *list(GOOD.values())[:-1]).status_code == 400
 

@@ -13,6 +13,7 @@ from tests.fakes import LION, serve_page
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_makes_its_video(tmp_path, monkeypatch, capsys):
     [example] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)

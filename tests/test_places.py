@@ -18,12 +18,13 @@ from diffusers_helper.service.options import add_options, config_of
 from diffusers_helper.service.places import ROOT, Folders, can_write, file_permissions, require_writable
 from tests.fakes import LION
 
-NAMES = ("outputs", "cache", "logs", "uploads", "hf_download", "models.lock")
+NAMES = ("outputs", "cache", "logs", "uploads", "hf_download", "models.lock", "loras")
 NOBODY = 65534
 
 
 def all_of(folders):
-    return (folders.outputs, folders.cache, folders.logs, folders.uploads, folders.weights, folders.models_lock)
+    own = (folders.outputs, folders.cache, folders.logs, folders.uploads, folders.weights, folders.models_lock)
+    return (*own, *folders.loras)
 
 
 def parse(*argv):

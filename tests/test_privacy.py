@@ -138,7 +138,7 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     page.run.hold.clear()
     handler(page, ann, "restore", word, None)
     start = {"image": upload(ann), **FULL}
-    body = {"data": [word, "", *start.values(), None], "fn_index": index_of(page, "start"), "session_hash": "ann"}
+    body = {"data": [word, "", *start.values(), "", None], "fn_index": index_of(page, "start"), "session_hash": "ann"}
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 

@@ -1,4 +1,5 @@
 import argparse
+import hashlib
 import logging
 import os
 import re
@@ -8,19 +9,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffusers_helper.app.device import pick_device, sole_process
 from diffusers_helper.app.program import EXACT_NAMES, Program
-from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Finished, StageStarted
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
+from diffusers_helper.model_files import transformer_part
 from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options, config_of
 from tests.fakes import wait_for
+from tests.layouts import comfyui, weights_of, write_gguf_file
+from tests.tiny import TINY_FOLDER
 
+F1 = transformer_part("f1")
 PHOTO = Photo(Image.new("RGB", (80, 64)), "grey.png", ())
 
 
@@ -31,7 +38,8 @@ def options(*argv):
 
 def on_tiny(folder, *argv, kind=Program, **how):
     """A program on the tiny model; see `Program` for `how`."""
-    return kind(options("--models", "tiny", "--device", "cpu", "--outputs", str(folder), *argv), "f1", **how)
+    folders = ["--outputs", str(folder), "--cache", str(folder / "cache")]
+    return kind(options("--models", "tiny", "--device", "cpu", *folders, *argv), "f1", **how)
 
 
 @pytest.fixture
@@ -47,6 +55,20 @@ def test_times_are_known_by_the_size_that_the_video_has(tiny):
     assert pixels(shape="1:1") == 256 * 256
     assert pixels(shape="9:16") == 192 * 320
     assert pixels(shape="1:1", width=720, height=400) == 720 * 400
+
+
+@pytest.mark.parametrize(("kind", "form"), [(None, "fp8"), ("Q8_0", "GGUF Q8_0")])
+def test_times_and_notes_are_of_the_weights_that_compute(tmp_path, kind, form):
+    """A quantised file stays as it is, whatever --weights says."""
+    models = comfyui(tmp_path / "models", TINY_FOLDER)
+    if kind:
+        file = models / "diffusion_models" / "FramePack_F1_I2V_HY.safetensors"
+        file.unlink()
+        write_gguf_file(file.with_suffix(".gguf"), F1, weights_of(F1, TINY_FOLDER), TINY_FOLDER, kind)
+    given = ("--models", str(models), "--device", "cpu", "--outputs", str(tmp_path), "--weights", "fp8")
+    program = Program(options(*given), "f1")
+    assert program._speed_key(GenerationRequest(variant="f1"), (80, 64)).computer == f"cpu, auto, {form}"
+    assert ("rounded to 8 bits (--weights fp8)" in program.note) is (kind is None)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +161,9 @@ class Videos:
 PAN = GenerationRequest(prompt="Pan left!", seed=7)
 
 
-def make(program, name, **how):
-    list(program.generate(JobInputs(PAN, {"start": PHOTO}), name, check=lambda: None, report=lambda text: None, **how))
+def make(program, name, request=PAN, **how):
+    inputs = JobInputs(request, {"start": PHOTO})
+    list(program.generate(inputs, name, check=lambda: None, report=lambda text: None, **how))
 
 
 def test_results_have_readable_names_that_are_given_once(tmp_path):
@@ -169,6 +192,22 @@ def test_a_name_is_in_the_record_before_the_work_and_stays(tmp_path):
     with pytest.raises(CancelledError):
         make(tiny, "user_ann/other")
     assert videos.calls[-1].name == "grey_Pan-left_7_2"
+
+
+def test_the_record_says_which_lora_files_a_video_was_begun_with(tmp_path):
+    tensors = {"proj_out.lora_A.weight": torch.ones(1, 1), "proj_out.lora_B.weight": torch.ones(1, 1)}
+    save_file(tensors, file := tmp_path / "a.safetensors")
+    tiny = on_tiny(tmp_path / "results", generate=Videos(fault=CancelledError("Stopped.")))
+    request = PAN.model_copy(update={"loras": (Lora(name=str(file)),)})
+    for _ in range(2):
+        with pytest.raises(CancelledError):
+            make(tiny, "id", request)
+        request = tiny.store.record("id").request
+        assert request.loras[0].sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    save_file(tensors | {"proj_out.alpha": torch.ones(())}, file)
+    with pytest.raises(LoraError, match="not the one that the video was made with"):
+        make(tiny, "id", request)
+    assert tiny.store.record("id").request == request
 
 
 def test_a_job_of_an_earlier_version_keeps_the_name_it_has(tmp_path):

@@ -160,6 +160,7 @@ STUDIO = (
 
 UNKNOWN_ELSEWHERE = (
     "preserved_memory_gb", "keep", "end_embedding", "landing", "shape", "width", "height", "fit", "focus",
+    "start", "start_colour", "frame_seed",
 )  # fmt: skip
 
 
@@ -169,10 +170,11 @@ def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload
     assert settings == {
         "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,
         "guidance_scale": 9, "cfg_scale": 1.5, "cfg_rescale": 0.5, "teacache": True, "mp4_crf": 20, "resolution": 640,
-        "blend": 4, "end_strength": 1, **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
+        "blend": 4, "end_strength": 1, "loras": "<b>=1", **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
     }  # fmt: skip
     assert photo == gr.skip()
-    assert "left out: latent_type, loras, x_param, y_param." in message
+    assert "left out: latent_type, x_param, y_param." in message
+    assert "LoRA &lt;b&gt; is not here." in message
     assert "another model" not in message
 
 

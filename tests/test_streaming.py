@@ -10,11 +10,13 @@ from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.memory.packing import block_layout, blocks_of
 from diffusers_helper.model_files import parts
 from tests.gpus import PatientGpu
+from tests.layouts import plain as plain_fp8
+from tests.layouts import scaled, weights_of, write_gguf_file, write_single
 from tests.test_fp8_files import call
-from tests.tiny import TINY_FOLDER
+from tests.tiny import SHIPPED, TINY_FOLDER
 
 SOURCE = LocalFolder(TINY_FOLDER, is_tiny=True)
-TRANSFORMER = parts.transformer_part("f1")
+TRANSFORMER, ORIGINAL = (parts.transformer_part(name) for name in ("f1", "original"))
 CPU = torch.device("cpu")
 
 
@@ -45,6 +47,45 @@ def test_the_transformer(share, rounded, eight_bit_file):
         for _ in range(2):
             assert torch.equal(call(model), expected)
     DynamicSwapInstaller.uninstall_model(model)
+
+
+def quantised_file(form, folder):
+    """A transformer, or the text encoder, in a form that stays in RAM as it is."""
+    if form == "Q4_K":
+        write_gguf_file(folder / "x.gguf", ORIGINAL, weights_of(ORIGINAL, SHIPPED), SHIPPED, form)
+        return ORIGINAL, folder / "x.gguf"
+    part = parts.TEXT_ENCODER if form == "text encoder" else TRANSFORMER
+    weights = weights_of(part, TINY_FOLDER)
+    stored, _ = plain_fp8(weights, torch.float8_e5m2) if form == "e5m2" else scaled(weights)
+    return part, write_single(folder / "x.safetensors", part, stored, TINY_FOLDER)
+
+
+@pytest.mark.parametrize("form", ["scaled", "e5m2", "Q4_K", "text encoder"])
+@pytest.mark.parametrize("share", [0, 0.5, 2], ids=["in files", "half of each", "in RAM"])
+def test_quantised_weights_travel_as_they_are_stored(tmp_path, share, form):
+    """Scales that are in no file, and modulation weights that stay in theirs, among them."""
+    part, file = quantised_file(form, tmp_path)
+
+    def loaded(place):
+        return build(part, file, torch.float32, place, lambda *_: None)
+
+    def run(model):
+        return model(IDS).last_hidden_state if part is parts.TEXT_ENCODER else call(model)
+
+    expanded, kept = loaded(Place(CPU)), loaded(Place(CPU, as_stored=True))
+    expected, small, large = run(expanded), half_of(kept), half_of(expanded)
+    assert small < 0.3 * large
+    model = loaded(Place(CPU, ram=2 * share * small, stream=True, as_stored=True))
+    DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), slots=2)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(run(model), expected)
+    sent = DynamicSwapInstaller.prefetcher_of(model).sizes
+    assert sum(sent) == 2 * small
+    DynamicSwapInstaller.uninstall_model(model)
+
+
+IDS = torch.arange(40)[None] % 50
 
 
 def test_the_text_encoder_from_its_files():

@@ -234,6 +234,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
     return Tokenizers.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_batches_of_clips_hold_every_kind(words: Tokenizers) -> None:
     clips = pool.LatentPool(Encoder(), words, FakeEncoders(), 8, 3, torch.device("cpu"))
@@ -251,6 +252,7 @@ def test_batches_of_clips_hold_every_kind(words: Tokenizers) -> None:
     assert seen[0] / sum(seen.values()) > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_changed_clips_captions_say_the_old_and_the_new() -> None:
     said = []
@@ -270,6 +272,7 @@ def test_a_changed_clips_captions_say_the_old_and_the_new() -> None:
         assert before.change == 36 * change
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_single_frame_is_sampled_at_nine_with_nothing_around_it(words: Tokenizers) -> None:
     batch = stills.StillPool(Encoder(), words, FakeEncoders(), 64, 0, torch.device("cpu")).batch(32)
@@ -370,6 +373,7 @@ def toy_batch(kind: str) -> Batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*DIRECTED, "change", "frame"])
 @pytest.mark.usefixtures("small")
 def test_a_toy_run_learns_each_kind(kind: str) -> None:

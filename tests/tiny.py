@@ -1,7 +1,7 @@
 """A micro model folder with random weights, made anew, and its parts, loaded as the product loads them.
 
 It is there as soon as the first test runs. It has the layout of the shipped assets/tiny (`SHIPPED`), both variants'
-transformers and a fifth of the work.
+transformers and a fifth of the work, of its decoder a tenth.
 """
 
 import atexit

@@ -46,7 +46,7 @@ TRANSFORMER = {
     "has_clean_x_embedder": True,
 }
 TRANSFORMER_SEEDS = {"FramePackI2V_HY": 1, "FramePack_F1_I2V_HY_20250503": 2}
-VAE = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 1, "norm_num_groups": 8}
+VAE = {"block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2}
 DEFAULTS = {
     "title": "Micro, untrained: the pictures are noise",
     "trained": False,

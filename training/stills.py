@@ -13,7 +13,8 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from diffusers_helper.core.plan import CLEAN_2X, CLEAN_4X, LINE, START, ContextSlice, Given, SectionPlan, VideoPlan
+from diffusers_helper.core.frame import frame_plan
+from diffusers_helper.core.plan import VideoPlan
 from training.batch import Batch
 from training.family import CLIP_WIDTH, IMAGE_SIZE, LLAMA_WIDTH
 from training.latents import encode
@@ -22,7 +23,6 @@ from training.scenes import GREY, draw_scene, paint_scenes
 from training.sections import KINDS
 from training.texts import TextEncoders, Tokenizers
 
-TIME = 9
 LENGTHS = (7, 10, 13, 16)
 """Tokens that a picture's caption may have, as in the pool of clips."""
 CHUNK = 64
@@ -31,23 +31,8 @@ GREY_PART = 0.5
 
 
 def still_plan() -> VideoPlan:
-    """The plan of a single frame: one section of one latent frame."""
-    after = TIME + 2 + CLEAN_2X
-    section = SectionPlan(
-        index=0,
-        output_index=0,
-        variant="original",
-        positions=range(TIME, TIME + 1),
-        latent_indices=(TIME,),
-        context=(
-            ContextSlice(LINE, 4, range(after, after + CLEAN_4X), tuple(range(after, after + CLEAN_4X))),
-            ContextSlice(LINE, 2, range(TIME + 2, after), tuple(range(TIME + 2, after))),
-            ContextSlice(LINE, 1, range(1), (0,)),
-            ContextSlice(LINE, 1, range(TIME + 1, TIME + 2), (TIME + 1,)),
-        ),
-        decode=range(TIME, TIME + 1),
-    )
-    return VideoPlan("original", 1, grows_at_front=True, given=(Given(START, 0),), sections=(section,))
+    """The plan of a single frame: the product's own."""
+    return frame_plan()
 
 
 class StillPool:

@@ -116,7 +116,15 @@ def _run(
         monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs))
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
-            ModelCard(variant, program.defaults, program.note, program.source.is_tiny, program.estimate),
+            ModelCard(
+                variant,
+                program.defaults,
+                program.note,
+                program.source.is_tiny,
+                program.estimate,
+                start_from=config.start_from or "",
+                loras=program.loras,
+            ),
             manager,
             program.outputs,
             ProgramStatus(monitor.computer, program.preload, program.store.quarantine.listed),

@@ -10,6 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from diffusers_helper.core.events import Event
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
+from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
 from diffusers_helper.jobs.queue import QueueLimits
@@ -34,8 +36,10 @@ from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, let_go, require_template, reserve, stems
 from diffusers_helper.memory import default_device, empty_caches
-from diffusers_helper.model_files import readable_progress, resolve_models
+from diffusers_helper.model_files import readable_progress, resolve_models, transformer_part
 from diffusers_helper.model_files.checksums import RECORD
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
@@ -43,7 +47,6 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
-    from diffusers_helper.generation.clips import ClipTask
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.inputs import JobInputs
 
@@ -82,6 +85,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
+        loras: the LoRA files in the user's folders.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
 
@@ -103,6 +107,7 @@ class Program:
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
+        self.loras = LoraLibrary(folders.loras)
         self._variant = variant
         self._config = config
         with config.naming_source("name_template"):
@@ -127,7 +132,8 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if self._fp8 else "") if note])
+        rounds = self._fp8 is not None and self._stored_form(variant) in (EXACT, ROUNDED)
+        self.note = join_sentences([note for note in (self.source.note, FP8_NOTE if rounds else "") if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
     @cached_property
@@ -136,9 +142,10 @@ class Program:
         from diffusers_helper.loading.components import Components, LoadingProgress
         from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
+        from diffusers_helper.loading.lora_files import LoraFiles
 
         folder = self._config.folders.cache / "embeddings"
-        return Components(
+        components = Components(
             self.source,
             self.device,
             ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
@@ -146,6 +153,8 @@ class Program:
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
+        components.loras = LoraFiles(self._config.folders.loras)
+        return components
 
     def prepare(self) -> None:
         """Import what the first video needs, and stop diffusers' progress bars: only they have no variable for it."""
@@ -164,52 +173,75 @@ class Program:
         report: Callable[[str], None],
         allow_env_change: bool = False,
     ) -> Generator[Event, None, None]:
-        """Make the video of the job `name`: its id, after the folder where its files go; see `generation.generate`.
+        """Make the video, or the single picture, of the job `name`: its id, after the folder where its files go.
+
+        See `generation.generate` and `generation.start`.
 
         What its files are called is decided when it first runs, and stays. A job of this id and request that was cut
         off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
         `report` gets sentences about what takes long inside one stage.
         """
         from diffusers_helper.generation import generate as generation
+        from diffusers_helper.generation import start
         from diffusers_helper.generation.checkpoint import Checkpoint
 
         self._check, self._tell = check, partial(_tell_job, report)
         self.preload.over()
         inputs = inputs.with_seed()
-        request = inputs.request
+        request = self.identified(inputs.request)
+        inputs = replace(inputs, request=request)
         with self._running(name, inputs) as (folder, output):
+            maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
+            if request.frame:
+                yield from start.generate_frame(inputs, maker, output)
+                return
+            kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
+            inputs = yield from start.with_start(inputs, maker, output, kept, keep)
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, self.components.environment.of_video(*inputs.direction.plan.variants)
             ):
                 checkpoint.forget()
             events = (self._generate or generation.generate)(
-                inputs,
+                with_kept_videos(inputs, folder),
                 components=self.components,
                 output=output,
                 check=check,
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, inputs.start.image.size))
+            yield from self._speeds.timed(events, self._speed_key(request, inputs.shape))
+
+    def identified(self, request: GenerationRequest) -> GenerationRequest:
+        """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
+        return self.components.loras.identified(request) if request.loras else request
 
     def estimate(self, request: GenerationRequest) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
         return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
 
-    def _speed_key(self, request: GenerationRequest, photo_size: tuple[int, int]) -> SpeedKey:
+    def _speed_key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         resolution = request.resolution or self.defaults.resolution
         assert resolution is not None, "every model folder has one"
-        width, height = photo_size
-        height, width = video_size(request.model_copy(update={"resolution": resolution}), (height, width))
+        height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
         return SpeedKey(
-            computer=f"{device}, {self._config.attention}, {'fp8' if self._fp8 else 'exact'}",
+            computer=f"{device}, {self._config.attention}, {self._form_of_weights(request.variant)}",
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
             pixels=height * width,
         )
+
+    def _form_of_weights(self, variant: str) -> str:
+        """What the transformer computes with."""
+        stored = self._stored_form(variant)
+        return FP8 if stored in (EXACT, ROUNDED) and self._fp8 else stored
+
+    def _stored_form(self, variant: str) -> str:
+        part = transformer_part(variant)
+        place, problems = self.source.inspect(part)
+        return form_of(part, place) if place and not problems else EXACT
 
     @contextmanager
     def _running(self, name: str, inputs: JobInputs) -> Iterator[tuple[Path, Path]]:
@@ -220,7 +252,7 @@ class Program:
         place, _, job_id = name.rpartition("/")
         output, reserved = self._output_of(job_id, inputs.request), False
         if not output:
-            names = stems(self._template, inputs.request, inputs.start.name, job_id)
+            names = stems(self._template, inputs.request, inputs.start_name, job_id)
             stem = reserve(self.outputs / place, names) if self._template else job_id
             output, reserved = f"{place}/{stem}" if place else stem, True
         try:
@@ -229,16 +261,6 @@ class Program:
         finally:
             if reserved:
                 let_go(self.outputs / output)
-
-    def generate_for_clips(
-        self, task: ClipTask, output: Path, *, check: Callable[[], None], report: Callable[[str], None]
-    ) -> Generator[Event, None, None]:
-        """Make one video from given ones, with `output` as its stem; yields and raises as `generation.clips` does."""
-        from diffusers_helper.generation.clips import generate_for_clips
-
-        self._check, self._tell = check, partial(_tell_job, report)
-        self.preload.over()
-        return generate_for_clips(task, components=self.components, output=output, check=check)
 
     def _output_of(self, job_id: str, request: GenerationRequest) -> str:
         """Return where the files of a job are that ran before; empty for a new one."""
@@ -253,7 +275,9 @@ class Program:
         from diffusers_helper.generation.checkpoint import environment_in
 
         record = self.store.record(job_id)
-        now = self.components.environment.of_video(*direct(record.request, record.pictures).plan.variants)
+        now = self.components.environment.of_video(
+            *direct(record.request, record.pictures, record.videos).plan.variants
+        )
         return differences(environment_in(self.store.path(job_id)), now)
 
     def _downloading(self, title: str, done: int, total: int) -> None:

@@ -61,7 +61,7 @@ class Result:
         return {
             "job": self.job.name,
             "where": self.job.entry.where,
-            "photo": str(self.job.entry.photo),
+            "photo": str(self.job.entry.photo) if self.job.entry.photo else None,
             "state": self.state,
             "video": str(self.video) if self.video else None,
             "error": self.error,
@@ -104,8 +104,9 @@ def run(parsed: argparse.Namespace) -> int:
             )
         )
     encoding = None if parsed.encoding is None else require_encoding(parsed.encoding)
-    listed = read_list(parsed.source, recursive=parsed.recursive, encoding=encoding)
     given = given_settings(parsed)
+    needs_photo = given.get("start", "photo") == "photo" and not given.get("frame")
+    listed = read_list(parsed.source, recursive=parsed.recursive, encoding=encoding, needs_photo=needs_photo)
     GenerationRequest.from_fields(given)  # what is wrong with all of them is told before anything is loaded
 
     require_versions()
@@ -114,7 +115,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     exact = config.model_copy(update={"name_template": EXACT_NAMES})  # they are made from what goes into the videos
     program: Program = parsed.program(exact, parsed.variant)
-    jobs = plan(listed.entries, program.defaults.model_dump() | given, program.source.title)
+    shared = program.defaults.model_dump() | given
+    jobs = plan(listed.entries, shared, program.source.title, program.identified)
     variants = {job.request.variant for job in jobs if job.request} - {parsed.variant}
     program.source.check(sorted(variants), offline=config.offline)
     if program.note:
@@ -168,7 +170,7 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
         with steps_bar(job.request) as bar:
             pictures = {START: job.entry.photo, END: job.entry.end_photo}
             opened = {name: open_photo(photo) for name, photo in pictures.items() if photo is not None}
-            inputs = JobInputs(job.request, opened)
+            inputs = JobInputs.of(job.request, opened)
             events = program.generate(inputs, job.name, check=check, report=bar.set_description_str)
             return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
     except CancelledError:
@@ -186,7 +188,7 @@ def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
     """What is known of a job before it is made; with `look` its photo is opened."""
     if job.request is None:
         return Result(job, "failed", error=job.problem)
-    video = outputs / f"{job.name}.mp4"
+    video = outputs / f"{job.name}.{'png' if job.request.frame else 'mp4'}"
     if video.exists():  # only a whole one has this name
         return Result(job, "there", video)
     if look:

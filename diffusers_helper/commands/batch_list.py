@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusers_helper.commands.batch_folder import FolderWalk
-from diffusers_helper.commands.batch_rows import PICTURES, Row, read_csv, read_json_lines
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.commands.batch_rows import NO_PHOTO, PICTURES, Row, read_csv, read_json_lines
+from diffusers_helper.core.errors import LoraError, SettingsError
 from diffusers_helper.core.files import open_regular, require_usable
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
@@ -39,7 +39,7 @@ class Entry:
 
     Attributes:
         where: what to call it in a message.
-        photo: the file, which may not exist.
+        photo: the file, which may not exist; None where the video begins with something else.
         end_photo: that of the end picture, likewise; None for none.
         fields: its own settings, as they were written.
         folder: where its video goes, from the folder of results; empty for right there.
@@ -47,7 +47,7 @@ class Entry:
     """
 
     where: str
-    photo: Path
+    photo: Path | None
     fields: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     problem: str = ""
@@ -72,7 +72,9 @@ class BatchJob:
     problem: str = ""
 
 
-def read_list(source: Path, *, recursive: bool = False, encoding: str | None = None) -> JobList:
+def read_list(
+    source: Path, *, recursive: bool = False, encoding: str | None = None, needs_photo: bool = True
+) -> JobList:
     """Return the entries of a folder, a .csv or a .jsonl file; raises SettingsError if none of them can be used.
 
     In a folder every photo is one, with the prompt in the text file beside it, if there is one. In a list the column or
@@ -82,6 +84,7 @@ def read_list(source: Path, *, recursive: bool = False, encoding: str | None = N
         source: the folder or list.
         recursive: the folders below a folder, too.
         encoding: that of the list or the text files; None to find out.
+        needs_photo: a row without a photo says itself what its video begins with.
     """
     require_usable([source])
     if source.is_dir():
@@ -90,7 +93,7 @@ def read_list(source: Path, *, recursive: bool = False, encoding: str | None = N
         raise SettingsError(Message("{source} is no folder, and no list that ends with .csv or .jsonl.", source=source))
     text = read_text(source, encoding)
     try:
-        rows = list(_READERS[source.suffix.lower()](text))
+        rows = list(_READERS[source.suffix.lower()](text, needs_photo=needs_photo))
     except SettingsError as error:
         raise SettingsError(Message("{source}, {problem}", source=source, problem=error.args[0])) from None
     if not rows:
@@ -101,28 +104,38 @@ def read_list(source: Path, *, recursive: bool = False, encoding: str | None = N
     return JobList(entries)
 
 
-def plan(entries: Sequence[Entry], shared: Mapping[str, Any], model: str) -> list[BatchJob]:
+Identify = Callable[[GenerationRequest], GenerationRequest]
+"""Adds the digests of the LoRA files that a request names; raises SettingsError or LoraError."""
+
+
+def plan(
+    entries: Sequence[Entry], shared: Mapping[str, Any], model: str, identify: Identify = lambda request: request
+) -> list[BatchJob]:
     """Decide the settings and the name of every entry: its own count before the `shared` ones.
 
-    `model` stands for the weights in a name.
+    `model` stands for the weights in a name, and `identify` for what is in LoRA files.
     """
-    return [_planned(entry, shared, model) for entry in entries]
+    return [_planned(entry, shared, model, identify) for entry in entries]
 
 
-def _planned(entry: Entry, shared: Mapping[str, Any], model: str) -> BatchJob:
+def _planned(entry: Entry, shared: Mapping[str, Any], model: str, identify: Identify) -> BatchJob:
     if entry.problem:
         return BatchJob(entry, None, "", entry.problem)
     try:
-        request = GenerationRequest.from_fields({**shared, **entry.fields})
+        start = {} if entry.photo is None else {"start": "photo"}
+        request = identify(GenerationRequest.from_fields({**shared, **entry.fields, **start}))
+        if entry.photo is None and request.start == "photo" and not request.frame:
+            return BatchJob(entry, None, "", Message("{where}: {problem}", where=entry.where, problem=NO_PHOTO))
         digests = [_digest(photo) for photo in (entry.photo, entry.end_photo) if photo is not None]
-    except SettingsError as error:
+    except (SettingsError, LoraError) as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
         reason = error.strerror or str(error)
         file = error.filename or entry.photo
         return BatchJob(entry, None, "", Message("{file} cannot be read: {reason}.", file=file, reason=reason))
-    content = json.dumps([digests[0], request.identity(), model, *digests[1:]], sort_keys=True)
-    stem = re.sub(r"[^\w-]", "_", entry.photo.stem)[:_STEM_CHARACTERS]
+    first, *others = digests if entry.photo is not None else ["", *digests]
+    content = json.dumps([first, request.identity(), model, *others], sort_keys=True)
+    stem = re.sub(r"[^\w-]", "_", entry.photo.stem if entry.photo else request.start)[:_STEM_CHARACTERS]
     digest = hashlib.sha256(content.encode()).hexdigest()
     if request.seed == RANDOM_SEED:
         request = request.model_copy(update={"seed": int(digest[-8:], 16)})
@@ -180,7 +193,6 @@ def _of_row(source: Path, row: Row) -> Entry:
         return Entry(where, source, problem=told)
     fields = dict(row.fields)
     photo, end_photo = (_beside(source, fields.pop(name, "")) for name in PICTURES)
-    assert photo is not None, "a row without one has a problem"
     return Entry(where, photo, fields, end_photo=end_photo)
 
 

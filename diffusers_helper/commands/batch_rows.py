@@ -16,10 +16,13 @@ from typing import Any
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 
 PICTURES = ("photo", "end_photo")
 """Columns that name files."""
+NO_PHOTO = Message("it names no photo.")
+_IN_ITS_PLACE = {"start", "frame"}
+"""What a row without a photo has."""
 _OTHER_NAMES = {"prompts": "prompt"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """`str.splitlines` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""
@@ -36,8 +39,11 @@ class Row:
     problem: str = ""
 
 
-def read_csv(text: str) -> Iterator[Row]:
-    """Yield the rows of a table. Raises SettingsError, without the file's name, if its first line makes no sense."""
+def read_csv(text: str, *, needs_photo: bool = True) -> Iterator[Row]:
+    """Yield the rows of a table. Raises SettingsError, without the file's name, if its first line makes no sense.
+
+    Where a photo is needed, a row may have the column `start` or `frame` in its place.
+    """
     lines = _LINE.findall(text)
     start, delimiter = _delimiter(lines)
     records = _records(lines, start, delimiter)
@@ -48,19 +54,19 @@ def read_csv(text: str) -> Iterator[Row]:
     names = [_OTHER_NAMES.get(name, name) for name in names]
     while names and not names[-1]:
         names.pop()  # every line ends with a delimiter
-    _require_columns(names, first + 1)
+    _require_columns(names, first + 1, needs_photo)
     for line, row, problem in records:
         if problem:
             yield Row(line + 1, problem=problem)
         elif any(cell.strip() for cell in row):
-            yield _row(line + 1, names, row, delimiter)
+            yield _row(line + 1, names, row, delimiter, needs_photo)
 
 
-def read_json_lines(text: str) -> Iterator[Row]:
-    """Yield the rows of a file with a JSON object in each line."""
+def read_json_lines(text: str, *, needs_photo: bool = True) -> Iterator[Row]:
+    """Yield the rows of a file with a JSON object in each line; `needs_photo` as in `read_csv`."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _json_row(number, line)
+            yield _json_row(number, line, needs_photo)
 
 
 def _delimiter(lines: Sequence[str]) -> tuple[int, str]:
@@ -106,17 +112,17 @@ def _parsed(text: str, delimiter: str) -> tuple[list[str], str]:
         return [], Message('its quotes (") do not fit. Close each, or double it inside a cell: "".')
 
 
-def _require_columns(names: Sequence[str], line: int) -> None:
+def _require_columns(names: Sequence[str], line: int, needs_photo: bool) -> None:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise SettingsError(
             Message("line {line}: the column {name!r} is there twice; remove one.", line=line, name=twice[0])
         )
-    if problem := _unknown(names):
+    if problem := _unknown(names, needs_photo):
         raise SettingsError(Message("line {line}: {problem}", line=line, problem=problem))
 
 
-def _row(line: int, names: Sequence[str], cells: Sequence[str], delimiter: str) -> Row:
+def _row(line: int, names: Sequence[str], cells: Sequence[str], delimiter: str, needs_photo: bool) -> Row:
     if len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
         return Row(line, problem=Message("it has not as many cells as the first line."))
     fields: dict[str, Any] = {}
@@ -128,10 +134,10 @@ def _row(line: int, names: Sequence[str], cells: Sequence[str], delimiter: str) 
             fields[name] = int(value)
         elif value:  # an empty cell: as for all
             fields[name] = cell
-    return _checked(line, fields)
+    return _checked(line, fields, needs_photo)
 
 
-def _json_row(line: int, text: str) -> Row:
+def _json_row(line: int, text: str, needs_photo: bool) -> Row:
     try:
         fields = parsed_json(text, object_pairs_hook=_once)
     except _TwiceError as error:
@@ -140,9 +146,9 @@ def _json_row(line: int, text: str) -> Row:
         fields = None
     if not isinstance(fields, dict):
         return Row(line, problem=Message("it is not a JSON object."))
-    if problem := _unknown(list(fields)):
+    if problem := _unknown(list(fields), needs_photo):
         return Row(line, problem=problem)
-    return _checked(line, fields)
+    return _checked(line, fields, needs_photo)
 
 
 class _TwiceError(Exception):
@@ -156,20 +162,21 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {_OTHER_NAMES.get(name, name): value for name, value in pairs}
 
 
-def _unknown(names: Sequence[str]) -> str:
+def _unknown(names: Sequence[str], needs_photo: bool) -> str:
     """Return what is wrong with the fields' names; empty if nothing is."""
-    unknown = sorted(set(names) - set(PICTURES) - GenerationRequest.model_fields.keys())
-    if not unknown and "photo" in names:
+    settings = [name for name in GenerationRequest.model_fields if name not in OF_VIDEOS]
+    unknown = sorted(set(names) - set(PICTURES) - set(settings))
+    if not unknown and (not needs_photo or set(names) & {"photo", *_IN_ITS_PLACE}):
         return ""
-    wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else Message("it names no photo.")
-    known = ", ".join(GenerationRequest.model_fields)
+    wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else NO_PHOTO
+    known = ", ".join(settings)
     return join_sentences([wrong, Message("It takes photo and, where wanted, end_photo, {names}.", names=known)])
 
 
-def _checked(line: int, fields: Mapping[str, Any]) -> Row:
+def _checked(line: int, fields: Mapping[str, Any], needs_photo: bool) -> Row:
     photo = fields.get("photo", "")
-    if not isinstance(photo, str) or not photo.strip():
-        return Row(line, problem=Message("it names no photo."))
+    if not isinstance(photo, str) or (needs_photo and not photo.strip() and not fields.keys() & _IN_ITS_PLACE):
+        return Row(line, problem=NO_PHOTO)
     if not isinstance(fields.get("end_photo", ""), str):
         return Row(line, problem=Message("its end_photo is no name of a file."))
     for name, value in fields.items():

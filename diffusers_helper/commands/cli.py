@@ -1,6 +1,6 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands `resume`, `extend`, `batch`, `models`, `doctor` and `password` are in modules of their own.
+The commands `resume`, `extend`, `batch`, `models`, `loras`, `doctor` and `password` are in modules of their own.
 Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
@@ -10,20 +10,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, clips, doctor
+from diffusers_helper.commands import loras as loras_command
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
 from diffusers_helper.commands.terminal import (
     add_settings,
-    follow,
     given_settings,
-    move_video,
+    make_video,
     require_target,
-    steps_bar,
-    telling_how_to_go_on,
+    with_told_seed,
 )
 from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import SettingsError
@@ -31,13 +30,14 @@ from diffusers_helper.core.files import require_usable
 from diffusers_helper.core.messages import Message, language
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.jobs.job import new_job_id
 from diffusers_helper.service import accounts, options
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions
-from diffusers_helper.service.signals import stop_on_interrupt
 from diffusers_helper.service.versions import require_versions
+
+if TYPE_CHECKING:
+    from diffusers_helper.media.recipe import Recipe
 
 
 def main(argv: Sequence[str] | None = None, program: OpenProgram = open_program) -> int:
@@ -61,34 +61,21 @@ def _command(parsed: argparse.Namespace) -> int:
 
 
 def generate(parsed: argparse.Namespace) -> int:
-    """Make one video and write its path to stdout."""
-    if parsed.output is not None:
-        require_target(parsed.output)
+    """Make one video, or one picture, and write its path to stdout."""
     given, files = _given(parsed)
-    variant = GenerationRequest.from_fields(given).variant  # what is wrong is told before anything is loaded
+    asked = GenerationRequest.from_fields(given)  # what is wrong is told before anything is loaded
+    if parsed.output is not None:
+        require_target(parsed.output, ".png" if asked.frame else ".mp4")
 
     require_versions()
 
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
-    t = language(parsed.config.language)
     pictures = {name: open_photo(file) for name, file in files.items()}
-    program = parsed.program(parsed.config, variant)
-    wanted = GenerationRequest.from_fields(program.defaults.model_dump() | given)
-    request = wanted.with_seed()
-    if program.note:
-        sys.stderr.write(f"{t(program.note)}\n")
-    if request is not wanted:
-        sys.stderr.write(f"{t('The seed of this video is {seed}.', seed=request.seed)}\n")
-    program.prepare()
-    name = new_job_id()
-    with stop_on_interrupt("after this step") as check, steps_bar(request) as bar, telling_how_to_go_on(name, program):
-        inputs = JobInputs(request, pictures)
-        events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
-        video = follow(events, check, bar, t)
-    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
-    return options.DONE
+    program = parsed.program(parsed.config, asked.variant)
+    request = with_told_seed(program, given, language(parsed.config.language))
+    return make_video(program, JobInputs.of(request, pictures), parsed)
 
 
 def _other_pictures(parsed: argparse.Namespace) -> dict[str, Path]:
@@ -109,22 +96,26 @@ def _at(text: str) -> tuple[float, Path]:
 def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that were given, those of `--recipe` included, and the pictures: files, or bytes of PNGs."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
-    pictures: dict[str, Any] = {START: parsed.photo, **_other_pictures(parsed)}
+    photo = _photo(parsed, given)
+    pictures: dict[str, Any] = ({} if photo is None else {START: photo}) | _other_pictures(parsed)
     if parsed.at:
         given["key_seconds"] = sorted(seconds for seconds, _ in parsed.at)
     if parsed.recipe is None:
-        if "prompt" not in given:
-            raise SettingsError(Message("Give a PHOTO and a PROMPT, or --recipe FILE."))
+        if "prompt" not in given or (photo is None and not _needs_no_photo(given)):
+            raise SettingsError(
+                Message("Give a PHOTO and a PROMPT, or --recipe FILE; with --text-start or --frame a PROMPT will do.")
+            )
         return given, pictures
 
     from diffusers_helper.media.recipe import read_recipe
 
     recipe = read_recipe(parsed.recipe)
-    if parsed.photo is None and not recipe.picture and not recipe.photo:
+    if photo is None and (shown := _photo_of(recipe, parsed.recipe)):
+        pictures[START] = shown
+    if START not in pictures and not _needs_no_photo(recipe.settings | given):
         raise SettingsError(
             Message("The file of --recipe has settings and no photo: give the PHOTO, or the PNG as --recipe.")
         )
-    pictures[START] = parsed.photo or recipe.photo or parsed.recipe
     more = {name: png for name, png in recipe.more.items() if name == END or not parsed.at}
     settings, notes = dict(recipe.settings), [*recipe.notes]
     lacking = set(recipe.names or ()) - more.keys() - pictures.keys()
@@ -137,13 +128,40 @@ def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings | given, more | pictures
 
 
+def _photo(parsed: argparse.Namespace, given: dict[str, Any]) -> Path | None:
+    """Return the photo that was given. Where none is needed, one text alone is the prompt, which `given` then has."""
+    if parsed.photo is not None and "prompt" not in given and parsed.recipe is None and _needs_no_photo(given):
+        given["prompt"] = parsed.photo
+        return None
+    if parsed.photo is not None and given.get("start", "photo") != "photo":
+        raise SettingsError(
+            Message("With a PHOTO there is no other start: leave out the PHOTO, or --start and what belongs to it.")
+        )
+    photo = None if parsed.photo is None else Path(parsed.photo)
+    require_usable([photo])
+    return photo
+
+
+def _needs_no_photo(settings: dict[str, Any]) -> bool:
+    return bool(settings.get("frame")) or settings.get("start", "photo") != "photo"
+
+
+def _photo_of(recipe: Recipe, file: Path) -> bytes | Path | None:
+    """Return the photo in the file of a recipe; a single picture, or a blank start, is what was made, and none."""
+    if recipe.settings.get("frame") or recipe.settings.get("start") == "colour":
+        return None
+    return recipe.photo or (file if recipe.picture else None)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./framepack", description="FramePack without its page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    make = commands.add_parser("generate", help="make one video", description="A photo and a prompt become a video.")
+    make = commands.add_parser(
+        "generate", help="make one video or picture", description="A photo and a prompt become a video."
+    )
     make.set_defaults(command=generate)
-    make.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="the first picture of the video")
+    make.add_argument("photo", metavar="PHOTO", nargs="?", help="the first picture of the video")
     make.add_argument("prompt", metavar="PROMPT", nargs="?", help="what should happen")
     make.add_argument(
         "--recipe",
@@ -160,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a picture that the video reaches then; may be given several times",
     )
-    make.add_argument("-o", "--output", metavar="FILE.mp4", type=Path, help="where the video goes")
+    make.add_argument("-o", "--output", metavar="FILE", type=Path, help="where the video (.mp4) or picture (.png) goes")
     add_settings(make)
     make.set_defaults(variant=None)  # so that the recipe's counts
     options.add_options(make)
@@ -170,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     clips.add_parsers(commands)
     batch.add_parser(commands)
     models_command.add_parser(commands)
+    loras_command.add_parser(commands)
     doctor.add_parser(commands)
     accounts.add_parser(commands)
     return parser

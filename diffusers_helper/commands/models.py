@@ -15,8 +15,9 @@ from typing import Any
 from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.commands.terminal import table
 from diffusers_helper.core.variants import VARIANTS
-from diffusers_helper.model_files import ModelSource, free_bytes, parts_for, readable_size, resolve_models
+from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, readable_size, resolve_models
 from diffusers_helper.model_files.checksums import RECORD, find_changed
+from diffusers_helper.model_files.contents import described
 from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
@@ -28,8 +29,8 @@ _FETCH = "To fetch what is missing: ./framepack models download"
 
 
 def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Namespace) -> int:
-    """Write a table of the parts: name, repository, folder, size, and whether they are here."""
-    rows = [("part", "repository", "folder", "commit", "size", "state")]
+    """Write a table of the parts: where they are from, what their weights are, size, and whether they are here."""
+    rows = [("part", "from", "commit", "weights", "size", "state")]
     lacking = 0
     for part in parts_for(variants):
         folder, problems = source.inspect(part)
@@ -37,7 +38,8 @@ def list_parts(source: ModelSource, variants: Sequence[str], _own: argparse.Name
         state = _state(folder, problems)
         lacking += bool(problems)
         commit = (source.revision(part) or "-")[:7]
-        rows.append((part.name, part.repository, part.folder or "-", commit, size, state))
+        weights = described(part, folder) if folder and not problems else ""
+        rows.append((part.name, _origin(source, part, folder), commit, weights or "-", size, state))
     sys.stdout.write(table(rows))
     for chosen in dict.fromkeys(source.chosen(part) for part in parts_for(variants)):
         if chosen:
@@ -134,11 +136,21 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    config: RuntimeConfig = parsed.config
-    lock, record = config.folders.models_lock, config.folders.cache / RECORD
-    source = resolve_models(config.models, accelerator=True, lock=lock, record=record)
     action: Command = parsed.action
-    return action(source, [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
+    return action(source_of(parsed.config), [parsed.variant] if parsed.variant else list(VARIANTS), parsed)
+
+
+def source_of(config: RuntimeConfig) -> ModelSource:
+    """Return where the chosen models are from; without a choice they are the published weights."""
+    lock, record = config.folders.models_lock, config.folders.cache / RECORD
+    return resolve_models(config.models, accelerator=True, lock=lock, record=record)
+
+
+def _origin(source: ModelSource, part: Part, place: Path | None) -> str:
+    """The file of a part that is one, else its place in the public repository."""
+    if place is not None and place.is_file():
+        return str(place.relative_to(source.root)) if place.is_relative_to(source.root) else str(place)
+    return f"{part.repository}/{part.folder}" if part.folder else part.repository
 
 
 def _state(folder: Path | None, problems: Sequence[Any]) -> str:

@@ -113,9 +113,9 @@ def run(parsed: argparse.Namespace) -> int:
         none = f"{language(parsed.config.language)(_none(store))}\n"
         sys.stdout.write(_listed(left, store) if left else none)
         return options.DONE
-    if parsed.output is not None:
-        require_target(parsed.output)
     chosen = left if parsed.all else [_chosen(parsed.id, left, store)]
+    if parsed.output is not None:
+        require_target(parsed.output, ".png" if any(record.request.frame for record in chosen) else ".mp4")
     if parsed.discard:
         for record in chosen:
             store.discard(record.id)

@@ -7,23 +7,26 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.commands.progress import ProgressBar
 from diffusers_helper.core.errors import CancelledError, OutputError, SettingsError
-from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StartMade, StepDone, VideoGrown
 from diffusers_helper.core.files import atomic_write, require_usable, require_writable
-from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.messages import ENGLISH, Language, Message, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.jobs.job import new_job_id
+from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
-from diffusers_helper.service.signals import asked_on_quit
+from diffusers_helper.service.signals import asked_on_quit, stop_on_interrupt
 
 if TYPE_CHECKING:
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.inputs import JobInputs
 
 SETTINGS = {
     "negative_prompt": "what should not happen; needs --cfg-scale above 1",
@@ -45,6 +48,12 @@ SETTINGS = {
     "height": "see --width",
     "fit": "crop what does not fit, or blur: show all of a picture before a blurred copy (crop)",
     "focus": "the point that stays when a picture is cropped, as X,Y from 0 to 1 (0.5,0.5)",
+    "start": "what a video without a photo begins with: text (a picture of the prompt), model (one by --start-from) or "
+    "colour (a blank one, cut off)",
+    "start_colour": "of a blank start, as #808080 or white; chooses it",
+    "frame_seed": "of the picture that is made as the start, or of a single one (that of the video)",
+    "frame_time": "of --frame: the picture's time index, 1 to 40; that of the photo is 0 (9)",
+    "frame_slots": "of --frame: which empty latents the model sees: any of post,2x,4x, or nothing (all)",
     "keep": "what stays beside the video: any of photo,recipe,latents, or nothing (photo,recipe)",
 }
 """The fields of a request that are options with a value; the request itself says which values are valid."""
@@ -55,6 +64,9 @@ _WORDS = {
     "shape": "SHAPE",
     "fit": "HOW",
     "focus": "X,Y",
+    "start": "WHAT",
+    "start_colour": "COLOUR",
+    "frame_slots": "LIST",
 }
 """What the value of an option is called in its help where it is no number."""
 
@@ -69,14 +81,58 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
             continue
         flag, kind = f"--{name.replace('_', '-')}", int if name == "resolution" else str
         parser.add_argument(flag, metavar=_WORDS.get(name, "N"), type=kind, default=argparse.SUPPRESS, help=text)
+    if "start" not in without:
+        parser.add_argument("--text-start", action="store_true", help="the same as --start text")
+    if "frame" not in without:
+        text = "make a single picture (PNG) instead of a video: of the prompt, or of the photo and maybe --end-photo"
+        parser.add_argument("--frame", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
+    )
+    parser.add_argument(
+        "--lora",
+        dest="loras",
+        metavar="FILE=WEIGHT",
+        action="append",
+        default=argparse.SUPPRESS,
+        help='a LoRA file and its weight, as often as there are files; over time: FILE="[0s-2.4s: 0.2] [2.4s-: 1]"',
     )
 
 
 def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of a request that were given."""
-    return {name: value for name, value in vars(parsed).items() if name in GenerationRequest.model_fields}
+    """Return the fields of a request that were given; what is told of the start chooses its kind."""
+    given = {name: value for name, value in vars(parsed).items() if name in GenerationRequest.model_fields}
+    if "text_start" in parsed:
+        implied = ("text", parsed.text_start), ("colour", "start_colour" in given), ("model", "start_from" in parsed)
+        given |= next(({"start": start} for start, chosen in implied if chosen and "start" not in given), {})
+    return given
+
+
+def make_video(program: Program, inputs: JobInputs, parsed: argparse.Namespace) -> int:
+    """Make one video, show how far it is, and write its path to stdout; return the exit code."""
+    t = language(parsed.config.language)
+    program.prepare()
+    name = new_job_id()
+    with (
+        stop_on_interrupt("after this step") as check,
+        steps_bar(inputs.request) as bar,
+        telling_how_to_go_on(name, program),
+    ):
+        events = program.generate(inputs, name, check=check, report=lambda text: bar.set_description_str(t(text)))
+        video = follow(events, check, bar, t)
+    sys.stdout.write(f"{move_video(video, parsed.output)}\n")
+    return options.DONE
+
+
+def with_told_seed(program: Program, given: Mapping[str, Any], t: Language) -> GenerationRequest:
+    """Return the request of what was given; say what is to be known of the models, and which seed was drawn."""
+    wanted = GenerationRequest.from_fields({**program.defaults.model_dump(), **given})
+    request = wanted.with_seed()
+    if program.note:
+        sys.stderr.write(f"{t(program.note)}\n")
+    if request is not wanted:
+        sys.stderr.write(f"{t('The seed of this video is {seed}.', seed=request.seed)}\n")
+    return request
 
 
 def steps_bar(request: GenerationRequest) -> ProgressBar:
@@ -125,11 +181,11 @@ def telling_how_to_go_on(name: str, program: Program) -> Iterator[None]:
         raise
 
 
-def require_target(output: Path) -> None:
-    """Raise SettingsError if no video could be written to `output`, as far as that can be known before it is made."""
+def require_target(output: Path, ending: str = ".mp4") -> None:
+    """Raise SettingsError if no result could be written to `output`, as far as that can be known before it is made."""
     require_usable([output])
-    if output.suffix.lower() != ".mp4":
-        raise SettingsError(Message("-o {output}: the name has to end with .mp4.", output=output))
+    if output.suffix.lower() != ending:
+        raise SettingsError(Message("-o {output}: the name has to end with {ending}.", output=output, ending=ending))
     if output.is_dir() or not output.parent.is_dir():
         raise SettingsError(Message("-o {output}: this is a folder, or its folder does not exist.", output=output))
     try:
@@ -162,5 +218,7 @@ def _show(event: Event, bar: ProgressBar, t: Language) -> None:
             bar.set_description_str(t(event.text))
         case Note():
             bar.write(t(event.text), file=sys.stderr)
+        case StartMade():
+            bar.write(t("The first picture: {path}", path=event.path), file=sys.stderr)
         case StepDone():
             bar.update(event.section * event.steps + event.step - bar.n)

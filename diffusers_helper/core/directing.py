@@ -1,23 +1,26 @@
 """From a request and the pictures that came with it to a plan, and to what each of its sections follows.
 
-A *cue* is a prompt, a negative prompt and a picture to look at, each maybe on the way from one to another. Sections
-that follow the same cue share its conditions.
+A *cue* is a prompt, a negative prompt and a picture to look at, each maybe on the way from one to another, and the
+weights of LoRA files. Sections that follow the same cue share its conditions, and what the transformer makes of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
+from diffusers_helper.core.blank import without_blank
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.frame import frame_plan
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, FPS, LATENT_WINDOW, START, VideoPlan
 from diffusers_helper.core.planning import plan_score
 from diffusers_helper.core.prompts import Timed, blended, by_section
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.score import Score, Stretch
+from diffusers_helper.core.scores import AFTER, BEFORE, MOST, score_of, sides
 
 SECTION_SECONDS = 4 * LATENT_WINDOW / FPS
 
@@ -44,11 +47,13 @@ class Cue:
         prompt: what should happen.
         negative: what should not.
         picture: names of the pictures whose image embedding it gets.
+        loras: the weight of each LoRA file.
     """
 
     prompt: Blend
     negative: Blend
     picture: Blend
+    loras: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,20 +69,48 @@ def key_name(number: int) -> str:
     return f"key_{number}"
 
 
-def direct(request: GenerationRequest, pictures: Collection[str] = (START,)) -> Direction:
-    """Plan the video of `request` with the pictures of these names; raises SettingsError for what cannot be."""
+def direct(
+    request: GenerationRequest, pictures: Collection[str] = (START,), videos: Mapping[str, object] | None = None
+) -> Direction:
+    """Plan the video of `request` with pictures and given videos of these names.
+
+    How long given videos are decides what sections read of them, and neither how many there are nor what they make: it
+    is taken that there is enough of each. Raises SettingsError for what cannot be.
+    """
+    if request.frame:
+        return _direct_frame(request, pictures)
+    if videos:
+        return direct_videos(request, {name: MOST[name] for name in sides(videos)})
     keys = [key_name(number) for number in range(1, len(request.key_seconds) + 1)]
     if missing := [name for name in keys if name not in pictures]:
         raise SettingsError(Message("There is a time for a key picture, but no picture: {names}.", names=missing))
     borders = [0, *_key_sections(request), request.sections]
     stretches = [Stretch(b - a, name) for name, (a, b) in zip((START, *keys), pairwise(borders), strict=True)]
     plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
+    if request.start == "colour":
+        plan = without_blank(plan)
     return _directed(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
 
 
-def direct_clip(request: GenerationRequest, score: Score, picture: str) -> Direction:
-    """Plan what is made for given videos: all sections look at the picture of that name."""
-    return _directed(plan_score(score), _cues(request, [0, request.sections], (picture,), has_end=False))
+def _direct_frame(request: GenerationRequest, pictures: Collection[str]) -> Direction:
+    """Plan a single frame, which looks at its control picture, START; without one that is a grey picture."""
+    if request.key_seconds:
+        raise SettingsError(Message("A single picture has no key pictures: leave out their times, or make a video."))
+    if END in pictures and START not in pictures:
+        raise SettingsError(Message("A second control picture needs a first one: give a photo, too."))
+    plan = frame_plan(request.frame_time, second=END in pictures, slots=request.frame_slots)
+    prompt, negative = (timed[0][1] for timed in (request.timed_prompts, request.timed_negative_prompts))
+    return _directed(plan, [Cue(Blend(prompt, prompt), Blend(negative, negative), Blend(START, START))])
+
+
+def direct_videos(request: GenerationRequest, latents: Mapping[str, int]) -> Direction:
+    """Plan what is made for given videos, of which there are so many latents: all sections look at one of their frames.
+
+    That is the newest one before them or, where nothing is, the first one after them, by the name of its video.
+    """
+    look = BEFORE if BEFORE in latents else AFTER
+    plan = plan_score(score_of(request, latents))
+    return _directed(plan, _cues(request, [0, request.sections], (look,), has_end=False))
 
 
 def _directed(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:
@@ -106,7 +139,8 @@ def _cues(request: GenerationRequest, borders: Sequence[int], starts: Sequence[s
     prompts = _texts(request.timed_prompts, count, request.blend)
     negatives = _texts(request.timed_negative_prompts, count, request.blend)
     looks = [_look(request, section, borders, starts, has_end=has_end) for section in range(count)]
-    return [Cue(*parts) for parts in zip(prompts, negatives, looks, strict=True)]
+    loras = zip(*(lora.weights(count) for lora in request.loras), strict=True) if request.loras else [()] * count
+    return [Cue(*parts) for parts in zip(prompts, negatives, looks, loras, strict=True)]
 
 
 def _texts(timed: Sequence[Timed], sections: int, blend: int) -> list[Blend]:

@@ -6,6 +6,7 @@
     ├── SettingsError          a setting out of range or one that does not fit (also a ValueError)
     ├── PhotoError             a file that cannot be used as the start picture (also a ValueError)
     ├── ClipError              a file that cannot be used as a given video (also a ValueError)
+    ├── LoraError              a file that cannot be used as a LoRA, or is another one than before (also a ValueError)
     ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
     ├── NumericsError          NaN or infinite latents or pixels
     ├── OutOfMemoryError       the device or the machine ran out of memory
@@ -33,6 +34,10 @@ class PhotoError(FramePackError, ValueError):
 
 class ClipError(FramePackError, ValueError):
     """The given file cannot be used as a video."""
+
+
+class LoraError(FramePackError, ValueError):
+    """The given file cannot be used as a LoRA, or it is not the one that the video was made with."""
 
 
 class ModelFilesError(FramePackError):

@@ -36,6 +36,19 @@ class Note(Event):
 
 
 @dataclass(frozen=True)
+class StartMade(Event):
+    """A start picture was made for a video without a photo; the video follows.
+
+    Attributes:
+        path: the picture.
+        preview: the same as the strip of frames that previews are, a JPEG.
+    """
+
+    path: Path
+    preview: bytes
+
+
+@dataclass(frozen=True)
 class Forecast(Event):
     """How long the parts of this video should take, as measured with earlier ones; at most once, before the first step.
 

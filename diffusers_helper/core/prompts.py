@@ -19,7 +19,8 @@ from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 
 MAX_BLEND = 4
 _SECONDS = r"(\d+(?:[.,]\d+)?)\s*s"
-_TIMED = re.compile(rf"\[\s*{_SECONDS}\s*(?:-\s*(?:{_SECONDS}\s*)?)?:([^\[\]]*)\]", re.IGNORECASE)
+TIMED = re.compile(rf"\[\s*{_SECONDS}\s*(?:-\s*(?:{_SECONDS}\s*)?)?:([^\[\]]*)\]", re.IGNORECASE)
+"""A text with its time, and maybe the time where it ends."""
 
 Timed = tuple[float, str]
 """Seconds of the finished video, and the text that counts from then on."""
@@ -39,13 +40,13 @@ def timed_prompts(prompt: str) -> tuple[Timed, ...]:
 
     Raises SettingsError where a text ends before it begins, or begins before the one in front of it.
     """
-    found = list(_TIMED.finditer(prompt))
+    found = list(TIMED.finditer(prompt))
     if not found:
         return ((0.0, prompt),)
     common = prompt[: found[0].start()].strip()
-    timed = [(_seconds(match[1]), match[3].strip()) for match in found]
+    timed = [(seconds_of(match[1]), match[3].strip()) for match in found]
     for match in found:
-        if match[2] is not None and _seconds(match[2]) <= _seconds(match[1]):
+        if match[2] is not None and seconds_of(match[2]) <= seconds_of(match[1]):
             raise SettingsError(Message("{part} in the prompt ends before it begins.", part=match[0][:60]))
     if any(later <= earlier for (earlier, _), (later, _) in pairwise(timed)):
         raise SettingsError(Message("The times in the prompt have to grow from one text to the next."))
@@ -66,8 +67,8 @@ def written(prompts: str | Sequence[Timed]) -> str:
     return " ".join(f"[{seconds:g}s: {text}]" for seconds, text in prompts)
 
 
-def by_section(prompts: Sequence[Timed], sections: int, window: int = LATENT_WINDOW) -> list[int]:
-    """Return the number of the text that each section of the finished video follows."""
+def by_section(prompts: Sequence[tuple[float, object]], sections: int, window: int = LATENT_WINDOW) -> list[int]:
+    """Return the number of the text, or whatever has a time, that each section of the finished video follows."""
     begins = [int(seconds * FPS + 1e-6) // (4 * window) for seconds, _ in prompts]
     return [max(i for i, begin in enumerate(begins) if begin <= section or i == 0) for section in range(sections)]
 
@@ -91,7 +92,8 @@ def blended(table: Sequence[int], blend: int) -> list[Mix]:
     return mixes
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Return the number that a time is written as."""
     return float(text.replace(",", "."))
 
 

@@ -7,12 +7,16 @@ findings into one sentence per field, and `to_json`/`from_json` keep a request a
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from diffusers_helper.core.blank import BLANK_FRAMES
 from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.frame import FRAME_TIME, MAX_FRAME_TIME, SLOTS, Slot
+from diffusers_helper.core.loras import MAX_LORAS, Lora, lora_list
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
 from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts, written
@@ -25,11 +29,18 @@ MAX_SECONDS = 120
 BEST_CRF, WORST_CRF = 1, 51
 Kept = Literal["photo", "recipe", "latents"]
 Resolution = Literal[128, 256, 384, 512, 640, 768]
+Start = Literal["photo", "text", "model", "colour"]
+GREY = "#808080"
+_LEVELS = re.compile(r"rgba?\(([^,()]+),([^,()]+),([^,()]+)(?:,[^,()]+)?\)")
 Shape = Literal["photo", "16:9", "9:16", "1:1", "4:3", "3:4"]
 SIDE_STEP, MIN_SIDE, MAX_SIDE = 16, 64, 1536
 """Of a video's width and height in pixels: the autoencoder shrinks by 8, and the transformer takes 2 x 2 of that."""
 SIDES = ("width", "height")
+OF_VIDEOS = ("anchor", "replaced")
+"""Settings that mean something for given videos alone."""
 MAX_KEYS = 20
+LONGEST_GIVEN = 10**6
+"""Seconds of a given video."""
 
 
 def _clean_text(value: object) -> object:
@@ -72,6 +83,24 @@ def _blank(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _colour(value: object) -> object:
+    """Return a colour, written in any way that browsers know, as #rrggbb."""
+    if not isinstance(value, str):
+        return value
+    from PIL import ImageColor  # not before a colour is read: programs choose their environment first
+
+    try:
+        if match := _LEVELS.fullmatch(value.strip()):  # a colour picker's levels are no whole numbers
+            levels = [min(max(round(float(text)), 0), 255) for text in match.groups()]
+        else:
+            levels = list(ImageColor.getrgb(value.strip())[:3])
+    except (ValueError, OverflowError):
+        raise SettingsError(
+            Message("start_colour: write a colour as #808080, or by a name such as white or grey.")
+        ) from None
+    return "#{:02x}{:02x}{:02x}".format(*levels)
+
+
 def _timed(value: str) -> str:
     """Check the times in a prompt."""
     timed_prompts(value)
@@ -84,6 +113,8 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[Whole, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 Seconds = Annotated[Number, Field(ge=0, le=MAX_SECONDS)]
+Colour = Annotated[str, BeforeValidator(_colour)]
+Time = Annotated[Number, Field(ge=0, le=LONGEST_GIVEN)]
 
 
 class GenerationRequest(BaseModel):
@@ -97,6 +128,9 @@ class GenerationRequest(BaseModel):
         end_strength: how much of an end picture counts, 0 to 1.
         end_embedding: whether sections look at the picture before them ("start") or more and more at the next ("mix").
         landing: how many sections before a key or end picture F1 leaves to the original's weights.
+        anchor: which given frame of a video F1 keeps in sight, the "last" or the "first" one.
+        replaced: the seconds of a given video in whose place the new ones come; from and to the same where they come
+            between. `media.edits` sets it.
         variant: "original" or "f1".
         seconds: wished length; the real one is `total_seconds`.
         seed: -1 for a random one, which `with_seed` then draws and fixes.
@@ -112,8 +146,17 @@ class GenerationRequest(BaseModel):
         width, height: of the video in pixels, multiples of 16, in place of both; None for neither.
         fit: "crop" cuts off what the shape has no room for, "blur" shows all of a picture before a blurred copy.
         focus: the point of a picture, as parts of its width and height, that stays in sight when it is cropped.
+        start: what a video without a photo begins with: a picture that the original's weights make of the prompt
+            ("text"), one by a text-to-image model of the user's ("model"), or a blank one, whose frames are cut off
+            ("colour"); with "photo" it needs a photo.
+        start_colour: as #rrggbb.
+        frame_seed: of a picture that is made as the start, or alone; None for the video's.
+        frame: make a single picture instead of a video, of the prompt or of control pictures.
+        frame_time: the picture's time index; the control picture's is 0.
+        frame_slots: which empty latents the model sees beside control pictures.
         keep: what stays beside the finished video: the photo as the models saw it, the settings, the latents (and with
             them all that it takes to make the video longer).
+        loras: LoRA files that change the transformer, and their weights; see `core.loras`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,6 +168,8 @@ class GenerationRequest(BaseModel):
     end_strength: Share = 1.0
     end_embedding: Literal["start", "mix"] = "start"
     landing: Annotated[Whole, Field(ge=1, le=2)] = 1
+    anchor: Literal["last", "first"] = "last"
+    replaced: tuple[Time, Time] | None = None
     variant: Literal["original", "f1"] = "original"
     seconds: Annotated[Number, Field(ge=1, le=MAX_SECONDS)] = 5.0
     seed: Annotated[Whole, Field(ge=-1, le=MAX_SEED)] = RANDOM_SEED
@@ -141,7 +186,14 @@ class GenerationRequest(BaseModel):
     height: Annotated[Side | None, BeforeValidator(_blank)] = None
     fit: Literal["crop", "blur"] = "crop"
     focus: Annotated[tuple[Share, Share], BeforeValidator(_words)] = (0.5, 0.5)
+    start: Start = "photo"
+    start_colour: Colour = GREY
+    frame_seed: Annotated[Annotated[Whole, Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_blank)] = None
+    frame: bool = False
+    frame_time: Annotated[Whole, Field(ge=1, le=MAX_FRAME_TIME)] = FRAME_TIME
+    frame_slots: Annotated[tuple[Slot, ...], BeforeValidator(_words)] = SLOTS
     keep: Annotated[tuple[Kept, ...], BeforeValidator(_words)] = ("photo", "recipe")
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(lora_list), Field(max_length=MAX_LORAS)] = ()
 
     @model_validator(mode="after")
     def _both_sides(self) -> GenerationRequest:
@@ -199,12 +251,20 @@ class GenerationRequest(BaseModel):
     @property
     def sections(self) -> int:
         """Number of sections sampled."""
-        return sections_for(self.seconds)
+        return 1 if self.frame else sections_for(self.seconds)
 
     @property
     def total_frames(self) -> int:
-        """Pixel frames of the finished video: a key picture is a frame of its own."""
-        return total_frames(self.sections) + len(self.key_seconds)
+        """Pixel frames of the finished video: each key picture is one of them, and those of a blank start are cut."""
+        if self.frame:
+            return 1
+        cut = BLANK_FRAMES if self.start == "colour" else 0
+        return total_frames(self.sections) + len(self.key_seconds) - cut
+
+    @property
+    def picture_seed(self) -> int:
+        """Seed of a picture that is made as the start, or alone."""
+        return self.seed if self.frame_seed is None else self.frame_seed
 
     @property
     def total_seconds(self) -> float:
@@ -218,7 +278,27 @@ class GenerationRequest(BaseModel):
 
 
 _CAME_LATER = frozenset(
-    ("blend", "key_seconds", "end_strength", "end_embedding", "landing", "shape", "width", "height", "fit", "focus")
+    (
+        "blend",
+        "key_seconds",
+        "end_strength",
+        "end_embedding",
+        "landing",
+        "anchor",
+        "replaced",
+        "shape",
+        "width",
+        "height",
+        "fit",
+        "focus",
+        "loras",
+        "start",
+        "start_colour",
+        "frame_seed",
+        "frame",
+        "frame_time",
+        "frame_slots",
+    )
 )
 _USUAL = GenerationRequest().model_dump()
 _NAMES: dict[str, Message] = {
@@ -240,11 +320,20 @@ _NAMES: dict[str, Message] = {
         Message("end_strength"),
         Message("end_embedding"),
         Message("landing"),
+        Message("anchor"),
+        Message("replaced"),
         Message("shape"),
         Message("width"),
         Message("height"),
         Message("fit"),
         Message("focus"),
+        Message("loras"),
+        Message("start"),
+        Message("start_colour"),
+        Message("frame_seed"),
+        Message("frame"),
+        Message("frame_time"),
+        Message("frame_slots"),
     )
 }
 """What the fields are called in other languages; in English by the name that scripts use."""

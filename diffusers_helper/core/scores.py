@@ -5,23 +5,48 @@ The latents of what comes before the new sections are called `BEFORE`, of what c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS, HISTORY_LATENTS, LATENT_WINDOW, sections_for
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.score import Score, Stretch
 
 BEFORE, AFTER = "before", "after"
+AROUND = "around"
+"""Name of a given video that what is made both follows and leads to."""
 MOST_BEFORE = 27
 """Latent frames of a video that sections after it are given: 105 frames."""
 MOST_AFTER = HISTORY_LATENTS
 """Latent frames of a video that sections before it are given."""
+MOST = {BEFORE: MOST_BEFORE, AFTER: MOST_AFTER}
+_T = TypeVar("_T")
+
+
+def sides(videos: Mapping[str, _T]) -> dict[str, _T]:
+    """Return given videos by the side they are on, BEFORE what is made and AFTER it; one AROUND it is on both."""
+    return dict.fromkeys((BEFORE, AFTER), videos[AROUND]) if AROUND in videos else dict(videos)
 
 
 def latents_of(frames: int, most: int) -> int:
     """Return how many latent frames a video of `frames` pixel frames, at least 1, gives, at most `most`."""
     return min(most, 1 + (frames - 1) // 4)
+
+
+def score_of(request: GenerationRequest, latents: Mapping[str, int]) -> Score:
+    """Return the score of what is made after BEFORE, before AFTER or between them, so many latents of each given.
+
+    Raises SettingsError where there is nothing to begin with.
+    """
+    before, after = latents.get(BEFORE), latents.get(AFTER)
+    if after is None:
+        return extend(request.variant, request.seconds, before or 0, request.anchor)
+    if before is None:
+        return extend_back(request.seconds, after)
+    return connect(request.variant, request.seconds, before, after, request.landing)
 
 
 def extend(variant: str, seconds: float, before: int, anchor: str = "last") -> Score:

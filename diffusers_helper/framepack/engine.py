@@ -33,6 +33,9 @@ from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, 
 
 VAE_SCALE = 8
 """Pixels per latent, each way."""
+GUIDANCE_KEPT = 4
+"""Conditions whose tokens and modulation stay on the device, about 100 MB each at full size; the oldest makes room, and
+is computed again where a section comes back to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,7 @@ class Sampler:
         execution: how it computes; the step cache is chosen by the settings.
         device, dtype: where it runs, and its dtype.
         use: see `decoding.Use`.
+        begin: gets each section before it is sampled.
     """
 
     denoiser: Denoiser
@@ -66,6 +70,7 @@ class Sampler:
     dtype: torch.dtype
     execution: Execution = field(default_factory=Execution)
     use: Use = nullcontext
+    begin: Callable[[SectionPlan], None] = lambda _section: None
 
 
 Samplers = Callable[[str], Generator[Event, None, Sampler]]
@@ -185,7 +190,7 @@ def _sampled_before(
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A variant's model, and what it made of conditions for all steps: once for each."""
+    """A variant's model, and what it made of the newest conditions for all steps."""
 
     variant: str
     sampler: Sampler
@@ -225,6 +230,7 @@ class _Run:
                 loaded = yield from _loaded(plan, section.index, self.samplers, self.settings)
             yield StageStarted("sample", Message("Sampling section {number} of {sections}", **labels))
             noise = draw_noise(batch, plan.section_frames, height * VAE_SCALE, width * VAE_SCALE, self.generator)
+            loaded.sampler.begin(section)
             with loaded.sampler.use(loaded.sampler.denoiser):  # type: ignore[arg-type]  # a module, in the product
                 latents = yield from self._sampled(section, noise, loaded)
             require_finite(latents, Message("The latents of section {number} of {sections}", **labels))
@@ -236,6 +242,8 @@ class _Run:
         """Sample one section, yielding a StepDone per model call; returns its latents (B, 16, w, H, W) float32."""
         sampler, settings = loaded.sampler, self.settings
         if section.prompt not in loaded.guidance:
+            while len(loaded.guidance) >= GUIDANCE_KEPT:
+                loaded.guidance.pop(next(iter(loaded.guidance)))
             loaded.guidance[section.prompt] = self._guided(self.conditions[section.prompt], noise, sampler)
         guidance = loaded.guidance[section.prompt]
         noise = noise.to(sampler.device)

@@ -1,4 +1,4 @@
-"""From a request and its pictures to a video file: the stages around the engine, each announced as an event.
+"""From a request and its pictures, or given videos, to a video file: the stages around the engine, each an event.
 
 It knows which model is needed when, and neither threads, queues nor pages. With a checkpoint a video that was cut off
 goes on where it was, to the same bits.
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusers_helper.core.directing import Direction
+from diffusers_helper.core.directing import Direction, direct_videos
 from diffusers_helper.core.events import Event, Finished, Note, SectionDone, SectionSampled, StageStarted, VideoGrown
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
@@ -26,6 +26,7 @@ from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.framepack.engine import VAE_SCALE, EarlierRun, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.clips import encode_clips, joined, read_videos
 from diffusers_helper.generation.conditions import Check, make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
@@ -56,20 +57,23 @@ def generate(
     """Make one video.
 
     Args:
-        inputs: the settings, where a seed of -1 is drawn here, and the pictures.
+        inputs: the settings, where a seed of -1 is drawn here, and the pictures or given videos.
         components: the models.
         output: the files' stem, for example `outputs/20261122_101500_123`.
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
         checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
         metadata: the picture and the video carry the request; see `media.recipe`.
 
-    Yields events up to Finished; where the disk is full it waits. Raises a FramePackError for all that a user can mend;
-    closing the iterator stops the work and keeps the sections that were done.
+    Yields events up to Finished, whose frames are those that were made; where the disk is full it waits. Raises a
+    FramePackError for all that a user can mend; closing the iterator stops the work and keeps the sections that were
+    done.
     """
     kept = Checkpoint(None) if checkpoint is None else checkpoint
-    request = inputs.request.with_seed()
+    request = components.loras.identified(inputs.request.with_seed())
     request = request.model_copy(update={"resolution": request.resolution or components.source.defaults.resolution})
-    inputs, recipe = replace(inputs, request=request), recipe_of(request, inputs.pictures) if metadata else ""
+    names = {use: clip.name for use, clip in inputs.videos.items()}
+    recipe = recipe_of(request, inputs.pictures, names) if metadata else ""
+    inputs = replace(inputs, request=request)
     with out_of_memory_as_error():
         yield from _stages(_Run(inputs, components, output, check, kept), recipe)
 
@@ -88,27 +92,30 @@ class _Run:
 def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     request, components, checkpoint = run.inputs.request, run.components, run.checkpoint
     components.plan_memory(request.preserved_memory_gb)
-    direction = run.inputs.direction
-    plan = direction.plan
     if recipe and not can_carry(recipe):
         yield Note(Message("The settings could not be written into the picture and the video."))
         recipe = ""
-    pictures = prepared(run.inputs, recipe)
-    tags = Tags(recipe, pictures.png, pictures.more) if recipe else Tags()
+    pictures, direction = yield from _material(run, recipe)
+    carried = () if run.inputs.videos else (pictures.png, pictures.more)
+    tags = Tags(recipe, *carried) if recipe else Tags()
+    plan = direction.plan
     video = GrowingVideo(run.output, plan.grows_at_front, request.crf, tags=tags)
-    if len(checkpoint) == len(plan.sections) and (final := video.finished(plan.total_frames)):
+    whole = None if run.inputs.videos else plan.total_frames
+    if len(checkpoint) == len(plan.sections) and (final := video.finished(whole)):
         yield Finished(final, plan.total_frames)
         return
     height, width = pictures.size
-    yield from keep_beside(run.output, request, pictures, len(checkpoint), run.check)
+    yield from keep_beside(run.output, run.inputs, pictures, len(checkpoint), run.check)
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
-    for text in notes_on(run.inputs, height * width, components.source.defaults.resolution or 0):
+    settings = sampling_settings(request)
+    held = STEP_CACHES[settings.step_cache].held_streams
+    work = Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held)
+    models = ModelLoader(components, work, run.check, request.loras, direction.cues)
+    notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
+    for text in (*models.notes(plan.variants), *notes):
         yield Note(text)
     conditions, given = yield from _encoded(run, direction, pictures)
     done = yield from _reopened(video, plan, checkpoint)
-    settings = sampling_settings(request)
-    held = STEP_CACHES[settings.step_cache].held_streams
-    models = ModelLoader(components, Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held), run.check)
     yield from sample_sections(
         plan,
         VideoInputs(given, conditions, request.seed),
@@ -129,9 +136,19 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
         # The newest section in the file is decoded again, for its edge.
         EarlierRun(checkpoint, decode_from=done - 1 if 0 < done < len(plan.sections) else done),
     )
-    path = video.finish()
+    path = (yield from joined(run.inputs, video, recipe, run.check)) if run.inputs.videos else video.finish()
     remove_unwanted(run.output, request)
     yield Finished(path, video.frames)
+
+
+def _material(run: _Run, recipe: str) -> Generator[Event, None, tuple[Pictures, Direction]]:
+    """Bring what the video is made from to its size, and plan it."""
+    if not run.inputs.videos:
+        direction = run.inputs.direction
+        return prepared(run.inputs, recipe), direction
+    yield StageStarted("image", Message("Reading the video"))
+    pictures = read_videos(run.inputs, recipe, run.check)
+    return pictures, direct_videos(run.inputs.request, pictures.latents)
 
 
 def sampling_settings(request: GenerationRequest) -> SamplingSettings:
@@ -195,16 +212,16 @@ def _both(first: Check, second: Check) -> Check:
 def _encoded(
     run: _Run, direction: Direction, pictures: Pictures
 ) -> Generator[Event, None, tuple[Mapping[int, Conditions], Mapping[str, Tensor]]]:
-    """Return conditions by number, and the pictures' latents (1, 16, 1, H, W) by name: as they were kept, or new."""
+    """Return conditions by number, and the given latents (1, 16, n, H, W) by name: as they were kept, or new."""
     request, components = run.inputs.request, run.components
     found = run.checkpoint.conditions()
-    if found and direction.cues.keys() <= found[0].keys() and pictures.named.keys() <= found[1].keys():
+    if found and direction.cues.keys() <= found[0].keys() and pictures.latents.items() <= _counts(found[1]).items():
         return found
     guided = request.cfg_scale != 1.0
     conditions = yield from make_conditions(direction.cues, pictures.named, components, run.check, guided=guided)
-    yield StageStarted("image", Message("Encoding the photo"))
+    yield StageStarted("image", Message("Encoding the video") if pictures.clips else Message("Encoding the photo"))
     with components.vae() as vae, interruptible(vae, run.check):
-        given = {
+        given = encode_clips(pictures.clips, vae, request.seed) or {
             name: vae_encode(pixels_of(picture), vae, torch.Generator("cpu").manual_seed(request.seed))
             for name, picture in pictures.named.items()
         }
@@ -215,3 +232,7 @@ def _encoded(
     need = 2 * sum(t.nbytes for each in conditions.values() for t in vars(each).values() if t is not None)
     yield from retry_when_disk_full(begin, run.output.parent, need, run.check)
     return conditions, given
+
+
+def _counts(given: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: latents.shape[2] for name, latents in given.items()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 
+from diffusers_helper.core.directing import Cue
 from diffusers_helper.core.events import Event, Note, StageStarted
 from diffusers_helper.core.interrupt import interruptible
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import SectionPlan
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.framepack.engine import Sampler
 from diffusers_helper.loading.components import Components
+from diffusers_helper.lora.applying import Loras
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.model_files.parts import VAE
 from diffusers_helper.models.kernels import PLAIN, Kernels
@@ -25,13 +29,29 @@ class ModelLoader:
         components: have the files, and the memory.
         work: what a step takes beside the weights.
         check: called between layers and while loading; it may raise.
+        loras: the LoRA files of the video.
+        cues: what its sections follow; the weights of these files are there.
     """
 
-    def __init__(self, components: Components, work: Work, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        components: Components,
+        work: Work,
+        check: Callable[[], None],
+        loras: Sequence[Lora] = (),
+        cues: Mapping[int, Cue] | None = None,
+    ) -> None:
         self._components = components
         self._work = work
         self._check = check
+        self._loras = loras
+        self._weights = {number: cue.loras for number, cue in (cues or {}).items()}
         self._kernels: Kernels = PLAIN
+
+    def notes(self, variants: Sequence[str]) -> Iterator[Message]:
+        """Say what of the LoRA files is used; raises LoraError for one that does not fit, before a model is loaded."""
+        found = {adapter.note for variant in variants for adapter in self._components.adapters(self._loras, variant)}
+        yield from sorted(found)
 
     @property
     def kernels(self) -> Kernels:
@@ -43,15 +63,28 @@ class ModelLoader:
         components = self._components
         yield StageStarted("load", Message("Loading the {model} transformer", model=variant_named(variant).title))
         components.load(VAE)  # decoding needs it: what is wrong with its files is told before any sampling
-        transformer = components.transformer(variant)
+        weights = set(self._weights.values()) or {()}
+        constant = weights.pop() if len(weights) == 1 else None
+        transformer = components.transformer(variant, Loras(components.adapters(self._loras, variant), constant))
+        adaptation = components.adaptation(transformer)
         execution, told = components.plan_sampling(transformer, self._work)
         self._kernels = execution.kernels
         for text in (*((told,) if told else ()), *components.notes_on(transformer)):
             yield Note(text)
 
+        at: tuple[float, ...] = ()
+
+        def begin(section: SectionPlan) -> None:
+            nonlocal at
+            at = self._weights.get(section.prompt, ())
+
         @contextmanager
         def use(module: nn.Module) -> Iterator[None]:
-            with components.residency.use(module, swap=module is transformer), interruptible(module, self._check):
+            with (
+                adaptation.placed(at, stay=components.policy.resident),
+                components.residency.use(module, swap=module is transformer),
+                interruptible(module, self._check),
+            ):
                 yield
 
-        return Sampler(transformer, components.device, transformer.dtype, execution, use)
+        return Sampler(transformer, components.device, transformer.dtype, execution, use, begin)

@@ -13,8 +13,9 @@ from diffusers_helper.media.inputs import JobInputs
 
 def notes_on(inputs: JobInputs, pixels: int, trained_at: int) -> Iterator[str]:
     """Yield sentences about the pictures, the settings, and an area of `pixels` far from `trained_at` squared."""
-    for photo in inputs.pictures.values():
-        yield from photo.notes
+    told = [note for photo in inputs.pictures.values() for note in photo.notes]
+    told += [note for clip in inputs.videos.values() for note in clip.notes]
+    yield from dict.fromkeys(told)  # what several share is told once
     request = inputs.request
     if request.crf != request.mp4_crf:
         yield Message(

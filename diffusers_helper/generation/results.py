@@ -16,24 +16,35 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.generation.conditions import Check
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.generation.pictures import Pictures
+from diffusers_helper.media.inputs import JobInputs
 
 BYTES_PER_PIXEL = 0.5
 """Generous guess of an MP4's size while it grows, for the check before the start."""
 CHECKPOINT_BYTES_PER_PIXEL = LATENT_WINDOW * 16 * 4 / 64
 """What a section's latents take: 16 channels of float32 for every 8 x 8 pixels."""
+ENCODED_AGAIN = 2
+"""How much larger a given video may become."""
 
 
 def keep_beside(
-    output: Path, request: GenerationRequest, pictures: Pictures, sections_kept: int, check: Check
+    output: Path, inputs: JobInputs, pictures: Pictures, sections_kept: int, check: Check
 ) -> Generator[Event, None, None]:
     """Keep picture and request. Where there is too little room a new video is refused; one that goes on waits."""
     height, width = pictures.size
-    need = _bytes_needed(request, sections_kept, height * width)
-    keep = partial(_keep, request, output, pictures.png, need)
+    need = _bytes_needed(inputs.request, sections_kept, height * width) + room_for(inputs)
+    keep = partial(write_beside, inputs.request, output, pictures.png, need)
     if sections_kept:
         yield from retry_when_disk_full(keep, output.parent, need, check)
     else:
         keep()
+
+
+def room_for(inputs: JobInputs) -> int:
+    """Return about how many bytes a file takes that holds the given videos, were they encoded again."""
+    try:
+        return ENCODED_AGAIN * sum(clip.path.stat().st_size for clip in inputs.videos.values())
+    except OSError:  # whoever reads it tells
+        return 0
 
 
 def remove_unwanted(output: Path, request: GenerationRequest) -> None:
@@ -43,8 +54,14 @@ def remove_unwanted(output: Path, request: GenerationRequest) -> None:
             output.with_name(f"{output.name}.{ending}").unlink(missing_ok=True)
 
 
-def _keep(request: GenerationRequest, output: Path, png: bytes, need: int) -> None:
-    """Write the picture and the request beside the video that is to come, if there is room for all of it."""
+def remove_recipe(output: Path, request: GenerationRequest) -> None:
+    """Remove the settings beside a single frame unless the request keeps them."""
+    if "recipe" not in request.keep:
+        output.with_name(f"{output.name}.json").unlink(missing_ok=True)
+
+
+def write_beside(request: GenerationRequest, output: Path, png: bytes, need: int) -> None:
+    """Write the picture and the request beside what is to come. Raises OutputError, also for less room than `need`."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_free_space(output.parent, need)

@@ -8,11 +8,22 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio.inputs import file_value, read_inputs, read_photo, read_request, setting_faults
+from diffusers_helper.gradio.inputs import (
+    CALL,
+    FRAME_SETTINGS,
+    begins_without,
+    file_value,
+    lora_fault,
+    read_inputs,
+    read_photo,
+    read_request,
+    setting_faults,
+)
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 
 class ApiHandlers:
@@ -22,20 +33,45 @@ class ApiHandlers:
         variant: which model the page is for.
         manager: runs the jobs.
         photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, photos: PhotoReader | None = None) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
+    ) -> None:
         self._variant = variant
         self._manager = manager
         self._photos = photos or PhotoReader()
+        self._library = library
 
     def check_generate(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """Validate every input of `generate` on its own, so that each fault is told with its field's name."""
-        end_fault = "" if end_photo is None else self._photo_fault(end_photo, request)
-        faults = [self._photo_fault(image, request), *setting_faults(settings).values(), end_fault]
-        return [_answer(fault) for fault in faults]
+        none = image is None and begins_without(settings.get("start"))
+        photo_fault = "" if none else self._photo_fault(image, request)
+        faults = self._faults(photo_fault, end_photo, request, settings)
+        return [_answer(faults[name]) for name in CALL if name in faults]
+
+    def check_frame(
+        self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
+    ) -> list[dict[str, Any]]:
+        """Validate every input of `frame` on its own."""
+        alone = setting_faults({name: settings.pop(name) for name in FRAME_SETTINGS})
+        photo_fault = "" if image is None else self._photo_fault(image, request)
+        faults = self._faults(photo_fault, end_photo, request, settings)
+        in_order = [faults[name] for name in CALL if name in faults]
+        return [_answer(fault) for fault in (*in_order, *alone.values())]
+
+    def frame(
+        self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
+    ) -> str:
+        """Start a single picture, of the prompt or of the photos as control pictures, and return its job id."""
+        return self.generate(image, request, end_photo=end_photo, frame=True, **settings)
 
     def generate(
         self,
@@ -47,7 +83,7 @@ class ApiHandlers:
     ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            wanted = read_request(self._variant.name, settings)
+            wanted = read_request(self._variant.name, settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:
@@ -86,7 +122,7 @@ class ApiHandlers:
         return self._manager.snapshot(job_id).to_dict()
 
     def snapshot(self, job_id: str, request: gr.Request | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return how far a job is and, once it has ended, the video it made; None until then or if there is none."""
+        """Return how far a job is and, once it has ended, the file it made; None until then or if there is none."""
         try:
             job = self._own(job_id, request)
         except UnknownJobError as error:
@@ -99,6 +135,15 @@ class ApiHandlers:
         except FramePackError as error:
             return str(error)
         return ""
+
+    def _faults(
+        self, photo_fault: str, end_photo: object, request: gr.Request | None, settings: dict[str, Any]
+    ) -> dict[str, str]:
+        faults = {"image": photo_fault, **setting_faults(settings)}
+        faults["end_photo"] = "" if end_photo is None else self._photo_fault(end_photo, request)
+        if "loras" in settings:
+            faults["loras"] = faults["loras"] or lora_fault(settings["loras"], self._library)
+        return faults
 
     def _own(self, job_id: str, request: gr.Request | None) -> JobSnapshot:
         """Return the job; raises UnknownJobError, for another user's, too."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
+from diffusers_helper.core.frame import FRAME_TIME, SLOTS
 from diffusers_helper.core.messages import ENGLISH, Language, language
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api import ApiHandlers
@@ -25,12 +27,16 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
-from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
+from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
+from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
+from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
+from diffusers_helper.gradio.video_panel import VideoPanel, VideoPanelHandlers, connect_video_panel, lay_out_video_panel
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -116,6 +122,8 @@ def build_app(
             with gr.Column(elem_id="options"):
                 options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
+                no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
+                given = lay_out_video_panel(t)
                 many = lay_out_photo_batch(t)
                 if status.computer is not None:
                     lay_out_computer(status.computer, manager.stats, t)
@@ -123,26 +131,37 @@ def build_app(
             "prompt": form.prompt,
             "seconds": form.seconds,
             "blend": form.blend,
+            **no_photo.named,
             **form.end_photo.named,
             **options.named,
         }
         shared = {**{name: named[name] for name in SETTINGS}, "end_photo": form.end_photo.image}
         inputs = {"image": form.image, **shared}
-        page = PageHandlers(variant, manager, backend.client_jobs, t, photos)
+        page = PageHandlers(variant, manager, backend.client_jobs, t, photos, model.loras)
         keep = _keeping(inputs, browser.draft)
         _connect_form(form, inputs, keep)
         seed = inputs["seed"]
         assert isinstance(seed, gr.Number)
         _connect_seed(page, options, seed, browser.client_id, keep)
-        hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults))
+        hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), model.loras)
         _connect_hints(hints, form, inputs, recipe, [app.load, result.details.change])
-        restored = [recipe.message, *inputs.values()]
-        recipe.file.upload(RecipeHandlers(variant, t).restore, recipe.file, restored, **_QUICK).then(**keep)
-        recipe.file.clear(None, None, recipe.message, js=_NOTHING)
-        _connect_jobs(app, page, form, inputs, browser, result)
-        handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos)
+        loras = LoraHandlers(model.loras, t, photos)
+        connect_loras(options.loras, loras, keep)
+        show_loras = {"fn": loras.show, "inputs": options.loras.text, "outputs": options.loras.shown, **_QUICK}
+        _connect_recipe(recipe, RecipeHandlers(variant, t, loras=model.loras), inputs, keep, show_loras)
+        _connect_jobs(app, page, form, inputs, browser, result).then(**show_loras)
+        connect_no_photo(
+            no_photo,
+            NoPhotoHandlers(variant, manager, backend.client_jobs, t),
+            browser.client_id,
+            inputs,
+            lambda shown: shown.then(**keep),
+        )
+        handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
-        _connect_api(ApiHandlers(variant, manager, photos), inputs)
+        edits = VideoEdits(variant, manager, backend.videos, model.loras)
+        _connect_videos(given, VideoPanelHandlers(page, edits, backend, t), form, inputs, browser, result)
+        _connect_api(ApiHandlers(variant, manager, photos, model.loras), edits, {name: inputs[name] for name in CALL})
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -163,6 +182,11 @@ def _lay_out_result(t: Language) -> _Result:
     return _Result([*shown, buttons], details, resume, discard)
 
 
+def _shown(form: Form, browser: _Browser, result: _Result) -> list[Any]:
+    """Return what `PageHandlers.tick` fills."""
+    return [browser.seen, *result.shown, form.start, form.end, form.stop_after_section]
+
+
 def _connect_jobs(
     app: gr.Blocks,
     page: PageHandlers,
@@ -170,11 +194,14 @@ def _connect_jobs(
     inputs: dict[str, Any],
     browser: _Browser,
     result: _Result,
-) -> None:
-    """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open."""
+) -> Dependency:
+    """Connect reload, timer and buttons; none goes through Gradio's queue, so no stream is held open.
+
+    Return the event after which a reload has brought everything back.
+    """
     client_id, seen = browser.client_id, browser.seen
-    shown = [seen, *result.shown, form.start, form.end, form.stop_after_section]
-    app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
+    shown = _shown(form, browser, result)
+    reloaded = app.load(page.restore, [client_id, browser.draft], [client_id, *inputs.values(), *shown], **_QUICK)
     poll = gr.Timer(POLL_SECONDS).tick(page.tick, [client_id, seen], shown, trigger_mode="once", js=_SEEN, **_QUICK)
     poll.success(None, None, None, js=_HEARD)
     begun = form.start.click(
@@ -193,6 +220,7 @@ def _connect_jobs(
         result.discard.click(page.discard, about_it, shown, trigger_mode="once", **_QUICK),
     ):
         done.then(None, None, None, js=_ACTED)
+    return reloaded
 
 
 def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
@@ -203,11 +231,39 @@ def _keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
 
 def _connect_form(form: Form, inputs: dict[str, Any], keep: dict[str, Any]) -> None:
     """Connect quick choices, and what keeps the draft."""
-    typed = [inputs["prompt"].change, inputs["negative_prompt"].change]  # `input` leaves out pasting with the mouse
+    # `input` leaves out pasting with the mouse, and what page.js writes.
+    typed = [inputs[name].change for name in ("prompt", "negative_prompt", "loras")]
     cleared = [form.image.clear, form.end_photo.image.clear]
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
+
+
+def _connect_videos(
+    panel: VideoPanel,
+    handlers: VideoPanelHandlers,
+    form: Form,
+    inputs: dict[str, Any],
+    browser: _Browser,
+    result: _Result,
+) -> None:
+    """Connect the panel of given videos, whose button does as those of `_connect_jobs`."""
+    brought = {"client_id": browser.client_id, "seen": browser.seen, **inputs}
+    shown = [form.message, *_shown(form, browser, result)]
+    connect_video_panel(panel, handlers, brought, shown).then(None, None, None, js=_ACTED)
+
+
+def _connect_recipe(
+    recipe: RecipePanel,
+    handlers: RecipeHandlers,
+    inputs: dict[str, Any],
+    keep: dict[str, Any],
+    show_loras: dict[str, Any],
+) -> None:
+    """Connect the file with settings, which the draft then has, too."""
+    restored = [recipe.message, *inputs.values()]
+    recipe.file.upload(handlers.restore, recipe.file, restored, **_QUICK).then(**keep).then(**show_loras)
+    recipe.file.clear(None, None, recipe.message, js=_NOTHING)
 
 
 def _connect_seed(
@@ -250,11 +306,18 @@ def _connect_hints(
     )
 
 
-def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
+def _frame_settings() -> dict[str, Any]:
+    """Settings of single pictures that only scripts have."""
+    slots = gr.CheckboxGroup(list(SLOTS), value=list(SLOTS), visible=False)
+    return dict(zip(FRAME_SETTINGS, (gr.Number(FRAME_TIME, visible=False), slots), strict=True))
+
+
+def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
     shared = {**RAW, "concurrency_limit": None}
+    inputs = {name: inputs[name] for name in CALL}
     gr.on(
         [],
         api.generate,
@@ -264,6 +327,16 @@ def _connect_api(api: ApiHandlers, inputs: dict[str, Any]) -> None:
         api_name="generate",
         **shared,
     )
+    gr.on(
+        [],
+        api.frame,
+        inputs_kwargs={**inputs, **_frame_settings()},
+        outputs=job_id,
+        validator=api.check_frame,
+        api_name="frame",
+        **shared,
+    )
+    connect_video_edits(edits, inputs, job_id, **shared)
     for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):
         gr.on([], call, job_id, state, validator=api.check_job, api_name=name, **shared)
     gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)

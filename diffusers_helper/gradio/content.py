@@ -9,9 +9,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.photo_batch import PhotoBatch
+from diffusers_helper.gradio.video_edits import VideoReader
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -30,6 +32,8 @@ class ModelCard:
         note: a sentence that a user must see; empty for none.
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here; None where nobody knows.
+        start_from: the text-to-image model that makes first pictures; empty for none.
+        loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
     variant: Variant
@@ -37,6 +41,8 @@ class ModelCard:
     note: str = ""
     camera_only: bool = False
     estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
+    start_from: str = ""
+    loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ class Backend:
         client_jobs: which job is whose.
         photo_batch: the photos of many that became no job.
         photos: reads photos, with a bound for the whole program.
+        videos: reads given videos, likewise.
     """
 
     manager: JobManager
     client_jobs: ClientJobs
     photo_batch: PhotoBatch = field(default_factory=PhotoBatch)
     photos: PhotoReader = field(default_factory=PhotoReader)
+    videos: VideoReader = field(default_factory=VideoReader)
 
 
 @dataclass(frozen=True)

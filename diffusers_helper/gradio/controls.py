@@ -20,6 +20,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo, slider
 from diffusers_helper.gradio.hint_view import size_hint as size_hint_html
 from diffusers_helper.gradio.hint_view import timing as timing_html
+from diffusers_helper.gradio.lora_panel import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.size_panel import lay_out_sizes
 
 IDEAS = {  # the prompts stay English, which the models know best
@@ -63,6 +64,7 @@ class Options:
     """The lower controls; `named` has one for each further setting of a request."""
 
     random_seed: gr.Checkbox
+    loras: LoraPanel
     named: dict[str, gr.components.Component]
 
 
@@ -151,10 +153,11 @@ def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:
         elem_id="random-seed",
     )
     seed = gr.Number(defaults.seed, label=t("Seed"), elem_id="seed")
+    loras = lay_out_loras(defaults, t)
     sizes = lay_out_sizes(defaults, t)
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         more = _more_settings(defaults, t)
-    return Options(random_seed, {"teacache": teacache, "seed": seed, **sizes, **more})
+    return Options(random_seed, loras, {"teacache": teacache, "seed": seed, "loras": loras.text, **sizes, **more})
 
 
 def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.components.Component]:

@@ -39,7 +39,7 @@ SECURITY_HEADERS = {
 HTTPS_ONLY = "max-age=31536000"
 """Browsers that came by TLS once do so for a year; other names of the domain are not this server's to decide."""
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)|\[(?P<v6>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
-_GENERATE = re.compile(r"/gradio_api/call/generate/?$")
+_STARTS = re.compile(r"/gradio_api/call/(generate|extend|connect|loop|redo|insert)/?$")
 _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 
@@ -168,7 +168,7 @@ def reject_when_full(app: ASGIApp, full: Callable[[], str]) -> ASGIApp:
     """Answer 503 to a script that wants to start a job while `full` gives a reason why none can be taken."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        starts = scope["type"] == "http" and scope["method"] == "POST" and bool(_GENERATE.search(scope["path"]))
+        starts = scope["type"] == "http" and scope["method"] == "POST" and bool(_STARTS.search(scope["path"]))
         if starts and (reason := full()):
             refusal = JSONResponse({"detail": reason}, 503, {"Retry-After": "30"})
             return await refusal(scope, receive, send)

@@ -30,6 +30,7 @@ from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.same_again import LastAsked
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 
 class PageHandlers:
@@ -41,6 +42,7 @@ class PageHandlers:
         client_jobs: which job is whose.
         t: the language of the page.
         photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PageHandlers:
         client_jobs: ClientJobs,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
@@ -57,6 +60,7 @@ class PageHandlers:
         self._t = t
         self._asked = LastAsked()
         self._photos = photos or PhotoReader()
+        self._library = library
 
     def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
         """On load: return the client id, photo, settings and end photo of the draft, then everything `tick` returns."""
@@ -93,11 +97,11 @@ class PageHandlers:
         """Start a job; return the message for a bad entry, then everything `tick` returns."""
         message = ""
         try:
-            wanted = read_request(self._variant.name, settings)
+            wanted = read_request(self._variant.name, settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
-            if self._asked.again(str(whose), (image, end_photo), wanted, self._client_jobs.job(whose)):
+            if self._asked.again(str(whose), (image, end_photo), inputs.request, self._client_jobs.job(whose)):
                 return [view.same_again(self._t), *self.tick(client_id, seen, request)]
             self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
             self._asked.note(str(whose), (image, end_photo), self._client_jobs.job(whose))
@@ -142,7 +146,7 @@ class PageHandlers:
         busy = self._client_jobs.busy(client_id)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
-        video = job.video if job else None
+        video = job.video if job and not view.is_picture(job) else None
         return [
             view.progress(job, t, time.time()),
             view.stage(job, t),

@@ -17,6 +17,7 @@ from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_inpu
 from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 
 class HintHandlers:
@@ -28,6 +29,7 @@ class HintHandlers:
         estimate: tells how long a video takes here; None where nobody knows.
         photos: reads photos; None for a reader of its own.
         trained_at: base size that the models were trained at.
+        library: the LoRA files; None for none.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class HintHandlers:
         estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
         photos: PhotoReader | None = None,
         trained_at: int = DEFAULT_RESOLUTION,
+        library: LoraLibrary | None = None,
     ) -> None:
         self._variant = variant
         self._t = t
         self._estimate = estimate
         self._photos = photos or PhotoReader()
         self._trained_at = trained_at
+        self._library = library
 
     def size_hint(
         self,
@@ -98,9 +102,10 @@ class HintHandlers:
         """Return what is still wrong if `message` says that something is, and about how long the video will take."""
         fault, told = "", ""
         try:
-            wanted = read_request(self._variant.name, settings)
+            wanted = GenerationRequest.from_fields({"variant": self._variant.name, **settings})
             told = view.estimate(self._estimate(wanted), self._t)
             if message:
+                read_request(self._variant.name, settings, self._library)
                 read_inputs(wanted, image, end_photo, self._photos, request)
         except FramePackError as error:
             fault = self._t(str(error))

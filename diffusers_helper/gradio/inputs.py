@@ -20,7 +20,7 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from diffusers_helper.core.errors import PhotoError, SettingsError
+from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
@@ -31,8 +31,9 @@ from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
-SETTINGS = (
+_SETTINGS = (
     "prompt",
     "negative_prompt",
     "seconds",
@@ -56,8 +57,15 @@ SETTINGS = (
     "fit",
     "focus",
 )
-"""The fields of a request that a user sets here, in the order of a script's call, so that new ones come last; the
-variant belongs to the page."""
+_LATER = ("start", "start_colour", "frame_seed", "loras")
+SETTINGS = (*_SETTINGS, *_LATER)
+"""The fields of a request that a user sets here; the variant belongs to the page."""
+CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
+"""The values of a script's call in their order: what is new comes last, or older scripts would mean something else."""
+_TEXTS = (*SIDES, "frame_seed")
+"""Numbers that may be none, and so are texts in their controls."""
+FRAME_SETTINGS = ("frame_time", "frame_slots")
+"""Fields of a request for a single picture, which come after all others in a script's call."""
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -107,10 +115,12 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
 
 
 def control_value(name: str, value: Any) -> Any:
-    """Return a setting as its control has it: a point and sides as texts, everything else as it is."""
+    """Return a setting as its control has it: a point, LoRA files and numbers that may be none as texts."""
     if name == "focus":
         return ",".join(str(share) for share in value)
-    if name in SIDES:
+    if name == "loras":
+        return "; ".join(lora.text for lora in value)
+    if name in _TEXTS:
         return "" if value is None else str(value)
     return value
 
@@ -133,9 +143,18 @@ def read_inputs(
     photos: PhotoReader,
     visitor: gr.Request | None = None,
 ) -> JobInputs:
-    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo."""
-    pictures = {START: read_photo(image, photos, visitor)}
-    return JobInputs(request, pictures | read_end_photo(end_photo, photos, visitor))
+    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo.
+
+    A photo comes before whatever else the request would begin with.
+    """
+    none = image is None and begins_without(request.start, frame=request.frame)
+    pictures = {} if none else {START: read_photo(image, photos, visitor)}
+    return JobInputs.of(request, pictures | read_end_photo(end_photo, photos, visitor))
+
+
+def begins_without(start: object, *, frame: bool = False) -> bool:
+    """Tell whether no photo is needed, by the setting of that name."""
+    return frame or start not in (None, "photo")
 
 
 def read_end_photo(end_photo: object, photos: PhotoReader, visitor: gr.Request | None = None) -> dict[str, Photo]:
@@ -171,9 +190,26 @@ def _recipe_in(value: object, user: str) -> Recipe | None:
     return None
 
 
-def read_request(variant: str, settings: Mapping[str, Any]) -> GenerationRequest:
-    """Validate the settings; raises SettingsError with a sentence for each field at fault."""
-    return GenerationRequest.from_fields({"variant": variant, **settings})
+def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:
+    """Validate the settings; raises SettingsError with a sentence for each field at fault.
+
+    LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
+    """
+    request = GenerationRequest.from_fields({"variant": variant, **settings})
+    if not request.loras:
+        return request
+    files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])
+    loras = [lora.model_copy(update={"name": file.name}) for lora, file in zip(request.loras, files, strict=True)]
+    return request.model_copy(update={"loras": tuple(loras)})
+
+
+def lora_fault(loras: object, library: LoraLibrary | None) -> str:
+    """Return what is wrong with the LoRA files of a request; empty if nothing is."""
+    try:
+        read_request("original", {"loras": loras}, library)
+    except FramePackError as error:
+        return str(error)
+    return ""
 
 
 def setting_fault(name: str, value: object) -> str:

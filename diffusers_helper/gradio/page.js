@@ -42,6 +42,26 @@
   document.addEventListener("load", shown, true);
   document.addEventListener("error", shown, true);
 
+  // The cards of LoRA files: their sliders and buttons write into texts, as if somebody had typed there.
+  const write = (box, text) => {
+    box.value = text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  document.addEventListener("input", ({ target }) => {
+    const card = target.closest?.("[data-lora]");
+    if (!card || target.value === "") return;
+    card.dataset.weight = target.value;
+    for (const input of card.querySelectorAll("input")) if (input !== target) input.value = target.value;
+    const chosen = [...document.querySelectorAll("[data-lora]")].map(({ dataset }) => `${dataset.lora}=${dataset.weight}`);
+    write(document.querySelector("#lora-text textarea"), chosen.join("; "));
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (!target.dataset?.words) return;
+    const prompt = document.querySelector("#prompt textarea");
+    const missing = target.dataset.words.split(", ").filter((word) => !prompt.value.includes(word));
+    if (missing.length) write(prompt, [...missing, prompt.value].filter(Boolean).join(", "));
+  });
+
   const filled = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
   const duration = (time) => { // as view.duration
     const whole = Math.max(1, Math.round(time));

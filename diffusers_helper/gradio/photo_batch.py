@@ -35,6 +35,7 @@ from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 POLL_SECONDS = 2
 MAX_CLIENTS = 10_000
@@ -84,6 +85,7 @@ class PhotoBatchHandlers:
         photo_batch: the photos of all clients that became no job.
         t: the language of the page.
         photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class PhotoBatchHandlers:
         photo_batch: PhotoBatch,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
     ) -> None:
         self._variant = variant
         self._manager = manager
         self._series = photo_batch
         self._t = t
         self._photos = photos or PhotoReader()
+        self._library = library
 
     def queue(
         self,
@@ -117,7 +121,7 @@ class PhotoBatchHandlers:
         message, left = "", files
         try:
             known = require_client_id(whose)
-            wanted = read_request(self._variant.name, settings)
+            wanted = read_request(self._variant.name, settings, self._library)
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             end = read_end_photo(end_photo, self._photos, request)
@@ -165,7 +169,7 @@ class PhotoBatchHandlers:
         name = display_name(str(known.get("orig_name") or known.get("path") or ""))
         try:
             photo = replace(read_photo(file, self._photos, request), name=name)
-            inputs = JobInputs(wanted, {START: photo, **end})
+            inputs = JobInputs.of(wanted, {START: photo, **end})
             self._manager.submit(inputs, owner=owner_of(request), client_id=client_id, batch=True)
         except PhotosBusyError:
             raise

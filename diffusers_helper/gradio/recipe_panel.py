@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,6 +13,7 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import display_name
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
@@ -21,6 +22,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
 from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
+from diffusers_helper.model_files.lora_library import LoraLibrary, named
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +34,20 @@ class RecipeHandlers:
         variant: which model the page is for.
         t: the language of the page.
         read: reads what is in a file; see `media.recipe.read_recipe`.
+        loras: the LoRA files that are here; None for none.
     """
 
-    def __init__(self, variant: Variant, t: Language = ENGLISH, read: Callable[[Path], Recipe] = read_recipe) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        t: Language = ENGLISH,
+        read: Callable[[Path], Recipe] = read_recipe,
+        loras: LoraLibrary | None = None,
+    ) -> None:
         self._variant = variant
         self._t = t
         self._read = read
+        self._loras = loras or LoraLibrary(())
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
         """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
@@ -56,13 +66,38 @@ class RecipeHandlers:
             settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
+        notes = [text for text in (missing, no_end) if text]
+        if "loras" in settings or recipe.names is not None:  # files of this program without any were made without
+            settings["loras"], lora_notes = self._loras_here(settings.get("loras", ()))
+            notes += lora_notes
         controls = [control_value(name, settings[name]) if name in settings else gr.skip() for name in SETTINGS]
-        told = self._told(recipe, [text for text in (missing, no_end) if text])
-        return [told, file_value(photo) if photo else gr.skip(), *controls, end_photo]
+        cleared = None if settings.get("start") == "colour" else gr.skip()
+        return [self._told(recipe, notes), file_value(photo) if photo else cleared, *controls, end_photo]
+
+    def _loras_here(self, loras: Iterable[Lora]) -> tuple[list[Lora], list[str]]:
+        """Return LoRA files by the names that they have here, and sentences on those that are missing or others."""
+        files, found = self._loras.files(), []
+        notes: list[str] = []
+        for lora in loras:
+            place = lora.name
+            try:
+                file = named(_without_root(lora.name), files)
+                self._loras.require_usable(file)
+                place = file.name
+                if lora.sha256 not in ("", self._loras.sha256(file)):
+                    notes.append(
+                        Message("LoRA {name} is another file here than the one this was made with.", name=file.name)
+                    )
+            except SettingsError as error:
+                notes.append(error.args[0])
+            found.append(lora.model_copy(update={"name": place, "sha256": ""}))
+        return found, notes
 
     @staticmethod
     def _photo(recipe: Recipe, path: Path, request: gr.Request | None) -> tuple[Path | None, str]:
         """Return the photo of `recipe`, which is the file at `path` or in it, or else why there is none."""
+        if recipe.settings.get("start") == "colour":
+            return None, ""  # the picture is blank, and no photo
         if recipe.picture:
             return path, ""
         try:
@@ -117,3 +152,9 @@ def lay_out_recipe(t: Language) -> RecipePanel:
         )
         message = gr.HTML(apply_default_css=False, elem_id="recipe-message")
     return RecipePanel(file, message)
+
+
+def _without_root(name: str) -> str:
+    """A LoRA's name, of a path of some computer the last part alone: there it was in a folder of its own."""
+    place = name.replace("\\", "/")
+    return place.rpartition("/")[2] if place.startswith("/") or place[1:3] == ":/" else name

@@ -91,7 +91,10 @@ def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         title, steps = t("Your video appears here"), t("Add a photo, say what should happen, press Start.")
         return f'<div class="fp-stage fp-empty"><strong>{title}</strong><span>{steps}</span></div>'
     if job.preview is not None:
-        return _film(job.preview, t("A rough preview of the part being made"), small=job.video is not None)
+        alone = is_picture(job)
+        caption = t("A rough preview of the picture") if alone else t("A rough preview of the part being made")
+        small = job.video is not None and not alone
+        return _film(job.preview, caption, small=small, frames=1 if alone else LATENT_WINDOW)
     if job.video:
         return ""
     return f'<div class="fp-stage fp-empty fp-working"><strong>{_doing(job, t)}</strong></div>'
@@ -109,7 +112,13 @@ def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -
     status = f'<p class="fp-status">{_doing(job, t)}</p>'
     if job.ended or not job.section:
         return status
-    return f'{status}<div class="fp-bars">{_section_bar(job, t, now)}{_video_bar(job, t, now)}</div>'
+    whole = "" if is_picture(job) else _video_bar(job, t, now)
+    return f'{status}<div class="fp-bars">{_section_bar(job, t, now)}{whole}</div>'
+
+
+def is_picture(job: JobSnapshot) -> bool:
+    """Tell whether a job makes a single picture and no video."""
+    return job.request is not None and job.request.frame
 
 
 def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
@@ -178,11 +187,11 @@ def duration(seconds: float, t: Language = ENGLISH) -> str:
     return t("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
 
 
-def _film(jpeg: bytes, caption: str, *, small: bool) -> str:
+def _film(jpeg: bytes, caption: str, *, small: bool, frames: int) -> str:
     """Play the latent frames, side by side in `jpeg`, in place: a section's 9 are 1.2 s."""
     with Image.open(BytesIO(jpeg)) as strip:
         width, height = strip.size
-    shape = f"--fp-shape: {width / LATENT_WINDOW / height:.4f}; --fp-frames: {LATENT_WINDOW}"
+    shape = f"--fp-shape: {width / frames / height:.4f}; --fp-frames: {frames}"
     return (
         f'<figure class="fp-stage{" fp-small" if small else ""}"><div class="fp-film" style="{shape}">'
         f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" '
@@ -243,7 +252,9 @@ def _passed(job: JobSnapshot, now: float) -> float:
 def _facts(job: JobSnapshot, t: Language) -> str:
     facts = []
     length = {"frames": job.frames, "seconds": job.frames / FPS}
-    if job.video and job.partial:
+    if is_picture(job):
+        pass  # which has no length
+    elif job.video and job.partial:
         facts.append(t("{frames} of {total} frames, {seconds:.2f} s", total=job.total_frames, **length))
     elif job.video:
         facts.append(t("{frames} frames, {seconds:.2f} s", **length))

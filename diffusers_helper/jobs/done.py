@@ -75,6 +75,13 @@ class DoneJobs:
                 found.append(record)
         return found[::-1]
 
+    def record(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job that is done; None if there is none that can be used."""
+        try:
+            return read_record_file(self._folder / f"{job_id}{_ENDING}", job_id) if is_id(job_id) else None
+        except (FileNotFoundError, UnusableJobError):
+            return None
+
     def _records(self, names: list[str]) -> Iterator[JobRecord]:
         for name in names:
             file = self._folder / name

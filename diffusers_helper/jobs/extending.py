@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from diffusers_helper.core.directing import direct
@@ -24,13 +24,16 @@ from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, partial_fil
 
 
 def longer_request(
-    request: GenerationRequest, seconds: float, pictures: Collection[str] = (START,)
+    request: GenerationRequest,
+    seconds: float,
+    pictures: Collection[str] = (START,),
+    videos: Mapping[str, object] | None = None,
 ) -> GenerationRequest:
     """Return `request` with `seconds` more, to the nearest section; raises SettingsError where that cannot be."""
     sections = request.sections + sections_for(seconds)
     longer = GenerationRequest.from_fields(request.model_dump() | {"seconds": sections * 4 * LATENT_WINDOW / FPS})
-    made = direct(request, pictures).plan.sections
-    if direct(longer, pictures).plan.sections[: len(made)] != made:
+    made = direct(request, pictures, videos).plan.sections
+    if direct(longer, pictures, videos).plan.sections[: len(made)] != made or request.replaced is not None:
         raise SettingsError(
             Message(
                 "This video cannot be made longer: its ending was sampled first, or leads to a picture. "
@@ -56,7 +59,7 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
         ) from None
     if record.state != "done":
         raise SettingsError(Message("The video {name} is not done: go on with it first.", name=job_id))
-    request = longer_request(record.request, seconds, record.pictures)
+    request = longer_request(record.request, seconds, record.pictures, record.videos)
     results = store.folder.parent
     finished = store.results_of(record)
     stem = finished.with_name(reserve(finished.parent, numbered(finished.name)))
@@ -67,10 +70,11 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     video = finished.with_name(f"{finished.name}.mp4")
     needed = [*section_files(folder := store.path(job_id)).values(), folder / CONDITIONS, folder / ENVIRONMENT]
     try:
-        store.add(longer, store.inputs(job_id).pictures)
+        inputs = store.inputs(job_id)
+        store.add(longer, inputs.pictures, inputs.videos)
         for file in filter(Path.is_file, needed):
             _link(file, store.path(new_id) / file.name)
-        if video.is_file():  # otherwise it is decoded again
+        if video.is_file() and not record.videos:  # otherwise it is decoded again
             _link(video, partial_file(stem, record.request.sections))
     except (OSError, FramePackError) as error:
         store.discard(new_id)

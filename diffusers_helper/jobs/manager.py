@@ -21,7 +21,7 @@ from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, new_job_id, public_name
 from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending, first_snapshot
 from diffusers_helper.jobs.queue import JobQueue, QueueLimits
-from diffusers_helper.jobs.record import JobRecord, picture_records
+from diffusers_helper.jobs.record import JobRecord, VideoRecord, picture_records
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
@@ -112,10 +112,11 @@ class JobManager:
                 owner=owner,
                 client_id=client_id,
                 pictures=picture_records(inputs.pictures),
+                videos={use: VideoRecord(clip.name) for use, clip in inputs.videos.items()},
                 batch=batch,
                 order=ticket.order,
             )
-            self._kept.keep(record, inputs.pictures)
+            self._kept.keep(record, inputs)
         except BaseException:
             self._dispatcher.release(job_id)
             raise

@@ -18,6 +18,7 @@ from diffusers_helper.core.events import (
     Finished,
     Note,
     StageStarted,
+    StartMade,
     StepDone,
     VideoGrown,
 )
@@ -138,7 +139,7 @@ def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot
         id=record.id,
         variant=request.variant,
         seed=request.seed,
-        total_frames=request.total_frames,
+        total_frames=record.total_frames,
         sections=request.sections,
         steps=request.steps,
         created=record.created,
@@ -176,19 +177,22 @@ class Previews:
 def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> Changes:
     """Return the fields of the snapshot `seen` that `event` changes."""
     pace.saw(event)
+    fields: Changes = {}
     match event:
         case StageStarted():
-            return {"stage": event.stage, "description": event.text}
+            fields = {"stage": event.stage, "description": event.text}
         case Note():
-            return {"notes": (*seen.notes, event.text)}
+            fields = {"notes": (*seen.notes, event.text)}
+        case StartMade():
+            fields = {"preview": event.preview, "preview_version": seen.preview_version + 1}
         case StepDone():
-            return _step(event, seen, previews) | _progress(seen, pace)
+            fields = _step(event, seen, previews) | _progress(seen, pace)
         case VideoGrown():
-            grown: Changes = {"video": str(event.path), "frames": event.frames, "partial": True}
-            return grown | (_progress(seen, pace) if seen.section == event.sections_done else {})
+            fields = {"video": str(event.path), "frames": event.frames, "partial": True}
+            fields |= _progress(seen, pace) if seen.section == event.sections_done else {}
         case Finished():
-            return {"video": str(event.path), "frames": event.frames, "partial": False}
-    return {}
+            fields = {"video": str(event.path), "frames": event.frames, "partial": False}
+    return fields
 
 
 def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> Changes:

@@ -10,11 +10,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.files import parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.scores import AFTER, AROUND, BEFORE
 from diffusers_helper.media.partials import RECORD
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ LARGEST = 2**53
 _ID = re.compile(r"(?!\.)[\w.-]{1,100}(?<!\.lock)")
 _USE = re.compile(r"[a-z0-9_]{1,40}")
 """What a picture can be for: fit for a file name."""
+VIDEO_USES = (BEFORE, AFTER, AROUND)
+"""Where a given video can be."""
 QUARANTINE = "quarantine"
 """The folder, among those of the jobs, of what cannot be used."""
 DONE = "done"
@@ -72,6 +76,21 @@ class PictureRecord:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class VideoRecord:
+    """What is kept of a given video beside its file, which may be the user's own: its name, and how to see a change.
+
+    Attributes:
+        name: of the file, as people call it.
+        size: its bytes.
+        changed: when it was written, in nanoseconds since the epoch.
+    """
+
+    name: str = ""
+    size: int = 0
+    changed: int = 0
+
+
 def picture_records(pictures: Mapping[str, Photo]) -> dict[str, PictureRecord]:
     """Return what is kept of the pictures of a job."""
     return {use: PictureRecord(photo.name, photo.notes) for use, photo in pictures.items()}
@@ -90,7 +109,8 @@ class JobRecord:
         client_id: the browser that started it, as the page knows browsers; empty for the command line and scripts.
         output: the results' path without ending, from the folder of results; empty until it has run.
         models: the option that chose the models; empty for the usual ones.
-        pictures: its pictures, by what each is for; see `JobInputs`.
+        pictures: its pictures, by what each is for; see `JobInputs`. A start picture that is to be made is none yet.
+        videos: the given videos likewise.
         error: why it failed.
         batch: it was queued together with others.
         order: its place in the queue; smaller numbers run first.
@@ -106,6 +126,7 @@ class JobRecord:
     output: str = ""
     models: str = ""
     pictures: Mapping[str, PictureRecord] = field(default_factory=lambda: {START: PictureRecord()})
+    videos: Mapping[str, VideoRecord] = field(default_factory=dict)
     error: str = ""
     batch: bool = False
     order: float = 0.0
@@ -115,8 +136,16 @@ class JobRecord:
 
     @property
     def photo_name(self) -> str:
-        """The name of the start picture's file; empty if it has none."""
-        return self.pictures[START].name if START in self.pictures else ""
+        """The name of the start picture's file or of the first given video's; empty if there is none."""
+        found = self.pictures.get(START) or next(iter(self.videos.values()), None)
+        return found.name if found else ""
+
+    @property
+    def total_frames(self) -> int:
+        """Pixel frames that are made, those of given videos not counted."""
+        if self.videos:
+            return direct(self.request, self.pictures, self.videos).plan.total_frames
+        return self.request.total_frames
 
     def to_json(self) -> str:
         """Return the record as JSON."""
@@ -141,8 +170,11 @@ class JobRecord:
         if wrong := [each.name for each in fields(cls) if each.name != "request" and not _is_right(each, known)]:
             raise ValueError(", ".join(wrong))
         pictures = known.pop("pictures")
+        if request.start == "photo" and not request.frame and not known.get("videos") and START not in pictures:
+            raise ValueError("pictures")
         kept = {use: PictureRecord(about["name"], tuple(about["notes"])) for use, about in pictures.items()}
-        return cls(request=request, pictures=kept, **known)
+        videos = {use: VideoRecord(**about) for use, about in known.pop("videos", {}).items()}
+        return cls(request=request, pictures=kept, videos=videos, **known)
 
 
 def read_record(folder: Path) -> JobRecord:
@@ -166,11 +198,13 @@ def read_record_file(file: Path, job_id: str) -> JobRecord:
 def _is_right(each: Any, known: dict[str, Any]) -> bool:  # noqa: PLR0911 - one line for each kind of value
     """Tell whether a field may have the value that it has in `known`: it is of its default's kind, and more."""
     if each.name not in known:
-        return each.default is not MISSING
+        return each.default is not MISSING or each.default_factory is not MISSING
     value = known[each.name]
     match each.name:
         case "pictures":
-            return isinstance(value, dict) and START in value and all(map(_is_picture, value, value.values()))
+            return isinstance(value, dict) and all(map(_is_picture, value, value.values()))
+        case "videos":
+            return isinstance(value, dict) and all(map(_is_video, value, value.values()))
         case "id":
             return isinstance(value, str) and is_id(value)
         case "state":
@@ -193,6 +227,13 @@ def _is_picture(use: str, about: object) -> bool:
         return False
     notes = about["notes"]
     return isinstance(about["name"], str) and isinstance(notes, list) and all(isinstance(note, str) for note in notes)
+
+
+def _is_video(use: str, about: object) -> bool:
+    """Tell whether `about` can be what is kept of the given video `use`."""
+    if not isinstance(about, dict) or about.keys() != {"name", "size", "changed"} or use not in VIDEO_USES:
+        return False
+    return isinstance(about["name"], str) and all(type(about[name]) is int for name in ("size", "changed"))
 
 
 def _is_number(value: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffusers_helper.core.errors import SettingsError
@@ -12,7 +12,6 @@ from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ CANNOT_RESUME = Message("This video cannot go on; start it again.")
 class KeptJobs:
     """What a queue asks of the disk. This one has none: no job outlives its process, and none that ended can go on."""
 
-    def keep(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
+    def keep(self, record: JobRecord, inputs: JobInputs) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
 
     def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
@@ -98,7 +97,7 @@ def recover(kept: KeptJobs) -> Iterator[Recovered]:
 
 def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     if record.state == JobState.DONE:
-        frames = record.request.total_frames
+        frames = record.total_frames
         return Recovered(record, None, ResumeInfo(state=JobState.DONE, video=kept.video_of(record), frames=frames))
     sections = kept.sections(record.id)
     cut_off = record.state == JobState.RUNNING

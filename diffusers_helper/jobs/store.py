@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.core.errors import (
     CancelledError,
@@ -28,8 +28,10 @@ from diffusers_helper.core.errors import (
 )
 from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import read_picture, write_picture
+from diffusers_helper.jobs.kept_video import keep_video, read_video
 from diffusers_helper.jobs.locks import JobLocks
 from diffusers_helper.jobs.quarantine import Quarantine
 from diffusers_helper.jobs.record import (
@@ -43,8 +45,11 @@ from diffusers_helper.jobs.record import (
     read_record,
 )
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.partials import RECORD, picture_file, section_files
+from diffusers_helper.media.partials import RECORD, picture_file, section_files, video_file
 from diffusers_helper.media.photo import Photo
+
+if TYPE_CHECKING:
+    from diffusers_helper.media.clip import Clip
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +99,7 @@ class JobStore:
         finally:
             self.locks.release(job_id)
 
-    def add(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
+    def add(self, record: JobRecord, pictures: Mapping[str, Photo], videos: Mapping[str, Clip] | None = None) -> None:
         """Write a new job and hold it. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
@@ -102,7 +107,8 @@ class JobStore:
             folder.mkdir(parents=True, exist_ok=True)
             for use, photo in pictures.items():
                 write_picture(photo.image, folder / picture_file(use))
-            self._write(replace(record, pictures=picture_records(pictures), created=time.time()))
+            kept = {use: keep_video(clip, folder / video_file(use)) for use, clip in (videos or {}).items()}
+            self._write(replace(record, pictures=picture_records(pictures), videos=kept, created=time.time()))
         except BaseException as error:
             with suppress(FramePackError):
                 self.discard(record.id)
@@ -123,7 +129,12 @@ class JobStore:
     def video_of(self, record: JobRecord) -> Path:
         """Return the file of a job that is done."""
         stem = self.results_of(record)
-        return stem.with_name(f"{stem.name}.mp4")
+        return stem.with_name(f"{stem.name}.{'png' if record.request.frame else 'mp4'}")
+
+    def done_video(self, job_id: str) -> Path | None:
+        """Return the file of the job of this id if that is done."""
+        record = self.done.record(job_id)
+        return None if record is None else self.video_of(record)
 
     def record(self, job_id: str) -> JobRecord:
         """Return a job; raises UnknownJobError if there is none or, as an UnusableJobError, it cannot be read."""
@@ -151,7 +162,26 @@ class JobStore:
             use: Photo(read_picture(folder / picture_file(use)), about.name, about.notes)
             for use, about in record.pictures.items()
         }
-        return JobInputs(record.request, pictures)
+        videos = {use: read_video(folder / video_file(use), about) for use, about in record.videos.items()}
+        return JobInputs(record.request, pictures, videos)
+
+    def start_of(self, job_id: str) -> Photo | None:
+        """Return the start picture that was made for a job; None if there is none, or none that can be used."""
+        try:
+            return self.inputs(job_id).pictures.get(START)
+        except UnknownJobError as error:
+            logger.warning("%s", error)
+            return None
+
+    def keep_start(self, job_id: str, photo: Photo) -> None:
+        """Keep the start picture that was made for a job which this process holds. Raises OutputError."""
+        file = self.path(job_id) / picture_file(START)
+        try:
+            write_picture(photo.image, file)
+            record = self.record(job_id)
+            self._write(replace(record, pictures={**picture_records({START: photo}), **record.pictures}))
+        except OSError as error:
+            raise output_error(file, error) from error
 
     def update(self, job_id: str, **changes: Any) -> JobRecord:
         """Change fields of a job that this process holds, and return it. Raises UnknownJobError and OutputError.
@@ -194,7 +224,7 @@ class JobStore:
         except UnknownJobError:
             if section_files(folder):
                 self.quarantine.put(folder, Message("it has no job.json"))
-        self.add(JobRecord(job_id, inputs.request), inputs.pictures)
+        self.add(JobRecord(job_id, inputs.request), inputs.pictures, inputs.videos)
 
     def _left(self, job_id: str, state: str, error: str = "", *, wanted: bool = False) -> None:
         """Keep a job that ended before it was done, if it has a section or is `wanted` without one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,10 @@ from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.kept_photo import check_picture
+from diffusers_helper.jobs.kept_video import check_video
 from diffusers_helper.jobs.record import DONE, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.media.partials import half_written, half_written_results, picture_file
+from diffusers_helper.media.partials import half_written, half_written_results, picture_file, video_file
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ def _examined(store: JobStore, folder: Path) -> JobRecord | None:
         record = read_record(folder)
         for use in record.pictures:
             check_picture(folder / picture_file(use))
+        for use, about in record.videos.items():
+            check_video(folder / video_file(use), about)
     except FileNotFoundError:
         _put_away(store, folder, Message("it has no job.json"))
         return None
@@ -103,7 +107,7 @@ def _put_away(store: JobStore, path: Path, reason: str) -> None:
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         try:
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
         except OSError as error:
             logger.warning("%s was left half-written and could not be removed: %s", file, error.strerror)
         else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.kept_photo import thumbnail
 from diffusers_helper.jobs.record import JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
@@ -18,7 +19,6 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.partials import partial_files
-from diffusers_helper.media.photo import Photo
 
 logger = logging.getLogger(__name__)
 DONE_LISTED = 100
@@ -39,9 +39,9 @@ class StoredJobs(KeptJobs):
         self._variant = variant
         self._env_warning = env_warning
 
-    def keep(self, record: JobRecord, pictures: Mapping[str, Photo]) -> None:
+    def keep(self, record: JobRecord, inputs: JobInputs) -> None:
         """Write a new job. Raises OutputError and leaves nothing."""
-        self._store.add(record, pictures)
+        self._store.add(record, inputs.pictures, inputs.videos)
 
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays, and without that nothing does."""
@@ -121,12 +121,13 @@ class StoredJobs(KeptJobs):
 
     def _thumbnail(self, job_id: str) -> str:
         try:
-            return thumbnail(self._store.inputs(job_id).start.image)
+            pictures = self._store.inputs(job_id).pictures
         except UnknownJobError:
             return ""
+        return thumbnail(pictures[START].image) if START in pictures else ""
 
     def _video(self, record: JobRecord) -> dict[str, Any]:
-        plan = direct(record.request, record.pictures).plan
+        plan = direct(record.request, record.pictures, record.videos).plan
         found = partial_files(self._store.results_of(record))
         sections = [number for number in found if 1 <= number <= record.request.sections]
         if not sections:

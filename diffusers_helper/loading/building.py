@@ -1,4 +1,4 @@
-"""From a part's files to a module: the two large models block by block (`loading`), the rest by their libraries.
+"""From a part's files to a module: the class is the library's, reading its weights is `weights`' concern.
 
 diffusers and transformers are imported with the first part, so that a page can open before.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,15 @@ from torch import nn
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, OutOfMemoryError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.loading.fp8_files import converted
-from diffusers_helper.loading.weights import Place, bytes_of, lacking, load_weights
-from diffusers_helper.memory import out_of_memory_as_error
+from diffusers_helper.loading.stored import keep_stored_forms
+from diffusers_helper.loading.weights import Place, bytes_of, load_weights
+from diffusers_helper.memory import cpu, out_of_memory_as_error
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.model_files import Part, parts
-from diffusers_helper.model_files.check import weight_files
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.source import OnProgress
+from diffusers_helper.model_files.vae_names import with_published_names
+from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.models.fp8 import with_fp8
 
 _CLASSES = {
@@ -40,6 +42,7 @@ _CLASSES = {
     parts.FEATURE_EXTRACTOR.name: ("transformers", "SiglipImageProcessorPil"),
 }
 """The library and class of each part; transformers are ours."""
+_OURS = ("diffusers_helper.models.hunyuan_video_packed", "HunyuanVideoTransformer3DModelPacked")
 
 
 def build(
@@ -52,24 +55,33 @@ def build(
     Raises ModelFilesError for files that cannot be used as `part`, and OutOfMemoryError.
     """
     with _loading_errors(part, folder):
-        empty = _EMPTY.get(part.name) or (_empty_transformer if part.is_transformer else None)
-        if empty is not None:
-            model, files = empty(folder), weight_files(part, folder)
-            if fp8 is not None:
-                layers = with_fp8(model, blocks_of(model))
-                report = partial(on_progress, Message("Converting {title} to 8 bits, once", title=part.title))
-                files.append(converted(Shards(files), layers, fp8, report))
-            _require_ram(part, bytes_of(model, dtype), place)
-            report = partial(on_progress, Message("Loading {title}", title=part.title))
-            return load_weights(model, Shards(files), dtype, place, report)
-        library, name = _CLASSES[part.name]
-        part_class = getattr(importlib.import_module(library), name)
         if part.weights:
-            return _load_small(part_class, folder, dtype)
-        loaded = part_class.from_pretrained(folder, local_files_only=True)
+            return _load_model(part, folder, dtype, place, on_progress, fp8)
+        loaded = _class_of(part).from_pretrained(folder, local_files_only=True)
         if part is parts.TOKENIZER:
             _require_begin(loaded)
         return loaded
+
+
+def _load_model(
+    part: Part, folder: Path, dtype: torch.dtype, place: Place, on_progress: OnProgress, fp8: Path | None
+) -> nn.Module:
+    model, files = _empty(part, part.config_file(folder)), weight_files(part, folder)
+    if not part.in_blocks:
+        shards = Shards(files)
+        if part is parts.VAE:
+            shards.tensors = with_published_names(shards.tensors)
+        return load_weights(model, shards, dtype, Place(cpu))
+    if fp8 is not None:
+        layers = with_fp8(model, blocks_of(model))
+        report = partial(on_progress, Message("Converting {title} to 8 bits, once", title=part.title))
+        files.append(converted(Shards(files), layers, fp8, report))
+    shards = Shards(files)
+    if place.as_stored:
+        keep_stored_forms(model, shards)
+    _require_ram(part, bytes_of(model, dtype), place)
+    report = partial(on_progress, Message("Loading {title}", title=part.title))
+    return load_weights(model, shards, dtype, place, report)
 
 
 def _require_begin(tokenizer: Any) -> None:
@@ -97,47 +109,34 @@ def _require_ram(part: Part, need: int, place: Place) -> None:
 
 
 def attention_head_dim(part: Part, folder: Path) -> int:
-    """Width of a transformer's attention heads, by its config.json; raises ModelFilesError if that does not say."""
+    """Width of a transformer's attention heads, by its configuration; raises ModelFilesError if that does not say."""
     with _loading_errors(part, folder):
-        return int(json.loads((folder / part.config).read_bytes())["attention_head_dim"])
+        return int(json.loads(part.config_file(folder).read_bytes())["attention_head_dim"])
 
 
-def _empty_transformer(folder: Path) -> nn.Module:
-    from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
+def empty_transformer(part: Part, folder: Path) -> nn.Module:
+    """Return the transformer `part` of the configuration in `folder`, without memory for weights."""
+    return _empty(part, part.config_file(folder))
 
+
+def _class_of(part: Part) -> Any:
+    library, name = _OURS if part.is_transformer else _CLASSES[part.name]
+    return getattr(importlib.import_module(library), name)
+
+
+def _empty(part: Part, config_file: Path) -> nn.Module:
+    """The model without memory for its weights; what is computed and in no file is there."""
+    model_class, content = _class_of(part), json.loads(config_file.read_bytes())
+    is_ours = "_class_name" in content  # as diffusers writes it, and we; transformers have a class for it
+    config = content if is_ours else model_class.config_class.from_dict(content)
     with torch.device("meta"):
-        model: nn.Module = Transformer.from_config(Transformer.load_config(folder, local_files_only=True))
+        model: nn.Module = model_class.from_config(config) if is_ours else model_class(config)
+    for module in model.modules():
+        if (positions := module._buffers.get("position_ids")) is not None:
+            module._buffers["position_ids"] = torch.arange(positions.shape[-1])[None]
+    if hasattr(model, "rotary_emb"):
+        model.rotary_emb = type(model.rotary_emb)(config)
     return model
-
-
-def _empty_llama(folder: Path) -> nn.Module:
-    from transformers import LlamaConfig, LlamaModel
-
-    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        model = LlamaModel(config)
-    model.rotary_emb = type(model.rotary_emb)(config)  # its numbers are computed, not stored
-    return model
-
-
-_EMPTY: dict[str, Callable[[Path], nn.Module]] = {parts.TEXT_ENCODER.name: _empty_llama}
-
-
-def _load_small(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A model on the CPU; raises ModelFilesError when the files lack some of its weights."""
-    model, info = model_class.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise lacking(folder, missing)
-    modules = {name for name, _ in model.named_children()}
-    for name in sorted(info["unexpected_keys"]):
-        if name.partition(".")[0] in modules:  # others are modules beside it, which are not used here
-            raise ValueError(f"it holds {name}, for which the model has no place.")
-    for name, *_shapes in info["mismatched_keys"]:  # the library would draw it at random
-        raise ValueError(f"{name} has another shape than its configuration says.")
-    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The files are `model_files`' concern, making modules of them is `building`'s and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.loading.adapting import Adapting
 from diffusers_helper.loading.building import attention_head_dim, build
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from diffusers_helper.loading.environment import Environment
+from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.placement import Placement
 from diffusers_helper.loading.weights import bytes_in_files
+from diffusers_helper.lora.applying import Adaptation, Loras
+from diffusers_helper.lora.reading import Adapter
 from diffusers_helper.memory import MemoryPolicy, Residency, empty_caches, get_cuda_free_memory_gb, policy_for
 from diffusers_helper.memory.budget import GIB, Work, budget, sentence, weights_of
 from diffusers_helper.memory.schedule import evenly_spaced
 from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, resolve_models, transformer_part
-from diffusers_helper.model_files.contents import is_fp8
+from diffusers_helper.model_files.contents import FP8, quantised_as
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
@@ -100,8 +106,9 @@ class Components:
         offline: never use a network.
 
     Attributes:
-        source, device, progress: as given.
+        source, device, progress, offline: as given.
         embeddings: as given, or one that never holds anything.
+        loras: finds LoRA files; by their paths alone until somebody gives it folders.
         dtype: the transformer's.
         environment: what the numbers made here depend on.
         placement: where weights go.
@@ -131,11 +138,13 @@ class Components:
         self.free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb=6.0))  # until a job plans its own
         self.embeddings = embeddings or EmbeddingCache(None)
-        self._offline = offline
+        self.loras = LoraFiles()
+        self._adapting = Adapting(self.device)
+        self.offline = offline
         self._loaded: dict[str, Any] = {}
         self._attention_function: AttentionFunction = sdpa
         self._kernels: Kernels = PLAIN
-        self._fp8_parts: set[str] = set()
+        self._quantised: dict[str, str] = {}
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -163,6 +172,7 @@ class Components:
         if self.policy.resident:
             return execution, None
         weights = weights_of(transformer)
+        weights = replace(weights, beside=weights.beside + self.adaptation(transformer).nbytes)
         free = int(self.free_gb(self.device) * GIB)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(
@@ -212,15 +222,37 @@ class Components:
             self._tile(vae)
             yield vae
 
-    def transformer(self, variant: str) -> HunyuanVideoTransformer3DModelPacked:
-        """The transformer of the named variant, loaded; the one of another variant is given up first.
+    def transformer(self, variant: str, loras: Loras | None = None) -> HunyuanVideoTransformer3DModelPacked:
+        """The transformer of the named variant, loaded, with these LoRA files; another variant's is given up first.
 
-        Run it inside `residency.use(transformer, swap=True)`.
+        Run it inside `residency.use(transformer, swap=True)`, and with LoRA files inside `adaptation(...).placed(...)`.
         """
         part = transformer_part(variant)
+        if self._adapting.is_stale(part):
+            self._unload(part.name)
         self.load(part)
         loaded: HunyuanVideoTransformer3DModelPacked = self._loaded[part.name]
+        try:
+            self._adapting.of(part).apply(loras or Loras(), merge=self.policy.resident)
+        except BaseException:  # it may be changed in part
+            del loaded
+            self._unload(part.name)
+            raise
         return loaded
+
+    def adaptation(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Adaptation:
+        """The LoRA files of a transformer that is loaded."""
+        return self._adapting.of(
+            next(part for part in map(transformer_part, VARIANTS) if self._loaded.get(part.name) is transformer)
+        )
+
+    def adapters(self, loras: Sequence[Lora], variant: str) -> tuple[Adapter, ...]:
+        """What LoRA files change of the variant's transformer, whose weights are not read; raises LoraError."""
+        if not loras:
+            return ()
+        part = transformer_part(variant)
+        folder = None if part.name in self._loaded else self._folder(part)
+        return self.loras.adapters(loras, self._adapting.names(part, folder))
 
     def load(self, part: Part) -> None:
         """Load `part` now instead of at its first use; a transformer takes the place of another variant's."""
@@ -231,10 +263,16 @@ class Components:
     def notes_on(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Iterator[str]:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
-        if self._fp8_parts.intersection(names):
+        form = next((self._quantised[name] for name in names if self._quantised.get(name)), "")
+        if form == FP8:
             yield Message(
                 "The transformer's files have 8-bit weights (fp8): the pictures differ a little from those of the "
                 "published weights."
+            )
+        elif form:
+            yield Message(
+                "The transformer's weights are quantised ({form}): the pictures differ from the published ones'.",
+                form=form,
             )
         if left := bytes_in_files(transformer):
             yield Message(
@@ -251,11 +289,14 @@ class Components:
 
     def _part(self, part: Part) -> Any:
         if part.name not in self._loaded:
-            folder = self.source.folder(part, offline=self._offline, on_progress=self.progress.downloading)
+            folder = self._folder(part)
             self.source.require_unchanged(part, folder, partial(self.progress.loading, _checking(part)))
             logger.info("Loading %s", part.title)
             self._loaded[part.name] = self._load(part, folder)
         return self._loaded[part.name]
+
+    def _folder(self, part: Part) -> Path:
+        return self.source.folder(part, offline=self.offline, on_progress=self.progress.downloading)
 
     def _load(self, part: Part, folder: Path) -> Any:
         is_transformer = part.is_transformer
@@ -267,10 +308,11 @@ class Components:
         place = self.placement.place(part, self.policy)
         loaded = build(part, folder, dtype, place, self.progress.loading, self._options.fp8_file(part, folder))
         if is_transformer:
-            (self._fp8_parts.add if is_fp8(part, folder) else self._fp8_parts.discard)(part.name)
+            self._quantised[part.name] = quantised_as(part, folder)
             self._attention_function = backend.load()
             self._kernels = resolve_kernels(self.device, self.dtype, fused=self._options.fused)
             use_kernels(loaded, self._kernels)
+            self._adapting.begin(part, folder, loaded, self._kernels)
         return loaded
 
     def _tile(self, vae: AutoencoderKLHunyuanVideo) -> None:
@@ -281,6 +323,7 @@ class Components:
     def _unload(self, *names: str) -> None:
         for name in names:
             self._loaded.pop(name, None)
+            self._adapting.forget(name)
         if names:
             empty_caches()
 

@@ -9,6 +9,7 @@ import torch
 
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import Part
+from diffusers_helper.model_files.contents import quantised_as
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class ComputeOptions:
         return self.dtype or (torch.bfloat16 if transformer else torch.float16)
 
     def fp8_file(self, part: Part, folder: Path) -> Path | None:
-        """Return where the 8-bit weights of the transformer in `folder` are; None where the exact ones are used."""
-        if self.fp8 is None or not part.is_transformer:
+        """Return where the 8-bit weights of the transformer in `folder` are; None where its own are used.
+
+        Those that are quantised already are: rounded twice, they would only be worse.
+        """
+        if self.fp8 is None or not part.is_transformer or quantised_as(part, folder):
             return None
         return self.fp8 / f"{part.name}-{key_of('eight bits', part.identity_in(folder))[:16]}.safetensors"

@@ -13,7 +13,7 @@ from diffusers_helper.core.numerics import NUMERICS_VERSION
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, Part, parts_for, transformer_part
-from diffusers_helper.model_files.contents import is_fp8
+from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
@@ -63,7 +63,7 @@ class Environment:
             "precision": options.dtype_on(self._device, transformer=True),
             "attention": options.attention,
             "fused kernels": options.fused,
-            "weights": "8 bits" if options.fp8 else self._stored_as(variants),
+            "weights": self._stored_as(variants),
         }
         return environment(self._source, variants, self._device, **choices)
 
@@ -84,8 +84,13 @@ class Environment:
 
     def _stored_as(self, variants: Sequence[str]) -> str:
         found = [(part, *self._source.inspect(part)) for part in map(transformer_part, variants)]
-        stored = (folder and not problems and is_fp8(part, folder) for part, folder, problems in found)
-        return "fp8 files" if any(stored) else "exact"
+        forms = {form_of(part, place) for part, place, problems in found if place is not None and not problems}
+        return ", ".join(sorted(map(self._in_words, forms or {EXACT})))
+
+    def _in_words(self, form: str) -> str:
+        if form in (EXACT, ROUNDED) and self._options.fp8:
+            return "8 bits"
+        return f"{form} files" if form == FP8 else form
 
 
 def device_name(device: torch.device) -> str:

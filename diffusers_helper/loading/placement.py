@@ -12,7 +12,8 @@ from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.model_files import Part, parts
-from diffusers_helper.model_files.contents import stored_numbers
+from diffusers_helper.model_files.contents import kept_numbers, quantised_as, stored_numbers
+from diffusers_helper.model_files.headers import bytes_of
 
 RAM_FOR_WORK = 2 * 1024**3
 """RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
@@ -38,17 +39,17 @@ class Placement:
             return Place(self._device)
         ram = self._ram()
         if self._device.type != "cuda":
-            return Place(cpu, ram=ram.available + ram.swap)
+            return Place(cpu, ram=ram.available + ram.swap, as_stored=self._keeps_forms)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
         room = 0 if self.streams(part, policy) else ram.available - RAM_FOR_WORK
-        return Place(cpu, pin=True, ram=room, stream=True)
+        return Place(cpu, pin=True, ram=room, stream=True, as_stored=True)
 
     def streams(self, part: Part, policy: MemoryPolicy) -> bool:
         """Whether `part` is only ever read from its files to the device."""
         return part is parts.TEXT_ENCODER and self._device.type == "cuda" and not policy.resident
 
     def ram_need(self, part: Part, folder: Path, policy: MemoryPolicy) -> int:
-        """RAM that the weights of `part` in `folder` take, bytes, about, whatever their form in the files.
+        """RAM that the weights of `part` in `folder` take, bytes, about.
 
         Where they travel to a GPU, those that are read once stay in their files.
         """
@@ -57,6 +58,16 @@ class Placement:
         if not part.weights:
             return part.bytes_in(folder)
         dtype = self._options.dtype_on(self._device, transformer=part.is_transformer)
-        bytes_each = 1 if part.is_transformer and self._options.fp8 else dtype.itemsize
         share = 1 - part.once_per_video if self._device.type == "cuda" else 1
-        return int(sum(stored_numbers(part, folder).values()) * share) * bytes_each
+        counts = stored_numbers(part, folder)
+        if part.is_transformer and self._options.fp8 and not quantised_as(part, folder):
+            return int(sum(counts.values()) * share)
+        kept = kept_numbers(part, folder) if self._keeps_forms else {}
+        expanded = sum(counts.values()) - sum(kept.values())
+        nbytes = expanded * dtype.itemsize + sum(bytes_of(form, count) for form, count in kept.items())
+        return int(nbytes * share)
+
+    @property
+    def _keeps_forms(self) -> bool:
+        """Whether quantised weights in RAM stay as they are stored: not every device has 8-bit floats."""
+        return self._device.type in ("cpu", "cuda")

@@ -1,48 +1,108 @@
-"""From the numbers in a file to those of a weight: another dtype, and the scale of an 8-bit weight. Nowhere else."""
+"""From the numbers in a file to those of a weight: another dtype, scales, blocks of a GGUF file. Nowhere else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.memory.packing import blocks_of
+from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS
 from diffusers_helper.model_files.shards import Shards, Stored
+from diffusers_helper.models.dtypes import FLOATS
+from diffusers_helper.models.fp8 import Fp8Linear
+from diffusers_helper.models.gguf import GgufLinear
+from diffusers_helper.models.gguf_blocks import BLOCKS, expand_blocks
+from diffusers_helper.models.stored_linear import replace_linears
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+    **FLOATS,
     "I64": torch.int64,
     "I32": torch.int32,
     "U8": torch.uint8,
     "I8": torch.int8,
     "BOOL": torch.bool,
+    **dict.fromkeys(BLOCKS, torch.uint8),
 }
-"""torch's dtype by safetensors' name."""
+"""torch's dtype by safetensors' name; blocks of a GGUF file are read as bytes."""
+PREFIXES = (
+    *("", "model.", "language_model.model.", "model.language_model."),
+    *("text_model.", "vision_model.", "diffusion_model.", "model.diffusion_model."),
+)
+"""What may stand before a weight's name in a file: a causal language model is saved with "model.", and one that sees
+pictures, as HunyuanVideo's was, with the others, by the library's version; and what ComfyUI's files have."""
 AT_ONCE = 1 << 20
 """Numbers that are float32 at once while a scale is applied, so that a thread takes little memory."""
 _OTHER_MODULES = re.compile(
     r"(.*\.)?(rotary_emb\.inv_freq|position_ids)$|(model\.)?(lm_head|vision_tower|multi_modal_projector)\."
+    r"|(text_projection|visual_projection)\.weight$|logit_(scale|bias)$|.*comfy_quant$"
 )
-"""What files of a language model hold beside it: computed numbers, and the modules around it."""
+"""What files of an encoder hold beside it: computed numbers, and the modules around it."""
+
+
+def prefix_in(names: Collection[str], tensors: Mapping[str, Stored]) -> str:
+    """What stands before a model's `names` in the files."""
+    return max(PREFIXES, key=lambda prefix: sum(prefix + name in tensors for name in names))
+
+
+def tensor_in(tensors: Mapping[str, Stored], prefix: str, name: str) -> Stored | None:
+    """Where the numbers of a model's tensor are: under its name, or as a piece of a weight in its stored form."""
+    if prefix + name in tensors:
+        return tensors[prefix + name]
+    layer, _, leaf = name.rpartition(".")
+    weight = tensors.get(f"{prefix}{layer}.weight")
+    if weight is None:
+        return None
+    if leaf == "codes":
+        return replace(weight, scale=None)
+    if leaf == "scales" and weight.scale is not None:
+        return replace(weight.scale, shape=(prod(weight.scale.shape),))
+    if leaf == "blocks":
+        return replace(weight, dtype="U8", shape=(weight.shape[0], weight.nbytes // weight.shape[0]))
+    return None
+
+
+def keep_stored_forms(model: nn.Module, shards: Shards) -> None:
+    """Let the linear layers inside the blocks of `model`, on the meta device, hold their weights as the files do.
+
+    Those are the quantised ones, which are expanded when they are used; others stay as they are.
+    """
+    prefix = prefix_in(model.state_dict().keys(), shards.tensors)
+
+    def kept(name: str, layer: nn.Linear) -> nn.Linear | None:
+        stored = shards.tensors.get(f"{prefix}{name}.weight")
+        if stored is None or stored.shape != tuple(layer.weight.shape):
+            return None  # loading says so
+        if stored.dtype in EIGHT_BIT_FLOATS:
+            return Fp8Linear(layer, DTYPES[stored.dtype], prod(stored.scale.shape) if stored.scale else 0)
+        if stored.dtype in BLOCKS and layer.in_features % BLOCKS[stored.dtype].numbers == 0:
+            return GgufLinear(layer, stored.dtype)
+        return None
+
+    replace_linears(model, blocks_of(model), kept)
 
 
 def is_read_as_it_is(stored: Stored, dtype: torch.dtype) -> bool:
     """Whether the bytes in the file are those of the weight as `dtype`."""
-    return DTYPES[stored.dtype] == dtype and stored.scale is None
+    return DTYPES[stored.dtype] == dtype and stored.scale is None and stored.dtype not in BLOCKS
 
 
 def convert(
     numbers: Tensor, stored: Stored, first: int, shards: Shards, target: Tensor, at_once: int = AT_ONCE
 ) -> None:
-    """Write `numbers`, those of `stored` from number `first` on, to `target`: scaled in float32, then as its dtype."""
+    """Write `numbers`, those of `stored` from number `first` on, to `target`: scaled in float32, then as its dtype.
+
+    Of blocks `numbers` are the bytes.
+    """
+    if stored.dtype in BLOCKS:
+        expand_blocks(stored.dtype, numbers, target, at_once)
+        return
     if stored.scale is None:
         target.copy_(numbers)
         return
@@ -58,16 +118,16 @@ def convert(
         target[start : start + at_once].copy_(piece)
 
 
-def require_only_weights(model: Iterable[str], stored: dict[str, Stored], prefix: str, shards: Shards) -> None:
-    """Raise ModelFilesError if the files hold what the model, of these weights' names, has no place for.
+def require_only_weights(stored: dict[str, Stored], prefix: str, shards: Shards) -> None:
+    """Raise ModelFilesError if the files hold what a model with the weights `stored` has no place for.
 
     Such a tensor changes what the others mean, or belongs to another model; both would make noise.
     """
-    names = set(model)
+    names = set(stored)
     for name in shards.tensors:
         inner = name.removeprefix(prefix)
-        expanded = f"{inner.removesuffix('.weight')}.codes"  # its 8-bit form is read instead
-        if inner in names or expanded in names or _OTHER_MODULES.match(name):
+        layer = inner.removesuffix(".weight")
+        if not names.isdisjoint((inner, f"{layer}.codes", f"{layer}.blocks")) or _OTHER_MODULES.match(name):
             continue
         raise ModelFilesError(
             Message(
@@ -78,7 +138,8 @@ def require_only_weights(model: Iterable[str], stored: dict[str, Stored], prefix
             )
         )
     for name, found in stored.items():
-        if not DTYPES[found.dtype].is_floating_point and name.endswith(".weight"):
+        whole = not DTYPES[found.dtype].is_floating_point and found.dtype not in BLOCKS
+        if whole and name.endswith(".weight"):
             raise ModelFilesError(
                 Message(
                     "{file} holds {name} in whole numbers ({dtype}): it is quantised in a way that is not read. "

@@ -1,4 +1,4 @@
-"""Weights from safetensors files straight to where they stay: a buffer per block in RAM, or the device.
+"""Weights from their files straight to where they stay: a buffer per block in RAM, or the device.
 
 A model is built without memory for its weights (on the "meta" device); then every weight gets its final place, and
 threads read the files into these places. So no weight ever exists twice, a conversion to another dtype holds only a
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,22 @@ from torch import Tensor, nn
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.loading.stored import DTYPES, convert, is_read_as_it_is, require_only_weights
+from diffusers_helper.loading.stored import (
+    DTYPES,
+    convert,
+    is_read_as_it_is,
+    prefix_in,
+    require_only_weights,
+    tensor_in,
+)
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, Layout, block_layout, blocks_of
+from diffusers_helper.model_files.headers import BLOCK_TYPES, numbers_at_once
+from diffusers_helper.model_files.headers import bytes_of as bytes_in_file
 from diffusers_helper.model_files.shards import Shards, Stored
+from diffusers_helper.models.stored_linear import StoredLinear
 
 CHUNK_BYTES = 32 * 1024**2
 """What one thread reads at once: large enough for a disk, small enough that the threads end together."""
-PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")
-"""What may stand before a weight's name in a file: a causal language model is saved with "model.", and one that sees
-pictures, as HunyuanVideo's was, with the others, by the library's version."""
-
 Model = TypeVar("Model", bound=nn.Module)
 Report = Callable[[int, int], None]
 """Gets the bytes that were read and those in all; what it raises stops the loading."""
@@ -47,12 +53,14 @@ class Place:
         ram: bytes that may be taken of it, where `device` is the CPU.
         stream: what is read once per video is left in its files, and what would take more than `ram` too: blocks are
             read whenever they run, other weights are mapped. Such a model runs only while it swaps (memory.swapping).
+        as_stored: linear layers hold quantised weights as their files do, and expand them whenever they run.
     """
 
     device: torch.device
     pin: bool = False
     ram: float = float("inf")
     stream: bool = False
+    as_stored: bool = False
 
 
 def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
@@ -72,7 +80,7 @@ def load_weights(
 ) -> Model:
     """Give `model`, built on the meta device, the weights in `shards`, as `dtype`; returns it ready for inference.
 
-    Floating weights become `dtype`, but 8-bit ones and their scales stay as they are. Raises ModelFilesError when
+    Floating weights become `dtype`, but what a StoredLinear holds stays as it is. Raises ModelFilesError when
     weights are missing, ValueError when one has another shape, OSError when a file cannot be read.
     """
     stored = _stored_names(model, shards)
@@ -81,6 +89,18 @@ def load_weights(
         jobs = list(_allocate(model, shards, stored, place))
         _run(jobs, shards, place, report)
     return model.eval().requires_grad_(False)
+
+
+def read_again(model: nn.Module, names: Collection[str], shards: Shards) -> None:
+    """Give the named weights of a loaded model the numbers in `shards` again, where they are; raises as `load_weights`.
+
+    They must have memory, and the dtype that the model was loaded with.
+    """
+    stored, tensors = _stored_names(model, shards), model.state_dict()
+    with torch.inference_mode(False), torch.no_grad():
+        reads = [read for name in names for read in _pieces(stored[name], tensors[name], None)]
+        devices = {tensors[name].device for name in names}
+        _run(reads, shards, Place(max(devices, key=lambda device: device.type == "cuda")), lambda *_: None)
 
 
 def lacking(folder: Path, missing: list[str]) -> ModelFilesError:
@@ -97,21 +117,24 @@ def lacking(folder: Path, missing: list[str]) -> ModelFilesError:
 
 def _stored_names(model: nn.Module, shards: Shards) -> dict[str, Stored]:
     """Where each weight of the model is."""
-    names = model.state_dict().keys()
-    prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in shards.tensors for name in names))
-    found = {name: shards.tensors[prefix + name] for name in names if prefix + name in shards.tensors}
-    missing = sorted(names - found.keys())
+    tensors = model.state_dict()
+    prefix = prefix_in(tensors.keys(), shards.tensors)
+    places = {name: tensor_in(shards.tensors, prefix, name) for name in tensors}
+    found = {name: where for name, where in places.items() if where is not None}
+    missing = sorted(tensors.keys() - found.keys())
     if missing:
         raise lacking(shards.files[0].parent, missing)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != found[name].shape:
             raise ValueError(f"{name} should have shape {tuple(tensor.shape)}, not {found[name].shape}.")
-    require_only_weights(names, found, prefix, shards)
+    require_only_weights(found, prefix, shards)
     return found
 
 
 def _set_dtypes(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
+        if isinstance(module, StoredLinear):
+            module.dtype = dtype
         for name, weight in module._parameters.items():
             if weight is not None:
                 module._parameters[name] = nn.Parameter(weight.to(dtype), requires_grad=False)
@@ -193,7 +216,7 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
         nbytes = layout.nbytes
         if place.stream:
             nbytes = layout.streamed_bytes
-            for field in layout.once:
+            for field in (field for field in layout.once if field.name in of_block):
                 _leave_in_file(block, field, _FileWeight(shards, of_block[field.name], field.dtype))
         if place.stream and nbytes > left:
             source = _FileBlock(layout, shards, of_block, computed)
@@ -226,7 +249,7 @@ def _leave_in_file(block: nn.Module, field: Field, source: _FileWeight) -> None:
 
 def _pieces(stored: Stored, tensor: Tensor, buffer: _Buffer | None) -> Iterator[_Read]:
     flat = tensor.view(-1)
-    count = CHUNK_BYTES // DTYPES[stored.dtype].itemsize
+    count = numbers_at_once(stored.dtype, CHUNK_BYTES)
     for first in range(0, flat.numel(), count):
         if buffer is not None:
             buffer.waiting += 1
@@ -263,7 +286,7 @@ def _run(reads: list[_Read], shards: Shards, place: Place, report: Report) -> No
                 read.buffer.host.pin()
         return nbytes
 
-    total = sum(read.target.numel() * DTYPES[read.stored.dtype].itemsize for read in reads)
+    total = sum(bytes_in_file(read.stored.dtype, read.target.numel()) for read in reads)
     done = 0
     report(done, total)
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="loading")
@@ -277,11 +300,11 @@ def _run(reads: list[_Read], shards: Shards, place: Place, report: Report) -> No
 
 def _fill(read: _Read, shards: Shards, staging: _Staging) -> int:
     """Do one read; returns its bytes."""
-    dtype, target = DTYPES[read.stored.dtype], read.target
+    form, target = read.stored.dtype, read.target
     straight = is_read_as_it_is(read.stored, target.dtype) and target.device.type == "cpu"
-    numbers = target if straight else staging.take(target.numel() * dtype.itemsize).view(dtype)
+    numbers = target if straight else staging.take(bytes_in_file(form, target.numel())).view(DTYPES[form])
     raw = numbers.view(torch.uint8)
-    shards.read_into(read.stored, read.first * dtype.itemsize, raw.numpy().data)
+    shards.read_into(read.stored, bytes_in_file(form, read.first), raw.numpy().data)
     if not straight:
         convert(numbers, read.stored, read.first, shards, target)
     return raw.numel()
@@ -289,6 +312,6 @@ def _fill(read: _Read, shards: Shards, staging: _Staging) -> int:
 
 def _mapped(shards: Shards, stored: Stored, dtype: torch.dtype) -> Tensor:
     """A tensor in the file itself, which the system reads when it is used and forgets when RAM is short."""
-    if stored.scale is not None:
+    if stored.scale is not None or stored.dtype in BLOCK_TYPES:
         return _FileWeight(shards, stored, dtype)()
     return torch.frombuffer(shards.mapped(stored), dtype=DTYPES[stored.dtype]).view(stored.shape).to(dtype)

@@ -14,6 +14,7 @@ MOST_IDS = 32
 PROFILES = {66: "baseline", 77: "main", 88: "main", 100: "high"}
 """What an encoder is told to stay within what a track announces."""
 _VERSION, _FOUR_BYTES = 1, 3
+_IDR = 5
 
 
 class NotAvcError(Exception):
@@ -81,6 +82,16 @@ def read_avc(data: bytes | None) -> AvcTrack:
     except IndexError as error:
         raise NotAvcError from error
     return track
+
+
+def is_entry(frame: bytes) -> bool:
+    """Tell whether a frame of such a track needs none before it, and none after it does (an IDR picture)."""
+    place = 0
+    while place + 4 < len(frame):
+        if frame[place + 4] & 31 == _IDR:
+            return True
+        place += 4 + int.from_bytes(frame[place : place + 4], "big")
+    return False
 
 
 def _sets(data: bytes, place: int, count: int) -> tuple[tuple[bytes, ...], int]:

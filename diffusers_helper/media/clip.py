@@ -1,4 +1,4 @@
-"""A video that the user gives: what it is like, and its first or last frames as the models want them.
+"""A video that the user gives: what it is like, and frames at its ends or at a place in it as the models want them.
 
 Its own frames come at any rate; models know 30 a second, so of each 1/30 s the nearest frame is taken, counted from the
 first frame on or back from the last. Only what is asked for is decoded, whatever the length of the file.
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from diffusers_helper.core.errors import ClipError
@@ -32,6 +33,8 @@ MAX_PIXELS = 8192 * 4320
 """Of one frame; decoders hold a dozen."""
 _MARGIN = Fraction(1, 2)
 """Seconds decoded before the first wanted frame, so that the nearest one is among them."""
+ROUNDED = Fraction(1, 1000)
+"""Seconds by which a file may show a frame too early: Matroska rounds times."""
 _GO_BACK = 4
 """By how much further to go back where a file could not be entered late enough."""
 End = Literal["first", "last"]
@@ -65,12 +68,13 @@ class Clip:
     notes: tuple[str, ...]
 
 
-def open_clip(path: Path, check: Check = lambda: None) -> Clip:
+def open_clip(path: Path, check: Check = lambda: None, name: str = "") -> Clip:
     """Look at a video file; raises ClipError, whose text names the file, for all that cannot be used.
 
-    What `check` raises, between packets, ends this and what else here takes one.
+    `name` is what people call it; empty for the file's own name. What `check` raises, between packets, ends this and
+    what else here takes one.
     """
-    name = display_name(path)
+    name = name or display_name(path)
     with open_frames(path, check) as frames:
         _check_pixels(name, frames.stream.width, frames.stream.height)  # before a decoder takes memory for them
         begin, first = next(iter(frames), (Fraction(0), None))
@@ -93,7 +97,14 @@ def open_clip(path: Path, check: Check = lambda: None) -> Clip:
         )
 
 
-def clip_frames(clip: Clip, end: End, count: int, size: tuple[int, int], check: Check = lambda: None) -> Tensor:
+def clip_frames(
+    clip: Clip,
+    end: End,
+    count: int,
+    size: tuple[int, int],
+    check: Check = lambda: None,
+    at: Fraction | None = None,
+) -> Tensor:
     """Return the first or last frames of a video at 30 per second, upright sRGB, scaled and cropped to `size`.
 
     Args:
@@ -102,14 +113,17 @@ def clip_frames(clip: Clip, end: End, count: int, size: tuple[int, int], check: 
         count: how many, 4k+1 and at most `MOST_FRAMES`; ValueError otherwise.
         size: height and width.
         check: see `open_clip`.
+        at: seconds after the video's first frame: the first frames from there on, or the last ones before that; None
+            for those at its ends.
 
     Returns:
-        (3, T, H, W) uint8; T is `count` or, where the video is shorter than that, the most 4k+1 that it has. Raises
-        ClipError where it cannot be read any more.
+        (3, T, H, W) uint8; T is `count` or, where there are fewer, the most 4k+1 that there are. Raises ClipError where
+        the video cannot be read any more, or has no frame there.
     """
     if count % 4 != 1 or not 1 <= count <= MOST_FRAMES:
         raise ValueError(f"frames of a clip are 4k+1, 1 to {MOST_FRAMES}, not {count}")
-    start, times = _times(clip, end, count, check)
+    span = Fraction(count - 1, FPS) + _MARGIN
+    start, times = _times_after(clip, at, span, check) if end == "first" else _times_before(clip, at, span, check)
     within = int((times[-1] - times[0]) * FPS) + 1
     count = min(count, 1 + (within - 1) // 4 * 4)
     wanted = [
@@ -117,38 +131,65 @@ def clip_frames(clip: Clip, end: End, count: int, size: tuple[int, int], check: 
         for k in range(count)
     ]
     height, width = size
-    pixels = np.empty((3, count, height, width), np.uint8)
+    pixels, scaler = np.empty((3, count, height, width), np.uint8), VideoReformatter()
     for time, frame in _decoded(clip, start, check):
         places = [k for k, each in enumerate(wanted) if each == time]
         if places:
-            rgb = resize_and_center_crop(upright_rgb(frame, clip.display), width, height)
+            rgb = resize_and_center_crop(upright_rgb(frame, clip.display, scaler), width, height)
             pixels[:, places] = rgb.transpose(2, 0, 1)[:, None]
         if time >= wanted[-1]:
             break
     return torch.from_numpy(pixels)
 
 
-def _times(clip: Clip, end: End, count: int, check: Check) -> tuple[Fraction | None, list[Fraction]]:
-    """Return from where to decode, and the times of the frames that come then: enough for `count`, or all."""
-    span = Fraction(count - 1, FPS) + _MARGIN
-    if end == "first":
-        times: list[Fraction] = []
-        for time, _ in _decoded(clip, None, check):
-            times.append(time)
-            if time - times[0] > span:
-                break
-        return None, _some(times, clip)
-    last = _claimed_end(clip) or _scanned_end(clip, check)
+def clip_length(clip: Clip, check: Check = lambda: None) -> int:
+    """Return how many frames a video has at 30 per second, as far as it can be read; nothing is decoded for that."""
+    last = _scanned_end(clip, check)
+    return 1 if last is None else max(1, int((last - clip.begin) * FPS) + 1)
+
+
+def _times_before(
+    clip: Clip, at: Fraction | None, span: Fraction, check: Check
+) -> tuple[Fraction | None, list[Fraction]]:
+    """Return from where to decode, and the times of the frames that come then up to `at`: `span` seconds, or all."""
+    limit = None if at is None else clip.begin + at - ROUNDED
+    last = limit or _claimed_end(clip) or _scanned_end(clip, check)
     back = span
-    while last is not None and back < last:
+    while last is not None and back < last - clip.begin:
         start = last - back
-        times = [time for time, _ in _decoded(clip, start, check)]
-        if times and times[-1] - times[0] >= span:
+        times = list(_times_until(clip, start, limit, check))
+        if times and times[-1] - times[0] >= span - _MARGIN / 2:
             return start, times
-        if not times:  # it ends before it should
+        if not times and limit is None:  # it ends before it should
             last = min(last, _scanned_end(clip, check) or last)
         back *= _GO_BACK
-    return None, _some([time for time, _ in _decoded(clip, None, check)], clip)
+    return None, _some(list(_times_until(clip, None, limit, check)), clip)
+
+
+def _times_after(
+    clip: Clip, at: Fraction | None, span: Fraction, check: Check
+) -> tuple[Fraction | None, list[Fraction]]:
+    """Return from where to decode, and the times of the frames that come then from `at` on: `span` seconds, or all."""
+    begin, back = clip.begin + (at or 0) - ROUNDED, _MARGIN
+    while True:
+        start = begin - back if back < begin - clip.begin else None
+        times: list[Fraction] = []
+        for time in _times_until(clip, start, None, check):
+            times = [time] if time <= begin else [*times, time]
+            if time - begin > span:
+                break
+        if start is None or (times and times[0] <= begin):  # otherwise it was entered too late
+            break
+        back *= _GO_BACK
+    return start, _some([time for time in times if time >= begin], clip)
+
+
+def _times_until(clip: Clip, start: Fraction | None, limit: Fraction | None, check: Check) -> Iterator[Fraction]:
+    """Yield the times of all frames from `start` on that come before `limit`."""
+    for time, _ in _decoded(clip, start, check):
+        if limit is not None and time >= limit:
+            return
+        yield time
 
 
 def _some(times: list[Fraction], clip: Clip) -> list[Fraction]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
@@ -73,9 +73,13 @@ def is_hdr(frame: VideoFrame) -> bool:
     return frame.color_trc in _HDR
 
 
-def upright_rgb(frame: VideoFrame, display: Display) -> NDArray[np.uint8]:
-    """Return a decoded frame as uint8 (H, W, 3): sRGB, upright, with square pixels."""
-    rgb = frame.reformat(
+def upright_rgb(frame: VideoFrame, display: Display, scaler: VideoReformatter) -> NDArray[np.uint8]:
+    """Return a decoded frame as uint8 (H, W, 3): sRGB, upright, with square pixels.
+
+    `scaler` is one for all frames of a video: the tables that it makes for HDR take seconds.
+    """
+    rgb = scaler.reformat(
+        frame,
         width=round(frame.width * display.aspect),
         format="rgb24",
         src_colorspace=colorspace_of(frame),
@@ -95,9 +99,14 @@ def colorspace_of(frame: VideoFrame) -> int:
     return Colorspace.ITU709 if frame.height >= _HD else Colorspace.ITU601
 
 
-def yuv_709(frame: VideoFrame, width: int, height: int) -> VideoFrame:
-    """Return a decoded frame, scaled, as our encoder takes it: yuv420p, BT.709 in limited range."""
-    return frame.reformat(
+def yuv_709(frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> VideoFrame:
+    """Return a decoded frame as our encoder takes it: of that width and height, yuv420p, BT.709 in limited range.
+
+    `scaler` as for `upright_rgb`.
+    """
+    width, height = size
+    return scaler.reformat(
+        frame,
         width=width,
         height=height,
         format="yuv420p",

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,7 +37,7 @@ def spread(made: int, rate: Fraction) -> list[int]:
 
 def made_frames(path: Path, rate: Fraction, shown: tuple[int, int], check: Check) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a made file as uint8 (H, W, 3) of the `shown` (width, height), at `rate`."""
-    wanted = spread(count_frames(path), rate)
+    wanted, scaler = spread(count_frames(path), rate), VideoReformatter()
     with open_frames(path, check) as frames:
         place = 0
         for number, (_, frame) in enumerate(frames):
@@ -44,7 +45,7 @@ def made_frames(path: Path, rate: Fraction, shown: tuple[int, int], check: Check
                 return
             if number < wanted[place]:
                 continue
-            pixels = fitted(upright_rgb(frame, Display()), shown)
+            pixels = fitted(upright_rgb(frame, Display(), scaler), shown)
             while place < len(wanted) and wanted[place] == number:
                 yield pixels
                 place += 1

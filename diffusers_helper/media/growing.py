@@ -106,10 +106,13 @@ class GrowingVideo:
         self.partial, self.sections, self.frames = path, sections, frames
         return True
 
-    def finished(self, frames: int) -> Path | None:
-        """Return the final file if a `GrowingVideo` of this stem made it with all its `frames`, else None."""
-        final = self._final
-        if count_frames(final) != frames:
+    def finished(self, frames: int | None) -> Path | None:
+        """Return the final file if a `GrowingVideo` of this stem made it with all its `frames`, else None.
+
+        `frames` of None is for a file that is more than was made: then it is enough that it is there.
+        """
+        final = self.final
+        if not final.is_file() if frames is None else count_frames(final) != frames:
             return None
         self.remove_partials()
         return final
@@ -134,7 +137,8 @@ class GrowingVideo:
         return self._stem.parent
 
     @property
-    def _final(self) -> Path:
+    def final(self) -> Path:
+        """The file of the finished video."""
         return self._stem.with_name(f"{self._stem.name}.mp4")
 
     def remove_partials(self, but: Path | None = None) -> None:
@@ -157,7 +161,7 @@ class GrowingVideo:
         """Give the newest file its final name, remove the other one, and return the path; OutputError if it cannot."""
         if self.partial is None:
             raise ValueError("a video needs at least one section")
-        final = self._final
+        final = self.final
         try:
             os.replace(self.partial, final)
         except OSError as error:

@@ -19,12 +19,17 @@ PART = ".part"
 """What `atomic_write` appends to the name of a file that it has not completed."""
 _SECTION = re.compile(r"section_(\d{3,9})\.safetensors")
 _PARTIAL = re.compile(r"_partial_(\d{2,9})\.mp4")
-_PICTURE = re.compile(r"photo\.png|picture_[a-z0-9_]{1,40}\.png")
+_PICTURE = re.compile(r"photo\.png|picture_[a-z0-9_]{1,40}\.png|video_[a-z0-9_]{1,40}")
 
 
 def picture_file(use: str) -> str:
     """Return the name of the file in a job's folder that holds the picture for `use`, as `JobInputs` calls it."""
     return "photo.png" if use == START else f"picture_{use}.png"
+
+
+def video_file(use: str) -> str:
+    """Return the name of the file in a job's folder that is the given video `use`; its content says of what kind."""
+    return f"video_{use}"
 
 
 def partial_file(stem: Path, sections: int) -> Path:
@@ -35,6 +40,11 @@ def partial_file(stem: Path, sections: int) -> Path:
 def partial_files(stem: Path) -> dict[int, Path]:
     """Return the partial files of the video at `stem` by their number of sections, smallest first."""
     return _numbered(stem.parent, stem.name, _PARTIAL, lambda number: partial_file(stem, number).name)
+
+
+def joining_folder(name: str) -> str:
+    """Return the name of the folder beside the half-written file `name` for what is written on the way to it."""
+    return f"{name}.joining"
 
 
 def section_file(number: int) -> str:
@@ -60,7 +70,8 @@ def half_written_results(stem: Path) -> Iterator[Path]:
     """Yield what was left half-written of the results at `stem`; nothing of a video whose name begins the same."""
     for name in _names(stem.parent):
         ending = name.removeprefix(stem.name).removesuffix(PART)
-        if name == f"{stem.name}{ending}{PART}" and (ending in (".png", ".json") or _PARTIAL.fullmatch(ending)):
+        ours = ending in (".png", ".json", ".mp4") or _PARTIAL.fullmatch(ending)
+        if (name == f"{stem.name}{ending}{PART}" and ours) or name == joining_folder(f"{stem.name}.mp4{PART}"):
             yield stem.parent / name
 
 

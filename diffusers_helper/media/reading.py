@@ -29,7 +29,7 @@ from diffusers_helper.core.messages import Message
 Check = Callable[[], None]
 _KINDS = "mov,mp4,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc"
 _READ_AT_ONCE = 1 << 20
-_FAULTS = (av.FFmpegError, OSError, ValueError)
+FAULTS = (av.FFmpegError, OSError, ValueError)
 """What reading a damaged file raises; a seek to before its begin is the file's own error."""
 _THREADS = 4
 """Each holds frames of its own."""
@@ -58,7 +58,7 @@ class TimedFrames:
         for packet in self.packets():
             try:
                 frames = packet.decode()
-            except _FAULTS:
+            except FAULTS:
                 self.damaged = True
                 continue
             for frame in frames:
@@ -85,7 +85,7 @@ class TimedFrames:
                 packet = next(packets)
             except StopIteration:
                 return
-            except _FAULTS:
+            except FAULTS:
                 self.damaged = True
                 return
             if self.sound is None or packet.stream is self.stream:
@@ -109,7 +109,7 @@ def open_frames(path: Path, check: Check = lambda: None, start: Fraction | None 
             assert stream.time_base is not None
             try:
                 container.seek(int(start / stream.time_base), stream=stream, backward=True)
-            except _FAULTS:
+            except FAULTS:
                 frames.damaged = True
         yield frames
 
@@ -131,7 +131,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
             container = av.open(
                 file, "r", options={"format_whitelist": _KINDS}, buffer_size=_READ_AT_ONCE, metadata_errors="replace"
             )
-        except _FAULTS as error:
+        except FAULTS as error:
             raise ClipError(
                 Message(
                     '"{name}" is no video that can be read, or is cut short: use MP4, MOV, WebM, MKV, AVI or GIF. '

@@ -2,9 +2,9 @@
 
 A video carries its pictures besides, the start picture as the very PNG that lies beside it, so that it alone restores
 everything. The comment is one JSON object: `framepack_recipe`, the version of its form, `framepack_pictures`, the
-names of the pictures if there is more than the first, and every field of the request. exiftool, ffprobe and file
-managers show it. A file from somewhere else is read with care: of what it holds only valid settings
-are taken, and everything else is told or ignored.
+names of the pictures unless it is the first of a video alone, `framepack_videos`, the names of given videos' files, and
+every field of the request. exiftool, ffprobe and file managers show it. A file from somewhere else is read with care:
+of what it holds only valid settings are taken, and everything else is told or ignored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 MAX_CHARACTERS = 200_000
 """Longer texts are refused: two prompts of the greatest length need a third of it."""
-_MARK, _NAMES = "framepack_recipe", "framepack_pictures"
+_MARK, _NAMES, _VIDEOS = "framepack_recipe", "framepack_pictures", "framepack_videos"
 _NAMED = 30
 """How many unknown settings are named."""
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -66,11 +66,19 @@ class Recipe:
     more: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def recipe_of(request: GenerationRequest, pictures: Collection[str] = (START,)) -> str:
-    """Return the text that files of `request` carry, made from pictures of these names."""
-    more = [name for name in pictures if name != START]
-    names = {_NAMES: [START, *more]} if more else {}
-    return json.dumps({_MARK: VERSION, **names, **request.model_dump()}, ensure_ascii=False)
+def recipe_of(
+    request: GenerationRequest, pictures: Collection[str] = (START,), videos: Mapping[str, str] | None = None
+) -> str:
+    """Return the text that files of `request` carry, made from pictures of these names or from given videos.
+
+    `videos` are the names of their files, by where each is; see `JobInputs`.
+    """
+    if request.frame or len(pictures) > 1:
+        names: dict[str, Any] = {_NAMES: sorted(pictures, key=lambda name: name != START)}
+    else:
+        names = {_VIDEOS: dict(videos)} if videos else {}
+    loras = {"loras": [lora.without_folder().model_dump() for lora in request.loras]}  # no paths of this computer
+    return json.dumps({_MARK: VERSION, **names, **request.model_dump(), **loras}, ensure_ascii=False)
 
 
 def can_carry(recipe: str, encode: Callable[..., None] = encode_mp4) -> bool:
@@ -121,10 +129,19 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
                 name=name,
             )
         )
+    adoption += _notes_on_videos(found)
     names = _names_in(found)
     recipe = _recipe(found, picture, adoption)
     more = dict(zip((names or ())[1:], photos[1:], strict=False))
     return replace(recipe, photo=photos[0] if photos else b"", names=names, more=more)
+
+
+def settings_in(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the settings in a file, and none where there are none."""
+    try:
+        return read_recipe(path).settings
+    except SettingsError:
+        return {}
 
 
 def _reader(picture: bool, is_video: bool) -> Callable[[BinaryIO], str]:
@@ -148,11 +165,26 @@ def _photos_in(video: BinaryIO) -> list[bytes]:
     return list(takewhile(lambda photo: photo.startswith(_PNG), read_tags(video, PICTURE, MAX_PICTURE)))
 
 
+def _notes_on_videos(found: dict[str, Any]) -> list[Message]:
+    """Take what a file says of given videos out of it; their part that was replaced means nothing for another one."""
+    videos = found.pop(_VIDEOS, None)
+    if not isinstance(videos, dict) or not videos:
+        return []
+    found.pop("replaced", None)
+    found[_NAMES] = None  # there is no start picture
+    names = ", ".join(dict.fromkeys(display_name(str(name)) for name in list(videos.values())[:_NAMED]))
+    return [Message("This video was made from others, which are not in the file: {names}.", names=names)]
+
+
 def _names_in(found: dict[str, Any]) -> tuple[str, ...] | None:
-    """Take the pictures' names out of what a file says; of our own files those without any have the first alone."""
+    """Take the pictures' names out of what a file says; of our own files those without any have the first alone.
+
+    A single picture of a text has none.
+    """
     names = found.pop(_NAMES, [START] if found.get(_MARK) == VERSION else None)
-    good = isinstance(names, list) and len(names) <= MAX_KEYS + 2 and all(isinstance(name, str) for name in names)
-    return tuple(names) if good and names[:1] == [START] else None
+    if not isinstance(names, list) or len(names) > MAX_KEYS + 2 or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) if names[:1] == [START] or (found.get("frame") is True and not names) else None
 
 
 def _json(file: BinaryIO) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.audio.codeccontext import AudioCodecContext
@@ -16,7 +18,7 @@ from av.packet import Packet
 
 from diffusers_helper.core.messages import Message
 from diffusers_helper.media.clip import Clip
-from diffusers_helper.media.reading import open_video
+from diffusers_helper.media.reading import FAULTS, Check, open_video
 
 _IN_MP4 = {"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "alac", "flac"}
 _CODEC, _RATE, _LAYOUT, _FRAME = "aac", 48_000, "stereo", 1024
@@ -28,6 +30,19 @@ _PRIMING = Fraction(1, 8)
 def sound_track(container: InputContainer) -> AudioStream | None:
     """Return the first audio track that can be decoded."""
     return next((each for each in container.streams.audio if each.codec_context is not None), None)
+
+
+def sound_packets(path: Path, check: Check, start: Fraction) -> Iterator[Packet[AudioStream]]:
+    """Yield the packets of a file's sound from about `start` seconds on, as far as they can be read."""
+    with open_video(path) as container:
+        track = sound_track(container)
+        if track is None or track.time_base is None:
+            return
+        with suppress(*FAULTS):
+            container.seek(max(0, int(start / track.time_base)), stream=track, backward=True)
+            for packet in container.demux(track):
+                check()
+                yield packet
 
 
 @dataclass(eq=False)

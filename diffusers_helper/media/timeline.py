@@ -14,15 +14,17 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from diffusers_helper.media.clip import Clip
+from diffusers_helper.media.clip import ROUNDED, Clip
 from diffusers_helper.media.fitting import made_frames, rate_of_made
 from diffusers_helper.media.reading import Check, TimedFrames, open_frames
-from diffusers_helper.media.sound import Sound, sound_track
+from diffusers_helper.media.sound import Sound, sound_packets, sound_track
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.media.video import FAST_START
 
 _REORDER = 3
 """Frames that decoding is taken to run ahead of showing where a file does not tell."""
+_SOUND_AHEAD = 1
+"""Seconds by which sound may lie behind its frames in a file, and so not be read when the last of those is."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,37 @@ class GivenPart:
         """Nothing of it is left out."""
         return self.start is None and self.stop is None
 
+    @property
+    def limits(self) -> tuple[Fraction | None, Fraction | None]:
+        """When it begins and ends, as the file counts: all its frames are from the one on, and before the other."""
+        begin = self.clip.begin - ROUNDED
+        return None if self.start is None else begin + self.start, None if self.stop is None else begin + self.stop
 
-Part = GivenPart | Path
-"""A given video, or the file of what was made: of `encode_mp4` at 30 frames per second, without the given frames."""
+    @property
+    def seconds(self) -> Fraction | None:
+        """How long it is; None where the file's end would have to be known."""
+        return None if self.stop is None else self.stop - (self.start or 0)
+
+
+@dataclass(frozen=True)
+class MadePart:
+    """What was made.
+
+    Attributes:
+        path: its file: of `encode_mp4` at 30 frames per second, without the given frames.
+        heard: the part of a given video in whose place it is, whose sound and length stay; None for silence.
+    """
+
+    path: Path
+    heard: GivenPart | None = None
+
+    @property
+    def seconds(self) -> Fraction | None:
+        """How long it is to be; None for as long as its file."""
+        return None if self.heard is None else self.heard.seconds
+
+
+Part = GivenPart | MadePart
 
 
 @dataclass(eq=False)
@@ -87,12 +117,18 @@ class Line:
         self.container.mux(packet)
 
     def copy(self, part: Part, check: Check) -> None:
-        """Write all packets of a file, its sound included."""
-        end, shift = self.now, None
+        """Write all packets of a file, its sound included; a part of a video begins and ends where it can be cut."""
+        begin, end, shift = self.now, self.now, None
+        first, last = part.limits if isinstance(part, GivenPart) else (None, None)
         with self.opened(part, check) as (frames, _):
             for packet in frames.packets():
                 if packet.pts is None or packet.is_corrupt:
                     continue
+                time = packet.pts * packet.time_base
+                if first is not None and time < first:
+                    continue
+                if last is not None and time >= last:
+                    break
                 if shift is None:
                     shift = self.now - packet.pts * packet.time_base
                 length = (packet.duration or 0) * packet.time_base or frames.step
@@ -101,16 +137,30 @@ class Line:
                 early = packet.pts * packet.time_base - _REORDER * frames.step
                 decoded = early if packet.dts is None else packet.dts * packet.time_base
                 self.add(packet, self._ticks(packet.pts * packet.time_base + shift), self._ticks(decoded + shift))
-        self.now = end
+        self.now = end if part.seconds is None else begin + part.seconds
 
     def _ticks(self, time: Fraction) -> int:
         return round(time / self.tick)
 
+    def hear(self, part: MadePart, check: Check) -> None:
+        """Write the sound that stays while a made part is seen."""
+        given = part.heard
+        if self.sound is None or given is None:
+            return
+        begin, end = given.clip.begin + (given.start or 0), given.limits[1]
+        shift = self.now - begin
+        piece = self.sound.of(shift, self.now - _SOUND_AHEAD, None if end is None else end + shift)
+        for packet in sound_packets(given.clip.path, check, begin - _SOUND_AHEAD):
+            if end is not None and packet.pts is not None and packet.pts * packet.time_base >= end:
+                return
+            self.container.mux(list(piece.packets(packet)))
+
     @contextmanager
     def opened(self, part: Part, check: Check) -> Iterator[tuple[TimedFrames, Fraction]]:
         """Open the next part; its sound is written while its frames are read. Yields by how much it is later, too."""
-        if isinstance(part, Path):
-            with open_frames(part, check) as frames:
+        if isinstance(part, MadePart):
+            self.hear(part, check)
+            with open_frames(part.path, check) as frames:
                 yield frames, self.now
             return
         clip, start = part.clip, part.start or Fraction(0)

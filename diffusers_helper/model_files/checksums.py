@@ -14,8 +14,9 @@ from pathlib import Path
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.files import atomic_write, parsed_json
 from diffusers_helper.core.messages import Message
-from diffusers_helper.model_files.check import SHA256, Fault, Problem
+from diffusers_helper.model_files.check import SHA256
 from diffusers_helper.model_files.parts import Part
+from diffusers_helper.model_files.problems import Fault, Problem
 
 logger = logging.getLogger(__name__)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
-from diffusers_helper.core.files import atomic_write
+from diffusers_helper.core.files import atomic_write, parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.model_files.check import SHA256
 from diffusers_helper.model_files.checksums import CHUNK
+from diffusers_helper.model_files.hub_source import HubSource
 from diffusers_helper.model_files.local_folder import SUMS_FILE, LocalFolder, read_sums
-from diffusers_helper.model_files.parts import Part
+from diffusers_helper.model_files.parts import PUBLISHED, Part
+from diffusers_helper.model_files.settings_file import SETTINGS_FILE
 from diffusers_helper.model_files.sizes import free_bytes, readable_size
 from diffusers_helper.model_files.source import ModelSource
 
@@ -30,7 +32,16 @@ def copy_model(
     goes on from there the next time. Raises ModelFilesError for files that are missing, or changed while they lay
     there, and for too small a disk; OutputError where it cannot be written.
     """
-    files = list(dict.fromkeys((file, target / place) for file, place in _files(source, parts)))
+    found = {part: _found(source, part) for part in parts}
+    places = {part: _place(source, part, place) for part, place in found.items()}
+    files = list(
+        dict.fromkeys(
+            (file, target / places[part] / file.name)
+            for part, place in found.items()
+            for file in part.files_in(place)
+            if file.parent != PUBLISHED  # the configuration of a file of weights, which needs none
+        )
+    )
     target.mkdir(parents=True, exist_ok=True)
     sums = read_sums(target)
     todo = [(file, to) for file, to in files if not _is_there(file, to, sums, target)]
@@ -48,24 +59,38 @@ def copy_model(
         to.parent.mkdir(parents=True, exist_ok=True)
         sums[str(to.relative_to(target))] = _copy(file, to, on_bytes)
         _write_sums(target, sums)
-    settings = source.root / "framepack.json"
-    if isinstance(source, LocalFolder) and settings.is_file():
-        shutil.copyfile(settings, target / settings.name)
+    if not isinstance(source, HubSource):
+        _copy_settings(
+            source, target, {part: places[part] / found[part].name for part in places if found[part].is_file()}
+        )
     return sum(to.stat().st_size for _, to in files)
 
 
-def _files(source: ModelSource, parts: Iterable[Part]) -> Iterable[tuple[Path, Path]]:
-    """Every file with its place in a model folder; where two parts are the same files, twice."""
-    for part in parts:
-        folder, problems = source.inspect(part)
-        if folder is None or problems:
-            raise ModelFilesError(
-                join_sentences([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
-            )
-        place = Path(part.repository, part.folder)
-        if isinstance(source, LocalFolder):
-            place = folder.relative_to(source.root)
-        yield from ((file, place / file.name) for file in part.files_in(folder))
+def _found(source: ModelSource, part: Part) -> Path:
+    folder, problems = source.inspect(part)
+    if folder is None or problems:
+        raise ModelFilesError(
+            join_sentences([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
+        )
+    return folder
+
+
+def _place(source: ModelSource, part: Part, found: Path) -> Path:
+    """Where what was found goes, below the target; where two parts are the same files, it is one place."""
+    if found.is_file():
+        return Path(part.name)
+    return found.relative_to(source.root) if isinstance(source, LocalFolder) else Path(part.repository, part.folder)
+
+
+def _copy_settings(source: ModelSource, target: Path, named: dict[Part, Path]) -> None:
+    """The settings of the model, and where the files of weights are."""
+    file = source.root / SETTINGS_FILE
+    content = parsed_json(file.read_bytes()) if file.is_file() else {}
+    if named:
+        content |= {"parts": {part.name: place.as_posix() for part, place in named.items()}}
+    if content:
+        with atomic_write(target / SETTINGS_FILE) as part:
+            part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _copy(file: Path, to: Path, on_bytes: Callable[[int], None]) -> str:

@@ -12,14 +12,20 @@ from typing import Any
 
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
-from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS
+from diffusers_helper.model_files.headers import BLOCK_TYPES, EIGHT_BIT_FLOATS, ITEM_BYTES
 
 _FOREIGN = (
     (
         re.compile(r"lora_|\.lora\.|\.(alpha|dora_scale|diff|diff_b)$|hada_w\d|lokr_w\d"),
         Message("changes to a model (LoRA), not a model"),
     ),
-    (re.compile(r"^(model\.diffusion_model\.|double_blocks\.|single_blocks\.)"), Message("a single file for ComfyUI")),
+    (
+        re.compile(
+            r"^((model\.)?diffusion_model\.)?(double_blocks|single_blocks|img_in|txt_in|vector_in|final_layer)\."
+        ),
+        Message("HunyuanVideo with its first names of weights, or another model"),
+    ),
+    (re.compile(r"^(blk\.\d+\.|token_embd\.)"), Message("a language model for llama.cpp")),
     (
         re.compile(r"\.(nested_)?(absmax|quant_map)$|\.quant_state\.|\.(SCB|weight_format)$"),
         Message("weights quantised with bitsandbytes"),
@@ -37,16 +43,16 @@ _BESIDE_SCALES = re.compile(r"(^|\.)(scaled_fp8|input_scale|scale_input|comfy_qu
 """What stands beside scales and does not change a weight: marks, and scales of what a layer reads."""
 
 
-def foreign_format(header: Mapping[str, Mapping[str, Any]], *, scales: bool) -> Message | None:
-    """Say what a file with this `header` holds, to follow its name, if its weights mean something else; else None.
-
-    `scales`: those that `scales_of` finds are applied when the weights are read.
-    """
+def foreign_format(header: Mapping[str, Mapping[str, Any]]) -> Message | None:
+    """Say what a file with this `header` holds, to follow its name, if its weights mean something else; else None."""
     for pattern, kind in _FOREIGN:
         name = next(filter(pattern.search, header), None)
         if name is not None:
             return Message("holds {name}: it is {kind}, which is not read", name=display_name(name), kind=kind)
-    applied = scales_of(header) if scales else {}
+    for name, entry in header.items():
+        if entry["dtype"] not in ITEM_BYTES and entry["dtype"] not in BLOCK_TYPES:
+            return Message("holds {name} as {dtype}, which is not read", name=display_name(name), dtype=entry["dtype"])
+    applied = scales_of(header)
     known = set(applied.values())
     name = next((name for name in header if _ANY_SCALE.search(name) and name not in known), None)
     if name is None and not applied:

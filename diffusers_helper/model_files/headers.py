@@ -1,7 +1,7 @@
-"""The header of a safetensors file: which tensors it holds, where, and as what. No weights are read.
+"""The header of a file of weights: which tensors it holds, where, and as what. No weights are read.
 
-The form is that of huggingface.co/docs/safetensors. A header is data from outside: whatever it says is looked at before
-it is used.
+Most are safetensors files (`read_header`), whose form is that of huggingface.co/docs/safetensors; some are GGUF files.
+A header is data from outside: whatever it says is looked at before it is used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,46 @@ from typing import Any, TypeGuard
 
 from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
+from diffusers_helper.model_files.gguf_files import BLOCKS, MAGIC, read_gguf
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1,
 }  # fmt: skip
 """Bytes of one number, by safetensors' name of its dtype."""
+BLOCK_TYPES = tuple(BLOCKS)
+"""Types of GGUF files that several numbers at a time are stored in."""
 EIGHT_BIT_FLOATS = ("F8_E4M3", "F8_E5M2")
 _MAX_HEADER = 100_000_000
 """The safetensors format's own limit on its header, bytes."""
 _MAX_AXES = 16
+
+
+def bytes_of(dtype: str, numbers: int) -> int:
+    """Bytes that `numbers` take, whole blocks of them; `dtype` is the file's name for their form."""
+    of_block, nbytes = BLOCKS.get(dtype) or (1, ITEM_BYTES[dtype])
+    return numbers // of_block * nbytes
+
+
+def numbers_at_once(dtype: str, nbytes: int) -> int:
+    """How many numbers, whole blocks of them, lie in `nbytes` at most."""
+    of_block, of_bytes = BLOCKS.get(dtype) or (1, ITEM_BYTES[dtype])
+    return max(1, nbytes // of_bytes) * of_block
+
+
+def read_tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """The tensors of a safetensors or GGUF file as `read_header` gives them, but offsets from the file's beginning.
+
+    Raises ValueError whose text says what is wrong, to follow the file's name, and OSError.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return read_gguf(path)
+    header = read_header(path)
+    start = path.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    for entry in header.values():
+        entry["data_offsets"] = [start + offset for offset in entry["data_offsets"]]
+    return header
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -30,6 +60,11 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ValueError whose text says what is wrong, to follow the file's name, and OSError.
     """
+    return read_header_and_metadata(path)[0]
+
+
+def read_header_and_metadata(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The header as `read_header` has it, and what the file's maker wrote about it; raises as `read_header`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -47,13 +82,13 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(Message("is not a safetensors file")) from None
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise ValueError(Message("is not a safetensors file"))
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
     whole = 8 + length + _data_bytes(header)
     if size < whole:
         raise ValueError(Message("is cut short: it has {size} of {whole} bytes", size=size, whole=whole))
     if size > whole:
         raise ValueError(Message("is damaged: it has {size} bytes instead of {whole}", size=size, whole=whole))
-    return header
+    return header, {name: text for name, text in metadata.items() if isinstance(text, str)}
 
 
 def _data_bytes(header: dict[str, Any]) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.messages import Message, join_sentences
-from diffusers_helper.model_files.check import Fault, Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.check import find_problems, intact_bytes
 from diffusers_helper.model_files.checksums import find_changed
 from diffusers_helper.model_files.hub import HubError, HuggingFaceHub
 from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.problems import Fault, Problem
 from diffusers_helper.model_files.revisions import LOCK_FILE, Revisions
 from diffusers_helper.model_files.sizes import free_bytes
 from diffusers_helper.model_files.source import ModelSource, OnProgress, fetching_commands, room
@@ -32,8 +33,12 @@ class HubSource(ModelSource):
 
     def check(self, variants: Iterable[str], *, offline: bool = False) -> None:
         """As in the base class; asks the hub for sizes only when something has to be downloaded."""
+        self.check_parts(parts_for(variants), offline=offline)
+
+    def check_parts(self, wanted: Iterable[Part], *, offline: bool = False) -> None:
+        """As in the base class."""
         lacking = {}
-        for part in parts_for(variants):
+        for part in wanted:
             _folder, problems = self.inspect(part)
             if problems:
                 lacking[part] = problems

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
-from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
-from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.model_files.check import Problem, find_problems, intact_bytes
+from diffusers_helper.model_files.check import find_problems, intact_bytes
 from diffusers_helper.model_files.parts import Part, parts_for
+from diffusers_helper.model_files.problems import Problem
+from diffusers_helper.model_files.settings_file import read_settings
 from diffusers_helper.model_files.source import ModelSource, OnProgress, fetching_commands, room
 
 SUMS_FILE = "SHA256SUMS"
@@ -20,17 +20,17 @@ SUMS_FILE = "SHA256SUMS"
 class LocalFolder(ModelSource):
     """A folder that holds the repositories by their ids.
 
-    `framepack.json` in it, if there is one, gives its title, whether it is trained, its default settings, and as
-    `same_files` the repositories whose files are another's there: `{"its id": "the other's id"}`.
+    `framepack.json` in it, if there is one, gives what `settings_file` describes.
     """
 
     def __init__(self, path: Path, *, is_tiny: bool = False) -> None:
         self.path = path
         self.is_tiny = is_tiny
-        self.title = path.name
-        self.same_files: dict[str, str] = {}
-        if (path / "framepack.json").is_file():
-            self._read_settings(path / "framepack.json")
+        settings = read_settings(path)
+        self.title = settings.title or path.name
+        self.trained = settings.trained
+        self.same_files = settings.same_files
+        self.defaults = settings.defaults
 
     @property
     def root(self) -> Path:
@@ -80,18 +80,6 @@ class LocalFolder(ModelSource):
         else:
             advice = [Message("Put the files of {repository} there instead.", repository=part.repository)]
         raise ModelFilesError(join_sentences([text, *advice]))
-
-    def _read_settings(self, file: Path) -> None:
-        try:
-            content = parsed_json(file.read_bytes())
-            self.title = str(content.pop("title", self.title))
-            self.trained = bool(content.pop("trained", True))
-            self.same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
-            self.defaults = GenerationRequest.from_fields({"resolution": 640} | content)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise ModelFilesError(
-                Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
-            ) from None
 
 
 def read_sums(folder: Path) -> dict[str, str]:

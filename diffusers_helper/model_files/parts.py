@@ -10,6 +10,11 @@ from typing import Any
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.variants import VARIANTS, Variant, variant_named
 
+TWIN = ".fp16"
+"""What stands in the names of half-precision twins; they are read where there are no others."""
+PUBLISHED = Path(__file__).parent / "published"
+"""Configurations of the published sizes, for files of weights that come without one."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -26,7 +31,11 @@ class Part:
         weights: stem of its safetensors files; "" if it has none.
         marker: end of a weight's name that only such a part has; its last axis is as long as the config's `width` says.
         width: fields of the config whose product is that length; of a list the last entry counts.
+        rows: the field of the config that its first axis is as long as; "" where that says nothing.
         once_per_video: the share of its bytes that a video reads once, about: modulation weights.
+        published_as: the dtype of the published weights, by safetensors' name.
+
+    Where its files are is a path: a folder in the published layout, or one file of weights.
     """
 
     name: str
@@ -40,7 +49,9 @@ class Part:
     weights: str = ""
     marker: str = ""
     width: tuple[str, ...] = ()
+    rows: str = ""
     once_per_video: float = 0.0
+    published_as: str = "F16"
 
     @property
     def is_transformer(self) -> bool:
@@ -58,21 +69,42 @@ class Part:
         names = ["*.json", "*.txt"]
         if self.weights:
             stem = self.weights
-            names = [self.config, f"{stem}.safetensors", f"{stem}-*-of-*.safetensors", f"{stem}.safetensors.index.json"]
+            names = [self.config, f"{stem}.safetensors", *self.shard_names(), f"{stem}.safetensors.index.json"]
         return [f"{self.folder}/{name}" if self.folder else name for name in names]
 
-    def files_in(self, folder: Path) -> list[Path]:
-        """Its files in `folder`, sorted, without those of other parts and formats."""
+    def shard_names(self, twin: str = "") -> list[str]:
+        """What its weight files are called where there are several, as patterns; `twin` is "" or TWIN."""
+        stem = self.weights
+        return list(dict.fromkeys((f"{stem}{twin}-*-of-*.safetensors", f"{stem}-*-of-*{twin}.safetensors")))
+
+    def config_file(self, place: Path) -> Path:
+        """The file that says what is at `place`.
+
+        Of a file of weights it is NAME.config.json beside it, and else that of the published size.
+        """
+        if not place.is_file():
+            return place / self.config
+        beside = place.with_suffix(".config.json")
+        return beside if beside.is_file() else PUBLISHED / f"{'transformer' if self.is_transformer else self.name}.json"
+
+    def files_in(self, place: Path) -> list[Path]:
+        """Its files at `place`, sorted, without those of other parts and formats."""
+        if place.is_file():
+            return sorted({place, self.config_file(place)})
         names = [pattern.rpartition("/")[2] for pattern in self.patterns]
-        return sorted({file for name in names for file in folder.glob(name)})
+        found = {file for name in names for file in place.glob(name)}
+        if self.weights and not any(file.suffix == ".safetensors" for file in found):
+            names = [*self.shard_names(TWIN), f"{self.weights}{TWIN}.safetensors", f"{self.weights}*.json"]
+            found |= {file for name in names for file in place.glob(name)}
+        return sorted(found)
 
-    def bytes_in(self, folder: Path) -> int:
-        """Bytes of its files in `folder`."""
-        return sum(file.stat().st_size for file in self.files_in(folder))
+    def bytes_in(self, place: Path) -> int:
+        """Bytes of its files at `place`."""
+        return sum(file.stat().st_size for file in self.files_in(place))
 
-    def identity_in(self, folder: Path) -> list[tuple[str, str]]:
-        """What tells its files in `folder` from others, as data: the hub's checksum, or size and time of change."""
-        return [(file.name, _content_of(file.resolve())) for file in self.files_in(folder)]
+    def identity_in(self, place: Path) -> list[tuple[str, str]]:
+        """What tells its files at `place` from others, as data: the hub's checksum, or size and time of change."""
+        return [(file.name, _content_of(file.resolve())) for file in self.files_in(place)]
 
     def expected_width(self, config: dict[str, Any]) -> int | None:
         """Length of the marker's last axis by `config`; None when the config leaves it to the default."""
@@ -106,6 +138,7 @@ TEXT_ENCODER = Part(
     weights="model",
     marker="embed_tokens.weight",
     width=("hidden_size",),
+    rows="vocab_size",
 )
 TOKENIZER = Part(
     name="tokenizer",
@@ -126,6 +159,7 @@ TEXT_ENCODER_2 = Part(
     weights="model",
     marker="token_embedding.weight",
     width=("hidden_size",),
+    rows="vocab_size",
 )
 TOKENIZER_2 = Part(
     name="tokenizer_2",
@@ -184,6 +218,7 @@ def _transformer(variant: Variant) -> Part:
         marker="clean_x_embedder.proj.bias",
         width=("num_attention_heads", "attention_head_dim"),
         once_per_video=0.264,
+        published_as="BF16",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading safetensors files straight into memory that is there already, by any number of threads. No torch.
+"""Reading files of weights straight into memory that is there already, by any number of threads. No torch.
 
 A read goes from the system's file cache to its final place: nothing is mapped, and no second copy of a weight exists.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.model_files.formats import is_beside_scales, scales_of
-from diffusers_helper.model_files.headers import ITEM_BYTES, read_header
+from diffusers_helper.model_files.headers import BLOCK_TYPES, ITEM_BYTES, read_tensors
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Stored:
 
 
 class Shards:
-    """The tensors of several safetensors files, by name, scales with their weights; open as long as this lives.
+    """The tensors of several files of weights, by name, scales with their weights; open as long as this lives.
 
-    Raises ValueError for a file that is no whole safetensors file, OSError for one that cannot be opened.
+    Raises ValueError for a file that is not whole, OSError for one that cannot be opened.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -72,15 +72,14 @@ class Shards:
 
     def _list(self, number: int, file: Path) -> dict[str, dict[str, Any]]:
         try:
-            header = read_header(file)
+            header = read_tensors(file)
         except ValueError as error:
             raise ValueError(f"{file.name} {error}") from None
-        end = file.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
         for name, entry in header.items():
-            if entry["dtype"] not in ITEM_BYTES:
+            if entry["dtype"] not in ITEM_BYTES and entry["dtype"] not in BLOCK_TYPES:
                 raise ValueError(f"{file.name} holds {name} as {entry['dtype']}, which is not read here.")
             first, last = entry["data_offsets"]
-            self.tensors[name] = Stored(number, end + first, last - first, entry["dtype"], tuple(entry["shape"]))
+            self.tensors[name] = Stored(number, first, last - first, entry["dtype"], tuple(entry["shape"]))
         return header
 
     def _add_scales(self, header: dict[str, dict[str, Any]]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.model_files.check import Problem
 from diffusers_helper.model_files.checksums import ChecksumRecord, Report, find_changed
 from diffusers_helper.model_files.parts import Part
+from diffusers_helper.model_files.problems import Problem
 from diffusers_helper.model_files.sizes import free_bytes, readable_size
 
 OnProgress = Callable[[str, int, int], None]
@@ -83,6 +83,11 @@ class ModelSource(ABC):
 
         Reads headers alone. Files that only have to be downloaded are no error, unless `offline` or the disk forbids.
         """
+
+    def check_parts(self, wanted: Iterable[Part], *, offline: bool = False) -> None:
+        """The same for single parts."""
+        for part in wanted:
+            self.folder(part, offline=offline)
 
     @abstractmethod
     def folder(self, part: Part, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:

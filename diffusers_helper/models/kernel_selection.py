@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from .gguf_blocks import BLOCKS
 from .kernels import PLAIN, Affine, Heads, Kernels
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "linear_gelu": (x, layers[0]),
         "linear_of_pair": (x, y, layers[2]),
         "expand": (normal(6, 40).to(torch.float8_e4m3fn), normal(6).float(), normal(6, 40)),
+        "add_product": (normal(150, 140), normal(150, 40), normal(40, 140)),
         "channel_sums": (video,),
         "activate_padded": (video, Affine(normal(2, 96).float(), normal(2, 96).float()), video_padded),
         "add_biased": (video.clone(memory_format=torch.preserve_format), -video, normal(96)),
@@ -81,8 +83,20 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
             video.new_zeros(2, 24, 3, 6, 8).contiguous(memory_format=torch.channels_last_3d),
         ),
     }
-    errors = [_relative_error(kernels, name, arguments) for name, arguments in calls.items()]
+    with_one_scale = "expand", (normal(6, 40).to(torch.float8_e5m2), normal(1).float(), normal(6, 40))
+    blocks = [("expand_blocks", (kind, some_blocks(kind, device), normal(3 * BLOCKS[kind].numbers))) for kind in BLOCKS]
+    more = [with_one_scale, *blocks]
+    errors = [_relative_error(kernels, name, arguments) for name, arguments in (*calls.items(), *more)]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on
+
+
+def some_blocks(kind: str, device: torch.device) -> Tensor:
+    """Three blocks of a GGUF file whose bytes are all different numbers, and whose half-precision numbers are 1."""
+    raw = (torch.arange(3 * BLOCKS[kind].nbytes) * 89 % 256).to(device, torch.uint8).view(3, -1)
+    one = torch.tensor([0, 0x3C], dtype=torch.uint8, device=device)
+    for at in (slice(0, 2), slice(2, 4), slice(-2, None)):
+        raw[:, at] = one
+    return raw
 
 
 def _relative_error(kernels: Kernels, name: str, arguments: tuple[object, ...]) -> float:
@@ -101,7 +115,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 def _in_float32(value: object) -> object:
     if isinstance(value, Tensor):
-        return value.float().clone()  # some are written to
+        return value.float().clone() if value.is_floating_point() else value  # some are written to
     if isinstance(value, nn.Linear):
         return _linear(value.weight.float(), value.bias.float())
     if isinstance(value, Heads):

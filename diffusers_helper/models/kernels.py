@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .gguf_blocks import expand_blocks
 from .norms import EPS, modulate
 from .rope import rotate
 
@@ -35,7 +36,7 @@ class Affine(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What the transformer's blocks and, the last four, the video decoder ask of a device."""
+    """What the transformer's weights and blocks and, the last four, the video decoder ask of a device."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Layer norm without weights, then scale and shift."""
@@ -61,7 +62,13 @@ class Kernels(Protocol):
         """A linear layer of [left | right] (concatenated on the last axis)."""
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-        """Write float8 e4m3 `codes` (rows, columns) times a scale per row (rows,), float32, to `out`; return `out`."""
+        """Write float8 `codes` (rows, columns) times float32 scales, one per row (rows,) or one (1,), to `out`."""
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """Write the numbers of blocks of a GGUF file (uint8, of type `kind`) to `out`; return `out`."""
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """`x + left @ right` of matrices of one dtype, the product a thin one: summed in float32 and rounded once."""
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """Sums and sums of squares of x (B, C, T, H, W) per sample and channel: (2, B, C), in float64 if possible."""
@@ -122,6 +129,14 @@ class PlainKernels:
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """See Kernels."""
         return out.copy_(codes).mul_(scales[:, None])
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """See Kernels."""
+        return torch.addmm(x, left, right)
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """See Kernels."""
+        return expand_blocks(kind, blocks, out)
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""

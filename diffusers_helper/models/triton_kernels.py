@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from .gguf_blocks import BLOCKS, expand_blocks
 from .kernels import Affine, Heads
 from .norms import EPS
 from .sdpa import sdpa
@@ -21,7 +22,9 @@ from .sdpa import sdpa
 ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""
 COLUMNS = 1024
-"""Numbers that one program of `_expand` takes."""
+"""Numbers that one program of `_expand` or `_expand_blocks` takes."""
+TILE, RANKS = 128, 32
+"""Rows and columns of the matrix that one program of `_add_product` takes, and columns of its left factor at a time."""
 KEYS = 128
 """Keys of one block in cuDNN's attention."""
 ROWS_OF_QUERIES = 128
@@ -86,18 +89,84 @@ def _norm_rotate(
 
 
 @triton.jit
-def _expand(codes, scales, out, columns, BLOCK: tl.constexpr):
-    """A piece of a row of float8 e4m3 times the row's scale, by way of float16, which every card converts.
+def _expand(codes, scales, out, columns, scale_stride, E4M3: tl.constexpr, BLOCK: tl.constexpr):
+    """A piece of a row of float8 times the row's scale, by way of float16, which every card converts.
 
-    Its exponent is biased by 15 instead of 7, so that moving the bits gives the number over 256, subnormal ones too.
+    Its exponent is biased by 15 instead of e4m3's 7, so that moving the bits gives the number over 256, subnormal ones
+    too. An e5m2 number is the upper half of a float16.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     code = tl.load(codes + row * columns + column, mask=inside, other=0).to(tl.int16)
-    half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
-    value = half.to(tl.float32) * (tl.load(scales + row) * 256.0)
+    scale = tl.load(scales + row * scale_stride)
+    if E4M3:
+        half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
+        scale *= 256.0
+    else:
+        half = (code << 8).to(tl.float16, bitcast=True)
+    value = half.to(tl.float32) * scale
     tl.store(out + row * columns + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_product(x, left, right, out, rows, columns, rank, TILE: tl.constexpr, RANKS: tl.constexpr):
+    """A tile of out = x + left (rows, rank) @ right (rank, columns): `torch.addmm` would copy x first."""
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)[:, None]
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)[None, :]
+    total = tl.zeros((TILE, TILE), tl.float32)
+    for start in range(0, rank, RANKS):
+        of_left, of_right = start + tl.arange(0, RANKS)[None, :], start + tl.arange(0, RANKS)[:, None]
+        thin = tl.load(left + row * rank + of_left, mask=(row < rows) & (of_left < rank), other=0.0)
+        flat = tl.load(right + of_right * columns + column, mask=(of_right < rank) & (column < columns), other=0.0)
+        total = tl.dot(thin, flat, total, input_precision="ieee")
+    inside = (row < rows) & (column < columns)
+    total += tl.load(x + row * columns + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * columns + column, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _half(at, mask):
+    """A float16 number from two bytes, the lower first."""
+    low = tl.load(at, mask=mask, other=0).to(tl.int16)
+    high = tl.load(at + 1, mask=mask, other=0).to(tl.int16)
+    return (low | (high << 8)).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _expand_blocks(
+    raw, out, count,
+    KIND: tl.constexpr, NUMBERS: tl.constexpr, NBYTES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Numbers of a GGUF file's blocks; gguf_blocks.py says what is where. Not fused to multiply-adds: the same bits."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < count
+    block = raw + at // NUMBERS * NBYTES
+    i = (at % NUMBERS).to(tl.int32)
+    if KIND == "Q8_0":
+        q = tl.load(block + 2 + i, mask=mask, other=0).to(tl.int8, bitcast=True)
+        value = q.to(tl.float32) * _half(block, mask)
+    elif KIND == "Q6_K":
+        group = i % 128 // 32  # of the four that share bytes
+        low = tl.load(block + i // 128 * 64 + i % 64, mask=mask, other=0) >> (group // 2 * 4).to(tl.uint8)
+        high = tl.load(block + 128 + i // 128 * 32 + i % 32, mask=mask, other=0) >> (group * 2).to(tl.uint8)
+        scale = tl.load(block + 192 + i // 16, mask=mask, other=0).to(tl.int8, bitcast=True)
+        q = ((low & 15) | ((high & 3) << 4)).to(tl.float32) - 32.0
+        value = q * (_half(block + 208, mask) * scale.to(tl.float32))
+    else:  # Q4_K, Q5_K
+        group = i // 32
+        late = group >= 4
+        scale = tl.load(block + 4 + group % 4, mask=mask, other=0)
+        minimum = tl.load(block + 8 + group % 4, mask=mask, other=0)
+        rest = tl.load(block + 12 + group % 4, mask=mask, other=0)
+        scale = tl.where(late, (rest & 15) | (scale >> 6 << 4), scale & 63).to(tl.float32)
+        minimum = tl.where(late, (rest >> 4) | (minimum >> 6 << 4), minimum & 63).to(tl.float32)
+        first = 48 if KIND == "Q5_K" else 16
+        q = (tl.load(block + first + i // 64 * 32 + i % 32, mask=mask, other=0) >> (group % 2 * 4).to(tl.uint8)) & 15
+        if KIND == "Q5_K":
+            q |= ((tl.load(block + 16 + i % 32, mask=mask, other=0) >> group.to(tl.uint8)) & 1) << 4
+        value = q.to(tl.float32) * (_half(block, mask) * scale) - _half(block + 2, mask) * minimum
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -315,7 +384,31 @@ class TritonKernels:
         """See Kernels."""
         rows, columns = codes.shape
         grid = (rows, triton.cdiv(columns, COLUMNS))
-        _expand[grid](codes.view(torch.uint8), scales, out, columns, BLOCK=COLUMNS)
+        _expand[grid](
+            codes.view(torch.uint8), scales, out, columns, int(len(scales) > 1),
+            E4M3=codes.dtype == torch.float8_e4m3fn, BLOCK=COLUMNS,
+        )  # fmt: skip
+        return out
+
+    def expand_blocks(self, kind: str, blocks: Tensor, out: Tensor) -> Tensor:
+        """See Kernels; the bits are those of the plain one. Types that only stand in for others have no kernel."""
+        if kind not in ("Q8_0", "Q6_K", "Q5_K", "Q4_K"):
+            return expand_blocks(kind, blocks, out)
+        block = BLOCKS[kind]
+        _expand_blocks[(triton.cdiv(out.numel(), COLUMNS),)](
+            blocks, out, out.numel(), KIND=kind, NUMBERS=block.numbers, NBYTES=block.nbytes, BLOCK=COLUMNS,
+            enable_fp_fusion=False,
+        )  # fmt: skip
+        return out
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """See Kernels."""
+        rows, columns = x.shape
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _add_product[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
+            x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns, left.shape[1],
+            TILE=TILE, RANKS=RANKS, num_warps=8,
+        )  # fmt: skip
         return out
 
     def channel_sums(self, x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The settings of one process: `RuntimeConfig`, and the sources it is made from.
 
-Each setting is a field, declared here alone: its name is that of the option (`--name-template`), of the variable
-(`FRAMEPACK_NAME_TEMPLATE`), of the key in `framepack.toml` (`name_template`) and of the argument of `FramePack.load`;
-its description is the text of `--help`. docs/configuration.md tells users the same. No torch, no Gradio.
+Each setting is a field, declared here alone: its name is that of the option (`--name-template`; `--loras` alone is
+another), of the variable (`FRAMEPACK_NAME_TEMPLATE`), of the key in `framepack.toml` (`name_template`) and of the
+argument of `FramePack.load`; its description is the text of `--help`. docs/configuration.md tells users the same. No
+torch, no Gradio.
 """
 
 from __future__ import annotations
@@ -54,7 +55,15 @@ def _names(value: Any) -> Any:
     return [name for name in map(str.strip, value.split(",")) if name] if isinstance(value, str) else value
 
 
+def _paths(value: Any) -> Any:
+    """Return the folders of a list as PATH has them, or of one alone."""
+    if isinstance(value, os.PathLike):
+        return [value]
+    return [name for name in value.split(os.pathsep) if name] if isinstance(value, str) else value
+
+
 Folder = Annotated[Path, BeforeValidator(_folder)]
+FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_paths)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 if TYPE_CHECKING:
     Tag = str
@@ -63,8 +72,9 @@ else:
     Tag, Level = Literal[*LANGUAGES], Literal[*LEVELS]
 
 
-def _setting(default: Any, group: str, text: str, metavar: str = "NAME", **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"group": group, "metavar": metavar}, **limits)
+def _setting(default: Any, group: str, text: str, metavar: str = "NAME", option: str = "", **limits: Any) -> Any:
+    details: dict[str, Any] = {"group": group, "metavar": metavar, "option": option}
+    return Field(default, description=text, json_schema_extra=details, **limits)
 
 
 class RuntimeConfig(BaseSettings):
@@ -116,6 +126,21 @@ class RuntimeConfig(BaseSettings):
     )
     attention: str = _setting("auto", "machine", "auto, cudnn, sdpa, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
+    start_from: str | None = _setting(
+        None,
+        "machine",
+        "a text-to-image model that makes the first picture of a video without a photo: a folder or a repository, as "
+        "diffusers has them",
+        "MODEL",
+    )
+    lora_folders: FolderList = _setting(  # an option of another name: a request's `loras` are the files themselves
+        (),
+        "machine",
+        "where LoRA files are, sub-folders too, such as ComfyUI's models/loras; may be given repeatedly (loras, beside "
+        "the results)",
+        "DIR",
+        option="--loras",
+    )
     outputs: Folder | None = _setting(None, "machine", "where results go", "DIR")
     cache: Folder | None = _setting(None, "machine", "where work that can be done again is kept", "DIR")
     data: Folder | None = _setting(
@@ -169,7 +194,7 @@ class RuntimeConfig(BaseSettings):
     @cached_property
     def folders(self) -> Folders:
         """Where everything is that is written."""
-        return Folders.chosen(self.data, self.outputs, self.cache)
+        return Folders.chosen(self.data, self.outputs, self.cache, self.lora_folders)
 
     @contextmanager
     def naming_source(self, name: str) -> Iterator[None]:
@@ -212,7 +237,15 @@ class _SettingsFile(TomlConfigSettingsSource):
             raise SettingsError(Message("{field}: {reason}.", field=f"{path}, data", reason=reason))
         for name in ("outputs", "cache", "auth"):
             if isinstance(value := self.init_kwargs.get(name), str):
-                self.init_kwargs[name] = os.path.join(path.parent, os.path.expanduser(value))
+                self.init_kwargs[name] = _from(path.parent, value)
+        if isinstance(several := _paths(self.init_kwargs.get("lora_folders")), list):
+            folders = [_from(path.parent, one) if isinstance(one, str) else one for one in several]
+            self.init_kwargs["lora_folders"] = folders
+
+
+def _from(folder: Path, name: str) -> str:
+    """Return the folder that a name in a file means: from where the file is."""
+    return os.path.join(folder, os.path.expanduser(name))
 
 
 def settings_file(data: str | os.PathLike[str] | None = None) -> Path | None:
@@ -233,7 +266,7 @@ def variable_of(name: str) -> str:
 
 def option_of(name: str) -> str:
     """Return the option of a setting."""
-    return f"--{name.replace('_', '-')}"
+    return details_of(name)["option"] or f"--{name.replace('_', '-')}"
 
 
 def names_of(group: str) -> list[str]:
@@ -242,7 +275,7 @@ def names_of(group: str) -> list[str]:
 
 
 def details_of(name: str) -> dict[str, Any]:
-    """Return the group of a setting, and the word that stands for its value in `--help`."""
+    """Return the group of a setting, the word that stands for its value in `--help`, and an option of another name."""
     details = RuntimeConfig.model_fields[name].json_schema_extra
     assert isinstance(details, dict), "every setting is made by _setting"
     return details

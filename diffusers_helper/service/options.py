@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from diffusers_helper.core.errors import CancelledError, FramePackError, ModelFilesError, PhotoError, SettingsError
+from diffusers_helper.core.errors import (
+    CancelledError,
+    FramePackError,
+    LoraError,
+    ModelFilesError,
+    PhotoError,
+    SettingsError,
+)
 from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import language
 from diffusers_helper.service.config import RuntimeConfig, details_of, names_of, option_of, problem_of
@@ -28,6 +35,7 @@ FINAL = (DONE, WRONG_SETTINGS, MODELS_MISSING)
 _EXIT_CODES = {
     SettingsError: WRONG_SETTINGS,
     PhotoError: WRONG_SETTINGS,
+    LoraError: WRONG_SETTINGS,
     ModelFilesError: MODELS_MISSING,
     CancelledError: INTERRUPTED,
 }

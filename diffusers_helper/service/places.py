@@ -1,4 +1,7 @@
-"""Where everything that the program writes is kept: one frozen record, made from the options and the environment."""
+"""Where everything that the program writes is kept, and the user's LoRA files are: one frozen record.
+
+It is made from the options and the environment.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ class Folders:
         logs, uploads: a folder for each port.
         weights: what HF_HOME is set to unless the user did.
         models_lock: the file with the commits of the models' repositories.
+        loras: where LoRA files are looked for, the first before the next.
     """
 
     data: Path
@@ -39,6 +43,7 @@ class Folders:
     uploads: Path
     weights: Path
     models_lock: Path
+    loras: tuple[Path, ...]
 
     @classmethod
     def chosen(
@@ -46,6 +51,7 @@ class Folders:
         data: Path | None = None,
         outputs: Path | None = None,
         cache: Path | None = None,
+        loras: tuple[Path, ...] = (),
         environment: Mapping[str, str] = os.environ,
     ) -> Folders:
         """Return the folders that options and environment choose.
@@ -55,6 +61,7 @@ class Folders:
                 below the program's folder if it can be written there, else below `XDG_STATE_HOME/framepack`.
             outputs: of `--outputs`.
             cache: of `--cache`.
+            loras: of `--loras`.
             environment: of the process.
         """
         given = data or (
@@ -76,6 +83,7 @@ class Folders:
             uploads=place("uploads"),
             weights=place("hf_download", read_only=True),
             models_lock=place("models.lock", read_only=True),
+            loras=tuple(folder.resolve() for folder in loras) or (place("loras", read_only=True),),
         )
 
 

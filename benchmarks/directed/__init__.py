@@ -1,0 +1,1 @@
+"""What `benchmarks.directing` measures, a module for each kind of direction."""

@@ -1,0 +1,192 @@
+"""What scripts can have made of uploaded videos: more of one, what lies between two, a loop, a part anew or inserted.
+
+Each endpoint is a validator and a start, as those of photos are (`api.py`); jobs, uploads and limits are the same.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.core.errors import ClipError, FramePackError, SettingsError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.inputs import SETTINGS, lora_fault, read_request, setting_faults, uploaded_file
+from diffusers_helper.gradio.privacy import owner_of, user_of
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.clip import Clip, open_clip
+from diffusers_helper.media.edits import connected, extended, inserted, looped, redone
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files.lora_library import LoraLibrary
+
+OF_PHOTOS = (
+    *("end_strength", "end_embedding", "shape", "width", "height", "fit", "focus"),
+    *("start", "start_colour", "frame_seed"),
+)
+"""Settings without a meaning here: size and shape are the video's own."""
+EDIT_SETTINGS = (*(name for name in SETTINGS if name not in OF_PHOTOS), "anchor")
+AT_ONCE, MOST_WAITING = 2, 16
+"""How many videos are looked at at once, and how many may wait for that: each holds one of the page's threads."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One thing that can be made of videos.
+
+    Attributes:
+        make: gets the settings, the videos and the numbers, in the order of their names.
+        videos: names of the uploads.
+        numbers: names and usual values of what else it takes: seconds, or whether something is so.
+        without: settings that it decides by itself.
+    """
+
+    make: Callable[..., JobInputs]
+    videos: tuple[str, ...] = ("video",)
+    numbers: Mapping[str, float | bool] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that count."""
+        return tuple(name for name in EDIT_SETTINGS if name not in self.without)
+
+
+EDITS = {
+    "extend": Edit(lambda wanted, video, before: extended(wanted, video, before=before), numbers={"before": False}),
+    "connect": Edit(connected, videos=("video", "second")),
+    "loop": Edit(looped),
+    "redo": Edit(redone, numbers={"begin": 0.0, "end": 1.2}, without=("seconds",)),
+    "insert": Edit(inserted, numbers={"at": 1.2}),
+}
+"""By the endpoint's name."""
+
+
+class VideoReader:
+    """Looks at videos, a few at a time, for the whole program."""
+
+    def __init__(self, at_once: int = AT_ONCE, waiting: int = MOST_WAITING) -> None:
+        self._turns = threading.BoundedSemaphore(at_once)
+        self._places = threading.BoundedSemaphore(at_once + waiting)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn; raises ClipError where too many wait already."""
+        if not self._places.acquire(blocking=False):
+            raise ClipError(Message("Many videos are being read just now: try again in a moment."))
+        try:
+            with self._turns:
+                yield
+        finally:
+            self._places.release()
+
+
+class VideoEdits:
+    """Starts what is wanted of uploaded videos.
+
+    Args:
+        variant: which model the page is for.
+        manager: runs the jobs.
+        reader: of videos; shared by all pages.
+        library: the LoRA files; None for none.
+    """
+
+    def __init__(
+        self, variant: Variant, manager: JobManager, reader: VideoReader, library: LoraLibrary | None = None
+    ) -> None:
+        self._variant = variant
+        self._manager = manager
+        self._reader = reader
+        self._library = library
+
+    def endpoint(self, name: str) -> tuple[Callable[..., str], Callable[..., list[dict[str, Any]]]]:
+        """Return what starts an edit and gives its job id, and what validates each value that it gets."""
+        edit = EDITS[name]
+
+        def start(request: gr.Request | None = None, **values: Any) -> str:
+            try:
+                return self._manager.submit(self.inputs(edit, values, request), owner=owner_of(request))
+            except FramePackError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        def check(request: gr.Request | None = None, **values: Any) -> list[dict[str, Any]]:
+            faults = self._faults(edit, values, request)
+            return [gr.validate(not faults.get(name), faults.get(name, "")) for name in values]
+
+        return start, check
+
+    def inputs(self, edit: Edit, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
+        """Return what a job is made from; raises SettingsError and ClipError."""
+        wanted = read_request(self._variant.name, {name: values[name] for name in edit.settings}, self._library)
+        with self._reader.turn():
+            clips = [self._clip(values[name], request) for name in edit.videos]
+            return edit.make(wanted, *clips, *(_number(values[name], like) for name, like in edit.numbers.items()))
+
+    def _faults(self, edit: Edit, values: Mapping[str, Any], request: gr.Request | None) -> dict[str, str]:
+        faults = setting_faults({name: values[name] for name in edit.settings})
+        faults["loras"] = faults["loras"] or lora_fault(values["loras"], self._library)
+        for name, like in edit.numbers.items():
+            try:
+                _number(values[name], like)
+            except SettingsError as error:
+                faults[name] = str(error)
+        for name in edit.videos:
+            try:
+                with self._reader.turn():
+                    self._clip(values[name], request)
+            except FramePackError as error:
+                faults[name] = str(error)
+        if not any(faults.values()):
+            try:
+                self.inputs(edit, values, request)
+            except FramePackError as error:
+                faults[edit.videos[0]] = str(error)
+        return faults
+
+    def _clip(self, value: object, request: gr.Request | None) -> Clip:
+        file = video_file(value, request)
+        return open_clip(file)
+
+
+def video_file(value: object, request: gr.Request | None) -> Path:
+    """Return the upload in a control; raises ClipError where there is none, or it is not this user's."""
+    path = value.get("path") if isinstance(value, dict) else None
+    if not path:
+        raise ClipError(Message("Add a video first."))
+    file = uploaded_file(path, user_of(request))
+    if file is None:
+        raise ClipError(Message("The video is no longer here: choose it again."))
+    return file
+
+
+def connect_video_edits(edits: VideoEdits, inputs: Mapping[str, Any], job_id: Any, **listener: Any) -> None:
+    """Add the endpoints for scripts, whose settings are the page's controls `inputs`."""
+    videos = {name: gr.File(visible=False, label=name) for name in ("video", "second")}
+    inputs = {**inputs, "anchor": gr.Textbox("last", visible=False)}
+    for name, edit in EDITS.items():
+        numbers = {
+            key: gr.Checkbox(usual, visible=False, label=key)
+            if isinstance(usual, bool)
+            else gr.Number(usual, visible=False, label=key)
+            for key, usual in edit.numbers.items()
+        }
+        start, check = edits.endpoint(name)
+        named = {key: videos[key] for key in edit.videos} | numbers | {key: inputs[key] for key in edit.settings}
+        gr.on([], start, inputs_kwargs=named, outputs=job_id, validator=check, api_name=name, **listener)
+
+
+def _number(value: object, like: float | bool) -> float | bool:
+    """Return a number of seconds, or whether something is so; raises SettingsError."""
+    if isinstance(like, bool):
+        if isinstance(value, bool):
+            return value
+        raise SettingsError(Message("should be true or false"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SettingsError(Message("should be a number"))
+    return float(value)
