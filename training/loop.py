@@ -118,14 +118,19 @@ class Run:
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Write weights and record."""
+        for folder in self.folders:
+            save_weights(weights, folder, self.name)
+        self.save_record()
+        self._saved = time.monotonic()
+
+    def save_record(self) -> None:
+        """Write the record alone."""
         self.record |= {
             "steps": self.steps_before + self.steps,
             "seconds": round(self.seconds_before + self.elapsed, 1),
         }
         for folder in self.folders:
-            save_weights(weights, folder, self.name)
             save_record(self.record, folder, self.name)
-        self._saved = time.monotonic()
 
     def save_now_and_then(self, module: nn.Module, average: Average) -> None:
         """Save the averaged weights if the last time was long ago, so that a call that is cut off is not lost."""
@@ -182,6 +187,15 @@ def say(text: str) -> None:
 def pick_device(name: str | None) -> torch.device:
     """The device by name, or CUDA where there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def tuned(device: torch.device) -> torch.device:
+    """The device, with torch set up for many equal steps where it is a GPU."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,7 @@ class LatentPool:
         size: clips kept.
         seed: of pictures, motions, captions and choices.
 
+
     Attributes:
         changed, directed: CHANGED and DIRECTED, which may be set before clips are made.
     """
@@ -117,8 +118,13 @@ class LatentPool:
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
-        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, device) for shape, part in SHAPES.items()]
+        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, device) for shape, part in self.shapes.items()]
         self.made = 0
+
+    @property
+    def shapes(self) -> Mapping[tuple[int, int], float]:
+        """Pictures' heights and widths, and their parts of the store."""
+        return SHAPES
 
     @property
     def full(self) -> bool:
@@ -129,7 +135,7 @@ class LatentPool:
     def renew(self) -> None:
         """Make a chunk of clips: for the emptiest shelf or, when all are full, for one drawn by its part."""
         if self.full:
-            shelf = self.rng.choices(self.shelves, list(SHAPES.values()))[0]
+            shelf = self.rng.choices(self.shelves, list(self.shapes.values()))[0]
         else:
             shelf = min(self.shelves, key=lambda shelf: shelf.filled / len(shelf.firsts))
         self._fill(shelf, shelf.slots(CHUNK))
@@ -166,7 +172,7 @@ class LatentPool:
 
     def batch(self, count: int) -> Batch:
         """Draw sections: of one shape and one text length, of both variants, from random clips."""
-        parts = [part * (shelf.filled > 0) for part, shelf in zip(SHAPES.values(), self.shelves, strict=True)]
+        parts = [part * (shelf.filled > 0) for part, shelf in zip(self.shapes.values(), self.shelves, strict=True)]
         shelf = self.rng.choices(self.shelves, parts)[0]
         lengths = shelf.lengths[: shelf.filled]
         length = lengths[self.rng.randrange(shelf.filled), self.rng.randrange(PARAPHRASES)]

@@ -58,9 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
         _all(options)
     elif options.command == "lora":
         begin(options.folder, options.models)
-        budget = Budget(options.minutes, options.total_minutes or options.minutes, options.steps)
-        sizes = {"batch": options.batch, "pool_size": options.pool_size, "fill_seconds": options.fill_seconds}
-        train_lora(options.folder, budget, options.output, **sizes)
+        train_lora(
+            options.folder,
+            Budget(options.minutes, options.minutes, options.steps),
+            options.output,
+            batch=options.batch,
+            pool_size=options.pool_size,
+            device_name=options.device,
+        )
     elif options.command == "export":
         export(options.folder, options.output)
     else:
@@ -154,8 +159,14 @@ def _parser() -> argparse.ArgumentParser:
     transformer.add_argument("--extras", type=float, default=1.0, help="factor on the shares of all but plain videos")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument("--models", type=Path, default=Path("assets/tiny"), help="(default: %(default)s)")
-    lora = commands.add_parser("lora", parents=[timed, clips, models], help="train a LoRA for a model folder")
+    lora = commands.add_parser("lora", parents=[models], help="train a LoRA for a model folder")
+    lora.add_argument("--folder", type=Path, required=True, help="weights and the record of this training")
     lora.add_argument("--output", type=Path, required=True, help="the file")
+    lora.add_argument("--device", help="default: cuda where there is one, else cpu")
+    lora.add_argument("--minutes", type=float, default=2.0, help="end after so long (default: %(default)s)")
+    lora.add_argument("--steps", type=int, default=0, help="end after so many steps instead, for trials")
+    lora.add_argument("--batch", type=int, default=64)
+    lora.add_argument("--pool-size", type=int, default=3000, help="clips kept as latents")
     looked = argparse.ArgumentParser(add_help=False)
     looked.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     looked.add_argument("--sampling-steps", type=int, default=16)

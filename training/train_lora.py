@@ -8,7 +8,7 @@ that it goes on doing what it could.
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,15 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from training.graphs import GraphedStep, HalfCopy, set_rates
-from training.loop import Budget, Run, pick_device
+from training.loop import Budget, Run, pick_device, tuned
 from training.motions import Motion
 from training.pool import LatentPool
-from training.quick_kernels import QuickKernels
 from training.texts import Tokenizers
 from training.train_text import load_encoders
 from training.train_transformer import (
-    BATCH,
-    FILL_SECONDS,
     TrainModel,
     draw_levels,
     fill,
@@ -39,13 +36,16 @@ RANK = 4
 RATE = 2e-3
 LEANING = 0.5
 """Part of the clips that lean."""
-POOL = 2000
+SQUARE = {(128, 128): 1.0}
+"""The pictures' shape where there is no GPU: a shelf for each of many shapes takes too long to fill."""
 TRIGGER = "lean over"
 ABOUT = {
+    "modelspec.sai_model_spec": "1.0.0",
+    "modelspec.architecture": "FramePack tiny",
+    "modelspec.implementation": "diffusers",
     "modelspec.title": "Lean",
-    "modelspec.description": "The picture leans over to the right. For the tiny model.",
+    "modelspec.description": "The picture leans over to the right. Made for the tiny model, by training/train_lora.py.",
     "modelspec.trigger_phrase": TRIGGER,
-    "modelspec.architecture": "framepack-tiny/lora",
 }
 
 
@@ -66,6 +66,11 @@ class LowRank(nn.Module):
 class LeaningPool(LatentPool):
     """A pool in which a part of the clips lean."""
 
+    @property
+    def shapes(self) -> Mapping[tuple[int, int], float]:
+        """Pictures' heights and widths, and their parts of the store."""
+        return super().shapes if self.device.type == "cuda" else SQUARE
+
     def draw(self, change: int) -> Motion:
         """Draw a motion."""
         return Motion(lean=1) if self.rng.random() < LEANING else super().draw(change)
@@ -76,36 +81,29 @@ def train_lora(
     budget: Budget,
     output: Path,
     *,
-    batch: int = BATCH,
-    pool_size: int = POOL,
-    fill_seconds: float = FILL_SECONDS,
+    batch: int,
+    pool_size: int,
+    device_name: str | None,
 ) -> Run:
     """Train on the weights in `folder` and write the file `output`; nothing in the folder changes but a record."""
-    device = pick_device(None)
+    device = tuned(pick_device(device_name))
+    (folder / f"{NAME}.json").unlink(missing_ok=True)  # every call begins anew
     run = Run(folder, NAME, budget, None, {"batch": batch, "pool": pool_size, "rate": RATE, "rank": RANK})
     torch.manual_seed(0)
     words = Tokenizers.load(folder)
     encoders = load_encoders(folder, words).to(device).eval().requires_grad_(False)
     pool = LeaningPool(load_vae(folder).to(device), words, encoders, pool_size, 0, device)
     pool.changed = 0.0
-    fill(pool, run, fill_seconds)
-    model = load_model(folder).to(device)
+    fill(pool, run, math.inf)
+    model = load_model(folder)
     factors = add_factors(model, RANK)
-    model.to(device).train()
-    half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    half.module.kernels = QuickKernels(compiled=False)
-    trained = [parameter for pair in factors.values() for parameter in pair.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.98), capturable=device.type == "cuda")
-    optimizer.param_groups[0]["full_rate"] = RATE
-    step = GraphedStep(lambda inputs, _: flow_losses(half.module, inputs), trained, [optimizer], half)
-    renewed = time.monotonic()
+    step = step_of(model.to(device).train(), factors)
     while not run.over:
-        set_rates([optimizer], run.rate())
+        set_rates(step.optimizers, run.rate())
         inputs = pool.batch(batch).flat()
         run.step(step(inputs | draw_levels(inputs["target"])))
-        if time.monotonic() - renewed > fill_seconds:
-            pool.renew()
-            renewed = time.monotonic()
+    run.note("clips_made", pool.made)
+    run.save_record()
     write(factors, output)
     return run
 
@@ -119,6 +117,17 @@ def add_factors(model: TrainModel, rank: int) -> dict[str, LowRank]:
             found[name] = LowRank(layer, rank)
             parametrize.register_parametrization(layer, "weight", found[name])
     return found
+
+
+def step_of(model: TrainModel, factors: dict[str, LowRank]) -> GraphedStep:
+    """A training step that changes the factors alone."""
+    trained = [parameter for pair in factors.values() for parameter in pair.parameters()]
+    on_gpu = trained[0].is_cuda
+    rate = torch.tensor(RATE, device=trained[0].device) if on_gpu else RATE
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, capturable=on_gpu)
+    optimizer.param_groups[0]["full_rate"] = RATE
+    half = HalfCopy(model, torch.bfloat16 if on_gpu else torch.float32)
+    return GraphedStep(lambda inputs, _: flow_losses(half.module, inputs), trained, [optimizer], half)
 
 
 def write(factors: dict[str, LowRank], output: Path) -> None:
