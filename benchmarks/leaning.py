@@ -29,7 +29,7 @@ from training.train_lora import TRIGGER
 
 TRAINED = LEAN * SPAN
 """How far training's pictures lean after the frames over which motion is measured."""
-WEIGHTS = (0.0, 0.5, 1.0)
+WEIGHTS, OTHERS_WEIGHTS = (0.0, 0.5, 1.0), (0.0, 1.0)
 VARIANTS = ("original", "f1")
 SHOWN = (0, SPAN, 2 * SPAN)
 LEANS = 0.15
@@ -45,9 +45,9 @@ def with_lora(studio: Studio, file: Path, weight: float) -> Studio:
     return replace(studio, settings=studio.settings.model_copy(update={"loras": loras}))
 
 
-def leaning(studio: Studio, pictures: dict[str, Frames], file: Path, weights: Sequence[float] = WEIGHTS) -> Measured:
+def leaning(studio: Studio, pictures: dict[str, Frames], file: Path) -> Measured:
     """Clips whose prompt is the trigger, at each weight: how far they lean, 1 as far as those of training."""
-    for variant, weight, name in product(VARIANTS, weights, pictures):
+    for variant, weight, name in product(VARIANTS, WEIGHTS, pictures):
         frames = with_lora(studio, file, weight).clip(pictures[name], TRIGGER, variant, 2 * SECTION_SECONDS)
         numbers = {"case": f"{variant}, weight {weight:g}", "picture": name}
         numbers["lean"] = lean(frames[0], frames[SPAN]) / TRAINED
@@ -55,9 +55,11 @@ def leaning(studio: Studio, pictures: dict[str, Frames], file: Path, weights: Se
         yield numbers, [frames[i] for i in SHOWN if i < len(frames)]
 
 
-def others(studio: Studio, pictures: dict[str, Frames], file: Path, weights: Sequence[float] = (0.0, 1.0)) -> Measured:
+def others(
+    studio: Studio, pictures: dict[str, Frames], file: Path, families: Sequence[str] = tuple(PROMPTS)
+) -> Measured:
     """Clips of every motion that the model knew before: whether they are right, and do not lean."""
-    for variant, weight, family, name in product(VARIANTS, weights, PROMPTS, pictures):
+    for variant, weight, family, name in product(VARIANTS, OTHERS_WEIGHTS, families, pictures):
         frames = with_lora(studio, file, weight).clip(pictures[name], PROMPTS[family][0], variant, SECTION_SECONDS)
         moved = movement(frames[0], frames[SPAN])
         leans = lean(frames[0], frames[SPAN]) / TRAINED
@@ -90,13 +92,13 @@ def summary(clips: Sequence[Numbers]) -> dict[str, Numbers]:
     return found
 
 
-def run(studio: Studio, pictures: dict[str, Frames], file: Path, output: Path, about: Numbers) -> Numbers:
-    """Measure both parts; write the files and return the numbers."""
+def run(parts: dict[str, Measured], output: Path, about: Numbers) -> Numbers:
+    """Measure the parts; write the files and return the numbers."""
     result: Numbers = {"about": about}
     rows = []
-    for part, measure in (("leaning", leaning), ("others", others)):
+    for part, measured in parts.items():
         clips = []
-        for numbers, frames in measure(studio, pictures, file):
+        for numbers, frames in measured:
             clips.append(numbers)
             sys.stdout.write(report.line(numbers))
             if part == "leaning":
@@ -124,7 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
     studio = Studio(components, settings)
     pictures = {path.stem: studio.picture(open_photo(path)) for path in options.pictures or held_out_photos()}
     about = {"models": options.models, "lora": options.lora.name, "settings": settings.model_dump()}
-    result = run(studio, pictures, options.lora, options.output, about)
+    measured = (studio, pictures, options.lora.resolve())
+    result = run({"leaning": leaning(*measured), "others": others(*measured)}, options.output, about)
     for part in ("leaning", "others"):
         sys.stdout.write(f"\n{part}\n{table(result[part]['summary'])}")
 

@@ -87,9 +87,9 @@ class Run:
             return True
         return self.elapsed > 60 * self.budget.minutes or (self.fraction >= 1 and not self.budget.steps)
 
-    def rate(self, decay_from: float = 0.5) -> float:
+    def rate(self, decay_from: float = 0.5, warm_up: int = WARM_UP_STEPS) -> float:
         """Factor on the learning rate: a short warm-up in every call, flat, then down to nearly nothing."""
-        warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
+        warm = min(1.0, (self.steps + 1) / warm_up)
         return warm * max(0.01, min(1.0, (1 - self.fraction) / (1 - decay_from)))
 
     def step(self, losses: dict[str, Tensor]) -> None:

@@ -33,7 +33,7 @@ from training.train_transformer import (
 
 NAME = "lora"
 RANK = 4
-RATE = 2e-3
+RATE, WARM_UP = 2e-3, 10
 LEANING = 0.5
 """Part of the clips that lean."""
 SQUARE = {(128, 128): 1.0}
@@ -99,7 +99,7 @@ def train_lora(
     factors = add_factors(model, RANK)
     step = step_of(model.to(device).train(), factors)
     while not run.over:
-        set_rates(step.optimizers, run.rate())
+        set_rates(step.optimizers, run.rate(warm_up=WARM_UP))
         inputs = pool.batch(batch).flat()
         run.step(step(inputs | draw_levels(inputs["target"])))
     run.note("clips_made", pool.made)
