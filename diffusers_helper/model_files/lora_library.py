@@ -1,8 +1,9 @@
-"""The LoRA files in the user's folders: looked at anew for every list, so that new ones appear without a restart.
+"""The LoRA files in the user's folders and the model's.
 
-A list costs names, sizes and times; a file's header is read once, until the file or what lies beside it changes. A name
-is a file's place below its folder, with `/` between, and is only ever compared with what was found there: one with
-`..` or a path of this computer means no file. Links are followed, as whoever owns the folder put them there.
+They are looked at anew for every list, so that new ones appear without a restart. A list costs names, sizes and times;
+a file's header is read once, until the file or what lies beside it changes. A name is a file's place below its folder,
+with `/` between, and is only ever compared with what was found there: one with `..` or a path of this computer means no
+file. Links are followed, as whoever owns the folder put them there.
 """
 
 from __future__ import annotations
