@@ -2,9 +2,9 @@
 
   python -m benchmarks.leaning --models tiny --lora assets/tiny/loras/lean.safetensors --output leaning
 
-Writes leaning.json and leaning.webp (frames to look at), and prints two tables: how far pictures lean at each weight,
-and how many of the eleven motions that the model knows are right with the file and without it. The prompt of the first
-is the trigger, those of the second have nothing of it.
+Measures how far pictures lean at each weight, where the prompt is the trigger, and how many of the eleven motions that
+the model knows are right with the file and without it, where the prompts have nothing of it. Writes leaning.json,
+leaning.md (the table of docs/quality.md), leaning.webp (frames to look at) and preview.webp (for the library).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from benchmarks import report
 from benchmarks.directing import table
@@ -49,7 +52,7 @@ def leaning(studio: Studio, pictures: dict[str, Frames], file: Path) -> Measured
     """Clips whose prompt is the trigger, at each weight: how far they lean, 1 as far as those of training."""
     for variant, weight, name in product(VARIANTS, WEIGHTS, pictures):
         frames = with_lora(studio, file, weight).clip(pictures[name], TRIGGER, variant, 2 * SECTION_SECONDS)
-        numbers = {"case": f"{variant}, weight {weight:g}", "picture": name}
+        numbers = {"case": case_of(variant, weight), "picture": name}
         numbers["lean"] = lean(frames[0], frames[SPAN]) / TRAINED
         numbers["start_psnr"] = psnr(frames[0], pictures[name])
         yield numbers, [frames[i] for i in SHOWN if i < len(frames)]
@@ -65,7 +68,7 @@ def others(
         leans = lean(frames[0], frames[SPAN]) / TRAINED
         yield (
             {
-                "case": f"{variant}, weight {weight:g}",
+                "case": case_of(variant, weight),
                 "picture": name,
                 "motion": family,
                 "right": judge(family, moved, min(pictures[name].shape[:2])),
@@ -95,7 +98,7 @@ def summary(clips: Sequence[Numbers]) -> dict[str, Numbers]:
 def run(parts: dict[str, Measured], output: Path, about: Numbers) -> Numbers:
     """Measure the parts; write the files and return the numbers."""
     result: Numbers = {"about": about}
-    rows = []
+    rows: list[tuple[str, list[Frames]]] = []
     for part, measured in parts.items():
         clips = []
         for numbers, frames in measured:
@@ -106,8 +109,35 @@ def run(parts: dict[str, Measured], output: Path, about: Numbers) -> Numbers:
         result[part] = {"summary": summary(clips), "clips": clips}
     output.mkdir(parents=True, exist_ok=True)
     (output / "leaning.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (output / "leaning.md").write_text(written(result), "utf-8")
     report.sheet(rows, output / "leaning.webp")
+    best = next(frames for label, frames in rows if label.startswith(case_of("f1", WEIGHTS[-1])))
+    Image.fromarray(np.concatenate(best[:2], axis=1)).save(output / "preview.webp", quality=85)
     return result
+
+
+def written(result: Numbers) -> str:
+    """The figures as a table for the documentation."""
+    names = {"original": "original", "f1": "F1"}
+    columns = ["weight", *(f"leans, {name}" for name in names.values())]
+    columns += [f"other motions right, {name}" for name in names.values()]
+    rows = [columns, ["---"] * len(columns)]
+    for weight in WEIGHTS:
+        row = [f"{weight:g}"]
+        for variant in names:
+            found = result["leaning"]["summary"][case_of(variant, weight)]
+            row.append(f"{found['lean']:.2f} ({found['lean_least']:.2f} to {found['lean_most']:.2f})")
+        for variant in names:
+            chosen = [clip for clip in result["others"]["clips"] if clip["case"] == case_of(variant, weight)]
+            right, leaning = (sum(clip[name] for clip in chosen) for name in ("right", "leaning"))
+            row.append(f"{right} of {len(chosen)}, {leaning} lean" if chosen else "")
+        rows.append(row)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def case_of(variant: str, weight: float) -> str:
+    """What clips of the same variant and weight are called."""
+    return f"{variant}, weight {weight:g}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -80,4 +80,14 @@ def test_results_are_written_and_add_up(drawing, pictures, tmp_path):
     numbers = result["leaning"]["summary"]["f1, weight 1"]
     assert numbers["lean"] == numbers["lean_least"] == numbers["lean_most"] == pytest.approx(1, abs=0.03)
     assert result["others"]["summary"]["f1, weight 0"] == {"clips": 1, "right": 1, "leans": 0, "leaning": 0}
+    written = (tmp_path / "out" / "leaning.md").read_text().splitlines()
+    assert (
+        written[0]
+        == "| weight | leans, original | leans, F1 | other motions right, original | other motions right, F1 |"
+    )
+    assert written[2].endswith("| 1 of 1, 0 lean | 1 of 1, 0 lean |")
+    assert written[3].endswith("|  |  |")
+    assert written[4].startswith(f"| 1 | {numbers['lean']:.2f} (")
     assert np.asarray(Image.open(tmp_path / "out" / "leaning.webp")).size
+    with Image.open(tmp_path / "out" / "preview.webp") as preview:
+        assert preview.size == (256, 128)
