@@ -48,10 +48,12 @@ def with_lora(studio: Studio, file: Path, weight: float) -> Studio:
     return replace(studio, settings=studio.settings.model_copy(update={"loras": loras}))
 
 
-def leaning(studio: Studio, pictures: dict[str, Frames], file: Path) -> Measured:
+def leaning(
+    studio: Studio, pictures: dict[str, Frames], file: Path, variants: Sequence[str] = VARIANTS, sections: int = 2
+) -> Measured:
     """Clips whose prompt is the trigger, at each weight: how far they lean, 1 as far as those of training."""
-    for variant, weight, name in product(VARIANTS, WEIGHTS, pictures):
-        frames = with_lora(studio, file, weight).clip(pictures[name], TRIGGER, variant, 2 * SECTION_SECONDS)
+    for variant, weight, name in product(variants, WEIGHTS, pictures):
+        frames = with_lora(studio, file, weight).clip(pictures[name], TRIGGER, variant, sections * SECTION_SECONDS)
         numbers = {"case": case_of(variant, weight), "picture": name}
         numbers["lean"] = lean(frames[0], frames[SPAN]) / TRAINED
         numbers["start_psnr"] = psnr(frames[0], pictures[name])
