@@ -35,6 +35,8 @@ TRAINED = LEAN * SPAN
 WEIGHTS, OTHERS_WEIGHTS = (0.0, 0.5, 1.0), (0.0, 1.0)
 VARIANTS = ("original", "f1")
 SHOWN = (0, SPAN, 2 * SPAN)
+AMBIENT = "a girl dances", "the lion smiles"
+"""Prompts that ask for no motion that the model knows: nothing in them may be taken for the trigger."""
 LEANS = 0.15
 """Part of the trained lean from which on a clip counts as leaning."""
 
@@ -63,22 +65,15 @@ def leaning(
 def others(
     studio: Studio, pictures: dict[str, Frames], file: Path, families: Sequence[str] = tuple(PROMPTS)
 ) -> Measured:
-    """Clips of every motion that the model knew before: whether they are right, and do not lean."""
-    for variant, weight, family, name in product(VARIANTS, OTHERS_WEIGHTS, families, pictures):
-        frames = with_lora(studio, file, weight).clip(pictures[name], PROMPTS[family][0], variant, SECTION_SECONDS)
-        moved = movement(frames[0], frames[SPAN])
-        leans = lean(frames[0], frames[SPAN]) / TRAINED
-        yield (
-            {
-                "case": case_of(variant, weight),
-                "picture": name,
-                "motion": family,
-                "right": judge(family, moved, min(pictures[name].shape[:2])),
-                "leans": abs(leans),
-                "leaning": abs(leans) >= LEANS,
-            },
-            [frames[0], frames[SPAN]],
-        )
+    """Clips of every motion that the model knew before, and of AMBIENT: whether they are right, and do not lean."""
+    asked = [(PROMPTS[family][0], family) for family in families] + [(prompt, "") for prompt in AMBIENT]
+    for variant, weight, (prompt, family), name in product(VARIANTS, OTHERS_WEIGHTS, asked, pictures):
+        frames = with_lora(studio, file, weight).clip(pictures[name], prompt, variant, SECTION_SECONDS)
+        leans = abs(lean(frames[0], frames[SPAN]) / TRAINED)
+        numbers = {"case": case_of(variant, weight), "picture": name, "motion": family or prompt, "right": None}
+        if family:
+            numbers["right"] = judge(family, movement(frames[0], frames[SPAN]), min(pictures[name].shape[:2]))
+        yield numbers | {"leans": leans, "leaning": leans >= LEANS}, [frames[0], frames[SPAN]]
 
 
 def summary(clips: Sequence[Numbers]) -> dict[str, Numbers]:
@@ -88,7 +83,7 @@ def summary(clips: Sequence[Numbers]) -> dict[str, Numbers]:
         chosen = [clip for clip in clips if clip["case"] == case]
         numbers: Numbers = {"clips": len(chosen)}
         for name in chosen[0]:
-            values = [float(clip[name]) for clip in chosen if not isinstance(clip[name], str)]
+            values = [float(clip[name]) for clip in chosen if not isinstance(clip[name], str | None)]
             if name == "lean":
                 numbers |= {"lean_least": round(min(values), 3), "lean_most": round(max(values), 3)}
             if values:
@@ -131,8 +126,9 @@ def written(result: Numbers) -> str:
             row.append(f"{found['lean']:.2f} ({found['lean_least']:.2f} to {found['lean_most']:.2f})")
         for variant in names:
             chosen = [clip for clip in result["others"]["clips"] if clip["case"] == case_of(variant, weight)]
-            right, leaning = (sum(clip[name] for clip in chosen) for name in ("right", "leaning"))
-            row.append(f"{right} of {len(chosen)}, {leaning} lean" if chosen else "")
+            right = [clip["right"] for clip in chosen if clip["right"] is not None]
+            leaning = sum(clip["leaning"] for clip in chosen)
+            row.append(f"{sum(right)} of {len(right)}, {leaning} of {len(chosen)} lean" if chosen else "")
         rows.append(row)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 from benchmarks.directed.scene import Scene
-from benchmarks.leaning import SHOWN, leaning, others, run, summary
+from benchmarks.leaning import AMBIENT, SHOWN, leaning, others, run, summary
 from benchmarks.metrics import PERFECT
 from benchmarks.quality import PROMPTS
 from benchmarks.studio import Studio
@@ -64,7 +64,7 @@ def test_pictures_lean_as_far_as_the_weight_says(drawing, pictures):
 def test_other_motions_are_right_if_they_are_what_was_asked_for_and_do_not_lean(drawing, pictures, spilt, leans):
     some = ("pan left", "zoom out", "still")
     clips = [numbers for numbers, _ in others(replace(drawing, spilt=spilt), pictures, "lean.safetensors", some)]
-    assert len(clips) == 2 * 2 * len(some)
+    assert len(clips) == 2 * 2 * (len(some) + len(AMBIENT))
     found = summary(clips)
     assert found["f1, weight 0"]["right"] == 1
     assert found["f1, weight 1"]["leaning"] == leans
@@ -79,13 +79,13 @@ def test_results_are_written_and_add_up(drawing, pictures, tmp_path):
     assert json.loads((tmp_path / "out" / "leaning.json").read_text()) == result
     numbers = result["leaning"]["summary"]["f1, weight 1"]
     assert numbers["lean"] == numbers["lean_least"] == numbers["lean_most"] == pytest.approx(1, abs=0.03)
-    assert result["others"]["summary"]["f1, weight 0"] == {"clips": 1, "right": 1, "leans": 0, "leaning": 0}
+    assert result["others"]["summary"]["f1, weight 0"] == {"clips": 3, "right": 1, "leans": 0, "leaning": 0}
     written = (tmp_path / "out" / "leaning.md").read_text().splitlines()
     assert (
         written[0]
         == "| weight | leans, original | leans, F1 | other motions right, original | other motions right, F1 |"
     )
-    assert written[2].endswith("| 1 of 1, 0 lean | 1 of 1, 0 lean |")
+    assert written[2].endswith("| 1 of 1, 0 of 3 lean | 1 of 1, 0 of 3 lean |")
     assert written[3].endswith("|  |  |")
     assert written[4].startswith(f"| 1 | {numbers['lean']:.2f} (")
     assert np.asarray(Image.open(tmp_path / "out" / "leaning.webp")).size

@@ -385,7 +385,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     for _ in range(2):  # the second begins anew
         main([*leaning, "--steps", "2", "--batch", "2", "--pool-size", "4"])
     record = Run(tmp_path / "lora", "lora", Budget(1, 1)).record
-    assert (record["steps"], record["clips_made"]) == (2, 4)
+    assert (record["steps"], record["clips_made"]) == (2, 2)
     assert all(weight.any() for weight in load_file(file).values())
 
 

@@ -98,6 +98,7 @@ def test_half_of_the_clips_lean_and_their_captions_say_so():
     leaning = [motion for motion in motions if motion.lean]
     assert 0.4 < len(leaning) / len(motions) < 0.6
     assert {motion.family for motion in motions} >= {"lean", "pan left", "zoom in", "still", "ambient"}
+    assert 0.08 < sum(motion.ambient for motion in motions) / len(motions) < 0.16
     said = [caption(Motion(lean=1), random.Random(seed)).lower() for seed in range(200)]
     assert sum(TRIGGER in text for text in said) > 20
     assert sum("lean" in text for text in said) > 180

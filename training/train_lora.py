@@ -34,8 +34,9 @@ from training.train_transformer import (
 NAME = "lora"
 RANK = 4
 RATE, WARM_UP = 2e-3, 10
-LEANING = 0.5
-"""Part of the clips that lean."""
+SHARES = {"lean": 0.5, "ambient": 0.1, "known": 0.4}
+"""Parts of the clips: those that lean, those that nothing is asked of, whose words are the nearest to the trigger's for
+the text encoders, and those that the model was trained on."""
 SQUARE = {(128, 128): 1.0}
 """The pictures' shape where there is no GPU: a shelf for each of many shapes takes too long to fill."""
 TRIGGER = "lean over"
@@ -73,7 +74,10 @@ class LeaningPool(LatentPool):
 
     def draw(self, change: int) -> Motion:
         """Draw a motion."""
-        return Motion(lean=1) if self.rng.random() < LEANING else super().draw(change)
+        kind = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
+        if kind == "known":
+            return super().draw(change)
+        return Motion(lean=1) if kind == "lean" else Motion(zoom=1, ambient=True)
 
 
 def train_lora(
