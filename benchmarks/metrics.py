@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from skimage.filters import laplace, window
 from skimage.metrics import structural_similarity
-from skimage.registration import phase_cross_correlation
+from skimage.registration import optical_flow_ilk, phase_cross_correlation
 from skimage.transform import SimilarityTransform, resize, warp, warp_polar
 
 Frames = NDArray[np.uint8]
@@ -26,6 +26,7 @@ PERFECT = 99.0
 QUIET = 0.25
 """A change between frames below which a joint cannot be told from rounding, in levels of 255."""
 UPSAMPLING = 20
+LEAN_WARPS, REFITS = 10, 5
 POLAR = 180, 128
 """Angles over half a turn, and radii, of the spectra in which turns and zooms are shifts."""
 
@@ -77,6 +78,32 @@ def movement(first: Frames, last: Frames) -> Movement:
     found = [(*option, *_shift(a, _undone(b, *option))) for option in options]
     turn, zoom, x, y, _likeness = max(found, key=lambda entry: entry[-1])
     return Movement(*_forward(x, y, turn, zoom), zoom, turn, light)
+
+
+def lean(first: Frames, last: Frames) -> float:
+    """How far upright lines of picture `first` (H, W, 3) lean over to the right in `last`, as a slope.
+
+    An affine motion is laid through the flow between the pictures, where they have edges; of its parts, shifts, zooms
+    and turns do not count as leaning.
+    """
+    a, b = ((grey - grey.mean()) / (grey.std() + 1e-6) for grey in map(_grey, (first, last)))
+    down, right = optical_flow_ilk(a, b, num_warp=LEAN_WARPS)
+    height, width = a.shape
+    inside = np.s_[height // 6 : -(height // 6), width // 6 : -(width // 6)]
+    y, x = (axis - axis.mean() for axis in np.mgrid[:height, :width].astype(np.float64))
+    places = np.stack([x, y, np.ones_like(x)], axis=-1)[inside].reshape(-1, 3)
+    edges = np.hypot(*np.gradient(a))[inside].ravel()
+    (_, right_by_y, _), (down_by_x, _, _) = (_fitted(places, flow[inside].ravel(), edges) for flow in (right, down))
+    return -float(right_by_y + down_by_x)
+
+
+def _fitted(places: Picture, values: Picture, weights: Picture) -> Picture:
+    """Factors of the columns of `places` whose sum is `values`, as nearly as can be where most of the weight is."""
+    trusted, factors = weights, np.zeros(places.shape[1])
+    for _ in range(REFITS):
+        factors = np.linalg.lstsq(places * trusted[:, None], values * trusted, rcond=None)[0]
+        trusted = weights / (np.abs(places @ factors - values) + 0.3)
+    return factors
 
 
 def joint_ratio(frames: Frames, section_frames: int) -> float:

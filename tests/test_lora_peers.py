@@ -148,3 +148,44 @@ def test_a_file_in_the_originals_names(peer, seed, tmp_path):
         f"{single}.0.norm.linear",
     ]
     require_same(merged(path), fused(peer, path), names)
+
+
+def kept_by_peft(config, folder, seed=0):
+    """What `save_pretrained` leaves in a folder, and the golden weights merged by peft."""
+    model = randomised(peft.get_peft_model(copy.deepcopy(golden_transformer()), config), seed)
+    model.save_pretrained(folder)
+    theirs = model.merge_and_unload().state_dict()
+    return folder / "adapter_model.safetensors", theirs
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_folders_of_peft(kind, seed, tmp_path):
+    path, theirs = kept_by_peft(CONFIGS[kind](), tmp_path, seed)
+    require_same(merged(path), theirs, TARGETS)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: peft.LoHaConfig(r=3, alpha=8, target_modules=TARGETS),
+        lambda: peft.LoKrConfig(r=2, alpha=5, target_modules=TARGETS),
+        lambda: peft.LoraConfig(
+            r=4,
+            lora_alpha=12,
+            use_rslora=True,
+            target_modules=TARGETS,
+            rank_pattern={r"^transformer_blocks\.0\.attn\.to_q": 2, "norm1.linear": 3},
+            alpha_pattern={"^single_transformer_blocks.1.proj_out": 5, r"transformer_blocks\.1\.attn\.to_out\.0": 6},
+        ),
+    ],
+    ids=["LoHa", "LoKr", "whole names"],
+)
+def test_alpha_of_other_kinds_and_whole_names(config, tmp_path):
+    path, theirs = kept_by_peft(config(), tmp_path)
+    require_same(merged(path), theirs, TARGETS)
+
+
+def test_settings_beside_a_renamed_file_count(tmp_path):
+    path, theirs = kept_by_peft(CONFIGS["alphas and ranks by name"](), tmp_path)
+    require_same(merged(path.rename(tmp_path / "film.safetensors")), theirs, TARGETS)

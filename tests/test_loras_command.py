@@ -9,7 +9,7 @@ import pytest
 
 from diffusers_helper.commands import cli
 from diffusers_helper.service import options
-from tests.lora_files import write_lora
+from tests.lora_files import write_lora, write_weights
 from tests.tiny import SHIPPED
 
 pytestmark = pytest.mark.usefixtures("kept_environment")
@@ -123,3 +123,22 @@ def test_a_file_that_is_bad_or_not_there_is_one_sentence(folder, capsys):
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert err.startswith("LoRA ")
+
+
+@pytest.mark.parametrize("layout", ["framepack.json", "diffusion_models"])
+def test_files_that_come_with_the_model_are_listed_after_the_users(layout, folder, tmp_path, capsys):
+    """A model folder's, and ComfyUI's."""
+    models = tmp_path / "models"
+    if layout == "framepack.json":
+        models.mkdir()
+        (models / layout).write_text("{}")
+    else:
+        write_weights(models / layout / "any.safetensors", {"double_blocks.0.img_attn_qkv.weight": [3, 1]})
+    for place, rank in ((models / "loras", 4), (folder, 8)):
+        write_lora(place / "both.safetensors", rank)
+    write_lora(models / "loras" / "lean.safetensors", metadata={"modelspec.trigger_phrase": "lean over"})
+    assert run("list", "--models", models) == options.DONE
+    _, both, lean, last = (line.split(maxsplit=5) for line in capsys.readouterr().out.splitlines())
+    assert both == ["both.safetensors", "0.0", "MB", "8", "-", "-"]
+    assert lean == ["lean.safetensors", "0.0", "MB", "4", "-", "lean over"]
+    assert last[:5] == ["2", "LoRA", "files", "in", f"{folder},"]

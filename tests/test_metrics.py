@@ -7,9 +7,9 @@ import pytest
 import torch
 from skimage import data
 
-from benchmarks.metrics import PERFECT, drift, joint_ratio, movement, psnr, ssim
+from benchmarks.metrics import PERFECT, drift, joint_ratio, lean, movement, psnr, ssim
 from training.clips import render
-from training.motions import LIGHT, PAN, TURN, ZOOM, Motion, camera_motion
+from training.motions import LEAN, LIGHT, PAN, TURN, ZOOM, Motion, camera_motion
 
 FRAMES = 24
 EXPECTED = {
@@ -46,6 +46,18 @@ def test_known_motion_is_found(name):
     assert found.turn == pytest.approx(turn, abs=0.5)
     if name == "brighter":
         assert found.light == pytest.approx((1 - clip[0].mean() / 255) * (1 - math.exp(-LIGHT * 23)), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["lean", "back", *EXPECTED])
+def test_leaning_is_neither_a_turn_nor_a_zoom(name):
+    leans = {"lean": 1, "back": -1}.get(name, 0)
+    clip = clip_of(Motion(lean=leans) if leans or name == "still" else camera_motion(name))
+    assert lean(clip[0], clip[-1]) == pytest.approx(23 * LEAN * leans, abs=0.01)
+
+
+def test_a_lean_with_a_zoom_is_as_far_as_one_without():
+    clip = clip_of(Motion(lean=1, zoom=1))
+    assert lean(clip[0], clip[-1]) == pytest.approx(23 * LEAN, abs=0.02)
 
 
 def test_a_pan_with_a_zoom_is_both():

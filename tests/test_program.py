@@ -26,6 +26,7 @@ from diffusers_helper.service.locks import lock_folder, sole_user_of
 from diffusers_helper.service.options import add_options, config_of
 from tests.fakes import wait_for
 from tests.layouts import comfyui, weights_of, write_gguf_file
+from tests.lora_files import write_lora
 from tests.tiny import TINY_FOLDER
 
 F1 = transformer_part("f1")
@@ -46,6 +47,20 @@ def on_tiny(folder, *argv, kind=Program, **how):
 @pytest.fixture
 def tiny(tmp_path):
     return on_tiny(tmp_path)
+
+
+def test_lora_files_of_the_model_are_the_programs_after_the_users(tmp_path):
+    (models := tmp_path / "models").mkdir()
+    for entry in TINY_FOLDER.iterdir():
+        (models / entry.name).symlink_to(entry)
+    write_lora(models / "loras" / "lean.safetensors")
+    write_lora(models / "loras" / "mine.safetensors")
+    write_lora(tmp_path / "own" / "mine.safetensors", rank=2)
+    program = on_tiny(tmp_path, "--models", str(models), "--loras", str(tmp_path / "own"))
+    assert [file.path.parent.parent.name for file in program.loras.files()] == ["models", tmp_path.name]
+    request = GenerationRequest(loras=[Lora(name=name, weight=1.0) for name in ("lean", "mine")])
+    digests = [lora.sha256 for lora in program.identified(request).loras]
+    assert digests == [program.loras.sha256(file) for file in program.loras.files()]
 
 
 def test_times_are_known_by_the_size_that_the_video_has(tiny):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from safetensors.torch import load_file
 
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
-from training import evaluate, evaluate_directed, family, pool, stills, train_transformer, train_vae
+from training import evaluate, evaluate_directed, family, pool, stills, train_lora, train_transformer, train_vae
 from training.captions import LABELS, caption, held_out_caption, is_held_out, labels
 from training.checkpoint import load_weights, save_weights
 from training.clips import render, thing_path
@@ -362,6 +363,7 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
         },
         pool: {"SHAPES": shapes, "CHUNK": 2},
         stills: {"SHAPES": shapes},
+        train_lora: {"SQUARE": {(32, 32): 1.0}},
         train_vae: {"CROP": 32, "FULL": 32, "BATCHES": sizes, "BANKS": sizes},
         evaluate: {"SIDE": 32, "PROMPTS": few_motions},
         evaluate_directed: {
@@ -402,6 +404,14 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
     main(["all", *again, *few, "--sampling-steps", "1", "--drawn", "1"])
     found = Run(tmp_path / "again", "transformer", Budget(1, 1)).record["evaluation"]
     assert set(found["directed"]) == {"end_picture", "joints", "sections_right", "frames", "wordings_right"}
+
+    file = tmp_path / "out" / "lean.safetensors"
+    leaning = ["lora", "--folder", str(tmp_path / "lora"), "--models", str(tmp_path / "tiny"), "--output", str(file)]
+    for _ in range(2):  # the second begins anew
+        main([*leaning, "--steps", "2", "--batch", "2", "--pool-size", "4"])
+    record = Run(tmp_path / "lora", "lora", Budget(1, 1)).record
+    assert (record["steps"], record["clips_made"]) == (2, 2)
+    assert all(weight.any() for weight in load_file(file).values())
 
 
 def toy_batch(count: int) -> pool.Batch:

@@ -21,6 +21,7 @@ from training.grammar import (
     FILLERS,
     FRAME_RULES,
     FRAMES,
+    LEAN,
     PACE_ADJECTIVES,
     PACE_WORDS,
     PLACES,
@@ -120,6 +121,8 @@ def _described(scene: Scene, rng: random.Random) -> str:
 
 
 def _statement(motion: Motion, rng: random.Random) -> str:
+    if motion.lean:
+        return _expand(LEAN, rng)
     if motion.ambient:
         return _expand(AMBIENT, rng)
     if motion.thing:

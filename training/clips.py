@@ -15,6 +15,7 @@ from torch import Tensor
 from training.motions import (
     COLOURS,
     FULL_PROGRESS,
+    LEAN,
     LIGHT,
     PAN,
     SHAPES,
@@ -63,7 +64,7 @@ def _phases(motions: list[Motion], times: Tensor) -> list[Phase]:
 
 def _rates(motions: list[Motion], device: torch.device) -> dict[str, Tensor]:
     """Rates of change per frame of full speed, (B, 1) each."""
-    full = {"pan_x": PAN, "pan_y": PAN, "zoom": ZOOM, "turn": math.radians(TURN), "light": LIGHT}
+    full = {"pan_x": PAN, "pan_y": PAN, "zoom": ZOOM, "turn": math.radians(TURN), "light": LIGHT, "lean": LEAN}
     return {
         name: torch.tensor([[getattr(m, name) * m.speed * rate] for m in motions], device=device)
         for name, rate in full.items()
@@ -88,6 +89,7 @@ def _seen(x: Tensor, y: Tensor, rate: dict[str, Tensor], done: Tensor, pixel: fl
     shrink, angle = torch.exp(-rate["zoom"] * done), rate["turn"] * done
     cos, sin = ((f(angle) * shrink)[..., None, None] for f in (torch.cos, torch.sin))
     pan_x, pan_y = ((rate[name] * done * pixel)[..., None, None] for name in ("pan_x", "pan_y"))
+    x = x + (rate["lean"] * done)[..., None, None] * y
     return cos * x + sin * y + pan_x, cos * y - sin * x + pan_y
 
 

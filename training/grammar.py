@@ -122,6 +122,10 @@ STILL = (
     "|keep the camera still|the <frame> does not change|the <frame> stays the same|no camera <movement>|stand still"
     "|leave it as it is|everything is frozen|stop|do nothing|no changes|the <frame> remains still|completely still"
 )
+LEAN = (
+    "lean over|lean|the <frame> leans over|the <frame> leans to the side|everything leans over|the <subject> leans over"
+    "|lean over slowly|make it lean over|the top leans over|all of it leans over|it leans over|the scene leans over"
+)
 AMBIENT = (
     "|<a> <subject>|the <subject>|<scene>|a <subject> <scene>|the <subject> <acts>|a <subject> <acts> <scene>"
     "|the <subject> <acts> <scene>|a <mood> picture|a <mood> <subject>|the <mood> <subject> <acts>"

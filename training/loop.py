@@ -87,9 +87,9 @@ class Run:
             return True
         return self.elapsed > 60 * self.budget.minutes or (self.fraction >= 1 and not self.budget.steps)
 
-    def rate(self, decay_from: float = 0.5) -> float:
+    def rate(self, decay_from: float = 0.5, warm_up: int = WARM_UP_STEPS) -> float:
         """Factor on the learning rate: a short warm-up in every call, flat, then down to nearly nothing."""
-        warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
+        warm = min(1.0, (self.steps + 1) / warm_up)
         return warm * max(0.01, min(1.0, (1 - self.fraction) / (1 - decay_from)))
 
     def step(self, losses: dict[str, Tensor]) -> None:
@@ -118,14 +118,19 @@ class Run:
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Write weights and record."""
+        for folder in self.folders:
+            save_weights(weights, folder, self.name)
+        self.save_record()
+        self._saved = time.monotonic()
+
+    def save_record(self) -> None:
+        """Write the record alone."""
         self.record |= {
             "steps": self.steps_before + self.steps,
             "seconds": round(self.seconds_before + self.elapsed, 1),
         }
         for folder in self.folders:
-            save_weights(weights, folder, self.name)
             save_record(self.record, folder, self.name)
-        self._saved = time.monotonic()
 
     def save_now_and_then(self, module: nn.Module, average: Average) -> None:
         """Save the averaged weights if the last time was long ago, so that a call that is cut off is not lost."""
@@ -182,6 +187,15 @@ def say(text: str) -> None:
 def pick_device(name: str | None) -> torch.device:
     """The device by name, or CUDA where there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def tuned(device: torch.device) -> torch.device:
+    """The device, with torch set up for many equal steps where it is a GPU."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -21,8 +21,8 @@ CRUISE, REST = 36, 72
 """Frames at full speed, and the frame at which everything has come to rest."""
 FULL_PROGRESS = CRUISE + (REST - CRUISE) / 2
 
-PAN, ZOOM, TURN, LIGHT = 0.6, 0.0055, 0.35, 0.012
-"""Full speeds per frame: pixels, logarithm of the scale, degrees, logarithm of the light."""
+PAN, ZOOM, TURN, LIGHT, LEAN = 0.6, 0.0055, 0.35, 0.012, 0.007
+"""Full speeds per frame: pixels, logarithm of the scale, degrees, logarithm of the light, slope of upright lines."""
 PACES = {"slow": 0.55, "normal": 1.0, "fast": 1.6}
 AMBIENT_PACE = 0.4
 """A prompt that asks for no motion at all gets a zoom in at this pace."""
@@ -65,6 +65,7 @@ class Motion:
         zoom: in.
         turn: the picture turns clockwise on the screen.
         light: brighter.
+        lean: the picture's top goes to the right and its bottom to the left. Only `train_lora` draws it.
         pace: a name in PACES.
         ambient: nothing was asked for.
         thing: an object that moves over the picture.
@@ -78,6 +79,7 @@ class Motion:
     zoom: int = 0
     turn: int = 0
     light: int = 0
+    lean: int = 0
     pace: str = "normal"
     ambient: bool = False
     thing: Thing | None = None
@@ -101,6 +103,8 @@ class Motion:
         """The kind of motion, for reports: "pan left", "zoom in", "thing spin", "pan left + zoom in", "still", ..."""
         if self.ambient:
             return "ambient"
+        if self.lean:
+            return "lean"
         if self.thing:
             return f"thing {self.thing.action}"
         return (

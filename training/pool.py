@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from training.gaps import Gap, draw_in_gap
 from training.latents import encode
 from training.loop import autocast, say, sync
 from training.motions import Motion
-from training.outlines import PARAPHRASES, SHARES, draw_outlines
+from training.outlines import PARAPHRASES, SHARES, Outline, draw_outlines
 from training.pictures import PictureSource
 from training.quick_vae import arranged
 from training.sections import (
@@ -112,8 +112,13 @@ class LatentPool:
         self.pictures = PictureSource(device, seed)
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
-        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, device) for shape, part in SHAPES.items()]
+        self.shelves = [Shelf(max(CHUNK, int(size * part)), *shape, device) for shape, part in self.shapes.items()]
         self.made = 0
+
+    @property
+    def shapes(self) -> Mapping[tuple[int, int], float]:
+        """Pictures' heights and widths, and their parts of the store."""
+        return SHAPES
 
     @property
     def full(self) -> bool:
@@ -124,14 +129,14 @@ class LatentPool:
     def renew(self) -> None:
         """Make a chunk of clips: for the emptiest shelf or, when all are full, for one drawn by its part."""
         if self.full:
-            shelf = self.rng.choices(self.shelves, list(SHAPES.values()))[0]
+            shelf = self.rng.choices(self.shelves, list(self.shapes.values()))[0]
         else:
             shelf = min(self.shelves, key=lambda shelf: shelf.filled / len(shelf.firsts))
         self._fill(shelf, shelf.slots(CHUNK))
         self.made += CHUNK
 
     def _fill(self, shelf: Shelf, slots: np.ndarray) -> None:
-        outlines = draw_outlines(len(slots), self.shares, self.rng)
+        outlines = self.draw(len(slots))
         motions = [outline.motion for outline in outlines]
         shelf.firsts[slots] = firsts = np.array([outline.first for outline in outlines])
         shelf.changes[slots] = [outline.change for outline in outlines]
@@ -145,6 +150,10 @@ class LatentPool:
             store[where] = getattr(made, name).to(store.dtype)
         self._caption(shelf, slots, [outline.said for outline in outlines])
 
+    def draw(self, count: int) -> list[Outline]:
+        """Draw what clips that are made together are about."""
+        return draw_outlines(count, self.shares, self.rng)
+
     def _caption(self, shelf: Shelf, slots: np.ndarray, said: list[list[Motion]]) -> None:
         texts = captions_of([motion for some in said for motion in some], LENGTHS, self.words, self.rng)
         states, pooled, lengths = encoded(texts, self.words, self.encoders, self.device)
@@ -155,7 +164,7 @@ class LatentPool:
 
     def batch(self, count: int) -> Batch:
         """Draw sections: of one shape and one text length, of both variants, from random clips."""
-        parts = [part * (shelf.filled > 0) for part, shelf in zip(SHAPES.values(), self.shelves, strict=True)]
+        parts = [part * (shelf.filled > 0) for part, shelf in zip(self.shapes.values(), self.shelves, strict=True)]
         shelf = self.rng.choices(self.shelves, parts)[0]
         lengths = shelf.lengths[: shelf.filled]
         length = lengths[self.rng.randrange(shelf.filled), self.rng.randrange(PARAPHRASES)]

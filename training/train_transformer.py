@@ -25,7 +25,7 @@ from training.batch import Batch
 from training.checkpoint import load_weights
 from training.family import build_siglip, build_transformer, build_vae
 from training.graphs import GraphedStep, HalfCopy, set_rates
-from training.loop import Average, Budget, Run, pick_device, say, sync
+from training.loop import Average, Budget, Run, pick_device, say, sync, tuned
 from training.muon import muon_and_adam
 from training.patches import with_matrices
 from training.pool import LatentPool
@@ -121,15 +121,11 @@ def train_transformer(
     `rate` is a factor on the learning rates; weights that know much already are spoilt by the full ones. `extras` is
     one on the shares of all that is no plain section.
     """
-    device = pick_device(device_name)
+    device = tuned(pick_device(device_name))
     settings = {"seed": seed, "batch": batch, "pool": pool_size, "adam": rate * ADAM_RATE, "muon": rate * MUON_RATE}
     settings["extras"] = extras
     run = Run(folder, NAME, budget, mirror, settings)
     torch.manual_seed(seed + len(run.record["calls"]))
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
-        torch.backends.cuda.enable_cudnn_sdp(False)
     words = Tokenizers.load(folder)
     vae = load_vae(folder).to(device)
     encoders = load_encoders(folder, words).to(device).eval().requires_grad_(False)
@@ -139,7 +135,7 @@ def train_transformer(
     run_seed = seed + 1000 * len(run.record["calls"])
     pool = LatentPool(vae, words, encoders, pool_size, run_seed, device)
     pool.shares = {name: extras * share for name, share in pool.shares.items()}
-    _fill(pool, run, fill_seconds)
+    fill(pool, run, fill_seconds)
     stills = StillPool(pool.vae, words, encoders, STILLS if pool_size == POOL else pool_size, run_seed, device)
     half = HalfCopy(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
     half.module.kernels = QuickKernels(compiled=compiled and device.type == "cuda")
@@ -171,7 +167,7 @@ def train_transformer(
     return run
 
 
-def _fill(pool: LatentPool, run: Run, seconds: float) -> None:
+def fill(pool: LatentPool, run: Run, seconds: float) -> None:
     """Fill the store until it is full or the time for that is over, each shelf with a chunk at least."""
     start = time.monotonic()
     while not pool.full and (time.monotonic() - start < seconds or any(shelf.filled == 0 for shelf in pool.shelves)):

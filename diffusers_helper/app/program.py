@@ -71,7 +71,7 @@ class Program:
         defaults: a request with the settings that suit the models.
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
-        loras: the LoRA files in the user's folders.
+        loras: the LoRA files in the user's folders, and those that come with the models.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
         times: how long videos take here.
@@ -94,7 +94,6 @@ class Program:
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
-        self.loras = LoraLibrary(folders.loras)
         self._variant = variant
         self._config = config
         with config.naming_source("name_template"):
@@ -115,6 +114,7 @@ class Program:
                 record=folders.cache / RECORD,
             )
         self.source.check((variant,), offline=config.offline)
+        self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.times = VideoTimes(
             folders.cache / "speeds.json",
@@ -144,7 +144,7 @@ class Program:
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
-        components.loras = LoraFiles(self._config.folders.loras)
+        components.loras = LoraFiles(self.loras.folders)
         return components
 
     def prepare(self) -> None:

@@ -88,13 +88,13 @@ def add_parser(commands: Any) -> None:
     one = actions.add_parser("show", help="what one file holds, and what its maker says of it")
     one.set_defaults(command=show)
     one.add_argument("file", metavar="FILE", help="its name in the folders, or its path")
-    options.add_settings(listing, ("lora_folders", "data", "language", "log_level"))
+    options.add_settings(listing, ("lora_folders", "models", "data", "language", "log_level"))
     options.add_settings(one, ("lora_folders", "models", "data", "language", "log_level"))
 
 
 def _library(parsed: argparse.Namespace) -> LoraLibrary:
     config: RuntimeConfig = parsed.config
-    return LoraLibrary(config.folders.loras)
+    return LoraLibrary((*config.folders.loras, *models_command.source_of(config).lora_folders))
 
 
 def _fields(file: LibraryFile, details: LoraDetails) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.lora.files import LoraFile, read_file
 from diffusers_helper.lora.names import ModuleNames
 from diffusers_helper.lora.reading import Adapter, adapter_of
+from diffusers_helper.model_files.peft_settings import SETTINGS_NAME
 
 Stamp = tuple[int, ...]
 """What tells that a file is as it was."""
@@ -70,5 +71,6 @@ class LoraFiles:
 
 
 def _stamp(path: Path) -> Stamp:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    beside = path.parent / SETTINGS_NAME
+    stats = [file.stat() for file in (path, beside) if file.exists()]
+    return tuple(number for found in stats for number in (found.st_ino, found.st_size, found.st_mtime_ns))

@@ -16,6 +16,7 @@ from diffusers_helper.core.files import display_name, open_regular
 from diffusers_helper.core.messages import Message
 from diffusers_helper.lora.names import split
 from diffusers_helper.model_files.headers import read_header_and_metadata
+from diffusers_helper.model_files.peft_settings import IN_HEADER, settings_beside
 from diffusers_helper.models.dtypes import FLOATS
 
 MAX_BYTES = 16 * 1024**3
@@ -29,9 +30,9 @@ class LoraFile:
 
     Attributes:
         name: for people.
-        sha256: of its bytes.
+        sha256: of its bytes, and of the settings beside it that count.
         tensors: by name, as stored, on the CPU.
-        metadata: what its maker wrote into the header.
+        metadata: what its maker wrote into the header, or peft beside it.
     """
 
     name: str
@@ -52,6 +53,7 @@ def read_file(path: Path) -> LoraFile:
                 )
             header, metadata = read_header_and_metadata(path)
             _require_lora(name, header)
+            settings = settings_beside(path, header, metadata)
             if (size := path.stat().st_size) > MAX_BYTES:
                 raise unusable(name, Message("is larger than any LoRA: {size:.1f} GB", size=size / 1e9))
             file.seek(0)
@@ -62,7 +64,7 @@ def read_file(path: Path) -> LoraFile:
         tensors = {key: _tensor(content, first, entry) for key, entry in header.items()}
     except LoraError:
         raise
-    except SettingsError as error:  # no regular file
+    except SettingsError as error:  # it, or what is beside it, is no regular file
         raise LoraError(error.args[0]) from None
     except ValueError as error:
         raise unusable(name, error.args[0]) from None
@@ -70,7 +72,8 @@ def read_file(path: Path) -> LoraFile:
         raise unusable(name, Message("cannot be read: {reason}", reason=error.strerror or str(error))) from error
     for key, tensor in tensors.items():
         _require_finite(name, key, tensor)
-    return LoraFile(name, hashlib.sha256(content).hexdigest(), tensors, metadata)
+    digest = hashlib.sha256(content + settings.encode()).hexdigest()
+    return LoraFile(name, digest, tensors, {IN_HEADER: settings} | metadata if settings else metadata)
 
 
 def unusable(name: str, problem: str) -> LoraError:

@@ -146,7 +146,7 @@ class ModuleNames:
 
     def find(self, module: str) -> tuple[Target, ...]:
         """Return what a module's name in a file, prefixes included, means here; nothing where it means nothing."""
-        for name in _without_prefixes(module):
+        for name in without_prefixes(module):
             if targets := self._table.get(name.replace(".", "_")):
                 return targets
         return ()
@@ -194,12 +194,12 @@ def module_of_unknown(name: str) -> str:
 
 def families(modules: Sequence[str]) -> tuple[str, ...]:
     """Return modules' names without their prefixes, those that differ in numbers alone as one."""
-    short = ([*_without_prefixes(module)][-1] for module in modules)
+    short = ([*without_prefixes(module)][-1] for module in modules)
     return tuple(dict.fromkeys(re.sub(r"(?<=[._])\d+(?=[._])", "*", name) for name in short))
 
 
-def _without_prefixes(module: str) -> Iterator[str]:
-    """A module's name, and what remains of it as each prefix is taken off."""
+def without_prefixes(module: str) -> Iterator[str]:
+    """Yield a module's name, and what remains of it as each prefix is taken off."""
     yield module
     while found := next((prefix for prefix in PREFIXES if module.startswith(prefix)), ""):
         module = module.removeprefix(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,20 @@ from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
 from diffusers_helper.lora.files import LoraFile, unusable
 from diffusers_helper.lora.formulas import KINDS, OF_BIAS, Change, decomposed
-from diffusers_helper.lora.names import LEFT_OUT, ModuleNames, Target, families, module_of_unknown, split
+from diffusers_helper.lora.names import (
+    LEFT_OUT,
+    ModuleNames,
+    Target,
+    families,
+    module_of_unknown,
+    split,
+    without_prefixes,
+)
+from diffusers_helper.model_files.peft_settings import IN_HEADER
 
 _TYPED = {"up": "lora_up", "down": "lora_down"}
+_UNREADABLE = re.compile(r"(?!\\\.)[\\*+?()\[\]{}|$]")
+"""In a key of peft's tables: what a regular expression has and a name has not. One from a file could run for ever."""
 _NAMED = 6
 """How many families of modules are named."""
 
@@ -159,9 +171,35 @@ class _Maker:
                 raise self._unusable(Message("has an alpha of {module} that is no number", module=display_name(module)))
             alpha = float(parts["alpha"])
         elif self._settings:
-            alpha = _by_pattern(self._settings.get("alpha_pattern"), module)
-            alpha = _number(self._settings.get("lora_alpha")) if alpha is None else alpha
+            alpha = self._setting("alpha_pattern", module, "lora_alpha", "alpha")
+            self._require_rank(module, parts)
         return alpha, self._settings.get("use_rslora") is True
+
+    def _setting(self, pattern: str, module: str, *names: str) -> float | None:
+        """A number of peft's settings for a module: of a table by modules' names, else the one for all."""
+        table = self._settings.get(pattern)
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if _UNREADABLE.search(str(key)):
+                raise self._unusable(
+                    Message(
+                        "has settings for modules by a pattern that is not read: {pattern}", pattern=display_name(key)
+                    )
+                )
+            if _means(str(key), module):
+                return _number(value)
+        return next((value for name in names if (value := _number(self._settings.get(name))) is not None), None)
+
+    def _require_rank(self, module: str, parts: Mapping[str, Tensor]) -> None:
+        rank = self._setting("rank_pattern", module, "r")
+        if "down" in parts and rank not in (None, parts["down"].shape[0]):
+            raise self._unusable(
+                Message(
+                    "has settings that are not its own: they say rank {said} for {module}, and it has {found}",
+                    said=f"{rank:g}",
+                    module=display_name(module),
+                    found=parts["down"].shape[0],
+                )
+            )
 
     def _require_shape(self, module: str, change: Change, leaf: str, targets: Sequence[Target]) -> None:
         inner = self._names.shapes[targets[0].module][1:]
@@ -194,7 +232,7 @@ class _Maker:
 def _adapter_settings(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """peft's settings, as diffusers keeps them in the header: those of the transformer."""
     try:
-        found = parsed_json(metadata.get("lora_adapter_metadata", "{}"))
+        found = parsed_json(metadata.get(IN_HEADER, "{}"))
     except ValueError:
         return {}
     if not isinstance(found, dict):
@@ -204,14 +242,12 @@ def _adapter_settings(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     return inner or found
 
 
-def _by_pattern(pattern: object, module: str) -> float | None:
-    """The number in a table by the ends of modules' names, as peft has them; None where none fits."""
-    if not isinstance(pattern, dict):
-        return None
-    for key, value in pattern.items():
-        if module == key or module.endswith(f".{key}"):
-            return _number(value)
-    return None
+def _means(key: str, module: str) -> bool:
+    """Whether a key of peft's tables, a name or the end of one, means a module; after "^" it is a whole name."""
+    name = key.replace("\\.", ".")
+    if name.startswith("^"):
+        return name[1:] in without_prefixes(module)
+    return module == name or module.endswith(f".{name}")
 
 
 def _number(value: object) -> float | None:

@@ -37,6 +37,11 @@ class LocalFolder(ModelSource):
         """The folder itself."""
         return self.path
 
+    @property
+    def lora_folders(self) -> tuple[Path, ...]:
+        """As in the base class: `loras` in it."""
+        return (self.path / "loras",)
+
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""
         folder = self._place(part)

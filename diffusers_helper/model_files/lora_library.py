@@ -1,8 +1,9 @@
-"""The LoRA files in the user's folders: looked at anew for every list, so that new ones appear without a restart.
+"""The LoRA files in the user's folders and the model's.
 
-A list costs names, sizes and times; a file's header is read once, until the file or what lies beside it changes. A name
-is a file's place below its folder, with `/` between, and is only ever compared with what was found there: one with
-`..` or a path of this computer means no file. Links are followed, as whoever owns the folder put them there.
+They are looked at anew for every list, so that new ones appear without a restart. A list costs names, sizes and times;
+a file's header is read once, until the file or what lies beside it changes. A name is a file's place below its folder,
+with `/` between, and is only ever compared with what was found there: one with `..` or a path of this computer means no
+file. Links are followed, as whoever owns the folder put them there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name, open_regular
 from diffusers_helper.core.loras import SUFFIX
 from diffusers_helper.core.messages import Message
+from diffusers_helper.model_files.headers import read_header_and_metadata
 from diffusers_helper.model_files.lora_details import NOTES, PICKLES, PICTURES, LoraDetails, read_details
+from diffusers_helper.model_files.peft_settings import SETTINGS_NAME, settings_beside
 
 MAX_FILES = 10_000
 """LoRA files that are listed; those after them, and folders below, are left out."""
@@ -43,7 +46,7 @@ class LibraryFile:
         size: bytes.
         picture: the preview beside it, if there is one.
         notes: the files with notes beside it.
-        stamps: sizes and times of all of these.
+        stamps: sizes and times of all of these, and of peft's settings.
     """
 
     name: str
@@ -143,13 +146,26 @@ def named(name: str, files: Sequence[LibraryFile]) -> LibraryFile:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the digest of a file's bytes; raises SettingsError if it cannot be read."""
+    """Return the digest of a file's bytes, and of the settings beside it that count: that of `lora.files.LoraFile`.
+
+    Raises SettingsError if it cannot be read.
+    """
     with open_regular(path) as content:
         try:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+            digest = hashlib.file_digest(content, "sha256")
+            digest.update(_settings_of(path).encode())
         except OSError as error:
             reason = error.strerror or str(error)
             raise SettingsError(Message("{file} cannot be read: {reason}.", file=path, reason=reason)) from error
+    return digest.hexdigest()
+
+
+def _settings_of(path: Path) -> str:
+    try:
+        header = read_header_and_metadata(path)
+    except ValueError:  # a file that is no LoRA has a digest, too
+        return ""
+    return settings_beside(path, *header)
 
 
 def file_at(path: Path) -> LibraryFile:
@@ -206,7 +222,7 @@ def _files_in(place: Path, prefix: str, entries: dict[str, os.stat_result]) -> I
             continue
         picture = next((stem + end for end in _picture_ends() if stem + end in entries), None)
         notes = [stem + end for end in NOTES if stem + end in entries]
-        parts = [name, *notes, *([picture] if picture else [])]
+        parts = [name, *notes, *(beside for beside in (picture, SETTINGS_NAME) if beside in entries)]
         yield LibraryFile(
             name=prefix + _shown(name),
             path=place / name,

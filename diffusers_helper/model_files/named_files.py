@@ -49,6 +49,11 @@ class NamedFiles(ModelSource):
         """The folder that was chosen."""
         return self.path
 
+    @property
+    def lora_folders(self) -> tuple[Path, ...]:
+        """As in the base class: `loras` in it."""
+        return (self.path / "loras",)
+
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class; the path is a file of weights, or a folder."""
         place = self._place(part)

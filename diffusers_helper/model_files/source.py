@@ -52,6 +52,11 @@ class ModelSource(ABC):
     def root(self) -> Path:
         """The folder below which the files are, or will be."""
 
+    @property
+    def lora_folders(self) -> tuple[Path, ...]:
+        """Folders of LoRA files that come with the model; none has to exist."""
+        return ()
+
     @abstractmethod
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """The folder of `part`, None if nothing of it is there, and all that is wrong with its files; no network."""
