@@ -9,8 +9,6 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import GIB, Bench, default_device, ram, synchronize
+from benchmarks.common import GIB, Bench, ram, synchronize
 from benchmarks.loading import FULL, write_shards
 from benchmarks.loading import TINY as SMALL
+from benchmarks.processes import in_a_process, limit_memory, parsed, parser_of
 from benchmarks.step import prepare, random_inputs
 from diffusers_helper.loading.components import Components, ComputeOptions
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
@@ -47,20 +46,12 @@ SHARED = {"Q8_0": (3e-4,), "Q6_K": (1.5e-5,), "Q5_K": (3e-5, 4.5e-4), "Q4_K": (6
 
 def main(argv: list[str] | None = None) -> None:
     """Write, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the files are written, and deleted again")
-    parser.add_argument("--tiny", action="store_true", help="a small model")
+    folder = "where the files are written, and deleted again"
+    parser = parser_of(__doc__, folder, steps=5, tiny="a small model", required=True)
     parser.add_argument("--kinds", nargs="*", default=[EXACT, *KINDS], choices=[EXACT, *KINDS], help="only these")
     parser.add_argument("--gib", type=float, default=6, help="GPU memory that torch may take; 0 is all, and resident")
-    parser.add_argument("--height", type=int, default=640)
-    parser.add_argument("--width", type=int, default=608)
-    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    device = default_device()
-    args.tiny = args.tiny or device.type == "cpu"
-    if args.tiny:
-        args.height, args.width = 64, 64
+    args, device = parsed(parser, argv)
     if args.kind:
         print(json.dumps(measure(args, device)))
         return
@@ -68,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     for kind in args.kinds:
         folder = args.folder / kind
         write(folder, kind, TINY if args.tiny else FULL)
-        bench.results[kind] = in_a_process(kind, args)
+        bench.results[kind] = in_a_process("benchmarks.gguf", args, kind=kind, gib=args.gib)
         bench.show(kind)
         shutil.rmtree(folder)
     bench.report(size=[args.height, args.width], gib=args.gib, tiny=args.tiny)
@@ -126,22 +117,9 @@ def plain(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return numbers.reshape(-1, *shape[-3:]) if len(shape) > 4 else numbers
 
 
-def in_a_process(kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure in a fresh process: peaks of RAM are a process's."""
-    given = ["--kind", kind, "--folder", str(args.folder), "--gib", str(args.gib), "--steps", str(args.steps)]
-    given += ["--height", str(args.height), "--width", str(args.width)] + ["--tiny"] * args.tiny
-    command = [sys.executable, "-m", "benchmarks.gguf", *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": done.stderr[-500:]}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Load one file and make steps."""
-    if args.gib and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(args.gib * GIB / total)
+    limit_memory(device, args.gib)
     components = components_for(args, device)
     before = ram()["own"]
     start = time.perf_counter()

@@ -10,8 +10,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,9 +20,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common import GIB, Bench, default_device, synchronize
+from benchmarks.common import GIB, Bench, synchronize
 from benchmarks.loading import FULL, write_shards
 from benchmarks.memory import Way, components_for
+from benchmarks.processes import in_a_process, limit_memory, parsed, parser_of
 from benchmarks.step import prepare, random_inputs
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.loading.building import empty_transformer
@@ -46,19 +45,12 @@ WEIGHTS = {"no file": (), "one file": (0.8,), "three files": (0.8, -0.5, 0.3)}
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the full-size transformer is, or is written to")
-    parser.add_argument("--tiny", action="store_true", help="the tiny model")
+    parser = parser_of(__doc__, "where the full-size transformer is, or is written to", steps=8)
     parser.add_argument("--ways", nargs="*", default=["resident", "within 6 GiB"], choices=WAYS, help="only these")
-    parser.add_argument("--height", type=int, default=640)
-    parser.add_argument("--width", type=int, default=608)
-    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--way", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    device = default_device()
-    args.tiny = args.tiny or device.type == "cpu"
+    args, device = parsed(parser, argv)
     if args.tiny:
-        args.folder, args.height, args.width = args.folder or TINY_FOLDER, 64, 64
+        args.folder = args.folder or TINY_FOLDER
     if args.way:
         print(json.dumps(measured(args.way, args, device)))
         return
@@ -68,27 +60,18 @@ def main(argv: list[str] | None = None) -> None:
         write_shards(place, FULL)
     bench = Bench("lora", args.steps)
     for way in args.ways:
-        found = measured(way, args, device) if device.type == "cpu" else in_a_process(way, args)
+        found = measured(way, args, device) if device.type == "cpu" else in_a_process("benchmarks.lora", args, way=way)
+        if "failed" in found:
+            found = {"": found}
         for name, numbers in found.items():
             bench.results[f"{way}: {name}"] = numbers
             bench.show(f"{way}: {name}")
     bench.report(size=[args.height, args.width], rank=RANK, tiny=args.tiny)
 
 
-def in_a_process(way: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure one way in a fresh process, whose share of the GPU's memory it sets."""
-    given = ["--way", way, "--folder", str(args.folder), "--steps", str(args.steps)] + ["--tiny"] * args.tiny
-    given += ["--height", str(args.height), "--width", str(args.width)]
-    command = [sys.executable, "-m", "benchmarks.lora", *given]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"": {"failed": done.returncode}}
-
-
 def measured(way: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All measurements of one way."""
-    if (limit := WAYS[way].limit) and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(limit * GIB / total)
+    limit_memory(device, WAYS[way].limit)
     components = components_for(WAYS[way], args, device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         found: dict[str, Any] = {"reading": files(Path(folder), components)}

@@ -11,8 +11,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,7 +24,8 @@ import torch
 from torch import nn
 
 from benchmarks.cards import predictions
-from benchmarks.common import GIB, Bench, default_device, ram, synchronize
+from benchmarks.common import GIB, Bench, ram, synchronize
+from benchmarks.processes import in_a_process, limit_memory, parsed, parser_of
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import SectionDone, StepDone
 from diffusers_helper.core.plan import START
@@ -70,22 +69,15 @@ CANCEL = "cancelled 20 times"
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the full-size model is, or is written to")
-    parser.add_argument("--tiny", action="store_true", help="the tiny model")
+    parser = parser_of(__doc__, "where the full-size model is, or is written to", steps=6)
     parser.add_argument("--ways", nargs="*", default=[], choices=[*WAYS, PEER, CANCEL], help="only these")
-    parser.add_argument("--height", type=int, default=640)
-    parser.add_argument("--width", type=int, default=608)
     parser.add_argument("--sections", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6, help="per section")
     parser.add_argument("--seconds", type=float, default=150, help="that a way may take")
     parser.add_argument("--output", type=Path, help="a file for the results, written after each way")
     parser.add_argument("--way", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    device = default_device()
-    args.tiny = args.tiny or device.type == "cpu"
+    args, device = parsed(parser, argv)
     if args.tiny:
-        args.folder, args.height, args.width = args.folder or TINY_FOLDER, 64, 64
+        args.folder = args.folder or TINY_FOLDER
     if args.way:
         print(json.dumps(run(args.way, args, device)))
         return
@@ -96,7 +88,12 @@ def main(argv: list[str] | None = None) -> None:
     on_cpu = [name for name, way in WAYS.items() if not way.fp8]
     bench = Bench("memory", 1)
     for name in args.ways or (on_cpu if device.type == "cpu" else [*WAYS, PEER, CANCEL]):
-        bench.results[name] = run(name, args, device) if device.type == "cpu" else in_a_process(name, args)
+        if device.type == "cpu":
+            bench.results[name] = run(name, args, device)
+        else:
+            bench.results[name] = in_a_process(
+                "benchmarks.memory", args, args.seconds, way=name, sections=args.sections
+            )
         bench.show(name)
         compare(bench.results)
         if args.output:
@@ -108,18 +105,6 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
 
 
-def in_a_process(way: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one way in a fresh process: peaks of RAM are a process's."""
-    given = ["--way", way, "--folder", str(args.folder), "--sections", str(args.sections), "--steps", str(args.steps)]
-    given += ["--height", str(args.height), "--width", str(args.width)] + ["--tiny"] * args.tiny
-    command = [sys.executable, "-m", "benchmarks.memory", *given]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=args.seconds)
-    except subprocess.TimeoutExpired as late:
-        return {"failed": f"{late}"}
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": f"exit {done.returncode}"}
-
-
 def run(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Run one way in this process."""
     if name == PEER:
@@ -127,9 +112,7 @@ def run(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, 
     if name == CANCEL:
         return cancelled(args, device)
     way = WAYS[name]
-    if way.limit and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(way.limit * GIB / total)
+    limit_memory(device, way.limit)
     meter = Meter(device)
     for _ in generation(components_for(way, args, device), args, meter):
         pass

@@ -1,5 +1,6 @@
 """Tests run on the CPU, on one thread, without network or model cache; `pytest --gpu` adds the GPU tests."""
 
+import atexit
 import gc
 import os
 import random
@@ -16,6 +17,8 @@ os.environ |= {  # before torch, gradio and huggingface_hub are imported: they r
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(Path(__file__).parent / ".no-models-here"),
+    # What names no folder of its own writes there, and not into the checkout.
+    "FRAMEPACK_DATA": (_data := tempfile.TemporaryDirectory(prefix="framepack-data-")).name,
 }
 
 import numpy as np
@@ -27,6 +30,7 @@ from tests.left_out import NO_GPU, pytest_sessionfinish, pytest_terminal_summary
 from tests.quick import quick_decoding
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks
+atexit.register(_data.cleanup)
 
 NO_CHROMIUM = "no Chromium is installed"
 NO_START = "Chromium does not start here"

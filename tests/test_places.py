@@ -107,6 +107,10 @@ def test_the_variable_counts_unless_the_option_is_there(tmp_path, monkeypatch):
     assert parse("--data", str(tmp_path)).folders.outputs == tmp_path / "outputs"
 
 
+def test_the_tests_write_nothing_beside_the_program():
+    assert not [folder for folder in all_of(parse().folders) if folder.is_relative_to(ROOT)]
+
+
 def test_folders_that_can_be_written_to(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
