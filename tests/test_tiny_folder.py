@@ -39,8 +39,9 @@ def test_it_is_small_enough_for_a_repository():
     assert 1_000_000 < sum(path.stat().st_size for path in FILES) <= MAX_BYTES
 
 
-def test_it_holds_nothing_but_weights_tokenizers_and_configurations():
-    assert {path.suffix for path in FILES} == {".json", ".safetensors", ".txt"}
+def test_it_holds_nothing_but_weights_tokenizers_configurations_and_a_preview():
+    assert {path.suffix for path in FILES} == {".json", ".safetensors", ".txt", ".webp"}
+    assert [path.parent.name for path in FILES if path.suffix == ".webp"] == ["loras"], "a preview"
     assert not any(path.is_symlink() for path in FILES)
 
 
