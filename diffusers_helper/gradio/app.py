@@ -27,7 +27,7 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
-from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
@@ -131,6 +131,7 @@ def build_app(
             "prompt": form.prompt,
             "seconds": form.seconds,
             "blend": form.blend,
+            "forget_at_changes": form.forget_at_changes,
             **no_photo.named,
             **form.end_photo.named,
             **options.named,
@@ -330,7 +331,7 @@ def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) ->
     gr.on(
         [],
         api.frame,
-        inputs_kwargs={**inputs, **_frame_settings()},
+        inputs_kwargs={**{name: inputs[name] for name in FRAME_CALL}, **_frame_settings()},
         outputs=job_id,
         validator=api.check_frame,
         api_name="frame",
