@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ from diffusers_helper.app.device import device_fault, pick_device
 from diffusers_helper.core.buckets import video_size
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError, UnknownJobError
-from diffusers_helper.core.events import Event
+from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
@@ -210,15 +212,25 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self._speeds.timed(events, self._speed_key(request, inputs.shape))
+            with closing(self._speeds.timed(events, self._speed_key(request, inputs.shape))) as timed:
+                for event in timed:
+                    if isinstance(event, Finished) and event.made is not None:
+                        self.store.update(folder.name, frames=event.frames)
+                    yield event
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
         return self.components.loras.identified(request) if request.loras else request
 
-    def estimate(self, request: GenerationRequest) -> Estimate | None:
-        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
-        return self._speeds.estimate(request, self._speed_key(request, (1, 1)))
+    def estimate(self, request: GenerationRequest, pictures: Collection[str] = (START,)) -> Estimate | None:
+        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made.
+
+        `pictures` are the names of those that it is made from: F1 needs the original's weights, too, to lead to one.
+        Raises SettingsError for pictures and times that do not fit.
+        """
+        variants = [section.variant for section in direct(request, pictures).plan.sections]
+        changes = sum(before != after for before, after in pairwise(variants))
+        return self._speeds.estimate(request, self._speed_key(request, (1, 1)), changes)
 
     def _speed_key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
@@ -230,6 +242,7 @@ class Program:
             model=f"{self.source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
+            loras=bool(request.loras),
             pixels=height * width,
         )
 
