@@ -422,11 +422,17 @@ def test_a_part_that_is_made_anew_keeps_the_settings_of_its_video(program, tmp_p
     [
         (["redo", "a.mp4", "--from", "1", "--to", "9"], "not in the video"),
         (["redo", "none", "--from", "0", "--to", "1"], "There is no video none"),
+        (["redo", "a.mp4", "--from", "1.2", "--to", "0.6"], "They end before they begin."),
+        (["redo", "cut.mp4", "--from", "0", "--to", "1.2"], "cut.mp4"),
+        (["connect", "a.mp4", "cut.mp4"], "cut.mp4"),
+        (["extend", "cut.mp4", "--seconds", "2"], "cut.mp4"),
+        (["generate", "lion.jpg", "Roar", "--focus", "2,0"], "focus: should be at most 1."),
         (["insert", "a.mp4", "--at", "9"], "not inside the video"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_loaded(program, tmp_path, argv, says, capsys):
     encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 50, tmp_path / "a.mp4", Fraction(30), 30)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:500])
     assert program.main(argv) == 2
     assert says in capsys.readouterr().err
     assert program.made == []

@@ -374,7 +374,7 @@ def _sentence(entry: dict[str, Any]) -> Message:
     """One sentence for one of pydantic's errors."""
     if isinstance(error := entry.get("ctx", {}).get("error"), FramePackError):
         return error.args[0]  # type: ignore[no-any-return]  # one of ours, which is a sentence
-    name = ".".join(str(part) for part in entry["loc"]) or "request"
+    name = ".".join(part for part in entry["loc"] if isinstance(part, str)) or "request"  # no number in a list
     return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=reason_of(entry))
 
 
