@@ -34,7 +34,10 @@ from diffusers_helper.model_files.parts import transformer_part
 
 SECONDS = 3.6
 PROMPTS = "[0s-1.2s: A dog waits.] [1.2s-2.4s: The dog runs to the left.] [2.4s-: The dog lies down.]"
-WAYS: dict[str, dict[str, Any]] = {"plain": {"prompt": "A dog runs to the left."}, "directed": {"prompt": PROMPTS}}
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {"prompt": "A dog runs to the left."},
+    "directed": {"prompt": PROMPTS, "landing": 1},
+}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -67,6 +67,7 @@ FULL = GOOD | {
     "start": "photo",
     "start_colour": "#ffffff",
     "frame_seed": "3",
+    "forget_at_changes": True,
 }
 
 
@@ -194,7 +195,7 @@ def serve_page(
     manager: JobManager | None = None,
     max_per_owner: int | None = None,
     port: int = 0,
-    estimate=lambda request: None,
+    estimate=lambda request, pictures: None,
     loras: Path | None = None,
     **defaults,
 ) -> Iterator[FakePage]:

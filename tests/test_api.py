@@ -38,7 +38,8 @@ def calls(monkeypatch, tmp_path):
             output.parent.mkdir(exist_ok=True)
             video = inputs.lead.path.read_bytes() if inputs.videos else b"video"
             output.with_suffix(".mp4").write_bytes(video)
-            yield Finished(output.with_suffix(".mp4"), inputs.request.total_frames)
+            made = inputs.request.total_frames
+            yield Finished(output.with_suffix(".mp4"), *((60, made) if inputs.videos else (made,)))
         finally:
             call.closed = True
 

@@ -12,6 +12,7 @@ from diffusers_helper.commands import cli
 from diffusers_helper.core.errors import ModelFilesError, OutOfMemoryError
 from diffusers_helper.core.events import Finished, StepDone, VideoGrown
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.speeds import Estimate
 
 
 class FakeProgram:
@@ -40,6 +41,13 @@ class FakeProgram:
     def identified(self, request):
         return request
 
+    @property
+    def times(self):
+        return self
+
+    def estimate(self, request, pictures):
+        return self.estimates.get(request.prompt)
+
     def fault(self):
         return "The GPU does not answer any more." if self.lost and self.made else ""
 
@@ -59,7 +67,7 @@ class FakeProgram:
 
 @pytest.fixture(autouse=True)
 def program(kept_environment, tmp_path):
-    fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False})
+    fake = type("Fake", (FakeProgram,), {"faults": {}, "missing": False, "lost": False, "estimates": {}})
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (128, 128), name[0].replace("a", "red").replace("b", "green").replace("c", "blue")).save(
             tmp_path / name
@@ -125,6 +133,34 @@ def test_what_fails_is_told_and_the_others_are_made(batch, program, tmp_path):
     assert "What was finished is kept" in shown.err
     assert report["counts"] == {"failed": 4, "made": 1}
     assert shown.out.splitlines()[-1] == "1 made, 4 FAILED"
+
+
+def test_a_dry_run_tells_of_pictures_and_times_that_do_not_fit(batch, tmp_path):
+    lines = ['{"frame": true, "end_photo": "a.png"}', '{"photo": "a.png", "key_seconds": [1.2], "seconds": 2.4}']
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    code, shown, _ = batch("--dry-run", source=tmp_path / "jobs.jsonl")
+    assert code == 1
+    assert "A second control picture needs a first one" in shown.out
+    assert "There is a time for a key picture, but no picture" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("estimates", "told"),
+    [
+        ({}, ""),
+        ({"a": Estimate(50, False), "b": Estimate(400, False)}, "will take about 8 min on this computer."),
+        (
+            {"b": Estimate(400, True)},
+            "take very roughly 7 min on this computer (1 of 2; of the others nobody knows).",
+        ),
+    ],
+)
+def test_a_dry_run_tells_how_long_it_will_take(batch, program, tmp_path, estimates, told):
+    program.estimates = estimates
+    (tmp_path / "jobs.csv").write_text("photo,prompt\na.png,a\nb.png,b\nnone.png,c\n")
+    shown = batch("--dry-run", source=tmp_path / "jobs.csv")[1].err
+    assert told in shown
+    assert ("will take" in shown) == bool(told)
 
 
 def test_a_dry_run_makes_nothing_and_finds_what_is_wrong(batch, program, tmp_path):

@@ -492,7 +492,7 @@ def test_while_the_last_section_is_decoded_nothing_says_that_all_is_done(user, s
 
 
 def test_a_long_video_is_started_only_after_a_question(browser, tmp_path):
-    def estimate(request):
+    def estimate(request, _pictures):
         return Estimate(20 * 60 * request.sections, rough=False)
 
     with serve_page(tmp_path, estimate=estimate) as server, visit(browser, server.url) as user:
@@ -557,6 +557,7 @@ def test_what_is_set_about_an_end_photo_or_times_is_shown_beside_them_alone(brow
     with serve_page(tmp_path, variant) as server, visit(browser, server.url) as user:
         tab = user.open()
         end_photo, settings, blend = (tab.locator(f"#{name}") for name in ("end-photo", "end-photo-settings", "blend"))
+        forget = tab.locator("#forget-at-changes")
         expect(end_photo).to_be_hidden()
         tab.locator("#end-photo-panel").get_by_role("button").first.click()
         expect(end_photo).to_be_visible()
@@ -566,8 +567,10 @@ def test_what_is_set_about_an_end_photo_or_times_is_shown_beside_them_alone(brow
         expect(tab.locator("#landing")).to_be_visible(visible=variant == F1)
 
         expect(blend).to_be_hidden()
+        expect(forget).to_be_hidden()
         tab.locator("#prompt textarea").fill("[0s: a] [1.2s: b]")
         expect(blend).to_be_visible()
+        expect(forget).to_be_visible()
         tab.locator("#prompt textarea").fill("[2s-1s: a]")
         expect(tab.locator("#timing")).to_contain_text("ends before it begins")
         expect(blend).to_be_hidden()

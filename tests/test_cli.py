@@ -184,7 +184,7 @@ def test_a_random_seed_is_told(program, given, capsys):
 
 
 def test_every_setting_of_a_request_has_an_option(program):
-    others = {"prompt", "variant", "teacache", "key_seconds", "loras", "frame", *OF_VIDEOS}
+    others = {"prompt", "variant", "teacache", "key_seconds", "loras", "frame", "forget_at_changes", *OF_VIDEOS}
     assert set(SETTINGS) | others == set(GenerationRequest.model_fields)
     argv = ["generate", "a.png", "p", "--resolution", "256", "--steps", "9", "--guidance-scale", "3", "--mp4-crf", "20"]
     argv += ["--preserved-memory-gb", "2", "--cfg-rescale", "0.5", "--keep", "recipe,latents"]
@@ -364,12 +364,14 @@ def test_help_names_every_command(capsys):
 def test_end_and_key_pictures_and_where_they_are(program):
     argv = ["generate", "lion.jpg", "[0s: Roar] [2.4s: Sleep]", "--end-photo", "lion.jpg", "--end-strength", "0.5"]
     argv += ["--at", "3.6=lion.jpg", "--at", "1.2s=lion.jpg", "--shape", "16:9", "--focus", "0.2,0.9", "--blend", "2"]
+    argv += ["--forget-at-changes"]
     assert program.main(argv) == 0
     inputs = program.made[-1].inputs
     assert sorted(inputs.pictures) == ["end", "key_1", "key_2", "start"]
     request = inputs.request
     assert (request.key_seconds, request.end_strength, request.blend) == ((1.2, 3.6), 0.5, 2)
     assert (request.shape, request.focus) == ("16:9", (0.2, 0.9))
+    assert (request.landing, request.forget_at_changes) == (2, True)
 
 
 @pytest.mark.parametrize("value", ["lion.jpg", "=lion.jpg", "soon=lion.jpg"])
@@ -420,11 +422,17 @@ def test_a_part_that_is_made_anew_keeps_the_settings_of_its_video(program, tmp_p
     [
         (["redo", "a.mp4", "--from", "1", "--to", "9"], "not in the video"),
         (["redo", "none", "--from", "0", "--to", "1"], "There is no video none"),
+        (["redo", "a.mp4", "--from", "1.2", "--to", "0.6"], "They end before they begin."),
+        (["redo", "cut.mp4", "--from", "0", "--to", "1.2"], "cut.mp4"),
+        (["connect", "a.mp4", "cut.mp4"], "cut.mp4"),
+        (["extend", "cut.mp4", "--seconds", "2"], "cut.mp4"),
+        (["generate", "lion.jpg", "Roar", "--focus", "2,0"], "focus: should be at most 1."),
         (["insert", "a.mp4", "--at", "9"], "not inside the video"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_loaded(program, tmp_path, argv, says, capsys):
     encode_mp4([np.full((64, 64, 3), 90, np.uint8)] * 50, tmp_path / "a.mp4", Fraction(30), 30)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:500])
     assert program.main(argv) == 2
     assert says in capsys.readouterr().err
     assert program.made == []

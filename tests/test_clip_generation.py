@@ -64,7 +64,7 @@ def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     clip = given(tmp_path / "given.mp4", 30, audio=1)
     with nullcontext() if seconds > 2 else quick_decoding():
         events = run(components, tmp_path / "out", lambda r: extended(r, clip), variant=variant, seconds=seconds)
-    assert events[-1] == Finished(tmp_path / "out.mp4", new)
+    assert events[-1] == Finished(tmp_path / "out.mp4", 30 + new, new)
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
     assert stages[:5] == ["image", "text", "image", "image", "load"]
     assert any(isinstance(event, StepDone) for event in events)
@@ -81,7 +81,7 @@ def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
 def test_a_video_is_led_to(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 30)
     events = run(components, tmp_path / "out", lambda r: extended(r, clip, before=True))
-    assert events[-1] == Finished(tmp_path / "out.mp4", 33)
+    assert events[-1] == Finished(tmp_path / "out.mp4", 33 + 30, 33)
     frames = frames_of(tmp_path / "out.mp4")
     assert near(frames[33:], frames_of(clip.path))
 
@@ -90,8 +90,9 @@ def test_a_video_is_led_to(components, tmp_path):
 @pytest.mark.parametrize("variant", ["f1", "original"])
 def test_two_videos_are_connected(components, tmp_path, variant):
     first, second = given(tmp_path / "first.mp4", 20), given(tmp_path / "second.mp4", 25, seed=2)
-    events = run(components, tmp_path / "out", lambda r: connected(r, first, second), variant=variant, seconds=2.4)
-    assert events[-1].frames == 72
+    wanted = {"variant": variant, "seconds": 2.4, "landing": 1}
+    events = run(components, tmp_path / "out", lambda r: connected(r, first, second), **wanted)
+    assert (events[-1].frames, events[-1].made) == (20 + 72 + 25, 72)
     loads = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "load"]
     assert len(loads) == (2 if variant == "f1" else 1), "F1 leaves the landing to the original"
     frames = frames_of(tmp_path / "out.mp4")

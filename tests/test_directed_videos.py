@@ -22,6 +22,7 @@ TIMED = "[0s: the camera pans left] [1.2s: the camera pans right]"
 KINDS = {
     "end": ({}, ["end"]),
     "key and end": ({"key_seconds": [1.2], "end_embedding": "mix"}, ["key_1", "end"]),
+    "forgetting": ({"prompt": TIMED, "forget_at_changes": True, "landing": 1}, ["end"]),
     "prompts": ({"prompt": TIMED, "blend": 1, "negative_prompt": "[0s: a] [1.2s: b]", "cfg_scale": 2.0}, []),
 }
 
@@ -47,7 +48,8 @@ def components():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "variant"), [("end", "original"), ("key and end", "original"), ("prompts", "f1"), ("landing", "f1")]
+    ("kind", "variant"),
+    [("end", "original"), ("key and end", "original"), ("prompts", "f1"), ("forgetting", "f1"), ("landing", "f1")],
 )
 def test_a_video_that_goes_on_is_the_same_bit_for_bit(components, tmp_path, kind, variant):
     whole, cuts = tmp_path / "whole", []
@@ -79,14 +81,14 @@ def test_an_end_picture_counts_as_much_as_its_strength_says(components, tmp_path
 
 
 def test_f1_samples_as_without_an_end_picture_until_it_lands(components, tmp_path):
-    landing = first_latents(components, tmp_path, inputs_of("end", "f1"))
-    plain = JobInputs(inputs_of("end", "f1").request, {"start": picture(0)})
+    landing = first_latents(components, tmp_path, inputs_of("end", "f1", landing=1))
+    plain = JobInputs(inputs_of("end", "f1", landing=1).request, {"start": picture(0)})
     assert (landing == first_latents(components, tmp_path, plain)).all()
 
 
 @pytest.mark.slow
 def test_both_models_are_loaded_one_after_the_other(components, tmp_path):
-    events = list(generate(inputs_of("end", "f1"), components=components, output=tmp_path / "id"))
+    events = list(generate(inputs_of("end", "f1", landing=1), components=components, output=tmp_path / "id"))
     loads = [event.text for event in events if isinstance(event, StageStarted) and event.stage == "load"]
     assert [("F1" in text) for text in loads] == [True, False]
     assert sorted(name for name in components._loaded if "transformer" in name) == ["transformer_original"]

@@ -143,3 +143,65 @@ def test_what_a_name_is_made_from_is_as_before_where_nothing_new_is_asked_for():
     assert "blend" not in request().identity()
     assert request(blend=1).identity()["blend"] == 1
     assert set(request().identity()) | {"blend"} == set(request(blend=1).identity())
+
+
+@pytest.mark.parametrize(
+    ("leads", "changes", "told"),
+    [
+        (True, {"variant": "f1"}, True),  # which was 1 when names of such videos were first made
+        (True, {"variant": "f1", "landing": 1}, False),
+        (True, {"landing": 1}, False),
+        (False, {"variant": "f1"}, False),
+        (False, {"variant": "f1", "landing": 1}, False),
+    ],
+)
+def test_a_name_tells_of_the_landing_where_f1_lands_otherwise_than_at_first(leads, changes, told):
+    assert ("landing" in request(**changes).identity(leads=leads)) == told
+
+
+def test_f1_leaves_two_sections_to_the_original_and_no_more_than_there_are():
+    def variants(seconds, **changes):
+        plan = direct(request(variant="f1", seconds=seconds, **changes), ("start", "end", "key_1")).plan
+        return [section.variant for section in plan.sections]
+
+    assert variants(4.8) == ["f1"] * 2 + ["original"] * 2
+    assert variants(1.2) == ["original"]
+    assert variants(4.8, key_seconds=(1.2,)) == ["original", "f1", "original", "original"]
+
+
+def _read(plan, factor):
+    """Positions that each section reads at a factor, in the order of the finished video."""
+    sections = sorted(plan.sections, key=lambda section: section.output_index)
+    return [[piece.slot for piece in section.context if piece.factor == factor] for section in sections]
+
+
+@pytest.mark.parametrize(
+    ("variant", "forgetful"),
+    [("f1", [False, False, True, False, True]), ("original", [False, True, False, True, False])],
+)
+def test_sections_that_begin_another_text_see_only_what_is_next_to_them(variant, forgetful):
+    wanted = {"variant": variant, "prompt": "[0s: a] [2.4s: b] [4.8s: c]", "seconds": 6, "blend": 2}
+    plain = direct(request(**wanted))
+    direction = direct(request(**wanted, forget_at_changes=True))
+    assert direction.cues == plain.cues
+    assert _read(direction.plan, 1) == _read(plain.plan, 1)
+    for factor, count in ((2, 2), (4, 16)):
+        found, usual = _read(direction.plan, factor), _read(plain.plan, factor)
+        assert [slots != before for slots, before in zip(found, usual, strict=True)] == forgetful
+        assert all(slots == [range(-count, 0)] for slots, less in zip(found, forgetful, strict=True) if less)
+
+
+def test_the_same_text_again_and_a_prompt_without_times_forget_nothing():
+    for prompt in ("a", "[0s: a] [1.2s: a]"):
+        wanted = request(variant="f1", prompt=prompt, forget_at_changes=True)
+        assert direct(wanted).plan == direct(wanted.model_copy(update={"forget_at_changes": False})).plan
+
+
+@pytest.mark.parametrize("use", ["before", "around"])
+def test_what_goes_on_from_a_video_forgets_at_changes_too(use):
+    wanted = request(variant="f1", prompt="[0s: a] [1.2s: b]", seconds=3.6, landing=1)
+    less, usual = (
+        direct(wanted.model_copy(update={"forget_at_changes": on}), (), {use: None}).plan for on in (True, False)
+    )
+    changed = [a != b for a, b in zip(less.sections, usual.sections, strict=True)]
+    assert changed == [False, True, False]

@@ -100,7 +100,7 @@ def test_it_goes_on_after_a_kill_to_the_same_bits(components, tmp_path, kind, ch
         if isinstance(event, SectionSampled) or (isinstance(event, StageStarted) and event.stage == "save"):
             cuts.append(shutil.copytree(whole, tmp_path / f"cut {len(cuts)}"))
     made = 33 + 36 * (inputs.request.sections - 1) if kind == "before" else 36 * inputs.request.sections
-    assert event == Finished(whole / "job.mp4", made)
+    assert event == Finished(whole / "job.mp4", frames, made)
     assert len(shown(whole / "job.mp4")) == frames
     assert sorted(os.listdir(whole)) == ["job.json", "job.mp4", "job.png", "jobs"]
     assert not JobStore(whole / "jobs").records()
@@ -208,6 +208,10 @@ def test_a_record_is_not_believed(tmp_path, clip, videos):
         (lambda r, c: redone(r, c, 0, 0.3), "too short"),
         (lambda r, c: inserted(r, c, 0), "not inside"),
         (lambda r, c: inserted(r, c, 0.3), "not inside"),
+        (lambda r, c: inserted(r, c, float("nan")), "not inside"),
+        (lambda r, c: inserted(r, c, float("inf")), "not inside"),
+        (lambda r, c: redone(r, c, float("nan"), 1), "not in the video"),
+        (lambda r, c: redone(r, c, 0, float("inf")), "not in the video"),
     ],
 )
 def test_what_cannot_be_is_told_at_once(clip, make, says):

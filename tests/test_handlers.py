@@ -279,8 +279,13 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
 
 
 def test_what_is_told_before_the_start_follows_the_settings(uploads):
-    hints = HintHandlers(ORIGINAL, estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False))
+    def estimate(asked, pictures):
+        return Estimate(600.0 * asked.sections * len(pictures), rough=False)
+
+    hints = HintHandlers(ORIGINAL, estimate=estimate)
     assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), hint_view.estimate(Estimate(2400, False)))
+    with_end = hints.review("", None, end_photo=uploads, **GOOD | {"seconds": 4.8})
+    assert with_end == (gr.skip(), hint_view.estimate(Estimate(4800, False)))
     message, told = hints.review("", uploads, **GOOD | {"steps": 0})
     assert (message, told) == (gr.skip(), ""), "nobody pressed Start yet"
 

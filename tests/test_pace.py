@@ -1,5 +1,6 @@
 """The time left and the bar, over whole simulated videos whose times are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,22 @@ def test_what_a_video_took_tells_how_long_the_same_one_takes(beside):
         pace.saw(event)
     assert pace.measured == Speed(SETUP, STEP, END, pytest.approx(0 if beside else END))
     assert pace.measured.total(4, 10) == pytest.approx(clock.now)
+
+
+def test_another_model_in_the_middle_is_measured_apart_and_no_gap():
+    events = list(video(3, 4))
+    first_of_last = next(i for i, (_, event) in enumerate(events) if isinstance(event, StepDone) and event.section == 2)
+    late = [(at + 50 * (i >= first_of_last), event) for i, (at, event) in enumerate(events)]
+    late.insert(first_of_last, (late[first_of_last - 1][0], StageStarted("load", "Loading the other transformer")))
+    paces = []
+    for seen in ([(0.0, StageStarted("load", "Loading a transformer")), *late], events):
+        clock = Clock()
+        paces.append(Pace(clock))
+        for clock.now, event in seen:
+            paces[-1].saw(event)
+    measured, plain = (pace.measured for pace in paces)
+    assert measured == replace(plain, load=pytest.approx(50 + 2 * END))
+    assert measured.total(3, 4, 2) - measured.total(3, 4) == pytest.approx(2 * (50 + 2 * END))
 
 
 def test_a_video_that_goes_on_counts_what_was_there():

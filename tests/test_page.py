@@ -26,7 +26,7 @@ from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.api.video_edits import EDITS
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
-from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
@@ -123,7 +123,7 @@ def test_the_endpoints_and_their_parameters(client):
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
     edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
-    photos = {"/generate": [*CALL], "/frame": [*CALL, *FRAME_SETTINGS]}
+    photos = {"/generate": [*CALL], "/frame": [*FRAME_CALL, *FRAME_SETTINGS]}
     assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
     # No key pictures here; /frame has its own, and so have given videos.
     elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}

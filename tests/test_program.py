@@ -18,7 +18,10 @@ from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesEr
 from diffusers_helper.core.events import Finished, StageStarted
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.pace import Speed
 from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.model_files import transformer_part
@@ -27,6 +30,7 @@ from diffusers_helper.service.options import add_options, config_of
 from tests.fakes import wait_for
 from tests.layouts import comfyui, weights_of, write_gguf_file
 from tests.lora_files import write_lora
+from tests.odd_videos import video
 from tests.tiny import TINY_FOLDER
 
 F1 = transformer_part("f1")
@@ -156,6 +160,32 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tmp_path):
     assert manager.close(60)
     assert (end.state, end.video) == ("done", str(tmp_path / "grey_1.mp4"))
     assert calls == [(request, PHOTO, tmp_path / "grey_1")]
+
+
+def test_the_record_of_a_video_tells_how_long_it_is_with_the_given_one(tmp_path):
+    def generate(inputs, *, output, **_):
+        output.with_suffix(".mp4").write_bytes(b"video")
+        yield Finished(output.with_suffix(".mp4"), 97, 37 if inputs.videos else None)
+
+    tiny = on_tiny(tmp_path, generate=generate)
+    clip = open_clip(video(tmp_path / "given.mp4", 60))
+    inputs = JobInputs.of_videos(GenerationRequest(variant="f1", seed=1), {"before": clip})
+    list(tiny.generate(inputs, "id1", check=lambda: None, report=lambda text: None))
+    make(tiny, "id2")
+    assert [tiny.store.done.record(name).frames for name in ("id1", "id2")] == [97, 0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "pictures", "seconds"),
+    [("f1", ("start", "end"), 10 + 15 * 4 + 7), ("f1", ("start",), 10 + 15 * 4), ("original", ("start", "end"), 70)],
+)
+def test_the_estimate_knows_f1s_second_model(tmp_path, variant, pictures, seconds):
+    tiny = on_tiny(tmp_path)
+    request = GenerationRequest(variant=variant, seconds=6, steps=3, resolution=128, loras=("a",))
+    plain = request.model_copy(update={"loras": ()})
+    tiny.times._known.keep(tiny.times.key(plain, (1, 1)), Speed(10, 4, 0, 0, load=7))
+    assert tiny.times.estimate(plain, pictures) == Estimate(seconds, rough=False)
+    assert tiny.times.estimate(request, pictures).seconds == pytest.approx(seconds + 0.04 * 60)
 
 
 class Videos:

@@ -1,5 +1,6 @@
 """What is known of how long videos take here, from nothing, from the same work and from similar work."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,32 @@ def test_the_same_work_takes_as_long(known, tmp_path):
         (like(cfg=True), Speed(10, 2, 3, 2), True),
         (like(teacache=True), Speed(10, 0.5, 3, 2), True),
         (like(cfg=True, teacache=True), Speed(10, 1, 3, 2), True),
+        (like(loras=True), Speed(10, 1.04, 3, 2), False),
     ],
 )
 def test_similar_work_is_scaled(known, key, expected, rough):
     known.keep(KEY, SPEED)
     assert known.lookup(key) == (expected, rough)
+
+
+def test_another_model_on_the_way_takes_as_long_as_a_start_until_it_was_measured(known):
+    known.keep(KEY, SPEED)
+    assert known.estimate(TWO_SECTIONS, KEY, changes=1) == Estimate(10 + 20 + 2 + 6 + 10, rough=True)
+    known.keep(KEY, Speed(10, 1, 3, 2, load=4))
+    known.keep(KEY, SPEED)  # a video with one model after it
+    assert known.estimate(TWO_SECTIONS, KEY, changes=2) == Estimate(10 + 20 + 2 + 6 + 8, rough=False)
+    assert known.estimate(TWO_SECTIONS, KEY) == Estimate(38, rough=False)
+    assert known.lookup(like(cfg=True))[0].load == 4
+
+
+def test_times_from_before_there_were_lora_files_are_read(known, tmp_path):
+    known.keep(KEY, SPEED)
+    file = tmp_path / "new" / "speeds.json"
+    entries = json.loads(file.read_bytes())
+    for entry in entries:
+        del entry["loras"], entry["load"]
+    file.write_text(json.dumps(entries))
+    assert known.lookup(KEY) == (SPEED, False)
 
 
 @pytest.mark.parametrize("key", [like(computer="another card"), like(model="another model")])

@@ -235,6 +235,8 @@ def test_the_stage_shows_what_there_is():
 def test_the_details_tell_seed_length_and_notes():
     assert text(stage_view.details(None)) == ""
     assert text(stage_view.details(DONE)) == "73 frames, 2.43 s · seed 7 · made in 1 min 5 s"
+    longer = text(stage_view.details(replace(DONE, frames=133)))
+    assert longer.startswith("133 frames, 4.43 s · 73 of them new · seed 7"), "the rest was given"
     growing = text(stage_view.details(replace(RUNNING, video="v.mp4", frames=36, partial=True, notes=("Clamped.",))))
     assert growing.startswith("36 of 73 frames, 1.20 s · seed 7Clamped.")
 

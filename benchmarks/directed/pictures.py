@@ -24,10 +24,10 @@ ENDS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "original, 2 sections, strength 0.5": ("original", 2, {"end_strength": 0.5}),
     "original, 2 sections, mix": ("original", 2, {"end_embedding": "mix"}),
     "original, 3 sections, mix": ("original", 3, {"end_embedding": "mix"}),
-    "F1, 2 sections, landing 1": ("f1", 2, {}),
-    "F1, 3 sections, landing 1": ("f1", 3, {}),
-    "F1, 3 sections, landing 2": ("f1", 3, {"landing": 2}),
-    "F1, 3 sections, landing 1, mix": ("f1", 3, {"end_embedding": "mix"}),
+    "F1, 2 sections, landing 1": ("f1", 2, {"landing": 1}),
+    "F1, 3 sections, landing 1": ("f1", 3, {"landing": 1}),
+    "F1, 3 sections, landing 2": ("f1", 3, {}),
+    "F1, 3 sections, landing 1, mix": ("f1", 3, {"landing": 1, "end_embedding": "mix"}),
 }
 """Variant, sections and settings by name."""
 KEYS = {

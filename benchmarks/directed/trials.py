@@ -1,4 +1,4 @@
-"""Ways of sampling that the product does not have, beside its own: noise on what sections read, and less to read.
+"""Ways of sampling beside the usual one: noise on what sections read, and less to read where the prompt changes.
 
 The stages are those of `generate`, without files; a trial changes the plan or what the transformer reads.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from benchmarks.metrics import Frames, joint_ratio, movement, psnr, sharpness
 from benchmarks.quality import PROMPTS, SPAN, judge
 from benchmarks.studio import SECTION_SECONDS, Studio, joined
 from diffusers_helper.core.events import Event
-from diffusers_helper.core.plan import START, SectionPlan, VideoPlan
+from diffusers_helper.core.forgetting import forgetting
+from diffusers_helper.core.plan import START, VideoPlan
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
@@ -94,19 +95,9 @@ class NoisyReader:
 def forgetful(factors: Sequence[int]) -> Trial:
     """Leave the slots of these `factors` empty in sections whose text differs from the one sampled before."""
 
-    def forget(section: SectionPlan, earlier: SectionPlan) -> SectionPlan:
-        if section.prompt == earlier.prompt:
-            return section
-        # Nothing ever lies before the line.
-        context = (
-            replace(piece, slot=range(-len(piece.slot), 0)) if piece.factor in factors else piece
-            for piece in section.context
-        )
-        return replace(section, context=tuple(context))
-
     def planned(plan: VideoPlan) -> VideoPlan:
-        rest = (forget(section, earlier) for earlier, section in pairwise(plan.sections))
-        return replace(plan, sections=(plan.sections[0], *rest))
+        prompts = {section.output_index: section.prompt for section in plan.sections}
+        return forgetting(plan, [prompts[number] for number in range(len(prompts))], factors)
 
     return Trial(plan=planned)
 

@@ -188,12 +188,7 @@ class FramePack:
     def _made(self, inputs: JobInputs) -> Video:
         notes: list[str] = []
         finished = self._finished(self._events(inputs), notes)
-        frames = finished.frames
-        if inputs.videos:
-            from diffusers_helper.media.clip import clip_length
-
-            frames = clip_length(clip_of(finished.path))
-        return Video(finished.path, frames, inputs.request, tuple(notes), self._folder)
+        return Video(finished.path, finished.frames, inputs.request, tuple(notes), self._folder)
 
     def request(self, prompt: Prompt = "", **settings: Any) -> GenerationRequest:
         """Return the request that a video of these settings has; raises SettingsError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError
-from diffusers_helper.core.events import Event
+from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
@@ -197,7 +198,11 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            yield from self.times.timed(events, request, inputs.shape)
+            with closing(self.times.timed(events, request, inputs.shape)) as timed:
+                for event in timed:
+                    if isinstance(event, Finished) and event.made is not None:
+                        self.store.update(folder.name, frames=event.frames)
+                    yield event
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""

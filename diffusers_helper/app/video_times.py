@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from diffusers_helper.core.buckets import video_size
+from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import Event
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 from diffusers_helper.model_files import ModelSource, transformer_part
@@ -39,9 +42,15 @@ class VideoTimes:
         """Pass the events of a video on, as `KnownSpeeds.timed`; `shape` is the size of its start picture."""
         return self._known.timed(events, self.key(request, shape))
 
-    def estimate(self, request: GenerationRequest) -> Estimate | None:
-        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made."""
-        return self._known.estimate(request, self.key(request, (1, 1)))
+    def estimate(self, request: GenerationRequest, pictures: Collection[str] = (START,)) -> Estimate | None:
+        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made.
+
+        `pictures` are the names of those that it is made from: F1 needs the original's weights, too, to lead to one.
+        Raises SettingsError for pictures and times that do not fit.
+        """
+        variants = [section.variant for section in direct(request, pictures).plan.sections]
+        changes = sum(before != after for before, after in pairwise(variants))
+        return self._known.estimate(request, self.key(request, (1, 1)), changes)
 
     def key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
         """Return what the times of a video depend on."""
@@ -55,6 +64,7 @@ class VideoTimes:
             model=f"{self._source.title}, {request.variant}",
             teacache=request.teacache,
             cfg=request.cfg_scale != 1.0,
+            loras=bool(request.loras),
             pixels=height * width,
         )
 

@@ -33,6 +33,7 @@ from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
     from diffusers_helper.app.program import Program
+    from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Result:
             "job": self.job.name,
             "where": self.job.entry.where,
             "photo": str(self.job.entry.photo) if self.job.entry.photo else None,
+            "videos": [str(file) for file in self.job.entry.edit.files] if self.job.entry.edit else [],
             "state": self.state,
             "video": str(self.video) if self.video else None,
             "error": self.error,
@@ -123,7 +125,9 @@ def run(parsed: argparse.Namespace) -> int:
         sys.stderr.write(f"{program.note}\n")
     _tell_passed_over(listed, recursive=parsed.recursive)
     if parsed.dry_run:
-        return _finish([_foreseen(job, program.outputs) for job in jobs])
+        foreseen = [_foreseen(job, program.outputs) for job in jobs]
+        _tell_time([result.job for result in foreseen if result.state == "waiting"], program)
+        return _finish(foreseen)
     report = parsed.report or program.outputs / _report_name(parsed.source)
     program.outputs.mkdir(parents=True, exist_ok=True)
     require_writable(report)
@@ -157,10 +161,6 @@ def make_all(
 
 
 def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
-    from diffusers_helper.core.plan import END, START
-    from diffusers_helper.media.inputs import JobInputs
-    from diffusers_helper.media.photo import open_photo
-
     before = _foreseen(job, program.outputs, look=False)
     if job.request is None or before.state != "waiting":
         return before
@@ -168,9 +168,7 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
     try:
         check()
         with steps_bar(job.request) as bar:
-            pictures = {START: job.entry.photo, END: job.entry.end_photo}
-            opened = {name: open_photo(photo) for name, photo in pictures.items() if photo is not None}
-            inputs = JobInputs.of(job.request, opened)
+            inputs = inputs_of(job)
             events = program.generate(inputs, job.name, check=check, report=bar.set_description_str)
             return Result(job, "made", follow(events, check, bar), seconds=time.monotonic() - started)
     except CancelledError:
@@ -184,19 +182,27 @@ def _make(job: BatchJob, program: Program, check: Callable[[], None]) -> Result:
     return Result(job, "failed", error=message, seconds=time.monotonic() - started)
 
 
+def inputs_of(job: BatchJob) -> JobInputs:
+    """Open what a job is made from; raises a FramePackError for what cannot be used."""
+    from diffusers_helper.media.inputs import JobInputs
+    from diffusers_helper.media.photo import open_photo
+
+    assert job.request is not None, "only what can be made is"
+    if job.entry.edit is not None:
+        return job.entry.edit.inputs(job.request)
+    return JobInputs.of(job.request, {use: open_photo(file) for use, file in job.entry.pictures.items()})
+
+
 def _foreseen(job: BatchJob, outputs: Path, *, look: bool = True) -> Result:
-    """What is known of a job before it is made; with `look` its photo is opened."""
+    """What is known of a job before it is made; with `look` its photos or videos are opened."""
     if job.request is None:
         return Result(job, "failed", error=job.problem)
     video = outputs / f"{job.name}.{'png' if job.request.frame else 'mp4'}"
     if video.exists():  # only a whole one has this name
         return Result(job, "there", video)
     if look:
-        from diffusers_helper.media.photo import open_photo
-
         try:
-            for photo in filter(None, (job.entry.photo, job.entry.end_photo)):
-                open_photo(photo)
+            _ = inputs_of(job).direction  # which raises for pictures and times that do not fit
         except FramePackError as error:
             return Result(job, "failed", error=str(error))
     return Result(job, "waiting")
@@ -210,6 +216,18 @@ def _tell_passed_over(listed: JobList, *, recursive: bool) -> None:
             " (--recursive takes those in folders, too)" if listed.passed_over.get("folders") and not recursive else ""
         )
         sys.stderr.write(f"Passed over: {', '.join(found)}{hint}\n")
+
+
+def _tell_time(jobs: Sequence[BatchJob], program: Program) -> None:
+    """Say about how long the jobs will take, as far as that is known here."""
+    asked = [(job.request, job.entry.pictures) for job in jobs if job.request and not job.entry.edit]
+    found = [program.times.estimate(*each) for each in asked]
+    known = [estimate for estimate in found if estimate]
+    if known:
+        minutes = max(1, round(sum(estimate.seconds for estimate in known) / 60))
+        roughly = "very roughly" if any(estimate.rough for estimate in known) else "about"
+        of_how_many = "" if len(known) == len(found) else f" ({len(known)} of {len(found)}; of the others nobody knows)"
+        sys.stderr.write(f"What is to be made will take {roughly} {minutes} min on this computer{of_how_many}.\n")
 
 
 def _report_name(source: Path) -> str:

@@ -13,14 +13,17 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusers_helper.commands.batch_folder import FolderWalk
 from diffusers_helper.commands.batch_rows import NO_PHOTO, PICTURES, Row, read_csv, read_json_lines
+from diffusers_helper.commands.batch_videos import VideoEdit, take_edit
 from diffusers_helper.core.errors import LoraError, SettingsError
 from diffusers_helper.core.files import open_regular, require_usable
 from diffusers_helper.core.messages import Message, join_sentences
+from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.media.names import cleaned
 from diffusers_helper.media.text_files import read_text
@@ -41,6 +44,7 @@ class Entry:
         where: what to call it in a message.
         photo: the file, which may not exist; None where the video begins with something else.
         end_photo: that of the end picture, likewise; None for none.
+        edit: what is made of given videos in place of photos; None for nothing.
         fields: its own settings, as they were written.
         folder: where its video goes, from the folder of results; empty for right there.
         problem: why it cannot be made, as a sentence; empty if nothing is known against it.
@@ -52,6 +56,18 @@ class Entry:
     folder: str = ""
     problem: str = ""
     end_photo: Path | None = None
+    edit: VideoEdit | None = None
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """Its pictures by their use."""
+        named = {START: self.photo, END: self.end_photo}
+        return {use: file for use, file in named.items() if file is not None}
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that it is made from."""
+        return [*self.pictures.values(), *(self.edit.files if self.edit else ())]
 
 
 @dataclass(frozen=True)
@@ -122,20 +138,23 @@ def _planned(entry: Entry, shared: Mapping[str, Any], model: str, identify: Iden
     if entry.problem:
         return BatchJob(entry, None, "", entry.problem)
     try:
-        start = {} if entry.photo is None else {"start": "photo"}
-        request = identify(GenerationRequest.from_fields({**shared, **entry.fields, **start}))
-        if entry.photo is None and request.start == "photo" and not request.frame:
+        decided = entry.edit.settings if entry.edit else {"start": "photo"} if entry.photo else {}
+        request = identify(GenerationRequest.from_fields({**shared, **entry.fields, **decided}))
+        if entry.photo is None and entry.edit is None and request.start == "photo" and not request.frame:
             return BatchJob(entry, None, "", Message("{where}: {problem}", where=entry.where, problem=NO_PHOTO))
-        digests = [_digest(photo) for photo in (entry.photo, entry.end_photo) if photo is not None]
+        digests = [_digest(file) for file in entry.files]
     except (SettingsError, LoraError) as error:
         return BatchJob(entry, None, "", str(error))
     except OSError as error:
         reason = error.strerror or str(error)
-        file = error.filename or entry.photo
+        file = error.filename or entry.files[0]
         return BatchJob(entry, None, "", Message("{file} cannot be read: {reason}.", file=file, reason=reason))
-    first, *others = digests if entry.photo is not None else ["", *digests]
-    content = json.dumps([first, request.identity(), model, *others], sort_keys=True)
-    stem = re.sub(r"[^\w-]", "_", entry.photo.stem if entry.photo else request.start)[:_STEM_CHARACTERS]
+    first, *others = ["", *digests] if entry.photo is None and entry.edit is None else digests
+    edit = [] if entry.edit is None else [entry.edit.name, *entry.edit.seconds]
+    leads = entry.end_photo is not None or bool(edit)
+    content = json.dumps([first, request.identity(leads=leads), model, *others, *edit], sort_keys=True)
+    lead = entry.photo or (entry.edit.files[0] if entry.edit else None)
+    stem = re.sub(r"[^\w-]", "_", lead.stem if lead else request.start)[:_STEM_CHARACTERS]
     digest = hashlib.sha256(content.encode()).hexdigest()
     if request.seed == RANDOM_SEED:
         request = request.model_copy(update={"seed": int(digest[-8:], 16)})
@@ -192,8 +211,13 @@ def _of_row(source: Path, row: Row) -> Entry:
         told = Message("{source}, line {line}: {problem}", source=source, line=row.line, problem=row.problem)
         return Entry(where, source, problem=told)
     fields = dict(row.fields)
+    try:
+        edit = take_edit(fields, partial(_beside, source))
+    except SettingsError as error:
+        told = Message("{source}, line {line}: {problem}", source=source, line=row.line, problem=error.args[0])
+        return Entry(where, source, problem=told)
     photo, end_photo = (_beside(source, fields.pop(name, "")) for name in PICTURES)
-    return Entry(where, photo, fields, end_photo=end_photo)
+    return Entry(where, photo, fields, end_photo=end_photo, edit=edit)
 
 
 def _beside(source: Path, name: str) -> Path | None:

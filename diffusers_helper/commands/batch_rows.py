@@ -13,21 +13,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusers_helper.commands.batch_videos import COLUMNS, FILES, NUMBERS
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
 
 PICTURES = ("photo", "end_photo")
-"""Columns that name files."""
+"""Columns that name pictures."""
 NO_PHOTO = Message("it names no photo.")
-_IN_ITS_PLACE = {"start", "frame"}
+_FILES = (*PICTURES, *FILES)
+_IN_ITS_PLACE = {"start", "frame", "video"}
 """What a row without a photo has."""
 _OTHER_NAMES = {"prompts": "prompt"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """`str.splitlines` would also end a line at U+2028, U+0085 and vertical tabs, which may stand inside a cell."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_NUMBERS = {name for name, info in GenerationRequest.model_fields.items() if info.annotation is float}
+_NUMBERS = {name for name, info in GenerationRequest.model_fields.items() if info.annotation is float} | {*NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Row:
 def read_csv(text: str, *, needs_photo: bool = True) -> Iterator[Row]:
     """Yield the rows of a table. Raises SettingsError, without the file's name, if its first line makes no sense.
 
-    Where a photo is needed, a row may have the column `start` or `frame` in its place.
+    Where a photo is needed, a row may have the column `start`, `frame` or `video` in its place.
     """
     lines = _LINE.findall(text)
     start, delimiter = _delimiter(lines)
@@ -164,12 +166,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _unknown(names: Sequence[str], needs_photo: bool) -> str:
     """Return what is wrong with the fields' names; empty if nothing is."""
-    settings = [name for name in GenerationRequest.model_fields if name not in OF_VIDEOS]
-    unknown = sorted(set(names) - set(PICTURES) - set(settings))
+    hidden = {"replaced"} if "video" in names else set(OF_VIDEOS)
+    settings = [name for name in GenerationRequest.model_fields if name not in hidden]
+    unknown = sorted(set(names) - set(PICTURES) - set(COLUMNS) - set(settings))
     if not unknown and (not needs_photo or set(names) & {"photo", *_IN_ITS_PLACE}):
         return ""
     wrong = Message("{name!r} is no setting.", name=unknown[0]) if unknown else NO_PHOTO
-    known = ", ".join(settings)
+    known = ", ".join((*COLUMNS, *settings))
     return join_sentences([wrong, Message("It takes photo and, where wanted, end_photo, {names}.", names=known)])
 
 
@@ -178,9 +181,9 @@ def _checked(line: int, fields: Mapping[str, Any], needs_photo: bool) -> Row:
     if not isinstance(photo, str) or (needs_photo and not photo.strip() and not fields.keys() & _IN_ITS_PLACE):
         return Row(line, problem=NO_PHOTO)
     if not isinstance(fields.get("end_photo", ""), str):
-        return Row(line, problem=Message("its end_photo is no name of a file."))
+        return Row(line, problem=Message("its {column} is no name of a file.", column="end_photo"))
     for name, value in fields.items():
-        if isinstance(value, str) and not _is_text(value, as_path=name in PICTURES):
+        if isinstance(value, str) and not _is_text(value, as_path=name in _FILES):
             return Row(
                 line, problem=Message("{name} has a character that is no text (zero, or half of one).", name=name)
             )

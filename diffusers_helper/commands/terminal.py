@@ -42,7 +42,7 @@ SETTINGS = {
     "blend": "over how many sections one text of a prompt with times passes into the next, 0 to 4 (0)",
     "end_strength": "how much the picture of --end-photo counts, 0 to 1 (1)",
     "end_embedding": "what the sections look at: start, or mix for more and more of the end photo (start)",
-    "landing": "sections before an end or key picture that F1 leaves to the original's weights, 1 or 2 (1)",
+    "landing": "sections before an end or key picture that F1 leaves to the original's weights, 1 or 2 (2)",
     "shape": "of the video: photo, 16:9, 9:16, 1:1, 4:3 or 3:4 (photo)",
     "width": "of the video in pixels, a multiple of 16, with --height, in place of shape and resolution",
     "height": "see --width",
@@ -88,6 +88,13 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
         parser.add_argument("--frame", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--teacache", action="store_true", default=argparse.SUPPRESS, help="about twice as fast, an approximation"
+    )
+    parser.add_argument(
+        "--forget-at-changes",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="where the text of a prompt with times changes, see only what is next to the new part: in the lab F1 lost "
+        "0.36 of sharpness in place of 0.81, and the original as much as without",
     )
     parser.add_argument(
         "--lora",

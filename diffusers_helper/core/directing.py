@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from diffusers_helper.core.blank import without_blank
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.forgetting import forgetting
 from diffusers_helper.core.frame import frame_plan
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, FPS, LATENT_WINDOW, START, VideoPlan
@@ -89,7 +90,7 @@ def direct(
     plan = plan_score(Score(request.variant, tuple(stretches), end=END in pictures, landing=request.landing))
     if request.start == "colour":
         plan = without_blank(plan)
-    return _directed(plan, _cues(request, borders, (START, *keys), has_end=END in pictures))
+    return _directed(_remembering(request, plan), _cues(request, borders, (START, *keys), has_end=END in pictures))
 
 
 def _direct_frame(request: GenerationRequest, pictures: Collection[str]) -> Direction:
@@ -110,7 +111,15 @@ def direct_videos(request: GenerationRequest, latents: Mapping[str, int]) -> Dir
     """
     look = BEFORE if BEFORE in latents else AFTER
     plan = plan_score(score_of(request, latents))
-    return _directed(plan, _cues(request, [0, request.sections], (look,), has_end=False))
+    return _directed(_remembering(request, plan), _cues(request, [0, request.sections], (look,), has_end=False))
+
+
+def _remembering(request: GenerationRequest, plan: VideoPlan) -> VideoPlan:
+    """Return `plan` with as much memory at the changes of the prompt as is wanted."""
+    if not request.forget_at_changes:
+        return plan
+    timed = request.timed_prompts
+    return forgetting(plan, [timed[number][1] for number in by_section(timed, request.sections)])
 
 
 def _directed(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:

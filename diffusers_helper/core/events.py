@@ -131,11 +131,13 @@ class Finished(Event):
 
     Attributes:
         path: the file.
-        frames: pixel frames in it.
+        frames: pixel frames in it; where given videos are in it, whose rate it has, counted at 30 a second.
+        made: how many of them were made; None for all.
     """
 
     path: Path
     frames: int
+    made: int | None = None
 
 
 @dataclass(frozen=True)

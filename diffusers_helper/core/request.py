@@ -48,6 +48,7 @@ MAX_KEYS = 20
 SIDES = ("width", "height")
 OF_VIDEOS = ("anchor", "replaced")
 """Settings that mean something for given videos alone."""
+LANDING, MOST_LANDING = 2, 2
 
 
 class GenerationRequest(BaseModel):
@@ -60,7 +61,9 @@ class GenerationRequest(BaseModel):
         key_seconds: when each key picture is reached, growing; they are rounded to whole sections.
         end_strength: how much of an end picture counts, 0 to 1.
         end_embedding: whether sections look at the picture before them ("start") or more and more at the next ("mix").
-        landing: how many sections before a key or end picture F1 leaves to the original's weights.
+        landing: how many sections before a key or end picture or a given video F1 leaves to the original's weights.
+        forget_at_changes: the first section with another text of the prompt sees only what is next to it, and not what
+            lies further off.
         anchor: which given frame of a video F1 keeps in sight, the "last" or the "first" one.
         replaced: the seconds of a given video in whose place the new ones come; from and to the same where they come
             between. `media.edits` sets it.
@@ -100,7 +103,8 @@ class GenerationRequest(BaseModel):
     key_seconds: Annotated[tuple[Seconds, ...], Words, Field(max_length=MAX_KEYS)] = ()
     end_strength: Share = 1.0
     end_embedding: Literal["start", "mix"] = "start"
-    landing: Annotated[Whole, Field(ge=1, le=2)] = 1
+    landing: Annotated[Whole, Field(ge=1, le=MOST_LANDING)] = LANDING
+    forget_at_changes: bool = False
     anchor: Literal["last", "first"] = "last"
     replaced: tuple[Time, Time] | None = None
     variant: Literal["original", "f1"] = "original"
@@ -166,10 +170,14 @@ class GenerationRequest(BaseModel):
         """Return the request with its seed fixed: a random one in place of -1."""
         return self if self.seed >= 0 else self.model_copy(update={"seed": random.SystemRandom().randint(0, 2**32 - 1)})
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a video's name is made from; a field that came later only where it is not as it was before."""
+    def identity(self, *, leads: bool = False) -> dict[str, Any]:
+        """Return what a video's name is made from; a field that came later only where it is not as it was before.
+
+        `leads`: the video leads to a picture, so that F1's landing, which was 1 at first, makes a difference.
+        """
         fields = self.model_dump()
-        return {name: value for name, value in fields.items() if name not in _CAME_LATER or value != _USUAL[name]}
+        usual = _USUAL | {"landing": 1 if leads and self.variant == "f1" else self.landing}
+        return {name: value for name, value in fields.items() if name not in _CAME_LATER or value != usual[name]}
 
     @property
     def timed_prompts(self) -> tuple[Timed, ...]:
@@ -217,6 +225,7 @@ _CAME_LATER = frozenset(
         "end_strength",
         "end_embedding",
         "landing",
+        "forget_at_changes",
         "anchor",
         "replaced",
         "shape",

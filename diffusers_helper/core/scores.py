@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.messages import Message
+from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.plan import FPS, HISTORY_LATENTS, LATENT_WINDOW, sections_for
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.score import Score, Stretch
@@ -96,14 +96,14 @@ def redo(variant: str, frames: int, begin: float, end: float) -> Redo:
     Raises SettingsError where they are not in the video, or it is too short to keep a frame before them.
     """
     if not 0 <= begin < end <= frames / FPS + 1 / FPS:
-        raise SettingsError(
-            Message(
-                "The seconds from {begin:g} to {end:g} are not in the video, which has {seconds:.1f}.",
-                begin=begin,
-                end=end,
-                seconds=frames / FPS,
-            )
+        told = Message(
+            "The seconds from {begin:g} to {end:g} are not in the video, which has {seconds:.1f}.",
+            begin=begin,
+            end=end,
+            seconds=frames / FPS,
         )
+        order = [Message("They end before they begin.")] if end < begin else []
+        raise SettingsError(join_sentences([told, *order]))
     section = 4 * LATENT_WINDOW
     sections = min(sections_for(end - begin), (frames - 1) // section)
     if sections < 1:

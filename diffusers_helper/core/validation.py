@@ -28,6 +28,7 @@ _NAMES: dict[str, Message] = {
         Message("end_strength"),
         Message("end_embedding"),
         Message("landing"),
+        Message("forget_at_changes"),
         Message("anchor"),
         Message("replaced"),
         Message("shape"),
@@ -77,7 +78,7 @@ def _sentence(entry: dict[str, Any]) -> Message:
     """One sentence for one of pydantic's errors."""
     if isinstance(error := entry.get("ctx", {}).get("error"), FramePackError):
         return error.args[0]  # type: ignore[no-any-return]  # one of ours, which is a sentence
-    name = ".".join(str(part) for part in entry["loc"]) or "request"
+    name = ".".join(part for part in entry["loc"] if isinstance(part, str)) or "request"  # no number in a list
     return Message("{field}: {reason}.", field=_NAMES.get(name, name), reason=reason_of(entry))
 
 

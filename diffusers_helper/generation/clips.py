@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusers_helper.core.buckets import find_nearest_bucket
-from diffusers_helper.core.events import Event, Note, StageStarted
+from diffusers_helper.core.events import Event, Finished, Note, StageStarted
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import pixel_frames
 from diffusers_helper.core.scores import AFTER, BEFORE, MOST, sides
@@ -21,7 +21,7 @@ from diffusers_helper.generation.conditions import Check
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.generation.pictures import Pictures, png_of
 from diffusers_helper.generation.results import room_for
-from diffusers_helper.media.clip import End, clip_frames
+from diffusers_helper.media.clip import End, clip_frames, clip_length, open_clip
 from diffusers_helper.media.edits import cuts, parts_of
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.inputs import JobInputs
@@ -72,3 +72,11 @@ def joined(inputs: JobInputs, video: GrowingVideo, recipe: str, check: Check) ->
         yield Note(text)
     video.remove_partials()
     return video.final
+
+
+def finished_with(inputs: JobInputs, path: Path, made: int, check: Check) -> Finished:
+    """Return the end of a video of which so many frames were made; given videos have theirs in it, too.
+
+    Raises ClipError where the file was changed meanwhile.
+    """
+    return Finished(path, clip_length(open_clip(path, check), check), made) if inputs.videos else Finished(path, made)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusers_helper.core.directing import Direction, direct_videos
-from diffusers_helper.core.events import Event, Finished, Note, SectionDone, SectionSampled, StageStarted, VideoGrown
+from diffusers_helper.core.events import Event, Note, SectionDone, SectionSampled, StageStarted, VideoGrown
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, VideoPlan
@@ -26,7 +26,7 @@ from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.framepack.engine import VAE_SCALE, EarlierRun, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Events, Postprocess
 from diffusers_helper.generation.checkpoint import Checkpoint
-from diffusers_helper.generation.clips import encode_clips, joined, read_videos
+from diffusers_helper.generation.clips import encode_clips, finished_with, joined, read_videos
 from diffusers_helper.generation.conditions import Check, make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
@@ -64,7 +64,7 @@ def generate(
         checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
         metadata: the picture and the video carry the request; see `media.recipe`.
 
-    Yields events up to Finished, whose frames are those that were made; where the disk is full it waits. Raises a
+    Yields events up to Finished; where the disk is full it waits. Raises a
     FramePackError for all that a user can mend; closing the iterator stops the work and keeps the sections that were
     done.
     """
@@ -102,7 +102,7 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     video = GrowingVideo(run.output, plan.grows_at_front, request.crf, tags=tags)
     whole = None if run.inputs.videos else plan.total_frames
     if len(checkpoint) == len(plan.sections) and (final := video.finished(whole)):
-        yield Finished(final, plan.total_frames)
+        yield finished_with(run.inputs, final, plan.total_frames, run.check)
         return
     height, width = pictures.size
     yield from keep_beside(run.output, run.inputs, pictures, len(checkpoint), run.check)
@@ -138,7 +138,7 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     )
     path = (yield from joined(run.inputs, video, recipe, run.check)) if run.inputs.videos else video.finish()
     remove_unwanted(run.output, request)
-    yield Finished(path, video.frames)
+    yield finished_with(run.inputs, path, video.frames, run.check)
 
 
 def _material(run: _Run, recipe: str) -> Generator[Event, None, tuple[Pictures, Direction]]:

@@ -37,7 +37,7 @@ from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers, connect_no_
 from diffusers_helper.gradio.create.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.create.recipe import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.create.sizes import SIZES, shown_resolution
-from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
+from diffusers_helper.gradio.inputs import CALL, FRAME_CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.settings.computer import lay_out_computer
 from diffusers_helper.gradio.stage import view as stage_view
@@ -137,6 +137,7 @@ def build_app(
             "prompt": form.prompt,
             "seconds": form.seconds,
             "blend": form.blend,
+            "forget_at_changes": form.forget_at_changes,
             **no_photo.named,
             **form.end_photo.named,
             **options.named,
@@ -336,7 +337,7 @@ def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) ->
     gr.on(
         [],
         api.frame,
-        inputs_kwargs={**inputs, **_frame_settings()},
+        inputs_kwargs={**{name: inputs[name] for name in FRAME_CALL}, **_frame_settings()},
         outputs=job_id,
         validator=api.check_frame,
         api_name="frame",

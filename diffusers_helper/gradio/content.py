@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from diffusers_helper.core.request import GenerationRequest
@@ -18,7 +18,7 @@ from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
 
 
-def _unknown(_request: GenerationRequest) -> Estimate | None:
+def _unknown(_request: GenerationRequest, _pictures: Collection[str]) -> Estimate | None:
     return None
 
 
@@ -31,7 +31,7 @@ class ModelCard:
         defaults: what the controls show at first; a `resolution` of None shows 640.
         note: a sentence that a user must see; empty for none.
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
-        estimate: tells how long a video takes here; None where nobody knows.
+        estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
         start_from: the text-to-image model that makes first pictures; empty for none.
         loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
@@ -40,7 +40,7 @@ class ModelCard:
     defaults: GenerationRequest
     note: str = ""
     camera_only: bool = False
-    estimate: Callable[[GenerationRequest], Estimate | None] = _unknown
+    estimate: Callable[[GenerationRequest, Collection[str]], Estimate | None] = _unknown
     start_from: str = ""
     loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
 

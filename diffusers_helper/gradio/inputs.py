@@ -58,9 +58,12 @@ _SETTINGS = (
     "focus",
 )
 _LATER = ("start", "start_colour", "frame_seed", "loras")
-SETTINGS = (*_SETTINGS, *_LATER)
+_LAST = ("forget_at_changes",)
+"""What videos alone have, not pictures."""
+SETTINGS = (*_SETTINGS, *_LATER, *_LAST)
 """The fields of a request that a user sets here; the variant belongs to the page."""
-CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
+FRAME_CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
+CALL = (*FRAME_CALL, *_LAST)
 """The values of a script's call in their order: what is new comes last, or older scripts would mean something else."""
 _TEXTS = (*SIDES, "frame_seed")
 """Numbers that may be none, and so are texts in their controls."""

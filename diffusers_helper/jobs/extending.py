@@ -53,7 +53,8 @@ def begin_longer(store: JobStore, job_id: str, new_id: str, seconds: float) -> J
     except UnknownJobError:
         raise UnknownJobError(
             Message(
-                "There are no latents of {name}: only a video made with --keep latents can be made longer.",
+                "There are no latents of {name}: only a video made with --keep latents can be made longer by its name. "
+                "To go on from its last frames, give its file.",
                 name=display_name(job_id),
             )
         ) from None

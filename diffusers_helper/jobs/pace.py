@@ -29,16 +29,19 @@ class Speed:
         step: one step.
         end: a section's end, per window of latents.
         gap: how long an end holds up the next section, per window.
+        load: until another model samples where two make one video; None if that was never measured.
     """
 
     setup: float
     step: float
     end: float
     gap: float
+    load: float | None = None
 
-    def total(self, sections: int, steps: int) -> float:
-        """Return the time of a whole video."""
-        return self.setup + sections * steps * self.step + self.gaps(0, sections) + windows(sections - 1) * self.end
+    def total(self, sections: int, steps: int, changes: int = 0) -> float:
+        """Return the time of a whole video in which so often another model goes on."""
+        made = sections * steps * self.step + self.gaps(0, sections) + windows(sections - 1) * self.end
+        return self.setup + made + changes * (self.setup if self.load is None else self.load)
 
     def gaps(self, first: int, sections: int) -> float:
         """Return the time between the sections from `first` on, for a video of so many."""
@@ -101,6 +104,8 @@ class Pace:
         self._sampled: dict[int, float] = {}  # when the sections were sampled whose ends are not over
         self._first: float | None = None
         self._steps: deque[float] = deque(maxlen=100)  # within sections
+        self._loading = False  # another model, between two sections
+        self._loads: deque[float] = deque(maxlen=10)
         self._gaps: deque[tuple[int, float]] = deque(maxlen=10)  # to the next section's first step, with the windows
         self._ends: deque[float] = deque(maxlen=10)  # per window
 
@@ -113,6 +118,8 @@ class Pace:
                 self._step(event, self._clock())
             case VideoGrown():
                 self._grown(event.sections_done - 1, self._clock())
+            case StageStarted(stage="load"):
+                self._loading = self._place is not None
             case StageStarted(stage="wait"):  # for room on the disk
                 self._last = None
                 self._sampled.clear()
@@ -130,7 +137,9 @@ class Pace:
         if not self._steps or not self._ends or self._first is None:
             return None
         speed = self._speed(fmean(self._steps))
-        return Speed(max(0.0, self._first - self._begun - speed.step), speed.step, speed.end, speed.gap)
+        setup = max(0.0, self._first - self._begun - speed.step)
+        load = max(0.0, fmean(self._loads) - speed.step) if self._loads else None
+        return Speed(setup, speed.step, speed.end, speed.gap, load)
 
     @property
     def progress(self) -> Progress:
@@ -165,8 +174,11 @@ class Pace:
         if self._last is not None and before is not None:
             if before.section == event.section:
                 self._steps.append(now - self._last)
+            elif self._loading:
+                self._loads.append(now - self._last)
             else:
                 self._gaps.append((windows(before.section), now - self._last))
+        self._loading = False
         self._first = now if self._first is None else self._first
         self._place, self._last = _Place(event.section, event.sections, event.step, event.steps), now
         if self._place.sampled:

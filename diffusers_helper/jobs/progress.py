@@ -47,7 +47,7 @@ class JobSnapshot:
 
     Attributes:
         id: its name, which is also the right to cancel it.
-        variant, seed, total_frames: what was asked for; the seed is the one in use, never -1.
+        variant, seed, total_frames: what was asked for: the seed in use, never -1, and how many frames are made.
         state: "queued", "running", and then exactly one of "done", "cancelled", "failed"; "interrupted" is a job whose
             process ended.
         version: grows with every change, so that a reader can skip what it has seen.
@@ -61,7 +61,7 @@ class JobSnapshot:
         eta_now_seconds: how much of `eta_seconds` is for what is being done now; it ends with the next change.
         eta_at: when both were true, seconds since the epoch.
         preview, preview_version: the latest picture of the latents as JPEG; which one it is (0: none yet).
-        video, frames: the newest playable file and the pixel frames in it.
+        video, frames: the newest playable file and the pixel frames in it, at the end with those of given videos.
         partial: the video is not the whole one.
         notes: sentences about the result, for example a setting that was clamped.
         error, error_id: why it failed, as a sentence; the word to look for in the log if it was unexpected.

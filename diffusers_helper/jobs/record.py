@@ -115,6 +115,7 @@ class JobRecord:
         batch: it was queued together with others.
         order: its place in the queue; smaller numbers run first.
         restarts: how often it went on by itself after its process had ended.
+        frames: of the finished video where given ones are in it; 0 for those that are made.
     """
 
     id: str
@@ -131,6 +132,7 @@ class JobRecord:
     batch: bool = False
     order: float = 0.0
     restarts: int = 0
+    frames: int = 0
     started: float = 0.0
     finished: float = 0.0
 

@@ -97,7 +97,7 @@ def recover(kept: KeptJobs) -> Iterator[Recovered]:
 
 def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     if record.state == JobState.DONE:
-        frames = record.total_frames
+        frames = record.frames or record.total_frames
         return Recovered(record, None, ResumeInfo(state=JobState.DONE, video=kept.video_of(record), frames=frames))
     sections = kept.sections(record.id)
     cut_off = record.state == JobState.RUNNING

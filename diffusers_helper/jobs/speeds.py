@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +24,8 @@ from diffusers_helper.jobs.pace import Pace, Speed
 MAX_ENTRIES = 200
 _TWICE = 2.0
 """What a step costs with classifier-free guidance, and without TeaCache, over a step with the other setting."""
+_WITH_LORAS = 1.04
+"""What a step costs with LoRA files, one or three, over a step without (docs/performance-log.md)."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class SpeedKey(BaseModel):
     Attributes:
         computer: the device, and how it computes.
         model: whose weights.
-        teacache, cfg: whether these are in use.
+        teacache, cfg, loras: whether these are in use.
         pixels: of a frame.
     """
 
@@ -44,6 +46,7 @@ class SpeedKey(BaseModel):
     model: str
     teacache: bool
     cfg: bool
+    loras: bool = False
     pixels: int = Field(gt=0)
 
 
@@ -54,6 +57,7 @@ class _Entry(SpeedKey):
     step: float = Field(gt=0, allow_inf_nan=False)
     end: float = Field(ge=0, allow_inf_nan=False)
     gap: float = Field(ge=0, allow_inf_nan=False)
+    load: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     at: float
 
     @property
@@ -66,7 +70,7 @@ _FILE = TypeAdapter(list[_Entry])
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a video takes, seconds; `rough` where only a similar one was ever made here."""
+    """How long a video takes, seconds; `rough` where only a similar one was ever made here, or with one model."""
 
     seconds: float
     rough: bool
@@ -98,27 +102,37 @@ class KnownSpeeds:
         if (measured := pace.measured) is not None:
             self.keep(key, measured)
 
-    def estimate(self, request: GenerationRequest, key: SpeedKey) -> Estimate | None:
-        """Return how long a video takes; None if nothing like it was ever made here."""
-        known = self.lookup(key)
-        return None if known is None else Estimate(known[0].total(request.sections, request.steps), known[1])
+    def estimate(self, request: GenerationRequest, key: SpeedKey, changes: int = 0) -> Estimate | None:
+        """Return how long a video takes; None if nothing like it was ever made here.
+
+        `changes`: how often another model goes on, which takes about as long as a start where it was never measured.
+        """
+        if (known := self.lookup(key)) is None:
+            return None
+        speed, rough = known
+        rough = rough or (changes > 0 and speed.load is None)
+        return Estimate(speed.total(request.sections, request.steps, changes), rough)
 
     def lookup(self, key: SpeedKey) -> tuple[Speed, bool] | None:
         """Return the times for `key`, scaled from the most similar ones, and whether they are rough."""
         alike = [one for one in self._read() if (one.computer, one.model) == (key.computer, key.model)]
         if not alike:
             return None
-        one = min(alike, key=lambda one: (_others(one, key), abs(one.pixels - key.pixels)))
+        one = min(alike, key=lambda one: (_others(one, key), one.loras != key.loras, abs(one.pixels - key.pixels)))
         size = key.pixels / one.pixels
         steps = size * (1 + size) / 2 * _TWICE ** ((key.cfg - one.cfg) - (key.teacache - one.teacache))
-        return Speed(one.setup, one.step * steps, one.end * size, one.gap * size), _others(one, key) > 0
+        steps *= _WITH_LORAS ** (key.loras - one.loras)
+        load = next((each.load for each in [one, *alike] if each.load is not None), None)
+        return Speed(one.setup, one.step * steps, one.end * size, one.gap * size, load), _others(one, key) > 0
 
     def keep(self, key: SpeedKey, speed: Speed) -> None:
         """Keep the times of a video; a file that cannot be written is no reason to fail."""
-        new = _Entry(
-            **key.model_dump(), setup=speed.setup, step=speed.step, end=speed.end, gap=speed.gap, at=time.time()
-        )
-        entries = [*(one for one in self._read() if one.key != key), new]
+        known = self._read()
+        load = speed.load
+        if load is None:  # most videos have one model
+            load = next((one.load for one in known if one.key == key), None)
+        new = _Entry(**key.model_dump(), **asdict(speed) | {"load": load}, at=time.time())
+        entries = [*(one for one in known if one.key != key), new]
         newest = sorted(entries, key=lambda one: one.at)[-self._most :]
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 
 from diffusers_helper.core.errors import SettingsError
@@ -54,7 +55,8 @@ def inserted(request: GenerationRequest, clip: Clip, at: float, check: Check = l
 
     Raises SettingsError where that is not inside it, and ClipError.
     """
-    frames, place = clip_length(clip, check), round(at * FPS)
+    frames = clip_length(clip, check)
+    place = round(at * FPS) if isfinite(at) else 0
     if not 0 < place < frames:
         raise SettingsError(
             Message("Second {at:g} is not inside the video, which has {seconds:.1f}.", at=at, seconds=frames / FPS)

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from diffusers_helper.core.errors import (
     CancelledError,
+    ClipError,
     FramePackError,
     LoraError,
     ModelFilesError,
@@ -35,6 +36,7 @@ FINAL = (DONE, WRONG_SETTINGS, MODELS_MISSING)
 _EXIT_CODES = {
     SettingsError: WRONG_SETTINGS,
     PhotoError: WRONG_SETTINGS,
+    ClipError: WRONG_SETTINGS,
     LoraError: WRONG_SETTINGS,
     ModelFilesError: MODELS_MISSING,
     CancelledError: INTERRUPTED,

@@ -31,7 +31,9 @@ OF_PHOTOS = (
     *("start", "start_colour", "frame_seed"),
 )
 """Settings without a meaning here: size and shape are the video's own."""
-EDIT_SETTINGS = (*(name for name in SETTINGS if name not in OF_PHOTOS), "anchor")
+_CAME_LATER = ("forget_at_changes",)
+EDIT_SETTINGS = (*(name for name in SETTINGS if name not in (*OF_PHOTOS, *_CAME_LATER)), "anchor", *_CAME_LATER)
+"""In the order in which scripts give them: what is new comes last."""
 AT_ONCE, MOST_WAITING = 2, 16
 """How many videos are looked at at once, and how many may wait for that: each holds one of the page's threads."""
 

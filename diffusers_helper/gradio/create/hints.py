@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gradio as gr
@@ -10,6 +10,7 @@ import gradio as gr
 from diffusers_helper.core.buckets import DEFAULT_RESOLUTION
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
@@ -27,7 +28,7 @@ class HintHandlers:
     Args:
         variant: which model the page is for.
         t: the language of the page.
-        estimate: tells how long a video takes here; None where nobody knows.
+        estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
         photos: reads photos; None for a reader of its own.
         trained_at: base size that the models were trained at.
         library: the LoRA files; None for none.
@@ -37,7 +38,7 @@ class HintHandlers:
         self,
         variant: Variant,
         t: Language = ENGLISH,
-        estimate: Callable[[GenerationRequest], Estimate | None] = lambda _: None,
+        estimate: Callable[[GenerationRequest, Collection[str]], Estimate | None] = lambda _asked, _pictures: None,
         photos: PhotoReader | None = None,
         trained_at: int = DEFAULT_RESOLUTION,
         library: LoraLibrary | None = None,
@@ -104,7 +105,7 @@ class HintHandlers:
         fault, told = "", ""
         try:
             wanted = GenerationRequest.from_fields({"variant": self._variant.name, **settings})
-            told = hint_view.estimate(self._estimate(wanted), self._t)
+            told = hint_view.estimate(self._estimate(wanted, [START] if end_photo is None else [START, END]), self._t)
             if message:
                 read_request(self._variant.name, settings, self._library)
                 read_inputs(wanted, image, end_photo, self._photos, request)

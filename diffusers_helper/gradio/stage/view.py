@@ -161,6 +161,8 @@ def _facts(job: JobSnapshot, t: Language) -> str:
         facts.append(t("{frames} of {total} frames, {seconds:.2f} s", total=job.total_frames, **length))
     elif job.video:
         facts.append(t("{frames} frames, {seconds:.2f} s", **length))
+        if job.frames > job.total_frames:  # with those of given videos
+            facts.append(t("{frames} of them new", frames=job.total_frames))
     facts.append(t("seed {seed}", seed=job.seed))
     if job.video and job.started and job.finished:
         facts.append(t("made in {time}", time=duration(job.finished - job.started, t)))
