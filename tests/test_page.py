@@ -432,14 +432,14 @@ def test_a_full_queue_is_told_to_a_script(page, client, lion):
     pictures = {"start": SimpleNamespace(name="", notes=())}
     running = page.manager.submit(JobInputs(GenerationRequest(seconds=1, steps=2), pictures))
     wait_for(lambda: page.manager.snapshot(running).step)
-    waiting = [page.manager.submit(JobInputs(GenerationRequest(), pictures)) for _ in range(20)]
+    waiting = [page.manager.submit(JobInputs(GenerationRequest(), pictures)) for _ in range(1000)]
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)
     assert answer.status_code == 503
-    assert "20 jobs are waiting already, and no more than 20 may" in answer.json()["detail"]
+    assert "1000 jobs are waiting already, and no more than 1000 may" in answer.json()["detail"]
     assert int(answer.headers["retry-after"]) > 0
-    for job in waiting:
+    for job in reversed(waiting):
         page.manager.cancel(job)
     page.run.hold.set()
     assert result(page, generate(page, lion))

@@ -71,7 +71,6 @@ def write_icon(picture: Image.Image, file: Path) -> None:
     small.thumbnail((ICON_SIDE, ICON_SIDE))
     content = BytesIO()
     small.save(content, "WEBP", quality=70)
-    file.unlink(missing_ok=True)
     file.write_bytes(content.getvalue())  # one that a power cut leaves in parts is only not shown
 
 

@@ -162,7 +162,7 @@ def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot
     return replace(first, **changes)
 
 
-def asked(record: JobRecord) -> Changes:
+def asked(record: JobRecord) -> dict[str, Any]:
     """Return what a snapshot says of what was asked for."""
     request = record.request
     return {

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.job import Job
 
+JOBS_PER_OWNER = 500
+"""How many jobs one user, or one network address, may have waiting."""
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -37,7 +40,7 @@ class QueueLimits:
     """
 
     waiting: int = 1000
-    per_owner: int | None = 500
+    per_owner: int | None = JOBS_PER_OWNER
     remembered: int = 100
 
 

@@ -24,7 +24,7 @@ from diffusers_helper.jobs.kept_queue import QueueState
 from diffusers_helper.jobs.progress import JobSnapshot, asked
 from diffusers_helper.jobs.record import JobRecord, record_of
 from diffusers_helper.jobs.recovery import KeptJobs
-from diffusers_helper.jobs.state import JobState
+from diffusers_helper.jobs.state import Changes, JobState
 
 if TYPE_CHECKING:
     from diffusers_helper.media.inputs import JobInputs
@@ -213,7 +213,7 @@ class QueueControl:
     def _replace(self, seen: JobSnapshot, inputs: JobInputs) -> None:
         read = self._kept.change(seen.id, inputs)
         record = record_of(seen.id, inputs, owner=seen.owner, client_id=seen.client_id)
-        changes = asked(record) | {"icon": self._kept.icon(seen.id)}
+        changes: Changes = {**asked(record), "icon": self._kept.icon(seen.id)}  # type: ignore[typeddict-item]
         self._dispatcher.replace(self._make_job(record, read), changes)
 
     def _own(self, whose: Whose, job_id: str) -> JobSnapshot:

@@ -33,9 +33,7 @@ from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.kept_photo import (
     PictureFiles,
     check_picture,
-    read_icon,
     read_picture,
-    write_icon,
     write_picture,
 )
 from diffusers_helper.jobs.kept_video import check_video, keep_video, read_video
@@ -52,7 +50,7 @@ from diffusers_helper.jobs.record import (
     read_record,
 )
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.partials import ICON, RECORD, picture_file, section_files, video_file
+from diffusers_helper.media.partials import RECORD, picture_file, section_files, video_file
 from diffusers_helper.media.photo import Photo
 
 if TYPE_CHECKING:
@@ -146,10 +144,6 @@ class JobStore:
             with suppress(OSError):
                 (self.path(job_id) / picture_file(use, before.edition)).unlink()
         return record
-
-    def icon(self, job_id: str) -> str:
-        """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
-        return read_icon(self.path(job_id) / ICON)
 
     def check(self, job_id: str) -> None:
         """Raise UnknownJobError, as an UnusableJobError, unless `inputs` can be read; nothing is decoded."""
@@ -296,8 +290,6 @@ class JobStore:
         folder = self.path(record.id)
         for use, photo in pictures.items():
             files.write(photo, folder / picture_file(use, record.edition))
-        if (first := pictures.get(START) or next(iter(pictures.values()), None)) is not None:
-            write_icon(first.image, folder / ICON)
 
     def _write(self, record: JobRecord) -> None:
         with atomic_write(self.path(record.id) / RECORD) as part:

@@ -13,7 +13,7 @@ from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJ
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.job import ReadInputs
-from diffusers_helper.jobs.kept_photo import PictureFiles, thumbnail
+from diffusers_helper.jobs.kept_photo import PictureFiles, read_icon, thumbnail, write_icon
 from diffusers_helper.jobs.kept_queue import QueueState, read_queue, write_queue
 from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
@@ -21,7 +21,7 @@ from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.partials import partial_files
+from diffusers_helper.media.partials import ICON, partial_files
 
 logger = logging.getLogger(__name__)
 DONE_LISTED = 100
@@ -47,16 +47,18 @@ class StoredJobs(KeptJobs):
     def keep(self, record: JobRecord, inputs: JobInputs) -> ReadInputs:
         """Write a new job; return what reads it again. Raises OutputError and leaves nothing."""
         self._store.add(record, inputs.pictures, inputs.videos, self._files)
+        self._write_icon(record.id, inputs)
         return partial(self._inputs, record.id)
 
     def change(self, job_id: str, inputs: JobInputs) -> ReadInputs:
         """Write a job anew that waits, with other settings and pictures, whole or not at all. Raises OutputError."""
         self._store.change(job_id, inputs, self._files)
+        self._write_icon(job_id, inputs)
         return partial(self._inputs, job_id)
 
     def icon(self, job_id: str) -> str:
         """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
-        return self._store.icon(job_id)
+        return read_icon(self._store.path(job_id) / ICON)
 
     def queue_state(self) -> QueueState:
         """Return what was kept of the queue beside its jobs."""
@@ -140,6 +142,14 @@ class StoredJobs(KeptJobs):
     def video_of(self, record: JobRecord) -> str:
         """Return the file of a job that is done."""
         return str(self._store.video_of(record))
+
+    def _write_icon(self, job_id: str, inputs: JobInputs) -> None:
+        first = inputs.pictures.get(START) or next(iter(inputs.pictures.values()), None)
+        with suppress(OSError):  # it is only not shown
+            file = self._store.path(job_id) / ICON
+            file.unlink(missing_ok=True)
+            if first is not None:
+                write_icon(first.image, file)
 
     def _inputs(self, job_id: str) -> JobInputs:
         try:
