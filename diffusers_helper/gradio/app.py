@@ -33,6 +33,9 @@ from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
 from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
+from diffusers_helper.gradio.queue.form import JobForm
+from diffusers_helper.gradio.queue.handlers import QueueHandlers
+from diffusers_helper.gradio.queue.layout import connect_queue, lay_out_queue
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
 from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
@@ -119,6 +122,7 @@ def build_app(
                 form = lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
             with gr.Column(elem_id="result"):
                 result = _lay_out_result(t)
+                queue = lay_out_queue(t)
             with gr.Column(elem_id="options"):
                 options = lay_out_options(model.defaults, t)
                 recipe = lay_out_recipe(t)
@@ -140,9 +144,7 @@ def build_app(
         page = PageHandlers(variant, manager, backend.client_jobs, t, photos, model.loras)
         keep = _keeping(inputs, browser.draft)
         _connect_form(form, inputs, keep)
-        seed = inputs["seed"]
-        assert isinstance(seed, gr.Number)
-        _connect_seed(page, options, seed, browser.client_id, keep)
+        _connect_seed(page, options, inputs["seed"], browser.client_id, keep)
         hints = HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), model.loras)
         _connect_hints(hints, form, inputs, recipe, [app.load, result.details.change])
         loras = LoraHandlers(model.loras, t, photos)
@@ -156,6 +158,14 @@ def build_app(
             browser.client_id,
             inputs,
             lambda shown: shown.then(**keep),
+        )
+        connect_queue(
+            app,
+            queue,
+            QueueHandlers(manager, JobForm(variant.name, list(inputs), photos, model.loras), model.estimate, t),
+            browser.client_id,
+            inputs,
+            keep,
         )
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
@@ -267,7 +277,7 @@ def _connect_recipe(
 
 
 def _connect_seed(
-    page: PageHandlers, options: Options, seed: gr.Number, client_id: gr.BrowserState, keep: dict[str, Any]
+    page: PageHandlers, options: Options, seed: Any, client_id: gr.BrowserState, keep: dict[str, Any]
 ) -> None:
     """Connect the switch with the seed, whichever of them changes: a seed of -1 is a new one for every video."""
     switch = options.random_seed

@@ -16,6 +16,7 @@ LONG_SECONDS = 30 * 60
 PATIENCE_SECONDS = 4
 """How long the server may be silent before the page shows it: three polls and their way."""
 STYLE_SHEET = Path(__file__).with_name("style.css")
+REGION_STYLES = sorted(Path(__file__).parent.glob("*/*.css"))
 SCRIPT = Path(__file__).with_name("page.js")
 
 
@@ -56,7 +57,7 @@ def app_options(tag: str = "en") -> dict[str, Any]:
         "js": f"() => ({SCRIPT.read_text(encoding='utf-8')})({json.dumps(_for_script(tag))})",
         "theme": theme(),
         "css": make_progress_bar_css(),
-        "css_paths": [STYLE_SHEET],
+        "css_paths": [STYLE_SHEET, *REGION_STYLES],
         "footer_links": [],
         "show_error": True,
         "enable_monitoring": False,

@@ -76,11 +76,6 @@ class Dispatcher:
             self._queue.put_back(Ticket(job.id, job.owner, snapshot.order, snapshot.client_id))
             self.admit(job, snapshot)
 
-    def continue_after(self, order: float) -> None:
-        """Give the jobs to come higher numbers than `order`, which one had that may come back."""
-        with self._changed:
-            self._queue.continue_after(order)
-
     def release(self, job_id: str) -> None:
         """Take back the place of a job that was not admitted."""
         with self._changed:

@@ -64,7 +64,8 @@ class JobManager:
         self._kept: KeptJobs = unfinished or KeptJobs()
         limits = limits or QueueLimits()
         self._board = Board(limits.remembered)
-        self._dispatcher = Dispatcher(JobQueue(limits.waiting, limits.per_owner), self._board, self.stats)
+        self._queue = JobQueue(limits.waiting, limits.per_owner)
+        self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
         self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit)
         work = Work(run, self._finish, hooks or WorkerHooks())
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
@@ -232,7 +233,7 @@ class JobManager:
             ended |= ending(Finished(Path(resume.video or ""), resume.frames))
             ended |= {"partial": False, "started": record.started, "finished": record.finished}
         with self._board.changed:
-            self._dispatcher.continue_after(record.order)
+            self._queue.continue_after(record.order)
             self._board.post(first_snapshot(record, **ended))
 
     def _job(self, record: JobRecord, read: ReadInputs, *, allow_env_change: bool = False) -> Job:
