@@ -200,7 +200,7 @@ def test_five_hundred_rows_stay_quick(tab, life):
     expect(tab.locator("#queue-head")).to_contain_text("500 waiting")
     expect(rows(tab)).to_have_count(50)
     times = []
-    for number in range(9):
+    for _ in range(9):
         first, begun = rows(tab).nth(1).locator("strong").inner_text(), time.perf_counter()
         rows(tab).nth(1).locator("[data-action=up]").click()
         expect(rows(tab).first.locator("strong")).to_have_text(first)

@@ -105,6 +105,7 @@ def _run(
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
         from diffusers_helper.gradio.endpoints import Monitor, routes
         from diffusers_helper.gradio.server import JOB_SECONDS, Site, serve
+        from diffusers_helper.media.wildcards import WildcardFolder
         from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -127,6 +128,7 @@ def _run(
                 program.estimate,
                 start_from=config.start_from or "",
                 loras=program.loras,
+                wildcards=WildcardFolder(config.folders.wildcards),
             ),
             manager,
             program.outputs,

@@ -33,9 +33,8 @@ from diffusers_helper.gradio.loading_panel import lay_out_loading
 from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
 from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
 from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
-from diffusers_helper.gradio.queue.form import JobForm
-from diffusers_helper.gradio.queue.handlers import QueueHandlers
-from diffusers_helper.gradio.queue.layout import connect_queue, lay_out_queue
+from diffusers_helper.gradio.queue.connect import PageForm, add_queue
+from diffusers_helper.gradio.queue.layout import lay_out_queue
 from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
 from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
@@ -159,14 +158,7 @@ def build_app(
             inputs,
             lambda shown: shown.then(**keep),
         )
-        connect_queue(
-            app,
-            queue,
-            QueueHandlers(manager, JobForm(variant.name, list(inputs), photos, model.loras), model.estimate, t),
-            browser.client_id,
-            inputs,
-            keep,
-        )
+        add_queue(app, queue, PageForm(browser.client_id, inputs, keep), model, backend, t)
         handlers = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, model.loras)
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
         edits = VideoEdits(variant, manager, backend.videos, model.loras)

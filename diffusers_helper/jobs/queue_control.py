@@ -7,7 +7,7 @@ with theirs. Each operation is on the disk before it returns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +22,7 @@ from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, ReadInputs
 from diffusers_helper.jobs.kept_queue import QueueState
 from diffusers_helper.jobs.progress import JobSnapshot, asked
+from diffusers_helper.jobs.queue_zip import PackedJob
 from diffusers_helper.jobs.record import JobRecord, record_of
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import Changes, JobState
@@ -143,6 +144,16 @@ class QueueControl:
         if job is None:
             raise UnknownJobError(UNKNOWN_JOB)
         return job.read()
+
+    def packed(self, whose: Whose) -> Iterator[PackedJob]:
+        """Yield their jobs that wait, as `write_queue_zip` takes them; those with given videos are left out."""
+        for seen in self.jobs(whose):
+            job = self._dispatcher.job(seen.id)
+            if seen.position and seen.request and job:
+                with suppress(UnknownJobError):  # it was taken and is done, or cannot be read
+                    pictures = self._kept.pictures(job)
+                    if pictures is not None:
+                        yield PackedJob(seen.request, pictures)
 
     def edit(self, whose: Whose, job_id: str, inputs: JobInputs) -> None:
         """Let a job that waits be made from `inputs`, at its place. It may be taken afterwards.

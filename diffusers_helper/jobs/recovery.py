@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.jobs.job import ReadInputs, public_name
+from diffusers_helper.jobs.job import Job, ReadInputs, public_name
 from diffusers_helper.jobs.kept_queue import QueueState
+from diffusers_helper.jobs.queue_zip import PackedPicture, packed
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.media.inputs import JobInputs
@@ -35,6 +36,11 @@ class KeptJobs:
     def icon(self, job_id: str) -> str:
         """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
         return ""
+
+    def pictures(self, job: Job) -> Mapping[str, PackedPicture] | None:
+        """Return a job's pictures as files; None if it has videos. Raises UnknownJobError and OSError."""
+        inputs = job.read()
+        return None if inputs.videos else {use: packed(photo) for use, photo in inputs.pictures.items()}
 
     def queue_state(self) -> QueueState:
         """Return what was kept of the queue beside its jobs."""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.core.files import read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
-from diffusers_helper.jobs.job import ReadInputs
+from diffusers_helper.jobs.job import Job, ReadInputs
 from diffusers_helper.jobs.kept_photo import PictureFiles, read_icon, thumbnail, write_icon
 from diffusers_helper.jobs.kept_queue import QueueState, read_queue, write_queue
+from diffusers_helper.jobs.queue_zip import PICTURE_BYTES, PackedPicture
 from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.partials import ICON, partial_files
+from diffusers_helper.media.partials import ICON, partial_files, picture_file
 
 logger = logging.getLogger(__name__)
 DONE_LISTED = 100
@@ -59,6 +61,17 @@ class StoredJobs(KeptJobs):
     def icon(self, job_id: str) -> str:
         """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
         return read_icon(self._store.path(job_id) / ICON)
+
+    def pictures(self, job: Job) -> Mapping[str, PackedPicture] | None:
+        """Return a job's pictures as files; None if it has videos. Raises UnknownJobError and OSError."""
+        record, folder = self._store.record(job.id), self._store.path(job.id)
+        if record.videos:
+            return None
+        files = {use: folder / picture_file(use, record.edition) for use in record.pictures}
+        return {
+            use: PackedPicture(read_own(files[use], PICTURE_BYTES), about.name, about.notes)
+            for use, about in record.pictures.items()
+        }
 
     def queue_state(self) -> QueueState:
         """Return what was kept of the queue beside its jobs."""

@@ -1,6 +1,6 @@
 /* The strip of waiting jobs: every button is an action of a job; arrows go from row to row and from button to button,
-   Alt and an arrow moves a row, and so does dragging it. Gradio draws all rows anew after each change, so what had the
-   focus is found again by its job and action. */
+   Alt and an arrow moves a row, and so does dragging it. After each change Gradio writes other rows into the same
+   elements, so what had the focus is found again by its job and action. */
 const act = (action, id = "", place = 0) => trigger("select", { action, id, place });
 const row = (node) => node?.closest?.("[data-place]");
 const rows = () => [...element.querySelectorAll("[data-place]")];
@@ -21,9 +21,9 @@ const focusOn = ({ id, action, index }) => {
 };
 const redrawn = () => {
   reach();
-  if (focused && !element.contains(document.activeElement) && [null, document.body].includes(document.activeElement)) {
-    focusOn(focused);
-  }
+  const active = document.activeElement, nowhere = active === null || active === document.body;
+  if (!focused || !(nowhere || element.contains(active))) return;
+  if (nowhere || row(active)?.dataset.job !== focused.id || active.dataset.action !== focused.action) focusOn(focused);
 };
 
 element.addEventListener("focusin", ({ target }) => {
@@ -81,5 +81,5 @@ const dropped = (event) => {
 element.addEventListener("drop", dropped);
 element.addEventListener("dragend", dropped);
 
-new MutationObserver(redrawn).observe(element, { childList: true, subtree: true });
+new MutationObserver(redrawn).observe(element, { childList: true, subtree: true, attributeFilter: ["data-job"] });
 reach();

@@ -1,0 +1,37 @@
+"""The region "Queue", composed of its parts: for the page and for scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.core.messages import Language
+from diffusers_helper.gradio.content import Backend, ModelCard
+from diffusers_helper.gradio.inputs import CALL
+from diffusers_helper.gradio.queue.form import JobForm
+from diffusers_helper.gradio.queue.handlers import QueueHandlers
+from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
+from diffusers_helper.gradio.queue.layout import QueuePanel, connect_queue
+
+
+@dataclass(frozen=True)
+class PageForm:
+    """The page's form: its controls by their names, who uses them, and the event that keeps the draft."""
+
+    client_id: gr.BrowserState
+    inputs: dict[str, Any]
+    keep: dict[str, Any]
+
+
+def add_queue(
+    app: gr.Blocks, panel: QueuePanel, form: PageForm, model: ModelCard, backend: Backend, t: Language
+) -> None:
+    """Connect the strip and the endpoints for scripts."""
+    variant = model.variant.name
+    job_form = JobForm(variant, list(form.inputs), backend.photos, model.loras)
+    handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
+    connect_queue(app, panel, handlers, form.client_id, form.inputs, form.keep)
+    api = QueueApi(variant, backend.manager, backend.photos, model)
+    connect_queue_api(api, {name: form.inputs[name] for name in CALL})
