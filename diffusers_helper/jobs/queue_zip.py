@@ -119,6 +119,8 @@ def read_queue_zip(file: Path, variant: str) -> Iterator[JobInputs]:
                     raise SettingsError(
                         Message("Video {number} of this file cannot be used: {reason}", number=number, reason=error)
                     ) from error
+    except FramePackError:
+        raise  # some are ValueErrors as well
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise SettingsError(_FOREIGN) from error
 

@@ -19,6 +19,9 @@ from diffusers_helper.media.decoding import PhotosBusyError
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
+MANY = ("lines", "pick", "match", "takes")
+"""The fields of `Many`."""
+
 
 class _Many(BaseModel):
     """`Many`, as forms and scripts send it."""

@@ -14,6 +14,7 @@ from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
 from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
 from diffusers_helper.gradio.queue.layout import QueuePanel, connect_queue
+from diffusers_helper.gradio.queue.many import ManyHandlers, connect_many
 
 
 @dataclass(frozen=True)
@@ -33,5 +34,6 @@ def add_queue(
     job_form = JobForm(variant, list(form.inputs), backend.photos, model.loras)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form.client_id, form.inputs, form.keep)
+    connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)
     api = QueueApi(variant, backend.manager, backend.photos, model)
     connect_queue_api(api, {name: form.inputs[name] for name in CALL})

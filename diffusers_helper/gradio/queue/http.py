@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -28,14 +28,14 @@ from diffusers_helper.gradio.inputs import (
 )
 from diffusers_helper.gradio.listeners import RAW
 from diffusers_helper.gradio.privacy import owner_of, user_of
-from diffusers_helper.gradio.queue.adding import add_many, read_many
+from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
 from diffusers_helper.gradio.queue.exchange import QueueExchange
 from diffusers_helper.gradio.queue.handlers import Estimates, whose_of
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.media.decoding import PhotoReader
 
-MANY = ("lines", "pick", "match", "takes")
+_T = TypeVar("_T")
 
 
 class QueueApi:
@@ -73,7 +73,7 @@ class QueueApi:
         **settings: Any,
     ) -> list[str]:
         """Queue the videos that one form stands for; return their ids."""
-        return self._answer(lambda: self._add(image, photos, end_photo, client, settings, request))
+        return _answer(lambda: self._add(image, photos, end_photo, client, settings, request))
 
     def edit(
         self,
@@ -94,7 +94,7 @@ class QueueApi:
             self._waiting.edit(whose, str(job_id), inputs)
             return self._told(whose)
 
-        return self._answer(edit)
+        return _answer(edit)
 
     def move(self, client: object, job_id: object, place: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Give a job that waits another place among the client's own, from 1."""
@@ -105,7 +105,7 @@ class QueueApi:
 
     def duplicate(self, client: object, job_id: object, request: gr.Request | None = None) -> str:
         """Queue a job once more, with another seed and behind the first; return the new id."""
-        return self._answer(lambda: self._waiting.duplicate(_whose(client, request), str(job_id)))
+        return _answer(lambda: self._waiting.duplicate(_whose(client, request), str(job_id)))
 
     def remove(self, client: object, job_id: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Remove a job that waits."""
@@ -125,7 +125,7 @@ class QueueApi:
 
     def export(self, client: object, request: gr.Request | None = None) -> dict[str, Any] | None:
         """Return a file of the client's jobs that wait."""
-        return file_value(self._answer(lambda: self._exchange.exported(_whose(client, request), owner_of(request))))
+        return file_value(_answer(lambda: self._exchange.exported(_whose(client, request), owner_of(request))))
 
     def import_(self, client: object, file: object, request: gr.Request | None = None) -> list[str]:
         """Queue the jobs in a file that `export` gave; return their ids."""
@@ -136,7 +136,7 @@ class QueueApi:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             return self._exchange.imported(path, _whose(client, request), owner_of(request))
 
-        return self._answer(read)
+        return _answer(read)
 
     def _add(
         self, image: object, photos: object, end: object, client: object, settings: dict[str, Any], request: Any
@@ -163,7 +163,7 @@ class QueueApi:
             do(whose)
             return self._told(whose)
 
-        return self._answer(told)
+        return _answer(told)
 
     def _told(self, whose: Whose) -> dict[str, Any]:
         place, jobs = 0, []
@@ -186,11 +186,12 @@ class QueueApi:
             )
         return {"paused": self._waiting.paused(whose), "jobs": jobs}
 
-    def _answer(self, do: Callable[[], Any]) -> Any:
-        try:
-            return do()
-        except FramePackError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+
+def _answer(do: Callable[[], _T]) -> _T:
+    try:
+        return do()
+    except FramePackError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _whose(client: object, request: gr.Request | None) -> Whose:

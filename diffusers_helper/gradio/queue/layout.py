@@ -11,6 +11,7 @@ import gradio as gr
 from diffusers_helper.core.messages import Language
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
+from diffusers_helper.gradio.queue.many import ManyPanel, lay_out_many
 from diffusers_helper.gradio.queue.view import SHOWN
 
 POLL_SECONDS = 1.5
@@ -31,6 +32,7 @@ class QueuePanel:
     message: gr.HTML
     seen: gr.Textbox
     number: gr.Number
+    many: ManyPanel
 
     @property
     def shown(self) -> list[Any]:
@@ -49,8 +51,9 @@ def lay_out_queue(t: Language) -> QueuePanel:
             leave = gr.Button(t("Leave it as it was"), min_width=90, elem_id="queue-leave")
         message = gr.HTML("", elem_id="queue-message", apply_default_css=False)
         rows = gr.HTML("", elem_id="queue-rows", **live)
+        many = lay_out_many(t)
     seen, number = gr.Textbox("", visible=False), gr.Number(SHOWN, visible=False)
-    return QueuePanel(head, rows, editing, buttons, save, leave, message, seen, number)
+    return QueuePanel(head, rows, editing, buttons, save, leave, message, seen, number, many)
 
 
 def connect_queue(
