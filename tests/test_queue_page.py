@@ -194,6 +194,29 @@ def test_a_kill_in_the_middle_loses_nothing(browser, tmp_path, life):
         again.gate.set()
 
 
+def test_several_at_once_and_the_queue_as_a_file(tab, life, tmp_path):
+    whose(tab, life)
+    tab.locator("#many > button").click()
+    tab.locator("#prompt textarea").fill("a {red|blue} car\n\na lion")
+    tab.locator("#many-lines input").check()
+    tab.locator("#many-photos input[type=file]").set_input_files([LION, LION])
+    tab.locator("#many-add").click()
+    expect(tab.locator("#many-message")).to_contain_text("6 videos were added")
+    words = ["a red car", "a blue car", "a lion"] * 2
+    shows(tab, *words)
+    tab.locator("#queue-export").click()
+    with tab.expect_download() as download:
+        tab.locator("#queue-exported a[download]").first.click()
+    download.value.save_as(tmp_path / "queue.zip")
+    tab.once("dialog", lambda dialog: dialog.accept())
+    tab.locator("#queue-head [data-action=clear]").click()
+    expect(rows(tab)).to_have_count(0)
+    tab.locator("#queue-import input[type=file]").set_input_files(tmp_path / "queue.zip")
+    shows(tab, *words)
+    tab.locator("#queue-import input[type=file]").set_input_files(LION)
+    expect(tab.locator("#many-message [role=alert]")).to_contain_text("no file of waiting videos")
+
+
 def test_five_hundred_rows_stay_quick(tab, life):
     client = whose(tab, life)
     add(life, client, [f"w{number}" for number in range(500)], photo())

@@ -116,7 +116,8 @@ class Board:
     def void(self, *job_ids: str) -> None:
         """Let the tokens of jobs stand for none."""
         with self.changed:
-            self._tokens = {token: known for token, known in self._tokens.items() if known not in job_ids}
+            gone = set(job_ids)
+            self._tokens = {token: known for token, known in self._tokens.items() if known not in gone}
             self.changed.notify_all()
 
     def _forget_old(self) -> None:
