@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import Estimates, QueueHandlers
@@ -33,7 +35,7 @@ def life(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handlers(life):
-    form = JobForm("original", NAMES, PhotoReader())
+    form = JobForm(ModelCard(ORIGINAL, GenerationRequest()), NAMES, PhotoReader())
     return QueueHandlers(life.manager, form, lambda request: Estimate(100.0, rough=False))
 
 

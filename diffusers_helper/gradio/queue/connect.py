@@ -31,7 +31,7 @@ def add_queue(
 ) -> None:
     """Connect the strip and the endpoints for scripts."""
     variant = model.variant.name
-    job_form = JobForm(variant, list(form.inputs), backend.photos, model.loras)
+    job_form = JobForm(model, list(form.inputs), backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form.client_id, form.inputs, form.keep)
     connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)

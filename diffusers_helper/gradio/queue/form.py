@@ -13,6 +13,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
+from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     control_value,
@@ -22,10 +23,10 @@ from diffusers_helper.gradio.inputs import (
     stored_picture,
 )
 from diffusers_helper.gradio.privacy import owner_of
+from diffusers_helper.gradio.size_panel import shown_resolution
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.model_files.lora_library import LoraLibrary
 
 _ELSEWHERE = Message("This one has videos or pictures that the form has no place for: remove it and add another one.")
 PICTURES = {"image": START, "end_photo": END}
@@ -36,19 +37,15 @@ class JobForm:
     """The form of one page.
 
     Args:
-        variant: which model the page is for.
+        model: what the page drives.
         names: those of the controls, in the order in which they are filled.
         photos: reads photos.
-        library: the LoRA files; None for none.
     """
 
-    def __init__(
-        self, variant: str, names: Sequence[str], photos: PhotoReader, library: LoraLibrary | None = None
-    ) -> None:
-        self._variant = variant
+    def __init__(self, model: ModelCard, names: Sequence[str], photos: PhotoReader) -> None:
+        self._model = model
         self._names = names
         self._photos = photos
-        self._library = library
 
     @property
     def untouched(self) -> list[Any]:
@@ -66,12 +63,13 @@ class JobForm:
         owner = owner_of(request)
         pictures = {name: _upload(inputs.pictures.get(use), owner) for name, use in PICTURES.items()}
         settings = {name: control_value(name, getattr(inputs.request, name)) for name in SETTINGS}
+        settings["resolution"] = inputs.request.resolution or shown_resolution(self._model.defaults)
         return [{**settings, **pictures}.get(name, gr.skip()) for name in self._names]
 
     def read(self, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
         """Return the job that the controls stand for. Raises what `read_request` and `read_inputs` do."""
         settings = {name: value for name, value in values.items() if name not in PICTURES}
-        wanted = read_request(self._variant, settings, self._library)
+        wanted = read_request(self._model.variant.name, settings, self._model.loras)
         inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request)
         names = {use: _name_of(values.get(name)) for name, use in PICTURES.items()}
         pictures = {use: replace(photo, name=names[use] or photo.name) for use, photo in inputs.pictures.items()}

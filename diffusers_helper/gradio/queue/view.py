@@ -31,9 +31,9 @@ def head(jobs: Sequence[JobSnapshot], *, paused: bool, t: Language = ENGLISH) ->
     """Return the heading: how many wait, what runs, and the buttons for all of them."""
     waiting = sum(job.state == "queued" for job in jobs)
     title = t("Queue: {waiting} waiting", waiting=waiting) if waiting else t("Queue")
-    pause = _button("continue", t("Continue"), "▶") if paused else _button("pause", t("Pause"), "⏸")
+    pause = _button("continue", t("Continue"), "") if paused else _button("pause", t("Pause"), "")
     ask = t("Remove all {waiting} waiting videos?", waiting=waiting)
-    clear = _button("clear", t("Remove all"), "✕", ask=ask) if waiting else ""
+    clear = _button("clear", t("Remove all"), "", ask=ask) if waiting else ""
     told = t("Paused: nothing new begins.") if paused else ""
     note = f'<p class="fp-hint" role="status">{told}</p>' if told else ""
     runs = "".join(_running(job, t) for job in jobs if job.state == "running")
@@ -78,7 +78,7 @@ def _row(row: Row, t: Language) -> str:
         _button("up", t("Earlier: {words}", **name), "↑", job=job.id),
         _button("down", t("Later: {words}", **name), "↓", job=job.id),
         _button("edit", t("Edit: {words}", **name), "✎", job=job.id),
-        _button("duplicate", t("Duplicate: {words}", **name), "⧉", job=job.id),
+        _button("duplicate", t("Duplicate: {words}", **name), "×2", job=job.id),
         _button("remove", t("Remove: {words}", **name), "✕", job=job.id),
     ]
     return (
