@@ -25,6 +25,7 @@ from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
+from diffusers_helper.gradio.queue.adding import MANY
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.gradio.video_edits import EDITS
 from diffusers_helper.jobs.manager import JobManager
@@ -123,7 +124,11 @@ def test_the_endpoints_and_their_parameters(client):
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
     edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
     photos = {"/generate": [*CALL], "/frame": [*CALL, *FRAME_SETTINGS]}
-    assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
+    queue = {f"/queue{name}": ["client"] for name in ("", "_pause", "_continue", "_clear", "_export")}
+    queue |= {f"/queue_{name}": ["client", "job_id"] for name in ("duplicate", "remove")}
+    queue |= {"/queue_move": ["client", "job_id", "place"], "/queue_import": ["client", "file"]}
+    queue |= {"/queue_add": [*CALL, "client", "photos", *MANY], "/queue_edit": [*CALL, "client", "job_id"]}
+    assert names == {**photos, **edits, **queue, **{name: ["job_id"] for name in of_a_job}}
     # No key pictures here; /frame has its own, and so have given videos.
     elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
