@@ -98,7 +98,8 @@ def test_another_script_reaches_nothing(page, call):
 
 def test_many_photos_with_many_prompts(page, call):
     photos = [handle_file(LION)] * 3
-    assert len(call("queue_add", None, "{a|b}", photos=photos)) == 6
+    ids = call("queue_add", None, "{a|b}", photos=photos)
+    assert [page.manager.snapshot(job).batch for job in ids] == [True] * 6
     assert len(call("queue_add", None, "a\nb\nc", photos=photos, lines=True, match="pairs")) == 3
     with pytest.raises(AppError, match="no pairs"):
         call("queue_add", None, "a\nb", photos=photos, lines=True, match="pairs")

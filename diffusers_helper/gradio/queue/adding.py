@@ -61,6 +61,8 @@ def add_many(
 ) -> list[str]:
     """Queue all videos that one form stands for; return their ids, in their order.
 
+    Several are a batch: one that is cut off goes on by itself after a restart.
+
     Args:
         manager: runs the jobs.
         wanted: the settings of all.
@@ -82,7 +84,7 @@ def add_many(
         for one, request in zip(made, requests, strict=True):
             start = {START: opened(one.photo)} if photos else {}
             inputs = JobInputs.of(request, {**start, **(pictures or {})})
-            ids.append(manager.submit(inputs, **about))
+            ids.append(manager.submit(inputs, **about, batch=len(made) > 1))
     except (QueueFullError, PhotosBusyError) as error:
         if not ids:
             raise

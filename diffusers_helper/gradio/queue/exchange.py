@@ -65,7 +65,7 @@ class QueueExchange:
         try:
             for inputs in read_queue_zip(file, self._variant):
                 inputs = replace(inputs, request=with_known_loras(inputs.request, self._library))
-                ids.append(self._manager.submit(inputs, owner=owner, client_id=whose.client_id))
+                ids.append(self._manager.submit(inputs, owner=owner, client_id=whose.client_id, batch=True))
         except FramePackError as error:
             if not ids:
                 raise
