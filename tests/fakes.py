@@ -24,9 +24,9 @@ from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL, Variant
 from diffusers_helper.gradio.app import build_pages
-from diffusers_helper.gradio.connections import LimitedProtocol
 from diffusers_helper.gradio.content import ModelCard, ProgramStatus
-from diffusers_helper.gradio.server import Site, application
+from diffusers_helper.gradio.door.connections import LimitedProtocol
+from diffusers_helper.gradio.door.server import Site, application
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits

@@ -7,7 +7,7 @@ import pytest
 
 from diffusers_helper.core.errors import DiskFullError
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
-from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers
+from diffusers_helper.gradio.create.photo_batch import PhotoBatch, PhotoBatchHandlers
 from diffusers_helper.jobs import done
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.record import JobRecord

@@ -13,12 +13,12 @@ from PIL import Image
 from diffusers_helper.core.errors import NumericsError, SettingsError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
-from diffusers_helper.gradio.handlers import PageHandlers
-from diffusers_helper.gradio.hints import HintHandlers
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
+from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate
@@ -280,7 +280,7 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
 
 def test_what_is_told_before_the_start_follows_the_settings(uploads):
     hints = HintHandlers(ORIGINAL, estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False))
-    assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
+    assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), hint_view.estimate(Estimate(2400, False)))
     message, told = hints.review("", uploads, **GOOD | {"steps": 0})
     assert (message, told) == (gr.skip(), ""), "nobody pressed Start yet"
 

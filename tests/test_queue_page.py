@@ -213,7 +213,8 @@ def test_several_at_once_and_the_queue_as_a_file(tab, life, tmp_path):
     expect(rows(tab)).to_have_count(0)
     tab.locator("#queue-import input[type=file]").set_input_files(tmp_path / "queue.zip")
     shows(tab, *words)
-    tab.locator("#queue-import input[type=file]").set_input_files(LION)
+    (tmp_path / "other.zip").write_text("no ZIP")
+    tab.locator("#queue-import input[type=file]").set_input_files(tmp_path / "other.zip")
     expect(tab.locator("#many-message [role=alert]")).to_contain_text("no file of waiting videos")
 
 

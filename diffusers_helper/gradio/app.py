@@ -19,26 +19,32 @@ from gradio.events import Dependency
 from diffusers_helper.core.frame import FRAME_TIME, SLOTS
 from diffusers_helper.core.messages import ENGLISH, Language, language
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.api.handlers import ApiHandlers
+from diffusers_helper.gradio.api.video_edits import VideoEdits, connect_video_edits
 from diffusers_helper.gradio.client_jobs import ClientJobs
-from diffusers_helper.gradio.computer_panel import lay_out_computer
 from diffusers_helper.gradio.content import Backend, ModelCard, ProgramStatus
-from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
-from diffusers_helper.gradio.end_photo_panel import unfold_for
-from diffusers_helper.gradio.handlers import PageHandlers
-from diffusers_helper.gradio.hints import HintHandlers
+from diffusers_helper.gradio.create.end_photo import unfold_for
+from diffusers_helper.gradio.create.given_video import (
+    VideoPanel,
+    VideoPanelHandlers,
+    connect_video_panel,
+    lay_out_video_panel,
+)
+from diffusers_helper.gradio.create.hints import HintHandlers
+from diffusers_helper.gradio.create.layout import CAMERA_IDEAS, IDEAS, Form, Options, lay_out_form, lay_out_options
+from diffusers_helper.gradio.create.loras import LoraHandlers, connect_loras
+from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
+from diffusers_helper.gradio.create.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
+from diffusers_helper.gradio.create.recipe import RecipeHandlers, RecipePanel, lay_out_recipe
+from diffusers_helper.gradio.create.sizes import SIZES, shown_resolution
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.loading_panel import lay_out_loading
-from diffusers_helper.gradio.lora_panel import LoraHandlers, connect_loras
-from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers, connect_no_photo, lay_out_no_photo
-from diffusers_helper.gradio.photo_batch import PhotoBatchHandlers, connect_photo_batch, lay_out_photo_batch
 from diffusers_helper.gradio.queue.connect import PageForm, add_queue
 from diffusers_helper.gradio.queue.layout import lay_out_queue
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, lay_out_recipe
-from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
-from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
-from diffusers_helper.gradio.video_panel import VideoPanel, VideoPanelHandlers, connect_video_panel, lay_out_video_panel
+from diffusers_helper.gradio.settings.computer import lay_out_computer
+from diffusers_helper.gradio.stage import view as stage_view
+from diffusers_helper.gradio.stage.handlers import PageHandlers
+from diffusers_helper.gradio.stage.loading import lay_out_loading
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -173,7 +179,7 @@ def build_app(
 def _lay_out_result(t: Language) -> _Result:
     shown = [
         gr.HTML(elem_id="progress", apply_default_css=False),
-        gr.HTML(view.stage(None, t), elem_id="stage", apply_default_css=False),
+        gr.HTML(stage_view.stage(None, t), elem_id="stage", apply_default_css=False),
         gr.Video(label=t("Video"), visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"),
         details := gr.HTML(elem_id="details", apply_default_css=False),
         gr.HTML(elem_id="unfinished", apply_default_css=False),

@@ -12,8 +12,8 @@ from gradio.utils import get_upload_folder
 from diffusers_helper.core.errors import FramePackError, QueueFullError, SettingsError
 from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import Message
+from diffusers_helper.gradio.door.uploads import PARTIAL_PREFIX
 from diffusers_helper.gradio.inputs import stored_file, with_known_loras
-from diffusers_helper.gradio.uploads import PARTIAL_PREFIX
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.queue_zip import read_queue_zip, write_queue_zip

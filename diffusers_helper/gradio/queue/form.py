@@ -14,6 +14,8 @@ from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.create.sizes import shown_resolution
+from diffusers_helper.gradio.door.privacy import owner_of
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     control_value,
@@ -22,8 +24,6 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     stored_picture,
 )
-from diffusers_helper.gradio.privacy import owner_of
-from diffusers_helper.gradio.size_panel import shown_resolution
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo

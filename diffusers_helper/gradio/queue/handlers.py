@@ -12,7 +12,7 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.privacy import client_id_of, user_of
+from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.queue import view
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.view import fault

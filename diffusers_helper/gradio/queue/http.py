@@ -17,6 +17,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS
 from diffusers_helper.gradio.client_jobs import is_client_id
 from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import (
     begins_without,
     file_value,
@@ -27,7 +28,6 @@ from diffusers_helper.gradio.inputs import (
     uploaded_file,
 )
 from diffusers_helper.gradio.listeners import RAW
-from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
 from diffusers_helper.gradio.queue.exchange import QueueExchange
 from diffusers_helper.gradio.queue.handlers import Estimates, whose_of

@@ -13,6 +13,7 @@ from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.variations import MOST_TAKES
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.content import Backend, ModelCard
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import (
     begins_without,
     file_value,
@@ -22,7 +23,6 @@ from diffusers_helper.gradio.inputs import (
     uploaded_file,
 )
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
 from diffusers_helper.gradio.queue.exchange import QueueExchange
 from diffusers_helper.gradio.queue.handlers import whose_of

@@ -13,11 +13,11 @@ from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.scores import AFTER, AROUND, BEFORE
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.api.video_edits import EDITS, VideoEdits
 from diffusers_helper.gradio.content import Backend
-from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
-from diffusers_helper.gradio.video_edits import EDITS, VideoEdits
+from diffusers_helper.gradio.stage.handlers import PageHandlers
 
 _EDITS = {BEFORE: ("extend", {"before": False}), AFTER: ("extend", {"before": True}), AROUND: ("loop", {})}
 """What is made, by where the video is."""

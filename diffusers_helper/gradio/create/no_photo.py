@@ -18,9 +18,9 @@ from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import control_value, file_value, read_request, stored_picture
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.inputs import JobInputs

@@ -16,12 +16,12 @@ from diffusers_helper.core.request import (
     WORST_CRF,
     GenerationRequest,
 )
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo, slider
-from diffusers_helper.gradio.hint_view import size_hint as size_hint_html
-from diffusers_helper.gradio.hint_view import timing as timing_html
-from diffusers_helper.gradio.lora_panel import LoraPanel, lay_out_loras
-from diffusers_helper.gradio.size_panel import lay_out_sizes
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo, slider
+from diffusers_helper.gradio.create.hint_view import size_hint as size_hint_html
+from diffusers_helper.gradio.create.hint_view import timing as timing_html
+from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
+from diffusers_helper.gradio.create.sizes import lay_out_sizes
 
 IDEAS = {  # the prompts stay English, which the models know best
     Message("Wave"): "She turns her head, smiles and waves at the camera.",
@@ -113,7 +113,7 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
-    length_hint = _html(view.length_hint(defaults.seconds, t), "length-hint")
+    length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
     estimate = _html("", "estimate")
     with gr.Row():
         start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")

@@ -18,6 +18,9 @@ from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.same_again import LastAsked
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     file_value,
@@ -26,8 +29,7 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     uploaded_file,
 )
-from diffusers_helper.gradio.privacy import client_id_of, owner_of, user_of
-from diffusers_helper.gradio.same_again import LastAsked
+from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -102,7 +104,7 @@ class PageHandlers:
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
             if self._asked.again(str(whose), (image, end_photo), inputs.request, self._client_jobs.job(whose)):
-                return [view.same_again(self._t), *self.tick(client_id, seen, request)]
+                return [hint_view.same_again(self._t), *self.tick(client_id, seen, request)]
             self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
             self._asked.note(str(whose), (image, end_photo), self._client_jobs.job(whose))
         except FramePackError as error:
@@ -146,13 +148,13 @@ class PageHandlers:
         busy = self._client_jobs.busy(client_id)
         t = self._t
         waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
-        video = job.video if job and not view.is_picture(job) else None
+        video = job.video if job and not stage_view.is_picture(job) else None
         return [
-            view.progress(job, t, time.time()),
-            view.stage(job, t),
+            stage_view.progress(job, t, time.time()),
+            stage_view.stage(job, t),
             gr.update(value=file_value(video), visible=video is not None),
-            view.details(job, t),
-            view.unfinished(unfinished, t),
+            stage_view.details(job, t),
+            stage_view.unfinished(unfinished, t),
             gr.update(visible=unfinished is not None),
             gr.update(value=waiting if busy else t("Start"), interactive=not busy),
             gr.update(interactive=busy),
