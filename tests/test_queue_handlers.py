@@ -67,7 +67,7 @@ def test_few_rows_are_drawn_and_more_when_asked_for(life, handlers):
     _, _, rows, *_ = handlers.tick(ANN, "", SHOWN)
     assert rows.count("<li") == SHOWN
     assert "Show 7 more" in rows
-    _, number, _, _, rows, *_ = handlers.act(ANN, "", SHOWN, {"action": "more"})
+    _, number, _, _, _, rows, *_ = handlers.act(ANN, "", SHOWN, {"action": "more"})
     assert (number, rows.count("<li")) == (2 * SHOWN, SHOWN + 7)
 
 
@@ -92,7 +92,7 @@ def test_texts_are_escaped(life, handlers):
         request = GenerationRequest(prompt=prompt, seconds=1)
         life.manager.submit(JobInputs(request, {"start": picture}), client_id=ANN)
     answer = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": life.manager.jobs()[-1].id})
-    for part in answer[2:6]:
+    for part in answer[3:7]:
         assert "<script>" not in str(part)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import gradio as gr
 
 from diffusers_helper.core.messages import Language
@@ -13,17 +10,8 @@ from diffusers_helper.gradio.inputs import CALL
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
 from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
-from diffusers_helper.gradio.queue.layout import QueuePanel, connect_queue
+from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, connect_queue
 from diffusers_helper.gradio.queue.many import ManyHandlers, connect_many
-
-
-@dataclass(frozen=True)
-class PageForm:
-    """The page's form: its controls by their names, who uses them, and the event that keeps the draft."""
-
-    client_id: gr.BrowserState
-    inputs: dict[str, Any]
-    keep: dict[str, Any]
 
 
 def add_queue(
@@ -33,7 +21,7 @@ def add_queue(
     variant = model.variant.name
     job_form = JobForm(model, list(form.inputs), backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
-    connect_queue(app, panel, handlers, form.client_id, form.inputs, form.keep)
+    connect_queue(app, panel, handlers, form)
     connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)
     api = QueueApi(variant, backend.manager, backend.photos, model)
     connect_queue_api(api, {name: form.inputs[name] for name in CALL})

@@ -71,9 +71,9 @@ class QueueHandlers:
         self._estimates = Estimates(estimate)
         self._t = t
 
-    def tick(self, client_id: object, seen: object, shown: object, request: gr.Request | None = None) -> list[Any]:
+    def tick(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
         """Return a word for all that is shown, then what changed of heading, rows, editing and its buttons."""
-        values = self._values(whose_of(client_id, request), _number(shown, view.SHOWN))
+        values = self._values(whose_of(client_id, request), _whole(number, view.SHOWN))
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
         known = seen.split() if isinstance(seen, str) else []
         if digests == known:
@@ -83,30 +83,33 @@ class QueueHandlers:
         return [" ".join(digests), *changed]
 
     def act(
-        self, client_id: object, seen: object, shown: object, command: object, request: gr.Request | None = None
+        self, client_id: object, seen: object, number: object, command: object, request: gr.Request | None = None
     ) -> list[Any]:
-        """Do what a button says; return message, number of rows, everything `tick` returns, and the form's values."""
+        """Do what a button says; return the message, how many rows are drawn, which job the stage shows, everything
+        `tick` returns, and the form's values."""
         whose, done = whose_of(client_id, request), command if isinstance(command, dict) else {}
-        number, message, filled = _number(shown, view.SHOWN), "", self._form.untouched
+        drawn, message, filled, stage = _whole(number, view.SHOWN), "", self._form.untouched, gr.skip()
         try:
             match done.get("action"):
                 case "more":
-                    number = min(number + view.SHOWN, MOST_SHOWN)
+                    drawn = min(drawn + view.SHOWN, MOST_SHOWN)
+                case "show":
+                    stage = str(done.get("id"))
                 case "edit":
                     job_id = str(done.get("id"))
                     self._waiting.hold(whose, job_id)
                     filled = self._form.filled(self._waiting.inputs(whose, job_id), request)
                 case action:
-                    self._do(whose, str(action), str(done.get("id")), _number(done.get("place"), 1))
+                    self._do(whose, str(action), str(done.get("id")), _whole(done.get("place"), 1))
         except FramePackError as error:
             message = fault(self._t(str(error)))
-        return [message, number, *self.tick(client_id, seen, number, request), *filled]
+        return [message, drawn, stage, *self.tick(client_id, seen, drawn, request), *filled]
 
     def save(
         self,
         client_id: object,
         seen: object,
-        shown: object,
+        number: object,
         request: gr.Request | None = None,
         **values: Any,
     ) -> list[Any]:
@@ -117,12 +120,12 @@ class QueueHandlers:
                 self._waiting.edit(whose, job.id, self._form.read(values, request))
         except FramePackError as error:
             message = fault(self._t(str(error)))
-        return [message, *self.tick(client_id, seen, shown, request)]
+        return [message, *self.tick(client_id, seen, number, request)]
 
-    def leave(self, client_id: object, seen: object, shown: object, request: gr.Request | None = None) -> list[Any]:
+    def leave(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
         """Let the job that the form shows be as it was; return message and everything `tick` does."""
         self._waiting.let_go(whose_of(client_id, request))
-        return ["", *self.tick(client_id, seen, shown, request)]
+        return ["", *self.tick(client_id, seen, number, request)]
 
     def _do(self, whose: Whose, action: str, job_id: str, place: int) -> None:
         match action:
@@ -157,7 +160,7 @@ class QueueHandlers:
         ]
 
 
-def _number(value: object, default: int) -> int:
+def _whole(value: object, default: int) -> int:
     """Return a whole number that a browser sent, or else the default."""
     return (
         int(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 else default
