@@ -8,6 +8,7 @@ import pytest
 from diffusers_helper.app import launch, supervisor
 from diffusers_helper.gradio.door.sign_in import SESSIONS_PER_USER
 from diffusers_helper.gradio.door.uploads import Uploads
+from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.loading import embedding_cache
 from diffusers_helper.service import health, login_throttle, logs
 from diffusers_helper.service.access import MEGABYTE, Access
@@ -41,7 +42,8 @@ NUMBERS = {"three": 3, "ten": 10}
                 UPLOADS.max_count,
             ],
         ),
-        (DEPLOY, r"one of them may have (\w+) jobs waiting", [launch.JOBS_PER_OWNER]),
+        (DEPLOY, r"At most (\d+) jobs wait, and (\d+) of one", [QueueLimits.waiting, QueueLimits.per_owner]),
+        (DEPLOY, r"one address may have (\w+) jobs waiting", [launch.JOBS_PER_STRANGER]),
         (DEPLOY, r"end after (\d+) hours \(`--session-hours`\)", [Access.session_hours]),
         (DEPLOY, r"(\d+) sessions of one user", [SESSIONS_PER_USER]),
         (

@@ -66,7 +66,7 @@ def test_after_a_restart_each_visitors_finished_videos_are_listed_as_before(live
         assert then.created <= now.created <= now.started <= now.finished <= then.finished
     assert (listed(second, ANN), listed(second, BOB)) == ([jobs[0], jobs[2]], [jobs[1]])
     clients = ClientJobs(second.manager)
-    assert (clients.job(ANN).id, clients.busy(ANN), clients.unfinished(ANN)) == (jobs[0], False, None)
+    assert (clients.job(ANN).id, clients.busy(ANN), clients.unfinished(ANN)) == (jobs[2], False, None)
     assert second.store.records() == [], "no photo and no section of them is kept"
 
 

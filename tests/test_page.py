@@ -27,6 +27,7 @@ from diffusers_helper.gradio.api.video_edits import EDITS
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import CALL, FRAME_CALL, FRAME_SETTINGS, SETTINGS
+from diffusers_helper.gradio.queue.adding import MANY
 from diffusers_helper.gradio.style import app_options
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
@@ -124,7 +125,11 @@ def test_the_endpoints_and_their_parameters(client):
     of_a_job = ("/cancel", "/end_after_section", "/resume", "/snapshot")
     edits = {f"/{name}": [*edit.videos, *edit.numbers, *edit.settings] for name, edit in EDITS.items()}
     photos = {"/generate": [*CALL], "/frame": [*FRAME_CALL, *FRAME_SETTINGS]}
-    assert names == {**photos, **edits, **{name: ["job_id"] for name in of_a_job}}
+    queue = {f"/queue{name}": ["client"] for name in ("", "_pause", "_continue", "_clear", "_export")}
+    queue |= {f"/queue_{name}": ["client", "job_id"] for name in ("duplicate", "remove")}
+    queue |= {"/queue_move": ["client", "job_id", "place"], "/queue_import": ["client", "file"]}
+    queue |= {"/queue_add": [*CALL, "client", "photos", *MANY], "/queue_edit": [*CALL, "client", "job_id"]}
+    assert names == {**photos, **edits, **queue, **{name: ["job_id"] for name in of_a_job}}
     # No key pictures here; /frame has its own, and so have given videos.
     elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
@@ -433,14 +438,14 @@ def test_a_full_queue_is_told_to_a_script(page, client, lion):
     pictures = {"start": SimpleNamespace(name="", notes=())}
     running = page.manager.submit(JobInputs(GenerationRequest(seconds=1, steps=2), pictures))
     wait_for(lambda: page.manager.snapshot(running).step)
-    waiting = [page.manager.submit(JobInputs(GenerationRequest(), pictures)) for _ in range(20)]
+    waiting = [page.manager.submit(JobInputs(GenerationRequest(), pictures)) for _ in range(1000)]
     with pytest.raises(AppError, match="waiting already"):
         client.predict(handle_file(LION), api_name="/generate")
     answer = generate(page, lion)
     assert answer.status_code == 503
-    assert "20 jobs are waiting already, and no more than 20 may" in answer.json()["detail"]
+    assert "1000 jobs are waiting already, and no more than 1000 may" in answer.json()["detail"]
     assert int(answer.headers["retry-after"]) > 0
-    for job in waiting:
+    for job in reversed(waiting):
         page.manager.cancel(job)
     page.run.hold.set()
     assert result(page, generate(page, lion))

@@ -10,7 +10,7 @@ from diffusers_helper.media.inputs import JobInputs
 
 def job(name):
     """A job of the owner that is the name's first letter."""
-    return Job(name, JobInputs(GenerationRequest(), {}), print, owner=name[0])
+    return Job(name, GenerationRequest(), lambda: JobInputs(GenerationRequest(), {}), print, owner=name[0])
 
 
 def add(queue, name, running=None):

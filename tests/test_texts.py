@@ -37,7 +37,18 @@ NOT_IN_TAIWAN = (
 )
 SHOWN = {"label", "info", "placeholder", "title", "sample_labels"}
 """Arguments of Gradio's components that a person reads."""
-NAMES = {"TeaCache", "CFG", "job id", "state", "video"}
+NAMES = {"TeaCache", "CFG", "job id", "state", "video"} | {
+    "client",
+    "file",
+    "job ids",
+    "lines",
+    "match",
+    "photos",
+    "pick",
+    "place",
+    "queue",
+    "takes",
+}
 """The same in all languages, or not shown."""
 
 

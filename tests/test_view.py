@@ -11,6 +11,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.hint_view import Framing, size_hint, timing
+from diffusers_helper.gradio.frame.view import header
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
@@ -19,8 +20,8 @@ from tests.fakes import fake_preview
 EVIL = "<img src=x onerror=alert(1)>\"'&{{x}}${1}"
 JOB = JobSnapshot(id="1", variant="original", seed=7, total_frames=73, sections=2, steps=10, created=0.0)
 RUNNING = replace(
-    JOB, state="running", description="Sampling", section=1, step=5, section_progress=0.5, total_progress=0.25,
-    eta_seconds=125.0,
+    JOB, state="running", stage="sample", description="Sampling", section=1, step=5, section_progress=0.5,
+    total_progress=0.25, eta_seconds=125.0,
 )  # fmt: skip
 DONE = replace(JOB, state="done", description="Done", video="v.mp4", frames=73, started=10.0, finished=75.0)
 JPEG = fake_preview(np.array([0, 1, 2]))
@@ -49,7 +50,7 @@ def text(html):
 @pytest.mark.parametrize(
     "html",
     [
-        view.header(EVIL, EVIL),
+        header(EVIL, EVIL, EVIL),
         view.fault(EVIL),
         stage_view.progress(replace(RUNNING, description=EVIL)),
         stage_view.progress(replace(JOB, state="failed", error=EVIL)),
@@ -149,38 +150,46 @@ def test_the_status_is_one_sentence(job, told):
     assert text(stage_view.progress(job)) == told
 
 
-def test_a_running_job_has_a_bar_for_its_section_and_one_for_the_video():
+def test_a_running_job_has_one_line_with_a_bar_for_the_whole_video():
     html = stage_view.progress(RUNNING)
-    assert html.count('role="progressbar"') == 2
+    assert html.count('role="progressbar"') == 1
     assert "Section 1 of 2, step 5 of 10" in text(html)
-    assert "Whole video, about 2 min 5 s left" in text(html)
-    assert 'aria-valuenow="50"' in html
+    assert "about 2 min 5 s left" in text(html)
+    assert 'data-title="25 % · 2 min 5 s"' in html
     assert 'aria-valuenow="25"' in html
-    assert "left" not in stage_view.progress(replace(RUNNING, eta_seconds=None))
+    assert "left<" not in stage_view.progress(replace(RUNNING, eta_seconds=None))
+
+
+def test_a_video_of_one_section_and_a_picture_count_their_steps_alone():
+    job = replace(RUNNING, sections=1)
+    assert "Step 5 of 10" in text(stage_view.progress(job))
+    assert "Section" not in text(stage_view.progress(job))
+    picture = replace(job, request=GenerationRequest(frame=True, prompt="A lion."))
+    assert 'aria-valuenow="50"' in stage_view.progress(picture)
 
 
 DECODING = replace(
-    RUNNING, description="Decoding section 2 of 2", section=2, step=10, section_progress=0.75, total_progress=0.8,
-    eta_seconds=40.0, eta_now_seconds=40.0, eta_at=1000.0,
+    RUNNING, stage="decode", description="Decoding section 2 of 2", section=2, step=10, section_progress=0.75,
+    total_progress=0.8, eta_seconds=40.0, eta_now_seconds=40.0, eta_at=1000.0,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("passed", "left", "section", "whole"),
+    ("passed", "left", "whole"),
     [
-        (0, "about 40 s left", 75, 80),
-        (20, "about 20 s left", 87, 90),
-        (36, "about 4 s left", 97, 98),
-        (39.5, "nearly done", 99, 99),
-        (41, "nearly done", 99, 99),  # it takes longer than was thought: the bar waits short of its end
-        (4000, "nearly done", 99, 99),
-        (-5, "about 40 s left", 75, 80),  # the clock was set
+        (0, "about 40 s left", 80),
+        (20, "about 20 s left", 90),
+        (36, "about 4 s left", 98),
+        (39.5, "nearly done", 99),
+        (41, "nearly done", 99),  # it takes longer than was thought: the bar waits short of its end
+        (4000, "nearly done", 99),
+        (-5, "about 40 s left", 80),  # the clock was set
     ],
 )
-def test_while_a_section_is_decoded_bars_and_time_left_agree(passed, left, section, whole):
+def test_while_a_section_is_decoded_bar_and_time_left_agree(passed, left, whole):
     html = stage_view.progress(DECODING, now=1000.0 + passed)
-    assert f"Whole video, {left}" in text(html)
-    assert [f'aria-valuenow="{share}"' in html for share in (section, whole)] == [True, True]
+    assert f"Decoding section 2 of 2{left}" in text(html)
+    assert f'aria-valuenow="{whole}"' in html
     assert f'data-left="{max(0.0, 40 - max(passed, 0)):.2f}"' in html
 
 

@@ -19,19 +19,21 @@ from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import LANGUAGES, Message
 from diffusers_helper.core.variants import Variant
+from diffusers_helper.jobs.queue import JOBS_PER_OWNER
 from diffusers_helper.service import options
 from diffusers_helper.service.access import Access, access_from
 from diffusers_helper.service.config import RuntimeConfig, names_of
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.open_files import allow_open_files
 from diffusers_helper.service.places import file_permissions, require_writable
 from diffusers_helper.service.proxies import require_proxies
 from diffusers_helper.service.versions import require_versions
 
 logger = logging.getLogger(__name__)
 
-JOBS_PER_OWNER = 10
-"""How many jobs one user, or one network address, may have waiting where several people share a server."""
+JOBS_PER_STRANGER = 10
+"""How many jobs one network address may have waiting where everybody may use a server."""
 
 
 def main(variant: Variant, argv: Sequence[str] | None = None, program: OpenProgram = open_program) -> int:
@@ -89,6 +91,7 @@ def _run(
 ) -> int:
     require_versions()
     require_proxies()
+    allow_open_files()
 
     from diffusers_helper.app.device import sole_process, system_monitor
 
@@ -102,6 +105,7 @@ def _run(
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
         from diffusers_helper.gradio.door.endpoints import Monitor, routes
         from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
+        from diffusers_helper.media.wildcards import WildcardFolder
         from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -111,7 +115,7 @@ def _run(
             preload=config.preload,
             by_user=access.accounts is not None,
             apart=bool(shared or config.share or access.host_names or access.root_path),
-            max_per_owner=JOBS_PER_OWNER if shared else None,
+            max_per_owner=JOBS_PER_STRANGER if config.allow_anonymous and not access.accounts else JOBS_PER_OWNER,
         )
         monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs))
         pages = build_pages(
@@ -124,6 +128,7 @@ def _run(
                 program.times.estimate,
                 start_from=config.start_from or "",
                 loras=program.loras,
+                wildcards=WildcardFolder(config.folders.wildcards),
             ),
             manager,
             program.outputs,

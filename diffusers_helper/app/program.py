@@ -29,7 +29,7 @@ from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import Previewer
-from diffusers_helper.jobs.queue import QueueLimits
+from diffusers_helper.jobs.queue import JOBS_PER_OWNER, QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
@@ -233,7 +233,7 @@ class Program:
         preload: bool = False,
         by_user: bool = False,
         apart: bool = False,
-        max_per_owner: int | None = None,
+        max_per_owner: int | None = JOBS_PER_OWNER,
     ) -> JobManager:
         """Return the queue that runs this program's jobs.
 

@@ -13,6 +13,7 @@ from diffusers_helper.gradio.create.photo_batch import PhotoBatch
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.wildcards import WildcardFolder
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
@@ -33,6 +34,7 @@ class ModelCard:
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
         start_from: the text-to-image model that makes first pictures; empty for none.
+        wildcards: the files that a prompt may name, as `__animal__`.
         loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
@@ -43,6 +45,7 @@ class ModelCard:
     estimate: Callable[[GenerationRequest, Collection[str]], Estimate | None] = _unknown
     start_from: str = ""
     loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
+    wildcards: WildcardFolder = field(default_factory=lambda: WildcardFolder(None))
 
 
 @dataclass(frozen=True)

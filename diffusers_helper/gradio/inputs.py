@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,23 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
     return file
 
 
+def stored_file(source: Path, name: str, owner: str) -> Path:
+    """Move a finished file among the uploads of `owner`, as `name`, so that it is served to them alone.
+
+    Raises OutputError, as an UploadsFullError if all together have too much.
+    """
+    uploads = Uploads(Path(get_upload_folder()))
+    with open(source, "rb") as content:
+        file = uploads.folder / file_digest(content, "sha256").hexdigest() / name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, file)
+        uploads.add([file], owner)
+    except OSError as error:
+        raise output_error(file, error) from error
+    return file
+
+
 def control_value(name: str, value: Any) -> Any:
     """Return a setting as its control has it: a point, LoRA files and numbers that may be none as texts."""
     if name == "focus":
@@ -198,7 +215,11 @@ def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary
 
     LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
     """
-    request = GenerationRequest.from_fields({"variant": variant, **settings})
+    return with_known_loras(GenerationRequest.from_fields({"variant": variant, **settings}), library)
+
+
+def with_known_loras(request: GenerationRequest, library: LoraLibrary | None) -> GenerationRequest:
+    """Return a request with its LoRA files as `library` knows them; raises SettingsError where it does not."""
     if not request.loras:
         return request
     files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])

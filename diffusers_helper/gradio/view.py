@@ -14,13 +14,6 @@ from diffusers_helper.jobs.job import public_name
 QUARANTINED_SHOWN = 20
 
 
-def header(title: str, models_note: str, t: Language = ENGLISH) -> str:
-    """Return the page's heading, with the note about the models in use where there is one."""
-    note = f'<div class="fp-note" role="note">{escape(t(models_note))}</div>' if models_note else ""
-    slogan = t("A photo and a few words become a video.")
-    return f'<div class="fp-head"><h1>{escape(title)}</h1><p>{slogan}</p></div>{note}'
-
-
 def fault(message: str, *, heard: bool = True) -> str:
     """Return an error message that belongs to what the user entered; empty for none.
 

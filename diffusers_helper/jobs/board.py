@@ -6,7 +6,7 @@ Nothing here reads a file, so a reader waits for nothing but other readers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Unpack
@@ -77,8 +77,25 @@ class Board:
             changed = replace(seen, **changes)
             if changed != seen:
                 self._snapshots[job_id] = replace(changed, version=seen.version + 1)
-                self._forget_old()
+                if changed.ended:
+                    self._forget_old()
                 self.changed.notify_all()
+
+    def number(self, positions: Mapping[str, int]) -> None:
+        """Give jobs that wait their positions in the queue."""
+        with self.changed:
+            for job_id, position in positions.items():
+                seen = self._snapshots.get(job_id)
+                if seen is not None and seen.position != position:
+                    self._snapshots[job_id] = replace(seen, position=position, version=seen.version + 1)
+            self.changed.notify_all()
+
+    def remove(self, job_ids: Collection[str]) -> None:
+        """Forget jobs, and what stands for them, as if they had never been."""
+        with self.changed:
+            for job_id in job_ids:
+                self._snapshots.pop(job_id, None)
+            self.void(*job_ids)
 
     @contextmanager
     def claim(self, job_id: str) -> Iterator[JobSnapshot]:
@@ -96,10 +113,11 @@ class Board:
             self.changed.wait_for(lambda: (known := self._tokens.get(token)) is None or known in self._snapshots)
             return self._tokens.setdefault(token, job_id)
 
-    def void(self, job_id: str) -> None:
-        """Let the token of a job stand for none."""
+    def void(self, *job_ids: str) -> None:
+        """Let the tokens of jobs stand for none."""
         with self.changed:
-            self._tokens = {token: known for token, known in self._tokens.items() if known != job_id}
+            gone = set(job_ids)
+            self._tokens = {token: known for token, known in self._tokens.items() if known not in gone}
             self.changed.notify_all()
 
     def _forget_old(self) -> None:

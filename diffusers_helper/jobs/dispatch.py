@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Collection, Iterable
 
 from diffusers_helper.core.errors import QueueFullError, UnknownJobError
 from diffusers_helper.core.events import Cancelled, Failed
@@ -15,7 +16,7 @@ from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.job import Job, public_name
 from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending
 from diffusers_helper.jobs.queue import JobQueue, Ticket
-from diffusers_helper.jobs.state import JobState, ResumeInfo
+from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Dispatcher:
                 return Message("The server is stopping and takes no new jobs.")
             return self._stats.fatal_error or self._queue.full()
 
-    def reserve(self, job_id: str, owner: str, order: float | None = None) -> Ticket:
+    def reserve(self, job_id: str, owner: str, order: float | None = None, client_id: str = "") -> Ticket:
         """Give a job its place, an earlier one for `order`; it is not taken before it is admitted.
 
         Raises QueueFullError if too many wait or the server is stopping.
@@ -54,8 +55,8 @@ class Dispatcher:
             if reason := self.full() or self._queue.full_for(owner):
                 raise QueueFullError(reason)
             if order is None:
-                return self._queue.enqueue(job_id, owner, self._running.owner if self._running else None)
-            ticket = Ticket(job_id, owner, order)
+                return self._queue.enqueue(job_id, owner, self._running.owner if self._running else None, client_id)
+            ticket = Ticket(job_id, owner, order, client_id)
             self._queue.put_back(ticket)
             return ticket
 
@@ -72,7 +73,7 @@ class Dispatcher:
     def restore(self, job: Job, snapshot: JobSnapshot) -> None:
         """Let a job of an earlier process wait at its old place, however many wait."""
         with self._changed:
-            self._queue.put_back(Ticket(job.id, job.owner, snapshot.order))
+            self._queue.put_back(Ticket(job.id, job.owner, snapshot.order, snapshot.client_id))
             self.admit(job, snapshot)
 
     def release(self, job_id: str) -> None:
@@ -127,6 +128,57 @@ class Dispatcher:
                 self._board.update(job_id, description=Message("Stopping after this step"), eta_seconds=None)
             return False
 
+    def withdraw(self, job_ids: Collection[str]) -> list[str]:
+        """Take jobs out that wait; return which ones did."""
+        with self._changed:
+            waited = [job_id for job_id in job_ids if job_id in self._queue]
+            self._queue.remove(*waited)
+            self._renumber()
+            return waited
+
+    def move(self, job_id: str, place: int, own: Callable[[Ticket], bool]) -> None:
+        """Give a job that waits the turn `place`, from 0, among its user's own."""
+        with self._changed:
+            self._queue.move(job_id, place, own)
+            for ticket in self._queue:
+                self._board.update(ticket.job_id, order=ticket.order)
+            self._renumber()
+
+    def hold(self, job_id: str, *, held: bool) -> bool:
+        """Keep a job that waits from being taken, or no longer; return whether it waits."""
+        with self._changed:
+            if job_id not in self._queue:
+                return False
+            (self._queue.held.add if held else self._queue.held.discard)(job_id)
+            self._board.update(job_id, held=held)
+            self._renumber()
+            return True
+
+    def pause(self, whose: Iterable[str], *, paused: bool) -> None:
+        """Take no more jobs of these owners or clients, or take them again; what runs goes on."""
+        with self._changed:
+            (self._queue.paused.update if paused else self._queue.paused.difference_update)(whose)
+            self._renumber()
+
+    def replace(self, job: Job, changes: Changes) -> None:
+        """Let a job be another one from now on that waits and is held."""
+        with self._changed:
+            if job.id in self._queue:
+                self._queue.fill(job)
+                self._board.update(job.id, **changes)
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job that waits or runs."""
+        with self._changed:
+            running = self._running
+            return running if running is not None and running.id == job_id else self._queue.job(job_id)
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The owners and clients whose jobs are not taken."""
+        with self._changed:
+            return frozenset(self._queue.paused)
+
     def finish(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> None:
         """Give a job its last state, if it has none yet, and let the worker go on."""
         with self._changed:
@@ -171,7 +223,6 @@ class Dispatcher:
         return True
 
     def _renumber(self) -> None:
-        for position, ticket in enumerate(self._queue, start=1):
-            self._board.update(ticket.job_id, position=position)
+        self._board.number({ticket.job_id: position for position, ticket in enumerate(self._queue, start=1)})
         self._stats.backlog(self._queue.ready and self._running is None)
         self._changed.notify_all()

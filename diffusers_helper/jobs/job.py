@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import CancelledError
@@ -16,6 +17,9 @@ from diffusers_helper.core.request import GenerationRequest
 if TYPE_CHECKING:
     from diffusers_helper.media.inputs import JobInputs
 
+ReadInputs = Callable[[], "JobInputs"]
+"""Reads what a job is made from. Raises UnknownJobError where that cannot be used any more."""
+
 
 @dataclass(eq=False)
 class Job:
@@ -23,14 +27,16 @@ class Job:
 
     Attributes:
         id: unique and not to be guessed; also fit for a file name.
-        inputs: the settings, with a fixed seed, and the pictures.
+        request: the settings, with a fixed seed.
+        read: gives the settings and the pictures; a job that waits has none of these in memory.
         owner: for whom it is; "" for nobody in particular.
         set_status: shows a sentence as the job's description, for what takes long inside one stage.
         allow_env_change: it may go on with what was made where something else was different.
     """
 
     id: str
-    inputs: JobInputs
+    request: GenerationRequest
+    read: ReadInputs
     set_status: Callable[[str], None]
     owner: str = ""
     allow_env_change: bool = False
@@ -38,10 +44,10 @@ class Job:
     _last_section: int | None = field(default=None, repr=False)
     _beat: Callable[[], None] = field(default=lambda: None, repr=False)
 
-    @property
-    def request(self) -> GenerationRequest:
-        """The settings."""
-        return self.inputs.request
+    @cached_property
+    def inputs(self) -> JobInputs:
+        """The settings and the pictures, read when they are first asked for; raises what `read` does."""
+        return self.read()
 
     def stop(self) -> None:
         """Ask the run to stop; it does at the next event or `check`."""

@@ -18,10 +18,11 @@ from diffusers_helper.core.events import Cancelled, Finished
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
-from diffusers_helper.jobs.job import Job, new_job_id, public_name
+from diffusers_helper.jobs.job import Job, ReadInputs, new_job_id, public_name
 from diffusers_helper.jobs.progress import JobSnapshot, Outcome, ending, first_snapshot
 from diffusers_helper.jobs.queue import JobQueue, QueueLimits
-from diffusers_helper.jobs.record import JobRecord, VideoRecord, picture_records
+from diffusers_helper.jobs.queue_control import QueueControl
+from diffusers_helper.jobs.record import JobRecord, record_of
 from diffusers_helper.jobs.recovery import CANNOT_RESUME, KeptJobs, Recovered, recover
 from diffusers_helper.jobs.state import Changes, JobState, ResumeInfo
 from diffusers_helper.jobs.stats import WorkerStats
@@ -47,6 +48,7 @@ class JobManager:
 
     Attributes:
         stats: what is seen of the worker.
+        waiting: what users do with their jobs that wait.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class JobManager:
         self._board = Board(limits.remembered)
         self._queue = JobQueue(limits.waiting, limits.per_owner)
         self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
+        self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit)
         work = Work(run, self._finish, hooks or WorkerHooks())
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
         self._recovered = False
@@ -76,6 +79,7 @@ class JobManager:
         with self._board.changed:
             first, self._recovered = not self._recovered, True
         if first and not self.closing:
+            self.waiting.recall()
             for found in recover(self._kept):
                 try:
                     self._restore(found)
@@ -104,24 +108,15 @@ class JobManager:
         if token is not None and (known := self._board.redeem(token, job_id)) != job_id:
             return known
         try:
-            ticket = self._dispatcher.reserve(job_id, owner)
-            record = JobRecord(
-                job_id,
-                inputs.request,
-                created=time.time(),
-                owner=owner,
-                client_id=client_id,
-                pictures=picture_records(inputs.pictures),
-                videos={use: VideoRecord(clip.name) for use, clip in inputs.videos.items()},
-                batch=batch,
-                order=ticket.order,
-            )
-            self._kept.keep(record, inputs)
+            ticket = self._dispatcher.reserve(job_id, owner, client_id=client_id)
+            about = {"owner": owner, "client_id": client_id, "batch": batch}
+            record = record_of(job_id, inputs, created=time.time(), order=ticket.order, **about)
+            read = self._kept.keep(record, inputs)
         except BaseException:
             self._dispatcher.release(job_id)
             raise
         try:
-            self._dispatcher.admit(self._job(job_id, inputs, owner), first_snapshot(record))
+            self._dispatcher.admit(self._job(record, read), first_snapshot(record, icon=self._kept.icon(job_id)))
         except BaseException:
             self._kept.drop(job_id)
             raise
@@ -139,17 +134,17 @@ class JobManager:
             if not seen.resumable:
                 raise SettingsError(CANNOT_RESUME)
             place = seen.order if seen.state == JobState.INTERRUPTED else None
-            ticket = self._dispatcher.reserve(job_id, seen.owner, place)
+            ticket = self._dispatcher.reserve(job_id, seen.owner, place, seen.client_id)
             try:
-                record, inputs = self._kept.take(job_id, order=ticket.order)
+                record, read = self._kept.take(job_id, order=ticket.order)
             except BaseException:
                 self._dispatcher.release(job_id)
                 raise
             # whoever goes on with one of a batch watches it
             now: Changes = {"video": seen.video, "frames": seen.frames, "partial": seen.partial, "batch": False}
+            now |= {"icon": seen.icon or self._kept.icon(job_id)}
             try:
-                job = self._job(job_id, inputs, record.owner, allow_env_change=True)
-                self._dispatcher.admit(job, first_snapshot(record, **now))
+                self._dispatcher.admit(self._job(record, read, allow_env_change=True), first_snapshot(record, **now))
             except BaseException:
                 self._kept.give_back(job_id, seen.state)
                 raise
@@ -222,8 +217,9 @@ class JobManager:
     def _restore(self, found: Recovered) -> None:
         record, resume = found.record, found.resume
         video: Changes = {"video": resume.video, "frames": resume.frames, "partial": resume.video is not None}
-        if found.inputs is not None:
-            job = self._job(record.id, found.inputs, record.owner, allow_env_change=resume.sections_kept > 0)
+        video |= {"icon": self._kept.icon(record.id)}
+        if found.read is not None:
+            job = self._job(record, found.read, allow_env_change=resume.sections_kept > 0)
             self._dispatcher.restore(job, first_snapshot(record, **video))
             return
         ended: Changes = video | resume.changes()
@@ -240,9 +236,9 @@ class JobManager:
             self._queue.continue_after(record.order)
             self._board.post(first_snapshot(record, **ended))
 
-    def _job(self, job_id: str, inputs: JobInputs, owner: str, *, allow_env_change: bool = False) -> Job:
-        set_status = partial(self._dispatcher.set_status, job_id)
-        return Job(job_id, inputs, set_status, owner, allow_env_change, _beat=self.stats.beat)
+    def _job(self, record: JobRecord, read: ReadInputs, *, allow_env_change: bool = False) -> Job:
+        set_status = partial(self._dispatcher.set_status, record.id)
+        return Job(record.id, record.request, read, set_status, record.owner, allow_env_change, _beat=self.stats.beat)
 
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Give a job its last state, with what its files say about going on."""

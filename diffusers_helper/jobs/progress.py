@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_UNTOLD = (
+    "preview",
+    "owner",
+    "client_id",
+    "thumbnail",
+    "request",
+    "batch",
+    "order",
+    "photo_name",
+    "icon",
+    "held",
+)
 Outcome = Finished | Cancelled | Failed
 Previewer = Callable[["Tensor"], bytes | None]
 """Turns `StepDone.denoised` into a JPEG, or gives one of an earlier call that was not ready then."""
@@ -75,6 +87,8 @@ class JobSnapshot:
         batch: it was queued together with others.
         order: its place among the jobs that wait or may come back to where they were; smaller numbers run first.
         photo_name: the name of the photo's file, as its user knows it.
+        icon: its first picture, very small, as a `data:` URL; empty if it has none.
+        held: it waits and is not taken, since its user changes it.
     """
 
     id: str
@@ -118,6 +132,8 @@ class JobSnapshot:
     batch: bool = False
     order: float = 0.0
     photo_name: str = ""
+    icon: str = ""
+    held: bool = False
 
     @property
     def ended(self) -> bool:
@@ -127,30 +143,37 @@ class JobSnapshot:
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: everything but pictures, the request, and for whom it is."""
         fields = asdict(replace(self, request=None))
-        for name in ("preview", "owner", "client_id", "thumbnail", "request", "batch", "order", "photo_name"):
+        for name in _UNTOLD:
             del fields[name]
         return fields | {"state": str(self.state)}
 
 
 def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
     """Return how a job is that has just come, or has come back with `changes`."""
-    request = record.request
     first = JobSnapshot(
         id=record.id,
-        variant=request.variant,
-        seed=request.seed,
-        total_frames=record.total_frames,
-        sections=request.sections,
-        steps=request.steps,
         created=record.created,
         owner=record.owner,
         client_id=record.client_id,
-        request=request,
         batch=record.batch,
         order=record.order,
-        photo_name=record.photo_name,
+        **asked(record),
     )
     return replace(first, **changes)
+
+
+def asked(record: JobRecord) -> dict[str, Any]:
+    """Return what a snapshot says of what was asked for."""
+    request = record.request
+    return {
+        "variant": request.variant,
+        "seed": request.seed,
+        "total_frames": record.total_frames,
+        "sections": request.sections,
+        "steps": request.steps,
+        "request": request,
+        "photo_name": record.photo_name,
+    }
 
 
 class Previews:

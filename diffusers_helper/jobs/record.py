@@ -20,6 +20,7 @@ from diffusers_helper.core.scores import AFTER, AROUND, BEFORE
 from diffusers_helper.media.partials import RECORD
 
 if TYPE_CHECKING:
+    from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import Photo
 
 STATES = ("queued", "running", "stopped", "failed", "done")
@@ -96,6 +97,17 @@ def picture_records(pictures: Mapping[str, Photo]) -> dict[str, PictureRecord]:
     return {use: PictureRecord(photo.name, photo.notes) for use, photo in pictures.items()}
 
 
+def record_of(job_id: str, inputs: JobInputs, **about: Any) -> JobRecord:
+    """Return the record of a job that is made from `inputs`; `about` are its other fields."""
+    return JobRecord(
+        job_id,
+        inputs.request,
+        pictures=picture_records(inputs.pictures),
+        videos={use: VideoRecord(clip.name) for use, clip in inputs.videos.items()},
+        **about,
+    )
+
+
 @dataclass(frozen=True)
 class JobRecord:
     """A job as it is on the disk.
@@ -116,6 +128,7 @@ class JobRecord:
         order: its place in the queue; smaller numbers run first.
         restarts: how often it went on by itself after its process had ended.
         frames: of the finished video where given ones are in it; 0 for those that are made.
+        edition: how often its pictures were replaced while it waited.
     """
 
     id: str
@@ -133,6 +146,7 @@ class JobRecord:
     order: float = 0.0
     restarts: int = 0
     frames: int = 0
+    edition: int = 0
     started: float = 0.0
     finished: float = 0.0
 

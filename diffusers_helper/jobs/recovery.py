@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.jobs.job import public_name
+from diffusers_helper.jobs.job import Job, ReadInputs, public_name
+from diffusers_helper.jobs.kept_queue import QueueState
+from diffusers_helper.jobs.queue_zip import PackedPicture, packed
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.media.inputs import JobInputs
@@ -23,11 +25,37 @@ CANNOT_RESUME = Message("This video cannot go on; start it again.")
 class KeptJobs:
     """What a queue asks of the disk. This one has none: no job outlives its process, and none that ended can go on."""
 
-    def keep(self, record: JobRecord, inputs: JobInputs) -> None:
-        """Write a new job. Raises OutputError and leaves nothing."""
+    def keep(self, record: JobRecord, inputs: JobInputs) -> ReadInputs:
+        """Write a new job; return what reads it again. Raises OutputError and leaves nothing."""
+        return lambda: inputs
 
-    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
-        """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if that cannot be."""
+    def change(self, job_id: str, inputs: JobInputs) -> ReadInputs:
+        """Write a job anew that waits, with other settings and pictures, whole or not at all. Raises OutputError."""
+        return lambda: inputs
+
+    def icon(self, job_id: str) -> str:
+        """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
+        return ""
+
+    def pictures(self, job: Job) -> Mapping[str, PackedPicture] | None:
+        """Return a job's pictures as files; None if it has videos. Raises UnknownJobError and OSError."""
+        inputs = job.read()
+        return None if inputs.videos else {use: packed(photo) for use, photo in inputs.pictures.items()}
+
+    def queue_state(self) -> QueueState:
+        """Return what was kept of the queue beside its jobs."""
+        return QueueState()
+
+    def keep_queue(self, state: QueueState) -> None:
+        """Keep it. Raises OutputError."""
+
+    def take(
+        self, job_id: str, *, order: float, restarts: int = 0, checked: bool = False
+    ) -> tuple[JobRecord, ReadInputs]:
+        """Hold a job to go on with it; one that is `checked` is not read before its turn comes.
+
+        Raises UnknownJobError, and SettingsError if that cannot be.
+        """
         raise SettingsError(CANNOT_RESUME)
 
     def give_back(self, job_id: str, state: JobState) -> None:
@@ -68,12 +96,12 @@ class Recovered:
 
     Attributes:
         record: what was kept of it.
-        inputs: what it is made from if it waits again; None for one that is offered or done.
+        read: reads what it is made from if it waits again; None for one that is offered or done.
         resume: how it can go on, and what there is of its video.
     """
 
     record: JobRecord
-    inputs: JobInputs | None
+    read: ReadInputs | None
     resume: ResumeInfo
 
 
@@ -84,13 +112,13 @@ def recover(kept: KeptJobs) -> Iterator[Recovered]:
     Neither does where finished sections would be mixed with those of another environment; that is asked first.
     """
     try:
-        records = kept.recovered()
+        records, moved = kept.recovered(), kept.queue_state().orders
     except Exception:  # the program starts whatever is on the disk
         logger.exception("The unfinished videos cannot be read")
         return
     for record in records:
         try:
-            yield _recover(kept, record)
+            yield _recover(kept, replace(record, order=moved.get(record.id, record.order)))
         except Exception as error:  # noqa: BLE001 - see above
             logger.warning("The video %s cannot go on: %s", public_name(record.id), error)
 
@@ -105,5 +133,5 @@ def _recover(kept: KeptJobs, record: JobRecord) -> Recovered:
     resume = kept.about(record.id) if sections or not again else ResumeInfo()
     if not again or resume.env_warning:
         return Recovered(record, None, resume)
-    taken, inputs = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off)
-    return Recovered(taken, inputs, resume)
+    taken, read = kept.take(record.id, order=record.order, restarts=record.restarts + cut_off, checked=True)
+    return Recovered(taken, read, resume)

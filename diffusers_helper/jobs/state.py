@@ -78,6 +78,11 @@ class Changes(TypedDict, total=False):
     sections_kept: int
     batch: bool
     photo_name: str
+    variant: str
+    seed: int
+    total_frames: int
+    icon: str
+    held: bool
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,13 @@ from diffusers_helper.core.files import atomic_write, display_name, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.jobs.done import DoneJobs
-from diffusers_helper.jobs.kept_photo import read_picture, write_picture
-from diffusers_helper.jobs.kept_video import keep_video, read_video
+from diffusers_helper.jobs.kept_photo import (
+    PictureFiles,
+    check_picture,
+    read_picture,
+    write_picture,
+)
+from diffusers_helper.jobs.kept_video import check_video, keep_video, read_video
 from diffusers_helper.jobs.locks import JobLocks
 from diffusers_helper.jobs.quarantine import Quarantine
 from diffusers_helper.jobs.record import (
@@ -99,14 +104,19 @@ class JobStore:
         finally:
             self.locks.release(job_id)
 
-    def add(self, record: JobRecord, pictures: Mapping[str, Photo], videos: Mapping[str, Clip] | None = None) -> None:
-        """Write a new job and hold it. Raises OutputError and leaves nothing."""
+    def add(
+        self,
+        record: JobRecord,
+        pictures: Mapping[str, Photo],
+        videos: Mapping[str, Clip] | None = None,
+        files: PictureFiles | None = None,
+    ) -> None:
+        """Write a new job and hold it; `files` may know its pictures. Raises OutputError and leaves nothing."""
         folder = self.path(record.id)
         try:
             self.locks.hold(record.id)  # first: an empty folder that nobody holds is swept
             folder.mkdir(parents=True, exist_ok=True)
-            for use, photo in pictures.items():
-                write_picture(photo.image, folder / picture_file(use))
+            self._write_pictures(record, pictures, files or PictureFiles())
             kept = {use: keep_video(clip, folder / video_file(use)) for use, clip in (videos or {}).items()}
             self._write(replace(record, pictures=picture_records(pictures), videos=kept, created=time.time()))
         except BaseException as error:
@@ -115,6 +125,33 @@ class JobStore:
             if isinstance(error, OSError):
                 raise output_error(folder, error) from error
             raise
+
+    def change(self, job_id: str, inputs: JobInputs, files: PictureFiles) -> JobRecord:
+        """Give a job that waits other settings and pictures: all of them or none. Raises OutputError."""
+        before = self.record(job_id)
+        record = replace(
+            before,
+            request=inputs.request,
+            pictures=picture_records(inputs.pictures),
+            edition=before.edition + 1,
+        )
+        try:
+            self._write_pictures(record, inputs.pictures, files)
+            self._write(record)
+        except OSError as error:
+            raise output_error(self.path(job_id), error) from error
+        for use in before.pictures:
+            with suppress(OSError):
+                (self.path(job_id) / picture_file(use, before.edition)).unlink()
+        return record
+
+    def check(self, job_id: str) -> None:
+        """Raise UnknownJobError, as an UnusableJobError, unless `inputs` can be read; nothing is decoded."""
+        record, folder = self.record(job_id), self.path(job_id)
+        for use in record.pictures:
+            check_picture(folder / picture_file(use, record.edition))
+        for use, about in record.videos.items():
+            check_video(folder / video_file(use), about)
 
     def path(self, job_id: str) -> Path:
         """Return the folder of a job. Raises UnknownJobError for what cannot be an id."""
@@ -159,7 +196,7 @@ class JobStore:
         """Return what a job is made from; raises UnknownJobError, as an UnusableJobError if it cannot be read."""
         record, folder = self.record(job_id), self.path(job_id)
         pictures = {
-            use: Photo(read_picture(folder / picture_file(use)), about.name, about.notes)
+            use: Photo(read_picture(folder / picture_file(use, record.edition)), about.name, about.notes)
             for use, about in record.pictures.items()
         }
         videos = {use: read_video(folder / video_file(use), about) for use, about in record.videos.items()}
@@ -175,10 +212,10 @@ class JobStore:
 
     def keep_start(self, job_id: str, photo: Photo) -> None:
         """Keep the start picture that was made for a job which this process holds. Raises OutputError."""
-        file = self.path(job_id) / picture_file(START)
+        record = self.record(job_id)
+        file = self.path(job_id) / picture_file(START, record.edition)
         try:
             write_picture(photo.image, file)
-            record = self.record(job_id)
             self._write(replace(record, pictures={**picture_records({START: photo}), **record.pictures}))
         except OSError as error:
             raise output_error(file, error) from error
@@ -248,6 +285,11 @@ class JobStore:
             self.update(job_id, **last) if keep else self.discard(job_id)
         except FramePackError as problem:
             logger.warning("%s", problem)
+
+    def _write_pictures(self, record: JobRecord, pictures: Mapping[str, Photo], files: PictureFiles) -> None:
+        folder = self.path(record.id)
+        for use, photo in pictures.items():
+            files.write(photo, folder / picture_file(use, record.edition))
 
     def _write(self, record: JobRecord) -> None:
         with atomic_write(self.path(record.id) / RECORD) as part:

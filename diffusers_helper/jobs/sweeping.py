@@ -16,11 +16,9 @@ from pathlib import Path
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
-from diffusers_helper.jobs.kept_photo import check_picture
-from diffusers_helper.jobs.kept_video import check_video
 from diffusers_helper.jobs.record import DONE, QUARANTINE, JobRecord, UnusableJobError, is_id, read_record
 from diffusers_helper.jobs.store import JobStore
-from diffusers_helper.media.partials import half_written, half_written_results, picture_file, video_file
+from diffusers_helper.media.partials import half_written, half_written_results
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +76,7 @@ def _examined(store: JobStore, folder: Path) -> JobRecord | None:
     _remove(half_written(folder))
     try:
         record = read_record(folder)
-        for use in record.pictures:
-            check_picture(folder / picture_file(use))
-        for use, about in record.videos.items():
-            check_video(folder / video_file(use), about)
+        store.check(folder.name)
     except FileNotFoundError:
         _put_away(store, folder, Message("it has no job.json"))
         return None

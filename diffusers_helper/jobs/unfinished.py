@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.core.files import read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
-from diffusers_helper.jobs.kept_photo import thumbnail
-from diffusers_helper.jobs.record import JobRecord, UnusableJobError
+from diffusers_helper.jobs.job import Job, ReadInputs
+from diffusers_helper.jobs.kept_photo import PictureFiles, read_icon, thumbnail, write_icon
+from diffusers_helper.jobs.kept_queue import QueueState, read_queue, write_queue
+from diffusers_helper.jobs.queue_zip import PICTURE_BYTES, PackedPicture
+from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
 from diffusers_helper.jobs.state import JobState, ResumeInfo
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.partials import partial_files
+from diffusers_helper.media.partials import ICON, partial_files, picture_file
 
 logger = logging.getLogger(__name__)
 DONE_LISTED = 100
@@ -38,10 +43,43 @@ class StoredJobs(KeptJobs):
         self._store = store
         self._variant = variant
         self._env_warning = env_warning
+        self._files = PictureFiles()
+        self._queue_file = store.folder / f"queue_{variant}.json"
 
-    def keep(self, record: JobRecord, inputs: JobInputs) -> None:
-        """Write a new job. Raises OutputError and leaves nothing."""
-        self._store.add(record, inputs.pictures, inputs.videos)
+    def keep(self, record: JobRecord, inputs: JobInputs) -> ReadInputs:
+        """Write a new job; return what reads it again. Raises OutputError and leaves nothing."""
+        self._store.add(record, inputs.pictures, inputs.videos, self._files)
+        self._write_icon(record.id, inputs)
+        return partial(self._inputs, record.id)
+
+    def change(self, job_id: str, inputs: JobInputs) -> ReadInputs:
+        """Write a job anew that waits, with other settings and pictures, whole or not at all. Raises OutputError."""
+        self._store.change(job_id, inputs, self._files)
+        self._write_icon(job_id, inputs)
+        return partial(self._inputs, job_id)
+
+    def icon(self, job_id: str) -> str:
+        """Return a job's first picture, very small, as a `data:` URL; empty if there is none."""
+        return read_icon(self._store.path(job_id) / ICON)
+
+    def pictures(self, job: Job) -> Mapping[str, PackedPicture] | None:
+        """Return a job's pictures as files; None if it has videos. Raises UnknownJobError and OSError."""
+        record, folder = self._store.record(job.id), self._store.path(job.id)
+        if record.videos:
+            return None
+        files = {use: folder / picture_file(use, record.edition) for use in record.pictures}
+        return {
+            use: PackedPicture(read_own(files[use], PICTURE_BYTES), about.name, about.notes)
+            for use, about in record.pictures.items()
+        }
+
+    def queue_state(self) -> QueueState:
+        """Return what was kept of the queue beside its jobs."""
+        return read_queue(self._queue_file)
+
+    def keep_queue(self, state: QueueState) -> None:
+        """Keep it. Raises OutputError."""
+        write_queue(state, self._queue_file)
 
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays, and without that nothing does."""
@@ -73,19 +111,21 @@ class StoredJobs(KeptJobs):
         """Return how many sections of a job are finished."""
         return self._store.sections(job_id)
 
-    def take(self, job_id: str, *, order: float, restarts: int = 0) -> tuple[JobRecord, JobInputs]:
+    def take(
+        self, job_id: str, *, order: float, restarts: int = 0, checked: bool = False
+    ) -> tuple[JobRecord, ReadInputs]:
         """Hold a job to go on with it. Raises UnknownJobError, and SettingsError if another process has it."""
         if not self._store.locks.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
         try:
-            inputs = self._store.inputs(job_id)
-            return self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts), inputs
+            if not checked:
+                self._store.inputs(job_id)
+            record = self._store.update(job_id, state=JobState.QUEUED.on_disk, order=order, restarts=restarts)
         except FramePackError as error:
-            if isinstance(error, UnusableJobError) and error.damaged:
-                with suppress(FramePackError):
-                    self._store.quarantine.put(self._store.path(job_id), error.reason)
+            self._put_aside(job_id, error)
             self._store.locks.release(job_id)
             raise
+        return record, partial(self._inputs, job_id)
 
     def recovered(self) -> list[JobRecord]:
         """Clean up after processes that died; return the jobs that they left or have done, oldest first."""
@@ -115,6 +155,29 @@ class StoredJobs(KeptJobs):
     def video_of(self, record: JobRecord) -> str:
         """Return the file of a job that is done."""
         return str(self._store.video_of(record))
+
+    def _write_icon(self, job_id: str, inputs: JobInputs) -> None:
+        first = inputs.pictures.get(START) or next(iter(inputs.pictures.values()), None)
+        with suppress(OSError):  # it is only not shown
+            file = self._store.path(job_id) / ICON
+            file.unlink(missing_ok=True)
+            if first is not None:
+                write_icon(first.image, file)
+
+    def _inputs(self, job_id: str) -> JobInputs:
+        try:
+            return self._store.inputs(job_id)
+        except FramePackError as error:
+            self._put_aside(job_id, error)
+            with suppress(FramePackError):  # what was put aside is not there any more
+                self._store.update(job_id, state=JobState.FAILED.on_disk, error=str(error)[:ERROR_CHARACTERS])
+            self._store.locks.release(job_id)
+            raise
+
+    def _put_aside(self, job_id: str, error: FramePackError) -> None:
+        if isinstance(error, UnusableJobError) and error.damaged:
+            with suppress(FramePackError):
+                self._store.quarantine.put(self._store.path(job_id), error.reason)
 
     def _is_ours(self, record: JobRecord) -> bool:
         return record.request.variant == self._variant

@@ -15,16 +15,21 @@ from diffusers_helper.core.plan import START
 
 RECORD = "job.json"
 ENVIRONMENT, CONDITIONS = "environment.json", "conditions.safetensors"
+ICON = "icon.webp"
 PART = ".part"
 """What `atomic_write` appends to the name of a file that it has not completed."""
 _SECTION = re.compile(r"section_(\d{3,9})\.safetensors")
 _PARTIAL = re.compile(r"_partial_(\d{2,9})\.mp4")
-_PICTURE = re.compile(r"photo\.png|picture_[a-z0-9_]{1,40}\.png|video_[a-z0-9_]{1,40}")
+_PICTURE = re.compile(r"(photo|picture_[a-z0-9_]{1,40})(\.\d{1,9})?\.png|video_[a-z0-9_]{1,40}")
 
 
-def picture_file(use: str) -> str:
-    """Return the name of the file in a job's folder that holds the picture for `use`, as `JobInputs` calls it."""
-    return "photo.png" if use == START else f"picture_{use}.png"
+def picture_file(use: str, edition: int = 0) -> str:
+    """Return the name of the file in a job's folder that holds the picture for `use`, as `JobInputs` calls it.
+
+    Each `edition` of a job has files of its own, so that a change is whole or did not happen.
+    """
+    name = "photo" if use == START else f"picture_{use}"
+    return f"{name}.{edition}.png" if edition else f"{name}.png"
 
 
 def video_file(use: str) -> str:
@@ -59,7 +64,7 @@ def section_files(folder: Path) -> dict[int, Path]:
 
 def half_written(folder: Path) -> Iterator[Path]:
     """Yield what was left half-written in `folder`, that of one job."""
-    ours = {RECORD, ENVIRONMENT, CONDITIONS}
+    ours = {RECORD, ENVIRONMENT, CONDITIONS, ICON}
     for name in _names(folder):
         whole = name.removesuffix(PART)
         if whole != name and (whole in ours or _SECTION.fullmatch(whole) or _PICTURE.fullmatch(whole)):

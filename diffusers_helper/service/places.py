@@ -34,6 +34,7 @@ class Folders:
         weights: what HF_HOME is set to unless the user did.
         models_lock: the file with the commits of the models' repositories.
         loras: where LoRA files are looked for, the first before the next.
+        wildcards: text files whose lines a prompt may take, by their names.
     """
 
     data: Path
@@ -44,6 +45,7 @@ class Folders:
     weights: Path
     models_lock: Path
     loras: tuple[Path, ...]
+    wildcards: Path
 
     @classmethod
     def chosen(
@@ -84,6 +86,7 @@ class Folders:
             weights=place("hf_download", read_only=True),
             models_lock=place("models.lock", read_only=True),
             loras=tuple(folder.resolve() for folder in loras) or (place("loras", read_only=True),),
+            wildcards=place("wildcards", read_only=True),
         )
 
 

@@ -57,6 +57,7 @@ class VideoPanelHandlers:
         **values: Any,
     ) -> list[Any]:
         """Start a job; return the message for a bad entry, then what `PageHandlers.tick` returns."""
+        shown = values.pop("shown", "")
         name, numbers = _EDITS.get(str(values.pop("place")), _EDITS[BEFORE])
         message = ""
         try:
@@ -67,7 +68,7 @@ class VideoPanelHandlers:
             )
         except FramePackError as error:
             message = self.t(str(error))
-        return [view.fault(message), *self.page.tick(client_id, seen, request)]
+        return [view.fault(message), *self.page.tick(client_id, seen, request, shown=shown if message else "")]
 
 
 def lay_out_video_panel(t: Language) -> VideoPanel:
@@ -96,7 +97,7 @@ def connect_video_panel(
 
     `inputs` are the page's controls and what a tab brings along, `shown` what it fills.
     """
-    names = ("client_id", "seen", *EDITS["extend"].settings)
+    names = ("client_id", "seen", "shown", *EDITS["extend"].settings)
     named = {name: inputs[name] for name in names if name in inputs}
     return panel.button.click(
         handlers.start,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.inputs import content_of
 from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.state import JobState
 
 MAX_REMEMBERED = 10_000
 """Visitors whose newest request is known."""
@@ -30,21 +31,20 @@ class LastAsked:
         self._last: dict[str, _Asked] = {}
 
     def note(self, client_id: str, images: Iterable[object], job: JobSnapshot | None) -> None:
-        """Note that the client's newest `job` was started with the pictures in the image controls `images`."""
-        last = self._last.get(client_id)
-        if job is None or job.request is None or (last is not None and last.job_id == job.id):
-            return  # a button pressed twice starts one
+        """Note that the client's new `job` was started with the pictures in the image controls `images`."""
+        if job is None or job.request is None:
+            return
         self._last.pop(client_id, None)
         self._last[client_id] = _Asked(_content(images), job.id, job.request)
         while len(self._last) > MAX_REMEMBERED:
             del self._last[next(iter(self._last))]
 
     def again(
-        self, client_id: str, images: Iterable[object], wanted: GenerationRequest, job: JobSnapshot | None
+        self, client_id: str, images: Iterable[object], wanted: GenerationRequest, jobs: Iterable[JobSnapshot]
     ) -> bool:
-        """Tell, once, whether `wanted` is the video that the client's newest `job` has made."""
+        """Tell, once, whether `wanted` is the video that the newest of the client's `jobs` started here has made."""
         last = self._last.get(client_id)
-        if last is None or last.told or job is None or (job.id, job.state) != (last.job_id, "done"):
+        if last is None or last.told or not any(job.id == last.job_id and job.state == JobState.DONE for job in jobs):
             return False
         if (_content(images), wanted) != (last.photos, last.request):
             return False

@@ -39,7 +39,9 @@ SECURITY_HEADERS = {
 HTTPS_ONLY = "max-age=31536000"
 """Browsers that came by TLS once do so for a year; other names of the domain are not this server's to decide."""
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)|\[(?P<v6>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
-_STARTS = re.compile(r"/gradio_api/call/(generate|extend|connect|loop|redo|insert)/?$")
+_STARTS = re.compile(
+    r"/gradio_api/call/(generate|extend|connect|loop|redo|insert|queue_add|queue_duplicate|queue_import)/?$"
+)
 _NEVER_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
 _BELIEVED_FROM_PROXIES = (b"x-forwarded-for", b"x-forwarded-proto")
 

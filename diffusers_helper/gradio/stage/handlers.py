@@ -74,9 +74,14 @@ class PageHandlers:
         photo, end_photo = (file_value(file) if file else gr.skip() for file in files)
         return [client_id, photo, *controls, end_photo, *self.tick(client_id, "", request)]
 
-    def tick(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`."""
-        values = self._values(client_id_of(client_id, request))
+    def tick(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`.
+
+        `shown` is the id of the job that the tab looks at; empty for what its client's newest is.
+        """
+        values = self._values(client_id_of(client_id, request), shown)
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
         known = seen.split() if isinstance(seen, str) else []
         if digests == known:
@@ -94,46 +99,63 @@ class PageHandlers:
         request: gr.Request | None = None,
         *,
         end_photo: object = None,
-        **settings: Any,
+        **values: Any,
     ) -> list[Any]:
-        """Start a job; return the message for a bad entry, then everything `tick` returns."""
-        message = ""
+        """Start a job, or queue it; return the message for a bad entry, then everything `tick` returns.
+
+        `values` are the settings, and what is `shown`. A `click` among them starts one job, however often it is told.
+        """
+        shown, click = values.pop("shown", ""), values.pop("click", "")
         try:
-            wanted = read_request(self._variant.name, settings, self._library)
+            wanted = read_request(self._variant.name, values, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
-            if self._asked.again(str(whose), (image, end_photo), inputs.request, self._client_jobs.job(whose)):
+            pictures = (image, end_photo)
+            if self._asked.again(str(whose), pictures, inputs.request, self._client_jobs.all(whose)):
                 return [hint_view.same_again(self._t), *self.tick(client_id, seen, request)]
-            self._client_jobs.start(whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose)))
-            self._asked.note(str(whose), (image, end_photo), self._client_jobs.job(whose))
+
+            def submit() -> str:
+                return self._manager.submit(inputs, owner=owner, client_id=str(whose))
+
+            if job_id := self._client_jobs.start(whose, submit, click):
+                self._asked.note(str(whose), pictures, self._client_jobs.job(whose, job_id))
         except FramePackError as error:
             message = self._t(str(error))
-        return [view.fault(message), *self.tick(client_id, seen, request)]
+            return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
+        return ["", *self.tick(client_id, seen, request)]
 
-    def end(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Stop the client's job; return everything `tick` returns."""
-        self._client_jobs.stop(client_id_of(client_id, request))
-        return self.tick(client_id, seen, request)
+    def end(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Stop the job that is shown; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request), shown)
+        return self.tick(client_id, seen, request, shown=shown)
 
-    def stop_after_section(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Stop the client's job once the section in hand is in the video; return everything `tick` returns."""
-        self._client_jobs.stop(client_id_of(client_id, request), after_section=True)
-        return self.tick(client_id, seen, request)
+    def stop_after_section(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Stop the job that is shown once the section in hand is in the video; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request), shown, after_section=True)
+        return self.tick(client_id, seen, request, shown=shown)
 
-    def resume_video(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Go on with the client's unfinished video; return the message if it cannot, then what `tick` returns."""
+    def resume_video(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Go on with the unfinished video that is shown; return the message if it cannot, then what `tick` returns."""
         message = ""
         try:
-            self._client_jobs.resume(client_id_of(client_id, request))
+            self._client_jobs.resume(client_id_of(client_id, request), shown)
         except FramePackError as error:
             message = self._t(str(error))
-        return [view.fault(message), *self.tick(client_id, seen, request)]
+        return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
 
-    def discard(self, client_id: object, seen: object, request: gr.Request | None = None) -> list[Any]:
-        """Give the client's unfinished video up; return everything `tick` returns."""
-        self._client_jobs.discard(client_id_of(client_id, request))
-        return self.tick(client_id, seen, request)
+    def discard(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Give the unfinished video that is shown up; return everything `tick` returns."""
+        self._client_jobs.discard(client_id_of(client_id, request), shown)
+        return self.tick(client_id, seen, request, shown=shown)
 
     def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
         """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
@@ -142,13 +164,12 @@ class PageHandlers:
         job = self._client_jobs.job(client_id_of(client_id, request))
         return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
 
-    def _values(self, client_id: object) -> list[Any]:
-        """Return what `app` shows of the client's newest job, in its order: HTML, video, card and buttons."""
-        job, unfinished = self._client_jobs.job(client_id), self._client_jobs.unfinished(client_id)
-        busy = self._client_jobs.busy(client_id)
-        t = self._t
-        waiting = t("In the queue") if job and job.state == "queued" else t("Making your video")
+    def _values(self, client_id: object, shown: object) -> list[Any]:
+        """Return what the stage shows of the client's job, in the order of `StagePanel.shown`: HTML, video, buttons."""
+        jobs, t = self._client_jobs, self._t
+        job, unfinished = jobs.job(client_id, shown), jobs.unfinished(client_id, shown)
         video = job.video if job and not stage_view.is_picture(job) else None
+        runs = jobs.wanted(job)
         return [
             stage_view.progress(job, t, time.time()),
             stage_view.stage(job, t),
@@ -156,9 +177,9 @@ class PageHandlers:
             stage_view.details(job, t),
             stage_view.unfinished(unfinished, t),
             gr.update(visible=unfinished is not None),
-            gr.update(value=waiting if busy else t("Start"), interactive=not busy),
-            gr.update(interactive=busy),
+            t("Add to queue") if jobs.busy(client_id) else t("Start"),
+            gr.update(interactive=runs),
             gr.update(
-                visible=busy and job is not None and job.state == "running", interactive=not (job and job.stopping)
+                visible=runs and job is not None and job.state == "running", interactive=not (job and job.stopping)
             ),
         ]

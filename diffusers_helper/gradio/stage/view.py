@@ -23,8 +23,12 @@ ALMOST = 99
 def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return the picture side of a job: its preview, or what it waits for; empty once only the video matters."""
     if job is None or (job.ended and not job.video):
-        title, steps = t("Your video appears here"), t("Add a photo, say what should happen, press Start.")
-        return f'<div class="fp-stage fp-empty"><strong>{title}</strong><span>{steps}</span></div>'
+        title, steps = (
+            t("A photo and a few words become a video."),
+            t("Add a photo, say what should happen, press Start."),
+        )
+        here = t("Your video appears here")
+        return f'<div class="fp-stage fp-empty"><strong>{here}</strong><span>{title}</span><span>{steps}</span></div>'
     if job.preview is not None:
         alone = is_picture(job)
         caption = t("A rough preview of the picture") if alone else t("A rough preview of the part being made")
@@ -36,19 +40,21 @@ def stage(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
 
 
 def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -> str:
-    """Return the status sentence and, while sections are being made, a bar for the section and one for the video.
+    """Return one line of what is done: a sentence or, while sections are being made, a bar with the time left.
 
-    `now` is in seconds since the epoch: since the job's last event the bars went on, as they do in the browser.
+    `now` is in seconds since the epoch: since the job's last event the bar went on, as it does in the browser. The
+    line's `data-title` is for the page's title and for the bar of a phone.
     """
     if job is None:
         return ""
     if job.state == "failed":
         return f'<p class="fp-status fp-failed" role="alert">{escape(t(job.error))}</p>'
-    status = f'<p class="fp-status">{_doing(job, t)}</p>'
+    doing = _doing(job, t)
     if job.ended or not job.section:
-        return status
-    whole = "" if is_picture(job) else _video_bar(job, t, now)
-    return f'{status}<div class="fp-bars">{_section_bar(job, t, now)}{whole}</div>'
+        title = "" if job.ended else f' data-title="{doing}"'
+        return f'<p class="fp-status"{title}>{doing}</p>'
+    bar, title = _bar(job, t, now)
+    return f'<div data-title="{escape(title)}"><p class="fp-status fp-heard">{doing}</p>{bar}</div>'
 
 
 def is_picture(job: JobSnapshot) -> bool:
@@ -102,49 +108,46 @@ def _film(jpeg: bytes, caption: str, *, small: bool, frames: int) -> str:
     )
 
 
-def _doing(job: JobSnapshot, t: Language) -> str:
+def _doing(job: JobSnapshot, t: Language, *, escaped: bool = True) -> str:
     if job.state == "queued":
         return t("Next in line") if job.position == 1 else t("Waiting; {number} before yours", number=job.position - 1)
     stopping = "" if job.stage == "wait" else job.stopping  # what it waits for is the user's to mend first
-    return escape(t(stopping or job.description)) or t("Starting")
+    text = t(stopping or job.description) or t("Starting")
+    return escape(text) if escaped else text
 
 
-def _section_bar(job: JobSnapshot, t: Language, now: float) -> str:
-    text = t(
-        "Section {section} of {sections}, step {step} of {steps}",
-        section=job.section,
-        sections=job.sections,
-        step=job.step,
-        steps=job.steps,
-    )
-    ending = job.step == job.steps and job.section_progress < 1  # only this may take much longer than a poll
-    return _bar(job, text, now, job.section_progress, 1.0 if ending else job.section_progress)
-
-
-def _video_bar(job: JobSnapshot, t: Language, now: float) -> str:
-    if job.eta_seconds is None or job.stopping:
-        return _bar(job, t("Whole video"), now, job.total_progress, job.total_progress)
-    left = max(0.0, job.eta_seconds - _passed(job, now))
-    last = job.eta_now_seconds == job.eta_seconds  # nothing comes after what is being done
-    text = (
-        t("Whole video, about {time} left", time=duration(left, t))
-        if left >= 1 or not last
-        else t("Whole video, nearly done")
-    )
+def _bar(job: JobSnapshot, t: Language, now: float) -> tuple[str, str]:
+    """Return the bar, and in short what it says."""
+    alone, passed = is_picture(job), _passed(job, now)
+    start = job.section_progress if alone else job.total_progress
+    left = None if job.stopping or job.eta_seconds is None else max(0.0, job.eta_seconds - passed)
     share = (job.eta_now_seconds or 0.0) / job.eta_seconds if job.eta_seconds else 1.0
-    return _bar(job, text, now, job.total_progress, job.total_progress + (1 - job.total_progress) * share, left)
-
-
-def _bar(job: JobSnapshot, text: str, now: float, start: float, end: float, left: float | None = None) -> str:
-    """Return a bar that goes from `start` to `end` (0 to 1) while what is being done now should last."""
-    span, passed, done = job.eta_now_seconds or 0.0, _passed(job, now), start >= 1
-    if span:
-        start += (end - start) * passed / span
-    percent = 100 if done else min(floor(100 * start), ALMOST)
-    moves = not done and (left is not None or (span > passed and end > start))
-    return make_progress_bar_html(
-        percent, text, Advance(100 * start, 100 * end, span - passed, left) if moves else None
+    end = start if left is None else start + (1 - start) * share
+    span, done = job.eta_now_seconds or 0.0, start >= 1
+    here = start + (end - start) * passed / span if span else start
+    percent = 100 if done else min(floor(100 * here), ALMOST)
+    moves = not done and (left is not None or (span > passed and end > here))
+    html = make_progress_bar_html(
+        percent,
+        _doing(job, t, escaped=False) if job.stage != "sample" or job.stopping else _step(job, t),
+        Advance(100 * here, 100 * end, span - passed, left) if moves else None,
+        "" if left is None else _left(job, left, t),
     )
+    return html, f"{percent} %" if left is None else f"{percent} % · {duration(left, t)}"
+
+
+def _step(job: JobSnapshot, t: Language) -> str:
+    step = {"step": job.step, "steps": job.steps}
+    if job.sections == 1:
+        return t("Step {step} of {steps}", **step)
+    return t(
+        "Section {section} of {sections}, step {step} of {steps}", section=job.section, sections=job.sections, **step
+    )
+
+
+def _left(job: JobSnapshot, left: float, t: Language) -> str:
+    last = job.eta_now_seconds == job.eta_seconds  # nothing comes after what is being done
+    return t("about {time} left", time=duration(left, t)) if left >= 1 or not last else t("nearly done")
 
 
 def _passed(job: JobSnapshot, now: float) -> float:

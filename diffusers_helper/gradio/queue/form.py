@@ -1,0 +1,92 @@
+"""A job that waits in the page's form, and the form as a job: what "Edit" shows and "Save changes" takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import END, START
+from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.create.sizes import shown_resolution
+from diffusers_helper.gradio.door.privacy import owner_of
+from diffusers_helper.gradio.inputs import (
+    SETTINGS,
+    control_value,
+    file_value,
+    read_inputs,
+    read_request,
+    stored_picture,
+)
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import Photo
+
+_ELSEWHERE = Message("This one has videos or pictures that the form has no place for: remove it and add another one.")
+PICTURES = {"image": START, "end_photo": END}
+"""What the picture controls are for, by the names that handlers give them."""
+
+
+class JobForm:
+    """The form of one page.
+
+    Args:
+        model: what the page drives.
+        names: those of the controls, in the order in which they are filled.
+        photos: reads photos.
+    """
+
+    def __init__(self, model: ModelCard, names: Sequence[str], photos: PhotoReader) -> None:
+        self._model = model
+        self._names = names
+        self._photos = photos
+
+    @property
+    def untouched(self) -> list[Any]:
+        """What leaves the form as it is."""
+        return [gr.skip() for _ in self._names]
+
+    def filled(self, inputs: JobInputs, request: gr.Request | None = None) -> list[Any]:
+        """Return what the controls show of a job.
+
+        Raises SettingsError for one with pictures or videos that they have no place for, and OutputError if its
+        pictures cannot be put among uploads.
+        """
+        if inputs.videos or not set(inputs.pictures) <= set(PICTURES.values()):
+            raise SettingsError(_ELSEWHERE)
+        owner = owner_of(request)
+        pictures = {name: _upload(inputs.pictures.get(use), owner) for name, use in PICTURES.items()}
+        settings = {name: control_value(name, getattr(inputs.request, name)) for name in SETTINGS}
+        settings["resolution"] = inputs.request.resolution or shown_resolution(self._model.defaults)
+        return [{**settings, **pictures}.get(name, gr.skip()) for name in self._names]
+
+    def read(self, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
+        """Return the job that the controls stand for. Raises what `read_request` and `read_inputs` do."""
+        settings = {name: value for name, value in values.items() if name not in PICTURES}
+        wanted = read_request(self._model.variant.name, settings, self._model.loras)
+        inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request)
+        names = {use: _name_of(values.get(name)) for name, use in PICTURES.items()}
+        pictures = {use: replace(photo, name=names[use] or photo.name) for use, photo in inputs.pictures.items()}
+        return replace(inputs, pictures=pictures)
+
+
+def _name_of(value: object) -> str:
+    """Return what a browser calls the file in a picture control; empty if it does not say."""
+    known = value.get("orig_name") if isinstance(value, dict) else None
+    return display_name(known) if isinstance(known, str) and known else ""
+
+
+def _upload(photo: Photo | None, owner: str) -> dict[str, Any] | None:
+    if photo is None:
+        return None
+    content = BytesIO()
+    photo.image.save(content, "PNG", compress_level=1)
+    file = stored_picture(content.getvalue(), owner)
+    value = file_value(file)
+    return None if value is None else {**value, "orig_name": photo.name}

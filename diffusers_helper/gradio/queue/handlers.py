@@ -1,0 +1,176 @@
+"""What the strip's buttons do: JSON in, HTML and updates out. Everybody reaches their own jobs alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+from zlib import crc32
+
+import gradio as gr
+
+from diffusers_helper.core.directing import key_name
+from diffusers_helper.core.errors import FramePackError, UnknownJobError
+from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.gradio.door.privacy import client_id_of, user_of
+from diffusers_helper.gradio.queue import view
+from diffusers_helper.gradio.queue.form import JobForm
+from diffusers_helper.gradio.view import fault
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.progress import JobSnapshot
+from diffusers_helper.jobs.queue_control import Whose
+from diffusers_helper.jobs.speeds import Estimate
+
+FRESH_SECONDS = 30.0
+"""How long an estimate is believed: each one reads the file of measured times."""
+MOST_SHOWN = 1000
+
+EstimateOf = Callable[[GenerationRequest, Collection[str]], Estimate | None]
+
+
+def whose_of(client_id: object, request: gr.Request | None) -> Whose:
+    """Return who asks; nobody where the browser's word is none."""
+    known = client_id_of(client_id, request)
+    return Whose(known if isinstance(known, str) else "", user_of(request))
+
+
+class Estimates:
+    """How long jobs take, remembered for a moment for each kind of work."""
+
+    def __init__(self, estimate: EstimateOf, clock: Callable[[], float] = time.monotonic) -> None:
+        self._estimate, self._clock = estimate, clock
+        self._until = float("-inf")
+        self._known: dict[GenerationRequest, Estimate | None] = {}
+
+    def of(self, request: GenerationRequest | None) -> Estimate | None:
+        """Return how long a job takes; None if nobody knows."""
+        if request is None:
+            return None
+        if self._clock() >= self._until:
+            self._known, self._until = {}, self._clock() + FRESH_SECONDS
+        kind = request.model_copy(update={"prompt": "", "negative_prompt": "", "seed": 0, "loras": ()})
+        if kind not in self._known:
+            self._known[kind] = self._asked(request)
+        return self._known[kind]
+
+    def _asked(self, request: GenerationRequest) -> Estimate | None:
+        keys = [key_name(number) for number in range(1, 1 + len(request.key_seconds))]
+        try:
+            return self._estimate(request, [START, *keys])  # whether it has an end picture is not known here
+        except FramePackError:  # of a request that does not go with a photo, but with a given video
+            return None
+
+
+class QueueHandlers:
+    """The handlers of one page.
+
+    Args:
+        manager: runs the jobs.
+        form: fills the page's form with a job, and reads it.
+        estimate: tells how long a video takes.
+        t: the language of the page.
+    """
+
+    def __init__(self, manager: JobManager, form: JobForm, estimate: EstimateOf, t: Language = ENGLISH) -> None:
+        self._manager = manager
+        self._waiting = manager.waiting
+        self._form = form
+        self._estimates = Estimates(estimate)
+        self._t = t
+
+    def tick(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
+        """Return a word for all that is shown, then what changed of heading, rows, editing and its buttons."""
+        values = self._values(whose_of(client_id, request), _whole(number, view.SHOWN))
+        digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
+        known = seen.split() if isinstance(seen, str) else []
+        if digests == known:
+            return [gr.skip()] * (1 + len(values))
+        known += [""] * (len(digests) - len(known))
+        changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=False)]
+        return [" ".join(digests), *changed]
+
+    def act(
+        self, client_id: object, seen: object, number: object, command: object, request: gr.Request | None = None
+    ) -> list[Any]:
+        """Do what a button says; return the message, how many rows are drawn, which job the stage shows, everything
+        `tick` returns, and the form's values."""
+        whose, done = whose_of(client_id, request), command if isinstance(command, dict) else {}
+        drawn, message, filled, stage = _whole(number, view.SHOWN), "", self._form.untouched, gr.skip()
+        try:
+            match done.get("action"):
+                case "more":
+                    drawn = min(drawn + view.SHOWN, MOST_SHOWN)
+                case "show":
+                    stage = str(done.get("id"))
+                case "edit":
+                    job_id = str(done.get("id"))
+                    self._waiting.hold(whose, job_id)
+                    filled = self._form.filled(self._waiting.inputs(whose, job_id), request)
+                case action:
+                    self._do(whose, str(action), str(done.get("id")), _whole(done.get("place"), 1))
+        except FramePackError as error:
+            message = fault(self._t(str(error)))
+        return [message, drawn, stage, *self.tick(client_id, seen, drawn, request), *filled]
+
+    def save(
+        self,
+        client_id: object,
+        seen: object,
+        number: object,
+        request: gr.Request | None = None,
+        **values: Any,
+    ) -> list[Any]:
+        """Make the job that the form shows from what the form says now; return message and everything `tick` does."""
+        whose, message = whose_of(client_id, request), ""
+        try:
+            if (job := self._held(whose)) is not None:
+                self._waiting.edit(whose, job.id, self._form.read(values, request))
+        except FramePackError as error:
+            message = fault(self._t(str(error)))
+        return [message, *self.tick(client_id, seen, number, request)]
+
+    def leave(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
+        """Let the job that the form shows be as it was; return message and everything `tick` does."""
+        self._waiting.let_go(whose_of(client_id, request))
+        return ["", *self.tick(client_id, seen, number, request)]
+
+    def _do(self, whose: Whose, action: str, job_id: str, place: int) -> None:
+        match action:
+            case "move":
+                self._waiting.move(whose, job_id, place)
+            case "duplicate":
+                self._waiting.duplicate(whose, job_id)
+            case "remove":
+                self._waiting.remove(whose, job_id)
+            case "clear":
+                self._waiting.clear(whose)
+            case "pause" | "continue":
+                self._waiting.pause(whose, paused=action == "pause")
+            case "stop-later":
+                if job_id not in (job.id for job in self._waiting.jobs(whose)):
+                    raise UnknownJobError(self._t("This job is not known here; the server may have been restarted."))
+                self._manager.cancel(job_id, after_section=True)
+
+    def _held(self, whose: Whose) -> JobSnapshot | None:
+        return next((job for job in self._waiting.jobs(whose) if job.held), None)
+
+    def _values(self, whose: Whose, number: int) -> list[Any]:
+        jobs = self._waiting.jobs(whose)
+        waiting = [job for job in jobs if job.state == "queued"]
+        shown = [view.Row(job, place, self._estimates.of(job.request)) for place, job in enumerate(waiting[:number], 1)]
+        held = next((job for job in waiting if job.held), None)
+        return [
+            view.head(jobs, paused=self._waiting.paused(whose), t=self._t),
+            view.rows(shown, len(waiting) - len(shown), self._t),
+            view.editing(held, self._t),
+            gr.update(visible=held is not None),
+        ]
+
+
+def _whole(value: object, default: int) -> int:
+    """Return a whole number that a browser sent, or else the default."""
+    return (
+        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 else default
+    )

@@ -1,0 +1,231 @@
+"""The queue for scripts: endpoints that list, add, move, edit, copy and remove the jobs of one client.
+
+A script is a client like a browser: it chooses a word that nobody guesses, and names it in every call. Where users sign
+in the word counts for nothing, and each has their own jobs, those of the page among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import FPS
+from diffusers_helper.gradio.client_jobs import is_client_id
+from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
+from diffusers_helper.gradio.inputs import (
+    begins_without,
+    file_value,
+    read_end_photo,
+    read_inputs,
+    read_photo,
+    read_request,
+    uploaded_file,
+)
+from diffusers_helper.gradio.listeners import RAW
+from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
+from diffusers_helper.gradio.queue.exchange import QueueExchange
+from diffusers_helper.gradio.queue.handlers import Estimates, whose_of
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.queue_control import Whose
+from diffusers_helper.media.decoding import PhotoReader
+
+_T = TypeVar("_T")
+
+
+class QueueApi:
+    """The handlers behind the endpoints.
+
+    Args:
+        variant: which model the page is for.
+        manager: runs the jobs.
+        photos: reads photos.
+        model: the model, its LoRA files, and what is known of its speed.
+    """
+
+    def __init__(self, variant: str, manager: JobManager, photos: PhotoReader, model: ModelCard) -> None:
+        self._variant = variant
+        self._manager = manager
+        self._waiting = manager.waiting
+        self._photos = photos
+        self._library = model.loras
+        self._wildcards = model.wildcards
+        self._estimate = Estimates(model.estimate)
+        self._exchange = QueueExchange(manager, variant, model.loras)
+
+    def listed(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Return the jobs that run or wait, in their order, and whether they are paused."""
+        return self._told(_whose(client, request))
+
+    def add(
+        self,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        client: object = None,
+        photos: object = None,
+        end_photo: object = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Queue the videos that one form stands for; return their ids."""
+        return _answer(lambda: self._add(image, photos, end_photo, client, settings, request))
+
+    def edit(
+        self,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        client: object = None,
+        job_id: object = None,
+        end_photo: object = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Let a job that waits be made from other settings and pictures, at its place."""
+
+        def edit() -> dict[str, Any]:
+            whose = _whose(client, request)
+            wanted = read_request(self._variant, settings, self._library)
+            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
+            self._waiting.edit(whose, str(job_id), inputs)
+            return self._told(whose)
+
+        return _answer(edit)
+
+    def move(self, client: object, job_id: object, place: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Give a job that waits another place among the client's own, from 1."""
+        if isinstance(place, bool) or not isinstance(place, int | float) or place != place:
+            raise gr.Error(Message("place: should be a whole number."), print_exception=False)
+        to = int(min(max(place, 1), 10_000))
+        return self._done(client, request, lambda whose: self._waiting.move(whose, str(job_id), to))
+
+    def duplicate(self, client: object, job_id: object, request: gr.Request | None = None) -> str:
+        """Queue a job once more, with another seed and behind the first; return the new id."""
+        return _answer(lambda: self._waiting.duplicate(_whose(client, request), str(job_id)))
+
+    def remove(self, client: object, job_id: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Remove a job that waits."""
+        return self._done(client, request, lambda whose: self._waiting.remove(whose, str(job_id)))
+
+    def pause(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Take no more of the client's jobs; the running one goes on."""
+        return self._done(client, request, partial(self._waiting.pause, paused=True))
+
+    def go_on(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Take the client's jobs again."""
+        return self._done(client, request, partial(self._waiting.pause, paused=False))
+
+    def clear(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Remove all of the client's jobs that wait."""
+        return self._done(client, request, self._waiting.clear)
+
+    def export(self, client: object, request: gr.Request | None = None) -> dict[str, Any] | None:
+        """Return a file of the client's jobs that wait."""
+        return file_value(_answer(lambda: self._exchange.exported(_whose(client, request), owner_of(request))))
+
+    def import_(self, client: object, file: object, request: gr.Request | None = None) -> list[str]:
+        """Queue the jobs in a file that `export` gave; return their ids."""
+
+        def read() -> list[str]:
+            path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
+            if path is None:
+                raise SettingsError(Message("The file is no longer here: choose it again."))
+            return self._exchange.imported(path, _whose(client, request), owner_of(request))
+
+        return _answer(read)
+
+    def _add(
+        self, image: object, photos: object, end: object, client: object, settings: dict[str, Any], request: Any
+    ) -> list[str]:
+        whose = _whose(client, request)
+        how = read_many({name: settings.pop(name, None) for name in MANY})
+        wanted = read_request(self._variant, settings, self._library)
+        many = photos if isinstance(photos, list) else []
+        files = many or ([] if image is None and begins_without(wanted.start) else [image])
+        return add_many(
+            self._manager,
+            wanted,
+            [partial(read_photo, file, self._photos, request) for file in files],
+            how,
+            pictures=read_end_photo(end, self._photos, request),
+            wildcards=self._wildcards.lines,
+            owner=owner_of(request),
+            client_id=whose.client_id,
+        )
+
+    def _done(self, client: object, request: gr.Request | None, do: Callable[[Whose], object]) -> dict[str, Any]:
+        def told() -> dict[str, Any]:
+            whose = _whose(client, request)
+            do(whose)
+            return self._told(whose)
+
+        return _answer(told)
+
+    def _told(self, whose: Whose) -> dict[str, Any]:
+        place, jobs = 0, []
+        for job in self._waiting.jobs(whose):
+            place += job.state == "queued"
+            found = self._estimate.of(job.request)
+            jobs.append(
+                {
+                    "id": job.id,
+                    "state": str(job.state),
+                    "place": place if job.state == "queued" else 0,
+                    "held": job.held,
+                    "prompt": job.request.prompt if job.request else "",
+                    "photo": job.photo_name,
+                    "seed": job.seed,
+                    "seconds": round(job.total_frames / FPS, 2),
+                    "estimated_seconds": found.seconds if found else None,
+                    "progress": job.total_progress,
+                }
+            )
+        return {"paused": self._waiting.paused(whose), "jobs": jobs}
+
+
+def _answer(do: Callable[[], _T]) -> _T:
+    try:
+        return do()
+    except FramePackError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _whose(client: object, request: gr.Request | None) -> Whose:
+    """Return who asks; raises gr.Error for a word that is none."""
+    if not user_of(request) and not is_client_id(client):
+        raise gr.Error(
+            Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16)."),
+            print_exception=False,
+        )
+    return whose_of(client, request)
+
+
+def connect_queue_api(api: QueueApi, inputs: dict[str, Any]) -> None:
+    """Add the endpoints; `inputs` are the controls of a call, as for `/generate`."""
+    shared: dict[str, Any] = {**RAW, "concurrency_limit": None}
+    client, job_id = (gr.Textbox("", visible=False, label=name) for name in ("client", "job id"))
+    place, file = gr.Number(1, visible=False, label="place"), gr.File(visible=False, label="file")
+    told, ids = gr.JSON(visible=False, label="queue"), gr.JSON(visible=False, label="job ids")
+    many: dict[str, Any] = {
+        "client": client,
+        "photos": gr.File(visible=False, label="photos", file_count="multiple"),
+        "lines": gr.Checkbox(False, visible=False, label="lines"),
+        "pick": gr.Textbox("all", visible=False, label="pick"),
+        "match": gr.Textbox("all", visible=False, label="match"),
+        "takes": gr.Number(1, visible=False, label="takes"),
+    }
+    gr.on([], api.listed, client, told, api_name="queue", **shared)
+    gr.on([], api.add, inputs_kwargs={**inputs, **many}, outputs=ids, api_name="queue_add", **shared)
+    changed = {**inputs, "client": client, "job_id": job_id}
+    gr.on([], api.edit, inputs_kwargs=changed, outputs=told, api_name="queue_edit", **shared)
+    gr.on([], api.move, [client, job_id, place], told, api_name="queue_move", **shared)
+    gr.on([], api.duplicate, [client, job_id], job_id, api_name="queue_duplicate", **shared)
+    gr.on([], api.remove, [client, job_id], told, api_name="queue_remove", **shared)
+    for call, name in ((api.pause, "pause"), (api.go_on, "continue"), (api.clear, "clear")):
+        gr.on([], call, client, told, api_name=f"queue_{name}", **shared)
+    gr.on([], api.export, client, file, api_name="queue_export", **shared)
+    gr.on([], api.import_, [client, file], ids, api_name="queue_import", **shared)

@@ -1,0 +1,121 @@
+"""What the strip's handlers answer: only what changed, escaped, each client's own, and estimates that cost little."""
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.queue.form import JobForm
+from diffusers_helper.gradio.queue.handlers import Estimates, QueueHandlers
+from diffusers_helper.gradio.queue.view import SHOWN
+from diffusers_helper.jobs.queue_control import Whose
+from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import Photo
+from tests.test_queue_control import add
+from tests.test_unfinished import Life
+
+ANN, BOB = "a" * 22, "b" * 22
+NAMES = ["image", *SETTINGS, "end_photo"]
+
+
+@pytest.fixture
+def life(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    life = Life(tmp_path / "out", wait_before=0)
+    life.begin()
+    yield life
+    life.gate.set()
+    assert life.manager.close(60)
+
+
+@pytest.fixture
+def handlers(life):
+    form = JobForm(ModelCard(ORIGINAL, GenerationRequest()), NAMES, PhotoReader())
+    return QueueHandlers(life.manager, form, lambda request: Estimate(100.0, rough=False))
+
+
+def is_skip(value):
+    return value == gr.skip()
+
+
+def queue(life, words, client=ANN):
+    return add(life, words, Whose(client))
+
+
+def test_only_what_changed_is_sent(life, handlers):
+    queue(life, "one two")
+    seen, head, rows, editing, buttons = handlers.tick(ANN, "", SHOWN)
+    assert "Queue: 2 waiting" in head
+    assert rows.count("<li") == 2
+    assert "about 2 min" in rows
+    assert (editing, buttons["visible"]) == ("", False)
+    assert all(map(is_skip, handlers.tick(ANN, seen, SHOWN)))
+    queue(life, "three", BOB)
+    assert all(map(is_skip, handlers.tick(ANN, seen, SHOWN)))
+    life.manager.waiting.pause(Whose(ANN), paused=True)
+    later = handlers.tick(ANN, seen, SHOWN)
+    assert [is_skip(part) for part in later] == [False, False, True, True, True]
+
+
+def test_few_rows_are_drawn_and_more_when_asked_for(life, handlers):
+    queue(life, " ".join(f"w{number}" for number in range(SHOWN + 7)))
+    _, _, rows, *_ = handlers.tick(ANN, "", SHOWN)
+    assert rows.count("<li") == SHOWN
+    assert "Show 7 more" in rows
+    _, number, _, _, _, rows, *_ = handlers.act(ANN, "", SHOWN, {"action": "more"})
+    assert (number, rows.count("<li")) == (2 * SHOWN, SHOWN + 7)
+
+
+@pytest.mark.parametrize(
+    "command", [None, 7, {}, {"action": "fly"}, {"action": "remove"}, {"action": "move", "id": [1]}]
+)
+def test_foreign_commands_change_nothing(life, handlers, command):
+    [job] = queue(life, "one")
+    for client in (ANN, BOB, None, "", 7):
+        handlers.act(client, "", "x", command)
+    for action in ("remove", "edit", "duplicate", "move", "stop-later"):
+        message, *_ = handlers.act(BOB, "", SHOWN, {"action": action, "id": job, "place": float("nan")})
+        assert "not known" in message
+    assert [seen.id for seen in life.manager.jobs() if seen.position] == [job]
+    assert life.manager.snapshot(job).held is False
+
+
+def test_texts_are_escaped(life, handlers):
+    evil = "<script>alert(1)</script>\"'"
+    picture = Photo(Image.new("RGB", (80, 64)), evil, ())
+    for prompt in (evil, ""):
+        request = GenerationRequest(prompt=prompt, seconds=1)
+        life.manager.submit(JobInputs(request, {"start": picture}), client_id=ANN)
+    answer = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": life.manager.jobs()[-1].id})
+    for part in answer[3:7]:
+        assert "<script>" not in str(part)
+
+
+def test_a_job_with_given_videos_is_not_edited_in_a_form_that_would_lose_them(life, handlers):
+    inputs = JobInputs(GenerationRequest(seconds=1, key_seconds=(1,)), dict.fromkeys(("start", "key_1"), photo()))
+    job = life.manager.submit(inputs, client_id=ANN)
+    message, *_ = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
+    assert "no place for" in message
+
+
+def photo():
+    return Photo(Image.new("RGB", (80, 64)), "grey.png", ())
+
+
+def test_estimates_are_looked_up_once_for_a_kind_of_work():
+    asked, now = [], [0.0]
+    estimates = Estimates(asked.append, lambda: now[0])
+    for number in range(100):
+        estimates.of(GenerationRequest(prompt=f"w{number}", seed=number, seconds=2))
+    assert len(asked) == 1
+    estimates.of(GenerationRequest(seconds=20))
+    assert len(asked) == 2
+    now[0] = 31.0
+    estimates.of(GenerationRequest(seconds=20))
+    assert len(asked) == 3
+    assert estimates.of(None) is None
