@@ -47,6 +47,7 @@ ENDPOINTS = (
     Endpoint(r"/gradio_api/info/?", _GET),
     Endpoint(r"/gradio_api/(app_id|startup-events)", _GET, public=True),  # the second one is what `launch` asks for
     Endpoint(r"/gradio_api/file[=/].*", _READ, linked=True),
+    Endpoint(r"/gradio_api/poster/[^/]+", _GET),
     Endpoint(UPLOAD_PATH, _POST),
     Endpoint(PROGRESS_PATH, _GET),
     Endpoint(r"/gradio_api/run/[^/]+/?", _POST),

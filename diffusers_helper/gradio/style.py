@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.messages import language
+from diffusers_helper.gradio.history.layout import STYLE as HISTORY_STYLE
 from diffusers_helper.gradio.progress_bar import make_progress_bar_css
 
 LONG_SECONDS = 30 * 60
@@ -56,7 +57,7 @@ def app_options(tag: str = "en") -> dict[str, Any]:
         "js": f"() => ({SCRIPT.read_text(encoding='utf-8')})({json.dumps(_for_script(tag))})",
         "theme": theme(),
         "css": make_progress_bar_css(),
-        "css_paths": [STYLE_SHEET],
+        "css_paths": [STYLE_SHEET, HISTORY_STYLE],
         "footer_links": [],
         "show_error": True,
         "enable_monitoring": False,

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.history.entry import Entry, request_in
 from diffusers_helper.history.index import Index
@@ -26,6 +28,9 @@ from diffusers_helper.jobs.record import DONE, JobRecord
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.media.partials import RECORD, partial_files, picture_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 _DAY = 24 * 3600.0
@@ -112,6 +117,21 @@ class History:
             raise UnknownJobError(UNKNOWN)
         return record.request
 
+    def picture_names(self, viewer: Viewer, job_id: str) -> tuple[str, ...] | None:
+        """Return the names of the pictures that a video was made from; None where it was made from given videos."""
+        record = self._record(self.entry(viewer, job_id))
+        return (
+            None if record is None or record.videos else tuple(sorted(record.pictures, key=lambda name: name != START))
+        )
+
+    def pictures(self, viewer: Viewer, job_id: str) -> dict[str, Image]:
+        """Return the pictures, by name, that are kept of a job which is not done."""
+        entry = self.entry(viewer, job_id)
+        try:
+            return {name: photo.image for name, photo in self._store.inputs(entry.id).pictures.items()}
+        except UnknownJobError:
+            return {}
+
     def snapshot(self, viewer: Viewer, job_id: str) -> JobSnapshot:
         """Return a video as a job that has ended, however long ago; raises UnknownJobError."""
         entry = self.entry(viewer, job_id)
@@ -187,7 +207,7 @@ class History:
         """Return a small picture of a video as a WebP file; None if there is none."""
         sources = [self.outputs / entry.file] if entry.file else []
         if not entry.deleted:
-            sources += [self._store.folder / entry.id / picture_file("start"), self.outputs / f"{entry.stem}.png"]
+            sources += [self._store.folder / entry.id / picture_file(START), self.outputs / f"{entry.stem}.png"]
         return next((found for source in sources if (found := self._posters.poster(entry.id, source))), None)
 
     def any_entry(self, job_id: str) -> Entry | None:
