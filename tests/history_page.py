@@ -13,6 +13,7 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import is_client_id, new_client_id
 from diffusers_helper.gradio.connections import LimitedProtocol
 from diffusers_helper.gradio.history.actions import Means, VideoActions
+from diffusers_helper.gradio.history.api import HistoryApi, connect_history_api
 from diffusers_helper.gradio.history.connect import HistoryTargets, connect_history
 from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.gradio.history.layout import lay_out_history
@@ -50,6 +51,7 @@ def build(history, manager, t):
             lambda word: word if is_client_id(word) else new_client_id(), client_id, client_id, **RAW | QUIET
         )
         connect_history(panel, handlers, actions, targets, [begun.then, tab.select, start.click])
+        connect_history_api(HistoryApi(history), **RAW, concurrency_limit=None)
     app.has_launched = True
     app.queue(api_open=False)
     return app

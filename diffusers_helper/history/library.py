@@ -268,7 +268,7 @@ class History:
         entry = self._index.entry(job_id)
         if entry is None or entry.state not in STATES:
             raise UnknownJobError(UNKNOWN)
-        if viewer is not EVERYBODY and not viewer.may_see(entry.client_id, entry.owner, entry.open):
+        if viewer is not EVERYBODY and not viewer.may_see(entry):
             raise UnknownJobError(UNKNOWN)
         return entry
 

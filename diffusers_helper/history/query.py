@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.history.entry import folded
+from diffusers_helper.history.entry import Entry, folded
 
 PAGE = 24
 """Rows of a page."""
@@ -18,6 +19,8 @@ STATES = ("done", "cancelled", "failed", "interrupted")
 """What a row's state can be; those that wait or run are in the queue."""
 UNFINISHED = "unfinished"
 """All states but "done"."""
+_UNGUESSED = re.compile(r"\d{8}_\d{6}_[0-9a-f]{16}")
+"""An id of `jobs.job.new_job_id`."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,17 @@ class Viewer:
         client_id: the browser that asks; empty for a script.
         user: who is signed in; empty where nobody has to. Then the browser does not count.
         local: it is this computer that asks, and what nobody in particular made is to be seen, too.
+        known: the id of a job, which is the right to it where nobody signs in; empty for none.
     """
 
     client_id: str = ""
     user: str = ""
     local: bool = False
+    known: str = ""
+
+    def knowing(self, job_id: str) -> Viewer:
+        """Return the same with the right that an id gives: one that nobody can guess."""
+        return replace(self, known=job_id if _UNGUESSED.fullmatch(job_id) and not self.user else "")
 
     def condition(self) -> tuple[str, list[Any]]:
         """Return what limits a search to this viewer's own, as SQL and its values."""
@@ -45,11 +54,12 @@ class Viewer:
             found.append("open")
         return f"({' OR '.join(found) or '0'})", values
 
-    def may_see(self, client_id: str, owner: str, open_to_all: bool) -> bool:
-        """Tell the same of one row."""
+    def may_see(self, entry: Entry) -> bool:
+        """Tell the same of one row; the right of an id counts, too."""
         if self.user:
-            return owner == self.user
-        return (bool(self.client_id) and client_id == self.client_id) or (self.local and open_to_all)
+            return entry.owner == self.user
+        own = bool(self.client_id) and entry.client_id == self.client_id
+        return own or (self.local and entry.open) or (bool(self.known) and entry.id == self.known)
 
 
 EVERYBODY = Viewer(user="\0")
