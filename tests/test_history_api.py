@@ -104,10 +104,10 @@ def test_the_page_itself_keeps_two_browsers_apart(store, served):
 
     handlers = HistoryHandlers(history)
     for viewer, own, other in ((ANN, of_ann, of_bob), (BOB, of_bob, of_ann)):
-        _, page = handlers.refresh(viewer.client_id, "{}")
+        page = handlers.ask(viewer.client_id, None)
         assert [video["id"] for video in page["videos"]] == [own]
         for action in ("star", "rate", "delete", "restore"):
             event = type("Event", (), {"_data": {"action": action, "id": other, "starred": True, "rating": 3}})()
-            _, page = handlers.ask(viewer.client_id, "{}", event)
+            page = handlers.ask(viewer.client_id, event)
             assert page["fault"] == "This video is not in the history."
             assert [video["id"] for video in page["videos"]] == [own]

@@ -569,7 +569,7 @@ def test_posters(tmp_path):
     assert len(list((tmp_path / "posters").iterdir())) < 103
 
 
-def many(store, count):
+def many(store, count, client_id=None):
     """Write so many records, and files in the place of their videos, quickly."""
     folder = store.folder / "done"
     folder.mkdir(parents=True)
@@ -581,7 +581,7 @@ def many(store, count):
             request,
             state="done",
             finished=1.7e9 + 600 * number,
-            client_id=(ANN if number % 3 else BOB).client_id,
+            client_id=(ANN if number % 3 else BOB).client_id if client_id is None else client_id,
         )
         (folder / f"{record.id}.json").write_text(record.to_json())
         (store.folder.parent / f"{record.id}.mp4").touch()

@@ -27,6 +27,7 @@ from diffusers_helper.gradio.controls import CAMERA_IDEAS, IDEAS, Form, Options,
 from diffusers_helper.gradio.end_photo_panel import unfold_for
 from diffusers_helper.gradio.handlers import PageHandlers
 from diffusers_helper.gradio.hints import HintHandlers
+from diffusers_helper.gradio.history.api import HistoryApi, connect_history_api
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.loading_panel import lay_out_loading
@@ -37,6 +38,7 @@ from diffusers_helper.gradio.recipe_panel import RecipeHandlers, RecipePanel, la
 from diffusers_helper.gradio.size_panel import SIZES, shown_resolution
 from diffusers_helper.gradio.video_edits import VideoEdits, connect_video_edits
 from diffusers_helper.gradio.video_panel import VideoPanel, VideoPanelHandlers, connect_video_panel, lay_out_video_panel
+from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 
 POLL_SECONDS = 1
@@ -80,10 +82,15 @@ class _Result:
 
 
 def build_pages(
-    tags: Iterable[str], model: ModelCard, manager: JobManager, outputs: Path, status: ProgramStatus | None = None
+    tags: Iterable[str],
+    model: ModelCard,
+    manager: JobManager,
+    outputs: Path,
+    status: ProgramStatus | None = None,
+    history: History | None = None,
 ) -> dict[str, gr.Blocks]:
     """Return a page for each tag of `LANGUAGES`: the same jobs and clients; the rest as in `build_app`."""
-    backend = Backend(manager, ClientJobs(manager))
+    backend = Backend(manager, ClientJobs(manager), history=history)
     return {tag: build_app(model, backend, outputs, status or ProgramStatus(), language(tag)) for tag in tags}
 
 
@@ -161,7 +168,12 @@ def build_app(
         connect_photo_batch(app, many, handlers, browser.client_id, shared)
         edits = VideoEdits(variant, manager, backend.videos, model.loras)
         _connect_videos(given, VideoPanelHandlers(page, edits, backend, t), form, inputs, browser, result)
-        _connect_api(ApiHandlers(variant, manager, photos, model.loras), edits, {name: inputs[name] for name in CALL})
+        _connect_api(
+            ApiHandlers(variant, manager, photos, model.loras),
+            edits,
+            {name: inputs[name] for name in CALL},
+            backend.history,
+        )
     app.state_session_capacity = REMEMBERED_SESSIONS
     app.has_launched = True  # mounted in an application, Gradio otherwise lets requests name any file of this computer
     app.queue(api_open=False)  # otherwise a direct POST would go round the validators
@@ -312,7 +324,7 @@ def _frame_settings() -> dict[str, Any]:
     return dict(zip(FRAME_SETTINGS, (gr.Number(FRAME_TIME, visible=False), slots), strict=True))
 
 
-def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) -> None:
+def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any], history: History | None) -> None:
     """Add the endpoints for scripts."""
     job_id = gr.Textbox(visible=False, label="job id")
     state, video = gr.JSON(visible=False, label="state"), gr.File(visible=False, label="video")
@@ -340,3 +352,5 @@ def _connect_api(api: ApiHandlers, edits: VideoEdits, inputs: dict[str, Any]) ->
     for call, name in ((api.cancel, "cancel"), (api.end_after_section, "end_after_section"), (api.resume, "resume")):
         gr.on([], call, job_id, state, validator=api.check_job, api_name=name, **shared)
     gr.on([], api.snapshot, job_id, [state, video], validator=api.check_job, api_name="snapshot", **shared)
+    if history is not None:
+        connect_history_api(HistoryApi(history), **shared)

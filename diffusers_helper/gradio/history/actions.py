@@ -97,14 +97,13 @@ class VideoActions:
     def use(
         self,
         client_id: object,
-        asked: object,
         seconds: object,
         event: gr.EventData,
         request: gr.Request | None = None,
     ) -> list[Any]:
         """Do what an event of the grid says.
 
-        Return what is wanted of the history and its page, which video the stage shows, the form's message, photo,
+        Return the page of the history, which video the stage shows, the form's message, photo,
         settings and end photo, and which tab is to be seen. What stays as it is is left out.
         """
         told = told_by(event)
@@ -116,9 +115,9 @@ class VideoActions:
             done = {"more": {"fault": self._t(str(error))}}
         form = done.get("form", [_SKIPPED] * (3 + len(SETTINGS)))
         leaves = "shown" in done or "form" in done
-        page = [_SKIPPED] * 2 if leaves else self._handlers.page(what.viewer, asked, **done.get("more", {}))
+        page = self._handlers.page(what.viewer, told, **done.get("more", {}))
         tab = gr.update(selected="create") if leaves else _SKIPPED
-        return [*page, done.get("shown", _SKIPPED), *form, tab]
+        return [page, done.get("shown", _SKIPPED), *form, tab]
 
     def _open(self, what: Asked) -> dict[str, Any]:
         return {"shown": self._means.history.entry(what.viewer, what.job_id).id}

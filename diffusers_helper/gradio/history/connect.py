@@ -15,6 +15,7 @@ from diffusers_helper.gradio.history.layout import HistoryPanel
 from diffusers_helper.gradio.listeners import QUIET, RAW
 
 _QUICK = RAW | QUIET
+_REFRESH = "() => { document.dispatchEvent(new CustomEvent('fp-history')); }"
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,13 @@ def connect_history(
 
     `refreshing` are events after which the history is shown anew.
     """
-    brought = [targets.client_id, panel.asked]
-    page = [panel.asked, panel.grid]
+    panel.grid.ask(handlers.ask, targets.client_id, panel.grid, trigger_mode="multiple", **_QUICK)
     for event in refreshing:
-        event(handlers.refresh, brought, page, trigger_mode="always_last", **_QUICK)
-    for asks in (panel.filters, panel.grid):
-        asks.ask(handlers.ask, brought, page, trigger_mode="multiple", **_QUICK)
+        event(None, None, None, js=_REFRESH)
     used: Dependency = panel.grid.use(
         actions.use,
-        [*brought, targets.seconds],
-        [*page, targets.shown, *targets.form, targets.tabs],
+        [targets.client_id, targets.seconds],
+        [panel.grid, targets.shown, *targets.form, targets.tabs],
         trigger_mode="once",
         **_QUICK,
     )

@@ -1,8 +1,10 @@
 /* The grid of the history: what is pressed goes to the server as one of two events; which card is the current one, and
-   which are chosen to be compared, is kept here through every new drawing. */
+   which are chosen to be compared, and what is wanted of the history, is kept here through every new drawing. */
 const MOST = 4;
 const USES = ["open", "extend", "last_frame", "export", "new_take", "use_settings", "resume"];
 const chosen = new Map(); // id -> how it is shown
+let wanted = { page: 1 }; // as the filters and the page say
+let turn = 0, answered = 0; // answers may come in another order than they were asked for
 let current = null; // the id of the card that Tab leads to
 let held = null; // what has the focus: id, action and what else tells it from others
 const all = (selector) => [...element.querySelectorAll(selector)];
@@ -90,8 +92,11 @@ const act = (what) => {
   if (what.action === "empty" && !confirm(props.labels.sure)) return;
   if (what.action === "star") what.starred = !row(what.id)?.starred;
   if (what.action === "rate" && row(what.id)?.rating === what.rating) what.rating = 0; // the same once more takes it back
-  trigger(USES.includes(what.action) ? "use" : "ask", what);
+  if (what.action === "page") wanted = { ...wanted, page: what.page };
+  turn += 1;
+  trigger(USES.includes(what.action) ? "use" : "ask", { ...what, wanted, turn });
 };
+const look = () => act({ action: "search" });
 element.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-action]");
   if (button && !button.disabled) act(about(button));
@@ -123,7 +128,17 @@ element.addEventListener("input", ({ target }) => {
   if (target.type === "range" && films().length) { play(false); seek(longest().duration * target.value / 1000); }
 });
 element.addEventListener("close", () => play(false), true); // it does not bubble
+const refresh = ({ detail }) => { // of the filters, or of whatever else may have changed the history
+  if (!element.isConnected) return document.removeEventListener("fp-history", refresh);
+  if (detail) wanted = detail;
+  look();
+};
+document.addEventListener("fp-history", refresh);
 watch("value", () => {
+  const late = props.value.turn < answered;
+  answered = Math.max(answered, props.value.turn);
+  if (late) return look(); // what was answered last was asked for before
+  if (props.value.turn === turn) wanted = { ...wanted, page: props.value.page };
   hold();
   if (props.value.save) {
     const link = document.createElement("a");
@@ -132,3 +147,4 @@ watch("value", () => {
   }
 });
 draw();
+look();

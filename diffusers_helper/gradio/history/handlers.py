@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.files import parsed_json
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.gradio.client_jobs import is_client_id
 from diffusers_helper.gradio.history.rows import grid
 from diffusers_helper.gradio.privacy import is_local, user_of
 from diffusers_helper.history.library import History
-from diffusers_helper.history.query import Search, Viewer
-
-_ASKED = ("words", "since", "until", "variant", "state", "rating", "starred", "deleted", "page")
+from diffusers_helper.history.query import PAGE, Search, Viewer
 
 
 def viewer_of(client_id: object, request: gr.Request | None) -> Viewer:
@@ -51,38 +48,29 @@ class HistoryHandlers:
             "empty": self._empty,
         }
 
-    def refresh(self, client_id: object, asked: object, request: gr.Request | None = None) -> list[Any]:
-        """Return what was asked last, and its page as it is now."""
-        return self.page(viewer_of(client_id, request), asked)
-
-    def ask(
-        self, client_id: object, asked: object, event: gr.EventData, request: gr.Request | None = None
-    ) -> list[Any]:
-        """Do what an event of filters or grid says; return what is wanted now, and its page."""
+    def ask(self, client_id: object, event: gr.EventData, request: gr.Request | None = None) -> dict[str, Any]:
+        """Do what an event of the grid says; return the page that is wanted after it."""
         viewer, told = viewer_of(client_id, request), told_by(event)
-        name = told.get("action")
-        if name == "search":
-            return self.page(viewer, json.dumps({key: told.get(key) for key in _ASKED if key != "page"}))
-        if name == "page":
-            return self.page(viewer, json.dumps(_wanted(asked) | {"page": told.get("page")}))
+        action = self._actions.get(str(told.get("action")))
         try:
-            action = self._actions.get(str(name))
             more = action(viewer, str(told.get("id")), told) if action else {}
         except FramePackError as error:
             more = {"fault": self._t(str(error))}
-        return self.page(viewer, asked, **more)
+        return self.page(viewer, told, **more)
 
-    def page(self, viewer: Viewer, asked: object, **more: Any) -> list[Any]:
-        """Return what is wanted, as JSON, and the value of the grid for it; `more` is what else that tells."""
-        wanted = _wanted(asked)
+    def page(self, viewer: Viewer, told: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """Return the value of the grid for what an event says is wanted; `more` is what else it tells."""
         try:
-            search = Search.asked(wanted)
+            search = Search.asked(_wanted(told))
         except SettingsError as error:
             search, more = Search(), {**more, "fault": self._t(str(error))}
         page = self._history.search(viewer, search)
-        if not page.entries and search.page > 1:  # the last one of a page was deleted
-            return self.page(viewer, json.dumps(wanted | {"page": search.page - 1}), **more)
-        return [json.dumps(wanted), grid(page, search, self._history.outputs, self._t, **more)]
+        while not page.entries and search.page > 1:  # the last one of a page was deleted
+            search = replace(search, page=min(search.page - 1, max(1, -(-page.count // PAGE))))
+            page = self._history.search(viewer, search)
+        turn = told.get("turn")
+        more["turn"] = turn if isinstance(turn, int) else 0
+        return grid(page, search, self._history.outputs, self._t, **more)
 
     def _mark(self, viewer: Viewer, job_id: str, **mark: Any) -> dict[str, Any]:
         self._history.mark(viewer, job_id, **mark)
@@ -100,9 +88,6 @@ class HistoryHandlers:
         return {}
 
 
-def _wanted(asked: object) -> dict[str, Any]:
-    try:
-        found = parsed_json(asked) if isinstance(asked, str) else {}
-    except ValueError:
-        found = {}
-    return {key: found[key] for key in _ASKED if key in found} if isinstance(found, dict) else {}
+def _wanted(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    wanted = told.get("wanted")
+    return wanted if isinstance(wanted, dict) else {}

@@ -1,4 +1,4 @@
-"""The tab's parts: filters, and a grid that says everything it is asked in two events."""
+"""The tab's parts: filters, and a grid that asks for everything in two events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusers_helper.history.marks import BEST
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "history.css"
-NOTHING = {"videos": [], "told": "", "place": "", "before": 0, "after": 0, "trash": False, "undo": "", "fault": ""}
+NOTHING = {"videos": [], "turn": 0, "page": 1}
 FORMATS = ("gif", "webm", "png")
 
 
@@ -22,14 +22,12 @@ class HistoryPanel:
     """The tab's parts.
 
     Attributes:
-        filters: asks for what is wanted.
-        grid: shows a page of it, and asks for what is done with a video.
-        asked: what was wanted last, as JSON.
+        filters: tell the grid what is wanted, in the browser.
+        grid: shows a page of it, and asks for it and for what is done with a video.
     """
 
     filters: gr.HTML
     grid: gr.HTML
-    asked: gr.Textbox
 
 
 def lay_out_history(t: Language) -> HistoryPanel:
@@ -53,7 +51,7 @@ def lay_out_history(t: Language) -> HistoryPanel:
         labels=texts,
         formats=[{"word": word, "text": t("Save as {form}", form=word.upper())} for word in FORMATS],
     )
-    return HistoryPanel(filters, grid, gr.Textbox("{}", visible=False))
+    return HistoryPanel(filters, grid)
 
 
 def _read(name: str) -> str:

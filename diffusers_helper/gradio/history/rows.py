@@ -77,6 +77,8 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
         "place": t("Page {page} of {pages}", page=wanted.page, pages=pages),
         "before": wanted.page - 1 if wanted.page > 1 else 0,
         "after": wanted.page + 1 if wanted.page < pages else 0,
+        "page": wanted.page,
+        "turn": 0,
         "trash": wanted.deleted and page.count > 0,
         "undo": "",
         "fault": "",
