@@ -13,6 +13,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
 from tests.browsing import headless, visit
+from tests.fakes import wait_for
 from tests.history_page import serve_history
 from tests.test_history_library import ANN, add, many, settled, with_recipe
 from tests.test_unfinished import SECONDS, Life
@@ -219,8 +220,9 @@ def test_what_can_be_made_of_a_video(browser, served):
         expect(tab.locator("#photo img")).to_have_js_property("naturalWidth", 96)
         tab.reload()
         life.gate.set()
-        for name in ("New take", "Extend"):
+        for count, name in enumerate(("New take", "Extend"), start=1):
             more(name).click()
+            wait_for(lambda count=count: len(life.manager.jobs()) == count)
             expect(tab.locator("#shown textarea")).to_have_value(life.manager.jobs()[-1].id)
             made = life.manager.wait(life.manager.jobs()[-1].id, SECONDS)
             assert made.state == "done"

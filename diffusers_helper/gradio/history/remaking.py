@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -29,13 +30,13 @@ def recipe_of(history: History, viewer: Viewer, job_id: str) -> tuple[Recipe, Pa
     entry, request = history.entry(viewer, job_id), history.request(viewer, job_id)
     file = history.outputs / (entry.file or entry.stem)
     recipe = Recipe(_settings(request), picture=False, notes=(), names=history.picture_names(viewer, job_id))
-    try:
+    with suppress(SettingsError):  # a partial video has none inside, nor one that was made with --no-metadata
         inside = read_recipe(file)
         recipe = replace(recipe, photo=inside.photo, more=inside.more, notes=inside.notes)
-    except SettingsError:  # a partial video has none, nor one that was made with --no-metadata
+    if not recipe.photo:
         pictures = {name: _png(photo) for name, photo in history.pictures(viewer, job_id).items()}
         photo = pictures.pop(START, b"") or _beside(history.outputs / f"{entry.stem}.png", request)
-        recipe = replace(recipe, photo=photo, more=pictures)
+        recipe = replace(recipe, photo=photo, more={**pictures, **recipe.more})
     return recipe, file
 
 
