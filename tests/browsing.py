@@ -29,6 +29,9 @@ SOUGHT = """(video, share) => new Promise((done, fail) => {
 })"""
 """Seeks to a share of a video; the time that it then shows."""
 
+START = ":is(#start, [data-press='start']):visible"
+"""Start, on a phone the one of the bar."""
+
 
 @contextmanager
 def headless(chromium, *flags):
@@ -52,7 +55,7 @@ class User:
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
         tab.on("console", lambda said: self.errors.append(said.text) if "Security Policy" in said.text else None)
         tab.goto(self.url)
-        expect(tab.locator("#start")).to_be_visible()
+        expect(tab.locator(START)).to_be_visible()
         tab.wait_for_function("localStorage.getItem('framepack-visitor')")  # or two tabs are two visitors
         return tab
 
@@ -65,7 +68,7 @@ def visit(browser, url, **options):
     user = User(context, url)
     yield user
     context.close()
-    assert user.errors == []
+    assert user.errors == [], user.errors
     foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
     assert foreign == []
 
@@ -77,7 +80,12 @@ def fill(tab, prompt="A lion roars.", photo=LION):
 
 
 def start(tab):
-    tab.locator("#start").click()
+    tab.locator(START).click()
+
+
+def unfold(tab, panel):
+    """Open a folded panel of the form."""
+    tab.locator(f"#{panel} > button.label-wrap").click()
 
 
 def preview(tab):
@@ -85,11 +93,10 @@ def preview(tab):
 
 
 def shows_running(tab):
-    expect(tab.locator("#start")).to_be_disabled()
+    expect(tab.locator("#start")).to_have_text("Add to queue")
     expect(tab.locator("#end")).to_be_enabled()
 
 
 def shows_idle(tab):
-    expect(tab.locator("#start")).to_be_enabled()
     expect(tab.locator("#start")).to_have_text("Start")
     expect(tab.locator("#end")).to_be_disabled()

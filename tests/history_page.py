@@ -10,8 +10,11 @@ import uvicorn
 
 from diffusers_helper.core.messages import language
 from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import is_client_id, new_client_id
-from diffusers_helper.gradio.connections import LimitedProtocol
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
+from diffusers_helper.gradio.door.connections import LimitedProtocol
+from diffusers_helper.gradio.door.server import Site, application
 from diffusers_helper.gradio.history.actions import Means, VideoActions
 from diffusers_helper.gradio.history.api import HistoryApi, connect_history_api
 from diffusers_helper.gradio.history.connect import HistoryTargets, connect_history
@@ -19,9 +22,6 @@ from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.gradio.history.layout import lay_out_history
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers
-from diffusers_helper.gradio.server import Site, application
-from diffusers_helper.gradio.video_edits import VideoReader
 from diffusers_helper.history.library import History
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.access import Access

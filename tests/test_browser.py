@@ -16,8 +16,8 @@ from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.core.events import StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.controls import IDEAS
+from diffusers_helper.gradio.create.layout import IDEAS
+from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.growing import GrowingVideo
@@ -455,7 +455,7 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
                       total_progress=0.6, eta_seconds=125, eta_now_seconds=125, eta_at=1000)  # fmt: skip
     tab.clock.pause_at(tab.evaluate("Date.now()") + 1000)
     tab.evaluate("setInterval(() => document.dispatchEvent(new Event('fp-heard')), 1)")  # the server answers all along
-    tab.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", view.progress(job, now=1000))
+    tab.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", stage_view.progress(job, now=1000))
     bars = tab.locator("body > .fp-bars .fp-progress")
     began = tab.evaluate("Date.now()")
     tab.clock.run_for(600)
@@ -464,7 +464,7 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
         tab.clock.run_for(600)
         passed = (tab.evaluate("Date.now()") - began) / 1000
         shown = bars.nth(1).inner_text()
-        near = [view.progress(job, now=1000 + passed - late) for late in (0, 0.25, 0.5, 0.75, 1)]
+        near = [stage_view.progress(job, now=1000 + passed - late) for late in (0, 0.25, 0.5, 0.75, 1)]
         texts = [re.findall("(?:about [^<]+ left|nearly done)", html)[-1] for html in near]
         assert any(text in shown for text in texts), (shown, texts)
         percents = [re.findall('valuenow="(\\d+)"', html) for html in near]

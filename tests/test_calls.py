@@ -9,8 +9,8 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
-from diffusers_helper.gradio.calls import DEEPEST, LONGEST_NAME, MOST_VALUES, CheckedCalls
-from diffusers_helper.gradio.guards import JSON_BYTES
+from diffusers_helper.gradio.door.calls import DEEPEST, LONGEST_NAME, MOST_VALUES, CheckedCalls
+from diffusers_helper.gradio.door.guards import JSON_BYTES
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import serve_page

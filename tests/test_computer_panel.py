@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from diffusers_helper.core.messages import LANGUAGES, language
-from diffusers_helper.gradio.computer_panel import panel
+from diffusers_helper.gradio.settings.computer import panel
 from diffusers_helper.service.system_monitor import GpuSample, Sample
 
 GPU = GpuSample("NVIDIA <H100>", int(80e9), int(60e9), int(20e9), int(50e9), utilisation=0.75, celsius=61)

@@ -11,8 +11,8 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from diffusers_helper.gradio import connections
-from diffusers_helper.gradio.connections import LimitedProtocol
+from diffusers_helper.gradio.door import connections
+from diffusers_helper.gradio.door.connections import LimitedProtocol
 from tests.fakes import wait_for
 
 pytestmark = pytest.mark.slow

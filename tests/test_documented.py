@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.app import launch, supervisor
-from diffusers_helper.gradio.sign_in import SESSIONS_PER_USER
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.door.sign_in import SESSIONS_PER_USER
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.loading import embedding_cache
 from diffusers_helper.service import health, login_throttle, logs
 from diffusers_helper.service.access import MEGABYTE, Access

@@ -7,7 +7,7 @@ import pytest
 
 from diffusers_helper.core.errors import DiskFullError
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
-from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers
+from diffusers_helper.gradio.create.photo_batch import PhotoBatch, PhotoBatchHandlers
 from diffusers_helper.jobs import done
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.record import JobRecord
@@ -66,7 +66,7 @@ def test_after_a_restart_each_visitors_finished_videos_are_listed_as_before(live
         assert then.created <= now.created <= now.started <= now.finished <= then.finished
     assert (listed(second, ANN), listed(second, BOB)) == ([jobs[0], jobs[2]], [jobs[1]])
     clients = ClientJobs(second.manager)
-    assert (clients.job(ANN).id, clients.busy(ANN), clients.unfinished(ANN)) == (jobs[0], False, None)
+    assert (clients.job(ANN).id, clients.busy(ANN), clients.unfinished(ANN)) == (jobs[2], False, None)
     assert second.store.records() == [], "no photo and no section of them is kept"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from diffusers_helper.gradio.door import ENDPOINTS, endpoint_of
+from diffusers_helper.gradio.door.allowed import ENDPOINTS, endpoint_of
 from tests.fakes import serve_page
 
 pytestmark = pytest.mark.slow

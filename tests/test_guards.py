@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from diffusers_helper.gradio.guards import (
+from diffusers_helper.gradio.door.guards import (
     JSON_BYTES,
     MULTIPART_BYTES,
     SECURITY_HEADERS,

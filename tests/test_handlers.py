@@ -13,12 +13,12 @@ from PIL import Image
 from diffusers_helper.core.errors import NumericsError, SettingsError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
-from diffusers_helper.gradio.handlers import PageHandlers
-from diffusers_helper.gradio.hints import HintHandlers
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
+from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.speeds import Estimate
@@ -63,7 +63,7 @@ def test_two_visitors_see_only_their_own_jobs(fake, uploads):
     page.start(ann, "", uploads, **GOOD)
     wait_for(lambda: run.jobs)
     shown = page.start(bob, "", uploads, **GOOD | {"seed": 8})[1:]
-    assert shown[START]["value"] == "In the queue"
+    assert shown[START] == "Add to queue"
     assert "Next in line" in shown[PROGRESS]
     assert "seed 8" in shown[DETAILS]
     assert "seed 7" in page.tick(ann, "")[DETAILS]
@@ -87,17 +87,41 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
 
 
-def test_pressing_start_twice_starts_one_job(fake, uploads):
+def test_a_click_starts_one_job_however_often_it_is_told(fake, uploads):
     run, manager = fake
     page, ann = handlers(ORIGINAL, manager), new_client_id()
     run.hold.clear()
-    threads = [threading.Thread(target=page.start, args=(ann, "", uploads), kwargs=GOOD) for _ in range(4)]
+    click = {**GOOD, "click": "1"}
+    threads = [threading.Thread(target=page.start, args=(ann, "", uploads), kwargs=click) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(manager.jobs()) == 1
-    assert not page.tick(ann, "")[START]["interactive"]
+
+
+def test_each_click_adds_a_video_as_the_form_was_then_and_the_stage_follows_them(fake, uploads):
+    run, manager = fake
+    page, ann = handlers(ORIGINAL, manager), new_client_id()
+    run.hold.clear()
+    for seed in (1, 2, 3):
+        page.start(ann, "", uploads, **GOOD | {"seed": seed}, click=str(seed))
+    wait_for(lambda: run.jobs)
+    shown = page.tick(ann, "")
+    assert "seed 1" in shown[DETAILS], "what is being made, not what waits"
+    assert shown[START] == "Add to queue"
+    first, second, third = (job.id for job in manager.jobs())
+    assert "1 before yours" in page.tick(ann, "", shown=third)[PROGRESS]
+    page.end(ann, "", shown=third)
+    assert [job.state for job in manager.jobs()] == ["running", "queued", "cancelled"]
+    assert "seed 2" in page.tick(ann, "", shown=second)[DETAILS]
+    run.hold.set()
+    assert manager.wait(second, 60).state == "done"
+    assert [job.request.seed for job in run.jobs] == [1, 2]
+    shown = page.tick(ann, "")
+    assert shown[START] == "Start"
+    assert "seed 1" in page.tick(ann, "", shown=first)[DETAILS]
+    assert "appears here" in page.tick(new_client_id(), "", shown=first)[STAGE], "nobody looks at another one's job"
 
 
 def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
@@ -106,7 +130,7 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     shown = page.end(ann, "")
-    assert shown[START]["interactive"]
+    assert shown[START] == "Start"
     assert not shown[END]["interactive"]
     page.end(ann, "")
     run.hold.set()
@@ -131,7 +155,7 @@ def test_a_tab_is_sent_only_what_changed(fake, uploads):
     wait_for(lambda: run.jobs)
     later = page.tick(ann, seen)
     assert later[VIDEO] == gr.skip()
-    assert later[START] == gr.update(value="Making your video", interactive=False)
+    assert later[START] == "Add to queue"
 
 
 def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
@@ -142,7 +166,7 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
     manager.wait(manager.jobs()[0].id, 60)
     shown = page.tick(ann, "")
     assert "The model gave &lt;b&gt;NaN&lt;/b&gt;." in shown[PROGRESS]
-    assert shown[START] == gr.update(value="Start", interactive=True)
+    assert shown[START] == "Start"
 
     run.fault = None
     page.start(ann, "", uploads, **GOOD)
@@ -280,7 +304,7 @@ def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
 
 def test_what_is_told_before_the_start_follows_the_settings(uploads):
     hints = HintHandlers(ORIGINAL, estimate=lambda asked: Estimate(600.0 * asked.sections, rough=False))
-    assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), view.estimate(Estimate(2400, False)))
+    assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), hint_view.estimate(Estimate(2400, False)))
     message, told = hints.review("", uploads, **GOOD | {"steps": 0})
     assert (message, told) == (gr.skip(), ""), "nobody pressed Start yet"
 
@@ -375,7 +399,7 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
     assert "begun with torch 2.11.0" in shown[CARD]
     assert "Interrupted" in shown[PROGRESS]
     assert shown[VIDEO]["value"]["path"].endswith("_partial_01.mp4")
-    assert (shown[BUTTONS]["visible"], shown[START]["interactive"]) == (True, True)
+    assert (shown[BUTTONS]["visible"], shown[START]) == (True, "Start")
 
     nobody = page.tick(new_client_id(), "")
     assert (nobody[CARD], nobody[BUTTONS]["visible"]) == ("", False)
@@ -385,7 +409,7 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
 
     message, *running = page.resume_video(ann, "")
     assert (message, running[CARD], running[BUTTONS]["visible"]) == ("", "", False)
-    assert not running[START]["interactive"]
+    assert running[START] == "Add to queue"
     life.gate.set()
     [job] = life.manager.jobs()
     assert life.manager.wait(job.id, 60).state == "done"

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from diffusers_helper.core.events import Finished, StepDone
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.endpoints import Monitor, routes
+from diffusers_helper.gradio.door.endpoints import Monitor, routes
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.stats import WorkerStats
 from diffusers_helper.jobs.worker import WorkerHooks

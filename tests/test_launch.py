@@ -35,7 +35,8 @@ from diffusers_helper.app.program import Program
 from diffusers_helper.core.events import StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
-from diffusers_helper.gradio import app, server
+from diffusers_helper.gradio import app
+from diffusers_helper.gradio.door import server
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 
@@ -308,7 +309,7 @@ def test_nothing_watches_a_page_that_has_ended(error, code, monkeypatch, tmp_pat
             return JobManager(None)
 
     monkeypatch.setattr("diffusers_helper.gradio.app.build_pages", lambda *_, **__: {})
-    monkeypatch.setattr("diffusers_helper.gradio.server.serve", serve)
+    monkeypatch.setattr("diffusers_helper.gradio.door.server.serve", serve)
     monkeypatch.setattr("diffusers_helper.service.watchdog.Watchdog", Watchdog)
     monkeypatch.setenv("FRAMEPACK_DATA", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))

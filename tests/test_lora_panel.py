@@ -14,9 +14,9 @@ from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
+from diffusers_helper.gradio.create.loras import LoraHandlers
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.inputs import control_value, kept_settings, read_request
-from diffusers_helper.gradio.lora_panel import LoraHandlers
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers
 from diffusers_helper.media.decoding import PhotosBusyError
 from diffusers_helper.media.recipe import recipe_of
 from diffusers_helper.model_files.lora_library import LoraLibrary

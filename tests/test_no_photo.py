@@ -14,12 +14,12 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Finished, StageStarted, StartMade, StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
-from diffusers_helper.gradio.api import ApiHandlers
+from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
-from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, uploaded_file
-from diffusers_helper.gradio.no_photo_panel import NoPhotoHandlers
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers
+from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.jobs.progress import JobSnapshot, changes

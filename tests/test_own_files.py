@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_helper.gradio.privacy import OwnFiles
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.door.privacy import OwnFiles
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.jobs.job import hidden_folder, new_job_id
 
 HIDDEN, ID = f"hidden_{'0123456789abcdef' * 2}", "20260102_030405_0123456789abcdef"

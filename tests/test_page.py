@@ -22,11 +22,11 @@ from PIL import Image
 from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.core.request import MAX_PROMPT_CHARACTERS, OF_VIDEOS, GenerationRequest
 from diffusers_helper.core.variants import F1
+from diffusers_helper.gradio.api.video_edits import EDITS
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import CALL, FRAME_SETTINGS, SETTINGS
 from diffusers_helper.gradio.style import app_options
-from diffusers_helper.gradio.video_edits import EDITS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import FULL, GOOD, LION, FakeRun, in_a_loop, serve_page, wait_for

@@ -9,7 +9,7 @@ import pytest
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import new_client_id
-from diffusers_helper.gradio.photo_batch import PhotoBatch, PhotoBatchHandlers, Refused
+from diffusers_helper.gradio.create.photo_batch import PhotoBatch, PhotoBatchHandlers, Refused
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError

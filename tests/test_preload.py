@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_helper.core.errors import CancelledError, ModelFilesError
-from diffusers_helper.gradio.loading_panel import card
+from diffusers_helper.gradio.stage.loading import card
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.components import Components, LoadingProgress

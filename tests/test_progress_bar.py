@@ -46,6 +46,6 @@ def test_where_a_bar_goes_by_itself_is_told_the_browser():
 
 
 def test_every_class_has_a_style():
-    classes = set(re.findall(r'class="([\w-]+)"', make_progress_bar_html(1, "x")))
+    classes = set(re.findall(r'class="([\w-]+)"', make_progress_bar_html(1, "x", left="1 s left")))
     assert classes == set(re.findall(r"\.(fp-progress[\w-]*) {", make_progress_bar_css()))
     assert make_progress_bar_css().count("{") == make_progress_bar_css().count("}")

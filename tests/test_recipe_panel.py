@@ -15,10 +15,10 @@ from PIL import Image
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import inputs
-from diffusers_helper.gradio.hints import HintHandlers
+from diffusers_helper.gradio.create.hints import HintHandlers
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, control_value, read_photo, uploaded_file
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers
-from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import Recipe, png_comment, recipe_of

@@ -13,10 +13,10 @@ from playwright.sync_api import expect
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from diffusers_helper.gradio import sign_in
-from diffusers_helper.gradio.privacy import OwnFiles
-from diffusers_helper.gradio.sign_in import QUEUE, QUEUE_FOR_FAMILIAR, SESSIONS_PER_USER, Sessions, SignIn
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.door import sign_in
+from diffusers_helper.gradio.door.privacy import OwnFiles
+from diffusers_helper.gradio.door.sign_in import QUEUE, QUEUE_FOR_FAMILIAR, SESSIONS_PER_USER, Sessions, SignIn
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.browsing import headless, visit
@@ -24,7 +24,7 @@ from tests.fakes import LION, serve_page
 
 pytestmark = pytest.mark.slow
 
-LOGGER = "diffusers_helper.gradio.sign_in"
+LOGGER = "diffusers_helper.gradio.door.sign_in"
 
 
 class SlowAccounts(Accounts):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from gradio import networking
 
-from diffusers_helper.gradio.tunnel import link_in_background
+from diffusers_helper.gradio.door.tunnel import link_in_background
 from tests.fakes import wait_for
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from diffusers_helper.gradio.uploads import PARTIAL_PREFIX, PARTIAL_SECONDS, Uploads, UploadsFullError
+from diffusers_helper.gradio.door.uploads import PARTIAL_PREFIX, PARTIAL_SECONDS, Uploads, UploadsFullError
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
 
 from diffusers_helper.core.errors import ClipError
+from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import new_client_id
-from diffusers_helper.gradio.video_edits import VideoReader
-from diffusers_helper.gradio.video_panel import VideoPanelHandlers
+from diffusers_helper.gradio.create.given_video import VideoPanelHandlers
 from tests.fakes import GOOD, LION, serve_page
 from tests.odd_videos import sound_only, video
 from tests.test_page import PATIENT, call, faults, upload

@@ -9,7 +9,10 @@ import pytest
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.hint_view import Framing, size_hint, timing
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.hint_view import Framing, size_hint, timing
+from diffusers_helper.gradio.frame.view import header
+from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
 from tests.fakes import fake_preview
@@ -17,8 +20,8 @@ from tests.fakes import fake_preview
 EVIL = "<img src=x onerror=alert(1)>\"'&{{x}}${1}"
 JOB = JobSnapshot(id="1", variant="original", seed=7, total_frames=73, sections=2, steps=10, created=0.0)
 RUNNING = replace(
-    JOB, state="running", description="Sampling", section=1, step=5, section_progress=0.5, total_progress=0.25,
-    eta_seconds=125.0,
+    JOB, state="running", stage="sample", description="Sampling", section=1, step=5, section_progress=0.5,
+    total_progress=0.25, eta_seconds=125.0,
 )  # fmt: skip
 DONE = replace(JOB, state="done", description="Done", video="v.mp4", frames=73, started=10.0, finished=75.0)
 JPEG = fake_preview(np.array([0, 1, 2]))
@@ -47,12 +50,12 @@ def text(html):
 @pytest.mark.parametrize(
     "html",
     [
-        view.header(EVIL, EVIL),
+        header(EVIL, EVIL, EVIL),
         view.fault(EVIL),
-        view.progress(replace(RUNNING, description=EVIL)),
-        view.progress(replace(JOB, state="failed", error=EVIL)),
-        view.stage(replace(JOB, state="running", description=EVIL)),
-        view.details(replace(RUNNING, notes=(EVIL,))),
+        stage_view.progress(replace(RUNNING, description=EVIL)),
+        stage_view.progress(replace(JOB, state="failed", error=EVIL)),
+        stage_view.stage(replace(JOB, state="running", description=EVIL)),
+        stage_view.details(replace(RUNNING, notes=(EVIL,))),
         timing(GenerationRequest(prompt=f"[0s: {EVIL}] [1.2s: a]")),
         timing(GenerationRequest(prompt=f"[0s: {EVIL}] [0.1s: a]")),
     ],
@@ -67,7 +70,7 @@ def test_what_a_user_typed_stays_text(html):
     [(1, "37 frames, exactly 1.23 s, made in 1 section."), (5, "145 frames, exactly 4.83 s, made in 4 sections.")],
 )
 def test_the_real_length_is_told(seconds, told):
-    assert told in text(view.length_hint(seconds))
+    assert told in text(hint_view.length_hint(seconds))
 
 
 @pytest.mark.parametrize(
@@ -144,60 +147,70 @@ def test_durations_are_easy_to_read(seconds, told):
     ],
 )
 def test_the_status_is_one_sentence(job, told):
-    assert text(view.progress(job)) == told
+    assert text(stage_view.progress(job)) == told
 
 
-def test_a_running_job_has_a_bar_for_its_section_and_one_for_the_video():
-    html = view.progress(RUNNING)
-    assert html.count('role="progressbar"') == 2
+def test_a_running_job_has_one_line_with_a_bar_for_the_whole_video():
+    html = stage_view.progress(RUNNING)
+    assert html.count('role="progressbar"') == 1
     assert "Section 1 of 2, step 5 of 10" in text(html)
-    assert "Whole video, about 2 min 5 s left" in text(html)
-    assert 'aria-valuenow="50"' in html
+    assert "about 2 min 5 s left" in text(html)
+    assert 'data-title="25 % · 2 min 5 s"' in html
     assert 'aria-valuenow="25"' in html
-    assert "left" not in view.progress(replace(RUNNING, eta_seconds=None))
+    assert "left<" not in stage_view.progress(replace(RUNNING, eta_seconds=None))
+
+
+def test_a_video_of_one_section_and_a_picture_count_their_steps_alone():
+    job = replace(RUNNING, sections=1)
+    assert "Step 5 of 10" in text(stage_view.progress(job))
+    assert "Section" not in text(stage_view.progress(job))
+    picture = replace(job, request=GenerationRequest(frame=True, prompt="A lion."))
+    assert 'aria-valuenow="50"' in stage_view.progress(picture)
 
 
 DECODING = replace(
-    RUNNING, description="Decoding section 2 of 2", section=2, step=10, section_progress=0.75, total_progress=0.8,
-    eta_seconds=40.0, eta_now_seconds=40.0, eta_at=1000.0,
+    RUNNING, stage="decode", description="Decoding section 2 of 2", section=2, step=10, section_progress=0.75,
+    total_progress=0.8, eta_seconds=40.0, eta_now_seconds=40.0, eta_at=1000.0,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("passed", "left", "section", "whole"),
+    ("passed", "left", "whole"),
     [
-        (0, "about 40 s left", 75, 80),
-        (20, "about 20 s left", 87, 90),
-        (36, "about 4 s left", 97, 98),
-        (39.5, "nearly done", 99, 99),
-        (41, "nearly done", 99, 99),  # it takes longer than was thought: the bar waits short of its end
-        (4000, "nearly done", 99, 99),
-        (-5, "about 40 s left", 75, 80),  # the clock was set
+        (0, "about 40 s left", 80),
+        (20, "about 20 s left", 90),
+        (36, "about 4 s left", 98),
+        (39.5, "nearly done", 99),
+        (41, "nearly done", 99),  # it takes longer than was thought: the bar waits short of its end
+        (4000, "nearly done", 99),
+        (-5, "about 40 s left", 80),  # the clock was set
     ],
 )
-def test_while_a_section_is_decoded_bars_and_time_left_agree(passed, left, section, whole):
-    html = view.progress(DECODING, now=1000.0 + passed)
-    assert f"Whole video, {left}" in text(html)
-    assert [f'aria-valuenow="{share}"' in html for share in (section, whole)] == [True, True]
+def test_while_a_section_is_decoded_bar_and_time_left_agree(passed, left, whole):
+    html = stage_view.progress(DECODING, now=1000.0 + passed)
+    assert f"Decoding section 2 of 2{left}" in text(html)
+    assert f'aria-valuenow="{whole}"' in html
     assert f'data-left="{max(0.0, 40 - max(passed, 0)):.2f}"' in html
 
 
 def test_the_time_left_stands_still_where_a_step_takes_longer_than_the_others():
     job = replace(RUNNING, eta_seconds=60.0, eta_now_seconds=2.0, eta_at=1000.0)
     for passed, left in ((0, "1 min"), (1, "59 s"), (2, "58 s"), (30, "58 s")):
-        assert f"about {left} left" in text(view.progress(job, now=1000.0 + passed))
+        assert f"about {left} left" in text(stage_view.progress(job, now=1000.0 + passed))
     short = replace(job, eta_seconds=0.5, eta_now_seconds=0.1)
-    assert "about 1 s left" in text(view.progress(short, now=1000.0)), "more comes after this step"
+    assert "about 1 s left" in text(stage_view.progress(short, now=1000.0)), "more comes after this step"
 
 
 def test_a_video_that_stops_early_has_no_time_left():
-    assert "left" not in text(view.progress(replace(DECODING, stopping="Stopping after this section"), now=1000.0))
+    assert "left" not in text(
+        stage_view.progress(replace(DECODING, stopping="Stopping after this section"), now=1000.0)
+    )
 
 
 def test_a_full_disk_is_told_though_the_job_was_asked_to_stop_after_its_section():
     job = replace(RUNNING, stage="wait", description="The disk is full", stopping="Stopping after this section")
-    assert "The disk is full" in text(view.progress(job))
-    assert "Stopping after this section" in text(view.progress(replace(job, stage="decode")))
+    assert "The disk is full" in text(stage_view.progress(job))
+    assert "Stopping after this section" in text(stage_view.progress(replace(job, stage="decode")))
 
 
 @pytest.mark.parametrize(
@@ -205,38 +218,38 @@ def test_a_full_disk_is_told_though_the_job_was_asked_to_stop_after_its_section(
     [(0.2, "about 5 s"), (41, "about 40 s"), (57, "about 1 min"), (546, "about 9 min"), (7512, "about 2 h 5 min")],
 )
 def test_how_long_it_will_take_is_told_as_roughly_as_it_is_known(seconds, told):
-    assert text(view.estimate(Estimate(seconds, False))) == f"It will take {told} on this computer."
-    assert "very roughly" in text(view.estimate(Estimate(seconds, True)))
-    assert view.estimate(None) == ""
+    assert text(hint_view.estimate(Estimate(seconds, False))) == f"It will take {told} on this computer."
+    assert "very roughly" in text(hint_view.estimate(Estimate(seconds, True)))
+    assert hint_view.estimate(None) == ""
 
 
 @pytest.mark.parametrize("state", ["cancelled", "failed", "interrupted"])
 def test_a_job_that_ended_without_a_video_leaves_the_stage_as_it_was_before(state):
     ended = replace(JOB, state=state, started=10.0, finished=12.0)
-    assert view.stage(ended) == view.stage(None)
-    assert "made in" not in view.details(ended)
+    assert stage_view.stage(ended) == stage_view.stage(None)
+    assert "made in" not in stage_view.details(ended)
 
 
 def test_the_stage_shows_what_there_is():
-    assert "appears here" in view.stage(None)
-    assert "Sampling" in view.stage(replace(RUNNING))
-    film = view.stage(replace(RUNNING, preview=JPEG))
+    assert "appears here" in stage_view.stage(None)
+    assert "Sampling" in stage_view.stage(replace(RUNNING))
+    film = stage_view.stage(replace(RUNNING, preview=JPEG))
     assert "data:image/jpeg;base64," in film
     assert "--fp-shape: 1.0000; --fp-frames: 9" in film
     assert "fp-small" not in film
-    assert "fp-small" in view.stage(replace(RUNNING, preview=JPEG, video="v.mp4"))
-    assert view.stage(DONE) == view.stage(replace(RUNNING, video="v.mp4")) == ""
+    assert "fp-small" in stage_view.stage(replace(RUNNING, preview=JPEG, video="v.mp4"))
+    assert stage_view.stage(DONE) == stage_view.stage(replace(RUNNING, video="v.mp4")) == ""
 
 
 def test_the_details_tell_seed_length_and_notes():
-    assert text(view.details(None)) == ""
-    assert text(view.details(DONE)) == "73 frames, 2.43 s · seed 7 · made in 1 min 5 s"
-    growing = text(view.details(replace(RUNNING, video="v.mp4", frames=36, partial=True, notes=("Clamped.",))))
+    assert text(stage_view.details(None)) == ""
+    assert text(stage_view.details(DONE)) == "73 frames, 2.43 s · seed 7 · made in 1 min 5 s"
+    growing = text(stage_view.details(replace(RUNNING, video="v.mp4", frames=36, partial=True, notes=("Clamped.",))))
     assert growing.startswith("36 of 73 frames, 1.20 s · seed 7Clamped.")
 
 
 @pytest.mark.parametrize(("variant", "told"), [("original", True), ("f1", False)])
 def test_only_the_original_says_that_endings_come_first(variant, told):
-    assert ("ending is generated first" in view.details(replace(RUNNING, variant=variant))) is told
-    assert "ending" not in view.details(replace(DONE, variant=variant))
-    assert "ending" not in view.details(replace(RUNNING, variant=variant, sections=1))
+    assert ("ending is generated first" in stage_view.details(replace(RUNNING, variant=variant))) is told
+    assert "ending" not in stage_view.details(replace(DONE, variant=variant))
+    assert "ending" not in stage_view.details(replace(RUNNING, variant=variant, sections=1))

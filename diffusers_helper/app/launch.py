@@ -100,8 +100,8 @@ def _run(
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
         from diffusers_helper.gradio.app import build_pages
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
-        from diffusers_helper.gradio.endpoints import Monitor, routes
-        from diffusers_helper.gradio.server import JOB_SECONDS, Site, serve
+        from diffusers_helper.gradio.door.endpoints import Monitor, routes
+        from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
         from diffusers_helper.history.library import History
         from diffusers_helper.service.watchdog import Watchdog
 

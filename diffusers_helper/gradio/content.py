@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs
-from diffusers_helper.gradio.photo_batch import PhotoBatch
-from diffusers_helper.gradio.video_edits import VideoReader
+from diffusers_helper.gradio.create.photo_batch import PhotoBatch
 from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate

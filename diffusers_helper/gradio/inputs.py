@@ -25,8 +25,8 @@ from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import SIDES, GenerationRequest
-from diffusers_helper.gradio.privacy import owner_of, user_of
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo

@@ -10,7 +10,8 @@ _CSS = """
   display: flex; flex-direction: column; gap: 0.4em; padding: 0.25em 0; color: var(--body-text-color, CanvasText);
 }
 .fp-progress-line { display: flex; justify-content: space-between; gap: 1em; }
-.fp-progress-text { overflow-wrap: anywhere; }
+.fp-progress-text { flex: 1; overflow-wrap: anywhere; }
+.fp-progress-left { opacity: 0.85; }
 .fp-progress-number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .fp-progress-track {
   height: 0.65em; overflow: hidden; box-sizing: border-box; border-radius: 999px;
@@ -34,7 +35,7 @@ class Advance:
     Attributes:
         start, percent: where it is and where it arrives.
         seconds: how long that takes.
-        left: seconds left of everything, which its text then counts down; None for a text that stays.
+        left: seconds left of everything, which its second text then counts down; None for one that stays.
     """
 
     start: float
@@ -43,13 +44,14 @@ class Advance:
     left: float | None = None
 
 
-def make_progress_bar_html(number: float, text: str, advance: Advance | None = None) -> str:
-    """Return a bar filled to `number` percent (clamped to 0-100) below `text`, which is escaped."""
+def make_progress_bar_html(number: float, text: str, advance: Advance | None = None, left: str = "") -> str:
+    """Return a bar filled to `number` percent (clamped to 0-100) below `text` and what is `left`; both are escaped."""
     percent = round(min(max(number, 0), 100))
-    label = escape(text)
+    label = escape(", ".join(filter(None, (text, left))))
+    right = f'<span class="fp-progress-left">{escape(left)}</span>' if left or advance else ""
     return (
         f'<div class="fp-progress"{_data(advance)}>'
-        f'<div class="fp-progress-line"><span class="fp-progress-text">{label}</span>'
+        f'<div class="fp-progress-line"><span class="fp-progress-text">{escape(text)}</span>{right}'
         f'<span class="fp-progress-number" aria-hidden="true">{percent}&thinsp;%</span></div>'
         '<div class="fp-progress-track" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent}" aria-label="{label or "Progress"}">'

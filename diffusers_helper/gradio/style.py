@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.messages import language
-from diffusers_helper.gradio.history.layout import STYLE as HISTORY_STYLE
 from diffusers_helper.gradio.progress_bar import make_progress_bar_css
 
 LONG_SECONDS = 30 * 60
@@ -17,7 +16,9 @@ LONG_SECONDS = 30 * 60
 PATIENCE_SECONDS = 4
 """How long the server may be silent before the page shows it: three polls and their way."""
 STYLE_SHEET = Path(__file__).with_name("style.css")
-SCRIPT = Path(__file__).with_name("page.js")
+REGION_STYLES = sorted(Path(__file__).parent.glob("*/*.css"))
+SCRIPTS = [Path(__file__).with_name("page.js"), *sorted(Path(__file__).parent.glob("*/page.js"))]
+"""Each is a function of what `_for_script` returns."""
 
 
 def theme() -> gr.themes.Base:
@@ -54,15 +55,20 @@ def app_options(tag: str = "en") -> dict[str, Any]:
     t = language(tag)
     return {
         "auth_message": t("After several wrong passwords signing in does nothing for up to a minute."),
-        "js": f"() => ({SCRIPT.read_text(encoding='utf-8')})({json.dumps(_for_script(tag))})",
+        "js": _script(tag),
         "theme": theme(),
         "css": make_progress_bar_css(),
-        "css_paths": [STYLE_SHEET, HISTORY_STYLE],
+        "css_paths": [STYLE_SHEET, *REGION_STYLES],
         "footer_links": [],
         "show_error": True,
         "enable_monitoring": False,
         "run_history": False,
     }
+
+
+def _script(tag: str) -> str:
+    parts = "\n".join(f"({script.read_text(encoding='utf-8')})(page);" for script in SCRIPTS)
+    return f"() => {{ const page = {json.dumps(_for_script(tag))};\n{parts}\n}}"
 
 
 def _for_script(tag: str) -> dict[str, Any]:
@@ -74,8 +80,8 @@ def _for_script(tag: str) -> dict[str, Any]:
         "ask": t("Stop the video now? What is finished is kept."),
         "long": t("This video will take about {time}. Start it?"),
         "away": t("FramePack does not answer. This page waits for it; nothing on it is lost."),
-        "left": t("Whole video, about {time} left"),
-        "nearly": t("Whole video, nearly done"),
+        "left": t("about {time} left"),
+        "nearly": t("nearly done"),
         "seconds": t("{seconds} s"),
         "minutesAndSeconds": t("{minutes} min {seconds} s"),
         "minutes": t("{minutes} min"),

@@ -17,15 +17,15 @@ from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.api.video_edits import VideoReader
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.history.handlers import HistoryHandlers, told_by, viewer_of
 from diffusers_helper.gradio.history.layout import FORMATS
 from diffusers_helper.gradio.history.remaking import another_take, recipe_of
 from diffusers_helper.gradio.history.rows import file_url
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_request, stored_picture
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
-from diffusers_helper.gradio.recipe_panel import RecipeHandlers
-from diffusers_helper.gradio.uploads import Uploads
-from diffusers_helper.gradio.video_edits import VideoReader
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager

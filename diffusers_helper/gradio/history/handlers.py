@@ -11,8 +11,8 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.gradio.client_jobs import is_client_id
+from diffusers_helper.gradio.door.privacy import is_local, user_of
 from diffusers_helper.gradio.history.rows import grid
-from diffusers_helper.gradio.privacy import is_local, user_of
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import PAGE, Search, Viewer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from starlette.responses import FileResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusers_helper.gradio.privacy import is_from_here, signed_in
+from diffusers_helper.gradio.door.privacy import is_from_here, signed_in
 from diffusers_helper.history.library import History
 
 _POSTER = re.compile(r"/gradio_api/poster/([\w.-]{1,100})")

@@ -19,8 +19,8 @@ from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.core.variants import Variant, variant_named
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
-from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.model_files.lora_library import LoraLibrary, named
 

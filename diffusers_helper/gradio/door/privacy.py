@@ -17,9 +17,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusers_helper.gradio.door import PROGRESS_PATH, UPLOAD_PATH, endpoint_of
-from diffusers_helper.gradio.receiving import Receiver
-from diffusers_helper.gradio.uploads import Uploads
+from diffusers_helper.gradio.door.allowed import PROGRESS_PATH, UPLOAD_PATH, endpoint_of
+from diffusers_helper.gradio.door.receiving import Receiver
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.jobs.job import user_folder
 
 _UNGUESSED = re.compile(r"hidden_[0-9a-f]{32}/[^/]+|\d{8}_\d{6}_[0-9a-f]{16}(_partial_\d+)?\.mp4")

@@ -1,4 +1,4 @@
-"""What a user can touch, laid out and labelled; what it does is connected in `app`."""
+"""The form, laid out and labelled; `create.connect` connects it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import gradio as gr
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.prompts import MAX_BLEND
 from diffusers_helper.core.request import (
-    BEST_CRF,
     MAX_PROMPT_CHARACTERS,
     MAX_SECONDS,
     RANDOM_SEED,
-    WORST_CRF,
     GenerationRequest,
 )
-from diffusers_helper.gradio import view
-from diffusers_helper.gradio.end_photo_panel import EndPhoto, lay_out_end_photo, slider
-from diffusers_helper.gradio.hint_view import size_hint as size_hint_html
-from diffusers_helper.gradio.hint_view import timing as timing_html
-from diffusers_helper.gradio.lora_panel import LoraPanel, lay_out_loras
-from diffusers_helper.gradio.size_panel import lay_out_sizes
+from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo
+from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video_panel
+from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
+from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
+from diffusers_helper.gradio.create.photo_batch import PhotoBatchPanel, lay_out_photo_batch
+from diffusers_helper.gradio.create.recipe import RecipePanel, lay_out_recipe
+from diffusers_helper.gradio.create.sizes import lay_out_sizes
+from diffusers_helper.gradio.fields import slider
 
 IDEAS = {  # the prompts stay English, which the models know best
     Message("Wave"): "She turns her head, smiles and waves at the camera.",
@@ -41,17 +43,29 @@ CAMERA_IDEAS = {  # what the tiny model learned
 
 @dataclass(frozen=True)
 class Form:
-    """The upper controls: pictures, prompt, length, Start."""
+    """What is always in sight: photo, prompt, length, size, Start.
+
+    Attributes:
+        named: has a control for each setting of a request that is set here, further down included.
+    """
 
     image: gr.Image
     size_hint: gr.HTML
     end_photo: EndPhoto
     prompt: gr.Textbox
     timing: gr.HTML
-    blend: gr.Slider
     ideas: gr.Dataset
     seconds: gr.Slider
     length_hint: gr.HTML
+    random_seed: gr.Checkbox
+    loras: LoraPanel
+    named: dict[str, gr.components.Component]
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """Start and End, what is told beside them, and what is wrong."""
+
     estimate: gr.HTML
     start: gr.Button
     end: gr.Button
@@ -60,27 +74,42 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Options:
-    """The lower controls; `named` has one for each further setting of a request."""
+class CreatePanel:
+    """The column's parts; `inputs` are the values of a request by their names, as far as they are set here."""
 
-    random_seed: gr.Checkbox
-    loras: LoraPanel
-    named: dict[str, gr.components.Component]
+    form: Form
+    no_photo: NoPhoto
+    given: VideoPanel
+    recipe: RecipePanel
+    many: PhotoBatchPanel
+    buttons: Buttons
+
+    @property
+    def named(self) -> dict[str, gr.components.Component]:
+        """A control for each setting."""
+        return {**self.form.named, **self.no_photo.named}
 
 
-def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str] = IDEAS) -> Form:
-    """Make the upper controls inside the current column; `ideas` are prompts to begin with, by their labels."""
+def lay_out_create(model: ModelCard, t: Language) -> CreatePanel:
+    """Make the column's parts inside the current one."""
+    form = _lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
+    no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
+    given, recipe, many = lay_out_video_panel(t), lay_out_recipe(t), lay_out_photo_batch(t)
+    return CreatePanel(form, no_photo, given, recipe, many, _lay_out_buttons(t))
+
+
+def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str]) -> Form:
     image = gr.Image(
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
         label=t("Photo"),
         placeholder=t("Drop a photo here\n- or -\nclick to choose one"),
-        height=320,
+        height=240,
         buttons=[],
         elem_id="photo",
     )
-    size_hint = _html(size_hint_html(None, t), "size-hint")
+    size_hint = _html(hint_view.size_hint(None, t), "size-hint")
     end_photo = lay_out_end_photo(defaults, t)
     prompt = gr.Textbox(
         defaults.prompt,
@@ -91,7 +120,7 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
         max_length=MAX_PROMPT_CHARACTERS,
         elem_id="prompt",
     )
-    timing = _html(timing_html(defaults, t), "timing")
+    timing = _html(hint_view.timing(defaults, t), "timing")
     blend = gr.Slider(
         0,
         MAX_BLEND,
@@ -113,33 +142,30 @@ def lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, 
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
-    length_hint = _html(view.length_hint(defaults.seconds, t), "length-hint")
-    estimate = _html("", "estimate")
-    with gr.Row():
-        start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")
-        end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
-    stop_after_section = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
-    message = _html("", "message")
-    return Form(
-        image,
-        size_hint,
-        end_photo,
-        prompt,
-        timing,
-        blend,
-        dataset,
-        seconds,
-        length_hint,
-        estimate,
-        start,
-        end,
-        stop_after_section,
-        message,
-    )
+    length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
+    sizes = lay_out_sizes(defaults, t)
+    with gr.Accordion(t("More settings"), open=False, elem_id="more"):
+        random_seed, more = _more_settings(defaults, t)
+    loras = lay_out_loras(defaults, t)
+    named = {"prompt": prompt, "blend": blend, "seconds": seconds, "loras": loras.text}
+    named |= {**end_photo.named, **sizes, **more}
+    return Form(image, size_hint, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named)
 
 
-def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:
-    """Make the lower controls inside the current column: TeaCache and the seed in sight, the rest folded away."""
+def _lay_out_buttons(t: Language) -> Buttons:
+    """Make what stays in sight at the foot of the column."""
+    with gr.Column(elem_id="buttons"):
+        message = _html("", "message")
+        estimate = _html("", "estimate")
+        with gr.Row():
+            start = gr.Button(t("Start"), variant="primary", scale=3, min_width=160, elem_id="start")
+            end = gr.Button(t("End"), variant="stop", interactive=False, scale=1, min_width=90, elem_id="end")
+        stop_after_section = gr.Button(t("End after this section"), size="sm", visible=False, elem_id="end-later")
+    return Buttons(estimate, start, end, stop_after_section, message)
+
+
+def _more_settings(defaults: GenerationRequest, t: Language) -> tuple[gr.Checkbox, dict[str, gr.components.Component]]:
+    """Make what most people leave as it is; return the switch of the seed, then the settings."""
     teacache = gr.Checkbox(
         defaults.teacache,
         label="TeaCache",
@@ -152,16 +178,9 @@ def lay_out_options(defaults: GenerationRequest, t: Language) -> Options:
         info=t("Without it the seed stays, and the same photo and settings make the same video."),
         elem_id="random-seed",
     )
-    seed = gr.Number(defaults.seed, label=t("Seed"), elem_id="seed")
-    loras = lay_out_loras(defaults, t)
-    sizes = lay_out_sizes(defaults, t)
-    with gr.Accordion(t("More settings"), open=False, elem_id="more"):
-        more = _more_settings(defaults, t)
-    return Options(random_seed, loras, {"teacache": teacache, "seed": seed, "loras": loras.text, **sizes, **more})
-
-
-def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.components.Component]:
-    return {
+    return random_seed, {
+        "teacache": teacache,
+        "seed": gr.Number(defaults.seed, label=t("Seed"), elem_id="seed"),
         "steps": slider(t("Steps"), t("More take longer; 25 is a good value."), 1, 100, defaults.steps, 1),
         "guidance_scale": slider(
             t("Distilled CFG"), t("How closely the video follows the prompt."), 1, 32, defaults.guidance_scale, 0.1
@@ -178,29 +197,6 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> dict[str, gr.com
         ),
         "cfg_rescale": slider(
             t("CFG rescale"), t("Tames the contrast that a high CFG adds."), 0, 1, defaults.cfg_rescale, 0.01
-        ),
-        "preserved_memory_gb": slider(
-            t("GPU memory to leave free, GB"),
-            t("Raise it if the GPU runs out of memory; higher is slower."),
-            0,
-            128,
-            defaults.preserved_memory_gb,
-            0.1,
-        ),
-        "mp4_crf": slider(
-            t("MP4 compression"),
-            t("Lower looks better and makes larger files; 16 is good."),
-            BEST_CRF,
-            WORST_CRF,
-            defaults.crf,
-            1,
-        ),
-        "keep": gr.CheckboxGroup(
-            [(t("Photo"), "photo"), (t("Settings"), "recipe"), (t("Latents"), "latents")],
-            value=list(defaults.keep),
-            label=t("Keep with the video"),
-            info=t("The latents are what it takes to make the video longer later."),
-            elem_id="keep",
         ),
     }
 

@@ -22,9 +22,9 @@ from diffusers_helper.core.errors import PhotoError, SettingsError
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.gradio.create.lora_view import ChosenLora, cards
 from diffusers_helper.gradio.inputs import control_value
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.lora_view import ChosenLora, cards
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.photo import Photo, open_photo

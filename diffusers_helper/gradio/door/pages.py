@@ -1,4 +1,4 @@
-"""One page per language at one address: each visitor's browser gets the one that its Accept-Language header asks for.
+"""One page per language at one address: a browser gets the one that was chosen in it, else that of its Accept-Language.
 
 A page is built in its language, so whatever Gradio draws needs no translation in the browser; jobs and visitors are
 shared, so that a visitor who changes the language finds everything again.
@@ -13,10 +13,14 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import Receive, Scope, Send
 
 from diffusers_helper.core.messages import preferred
 from diffusers_helper.gradio.style import app_options
+
+LANGUAGE_COOKIE = "framepack_language"
+"""Written by the page's menu of languages."""
 
 
 class ByLanguage:
@@ -32,7 +36,9 @@ class ByLanguage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        page = self._pages.get(preferred(Headers(scope=scope).get("accept-language", "")), self._first)
+        headers = Headers(scope=scope)
+        chosen = self._pages.get(cookie_parser(headers.get("cookie", "")).get(LANGUAGE_COOKIE, ""))
+        page = chosen or self._pages.get(preferred(headers.get("accept-language", "")), self._first)
         await page(scope, receive, send)
 
 

@@ -24,18 +24,18 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
-from diffusers_helper.gradio.calls import EXCEPTION_HANDLERS, CheckedCalls
-from diffusers_helper.gradio.connections import BACKLOG, LimitedProtocol
-from diffusers_helper.gradio.door import only_endpoints
-from diffusers_helper.gradio.guards import guarded, reject_when_full
+from diffusers_helper.gradio.door.allowed import only_endpoints
+from diffusers_helper.gradio.door.calls import EXCEPTION_HANDLERS, CheckedCalls
+from diffusers_helper.gradio.door.connections import BACKLOG, LimitedProtocol
+from diffusers_helper.gradio.door.guards import guarded, reject_when_full
+from diffusers_helper.gradio.door.page_policy import PagePolicy
+from diffusers_helper.gradio.door.pages import mount_pages
+from diffusers_helper.gradio.door.privacy import OwnFiles, OwnUploads, SignedIn
+from diffusers_helper.gradio.door.receiving import Receiver
+from diffusers_helper.gradio.door.sign_in import Sessions, SignIn
+from diffusers_helper.gradio.door.tunnel import link_in_background
+from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.history.posters import OwnPosters
-from diffusers_helper.gradio.page_policy import PagePolicy
-from diffusers_helper.gradio.pages import mount_pages
-from diffusers_helper.gradio.privacy import OwnFiles, OwnUploads, SignedIn
-from diffusers_helper.gradio.receiving import Receiver
-from diffusers_helper.gradio.sign_in import Sessions, SignIn
-from diffusers_helper.gradio.tunnel import link_in_background
-from diffusers_helper.gradio.uploads import Uploads
 from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access

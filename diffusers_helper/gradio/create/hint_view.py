@@ -1,4 +1,4 @@
-"""What the size and the times in a prompt will lead to, as HTML; see `view`."""
+"""What is told before the start, as HTML: size, length, times in a prompt, the time it takes; see `gradio.view`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from html import escape
 from diffusers_helper.core.buckets import DEFAULT_RESOLUTION, is_far, video_size
 from diffusers_helper.core.directing import SECTION_SECONDS
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.plan import FPS, sections_for, total_frames
 from diffusers_helper.core.prompts import by_section, spans
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.view import hint
+from diffusers_helper.gradio.view import duration, hint
+from diffusers_helper.jobs.speeds import Estimate
 
 TIMES_EXAMPLE = "[0s-2.4s: …] [2.4s: …]"
 
@@ -92,3 +94,46 @@ def _unheard(request: GenerationRequest, begin: float, text: str, t: Language) -
         text=escape(text),
         seconds=SECTION_SECONDS,
     )
+
+
+def length_hint(seconds: float, t: Language = ENGLISH) -> str:
+    """Return the exact length that `seconds` leads to."""
+    sections = sections_for(seconds)
+    frames = total_frames(sections)
+    parts = t("1 section") if sections == 1 else t("{sections} sections", sections=sections)
+    return hint(
+        t(
+            "The video will have <b>{frames} frames</b>, exactly <b>{seconds:.2f} s</b>, made in {parts}.",
+            frames=frames,
+            seconds=frames / FPS,
+            parts=parts,
+        )
+    )
+
+
+def estimate(found: Estimate | None, t: Language = ENGLISH) -> str:
+    """Return about how long a video will take, which page.js asks about where it is long; empty if nobody knows."""
+    if found is None:
+        return ""
+    whole = max(5, 5 * round(found.seconds / 5)) if found.seconds < 55 else 60 * round(found.seconds / 60)
+    time = duration(whole, t)
+    text = (
+        t("It will take very roughly {time} on this computer, going by a similar video.", time=time)
+        if found.rough
+        else t("It will take about {time} on this computer.", time=time)
+    )
+    return f'<p class="fp-hint" data-seconds="{whole}">{text}</p>'
+
+
+def same_again(t: Language = ENGLISH) -> str:
+    """Return what is said instead of starting the very video again that is there already."""
+    text = t(
+        "This would make the same video again: photo, settings and seed are the same. Change something, or press Start "
+        "once more to make it anyway."
+    )
+    return f'<div class="fp-note" role="alert">{text}</div>'
+
+
+def recipe_hint(t: Language = ENGLISH) -> str:
+    """Return where the settings inside a picture can be used."""
+    return hint(t("This picture has its settings in it: drop it on Restore settings to have them, too."))

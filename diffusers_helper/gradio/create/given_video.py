@@ -13,11 +13,11 @@ from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.scores import AFTER, AROUND, BEFORE
 from diffusers_helper.gradio import view
+from diffusers_helper.gradio.api.video_edits import EDITS, VideoEdits
 from diffusers_helper.gradio.content import Backend
-from diffusers_helper.gradio.handlers import PageHandlers
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
-from diffusers_helper.gradio.video_edits import EDITS, VideoEdits
+from diffusers_helper.gradio.stage.handlers import PageHandlers
 
 _EDITS = {BEFORE: ("extend", {"before": False}), AFTER: ("extend", {"before": True}), AROUND: ("loop", {})}
 """What is made, by where the video is."""
@@ -57,6 +57,7 @@ class VideoPanelHandlers:
         **values: Any,
     ) -> list[Any]:
         """Start a job; return the message for a bad entry, then what `PageHandlers.tick` returns."""
+        shown = values.pop("shown", "")
         name, numbers = _EDITS.get(str(values.pop("place")), _EDITS[BEFORE])
         message = ""
         try:
@@ -67,7 +68,7 @@ class VideoPanelHandlers:
             )
         except FramePackError as error:
             message = self.t(str(error))
-        return [view.fault(message), *self.page.tick(client_id, seen, request)]
+        return [view.fault(message), *self.page.tick(client_id, seen, request, shown=shown if message else "")]
 
 
 def lay_out_video_panel(t: Language) -> VideoPanel:
@@ -96,7 +97,7 @@ def connect_video_panel(
 
     `inputs` are the page's controls and what a tab brings along, `shown` what it fills.
     """
-    names = ("client_id", "seen", *EDITS["extend"].settings)
+    names = ("client_id", "seen", "shown", *EDITS["extend"].settings)
     named = {name: inputs[name] for name in names if name in inputs}
     return panel.button.click(
         handlers.start,

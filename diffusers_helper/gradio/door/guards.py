@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from diffusers_helper.gradio.door import OTHER_SITE, UPLOAD_PATH
-from diffusers_helper.gradio.page_policy import policy
+from diffusers_helper.gradio.door.allowed import OTHER_SITE, UPLOAD_PATH
+from diffusers_helper.gradio.door.page_policy import policy
 from diffusers_helper.service.access import Access
 
 JSON_BYTES = 2_000_000

@@ -10,6 +10,7 @@ import gradio as gr
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1
+from diffusers_helper.gradio.fields import slider
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,3 @@ def lay_out_end_photo(defaults: GenerationRequest, t: Language) -> EndPhoto:
 def unfold_for(photo: object) -> Any:
     """Return what unfolds the panel if there is a photo in it, maybe from a draft or from another file."""
     return gr.update(open=True) if photo else gr.skip()
-
-
-def slider(label: str, info: str, low: float, high: float, value: float, step: float) -> gr.Slider:
-    """Return a slider that looks as all of them do."""
-    return gr.Slider(low, high, value, step=step, label=label, info=info, buttons=[])

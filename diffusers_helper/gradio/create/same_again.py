@@ -30,21 +30,20 @@ class LastAsked:
         self._last: dict[str, _Asked] = {}
 
     def note(self, client_id: str, images: Iterable[object], job: JobSnapshot | None) -> None:
-        """Note that the client's newest `job` was started with the pictures in the image controls `images`."""
-        last = self._last.get(client_id)
-        if job is None or job.request is None or (last is not None and last.job_id == job.id):
-            return  # a button pressed twice starts one
+        """Note that the client's new `job` was started with the pictures in the image controls `images`."""
+        if job is None or job.request is None:
+            return
         self._last.pop(client_id, None)
         self._last[client_id] = _Asked(_content(images), job.id, job.request)
         while len(self._last) > MAX_REMEMBERED:
             del self._last[next(iter(self._last))]
 
     def again(
-        self, client_id: str, images: Iterable[object], wanted: GenerationRequest, job: JobSnapshot | None
+        self, client_id: str, images: Iterable[object], wanted: GenerationRequest, jobs: Iterable[JobSnapshot]
     ) -> bool:
-        """Tell, once, whether `wanted` is the video that the client's newest `job` has made."""
+        """Tell, once, whether `wanted` is the video that the newest of the client's `jobs` started here has made."""
         last = self._last.get(client_id)
-        if last is None or last.told or job is None or (job.id, job.state) != (last.job_id, "done"):
+        if last is None or last.told or (last.job_id, "done") not in ((job.id, job.state) for job in jobs):
             return False
         if (_content(images), wanted) != (last.photos, last.request):
             return False

@@ -8,6 +8,7 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import (
     CALL,
     FRAME_SETTINGS,
@@ -19,7 +20,6 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     setting_faults,
 )
-from diffusers_helper.gradio.privacy import owner_of, user_of
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.media.decoding import PhotoReader

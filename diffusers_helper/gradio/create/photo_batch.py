@@ -24,9 +24,9 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.client_jobs import is_client_id, require_client_id
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import file_value, read_end_photo, read_photo, read_request
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.manager import JobManager

@@ -12,9 +12,10 @@ from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
-from diffusers_helper.gradio import hint_view, view
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.door.privacy import user_of
 from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_inputs, read_request, setting_fault
-from diffusers_helper.gradio.privacy import user_of
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -75,7 +76,7 @@ class HintHandlers:
             return hint_view.size_hint(None, self._t)
         size = hint_view.size_hint(hint_view.Framing(wanted, photo, end, self._trained_at), self._t)
         hinted = carries_recipe(image, restored, user_of(request))
-        return size + (view.recipe_hint(self._t) if hinted else "")
+        return size + (hint_view.recipe_hint(self._t) if hinted else "")
 
     def timing(self, prompt: object, seconds: object) -> str:
         """Return the table that the times in a prompt become, what is wrong with them, or how to write them."""
@@ -88,7 +89,7 @@ class HintHandlers:
 
     def length_hint(self, seconds: Any) -> str:
         """Return the exact length that `seconds` leads to; empty if it is no length."""
-        return "" if setting_fault("seconds", seconds) else view.length_hint(seconds, self._t)
+        return "" if setting_fault("seconds", seconds) else hint_view.length_hint(seconds, self._t)
 
     def review(
         self,
@@ -103,7 +104,7 @@ class HintHandlers:
         fault, told = "", ""
         try:
             wanted = GenerationRequest.from_fields({"variant": self._variant.name, **settings})
-            told = view.estimate(self._estimate(wanted), self._t)
+            told = hint_view.estimate(self._estimate(wanted), self._t)
             if message:
                 read_request(self._variant.name, settings, self._library)
                 read_inputs(wanted, image, end_photo, self._photos, request)

@@ -25,7 +25,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from diffusers_helper.gradio.uploads import PARTIAL_PREFIX, Uploads, UploadsFullError
+from diffusers_helper.gradio.door.uploads import PARTIAL_PREFIX, Uploads, UploadsFullError
 
 MOST_FILES = 1000
 MOST_AT_ONCE = 8

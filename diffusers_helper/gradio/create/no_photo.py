@@ -18,9 +18,9 @@ from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import control_value, file_value, read_request, stored_picture
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.privacy import client_id_of, owner_of
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.inputs import JobInputs
@@ -85,26 +85,20 @@ class NoPhotoHandlers:
     def make(self, client_id: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
         """Start to make a picture with a new seed; return a message, the job waited for, and a timer for it."""
         whose, owner = client_id_of(client_id, request), owner_of(request)
-        started: list[str] = []
         start = "model" if settings.get("start") == "model" else "photo"
         alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None}
         try:
             inputs = JobInputs.of(read_request(self._variant.name, settings | alone), {})
-
-            def submit() -> str:
-                started.append(self._manager.submit(inputs, owner=owner, client_id=str(whose)))
-                return started[0]
-
-            self._client_jobs.start(whose, submit)
+            job_id = self._client_jobs.start(
+                whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose))
+            )
         except FramePackError as error:
             return [view.fault(self._t(str(error))), "", gr.Timer(active=False)]
-        if not started:
-            return ["", gr.skip(), gr.skip()]  # another job is at work
-        return ["", started[0], gr.Timer(active=True)]
+        return ["", job_id, gr.Timer(active=True)]
 
     def look(self, client_id: object, waited_for: object, request: gr.Request | None = None) -> list[Any]:
         """Return the photo once it is made, what is still waited for, a timer for that, and what went wrong."""
-        job = self._client_jobs.job(client_id_of(client_id, request))
+        job = self._client_jobs.job(client_id_of(client_id, request), waited_for)
         if job is None or job.id != waited_for:
             return [gr.skip(), "", gr.Timer(active=False), gr.skip()]
         if not job.ended:

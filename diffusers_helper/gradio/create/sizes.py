@@ -1,4 +1,4 @@
-"""The folded panel "Size and shape": how large the video is, and what of a photo of another shape is in it."""
+"""Size and shape in sight; below them, folded, exact sides and what of a photo of another shape is in the video."""
 
 from __future__ import annotations
 
@@ -29,20 +29,14 @@ def shown_resolution(defaults: GenerationRequest) -> int:
 
 
 def lay_out_sizes(defaults: GenerationRequest, t: Language) -> dict[str, gr.components.Component]:
-    """Make the folded panel inside the current column; return the controls of `SIZES`."""
-    with gr.Accordion(t("Size and shape"), open=False, elem_id="sizes"):
-        controls = _controls(defaults, t)
-    return dict(zip(SIZES, controls, strict=True))
-
-
-def _controls(defaults: GenerationRequest, t: Language) -> tuple[gr.components.Component, ...]:
+    """Make them inside the current column; return the controls of `SIZES`."""
     with gr.Row():
         resolution = gr.Dropdown(
             sorted(BUCKETS),
             value=shown_resolution(defaults),
             label=t("Picture size"),
             info=t("About this many pixels on each side."),
-            min_width=160,
+            min_width=150,
             elem_id="resolution",
         )
         shape = gr.Dropdown(
@@ -50,9 +44,15 @@ def _controls(defaults: GenerationRequest, t: Language) -> tuple[gr.components.C
             value=defaults.shape,
             label=t("Shape"),
             info=t("Width to height, as near as the models allow."),
-            min_width=160,
+            min_width=150,
             elem_id="shape",
         )
+    with gr.Accordion(t("Exact size, and what is cropped"), open=False, elem_id="sizes"):
+        controls = resolution, shape, *_exactly(defaults, t)
+    return dict(zip(SIZES, controls, strict=True))
+
+
+def _exactly(defaults: GenerationRequest, t: Language) -> tuple[gr.components.Component, ...]:
     with gr.Row():
         width, height = (  # texts, since Gradio's numbers are 0 as soon as an empty one is seen
             gr.Textbox(
@@ -62,7 +62,7 @@ def _controls(defaults: GenerationRequest, t: Language) -> tuple[gr.components.C
                 info=t("In pixels, a multiple of 16."),
                 max_lines=1,
                 max_length=5,
-                min_width=160,
+                min_width=150,
                 elem_id=name,
             )
             for name, value, label in (
@@ -83,4 +83,4 @@ def _controls(defaults: GenerationRequest, t: Language) -> tuple[gr.components.C
         allow_custom_value=True,  # any other point, as "0.3,0.5", from settings that were restored
         elem_id="focus",
     )
-    return resolution, shape, width, height, fit, focus
+    return width, height, fit, focus

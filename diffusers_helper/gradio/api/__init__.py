@@ -1,0 +1,1 @@
+"""The same jobs for scripts, over HTTP."""

@@ -1,0 +1,1 @@
+"""The form: what a video is made from, and how."""

@@ -1,0 +1,121 @@
+"""Connects the form: quick choices, the draft, and what is told before the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from diffusers_helper.gradio.browser import Browser, keeping
+from diffusers_helper.gradio.create.end_photo import unfold_for
+from diffusers_helper.gradio.create.hints import HintHandlers
+from diffusers_helper.gradio.create.layout import CreatePanel
+from diffusers_helper.gradio.create.loras import LoraHandlers, connect_loras
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
+from diffusers_helper.gradio.create.sizes import SIZES
+from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.stage.handlers import PageHandlers
+
+_NOTHING = "() => ''"
+_QUICK = RAW | QUIET
+
+
+@dataclass(frozen=True)
+class FormHandlers:
+    """What the form asks."""
+
+    page: PageHandlers
+    hints: HintHandlers
+    loras: LoraHandlers
+    recipes: RecipeHandlers
+
+
+@dataclass(frozen=True)
+class Create:
+    """The form with all that its events need; `inputs` are the values of a request, the settings' ones included."""
+
+    panel: CreatePanel
+    inputs: dict[str, Any]
+    browser: Browser
+    handlers: FormHandlers
+
+    @property
+    def keep(self) -> dict[str, Any]:
+        """The event that keeps the draft."""
+        return keeping(self.inputs, self.browser.draft)
+
+    @property
+    def show_loras(self) -> dict[str, Any]:
+        """The event that shows the LoRA files that the form names."""
+        loras = self.panel.form.loras
+        return {"fn": self.handlers.loras.show, "inputs": loras.text, "outputs": loras.shown, **_QUICK}
+
+    def filled(self, event: Dependency) -> Dependency:
+        """After `event` the form has other values: keep them, and show what follows from them."""
+        return event.then(**self.keep).then(**self.show_loras)
+
+
+def connect_create(create: Create, others: list[Any]) -> None:
+    """Connect the form; `others` are events of other regions after which a video may take another time."""
+    form, inputs = create.panel.form, create.inputs
+    # `input` leaves out pasting with the mouse, and what page.js writes.
+    typed = [inputs[name].change for name in ("prompt", "negative_prompt", "loras")]
+    cleared = [form.image.clear, form.end_photo.image.clear]
+    gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **create.keep)
+    form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
+    form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
+    connect_loras(form.loras, create.handlers.loras, create.keep)
+    _connect_seed(create)
+    _connect_recipe(create)
+    _connect_hints(create, others)
+
+
+def _connect_seed(create: Create) -> None:
+    """Connect the switch with the seed, whichever of them changes: a seed of -1 is a new one for every video."""
+    seed, switch = create.inputs["seed"], create.panel.form.random_seed
+    create.filled(switch.input(create.handlers.page.seed, [create.browser.client_id, switch], seed, **_QUICK))
+    seed.change(None, seed, switch, js="(seed) => seed !== null && seed < 0")
+
+
+def _connect_recipe(create: Create) -> None:
+    """Connect the file with settings."""
+    recipe, handlers = create.panel.recipe, create.handlers.recipes
+    create.filled(
+        recipe.file.upload(handlers.restore, recipe.file, [recipe.message, *create.inputs.values()], **_QUICK)
+    )
+    recipe.file.clear(None, None, recipe.message, js=_NOTHING)
+
+
+def _connect_hints(create: Create, others: list[Any]) -> None:
+    """Connect what is told before the start: the size, the length, the time, and what is still in the way."""
+    form, buttons, recipe, inputs = create.panel.form, create.panel.buttons, create.panel.recipe, create.inputs
+    hints = create.handlers.hints
+    sizes = {name: inputs[name] for name in SIZES}
+    photos: dict[str, Any] = {"image": form.image, "end_photo": form.end_photo.image}
+    gr.on(
+        [*(control.change for control in (photos | sizes).values()), recipe.file.upload, recipe.file.clear],
+        hints.size_hint,
+        inputs_kwargs={**photos, "restored": recipe.file, **sizes},
+        outputs=form.size_hint,
+        trigger_mode="always_last",
+        **_QUICK,
+    )
+    form.seconds.change(hints.length_hint, form.seconds, form.length_hint, **_QUICK)
+    gr.on(
+        [form.prompt.change, form.seconds.change],
+        hints.timing,
+        [form.prompt, form.seconds],
+        form.timing,
+        trigger_mode="always_last",
+        **_QUICK,
+    )
+    gr.on(
+        [*(control.change for control in inputs.values()), *others],
+        hints.review,
+        inputs_kwargs={"message": buttons.message, **inputs},
+        outputs=[buttons.message, buttons.estimate],
+        trigger_mode="always_last",
+        **_QUICK,
+    )

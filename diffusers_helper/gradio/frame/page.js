@@ -1,0 +1,65 @@
+/* The frame: menus of language and colours, and on a phone the bar at the bottom, which stands for the buttons of the
+   form and for the tabs. */
+(page) => {
+  const { body } = document, system = matchMedia("(prefers-color-scheme: dark)");
+  const byId = (id) => document.getElementById(id);
+
+  const colour = () => {
+    const chosen = localStorage.getItem("framepack-colours") ?? "system";
+    body.classList.toggle("dark", chosen === "dark" || (chosen === "system" && system.matches));
+    if (byId("colours")) byId("colours").value = chosen;
+  };
+  system.addEventListener("change", () => setTimeout(colour)); // after Gradio, which knows the system's alone
+  document.addEventListener("change", ({ target }) => {
+    if (target.id === "colours") {
+      localStorage.setItem("framepack-colours", target.value);
+      colour();
+    } else if (target.id === "language") {
+      document.cookie = `framepack_language=${target.value}; path=/; max-age=31536000; samesite=lax`;
+      location.reload();
+    }
+  });
+
+  const tab = (number) => document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")[number];
+  const see = (name) => {
+    tab({ history: 1, settings: 2 }[name] ?? 0)?.click();
+    body.dataset.see = name;
+    scrollTo(0, 0);
+  };
+  document.addEventListener("click", ({ target }) => {
+    const { see: place, press } = target.closest?.("[data-see], [data-press]")?.dataset ?? {};
+    if (place) see(place);
+    if (press) byId(press)?.click();
+    if (target.closest?.("#settings-open")) see("settings");
+    const badge = document.querySelector(".fp-badge[open]");
+    if (badge && !badge.contains(target)) badge.open = false;
+  });
+  body.dataset.see = "create";
+
+  const mirror = () => {
+    const line = document.querySelector(".fp-bar-line");
+    if (!line) return;
+    for (const button of line.querySelectorAll("[data-press]")) {
+      const real = byId(button.dataset.press);
+      if (!real) continue;
+      if (button.textContent !== real.textContent.trim()) button.textContent = real.textContent.trim();
+      button.hidden = real.disabled;
+    }
+    const told = document.querySelector("#progress [data-title]")?.dataset.title ?? "";
+    const place = line.querySelector(".fp-bar-told");
+    if (place.textContent !== told) place.textContent = told;
+    const shown = tab(1)?.ariaSelected === "true" ? "history" : tab(2)?.ariaSelected === "true" ? "settings" : null;
+    if (shown ? body.dataset.see !== shown : ["history", "settings"].includes(body.dataset.see)) {
+      body.dataset.see = shown ?? "create";
+    }
+    for (const button of document.querySelectorAll("[data-see]:not(body)")) {
+      if (button.dataset.see === body.dataset.see) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+  };
+  new MutationObserver(() => { mirror(); colour(); }).observe(body, {
+    childList: true, subtree: true, attributes: true, attributeFilter: ["disabled", "data-title", "aria-selected"],
+  });
+  colour();
+  mirror();
+}

@@ -1,0 +1,189 @@
+"""What the page's buttons, timer and reload do: each is one short call that returns, never a held stream.
+
+Jobs live in the `JobManager`. A tab knows only its client id and, in `seen`, what it shows already, so that an
+unchanged part is not sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from zlib import crc32
+
+import gradio as gr
+
+from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
+from diffusers_helper.core.variants import Variant
+from diffusers_helper.gradio import view
+from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
+from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.same_again import LastAsked
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
+from diffusers_helper.gradio.history.handlers import viewer_of
+from diffusers_helper.gradio.inputs import (
+    SETTINGS,
+    file_value,
+    kept_settings,
+    read_inputs,
+    read_request,
+    uploaded_file,
+)
+from diffusers_helper.gradio.stage import view as stage_view
+from diffusers_helper.history.query import Viewer
+from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.model_files.lora_library import LoraLibrary
+
+
+class PageHandlers:
+    """The handlers of one page.
+
+    Args:
+        variant: which model the page is for.
+        manager: runs the jobs.
+        client_jobs: which job is whose.
+        t: the language of the page.
+        photos: reads photos; None for a reader of its own.
+        library: the LoRA files; None for none.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        manager: JobManager,
+        client_jobs: ClientJobs,
+        t: Language = ENGLISH,
+        photos: PhotoReader | None = None,
+        library: LoraLibrary | None = None,
+    ) -> None:
+        self._variant = variant
+        self._manager = manager
+        self._client_jobs = client_jobs
+        self._t = t
+        self._asked = LastAsked()
+        self._photos = photos or PhotoReader()
+        self._library = library
+
+    def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
+        """On load: return the client id, photo, settings and end photo of the draft, then everything `tick` returns."""
+        client_id = client_id if is_client_id(client_id) else new_client_id()
+        draft = draft if isinstance(draft, dict) else {}
+        settings = kept_settings(draft)
+        controls = [settings.get(name, gr.skip()) for name in SETTINGS]
+        files = [uploaded_file(draft.get(name), user_of(request)) for name in ("photo", "end_photo")]
+        photo, end_photo = (file_value(file) if file else gr.skip() for file in files)
+        return [client_id, photo, *controls, end_photo, *self.tick(client_id, "", request)]
+
+    def tick(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`.
+
+        `shown` is the id of the job that the tab looks at; empty for what its client's newest is.
+        """
+        values = self._values(client_id_of(client_id, request), shown, viewer_of(client_id, request))
+        digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
+        known = seen.split() if isinstance(seen, str) else []
+        if digests == known:
+            return [gr.skip()] * (1 + len(values))
+        if len(known) != len(digests):
+            known = [""] * len(digests)
+        changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=True)]
+        return [" ".join(digests), *changed]
+
+    def start(
+        self,
+        client_id: object,
+        seen: object,
+        image: object,
+        request: gr.Request | None = None,
+        *,
+        end_photo: object = None,
+        **values: Any,
+    ) -> list[Any]:
+        """Start a job, or queue it; return the message for a bad entry, then everything `tick` returns.
+
+        `values` are the settings, and what is `shown`. A `click` among them starts one job, however often it is told.
+        """
+        shown, click = values.pop("shown", ""), values.pop("click", "")
+        try:
+            wanted = read_request(self._variant.name, values, self._library)
+            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
+            owner = owner_of(request)
+            whose = client_id_of(client_id, request)
+            pictures = (image, end_photo)
+            if self._asked.again(str(whose), pictures, inputs.request, self._client_jobs.all(whose)):
+                return [hint_view.same_again(self._t), *self.tick(client_id, seen, request)]
+
+            def submit() -> str:
+                return self._manager.submit(inputs, owner=owner, client_id=str(whose))
+
+            if job_id := self._client_jobs.start(whose, submit, click):
+                self._asked.note(str(whose), pictures, self._client_jobs.job(whose, job_id))
+        except FramePackError as error:
+            message = self._t(str(error))
+            return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
+        return ["", *self.tick(client_id, seen, request)]
+
+    def end(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Stop the job that is shown; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request), shown)
+        return self.tick(client_id, seen, request, shown=shown)
+
+    def stop_after_section(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Stop the job that is shown once the section in hand is in the video; return everything `tick` returns."""
+        self._client_jobs.stop(client_id_of(client_id, request), shown, after_section=True)
+        return self.tick(client_id, seen, request, shown=shown)
+
+    def resume_video(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Go on with the unfinished video that is shown; return the message if it cannot, then what `tick` returns."""
+        message = ""
+        try:
+            self._client_jobs.resume(client_id_of(client_id, request), shown)
+        except FramePackError as error:
+            message = self._t(str(error))
+        return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
+
+    def discard(
+        self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
+    ) -> list[Any]:
+        """Give the unfinished video that is shown up; return everything `tick` returns."""
+        self._client_jobs.discard(client_id_of(client_id, request), shown)
+        return self.tick(client_id, seen, request, shown=shown)
+
+    def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
+        """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
+        if random:
+            return RANDOM_SEED
+        job = self._client_jobs.job(client_id_of(client_id, request))
+        return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
+
+    def _values(self, client_id: object, shown: object, viewer: Viewer) -> list[Any]:
+        """Return what the stage shows of the client's job, in the order of `StagePanel.shown`: HTML, video, buttons."""
+        jobs, t = self._client_jobs, self._t
+        job, unfinished = jobs.job(client_id, shown), jobs.unfinished(client_id, shown)
+        if shown and (job is None or job.id != shown):  # it is long ago
+            job = jobs.past(viewer, shown) or job
+        video = job.video if job and not stage_view.is_picture(job) else None
+        runs = jobs.wanted(job)
+        return [
+            stage_view.progress(job, t, time.time()),
+            stage_view.stage(job, t),
+            gr.update(value=file_value(video), visible=video is not None),
+            stage_view.details(job, t),
+            stage_view.unfinished(unfinished, t),
+            gr.update(visible=unfinished is not None),
+            t("Add to queue") if jobs.busy(client_id) else t("Start"),
+            gr.update(interactive=runs),
+            gr.update(
+                visible=runs and job is not None and job.state == "running", interactive=not (job and job.stopping)
+            ),
+        ]

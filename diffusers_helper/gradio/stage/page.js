@@ -1,0 +1,54 @@
+/* The stage: bars that go on between two polls, progress in the title, what a screen reader is told, and a grey result
+   while the server does not answer. */
+(page) => {
+  const drawn = new WeakMap(); // when each bar was first seen
+  const advance = (bar) => {
+    if (!drawn.has(bar)) drawn.set(bar, Date.now());
+    const { from, to, seconds, left } = bar.dataset;
+    const passed = Math.min((Date.now() - drawn.get(bar)) / 1000, seconds);
+    const percent = Math.min(Math.floor(seconds > 0 ? +from + (to - from) * passed / seconds : from), 99);
+    const track = bar.querySelector("[role=progressbar]");
+    track.setAttribute("aria-valuenow", percent);
+    track.firstElementChild.style.width = `${percent}%`;
+    bar.querySelector(".fp-progress-number").textContent = `${percent}\u2009%`;
+    if (left === undefined) return;
+    const last = Math.abs(left - seconds) < 0.01; // nothing comes after what is being done
+    const text = last && left - passed < 1 ? page.nearly : page.filled(page.left, { time: page.duration(left - passed) });
+    bar.querySelector(".fp-progress-left").textContent = text;
+    track.setAttribute("aria-label", `${bar.querySelector(".fp-progress-text").textContent}, ${text}`);
+  };
+
+  const voice = document.body.appendChild(document.createElement("div"));
+  voice.className = "fp-voice";
+  voice.setAttribute("role", "status");
+  const words = (text) => text.replace(/[\d.,]+/g, "");
+  const tell = () => {
+    // The status is drawn anew with every step; only another sentence, not another number in it, is worth saying.
+    const status = document.querySelector("#progress .fp-status:not([role])")?.textContent ?? "";
+    if (words(status) !== words(voice.textContent)) voice.textContent = status;
+  };
+
+  let heard = null; // when the server answered last
+  const listen = () => { heard = Date.now(); };
+  document.addEventListener("fp-heard", listen);
+  document.addEventListener("visibilitychange", () => { if (heard) listen(); }); // a hidden page hardly polls
+  document.body.style.setProperty("--fp-away", JSON.stringify(page.away));
+  setInterval(() => {
+    const away = heard !== null && Date.now() - heard > page.patience;
+    document.body.classList.toggle("fp-away", away);
+    if (away) voice.textContent = page.away;
+    else document.querySelectorAll(".fp-progress[data-seconds]").forEach(advance);
+  }, 500);
+
+
+  const { title } = document;
+  const name = () => {
+    const told = document.querySelector("#progress [data-title]")?.dataset.title;
+    const wanted = told ? `${told} · ${title}` : title;
+    if (document.title !== wanted) document.title = wanted;
+  };
+  new MutationObserver(() => { // this runs before Gradio has drawn anything, which it also does again
+    tell();
+    name();
+  }).observe(document.body, { childList: true, subtree: true });
+}
