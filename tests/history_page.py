@@ -40,7 +40,8 @@ def build(history, manager, t):
                 message = gr.HTML(elem_id="message")
                 photo, end_photo = gr.Image(type="filepath", elem_id="photo"), gr.Image(type="filepath")
                 seconds = gr.Number(1)
-                settings = [gr.Textbox(elem_id=f"set-{name}") for name in SETTINGS]
+                kinds = {"prompt": gr.Textbox, "seed": gr.Number}
+                settings = [kinds.get(name, gr.JSON)(elem_id=f"set-{name}") for name in SETTINGS]
             with gr.Tab("History", id="history") as tab:
                 panel = lay_out_history(t)
         handlers = HistoryHandlers(history, t)

@@ -213,7 +213,7 @@ def test_what_can_be_made_of_a_video(browser, served):
                 assert next(file.decode(video=0)).width == 96
         more("Use these settings").click()
         expect(tab.locator("#set-prompt textarea")).to_have_value("A lion roars.")
-        expect(tab.locator("#set-seed textarea")).to_have_value("1")
+        expect(tab.locator("#set-seed input")).to_have_value("1")
         expect(tab.locator("#photo img")).to_have_js_property("naturalWidth", 128)
         tab.reload()
         more("Last frame as photo").click()
