@@ -68,7 +68,7 @@ def visit(browser, url, **options):
     user = User(context, url)
     yield user
     context.close()
-    assert user.errors == []
+    assert user.errors == [], user.errors
     foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
     assert foreign == []
 

@@ -27,9 +27,11 @@ from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.gradio.door.connections import LimitedProtocol
 from diffusers_helper.gradio.door.server import Site, application
+from diffusers_helper.history.library import History
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.service.access import Access
@@ -197,6 +199,7 @@ def serve_page(
     port: int = 0,
     estimate=lambda request, pictures: None,
     loras: Path | None = None,
+    store: JobStore | None = None,
     **defaults,
 ) -> Iterator[FakePage]:
     """Serve as the program does: Gradio mounted in an application of its own, behind the guards."""
@@ -212,8 +215,9 @@ def serve_page(
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         model = ModelCard(variant, request, models_note, estimate=estimate, loras=LoraLibrary([loras] if loras else []))
         status = ProgramStatus(SystemMonitor(outputs))
-        pages = in_a_loop(build_pages, languages, model, manager, outputs, status)
-        app = in_a_loop(application, Site(pages, manager, access, outputs))
+        history = History(store, manager) if store is not None else None
+        pages = in_a_loop(build_pages, languages, model, manager, outputs, status, history)
+        app = in_a_loop(application, Site(pages, manager, access, outputs, history=history))
         config = uvicorn.Config(
             app, http=LimitedProtocol, ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1
         )
@@ -228,4 +232,6 @@ def serve_page(
             assert manager.close(60)
             server.should_exit = True
             thread.join(60)
+            if history is not None:
+                history.close()
     assert not thread.is_alive()

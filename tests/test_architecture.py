@@ -26,6 +26,7 @@ LAYERS = [  # from the ground up: a folder imports from itself and from those be
     "framepack",
     "generation",
     "jobs",
+    "history",
     "service",
     "gradio",
     "app",

@@ -105,6 +105,7 @@ def _run(
         from diffusers_helper.gradio.content import ModelCard, ProgramStatus
         from diffusers_helper.gradio.door.endpoints import Monitor, routes
         from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
+        from diffusers_helper.history.library import History
         from diffusers_helper.media.wildcards import WildcardFolder
         from diffusers_helper.service.watchdog import Watchdog
 
@@ -117,6 +118,7 @@ def _run(
             apart=bool(shared or config.share or access.host_names or access.root_path),
             max_per_owner=JOBS_PER_STRANGER if config.allow_anonymous and not access.accounts else JOBS_PER_OWNER,
         )
+        history = History(program.store, manager)
         monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs))
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
@@ -133,10 +135,12 @@ def _run(
             manager,
             program.outputs,
             ProgramStatus(monitor.computer, program.preload, program.store.quarantine.listed),
+            history,
         )
-        site = Site(pages, manager, access, program.outputs, routes(monitor))
+        site = Site(pages, manager, access, program.outputs, routes(monitor), history)
         watchdog = Watchdog(manager)
         watchdog.start()
+        history.start()
         code = options.DONE
         try:
             stopped = serve(site, listener, inbrowser=config.inbrowser and not config.share)
@@ -147,6 +151,7 @@ def _run(
             code = options.FAILED
         finally:
             watchdog.stop()
+            history.close()
     if not stopped:
         # The worker is inside a call that nothing interrupts, and Python would wait for the device's threads.
         logger.warning("The job did not stop in time; what it had finished is kept")

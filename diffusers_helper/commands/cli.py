@@ -1,7 +1,7 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands `resume`, `extend`, `batch`, `models`, `loras`, `doctor` and `password` are in modules of their own.
-Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
+The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `doctor` and `password` are in modules of their
+own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, clips, doctor
+from diffusers_helper.commands import history as history_command
 from diffusers_helper.commands import loras as loras_command
 from diffusers_helper.commands import models as models_command
 from diffusers_helper.commands import resume as resume_command
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_parser(commands)
     models_command.add_parser(commands)
     loras_command.add_parser(commands)
+    history_command.add_parser(commands)
     doctor.add_parser(commands)
     accounts.add_parser(commands)
     return parser

@@ -32,6 +32,11 @@ from diffusers_helper.gradio.create.photo_batch import PhotoBatchHandlers, conne
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.create.sizes import shown_resolution
 from diffusers_helper.gradio.frame.view import bar, header
+from diffusers_helper.gradio.history.actions import Means, VideoActions
+from diffusers_helper.gradio.history.api import HistoryApi, connect_history_api
+from diffusers_helper.gradio.history.connect import HistoryTargets, connect_history
+from diffusers_helper.gradio.history.handlers import HistoryHandlers
+from diffusers_helper.gradio.history.layout import HistoryPanel, lay_out_history
 from diffusers_helper.gradio.inputs import CALL, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.connect import add_queue
@@ -42,6 +47,7 @@ from diffusers_helper.gradio.stage.connect import Stage, connect_stage
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.gradio.stage.layout import StagePanel, lay_out_stage
 from diffusers_helper.gradio.stage.loading import lay_out_loading
+from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 
 REMEMBERED_SESSIONS = 50
@@ -60,6 +66,8 @@ class _Regions:
     stage: StagePanel
     queue: QueuePanel
     settings: SettingsPanel
+    history_tab: gr.Tab
+    history: HistoryPanel
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -69,10 +77,15 @@ class _Regions:
 
 
 def build_pages(
-    tags: Iterable[str], model: ModelCard, manager: JobManager, outputs: Path, status: ProgramStatus | None = None
+    tags: Iterable[str],
+    model: ModelCard,
+    manager: JobManager,
+    outputs: Path,
+    status: ProgramStatus | None = None,
+    history: History | None = None,
 ) -> dict[str, gr.Blocks]:
     """Return a page for each tag of `LANGUAGES`: the same jobs and clients; the rest as in `build_app`."""
-    backend = Backend(manager, ClientJobs(manager))
+    backend = Backend(manager, ClientJobs(manager, history), history=history)
     return {tag: build_app(model, backend, outputs, status or ProgramStatus(), language(tag)) for tag in tags}
 
 
@@ -115,14 +128,14 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
                 stage = lay_out_stage(t)
             with gr.Column(elem_id="queue"):
                 queue = lay_out_queue(t)
-        with gr.Tab(t("History"), id="history"), gr.Column(elem_id="history-place"):
-            pass
+        with gr.Tab(t("History"), id="history") as history_tab, gr.Column(elem_id="history-place"):
+            history = lay_out_history(t)
         with gr.Tab(t("Settings"), id="settings", render_children=True):  # its values are part of every request
             settings = lay_out_settings(model.defaults, t)
             if status.computer is not None:
                 lay_out_computer(status.computer, backend.manager.stats, t)
     gr.HTML(bar(t), elem_id="bar", apply_default_css=False)
-    return _Regions(browser, tabs, create, stage, queue, settings)
+    return _Regions(browser, tabs, create, stage, queue, settings, history_tab, history)
 
 
 def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, t: Language) -> None:
@@ -138,7 +151,8 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     create = Create(panel, inputs, browser, handlers)
     stage = Stage(regions.stage, panel.buttons, browser, page)
     connect_create(create, [app.load, regions.stage.details.change])
-    connect_stage(app, stage, inputs).then(**create.show_loras)
+    reloaded = connect_stage(app, stage, inputs)
+    reloaded.then(**create.show_loras)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
     starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
@@ -151,3 +165,17 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
         connect_video_panel(panel.given, VideoPanelHandlers(page, edits, backend, t), brought, stage.told)
     )
     connect_api(ApiHandlers(variant, manager, photos, library), edits, {name: inputs[name] for name in CALL})
+    if backend.history is not None:
+        means = Means(backend.history, manager, variant, handlers.recipes, backend.videos, library)
+        lists = HistoryHandlers(backend.history, t)
+        form = [panel.recipe.message, *inputs.values()]
+        targets = HistoryTargets(browser.client_id, browser.shown, inputs["seconds"], form, regions.tabs)
+        used = connect_history(
+            regions.history,
+            lists,
+            VideoActions(means, lists, t),
+            targets,
+            [reloaded.then, regions.history_tab.select],
+        )
+        create.filled(used)
+        connect_history_api(HistoryApi(backend.history), **RAW, concurrency_limit=None)

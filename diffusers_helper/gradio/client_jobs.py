@@ -12,8 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeGuard
 
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.history.library import History
+from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.claims import Claims
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
@@ -46,10 +48,12 @@ class ClientJobs:
 
     Args:
         manager: runs the jobs.
+        history: what was made before; None for none.
     """
 
-    def __init__(self, manager: JobManager) -> None:
+    def __init__(self, manager: JobManager, history: History | None = None) -> None:
         self._manager = manager
+        self._history = history
         self._claims = Claims()  # one click of a client at a time: each may wait for the disk
         self._stopped: set[str] = set()
         self._clicks: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -68,6 +72,13 @@ class ClientJobs:
         running = [job for job in jobs if job.state == JobState.RUNNING]
         waiting = sorted((job for job in jobs if not job.ended), key=lambda job: job.position)
         return next(iter([*named, *reversed(running), *waiting, *reversed(jobs)]), None)
+
+    def past(self, viewer: Viewer, shown: object) -> JobSnapshot | None:
+        """Return the video `shown` of a viewer's history; None if there is none."""
+        try:
+            return self._history.snapshot(viewer, str(shown)) if self._history is not None and shown else None
+        except UnknownJobError:
+            return None
 
     def busy(self, client_id: object) -> bool:
         """Tell whether a job of the client's is still wanted: not ended and not told to stop."""

@@ -10,6 +10,7 @@ from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.create.photo_batch import PhotoBatch
+from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
@@ -58,6 +59,7 @@ class Backend:
         photo_batch: the photos of many that became no job.
         photos: reads photos, with a bound for the whole program.
         videos: reads given videos, likewise.
+        history: what was made; None for a page without it.
     """
 
     manager: JobManager
@@ -65,6 +67,7 @@ class Backend:
     photo_batch: PhotoBatch = field(default_factory=PhotoBatch)
     photos: PhotoReader = field(default_factory=PhotoReader)
     videos: VideoReader = field(default_factory=VideoReader)
+    history: History | None = None
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,14 @@ class Board:
         with self._claims.of(job_id):
             yield self.snapshot(job_id)
 
+    @contextmanager
+    def claim_any(self, job_id: str) -> Iterator[JobSnapshot | None]:
+        """Do as `claim`, for a job that may be unknown here as well."""
+        with self._claims.of(job_id):
+            with self.changed:
+                seen = self._snapshots.get(job_id)
+            yield seen
+
     def redeem(self, token: str, job_id: str) -> str:
         """Return the job that `token` stands for, `job_id` if for none yet; wait while that one is being kept."""
         with self.changed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,6 +157,24 @@ class JobManager:
                 self._kept.drop(job_id)
                 text = Message("Given up; the part that was finished is kept")
                 self._board.amend(job_id, resumable=False, state=JobState.CANCELLED, description=text)
+
+    def remove(self, job_id: str, away: Callable[[], None]) -> None:
+        """Let `away` take the files of a job away, and forget it; one that is unknown here is taken away, too.
+
+        Raises SettingsError for one that has not ended, and what `away` raises.
+        """
+        with self._board.claim_any(job_id) as seen:
+            if seen is not None and not seen.ended:
+                raise SettingsError(Message("This video is being made: end it first."))
+            away()
+            self._board.remove([job_id])
+
+    def bring_back(self, job_id: str) -> None:
+        """Offer a job again whose files are back, if it can go on."""
+        with self._board.claim_any(job_id) as seen:
+            record = self._kept.record(job_id) if seen is None else None
+            if record is not None:
+                self._restore(Recovered(record, None, self._about(job_id)))
 
     def full(self) -> str:
         """Return why nobody's job can be taken now; empty if one can."""

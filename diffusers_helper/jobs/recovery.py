@@ -85,6 +85,10 @@ class KeptJobs:
         """Return how many sections of a job are finished."""
         return 0
 
+    def record(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job that is not done; None if there is none of this queue's."""
+        return None
+
     def about(self, job_id: str) -> ResumeInfo:
         """Return whether and how an ended job can go on."""
         return ResumeInfo()

@@ -136,6 +136,14 @@ class StoredJobs(KeptJobs):
         # Of one that was killed at its very end there are both: it can go on, and is then made from all its sections.
         return sorted([*left.values(), *(job for job in asked if job.id not in left)], key=_last_begun)
 
+    def record(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job that is not done; None if there is none of this queue's."""
+        try:
+            record = self._store.record(job_id)
+        except UnknownJobError:
+            return None
+        return record if record.state != "done" and self._is_ours(record) else None
+
     def about(self, job_id: str) -> ResumeInfo:
         """Return whether and how an ended job can go on."""
         try:

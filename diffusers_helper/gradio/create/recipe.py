@@ -50,7 +50,7 @@ class RecipeHandlers:
         self._loras = loras or LoraLibrary(())
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
-        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
+        """Do as `fill`, of an upload."""
         user = user_of(request)
         path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
         try:
@@ -59,6 +59,10 @@ class RecipeHandlers:
             recipe = self._read(path)
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(2 + len(SETTINGS)))]
+        return self.fill(recipe, path, request)
+
+    def fill(self, recipe: Recipe, path: Path, request: gr.Request | None = None) -> list[Any]:
+        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
         photo, missing = self._photo(recipe, path, request)
         end_photo, no_end = self._end_photo(recipe, request)
         settings = recipe.settings

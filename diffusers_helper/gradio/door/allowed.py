@@ -56,13 +56,17 @@ ENDPOINTS = (
     Endpoint(r"/gradio_api/queue/data", _GET),
     Endpoint(r"/gradio_api/cancel", _POST),
 )
+OWN_ENDPOINTS = (Endpoint(r"/gradio_api/poster/[^/]+", _GET),)
+"""What this program adds inside Gradio's application."""
 _NO_PAGE = PlainTextResponse("There is no such page.", 404)
 OTHER_SITE = PlainTextResponse("Pages of other sites may not use this server.", 403)
 
 
 def endpoint_of(path: str) -> Endpoint | None:
     """Return the endpoint that answers `path`; None if nothing does."""
-    return next((endpoint for endpoint in ENDPOINTS if re.fullmatch(endpoint.path, path, re.DOTALL)), None)
+    return next(
+        (endpoint for endpoint in (*ENDPOINTS, *OWN_ENDPOINTS) if re.fullmatch(endpoint.path, path, re.DOTALL)), None
+    )
 
 
 def only_endpoints(app: ASGIApp, more: Iterable[str] = ()) -> ASGIApp:

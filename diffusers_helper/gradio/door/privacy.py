@@ -47,6 +47,12 @@ def client_id_of(word: object, request: gr.Request | None) -> object:
     return base64.urlsafe_b64encode(hashlib.blake2b(user.encode(), digest_size=16).digest()).decode().rstrip("=")
 
 
+def is_local(request: gr.Request | None) -> bool:
+    """Tell whether a call is from this computer to this computer."""
+    scope = getattr(getattr(request, "request", None), "scope", None)
+    return scope is not None and is_from_here(scope)
+
+
 class SignedIn:
     """Inside Gradio's application: answers 401 before anything of a request's body is read.
 
@@ -58,7 +64,7 @@ class SignedIn:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] == "http" and scope["app"].auth is not None and not _signed_in(scope):
+        if scope["type"] == "http" and scope["app"].auth is not None and not signed_in(scope):
             endpoint = endpoint_of(scope["path"])
             if endpoint is None or not endpoint.public:
                 detail = {"error": "Not authenticated", "auth_message": None}  # as Gradio says it
@@ -96,7 +102,7 @@ class OwnFiles:
         file = Path(path).resolve()
         if scope["app"].auth is None:
             return not file.is_relative_to(self._outputs) or self._is_open(file, scope)
-        user = _signed_in(scope)
+        user = signed_in(scope)
         if not user:
             return True  # Gradio refuses it with 401
         if file.is_relative_to(self._outputs):
@@ -106,7 +112,7 @@ class OwnFiles:
     def _is_open(self, file: Path, scope: Scope) -> bool:
         """Tell whether who asks for a file among the results may have it, where nobody signs in."""
         name = file.relative_to(self._outputs).as_posix()
-        return file.suffix == ".mp4" and (_UNGUESSED.fullmatch(name) is not None or _is_local(scope))
+        return file.suffix == ".mp4" and (_UNGUESSED.fullmatch(name) is not None or is_from_here(scope))
 
 
 class OwnUploads:
@@ -121,7 +127,7 @@ class OwnUploads:
         endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
         if endpoint is None:
             return await self._app(scope, receive, send)
-        owner = _signed_in(scope) or (scope["client"][0] if scope["client"] else "")
+        owner = signed_in(scope) or (scope["client"][0] if scope["client"] else "")
         answer = await endpoint(Request(scope, receive), owner)
         return await answer(scope, receive, send)
 
@@ -135,7 +141,7 @@ def _for_starlette(scope: Scope) -> Scope:
     return {**scope, "headers": headers}
 
 
-def _is_local(scope: Scope) -> bool:
+def is_from_here(scope: Scope) -> bool:
     """Tell whether a request is from this computer to this computer: no proxy or tunnel passed it on."""
     client, host = (scope.get("client") or ("",))[0], HTTPConnection(scope).url.hostname or ""
     return all(name == "localhost" or _is_loopback(name) for name in (client, host))
@@ -148,7 +154,7 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _signed_in(scope: Scope) -> str:
+def signed_in(scope: Scope) -> str:
     """Return whose session the request's cookies name, as Gradio 6.31 keeps them."""
     app, cookies = scope["app"], HTTPConnection(scope).cookies
     names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")

@@ -35,6 +35,8 @@ from diffusers_helper.gradio.door.receiving import Receiver
 from diffusers_helper.gradio.door.sign_in import Sessions, SignIn
 from diffusers_helper.gradio.door.tunnel import link_in_background
 from diffusers_helper.gradio.door.uploads import Uploads
+from diffusers_helper.gradio.history.posters import OwnPosters
+from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.log_limits import limited
@@ -64,6 +66,7 @@ class Site:
         access: who may come in, and how.
         outputs: the folder of the results.
         routes: endpoints beside the pages.
+        history: gives the posters; None for none.
     """
 
     pages: Mapping[str, gr.Blocks]
@@ -71,6 +74,7 @@ class Site:
     access: Access
     outputs: Path
     routes: Sequence[Route] = ()
+    history: History | None = None
 
     @property
     def endpoints(self) -> list[str]:
@@ -85,13 +89,13 @@ def application(site: Site, lifespan: Lifespan[FastAPI] | None = None) -> ASGIAp
     uploads = Uploads(Path(get_upload_folder()))
     receiver = Receiver(uploads, access.max_upload)  # one for the pages of all languages, as it counts
     sign_in = SignIn(access.accounts) if access.accounts else None
-    mounted = mount_pages(app, site.pages, lambda: for_gradio(access, site.outputs, receiver, sign_in))
+    mounted = mount_pages(app, site.pages, lambda: for_gradio(site, receiver, sign_in))
     return guarded(only_endpoints(reject_when_full(mounted, site.manager.full), site.endpoints), access)
 
 
-def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignIn | None) -> dict[str, Any]:
+def for_gradio(site: Site, receiver: Receiver, sign_in: SignIn | None) -> dict[str, Any]:
     """Return what Gradio has to be told about access, however it is served; pages share one `sign_in`."""
-    uploads = Uploads(Path(get_upload_folder()))
+    uploads, access = Uploads(Path(get_upload_folder())), site.access
     sessions = [Middleware(Sessions, seconds=access.session_hours * 3600)] if sign_in else []
     return {
         "auth": sign_in.check if sign_in else None,
@@ -102,7 +106,8 @@ def for_gradio(access: Access, outputs: Path, receiver: Receiver, sign_in: SignI
                 *sessions,
                 Middleware(PagePolicy),
                 Middleware(SignedIn),
-                Middleware(OwnFiles, outputs, uploads),
+                Middleware(OwnFiles, site.outputs, uploads),
+                Middleware(OwnPosters, site.history),
                 Middleware(OwnUploads, receiver),
                 Middleware(CheckedCalls),
             ],

@@ -21,6 +21,7 @@ from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_cl
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.same_again import LastAsked
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
+from diffusers_helper.gradio.history.handlers import viewer_of
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     file_value,
@@ -30,6 +31,7 @@ from diffusers_helper.gradio.inputs import (
     uploaded_file,
 )
 from diffusers_helper.gradio.stage import view as stage_view
+from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -81,7 +83,7 @@ class PageHandlers:
 
         `shown` is the id of the job that the tab looks at; empty for what its client's newest is.
         """
-        values = self._values(client_id_of(client_id, request), shown)
+        values = self._values(client_id_of(client_id, request), shown, viewer_of(client_id, request))
         digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
         known = seen.split() if isinstance(seen, str) else []
         if digests == known:
@@ -164,10 +166,12 @@ class PageHandlers:
         job = self._client_jobs.job(client_id_of(client_id, request))
         return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
 
-    def _values(self, client_id: object, shown: object) -> list[Any]:
+    def _values(self, client_id: object, shown: object, viewer: Viewer) -> list[Any]:
         """Return what the stage shows of the client's job, in the order of `StagePanel.shown`: HTML, video, buttons."""
         jobs, t = self._client_jobs, self._t
         job, unfinished = jobs.job(client_id, shown), jobs.unfinished(client_id, shown)
+        if shown and (job is None or job.id != shown):  # it is long ago
+            job = jobs.past(viewer, shown) or job
         video = job.video if job and not stage_view.is_picture(job) else None
         runs = jobs.wanted(job)
         return [

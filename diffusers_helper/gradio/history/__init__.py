@@ -1,0 +1,1 @@
+"""The tab "History": what was made, found again, and used again."""

@@ -1,0 +1,86 @@
+"""A page of the history as the grid shows it: texts in the page's language, and where pictures and videos are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from diffusers_helper.core.messages import Language
+from diffusers_helper.gradio.view import duration
+from diffusers_helper.history.entry import Entry
+from diffusers_helper.history.library import Page
+from diffusers_helper.history.marks import BEST
+from diffusers_helper.history.query import PAGE, Search
+
+_SHOWN = 300
+"""Characters of a prompt on a card."""
+
+
+def poster_url(entry: Entry) -> str:
+    """Return where the small picture of a video is, from the page; another one for another version of it."""
+    return f"gradio_api/poster/{quote(entry.id)}?v={quote(entry.file[-40:])}"
+
+
+def file_url(file: Path) -> str:
+    """Return where a file is, from the page."""
+    return f"gradio_api/file={quote(str(file))}"
+
+
+def states(t: Language) -> dict[str, str]:
+    """Return the words for the states."""
+    return {
+        "done": t("Done"),
+        "unfinished": t("Not finished"),
+        "cancelled": t("Stopped"),
+        "failed": t("Failed"),
+        "interrupted": t("Interrupted"),
+    }
+
+
+def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
+    """Return what the grid is told of one video."""
+    moving = bool(entry.file) and not entry.picture and not entry.deleted
+    day = f"{datetime.fromtimestamp(entry.at):%Y-%m-%d %H:%M}"
+    prompt = entry.prompt if len(entry.prompt) <= _SHOWN else f"{entry.prompt[:_SHOWN]}…"
+    facts = [day, *([] if entry.picture else [duration(entry.seconds, t)]), t("seed {seed}", seed=entry.seed)]
+    note = "" if entry.state == "done" else states(t)[entry.state]
+    return {
+        "id": entry.id,
+        "name": t("Open: {prompt}", prompt=prompt or day),
+        "prompt": prompt,
+        "facts": " · ".join(facts),
+        "note": t("{state}, can go on", state=note) if note and entry.resumable else note,
+        "error": t(entry.error)[:_SHOWN],
+        "poster": poster_url(entry),
+        "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
+        "download": Path(entry.file).name,
+        "video": moving,
+        "rating": entry.rating,
+        "starred": entry.starred,
+        "stars": [{"number": number, "on": number <= entry.rating} for number in range(1, BEST + 1)],
+        "resumable": entry.resumable and not entry.deleted,
+        "deleted": entry.deleted > 0,
+    }
+
+
+def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) -> dict[str, Any]:
+    """Return the value of the grid; `more` is what else it tells."""
+    pages = max(1, -(-page.count // PAGE))
+    told = t("1 video") if page.count == 1 else t("{count} videos", count=page.count)
+    if page.building:
+        told = t("{told}; older ones are still being read", told=told)
+    return {
+        "videos": [row(entry, outputs, t) for entry in page.entries],
+        "told": told,
+        "place": t("Page {page} of {pages}", page=wanted.page, pages=pages),
+        "before": wanted.page - 1 if wanted.page > 1 else 0,
+        "after": wanted.page + 1 if wanted.page < pages else 0,
+        "page": wanted.page,
+        "turn": 0,
+        "trash": wanted.deleted and page.count > 0,
+        "undo": "",
+        "fault": "",
+        **more,
+    }
