@@ -17,6 +17,7 @@ os.environ |= {  # before torch, gradio and huggingface_hub are imported: they r
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(Path(__file__).parent / ".no-models-here"),
 }
+gc.disable()  # until all is imported, a million objects that stay: looking for garbage among them takes a quarter longer
 
 import numpy as np
 import pytest
@@ -92,9 +93,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported by now out of every later look for garbage, which models call often: it is a million."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what was imported by now out of every later look for garbage, which models call often."""
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

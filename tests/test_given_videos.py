@@ -26,7 +26,7 @@ from tests.odd_videos import video, waves
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 1, "seed": 5, "resolution": 128}
-SIZE = 160, 96
+SIZE = 96, 64
 KINDS = {
     "extend": lambda r, a, b: extended(r, a),
     "before": lambda r, a, b: extended(r, a, before=True),
@@ -147,7 +147,7 @@ def test_a_given_video_takes_no_room(tmp_path, clip):
         clip.name,
     )
     assert (store.record("a").photo_name, store.record("a").total_frames) == ("first.mp4", 36)
-    assert (inputs.pictures, inputs.shape) == ({}, (96, 160))
+    assert (inputs.pictures, inputs.shape) == ({}, (64, 96))
     clip.path.unlink()
     assert len(shown(file)) == 9
     store.discard("a")
@@ -219,7 +219,7 @@ def test_what_cannot_be_is_told_at_once(clip, make, says):
 def test_where_a_video_is_given_no_picture_is_made(tmp_path, kind):
     inputs = inputs_of(kind, tmp_path / "given", start="colour", frame=True)
     assert (inputs.request.start, inputs.request.frame) == ("photo", False)
-    assert (inputs.start_name, inputs.shape) == ("first.mp4", (96, 160))
+    assert (inputs.start_name, inputs.shape) == ("first.mp4", (64, 96))
     assert all(len(section.positions) > 1 for section in inputs.direction.plan.sections)
     record = JobRecord("a", inputs.request, pictures={}, videos=dict.fromkeys(inputs.videos, VideoRecord("first.mp4")))
     assert JobRecord.from_json(record.to_json().encode()) == record

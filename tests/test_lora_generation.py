@@ -31,7 +31,7 @@ from tests.odd_videos import video
 from tests.test_generation import photo, quick_decoding  # noqa: F401 - a fixture
 from tests.tiny import TINY_FOLDER
 
-SMALL = {"prompt": "the camera pans left", "seconds": 2.4, "steps": 1, "seed": 5}
+SMALL = {"prompt": "the camera pans left", "seconds": 2.4, "steps": 1, "seed": 5, "width": 64, "height": 64}
 MODULES = (
     "transformer_blocks.0.attn.to_q",
     "transformer_blocks.0.norm1.linear",
