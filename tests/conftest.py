@@ -17,7 +17,6 @@ os.environ |= {  # before torch, gradio and huggingface_hub are imported: they r
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(Path(__file__).parent / ".no-models-here"),
 }
-gc.disable()  # until all is imported, a million objects that stay: looking for garbage among them takes a quarter longer
 
 import numpy as np
 import pytest
@@ -95,7 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leave what was imported by now out of every later look for garbage, which models call often."""
+    """Look for no garbage among what is imported, a million objects that stay; nor later, which models do often."""
+    gc.disable()
     try:
         return (yield)
     finally:
@@ -150,10 +150,11 @@ def _quick() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> Iterator[None]:
+def _same_numbers_every_time(pytestconfig: pytest.Config) -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # Without a GPU `torch.manual_seed` writes three stack traces down, which takes as long as a small test.
+    (torch.manual_seed if pytestconfig.getoption("--gpu") else torch.default_generator.manual_seed)(0)
     yield
     torch.set_num_threads(1)
 
