@@ -96,9 +96,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported by now out of every later look for garbage, which models call often: it is a million."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among what is imported, a million objects that stay; nor later, which models do often."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,10 +154,11 @@ def _quick() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> Iterator[None]:
+def _same_numbers_every_time(pytestconfig: pytest.Config) -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # Without a GPU `torch.manual_seed` writes three stack traces down, which takes as long as a small test.
+    (torch.manual_seed if pytestconfig.getoption("--gpu") else torch.default_generator.manual_seed)(0)
     yield
     torch.set_num_threads(1)
 
