@@ -148,7 +148,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tmp_path):
     calls = []
 
     def generate(inputs, *, components, output, check, **_):
-        calls.append((inputs.request, inputs.start, output))
+        calls.append((inputs.request, inputs.start.image.getpixel((0, 0)), output))
         yield StageStarted("text", "Reading")
         components.progress.downloading("the VAE", 2_000_000_000, 5_000_000_000)
         yield Finished(output.with_suffix(".mp4"), 37)
@@ -159,7 +159,7 @@ def test_a_job_runs_on_the_components_and_in_the_outputs_folder(tmp_path):
     end = manager.wait(job, 60)
     assert manager.close(60)
     assert (end.state, end.video) == ("done", str(tmp_path / "grey_1.mp4"))
-    assert calls == [(request, PHOTO, tmp_path / "grey_1")]
+    assert calls == [(request, PHOTO.image.getpixel((0, 0)), tmp_path / "grey_1")]
 
 
 def test_the_record_of_a_video_tells_how_long_it_is_with_the_given_one(tmp_path):

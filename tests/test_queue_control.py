@@ -1,5 +1,6 @@
 """What users do with their jobs that wait: each after its kind, on the disk before it is told, and their own alone."""
 
+import errno
 import gc
 import os
 import signal
@@ -19,6 +20,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs import kept_photo
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.queue_control import Whose
+from diffusers_helper.jobs.record import RECORD
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from tests.fakes import wait_for
@@ -140,15 +142,17 @@ def test_an_edited_job_has_other_words_and_pictures_at_its_place(life, lives):
 
 def test_an_edit_is_whole_or_did_not_happen(life, lives, monkeypatch):
     [job] = add(life, "a")
-    write = life.store._write
 
-    def fail(record):
-        raise OutputError("The disk is full.")
+    def full(source, target):
+        if str(target).endswith(RECORD):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
 
-    monkeypatch.setattr(life.store, "_write", fail)
-    with pytest.raises(OutputError):
-        life.manager.waiting.edit(ANN, job, inputs("new", side=96))
-    monkeypatch.setattr(life.store, "_write", write)
+    replace = os.replace
+    with monkeypatch.context() as during:
+        during.setattr(os, "replace", full)
+        with pytest.raises(OutputError):
+            life.manager.waiting.edit(ANN, job, inputs("new", side=96))
     for one in (life, after_a_kill(lives, life)):  # with the new picture's file beside the old one
         made_from = one.manager.waiting.inputs(ANN, job)
         assert (made_from.request.prompt, made_from.start.image.size) == ("a", (80, 64))

@@ -36,7 +36,7 @@ def life(tmp_path, monkeypatch):
 @pytest.fixture
 def handlers(life):
     form = JobForm(ModelCard(ORIGINAL, GenerationRequest()), NAMES, PhotoReader())
-    return QueueHandlers(life.manager, form, lambda request: Estimate(100.0, rough=False))
+    return QueueHandlers(life.manager, form, lambda request, pictures: Estimate(100.0, rough=False))
 
 
 def is_skip(value):
@@ -109,7 +109,7 @@ def photo():
 
 def test_estimates_are_looked_up_once_for_a_kind_of_work():
     asked, now = [], [0.0]
-    estimates = Estimates(asked.append, lambda: now[0])
+    estimates = Estimates(lambda request, _: asked.append(request), lambda: now[0])
     for number in range(100):
         estimates.of(GenerationRequest(prompt=f"w{number}", seed=number, seconds=2))
     assert len(asked) == 1
