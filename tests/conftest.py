@@ -1,6 +1,7 @@
 """Tests run on the CPU, on one thread, without network or model cache; `pytest --gpu` adds the GPU tests."""
 
 import gc
+import logging
 import os
 import random
 import shutil
@@ -101,6 +102,9 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        for name in logging.root.manager.loggerDict:
+            if name.startswith("torch."):  # six times a test pytest would go to each of torch's 40 that pass nothing on
+                logging.getLogger(name).propagate = True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -43,6 +43,7 @@ from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
+from diffusers_helper.service.packages import importing
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
@@ -158,8 +159,9 @@ class Program:
 
     def prepare(self) -> None:
         """Import what the first video needs, and stop diffusers' progress bars: only they have no variable for it."""
-        for name in _IMPORTED_LATE:
-            importlib.import_module(name)
+        with importing():
+            for name in _IMPORTED_LATE:
+                importlib.import_module(name)
         from diffusers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
