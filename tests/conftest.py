@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import random
 import shutil
@@ -105,6 +106,9 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        for name in logging.root.manager.loggerDict:
+            if name.startswith("torch."):  # six times a test pytest would go to each of torch's 40 that pass nothing on
+                logging.getLogger(name).propagate = True
 
 
 @pytest.hookimpl(wrapper=True)
