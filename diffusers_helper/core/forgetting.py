@@ -22,7 +22,8 @@ def forgetting(plan: VideoPlan, texts: Sequence[object], factors: Collection[int
         texts: what each section of the finished video follows.
         factors: of the latents that are left out.
     """
-    sections, before = [], None
+    sections: list[SectionPlan] = []
+    before: object = None
     for section in plan.sections:
         text = texts[section.output_index]
         sections.append(section if not sections or text == before else _forgetful(section, factors))
