@@ -169,6 +169,8 @@ def test_the_estimate_knows_f1s_second_model(tmp_path, variant, pictures, second
     plain = request.model_copy(update={"loras": ()})
     tiny._speeds.keep(tiny._speed_key(plain, (1, 1)), Speed(10, 4, 0, 0, load=7))
     assert tiny.estimate(plain, pictures) == Estimate(seconds, rough=False)
+    if "end" in pictures:
+        assert tiny.estimate(plain, (), {"around": None}) == Estimate(seconds, rough=False), "it leads to a video"
     assert tiny.estimate(request, pictures).seconds == pytest.approx(seconds + 0.04 * 60)
 
 

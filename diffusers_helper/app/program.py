@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -222,13 +222,19 @@ class Program:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
         return self.components.loras.identified(request) if request.loras else request
 
-    def estimate(self, request: GenerationRequest, pictures: Collection[str] = (START,)) -> Estimate | None:
+    def estimate(
+        self,
+        request: GenerationRequest,
+        pictures: Collection[str] = (START,),
+        videos: Mapping[str, object] | None = None,
+    ) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made.
 
-        `pictures` are the names of those that it is made from: F1 needs the original's weights, too, to lead to one.
+        `pictures` and given `videos` are those that it is made from, by name: to lead to one F1 needs the original's
+        weights, too.
         Raises SettingsError for pictures and times that do not fit.
         """
-        variants = [section.variant for section in direct(request, pictures).plan.sections]
+        variants = [section.variant for section in direct(request, pictures, videos).plan.sections]
         changes = sum(before != after for before, after in pairwise(variants))
         return self._speeds.estimate(request, self._speed_key(request, (1, 1)), changes)
 
