@@ -134,6 +134,6 @@ def test_how_long_it_takes_is_told_of_videos_too(jobs, capsys):
         return Estimate(120.0, rough=False)
 
     listed = jobs(",a.mp4,,redo,0,1.2,,,", ",a.mp4,b.mp4,connect,,,,,", "p.jpg,,,,,,,,")
-    _tell_time(listed, SimpleNamespace(estimate=estimate))
+    _tell_time(listed, SimpleNamespace(times=SimpleNamespace(estimate=estimate)))
     assert "will take about 6 min on this computer." in capsys.readouterr().err
     assert asked == [(1.2, [], ["around"]), (1.2, [], ["before", "after"]), (1.2, ["start"], [])]
