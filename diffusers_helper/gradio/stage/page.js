@@ -51,4 +51,30 @@
     tell();
     name();
   }).observe(document.body, { childList: true, subtree: true });
+
+  // A growing video goes on where it was: what is there already moves on by what came before it.
+  let last = null; // the video as it was before the newest section
+  const series = (source) => source.replace(/(_partial_\d+)?\.mp4.*$/, "");
+  const isStage = (video) => video instanceof HTMLVideoElement && video.closest("#video");
+  document.addEventListener("timeupdate", ({ target: video }) => {
+    if (!isStage(video) || !video.duration || video.seeking) return;
+    last = { source: video.currentSrc, time: video.currentTime, duration: video.duration, paused: video.paused };
+  }, true);
+  document.addEventListener("loadedmetadata", ({ target: video }) => {
+    if (!isStage(video)) return;
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) video.pause(); // it would play by itself
+    const { style } = document.getElementById("video");
+    style.setProperty("--fp-most-width", `${3 * video.videoWidth}px`); // larger than that, small ones look worse
+    style.setProperty("--fp-ratio", `${video.videoWidth} / ${video.videoHeight}`);
+    const before = last;
+    if (!before || before.source === video.currentSrc || series(before.source) !== series(video.currentSrc)) return;
+    const front = document.querySelector("#progress [data-front]") || wasFront;
+    const moved = front ? video.duration - before.duration : 0;
+    video.currentTime = Math.max(0, Math.min(before.time + moved, video.duration - 0.05));
+    if (before.paused) video.pause();
+  }, true);
+  let wasFront = false;
+  setInterval(() => {
+    if (document.querySelector("#progress [data-title]")) wasFront = !!document.querySelector("#progress [data-front]");
+  }, 250);
 }
