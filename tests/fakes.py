@@ -193,7 +193,6 @@ def serve_blocks(folder: Path, app: gr.Blocks) -> Iterator[str]:
     manager.start()
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        app.queue(api_open=False)
         site = in_a_loop(application, Site({"en": app}, manager, Access(), folder))
         server = uvicorn.Server(uvicorn.Config(site, http=LimitedProtocol, ws="none", log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

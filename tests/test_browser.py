@@ -558,12 +558,11 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
 
     def shows_them():
         expect(tab.locator("#prompt textarea")).to_have_value(made.prompt)
+        unfold(tab, "more")
         expect(tab.locator("#seed input")).to_have_value("123")
         expect(tab.locator("#seconds input[type=number]")).to_have_value("7.5")
         expect(tab.locator("#teacache input")).to_be_checked()
         expect(tab.locator("#size-hint")).to_contain_text("512 × 512")
-        tab.locator("#sizes").get_by_role("button").first.click()
-        tab.locator("#more").get_by_role("button").first.click()
         expect(tab.locator("#negative-prompt textarea, #negative-prompt input").first).to_have_value("blur")
         expect(tab.get_by_label("number input for Steps")).to_have_value("7")
         expect(tab.locator("#resolution input")).to_have_value("512")
@@ -761,7 +760,7 @@ def test_a_video_that_failed_for_want_of_memory_says_what_to_do_with_buttons_tha
         start(tab)
         expect(tab.locator("#progress [role=alert]")).to_contain_text("ran out of memory")
         tab.locator("#more-memory").click()
-        wait_for(lambda: len(server.run.jobs) == 2)
+        wait_for(lambda: [job.state for job in server.manager.jobs()] == ["failed"] * 2)
         expect(tab.locator("#smaller")).to_be_visible()
         server.run.fault = None
         tab.locator("#smaller").click()

@@ -34,6 +34,7 @@ def page(told):
         app.load(lambda: view.actions(DONE), None, panel.actions)
         app.load(lambda: "b" * 22, None, browser.client_id)
         connect_actions(stage, use, seconds, [said])
+    app.queue(api_open=False)
     return app
 
 

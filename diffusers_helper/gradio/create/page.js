@@ -85,13 +85,13 @@
   frame.tabIndex = 0;
   frame.setAttribute("role", "group");
   frame.setAttribute("aria-label", page.crop);
-  let crop = null, told = "";
+  let crop = null, told = "", held = 0; // until when what the server says is older than what was moved here
   const place = () => {
     const image = document.querySelector("#photo img");
     told = document.querySelector("#size-hint [data-crop]")?.dataset.crop ?? "";
     const box = image?.parentElement;
     if (!told || !box) return frame.remove();
-    if (!frame.dragged) crop = told.split(",").map(Number);
+    if (!crop || Date.now() > held) crop = told.split(",").map(Number);
     if (frame.parentElement !== box) box.append(frame);
     const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = image;
     if (!width || !clientWidth) return;
@@ -106,6 +106,7 @@
   };
   const move = (x, y) => {
     const clamp = (share) => Math.min(Math.max(share, 0), 1);
+    held = Date.now() + 2000;
     if (crop[0] < 0.999) crop[2] = clamp(x);
     if (crop[1] < 0.999) crop[3] = clamp(y);
     place();
@@ -123,7 +124,7 @@
   });
   frame.addEventListener("pointerup", () => {
     if (frame.dragged) say();
-    setTimeout(() => { frame.dragged = null; }, 1500); // what the server says meanwhile is older
+    frame.dragged = null;
   });
   frame.addEventListener("click", (event) => event.stopPropagation());
   frame.addEventListener("keydown", (event) => {

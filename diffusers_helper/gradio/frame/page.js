@@ -27,10 +27,10 @@
     mirror();
     scrollTo(0, 0);
   };
-  document.addEventListener("click", ({ target }) => {
+  document.addEventListener("click", ({ target, detail }) => {
     const { see: place, press } = target.closest?.(".fp-bar button")?.dataset ?? {};
     if (place) see(place);
-    if (press) byId(press)?.click();
+    if (press && detail < 2) byId(press)?.click();
     if (target.closest?.("#settings-open")) see("settings");
     if (target.closest?.("#keys-open")) byId("keys").showModal();
     const badge = document.querySelector(".fp-badge[open]");

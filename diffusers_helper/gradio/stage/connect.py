@@ -25,13 +25,8 @@ _SEEN = """(client_id, seen, ...others) => {
   delete document.body.dataset.acted;
   return [client_id, acted ? "" : seen, ...others];
 }"""
-_CLICK = """() => {
-  const { dataset } = document.body, now = Date.now();
-  if (!(now - dataset.clicked < 700)) dataset.click = `${now}-${Math.random()}`;
-  dataset.clicked = now;
-  return dataset.click;
-}"""
-"""A word for a click of Start; the second one of a double click has that of the first."""
+_CLICK = "() => document.body.dataset.click"
+"""The word that page.js has for a click of Start."""
 _NEWEST = "() => ''"
 _QUICK = RAW | QUIET
 

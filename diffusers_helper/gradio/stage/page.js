@@ -18,6 +18,15 @@
     track.setAttribute("aria-label", `${bar.querySelector(".fp-progress-text").textContent}, ${text}`);
   };
 
+  // Each click has a word of its own, by which it starts one video; the second one of a double click has that of the first.
+  let pressed = 0;
+  document.addEventListener("click", ({ target, detail }) => {
+    if (!target.closest?.("#start, #more-memory, #smaller")) return;
+    const again = detail > 1 || (detail === 0 && Date.now() - pressed < 300); // keys that are held down
+    if (!again) document.body.dataset.click = `${Date.now()}-${Math.random()}`;
+    pressed = Date.now();
+  }, true);
+
   const voice = document.body.appendChild(document.createElement("div"));
   voice.className = "fp-voice";
   voice.setAttribute("role", "status");
@@ -62,7 +71,8 @@
   }, true);
   document.addEventListener("loadedmetadata", ({ target: video }) => {
     if (!isStage(video)) return;
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) video.pause(); // it would play by itself
+    changed = Date.now();
+    stays = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const { style } = document.getElementById("video");
     style.setProperty("--fp-most-width", `${3 * video.videoWidth}px`); // larger than that, small ones look worse
     style.setProperty("--fp-ratio", `${video.videoWidth} / ${video.videoHeight}`);
@@ -71,7 +81,11 @@
     const front = document.querySelector("#progress [data-front]") || wasFront;
     const moved = front ? video.duration - before.duration : 0;
     video.currentTime = Math.max(0, Math.min(before.time + moved, video.duration - 0.05));
-    if (before.paused) video.pause();
+    stays ||= before.paused;
+  }, true);
+  let changed = 0, stays = false; // Gradio plays each new file by itself
+  document.addEventListener("play", ({ target: video }) => {
+    if (isStage(video) && stays && Date.now() - changed < 1500 && !navigator.userActivation?.isActive) video.pause();
   }, true);
   let wasFront = false;
   setInterval(() => {
