@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import random
 import shutil
@@ -41,7 +42,10 @@ with headless(sys.argv[1]) as browser:
     browser.new_page().goto("about:blank")
 """
 ROOT = Path(__file__).parents[1]
-LONGEST = ("attacks", "benchmarks", "instances", "generation", "main_path", "kills", "options", "models_command")
+LONGEST = (
+    "attacks", "benchmarks", "clip_generation", "given_videos", "instances", "kills", "main_path", "models_command",
+    "options",
+)  # fmt: skip
 """Files that take half a minute or more, whatever their number of tests: they begin first, so that all workers end
 together."""
 NO_NODE = "Playwright's node does not run; on Debian: sudo apt install libatomic1"
@@ -96,9 +100,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported by now out of every later look for garbage, which models call often: it is a million."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among what is imported, a million objects that stay; nor later, which models do often."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        for name in logging.root.manager.loggerDict:
+            if name.startswith("torch."):  # six times a test pytest would go to each of torch's 40 that pass nothing on
+                logging.getLogger(name).propagate = True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,10 +161,11 @@ def _quick() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> Iterator[None]:
+def _same_numbers_every_time(pytestconfig: pytest.Config) -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # Without a GPU `torch.manual_seed` writes three stack traces down, which takes as long as a small test.
+    (torch.manual_seed if pytestconfig.getoption("--gpu") else torch.default_generator.manual_seed)(0)
     yield
     torch.set_num_threads(1)
 

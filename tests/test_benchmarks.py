@@ -53,6 +53,7 @@ def test_lora(capsys):
     assert found["resident: three files"]["planned_gib"] > found["resident: one file"]["planned_gib"] > 0
 
 
+@pytest.mark.slow
 def test_gguf(capsys, tmp_path):
     gguf.main(["--tiny", "--steps", "1", "--folder", str(tmp_path), "--kinds", "bfloat16", "Q4_K"])
     exact, small = last_line(capsys)["results"].values()

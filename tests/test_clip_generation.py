@@ -55,7 +55,7 @@ SLOW = pytest.mark.slow
     ("variant", "seconds", "new"),
     [
         ("f1", 1.2, 36),
-        ("original", 1.2, 36),
+        pytest.param("original", 1.2, 36, marks=SLOW),
         pytest.param("f1", 2.4, 72, marks=SLOW),
         pytest.param("original", 2.4, 72, marks=SLOW),
     ],
@@ -77,6 +77,7 @@ def test_a_video_goes_on(components, tmp_path, variant, seconds, new):
     assert sorted(os.listdir(tmp_path)) == ["given.mp4", "out.json", "out.mp4", "out.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick")
 def test_a_video_is_led_to(components, tmp_path):
     clip = given(tmp_path / "given.mp4", 30)

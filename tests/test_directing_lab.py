@@ -101,6 +101,7 @@ def test_what_gets_to_the_end_picture_is_better_than_the_autoencoder_alone(drawi
         assert 30 < numbers["psnr_autoencoder"] < 40
 
 
+@pytest.mark.slow
 def test_the_frame_before_a_key_picture_is_judged_and_the_steps_there(drawing, scene):
     for numbers in few(key_pictures(drawing, [scene]), 2):
         assert numbers["case"] in KEYS
@@ -110,6 +111,7 @@ def test_the_frame_before_a_key_picture_is_judged_and_the_steps_there(drawing, s
         assert numbers["joint_without_double"] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_sections_are_right_if_they_do_what_their_own_text_says(drawing, scene):
     change = Change("pan left", "pan up", half=2)
     found = change.judged(drawing.directed(change.inputs(drawing, scene, "f1")), scene)
@@ -187,6 +189,7 @@ def test_a_section_with_another_text_forgets(scene):
     assert [piece.indices for piece in third.context] == [piece.indices for piece in plan.sections[2].context]
 
 
+@pytest.mark.slow
 def test_results_are_written_and_shown(drawing, scene, tmp_path, capsys):
     result = run(drawing, [scene], "keys", tmp_path, {"models": "none"})
     assert json.loads((tmp_path / "keys.json").read_text()) == json.loads(json.dumps(result))

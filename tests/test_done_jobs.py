@@ -268,6 +268,7 @@ def test_a_damaged_record_of_what_was_made_is_no_other_jobs_trouble(tmp_path, na
     assert [name for name, _ in victim.store.quarantine.listed()] == aside
 
 
+@pytest.mark.slow
 def test_so_many_ways_of_damaging_them(tmp_path):
     names = [name for number, name in enumerate(sorted(set(OF_RECORDS))) if damaged(tmp_path / str(number), name)]
     assert len(names) > 45

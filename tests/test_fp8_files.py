@@ -81,6 +81,7 @@ def test_it_is_converted_once(tmp_path):
     assert torch.equal(call(first), call(again))
 
 
+@pytest.mark.slow
 def test_other_files_and_variants_are_converted_by_themselves(tmp_path):
     models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=shutil.copyfile)  # new times
     for source in (LocalFolder(TINY_FOLDER), LocalFolder(models)):

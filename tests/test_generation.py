@@ -46,6 +46,8 @@ from tests.quick import quick_decoding
 from tests.tiny import TINY_FOLDER
 
 SMALL = {"prompt": "the camera pans left", "seconds": 1.2, "steps": 2, "seed": 5}
+SQUARE = {"width": 64, "height": 64}
+"""Half the work of the folder's own size, for what is not about sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_metadata_is_left_out_on_request_or_with_a_note_where_files_cannot_carry
 def test_the_video_grows_section_by_section(components, photo, tmp_path):
     grown = [
         (event.frames, event.sections_done, event.path.exists())
-        for event in run(components, photo, tmp_path / "clip", variant="f1", seconds=2.4, steps=1)
+        for event in run(components, photo, tmp_path / "clip", variant="f1", seconds=2.4, steps=1, **SQUARE)
         if isinstance(event, VideoGrown)
     ]
     assert grown == [(37, 1, True), (73, 2, True)]
@@ -195,12 +197,12 @@ def test_a_check_that_raises_stops_inside_any_long_call(components, photo, tmp_p
         list(generate(inputs, components=components, output=tmp_path / "a", check=check))
     assert left == 0
     assert not list(tmp_path.glob("*.part"))
-    assert latents_of(components, photo, tmp_path / "next", steps=1).isfinite().all()
+    assert latents_of(components, photo, tmp_path / "next", steps=1, **SQUARE).isfinite().all()
 
 
 @pytest.mark.usefixtures("_quick")
 def test_closing_keeps_the_finished_sections(components, photo, tmp_path):
-    events = run(components, photo, tmp_path / "a", seconds=2.4, steps=1)
+    events = run(components, photo, tmp_path / "a", seconds=2.4, steps=1, **SQUARE)
     for event in events:
         if isinstance(event, VideoGrown):
             break
@@ -237,10 +239,10 @@ def test_running_out_of_memory_is_told_and_the_next_job_works(components, photo,
     hook = module.register_forward_pre_hook(out_of_memory)
     try:
         with pytest.raises(OutOfMemoryError, match="memory"):
-            list(run(components, photo, tmp_path / "a", steps=1))
+            list(run(components, photo, tmp_path / "a", steps=1, **SQUARE))
     finally:
         hook.remove()
-    assert latents_of(components, photo, tmp_path / "b", steps=1).isfinite().all()
+    assert latents_of(components, photo, tmp_path / "b", steps=1, **SQUARE).isfinite().all()
 
 
 def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):
@@ -257,7 +259,7 @@ def test_latents_that_are_not_finite_stop_the_job(components, photo, tmp_path):
     assert json.loads(Path(tmp_path / "a.json").read_text())["seed"] == 5
 
 
-THREE = {"seconds": 3.6, "steps": 1}
+THREE = SQUARE | {"seconds": 3.6, "steps": 1}
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.test_fp8_files import call
 from tests.tiny import SHIPPED, TINY_FOLDER
 
 F1, ORIGINAL = transformer_part("f1"), transformer_part("original")
+SLOW = pytest.mark.slow
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
@@ -69,7 +70,9 @@ QUANTISED = {
 """How the file is made, what the environment calls it, and the relative error of a matrix at most (Frobenius norm)."""
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW) if name in ("Q6_K", "Q5_K") else name for name in QUANTISED]
+)
 def test_a_quantised_file_is_what_its_numbers_are(tmp_path, name):
     make, words, bound = QUANTISED[name]
     weights = weights_of(ORIGINAL, SHIPPED)
@@ -95,7 +98,7 @@ def test_a_quantised_file_is_what_its_numbers_are(tmp_path, name):
     assert [note for note in components.notes_on(loaded) if "pictures differ" in note]
 
 
-@pytest.mark.parametrize("make", [scaled, "Q4_K"])
+@pytest.mark.parametrize("make", [scaled, pytest.param("Q4_K", marks=SLOW)])
 def test_expanded_or_in_its_form_a_weight_has_the_same_bits(tmp_path, make):
     """Where everything stays on a GPU weights are expanded once, elsewhere whenever they are read."""
     from diffusers_helper.loading.building import build
@@ -152,6 +155,7 @@ def encoded(components):
         ]
 
 
+@pytest.mark.slow
 def test_comfyuis_folder_is_the_published_model(tmp_path):
     source = resolve_models(str(comfyui(tmp_path / "ComfyUI" / "models", TINY_FOLDER).parent), accelerator=False)
     source.check(["original", "f1"])

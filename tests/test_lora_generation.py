@@ -31,7 +31,7 @@ from tests.odd_videos import video
 from tests.test_generation import photo, quick_decoding  # noqa: F401 - a fixture
 from tests.tiny import TINY_FOLDER
 
-SMALL = {"prompt": "the camera pans left", "seconds": 2.4, "steps": 1, "seed": 5}
+SMALL = {"prompt": "the camera pans left", "seconds": 2.4, "steps": 1, "seed": 5, "width": 64, "height": 64}
 MODULES = (
     "transformer_blocks.0.attn.to_q",
     "transformer_blocks.0.norm1.linear",
@@ -41,7 +41,7 @@ MODULES = (
     "proj_out",
 )
 """What is read in every step, once per video, by the text refiner, and last."""
-VARIANTS = ("original", "f1")
+VARIANTS = (pytest.param("original", marks=pytest.mark.slow), "f1")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,7 @@ def test_files_change_a_video_as_merged_weights_do_and_leave_no_trace(components
         assert (section - without).abs().max() > 0.01 * wanted.std()
 
 
+@pytest.mark.slow
 def test_given_videos_have_them_too(components, tmp_path):
     clip = open_clip(video(tmp_path / "given.mp4", 5, size=(160, 96)))
     request = GenerationRequest(**SMALL | {"seconds": 1.2, "resolution": 128, "variant": "f1"})
@@ -148,6 +149,7 @@ def test_weights_over_time(components, photo, tmp_path, variant):  # noqa: F811
     assert [cues.cues[section.prompt].loras for section in by_time][first] == (0.0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loras", [["1=0.7", "2=0.3"], ["1=[0s-1.2s: 0.5] [1.2s-: 1]", "2=[1.2s-: -1]"]])
 def test_a_model_that_swaps_makes_the_same_bits(components, folder, photo, tmp_path, loras):  # noqa: F811
     wanted = latents_of(components, photo, tmp_path / "a", loras=loras)
@@ -251,6 +253,7 @@ def test_files_are_read_once_while_they_stay_as_they_are(folder, tmp_path):
     assert digests("1", "2") == [first, second]  # what nobody asks for is not kept
 
 
+@pytest.mark.slow
 def test_a_model_whose_files_changed_is_loaded_anew(components, folder, photo, tmp_path):  # noqa: F811
     """The new files have no single blocks, so the old ones' changed weights cannot be read again from them."""
     models = shutil.copytree(TINY_FOLDER, tmp_path / "models")

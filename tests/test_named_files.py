@@ -101,6 +101,7 @@ def test_of_several_files_the_nearest_to_the_published_is_taken_and_the_others_a
     assert opened(models).chosen(F1) == ""
 
 
+@pytest.mark.slow
 def test_the_built_in_configurations_are_those_of_the_published_sizes():
     """As the libraries and this program's class have them; files of weights come without one."""
     from diffusers import AutoencoderKLHunyuanVideo

@@ -1,5 +1,7 @@
 """Everything that an installation brings along is held to a version, on every computer that is supported."""
 
+import gc
+import importlib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from diffusers_helper.service.packages import naming_setup
+from diffusers_helper.service.packages import importing, naming_setup
 
 ROOT = Path(__file__).parents[1]
 OF_TORCH_WITH_CUDA = {
@@ -89,3 +91,21 @@ def test_only_packages_that_are_missing_become_a_sentence(error: ImportError, en
         raise error
     if ends is SystemExit:
         assert str(error.name).partition(".")[0] in str(ended.value)
+
+
+def test_no_garbage_is_looked_for_among_imports_and_again_afterwards():
+    looked = []
+    with pytest.raises(ModuleNotFoundError), importing():
+        looked.append(gc.isenabled()) or importlib.import_module("no_such_module")
+    assert looked == [False]
+    assert gc.isenabled()
+    with importing(), importing():
+        pass
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled(), "who turned it off has it off"
+    finally:
+        gc.enable()

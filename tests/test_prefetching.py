@@ -165,6 +165,7 @@ def test_the_end_of_each_block_is_marked(stack):
     assert (slots[0].point is before[0], slots[1].point is before[1]) == (False, True)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_compiled_blocks_work_too(stack):
     x = torch.randn(2, 4)

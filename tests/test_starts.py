@@ -99,7 +99,7 @@ def test_a_cut_video_grows_by_its_plan(tmp_path, variant):
     assert count_frames(video.finish()) == plan.total_frames == 100
 
 
-@pytest.mark.parametrize("variant", ["original", "f1"])
+@pytest.mark.parametrize("variant", [pytest.param("original", marks=pytest.mark.slow), "f1"])
 def test_a_blank_start_changes_no_latent_and_cuts_its_frames(framepack, variant):
     fields = {"variant": variant, "seed": 6}
     blank = list(run(framepack, fields | {"start": "colour", "start_colour": "White"}))
@@ -158,6 +158,7 @@ def test_a_video_that_goes_on_is_the_same_bit_for_bit(tmp_path, kind):
         assert {path.name: path.read_bytes() for path in (tmp_path / name).glob(f"{kind}*")} == expected
 
 
+@pytest.mark.slow
 def test_a_start_that_was_cut_off_is_made_anew_to_the_same_bits(tmp_path):
     whole = load(tmp_path / "whole")
     events = run(whole, {"start": "text"})
@@ -269,6 +270,7 @@ def stable_diffusion(tmp_path_factory, every_pipeline):
     return folder
 
 
+@pytest.mark.slow
 def test_a_text_to_image_model_makes_the_start_and_is_gone(tmp_path, stable_diffusion, monkeypatch):
     framepack, loaded = load(tmp_path / "a", start_from=str(stable_diffusion)), []
     load_pipeline = diffusers.AutoPipelineForText2Image.from_pretrained
@@ -296,6 +298,7 @@ def test_a_text_to_image_model_makes_the_start_and_is_gone(tmp_path, stable_diff
     assert len(loaded) == 2
 
 
+@pytest.mark.slow
 def test_who_goes_on_needs_the_model_no_more(tmp_path, stable_diffusion):
     framepack = load(tmp_path / "whole", start_from=str(stable_diffusion))
     for event in run(framepack, {"start": "model"}):
@@ -349,6 +352,7 @@ def nothing(*_):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -376,12 +380,15 @@ def test_a_model_that_cannot_be_used_is_one_sentence(tmp_path, stable_diffusion,
     [
         (None, SettingsError, "--start-from MODEL"),
         ("./nowhere/at all", SettingsError, "no such folder"),
-        ("somebody/a-model-that-is-not-here", ModelFilesError, "cannot be downloaded"),
+        pytest.param(
+            "somebody/a-model-that-is-not-here", ModelFilesError, "cannot be downloaded", marks=pytest.mark.slow
+        ),
     ],
 )
-@pytest.mark.usefixtures("every_pipeline")
 @pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`")  # an argument that diffusers still gives
-def test_a_model_that_is_not_here_is_one_sentence(tmp_path, model, error, said):
+def test_a_model_that_is_not_here_is_one_sentence(tmp_path, model, error, said, request):
+    if error is ModelFilesError:  # only then is diffusers asked
+        request.getfixturevalue("every_pipeline")
     framepack = load(tmp_path, start_from=model, offline=True)
     with pytest.raises(FramePackError, match=said) as raised:
         list(run(framepack, {"start": "model"}))

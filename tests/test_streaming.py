@@ -49,8 +49,19 @@ def test_the_transformer(share, rounded, eight_bit_file):
     DynamicSwapInstaller.uninstall_model(model)
 
 
+@pytest.fixture(scope="module", params=["scaled", "e5m2", "Q4_K", "text encoder"])
+def quantised(request, tmp_path_factory):
+    """A transformer, or the text encoder, in a form that stays in RAM as it is; and what it computes, expanded."""
+    part, file = quantised_file(request.param, tmp_path_factory.mktemp("quantised"))
+    expanded = build(part, file, torch.float32, Place(CPU), lambda *_: None)
+    return part, file, run(part, expanded), half_of(expanded)
+
+
+def run(part, model):
+    return model(IDS).last_hidden_state if part is parts.TEXT_ENCODER else call(model)
+
+
 def quantised_file(form, folder):
-    """A transformer, or the text encoder, in a form that stays in RAM as it is."""
     if form == "Q4_K":
         write_gguf_file(folder / "x.gguf", ORIGINAL, weights_of(ORIGINAL, SHIPPED), SHIPPED, form)
         return ORIGINAL, folder / "x.gguf"
@@ -60,26 +71,21 @@ def quantised_file(form, folder):
     return part, write_single(folder / "x.safetensors", part, stored, TINY_FOLDER)
 
 
-@pytest.mark.parametrize("form", ["scaled", "e5m2", "Q4_K", "text encoder"])
 @pytest.mark.parametrize("share", [0, 0.5, 2], ids=["in files", "half of each", "in RAM"])
-def test_quantised_weights_travel_as_they_are_stored(tmp_path, share, form):
+def test_quantised_weights_travel_as_they_are_stored(quantised, share):
     """Scales that are in no file, and modulation weights that stay in theirs, among them."""
-    part, file = quantised_file(form, tmp_path)
+    part, file, expected, large = quantised
 
     def loaded(place):
         return build(part, file, torch.float32, place, lambda *_: None)
 
-    def run(model):
-        return model(IDS).last_hidden_state if part is parts.TEXT_ENCODER else call(model)
-
-    expanded, kept = loaded(Place(CPU)), loaded(Place(CPU, as_stored=True))
-    expected, small, large = run(expanded), half_of(kept), half_of(expanded)
+    small = half_of(loaded(Place(CPU, as_stored=True)))
     assert small < 0.3 * large
     model = loaded(Place(CPU, ram=2 * share * small, stream=True, as_stored=True))
     DynamicSwapInstaller.install_model(model, CPU, streams=PatientGpu(), slots=2)
     with torch.inference_mode():
         for _ in range(2):
-            assert torch.equal(run(model), expected)
+            assert torch.equal(run(part, model), expected)
     sent = DynamicSwapInstaller.prefetcher_of(model).sizes
     assert sum(sent) == 2 * small
     DynamicSwapInstaller.uninstall_model(model)

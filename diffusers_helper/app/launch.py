@@ -24,6 +24,7 @@ from diffusers_helper.service.access import Access, access_from
 from diffusers_helper.service.config import RuntimeConfig, names_of
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
+from diffusers_helper.service.packages import importing
 from diffusers_helper.service.places import file_permissions, require_writable
 from diffusers_helper.service.proxies import require_proxies
 from diffusers_helper.service.versions import require_versions
@@ -90,7 +91,8 @@ def _run(
     require_versions()
     require_proxies()
 
-    from diffusers_helper.app.device import sole_process, system_monitor
+    with importing():
+        from diffusers_helper.app.device import sole_process, system_monitor
 
     program = open_one(config, variant.name)
     port = listener.getsockname()[1]
@@ -98,11 +100,12 @@ def _run(
     require_writable(uploads, "--data DIR")
     with sole_process(program.device, program.outputs, port):
         os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
-        from diffusers_helper.gradio.app import build_pages
-        from diffusers_helper.gradio.content import ModelCard, ProgramStatus
-        from diffusers_helper.gradio.door.endpoints import Monitor, routes
-        from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
-        from diffusers_helper.service.watchdog import Watchdog
+        with importing():
+            from diffusers_helper.gradio.app import build_pages
+            from diffusers_helper.gradio.content import ModelCard, ProgramStatus
+            from diffusers_helper.gradio.door.endpoints import Monitor, routes
+            from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
+            from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
             logger.warning("Everybody who reaches %s can use this page; there is no password", config.server)

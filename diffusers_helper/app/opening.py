@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from diffusers_helper.service.config import RuntimeConfig
+from diffusers_helper.service.packages import importing
 
 if TYPE_CHECKING:
     from diffusers_helper.app.program import Program
@@ -16,6 +17,7 @@ OpenProgram = Callable[[RuntimeConfig, str], "Program"]
 
 def open_program(config: RuntimeConfig, variant: str) -> Program:
     """Return the program of this process."""
-    from diffusers_helper.app.program import Program
+    with importing():
+        from diffusers_helper.app.program import Program
 
     return Program(config, variant)

@@ -41,6 +41,7 @@ from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
+from diffusers_helper.service.packages import importing
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
@@ -150,7 +151,8 @@ class Program:
 
     def prepare(self) -> None:
         """Import what the first video needs."""
-        import_late()
+        with importing():
+            import_late()
 
     def generate(
         self,

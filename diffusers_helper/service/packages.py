@@ -1,7 +1,11 @@
-"""What a program says when it is started with a Python that has not got its packages; nothing is imported for it."""
+"""What a program says when it is started with a Python that has not got its packages, and how it imports much.
+
+Nothing is imported for it.
+"""
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,3 +26,15 @@ def naming_setup() -> Iterator[None]:
         if package in ("", "diffusers_helper"):
             raise
         sys.exit(f"The package {package} is missing or broken in this Python ({sys.executable}). {advice}")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage inside: imports make a million objects that stay, and a look among them takes ever longer."""
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
