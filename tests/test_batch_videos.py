@@ -2,12 +2,14 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from diffusers_helper.commands.batch import _foreseen, inputs_of
+from diffusers_helper.commands.batch import _foreseen, _tell_time, inputs_of
 from diffusers_helper.commands.batch_list import plan, read_list
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.speeds import Estimate
 from tests.odd_videos import video
 
 SHARED = GenerationRequest(seconds=1.2, resolution=128, seed=5).model_dump()
@@ -122,3 +124,16 @@ def test_what_cannot_be_made_of_a_video_is_told_before_it_is_tried(jobs, tmp_pat
     seen = _foreseen(job, tmp_path)
     assert seen.state == "failed"
     assert told in seen.error
+
+
+def test_how_long_it_takes_is_told_of_videos_too(jobs, capsys):
+    asked = []
+
+    def estimate(request, pictures, videos=None):
+        asked.append((round(request.seconds, 1), list(pictures), list(videos or {})))
+        return Estimate(120.0, rough=False)
+
+    listed = jobs(",a.mp4,,redo,0,1.2,,,", ",a.mp4,b.mp4,connect,,,,,", "p.jpg,,,,,,,,")
+    _tell_time(listed, SimpleNamespace(times=SimpleNamespace(estimate=estimate)))
+    assert "will take about 6 min on this computer." in capsys.readouterr().err
+    assert asked == [(1.2, [], ["around"]), (1.2, [], ["before", "after"]), (1.2, ["start"], [])]

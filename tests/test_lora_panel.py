@@ -16,7 +16,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.create.loras import LoraHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.inputs import control_value, kept_settings, read_request
+from diffusers_helper.gradio.inputs import SETTINGS, control_value, kept_settings, read_request
 from diffusers_helper.media.decoding import PhotosBusyError
 from diffusers_helper.media.recipe import recipe_of
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -180,7 +180,7 @@ def restored(tmp_path, monkeypatch, library):
         fields = json.loads(recipe_of(GenerationRequest(loras=loras)))
         file.write_text(json.dumps({name: value for name, value in fields.items() if name not in drop}))
         message, _, *controls, _ = RecipeHandlers(ORIGINAL, loras=library).restore({"path": str(file)})
-        return message, controls[-1]
+        return message, dict(zip(SETTINGS, controls, strict=True))["loras"]
 
     return restore
 

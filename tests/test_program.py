@@ -185,6 +185,8 @@ def test_the_estimate_knows_f1s_second_model(tmp_path, variant, pictures, second
     plain = request.model_copy(update={"loras": ()})
     tiny.times._known.keep(tiny.times.key(plain, (1, 1)), Speed(10, 4, 0, 0, load=7))
     assert tiny.times.estimate(plain, pictures) == Estimate(seconds, rough=False)
+    if "end" in pictures:
+        assert tiny.times.estimate(plain, (), {"around": None}) == Estimate(seconds, rough=False), "it leads to a video"
     assert tiny.times.estimate(request, pictures).seconds == pytest.approx(seconds + 0.04 * 60)
 
 

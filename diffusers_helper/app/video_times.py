@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,13 +42,18 @@ class VideoTimes:
         """Pass the events of a video on, as `KnownSpeeds.timed`; `shape` is the size of its start picture."""
         return self._known.timed(events, self.key(request, shape))
 
-    def estimate(self, request: GenerationRequest, pictures: Collection[str] = (START,)) -> Estimate | None:
+    def estimate(
+        self,
+        request: GenerationRequest,
+        pictures: Collection[str] = (START,),
+        videos: Mapping[str, object] | None = None,
+    ) -> Estimate | None:
         """Return how long a video takes here, as for a square photo; None if nothing like it was ever made.
 
-        `pictures` are the names of those that it is made from: F1 needs the original's weights, too, to lead to one.
-        Raises SettingsError for pictures and times that do not fit.
+        `pictures` and given `videos` are those that it is made from, by name: to lead to one F1 needs the original's
+        weights, too. Raises SettingsError for pictures and times that do not fit.
         """
-        variants = [section.variant for section in direct(request, pictures).plan.sections]
+        variants = [section.variant for section in direct(request, pictures, videos).plan.sections]
         changes = sum(before != after for before, after in pairwise(variants))
         return self._known.estimate(request, self.key(request, (1, 1)), changes)
 

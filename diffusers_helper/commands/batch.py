@@ -33,6 +33,7 @@ from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
     from diffusers_helper.app.program import Program
+    from diffusers_helper.jobs.speeds import Estimate
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
@@ -220,14 +221,21 @@ def _tell_passed_over(listed: JobList, *, recursive: bool) -> None:
 
 def _tell_time(jobs: Sequence[BatchJob], program: Program) -> None:
     """Say about how long the jobs will take, as far as that is known here."""
-    asked = [(job.request, job.entry.pictures) for job in jobs if job.request and not job.entry.edit]
-    found = [program.times.estimate(*each) for each in asked]
+    found = [_estimate(job, program) for job in jobs]
     known = [estimate for estimate in found if estimate]
     if known:
         minutes = max(1, round(sum(estimate.seconds for estimate in known) / 60))
         roughly = "very roughly" if any(estimate.rough for estimate in known) else "about"
         of_how_many = "" if len(known) == len(found) else f" ({len(known)} of {len(found)}; of the others nobody knows)"
         sys.stderr.write(f"What is to be made will take {roughly} {minutes} min on this computer{of_how_many}.\n")
+
+
+def _estimate(job: BatchJob, program: Program) -> Estimate | None:
+    assert job.request is not None, "only what can be made is"
+    if job.entry.edit is None:
+        return program.times.estimate(job.request, job.entry.pictures)
+    inputs = inputs_of(job)  # which decides how long a part is that is made anew
+    return program.times.estimate(inputs.request, (), inputs.videos)
 
 
 def _report_name(source: Path) -> str:
