@@ -42,7 +42,10 @@ with headless(sys.argv[1]) as browser:
     browser.new_page().goto("about:blank")
 """
 ROOT = Path(__file__).parents[1]
-LONGEST = ("attacks", "benchmarks", "instances", "generation", "main_path", "kills", "options", "models_command")
+LONGEST = (
+    "attacks", "benchmarks", "clip_generation", "given_videos", "instances", "kills", "main_path", "models_command",
+    "options",
+)  # fmt: skip
 """Files that take half a minute or more, whatever their number of tests: they begin first, so that all workers end
 together."""
 NO_NODE = "Playwright's node does not run; on Debian: sudo apt install libatomic1"

@@ -9,6 +9,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, ValidationError
 
 from diffusers_helper.gradio.client_jobs import new_client_id
+from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import FULL, GOOD, LION, serve_page, wait_for
@@ -137,8 +138,9 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     word = new_client_id()
     page.run.hold.clear()
     handler(page, ann, "restore", word, None)
-    start = {"image": upload(ann), **FULL}
-    body = {"data": [word, "", *start.values(), "", None], "fn_index": index_of(page, "start"), "session_hash": "ann"}
+    settings = FULL | {"loras": ""}
+    start = [upload(ann), *(settings[name] for name in SETTINGS), None]
+    body = {"data": [word, "", *start], "fn_index": index_of(page, "start"), "session_hash": "ann"}
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 

