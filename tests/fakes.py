@@ -184,6 +184,26 @@ class FakePage:
 
 
 @contextmanager
+def serve_blocks(folder: Path, app: gr.Blocks) -> Iterator[str]:
+    """Serve one region alone, behind the same guards; the address of its page."""
+    manager = JobManager(FakeRun(folder))
+    manager.start()
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        site = in_a_loop(application, Site({"en": app}, manager, Access(), folder))
+        server = uvicorn.Server(uvicorn.Config(site, http=LimitedProtocol, ws="none", log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert manager.close(60)
+    assert not thread.is_alive()
+
+
+@contextmanager
 def serve_page(
     folder: Path,
     variant: Variant = ORIGINAL,

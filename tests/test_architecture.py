@@ -96,6 +96,11 @@ def test_the_package_itself_imports_late_alone() -> None:
     assert sorted(imports(PACKAGE)) == [f"{PACKAGE}.api.FramePack", "typing.Any"]
 
 
+@pytest.mark.parametrize("module", [module for module in FILES if module.startswith(f"{PACKAGE}.gradio")])
+def test_a_file_of_the_page_has_one_idea(module: str) -> None:
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 250
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_gradio_stays_in_its_folder_and_nothing_prints(module: str) -> None:
     if not module.startswith(f"{PACKAGE}.gradio"):

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
-from diffusers_helper.core.errors import NumericsError
+from diffusers_helper.core.buckets import BUCKETS
+from diffusers_helper.core.errors import OUT_OF_MEMORY, NumericsError, OutOfMemoryError
 from diffusers_helper.core.events import StepDone
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
@@ -24,8 +25,20 @@ from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.service.system_monitor import SystemMonitor
-from tests.browsing import PLAYED, SOUGHT, fill, headless, preview, shows_idle, shows_running, start, visit
-from tests.fakes import LION, serve_page, wait_for
+from tests.browsing import (
+    PLAYED,
+    SOUGHT,
+    START,
+    fill,
+    headless,
+    preview,
+    shows_idle,
+    shows_running,
+    start,
+    unfold,
+    visit,
+)
+from tests.fakes import LION, SIZE, serve_page, wait_for
 from tests.odd_videos import video
 from tests.test_unfinished import Life
 
@@ -84,9 +97,10 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         first = preview(tab)
         wait_for(lambda: tab.locator("#stage img").count() and preview(tab) != first)
         bars = tab.locator("#progress [role=progressbar]")
-        expect(bars).to_have_count(2)
+        expect(bars).to_have_count(1)
         expect(tab.locator("#progress")).to_contain_text(re.compile(r"Section \d of 2, step \d of 8"))
-        expect(tab.locator("#progress")).to_contain_text(re.compile("Whole video, about .* left"))
+        expect(tab.locator("#progress")).to_contain_text(re.compile("about .* left"))
+        expect(tab).to_have_title(re.compile(r"\d+ % · .+ · " + variant.title))
         assert ("ending is generated first" in tab.locator("#details").inner_text()) is bool(variant.note)
 
         expect(tab.locator("#progress")).to_have_text("Done")
@@ -98,8 +112,9 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         assert error is None
         for share in (0.9, 0.2, 0.6):
             assert tab.locator("#video video").evaluate(SOUGHT, share) == pytest.approx(share * duration, abs=0.02)
+        expect(tab).to_have_title(variant.title)
         with tab.expect_download() as download:
-            tab.locator("#video a[download]").first.click()
+            tab.get_by_role("link", name="Download").click()
         assert download.value.path().read_bytes() == Path(server.manager.jobs()[0].video).read_bytes()
 
 
@@ -132,6 +147,7 @@ def test_end_keeps_the_part_that_was_finished(user, server):
 
 def test_a_reload_brings_everything_back(user, server):
     tab = user.open()
+    unfold(tab, "more")
     tab.get_by_label("A new seed for every video").click()
     expect(tab.locator("#seed input")).not_to_have_value("-1")
     tab.locator("#seed input").fill("123")
@@ -146,7 +162,7 @@ def test_a_reload_brings_everything_back(user, server):
     tab.reload()  # the first one left nothing behind
     expect(tab.locator("#end")).to_be_enabled()
     expect(tab.locator("#stage img")).to_be_visible()
-    expect(tab.locator("#progress [role=progressbar]")).to_have_count(2)
+    expect(tab.locator("#progress [role=progressbar]")).to_have_count(1)
     expect(tab.locator("#video video")).to_be_visible()
     expect(tab.locator("#photo img")).to_be_visible()
     expect(tab.locator("#prompt textarea")).to_have_value("A lion roars.")
@@ -189,7 +205,7 @@ def test_two_people_see_only_their_own_jobs(browser, user, server):
         shows_idle(bob)
         fill(bob)
         start(bob)
-        expect(bob.locator("#start")).to_have_text("In the queue")
+        expect(bob.locator("#start")).to_have_text("Add to queue")
         expect(bob.locator("#progress")).to_contain_text("Next in line")
         bob.locator("#end").click()
         shows_idle(bob)
@@ -246,8 +262,6 @@ DROPPED = """([selector, name, bytes]) => {
   document.querySelector(selector).dispatchEvent(drop);
 }"""
 """Drops a file of which the browser knows no type."""
-CHOOSERS = {"#photo": "#size-hint", "#recipe": "#recipe-message"}
-"""The fields for a file, and what says that it cannot be used."""
 
 
 @pytest.mark.parametrize("way", ["choose", "drop"])
@@ -264,11 +278,11 @@ def test_what_is_in_a_file_decides_and_not_its_name(user, tmp_path, way):
     give("#photo", "photo", LION.read_bytes())
     expect(tab.locator("#size-hint")).to_contain_text("pixels")
     tab.reload()
-    tab.locator("#restore").get_by_role("button").first.click()
     tab.locator("#photo button[aria-label='Remove Image'], #photo button[aria-label='Clear']").first.click()
-    for field, said in CHOOSERS.items():
-        give(field, "letter.pdf", b"%PDF-1.4")
-        expect(tab.locator(f"{said} [role=alert]")).to_contain_text("letter.pdf")
+    give("#photo", "letter.pdf", b"%PDF-1.4")
+    expect(tab.locator("#size-hint [role=alert]")).to_contain_text("letter.pdf")
+    give("#photo", "letter.json", b"%PDF-1.4")
+    expect(tab.locator("#dropped-told [role=alert]")).to_contain_text("letter.json")
     expect(tab.locator("#photo img")).to_be_hidden()
     expect(tab.locator(".toast-body")).to_have_count(0)
 
@@ -319,7 +333,7 @@ def test_a_poll_from_before_the_start_leaves_nothing_behind(user, server):
 
     def keep_polls(route):
         data = route.request.post_data_json["data"]
-        is_poll = len(data) == 2 and " " in str(data[1])  # the client's id, and what the tab shows
+        is_poll = len(data) == 3 and " " in str(data[1])  # the client's id, what the tab has, and which job it shows
         polls.append(route) if is_poll and not polls else route.continue_()
 
     tab.route("**/gradio_api/run/predict*", keep_polls)
@@ -338,13 +352,14 @@ def test_a_poll_from_before_the_start_leaves_nothing_behind(user, server):
 
 def test_length_size_and_notes_are_told_before_the_start(user):
     tab = user.open()
+    expect(tab.get_by_role("note")).to_have_count(0)
+    tab.get_by_text("About the models").click()
     expect(tab.get_by_role("note").first).to_have_text("The pictures are noise.")
     expect(tab.locator("#length-hint")).to_contain_text("37 frames, exactly 1.23 s")
     tab.locator("#seconds input[type=number]").fill("120")
     expect(tab.locator("#length-hint")).to_contain_text("3601 frames, exactly 120.03 s")
     fill(tab)
     expect(tab.locator("#size-hint")).to_contain_text("256 × 256")
-    tab.get_by_text("Size and shape").click()
     tab.get_by_label("Picture size").click()
     tab.get_by_role("option", name="640").click()
     expect(tab.locator("#size-hint")).to_contain_text("640")
@@ -362,6 +377,7 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     tab = user.open()
     tab.locator("#ideas").get_by_text("Wave").click()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
+    unfold(tab, "more")
     switch, seed = tab.get_by_label("A new seed for every video"), tab.locator("#seed input")
     expect(switch).to_be_checked()
     expect(seed).to_be_hidden()
@@ -373,6 +389,7 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     tab.wait_for_function(DRAFT_IS_KEPT)
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
+    unfold(tab, "more")
     expect(switch).not_to_be_checked()
     expect(seed).to_have_value(kept)
     switch.click()
@@ -394,6 +411,7 @@ def test_every_video_has_a_new_seed_until_the_switch_keeps_one(user, server):
         shows_idle(tab)
     assert seeds[0] != seeds[1]
 
+    unfold(tab, "more")
     tab.get_by_label("A new seed for every video").click()
     expect(tab.locator("#seed input")).to_have_value(str(seeds[1]))
     count = len(server.manager.jobs())
@@ -417,32 +435,36 @@ def test_hints_stand_below_each_other_and_go_when_they_are_followed(browser, ser
     Image.open(LION).save(file, pnginfo=png_comment(recipe_of(GenerationRequest(prompt="A lion", resolution=256))))
     with visit(browser, server.url, viewport={"width": width, "height": 900}) as user:
         tab = user.open()
-        hint = tab.get_by_text("This picture has its settings in it")
+        hint = tab.get_by_text("This picture was made here")
         fill(tab, photo=file)
         expect(hint).to_be_visible()
-        assert tab.locator("#make .fp-hint").count() == 4
-        assert clear_of_each_other(tab, "#make .fp-hint")
-        tab.locator("#restore").get_by_role("button").first.click()
-        tab.locator("#recipe input[type=file]").set_input_files(file)
-        expect(tab.locator("#recipe-message")).to_contain_text("The settings are restored.")
+        assert tab.locator("#create .fp-hint").count() == 4
+        assert clear_of_each_other(tab, "#create .fp-hint")
+        tab.locator("#use-settings").click()
+        expect(tab.locator("#dropped-told")).to_contain_text("The settings are restored.")
         expect(hint).to_have_count(0)
-        tab.locator("#recipe button[aria-label*=lear], #recipe button[aria-label*=emove]").first.click()
-        expect(tab.locator("#recipe-message")).not_to_contain_text("restored")
+        expect(tab.locator("#prompt textarea")).to_have_value("A lion")
+        tab.locator("#photo button[aria-label='Remove Image'], #photo button[aria-label='Clear']").first.click()
+        expect(tab.locator("#dropped-told")).to_be_hidden()
 
 
-def test_the_result_stays_in_sight_while_the_settings_scroll(browser, server):
+def test_form_and_result_stay_in_sight_while_the_settings_scroll(browser, server):
     for width in (1920, 1400):
         with visit(browser, server.url, viewport={"width": width, "height": 700}) as user:
             tab = user.open()
-            tab.locator("#more").get_by_role("button").first.click()
+            unfold(tab, "more")
             expect(tab.locator("#negative-prompt")).to_be_visible()
-            result = tab.locator("#result")
-            tab.evaluate("window.scrollTo(0, 0)")
-            tab.wait_for_function("window.scrollY === 0")
-            assert result.bounding_box()["y"] > 50
+            result, create = tab.locator("#result"), tab.locator("#create")
+            assert create.bounding_box()["width"] == pytest.approx(440, abs=12)
+            assert create.evaluate("column => column.scrollHeight > column.clientHeight")
+            before = result.bounding_box()["y"]
+            create.evaluate("column => column.scrollTo(0, column.scrollHeight)")
+            tab.wait_for_function("document.getElementById('create').scrollTop > 100")
+            assert result.bounding_box()["y"] == before
+            expect(tab.locator("#start")).to_be_in_viewport(ratio=1)
             tab.evaluate("window.scrollTo(0, 700)")
-            tab.wait_for_function("window.scrollY > 650")
-            assert result.bounding_box()["y"] == pytest.approx(16, abs=1)
+            expect(tab.locator("#start")).to_be_in_viewport(ratio=1)
+            assert result.bounding_box()["y"] >= 0
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -456,14 +478,14 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
     tab.clock.pause_at(tab.evaluate("Date.now()") + 1000)
     tab.evaluate("setInterval(() => document.dispatchEvent(new Event('fp-heard')), 1)")  # the server answers all along
     tab.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", stage_view.progress(job, now=1000))
-    bars = tab.locator("body > .fp-bars .fp-progress")
+    bars = tab.locator("body > [data-title] .fp-progress")
     began = tab.evaluate("Date.now()")
     tab.clock.run_for(600)
     for _ in range(4):
         tab.clock.fast_forward(30_000)
         tab.clock.run_for(600)
         passed = (tab.evaluate("Date.now()") - began) / 1000
-        shown = bars.nth(1).inner_text()
+        shown = bars.nth(0).inner_text()
         near = [stage_view.progress(job, now=1000 + passed - late) for late in (0, 0.25, 0.5, 0.75, 1)]
         texts = [re.findall("(?:about [^<]+ left|nearly done)", html)[-1] for html in near]
         assert any(text in shown for text in texts), (shown, texts)
@@ -471,8 +493,8 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
         assert [bar.locator("[role=progressbar]").get_attribute("aria-valuenow") for bar in bars.all()] in percents
     tab.clock.fast_forward(600_000)
     tab.clock.run_for(600)
-    assert "nearly done" in bars.nth(1).inner_text()
-    assert bars.nth(1).locator("[role=progressbar]").get_attribute("aria-valuenow") == "99"
+    assert "nearly done" in bars.nth(0).inner_text()
+    assert bars.nth(0).locator("[role=progressbar]").get_attribute("aria-valuenow") == "99"
 
 
 def test_while_the_last_section_is_decoded_nothing_says_that_all_is_done(user, server):
@@ -483,10 +505,8 @@ def test_while_the_last_section_is_decoded_nothing_says_that_all_is_done(user, s
     fill(tab)
     start(tab)
     expect(tab.locator("#progress")).to_contain_text("Decoding section 2 of 2")
-    expect(tab.locator("#progress")).to_contain_text("Whole video, nearly done")
-    shares = [int(bar.get_attribute("aria-valuenow")) for bar in tab.locator("#progress [role=progressbar]").all()]
-    assert len(shares) == 2
-    assert max(shares) <= 99
+    expect(tab.locator("#progress")).to_contain_text("nearly done")
+    assert int(tab.locator("#progress [role=progressbar]").get_attribute("aria-valuenow")) <= 99
     server.run.decoded.set()
     expect(tab.locator("#progress")).to_have_text("Done")
 
@@ -530,18 +550,19 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
         growing.add(torch.zeros(1, 3, 5, 64, 64), 0)
         growing.finish()
     tab = user.open()
-    tab.locator("#restore").get_by_role("button").first.click()
-    tab.locator("#recipe input[type=file]").set_input_files(file)
-    expect(tab.locator("#recipe-message")).to_contain_text("The settings are restored.")
+    tab.evaluate(DROPPED, ["#result", file.name, list(file.read_bytes())])  # anywhere
+    expect(tab.locator("#dropped-told")).to_contain_text("was made here. What do you want of it?")
+    tab.locator("#use-both").click()
+    expect(tab.locator("#dropped-told")).to_contain_text("The settings are restored.")
+    expect(tab.locator("#photo img")).to_be_visible()
 
     def shows_them():
         expect(tab.locator("#prompt textarea")).to_have_value(made.prompt)
+        unfold(tab, "more")
         expect(tab.locator("#seed input")).to_have_value("123")
         expect(tab.locator("#seconds input[type=number]")).to_have_value("7.5")
         expect(tab.locator("#teacache input")).to_be_checked()
         expect(tab.locator("#size-hint")).to_contain_text("512 × 512")
-        tab.locator("#sizes").get_by_role("button").first.click()
-        tab.locator("#more").get_by_role("button").first.click()
         expect(tab.locator("#negative-prompt textarea, #negative-prompt input").first).to_have_value("blur")
         expect(tab.get_by_label("number input for Steps")).to_have_value("7")
         expect(tab.locator("#resolution input")).to_have_value("512")
@@ -609,7 +630,9 @@ def test_size_shape_and_what_is_in_sight_reach_the_job_and_come_back(user, serve
 
 def test_start_is_in_sight_on_a_phone_with_nothing_unfolded(browser, server):
     with visit(browser, server.url, viewport={"width": 420, "height": 900}) as user:
-        expect(user.open().locator("#start")).to_be_in_viewport(ratio=1)
+        tab = user.open()
+        expect(tab.locator(START)).to_be_in_viewport(ratio=1)
+        assert tab.locator(START).bounding_box()["height"] >= 44
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(420, "dark"), (1400, "light")])
@@ -617,17 +640,22 @@ def test_the_page_fits_its_window(browser, server, width, scheme):
     with visit(browser, server.url, viewport={"width": width, "height": 900}, color_scheme=scheme) as user:
         tab = user.open()
         started(tab, server)
+        if width < 760:
+            expect(tab.locator("#result")).to_be_hidden()
+            tab.get_by_role("button", name="Watch").click()
+            expect(tab.locator("#create")).to_be_hidden()
         expect(tab.locator("#stage img")).to_be_visible()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        make, result = tab.locator("#make").bounding_box(), tab.locator("#result").bounding_box()
-        assert (result["x"] > make["x"]) is (width > 1000)
-        assert tab.locator("#start").bounding_box()["height"] >= 44
+        if width > 1000:
+            assert tab.locator("#result").bounding_box()["x"] > tab.locator("#create").bounding_box()["x"]
+        assert tab.locator(START).bounding_box()["height"] >= 44
 
 
 def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, monkeypatch):
     looks, read = [], SystemMonitor.read
     monkeypatch.setattr(SystemMonitor, "read", lambda self: looks.append(1) or read(self))
     tab = user.open()
+    tab.get_by_role("tab", name="Settings").click()
     panel, button = tab.locator("#computer"), tab.locator("#computer").get_by_role("button")
     expect(panel.locator(".fp-computer")).to_have_count(0)
     button.click()
@@ -644,29 +672,139 @@ def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, m
     assert len(looks) == before
 
 
-def test_many_photos_become_a_video_each(user, server, tmp_path):
+DROPPED_AT_ONCE = """([selector, files]) => {
+  const dataTransfer = new DataTransfer();
+  for (const [name, bytes] of files) dataTransfer.items.add(new File([Uint8Array.from(bytes)], name));
+  const drop = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer });
+  document.querySelector(selector).dispatchEvent(drop);
+}"""
+
+
+@pytest.mark.parametrize("way", ["choose", "drop"])
+def test_several_photos_become_a_video_each(user, server, tmp_path, way):
     names = ["one.jpg", "two.jpg", "no photo.jpg"]
     for name in names:
         (tmp_path / name).write_bytes(LION.read_bytes() if name != "no photo.jpg" else b"x")
     before = len(server.manager.jobs())
     tab = user.open()
     tab.locator("#prompt textarea").fill("Dance")
-    tab.locator("#series").get_by_role("button", name="Many photos").click()
-    tab.locator("#series-photos input[type=file]").set_input_files([tmp_path / name for name in names])
-    expect(tab.locator("#series-photos a")).to_have_count(3)
-    tab.locator("#series-start").click()
-    rows = tab.locator(".fp-series li")
-    expect(rows).to_have_count(3)
-    expect(rows.nth(1)).to_contain_text("Done")
-    expect(rows.nth(2)).to_contain_text("is not an image")
+    if way == "choose":
+        tab.locator("#photo input[type=file]").set_input_files([tmp_path / name for name in names])
+    else:
+        files = [[name, list((tmp_path / name).read_bytes())] for name in names]
+        tab.evaluate(DROPPED_AT_ONCE, ["#photo .upload-container, #photo button:has(> input)", files])
+    told = tab.locator("#dropped-told")
+    expect(told).to_contain_text("3 files: each photo becomes a video")
+    tab.locator("#queue-all").click()
+    expect(told).to_contain_text("In the queue: 2")
+    expect(told).to_contain_text("is not an image")
+    server.wait_until_idle()
     jobs = server.manager.jobs()[before:]
     assert [(job.state, job.total_frames) for job in jobs] == [("done", 37)] * 2
     assert [job.request.prompt for job in server.run.jobs[-2:]] == ["Dance"] * 2
+    expect(tab.locator("#queue-all")).to_be_hidden()
 
+
+def test_start_adds_to_the_queue_while_a_video_is_made(user, server):
+    tab = user.open()
+    first = started(tab, server)
+    tab.locator("#prompt textarea").fill("A second one.")
+    start(tab)
+    wait_for(lambda: len(server.manager.jobs()) and server.manager.jobs()[-1].id != first)
+    second = server.manager.jobs()[-1].id
+    expect(tab.locator("#progress")).to_contain_text("Step 1 of 4")  # still the first one
     tab.reload()
-    expect(rows).to_have_count(3)  # it opens by itself
-    link = tab.locator("#series-videos a[download]").first.get_attribute("href")
-    assert tab.request.get(link).headers["content-type"] == "video/mp4"
+    shows_running(tab)
+    server.run.hold.set()
+    assert server.manager.wait(second, 60).state == "done"
+    shows_idle(tab)
+    expect(tab.locator("#video video")).to_have_attribute("src", re.compile(second))
+    assert [job.request.prompt for job in server.run.jobs[-2:]] == ["A lion roars.", "A second one."]
+
+
+@pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
+def test_a_growing_video_goes_on_where_it_was_at_three_times_its_size_at_most(browser, tmp_path, variant):
+    with serve_page(tmp_path, variant, seconds=2.4) as server, visit(browser, server.url) as user:
+        server.run.hold_at = 1
+        server.run.hold.clear()
+        tab = user.open()
+        fill(tab)
+        start(tab)
+        video = tab.locator("#video video")
+        expect(video).to_be_visible()
+        duration, _, _ = video.evaluate(PLAYED)
+        assert video.bounding_box()["width"] == pytest.approx(3 * SIZE, abs=1)
+        preview_box, video_box = tab.locator("#stage").bounding_box(), tab.locator("#screen").bounding_box()
+        assert preview_box["width"] <= 150
+        assert preview_box["y"] < video_box["y"] + video_box["height"], "an inset, not a picture below"
+        video.evaluate("video => { video.pause(); video.currentTime = 0.8; }")
+        tab.wait_for_function("Math.abs(document.querySelector('#video video').currentTime - 0.8) < 0.01")
+        tab.wait_for_timeout(300)
+        server.run.hold.set()
+        expect(tab.locator("#progress")).to_have_text("Done")
+        tab.wait_for_function("document.querySelector('#video video').duration > 2")
+        moved = 73 / 30 - duration if variant == ORIGINAL else 0
+        tab.wait_for_function("document.querySelector('#video video').readyState >= 2")
+        assert video.evaluate("video => video.currentTime") == pytest.approx(0.8 + moved, abs=0.1)
+        assert video.evaluate("video => video.paused")
+
+
+def test_a_video_that_failed_for_want_of_memory_says_what_to_do_with_buttons_that_do_it(browser, tmp_path):
+    with serve_page(tmp_path, resolution=640) as server, visit(browser, server.url) as user:
+        server.run.fault = OutOfMemoryError(OUT_OF_MEMORY)
+        tab = user.open()
+        fill(tab)
+        start(tab)
+        expect(tab.locator("#progress [role=alert]")).to_contain_text("ran out of memory")
+        tab.locator("#more-memory").click()
+        wait_for(lambda: [job.state for job in server.manager.jobs()] == ["failed"] * 2)
+        expect(tab.locator("#smaller")).to_be_visible()
+        server.run.fault = None
+        tab.locator("#smaller").click()
+        expect(tab.locator("#progress")).to_have_text("Done")
+        expect(tab.locator("#smaller")).to_be_hidden()
+        made = [(job.request.preserved_memory_gb, job.request.resolution) for job in server.run.jobs]
+        usual = made[0][0]
+        assert made == [(usual, 640), (usual + 2, 640), (usual + 2, sorted(BUCKETS)[sorted(BUCKETS).index(640) - 1])]
+
+
+def test_the_frame_over_the_photo_says_what_stays_in_sight(user, server):
+    tab = user.open()
+    fill(tab)
+    tab.locator("#shape input").click()
+    tab.get_by_role("option", name="9:16").click()
+    frame = tab.locator(".fp-crop")
+    expect(frame).to_be_visible()
+    photo, box = tab.locator("#photo img").bounding_box(), frame.bounding_box()
+    assert box["width"] < photo["width"]
+    frame.focus()
+    for _ in range(10):
+        tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("document.querySelector('#size-hint [data-crop]').dataset.crop.endsWith(',1.0000,0.5000')")
+    moved = frame.bounding_box()
+    assert moved["x"] > box["x"]
+    tab.mouse.move(moved["x"] + moved["width"] / 2, moved["y"] + moved["height"] / 2)
+    tab.mouse.down()
+    tab.mouse.move(moved["x"] - 400, moved["y"] + moved["height"] / 2, steps=5)
+    tab.mouse.up()
+    tab.wait_for_function("document.querySelector('#size-hint [data-crop]').dataset.crop.endsWith(',0.0000,0.5000')")
+    start(tab)
+    expect(tab.locator("#progress")).to_have_text("Done")
+    assert server.run.jobs[-1].request.focus == (0, 0.5)
+
+
+def test_language_and_colours_are_chosen_on_the_page_and_kept(browser, tmp_path):
+    with serve_page(tmp_path, languages=["en", "ja"]) as server, visit(browser, server.url) as user:
+        tab = user.open()
+        tab.locator("#colours").select_option("dark")
+        expect(tab.locator("body.dark")).to_have_count(1)
+        tab.locator("#language").select_option("ja")
+        expect(tab.locator("html")).to_have_attribute("lang", "ja")
+        expect(tab.locator("#start")).to_have_text("スタート")
+        tab.reload()
+        expect(tab.locator("#start")).to_have_text("スタート")
+        expect(tab.locator("body.dark")).to_have_count(1)
+        expect(tab.locator("#colours")).to_have_value("dark")
 
 
 def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_open_page(browser, tmp_path):

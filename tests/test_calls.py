@@ -10,7 +10,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from diffusers_helper.gradio.door.calls import DEEPEST, LONGEST_NAME, MOST_VALUES, CheckedCalls
-from diffusers_helper.gradio.door.guards import JSON_BYTES
+from diffusers_helper.gradio.door.request_size import JSON_BYTES
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import serve_page

@@ -7,7 +7,6 @@ import pytest
 
 from diffusers_helper.core.errors import DiskFullError
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
-from diffusers_helper.gradio.create.photo_batch import PhotoBatch, PhotoBatchHandlers
 from diffusers_helper.jobs import done
 from diffusers_helper.jobs.done import DoneJobs
 from diffusers_helper.jobs.record import JobRecord
@@ -75,13 +74,12 @@ def test_the_page_lists_them_with_their_videos(live):
     job = make(first, client_id=ANN, batch=True)
     second = live(first.killed())
     second.manager.start()
-    handlers = PhotoBatchHandlers(None, second.manager, PhotoBatch())
-    _, _, html, videos, stop = handlers.reopen(ANN)
-    assert "grey.png" in html
-    assert "Done" in html
-    assert [file["path"] for file in videos["value"]] == [str(second.outputs / f"{job}.mp4")]
-    assert not stop["interactive"]
-    assert "grey.png" not in handlers.refresh(BOB)[0]
+    clients = ClientJobs(second.manager)
+    [listed] = clients.all(ANN)
+    assert (listed.photo_name, listed.description) == ("grey.png", "Done")
+    assert listed.video == str(second.outputs / f"{job}.mp4")
+    assert clients.all(BOB) == []
+    assert not clients.busy(ANN)
 
 
 def test_one_whose_video_is_gone_is_left_out_and_comes_back_with_it(live):

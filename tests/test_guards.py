@@ -8,14 +8,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from diffusers_helper.gradio.door.guards import (
-    JSON_BYTES,
-    MULTIPART_BYTES,
-    SECURITY_HEADERS,
-    guarded,
-    host_name,
-    limited_requests,
-)
+from diffusers_helper.gradio.door.guards import SECURITY_HEADERS, guarded, host_name, limited_requests
+from diffusers_helper.gradio.door.request_size import JSON_BYTES, MULTIPART_BYTES
 from diffusers_helper.service.access import Access
 
 ACCESS = Access(host_names=("video.example.org",), max_upload=3_000_000, trusted_proxies=("10.0.0.0/8",))

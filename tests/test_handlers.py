@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from diffusers_helper.core.buckets import BUCKETS
 from diffusers_helper.core.errors import NumericsError, SettingsError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
@@ -82,7 +83,7 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     assert manager.wait(first.id, 60).state == "done"
     client_id, *_ = shown = page.restore(ann, None)
     assert client_id == ann
-    assert shown[-7]["value"]["path"] == manager.snapshot(first.id).video
+    assert shown[-9]["value"]["path"] == manager.snapshot(first.id).video
     assert manager.wait(second.id, 60).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
 
@@ -146,7 +147,7 @@ def test_a_tab_is_sent_only_what_changed(fake, uploads):
     page, ann = handlers(ORIGINAL, manager), new_client_id()
     seen, *parts = page.tick(ann, "")
     assert gr.skip() not in parts
-    assert page.tick(ann, seen) == [gr.skip()] * 10
+    assert page.tick(ann, seen) == [gr.skip()] * 12
     for nonsense in (None, 7, "x", "x " * 20):
         assert page.tick(ann, nonsense)[1:] == parts
 
@@ -318,6 +319,15 @@ def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
     message = hints.review(message, {"path": "/etc/passwd"}, **GOOD)[0]
     assert "no longer here" in message
     assert hints.review(message, uploads, **GOOD)[0] == ""
+
+
+def test_what_is_done_against_a_want_of_memory():
+    assert PageHandlers.more_memory(6) == 8
+    assert PageHandlers.more_memory(127.5) == 128
+    assert PageHandlers.more_memory(None) == gr.skip()
+    assert PageHandlers.smaller(640) == [512, "", ""]
+    assert PageHandlers.smaller(min(BUCKETS)) == [gr.skip(), "", ""]
+    assert PageHandlers.smaller("x")[0] == gr.skip()
 
 
 def test_the_seed_that_is_kept_is_that_of_the_newest_video(fake, uploads):

@@ -59,7 +59,7 @@ from diffusers_helper.jobs.worker import Worker
 monkeypatch.setattr(shutil, "disk_usage", full)
 monkeypatch.setattr("time.sleep", None)
 monkeypatch.setattr(watchdog.os, "execv", None)
-monkeypatch.setattr("diffusers_helper.gradio.door.receiving.tempfile.mkstemp", None)
+monkeypatch.setattr("diffusers_helper.gradio.door.incoming.tempfile.mkstemp", None)
 monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
 patch.setattr(Worker, "_main", None)
 patch.setattr(page.manager._queue, "limit", 0)

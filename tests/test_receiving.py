@@ -13,7 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from diffusers_helper.gradio.door.receiving import MOST_FILES, Receiver
+from diffusers_helper.gradio.door.incoming import MOST_FILES
+from diffusers_helper.gradio.door.receiving import Receiver
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.service.access import Access
 from tests.fakes import LION, serve_page, wait_for
@@ -146,7 +147,7 @@ def test_a_full_disk_is_told(page, folder, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusers_helper.gradio.door.receiving.tempfile.mkstemp", full)
+    monkeypatch.setattr("diffusers_helper.gradio.door.incoming.tempfile.mkstemp", full)
     answer = post(page, part() + b"--x--\r\n")
     assert (answer.status_code, answer.text) == (507, "The file cannot be stored: No space left on device.")
 

@@ -1,4 +1,4 @@
-"""What "Restore settings" gives back for a file, without a server."""
+"""What a file gives back to the form, without a server."""
 
 import io
 import json
@@ -15,10 +15,9 @@ from PIL import Image
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import inputs
-from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.uploads import Uploads
-from diffusers_helper.gradio.inputs import SETTINGS, carries_recipe, control_value, read_photo, uploaded_file
+from diffusers_helper.gradio.inputs import SETTINGS, control_value, read_photo, uploaded_file
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.growing import GrowingVideo
 from diffusers_helper.media.recipe import Recipe, png_comment, recipe_of
@@ -221,25 +220,3 @@ def test_where_the_photo_finds_no_room_the_settings_are_restored(upload, monkeyp
     assert photo == gr.skip()
     assert "There is no room for uploads on this server" in message
     assert controls[SETTINGS.index("steps")] == 7
-
-
-def test_the_hint_goes_once_the_settings_were_restored_whatever_they_were_in(upload):
-    hints = HintHandlers(ORIGINAL)
-    told = "drop it on Restore settings"
-    image = upload("a.png", recipe_of(MADE))
-    assert told in hints.size_hint(image, None, resolution=640)
-    for name, text, stays in (("a.png", MADE, False), ("b.mp4", MADE, False), ("c.json", MADE.with_seed(), False),
-                              ("d.json", MADE.model_copy(update={"seed": 8}), True)):  # fmt: skip
-        assert (told in hints.size_hint(image, upload(name, recipe_of(text)), resolution=640)) is stays, name
-
-
-def test_a_photo_with_settings_is_known(upload):
-    hints = HintHandlers(ORIGINAL)
-    told = "drop it on Restore settings"
-    assert told in hints.size_hint(upload("a.png", recipe_of(MADE)), resolution=640)
-    assert told not in hints.size_hint(upload("a.png", "GIMP"), resolution=640)
-    assert carries_recipe(upload("a.png", recipe_of(MADE)))
-    assert not carries_recipe(upload("b.png", "GIMP"))
-    assert not carries_recipe(upload("a.json", recipe_of(MADE)))
-    assert not carries_recipe(None)
-    assert not carries_recipe({"path": str(Path(__file__))})

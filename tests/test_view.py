@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from diffusers_helper.core.errors import OUT_OF_MEMORY
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
@@ -223,6 +224,44 @@ def test_how_long_it_will_take_is_told_as_roughly_as_it_is_known(seconds, told):
     assert hint_view.estimate(None) == ""
 
 
+def test_a_video_has_buttons_once_it_has_ended():
+    for job in (
+        None,
+        RUNNING,
+        replace(DONE, video=None),
+        replace(DONE, request=GenerationRequest(frame=True, prompt="x")),
+    ):
+        assert stage_view.actions(job) == ""
+    html = stage_view.actions(replace(DONE, video="/out/a <b>&.mp4"))
+    assert 'href="gradio_api/file=/out/a%20%3Cb%3E%26.mp4" download="a &lt;b&gt;&amp;.mp4"' in html
+    words = ["extend", "new_take", "last_frame", "use_settings", "export", "export", "export"]
+    assert re.findall('data-action="(.*?)"', html) == words
+    assert stage_view.actions(replace(DONE, state="cancelled")) != ""
+
+
+def test_only_a_want_of_memory_is_something_that_a_button_helps_with():
+    failed = replace(JOB, state="failed", error=OUT_OF_MEMORY)
+    assert stage_view.advice(failed)
+    assert stage_view.advice(replace(failed, error=str(OUT_OF_MEMORY))), "as it comes back from the disk"
+    assert not stage_view.advice(replace(failed, error="The model gave NaN."))
+    assert not stage_view.advice(replace(failed, state="running"))
+    assert not stage_view.advice(None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "photo", "crop"),
+    [
+        ({"shape": "9:16"}, (1000, 1000), "0.5769,1.0000,0.5000,0.5000"),
+        ({"shape": "16:9", "focus": (0.5, 0)}, (1000, 1000), "1.0000,0.5769,0.5000,0.0000"),
+        ({"width": 320, "height": 320}, (1000, 1000), ""),
+        ({"shape": "9:16", "fit": "blur"}, (1000, 1000), ""),
+    ],
+)
+def test_what_of_a_photo_is_in_the_video_is_told_for_a_frame_over_it(settings, photo, crop):
+    html = size_hint(Framing(GenerationRequest(**{"resolution": 640, **settings}), photo))
+    assert (re.findall('data-crop="(.*?)"', html) or [""]) == [crop]
+
+
 @pytest.mark.parametrize("state", ["cancelled", "failed", "interrupted"])
 def test_a_job_that_ended_without_a_video_leaves_the_stage_as_it_was_before(state):
     ended = replace(JOB, state=state, started=10.0, finished=12.0)
@@ -236,8 +275,8 @@ def test_the_stage_shows_what_there_is():
     film = stage_view.stage(replace(RUNNING, preview=JPEG))
     assert "data:image/jpeg;base64," in film
     assert "--fp-shape: 1.0000; --fp-frames: 9" in film
-    assert "fp-small" not in film
-    assert "fp-small" in stage_view.stage(replace(RUNNING, preview=JPEG, video="v.mp4"))
+    assert "fp-inset" not in film
+    assert "fp-inset" in stage_view.stage(replace(RUNNING, preview=JPEG, video="v.mp4"))
     assert stage_view.stage(DONE) == stage_view.stage(replace(RUNNING, video="v.mp4")) == ""
 
 

@@ -19,6 +19,14 @@
 
 from __future__ import annotations
 
+from diffusers_helper.core.messages import Message
+
+OUT_OF_MEMORY = Message(
+    "The device or the machine ran out of memory. Raise the GPU memory to leave free, make the picture "
+    "smaller or the video shorter, or close other programs, and start again."
+)
+"""What an `OutOfMemoryError` of a device says; the page offers to do the first two."""
+
 
 class FramePackError(Exception):
     """The root: its text may be shown to a user as it stands."""

@@ -23,12 +23,13 @@ from diffusers_helper.gradio.browser import Browser, lay_out_browser
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.content import Backend, ModelCard, ProgramStatus
 from diffusers_helper.gradio.create.connect import Create, FormHandlers, connect_create
+from diffusers_helper.gradio.create.dropped import DropHandlers
 from diffusers_helper.gradio.create.given_video import VideoPanelHandlers, connect_video_panel
 from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.create.layout import CreatePanel, lay_out_create
 from diffusers_helper.gradio.create.loras import LoraHandlers
+from diffusers_helper.gradio.create.many_photos import ManyPhotos
 from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers, connect_no_photo
-from diffusers_helper.gradio.create.photo_batch import PhotoBatchHandlers, connect_photo_batch
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.create.sizes import shown_resolution
 from diffusers_helper.gradio.frame.view import bar, header
@@ -45,6 +46,10 @@ from diffusers_helper.jobs.manager import JobManager
 REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
 _TINY, _MODELS = Message("Tiny model"), Message("About the models")
+_CAMERA = Message("This model knows moves of the camera alone: the ideas beside the prompt are of that kind.")
+_PEOPLE = Message(
+    "Say who moves, and how: “She turns her head and smiles.” The ideas beside the prompt are a beginning."
+)
 _QUICK = RAW | QUIET
 
 
@@ -109,7 +114,7 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
             with gr.Column(elem_id="create"):
                 create = lay_out_create(model, t)
             with gr.Column(elem_id="result"):
-                stage = lay_out_stage(t)
+                stage = lay_out_stage(t, _CAMERA if model.camera_only else _PEOPLE)
             with gr.Column(elem_id="queue"):
                 pass  # the strip of waiting jobs
         with gr.Tab(t("History"), id="history"), gr.Column(elem_id="history-place"):
@@ -126,11 +131,13 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     variant, manager, photos, library = model.variant, backend.manager, backend.photos, model.loras
     browser, panel, inputs = regions.browser, regions.create, regions.inputs
     page = PageHandlers(variant, manager, backend.client_jobs, t, photos, library)
+    recipes = RecipeHandlers(variant, t, loras=library)
     handlers = FormHandlers(
         page,
         HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), library),
         LoraHandlers(library, t, photos),
-        RecipeHandlers(variant, t, loras=library),
+        recipes,
+        DropHandlers(recipes, ManyPhotos(variant, manager, t, photos, library), photos, t),
     )
     create = Create(panel, inputs, browser, handlers)
     stage = Stage(regions.stage, panel.buttons, browser, page)
@@ -138,9 +145,6 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     connect_stage(app, stage, inputs).then(**create.show_loras)
     starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
-    many = PhotoBatchHandlers(variant, manager, backend.photo_batch, t, photos, library)
-    shared = {name: control for name, control in inputs.items() if name != "image"}
-    connect_photo_batch(app, panel.many, many, browser.client_id, shared)
     edits = VideoEdits(variant, manager, backend.videos, library)
     brought = {**browser.about, **inputs}
     stage.shows_newest(

@@ -9,7 +9,6 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs
-from diffusers_helper.gradio.create.photo_batch import PhotoBatch
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
@@ -52,14 +51,12 @@ class Backend:
     Attributes:
         manager: runs the jobs.
         client_jobs: which job is whose.
-        photo_batch: the photos of many that became no job.
         photos: reads photos, with a bound for the whole program.
         videos: reads given videos, likewise.
     """
 
     manager: JobManager
     client_jobs: ClientJobs
-    photo_batch: PhotoBatch = field(default_factory=PhotoBatch)
     photos: PhotoReader = field(default_factory=PhotoReader)
     videos: VideoReader = field(default_factory=VideoReader)
 

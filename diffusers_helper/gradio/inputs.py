@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +29,6 @@ from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
-from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.model_files.lora_library import LoraLibrary
 
 _SETTINGS = (
@@ -175,19 +173,6 @@ def _photo_file(image: object, request: gr.Request | None) -> Path:
     if file is None:
         raise PhotoError(Message("The photo is no longer here: choose it again."))
     return file
-
-
-def carries_recipe(image: object, restored: object = None, user: str = "") -> bool:
-    """Tell whether the picture in an image control has settings in it, other than those `restored` from a file."""
-    found, known = _recipe_in(image, user), _recipe_in(restored, user)
-    return found is not None and found.picture and (known is None or known.settings != found.settings)
-
-
-def _recipe_in(value: object, user: str) -> Recipe | None:
-    file = uploaded_file(value.get("path"), user) if isinstance(value, dict) else None
-    with suppress(SettingsError):
-        return read_recipe(file) if file is not None else None
-    return None
 
 
 def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:

@@ -12,7 +12,7 @@
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       usable("start")?.click();
-    } else if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") {
+    } else if (event.key === "Escape" && !document.querySelector("dialog[open]") && event.target.getAttribute?.("aria-expanded") !== "true") {
       if (usable("end") && confirm(page.ask)) usable("end")?.click();
     }
   });

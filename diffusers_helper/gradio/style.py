@@ -80,6 +80,7 @@ def _for_script(tag: str) -> dict[str, Any]:
         "ask": t("Stop the video now? What is finished is kept."),
         "long": t("This video will take about {time}. Start it?"),
         "away": t("FramePack does not answer. This page waits for it; nothing on it is lost."),
+        "crop": t("The part of the photo that is in the video; arrow keys move it"),
         "left": t("about {time} left"),
         "nearly": t("nearly done"),
         "seconds": t("{seconds} s"),

@@ -9,8 +9,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from diffusers_helper.core.errors import OutOfMemoryError
-from diffusers_helper.core.messages import Message
+from diffusers_helper.core.errors import OUT_OF_MEMORY, OutOfMemoryError
 
 GIB = 1024**3
 Result = TypeVar("Result")
@@ -66,12 +65,7 @@ def out_of_memory_as_error() -> Iterator[None]:
         # Tensors of the frames that failed would live as long as somebody keeps the error.
         traceback.clear_frames(error.__traceback__)
         empty_caches()
-        raise OutOfMemoryError(
-            Message(
-                "The device or the machine ran out of memory. Raise the GPU memory to leave free, make the picture "
-                "smaller or the video shorter, or close other programs, and start again."
-            )
-        ) from None
+        raise OutOfMemoryError(OUT_OF_MEMORY) from None
 
 
 def retry_on_oom(call: Callable[[], Result], smaller: Callable[[], Result] | None) -> Result:

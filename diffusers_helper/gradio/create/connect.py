@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from diffusers_helper.gradio.browser import Browser, keeping
+from diffusers_helper.gradio.create.dropped import DropHandlers
 from diffusers_helper.gradio.create.end_photo import unfold_for
 from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.create.layout import CreatePanel
@@ -18,7 +19,6 @@ from diffusers_helper.gradio.create.sizes import SIZES
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 
-_NOTHING = "() => ''"
 _QUICK = RAW | QUIET
 
 
@@ -30,6 +30,7 @@ class FormHandlers:
     hints: HintHandlers
     loras: LoraHandlers
     recipes: RecipeHandlers
+    dropped: DropHandlers
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def connect_create(create: Create, others: list[Any]) -> None:
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **create.keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
+    framed = form.framed.input(None, form.framed, inputs["focus"], js="(point) => point", trigger_mode="always_last")
+    framed.then(**create.keep)
     connect_loras(form.loras, create.handlers.loras, create.keep)
     _connect_seed(create)
-    _connect_recipe(create)
+    _connect_dropped(create)
     _connect_hints(create, others)
 
 
@@ -79,25 +82,46 @@ def _connect_seed(create: Create) -> None:
     seed.change(None, seed, switch, js="(seed) => seed !== null && seed < 0")
 
 
-def _connect_recipe(create: Create) -> None:
-    """Connect the file with settings."""
-    recipe, handlers = create.panel.recipe, create.handlers.recipes
-    create.filled(
-        recipe.file.upload(handlers.restore, recipe.file, [recipe.message, *create.inputs.values()], **_QUICK)
+def _connect_dropped(create: Create) -> None:
+    """Connect files that were dropped: what they are, and what is to be done with them."""
+    panel, handlers, image, inputs = (
+        create.panel.dropped,
+        create.handlers.dropped,
+        create.panel.form.image,
+        create.inputs,
     )
-    recipe.file.clear(None, None, recipe.message, js=_NOTHING)
+    shown = panel.shown
+    looked = panel.files.upload(handlers.look, panel.files, [panel.files, image, *shown], **_QUICK)
+    create.filled(looked)
+    image.upload(handlers.look_at_photo, image, shown, trigger_mode="always_last", **_QUICK)
+    image.clear(handlers.leave, None, shown, **_QUICK)
+    for button, use in (
+        (panel.photo, handlers.use_photo),
+        (panel.settings, handlers.use_settings),
+        (panel.both, handlers.use_both),
+    ):
+        create.filled(button.click(use, panel.kept, [*shown, *inputs.values()], trigger_mode="once", **_QUICK))
+    values = {name: control for name, control in inputs.items() if name != "image"}
+    panel.queue.click(
+        handlers.queue,
+        inputs_kwargs={"client_id": create.browser.client_id, "kept": panel.kept, **values},
+        outputs=shown,
+        trigger_mode="once",
+        **_QUICK,
+    )
+    panel.leave.click(handlers.leave, None, shown, **_QUICK)
 
 
 def _connect_hints(create: Create, others: list[Any]) -> None:
     """Connect what is told before the start: the size, the length, the time, and what is still in the way."""
-    form, buttons, recipe, inputs = create.panel.form, create.panel.buttons, create.panel.recipe, create.inputs
+    form, buttons, inputs = create.panel.form, create.panel.buttons, create.inputs
     hints = create.handlers.hints
     sizes = {name: inputs[name] for name in SIZES}
     photos: dict[str, Any] = {"image": form.image, "end_photo": form.end_photo.image}
     gr.on(
-        [*(control.change for control in (photos | sizes).values()), recipe.file.upload, recipe.file.clear],
+        [control.change for control in (photos | sizes).values()],
         hints.size_hint,
-        inputs_kwargs={**photos, "restored": recipe.file, **sizes},
+        inputs_kwargs={**photos, **sizes},
         outputs=form.size_hint,
         trigger_mode="always_last",
         **_QUICK,

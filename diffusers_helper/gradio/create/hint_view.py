@@ -14,6 +14,8 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.view import duration, hint
 from diffusers_helper.jobs.speeds import Estimate
 
+_HARDLY = 0.01
+"""A part of a picture that nobody misses."""
 TIMES_EXAMPLE = "[0s-2.4s: …] [2.4s: …]"
 
 
@@ -58,7 +60,17 @@ def size_hint(framing: Framing | None, t: Language = ENGLISH) -> str:
                 side=framing.trained_at,
             )
         )
-    return "".join(map(hint, texts))
+    return "".join(map(hint, texts)) + ("" if blurred else _crop(framing, (width, height)))
+
+
+def _crop(framing: Framing, size: tuple[int, int]) -> str:
+    """Return which part of the photo is in the video, for page.js to frame; empty where hardly anything is cut off."""
+    scale = max(made / given for made, given in zip(size, framing.photo, strict=True))
+    kept = [made / (given * scale) for made, given in zip(size, framing.photo, strict=True)]
+    if min(kept) > 1 - _HARDLY:
+        return ""
+    parts = ",".join(f"{part:.4f}" for part in (*kept, *framing.request.focus))
+    return f'<span hidden data-crop="{parts}"></span>'
 
 
 def timing(request: GenerationRequest, t: Language = ENGLISH) -> str:
@@ -78,7 +90,7 @@ def timing(request: GenerationRequest, t: Language = ENGLISH) -> str:
 
 def _shapes_differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Tell whether more than a hundredth is cut off to give one picture the shape of the other."""
-    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > 0.01
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > _HARDLY
 
 
 def _unheard(request: GenerationRequest, begin: float, text: str, t: Language) -> str:
@@ -132,8 +144,3 @@ def same_again(t: Language = ENGLISH) -> str:
         "once more to make it anyway."
     )
     return f'<div class="fp-note" role="alert">{text}</div>'
-
-
-def recipe_hint(t: Language = ENGLISH) -> str:
-    """Return where the settings inside a picture can be used."""
-    return hint(t("This picture has its settings in it: drop it on Restore settings to have them, too."))

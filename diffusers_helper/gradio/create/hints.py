@@ -14,8 +14,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
-from diffusers_helper.gradio.door.privacy import user_of
-from diffusers_helper.gradio.inputs import carries_recipe, photo_size, read_inputs, read_request, setting_fault
+from diffusers_helper.gradio.inputs import photo_size, read_inputs, read_request, setting_fault
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -52,14 +51,13 @@ class HintHandlers:
     def size_hint(
         self,
         image: object,
-        restored: object = None,
         end_photo: object = None,
         request: gr.Request | None = None,
         **sizes: Any,
     ) -> str:
         """Return the size the video will have with these photos, or why they cannot be used.
 
-        A picture with settings in it says so, unless these were `restored`. `sizes` are the settings of that kind.
+        `sizes` are the settings of that kind.
         """
         if image is None and end_photo is None:
             return hint_view.size_hint(None, self._t)
@@ -74,9 +72,7 @@ class HintHandlers:
             return view.fault(self._t(str(error)), heard=False)
         if photo is None:
             return hint_view.size_hint(None, self._t)
-        size = hint_view.size_hint(hint_view.Framing(wanted, photo, end, self._trained_at), self._t)
-        hinted = carries_recipe(image, restored, user_of(request))
-        return size + (hint_view.recipe_hint(self._t) if hinted else "")
+        return hint_view.size_hint(hint_view.Framing(wanted, photo, end, self._trained_at), self._t)
 
     def timing(self, prompt: object, seconds: object) -> str:
         """Return the table that the times in a prompt become, what is wrong with them, or how to write them."""

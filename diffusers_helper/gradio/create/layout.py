@@ -16,12 +16,11 @@ from diffusers_helper.core.request import (
 )
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.dropped import DropPanel, lay_out_dropped
 from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo
 from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video_panel
 from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
-from diffusers_helper.gradio.create.photo_batch import PhotoBatchPanel, lay_out_photo_batch
-from diffusers_helper.gradio.create.recipe import RecipePanel, lay_out_recipe
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.fields import slider
 
@@ -51,6 +50,7 @@ class Form:
 
     image: gr.Image
     size_hint: gr.HTML
+    framed: gr.Textbox
     end_photo: EndPhoto
     prompt: gr.Textbox
     timing: gr.HTML
@@ -80,8 +80,7 @@ class CreatePanel:
     form: Form
     no_photo: NoPhoto
     given: VideoPanel
-    recipe: RecipePanel
-    many: PhotoBatchPanel
+    dropped: DropPanel
     buttons: Buttons
 
     @property
@@ -92,10 +91,10 @@ class CreatePanel:
 
 def lay_out_create(model: ModelCard, t: Language) -> CreatePanel:
     """Make the column's parts inside the current one."""
+    dropped = lay_out_dropped(t)
     form = _lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
     no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
-    given, recipe, many = lay_out_video_panel(t), lay_out_recipe(t), lay_out_photo_batch(t)
-    return CreatePanel(form, no_photo, given, recipe, many, _lay_out_buttons(t))
+    return CreatePanel(form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
 
 
 def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str]) -> Form:
@@ -110,6 +109,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         elem_id="photo",
     )
     size_hint = _html(hint_view.size_hint(None, t), "size-hint")
+    framed = gr.Textbox("", visible="hidden", elem_id="framed")  # where page.js writes the point that stays in sight
     end_photo = lay_out_end_photo(defaults, t)
     prompt = gr.Textbox(
         defaults.prompt,
@@ -149,7 +149,9 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
     loras = lay_out_loras(defaults, t)
     named = {"prompt": prompt, "blend": blend, "seconds": seconds, "loras": loras.text}
     named |= {**end_photo.named, **sizes, **more}
-    return Form(image, size_hint, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named)
+    return Form(
+        image, size_hint, framed, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named
+    )
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

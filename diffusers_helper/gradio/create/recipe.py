@@ -1,10 +1,9 @@
-"""The panel "Restore settings": a file that FramePack made fills the controls with what it was made with."""
+"""A file that FramePack made fills the form with what it was made with."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecipeHandlers:
-    """What the panel does.
+    """Fills the form.
 
     Args:
         variant: which model the page is for.
@@ -50,7 +49,7 @@ class RecipeHandlers:
         self._loras = loras or LoraLibrary(())
 
     def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
-        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
+        """Do as `fill`, of an upload."""
         user = user_of(request)
         path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
         try:
@@ -59,6 +58,10 @@ class RecipeHandlers:
             recipe = self._read(path)
         except FramePackError as error:
             return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(2 + len(SETTINGS)))]
+        return self.fill(recipe, path, request)
+
+    def fill(self, recipe: Recipe, path: Path, request: gr.Request | None = None) -> list[Any]:
+        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
         photo, missing = self._photo(recipe, path, request)
         end_photo, no_end = self._end_photo(recipe, request)
         settings = recipe.settings
@@ -131,27 +134,6 @@ class RecipeHandlers:
                 Message("They were made for another model, {title}, which has a page of its own.", title=title)
             )
         return "".join(view.hint(escape(self._t(text))) for text in texts)
-
-
-@dataclass(frozen=True)
-class RecipePanel:
-    """The panel's parts."""
-
-    file: gr.File
-    message: gr.HTML
-
-
-def lay_out_recipe(t: Language) -> RecipePanel:
-    """Make the panel, folded, inside the current column."""
-    with gr.Accordion(t("Restore settings"), open=False, elem_id="restore"):
-        file = gr.File(
-            label=t("A video, picture or JSON file made here"),
-            file_types=["image", ".mp4", ".json"],
-            height=150,
-            elem_id="recipe",
-        )
-        message = gr.HTML(apply_default_css=False, elem_id="recipe-message")
-    return RecipePanel(file, message)
 
 
 def _without_root(name: str) -> str:

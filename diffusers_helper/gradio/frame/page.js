@@ -21,20 +21,46 @@
   });
 
   const tab = (number) => document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")[number];
-  const see = (name) => {
+  const see = page.see = (name) => {
     tab({ history: 1, settings: 2 }[name] ?? 0)?.click();
     body.dataset.see = name;
+    mirror();
     scrollTo(0, 0);
   };
-  document.addEventListener("click", ({ target }) => {
-    const { see: place, press } = target.closest?.("[data-see], [data-press]")?.dataset ?? {};
+  document.addEventListener("click", ({ target, detail }) => {
+    const { see: place, press } = target.closest?.(".fp-bar button")?.dataset ?? {};
     if (place) see(place);
-    if (press) byId(press)?.click();
+    if (press && detail < 2) byId(press)?.click();
     if (target.closest?.("#settings-open")) see("settings");
+    if (target.closest?.("#keys-open")) byId("keys").showModal();
     const badge = document.querySelector(".fp-badge[open]");
     if (badge && !badge.contains(target)) badge.open = false;
   });
   body.dataset.see = "create";
+
+  const typing = (element) => element.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]");
+  const focusOn = (place, selector) => {
+    see(place);
+    setTimeout(() => document.querySelector(selector)?.focus());
+  };
+  const keys = {
+    Digit1: () => see("create"),
+    Digit2: () => see("history"),
+    Digit3: () => see("settings"),
+    KeyP: () => focusOn("create", "#prompt textarea"),
+    KeyQ: () => focusOn(matchMedia("(max-width: 760px)").matches ? "queue" : "create", "#queue :is(button, [tabindex])"),
+    KeyV: () => {
+      const video = document.querySelector("#video video");
+      if (video) video.paused ? video.play() : video.pause();
+    },
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.repeat || event.ctrlKey || event.metaKey) return;
+    if (event.key === "?" && !typing(event.target)) byId("keys")?.showModal();
+    else if (event.altKey && keys[event.code]) keys[event.code]();
+    else return;
+    event.preventDefault();
+  });
 
   const mirror = () => {
     const line = document.querySelector(".fp-bar-line");
@@ -49,10 +75,12 @@
     const place = line.querySelector(".fp-bar-told");
     if (place.textContent !== told) place.textContent = told;
     const shown = tab(1)?.ariaSelected === "true" ? "history" : tab(2)?.ariaSelected === "true" ? "settings" : null;
+    const columns = byId("columns");
+    if (columns && columns.dataset.see !== body.dataset.see) columns.dataset.see = body.dataset.see;
     if (shown ? body.dataset.see !== shown : ["history", "settings"].includes(body.dataset.see)) {
       body.dataset.see = shown ?? "create";
     }
-    for (const button of document.querySelectorAll("[data-see]:not(body)")) {
+    for (const button of document.querySelectorAll(".fp-bar [data-see]")) {
       if (button.dataset.see === body.dataset.see) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
     }

@@ -17,6 +17,24 @@ TABS = {
 """What a phone shows one at a time; the first three are one tab of a wide screen."""
 
 
+KEYS = (
+    ("Ctrl+Enter", Message("Start, or add to the queue")),
+    ("Esc", Message("End the video, after a question")),
+    ("Alt+1", Message("Create")),
+    ("Alt+2", Message("History")),
+    ("Alt+3", Message("Settings")),
+    ("Alt+P", Message("To the words of the video")),
+    ("Alt+V", Message("Play or pause the video")),
+    ("Alt+Q", Message("To the queue")),
+    ("← → ↑ ↓", Message("Move what has the focus: sliders, the frame over the photo, lists")),
+    ("Alt+↑ ↓", Message("In the queue: move the video up or down")),
+    ("Del", Message("In the queue and the history: remove the video")),
+    ("S C 0–5", Message("In the history: star, compare, rate")),
+    ("?", Message("This list")),
+)
+"""What the page does at a key; page.js beside this file has the same."""
+
+
 def header(title: str, note: str = "", badge: str = "", t: Language = ENGLISH) -> str:
     """Return the heading with its menus; where there is a `note` about the models, a `badge` that opens it."""
     about = (
@@ -31,7 +49,7 @@ def header(title: str, note: str = "", badge: str = "", t: Language = ENGLISH) -
         f'<header class="fp-head"><h1>{escape(title)}</h1>{about}<div class="fp-menus">'
         f"{_menu('language', t('Language'), LANGUAGES, t.tag)}"
         f"{_menu('colours', t('Colours'), {name: t(label) for name, label in COLOURS.items()}, 'system')}"
-        f"{settings}{keys}</div></header>"
+        f"{settings}{keys}</div></header>{_sheet(t)}"
     )
 
 
@@ -46,6 +64,15 @@ def bar(t: Language = ENGLISH) -> str:
         f'<button type="button" data-press="start">{t("Start")}</button>'
         f'<button type="button" data-press="end" hidden>{t("End")}</button></div>'
         f'<nav aria-label="{escape(t("Parts of the page"))}">{tabs}</nav></div>'
+    )
+
+
+def _sheet(t: Language) -> str:
+    rows = "".join(f"<div><dt><kbd>{key}</kbd></dt><dd>{escape(t(does))}</dd></div>" for key, does in KEYS)
+    every = escape(t("Tab goes from each button and field to the next, Enter or Space presses."))
+    return (
+        f'<dialog id="keys" aria-labelledby="keys-title"><h2 id="keys-title">{t("Keys")}</h2><dl>{rows}</dl>'
+        f'<p>{every}</p><form method="dialog"><button>{t("Close")}</button></form></dialog>'
     )
 
 

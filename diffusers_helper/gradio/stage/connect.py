@@ -5,6 +5,7 @@ Nothing goes through Gradio's queue, so no stream is held open and any number of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +25,8 @@ _SEEN = """(client_id, seen, ...others) => {
   delete document.body.dataset.acted;
   return [client_id, acted ? "" : seen, ...others];
 }"""
-_CLICK = """() => {
-  const { dataset } = document.body, now = Date.now();
-  if (!(now - dataset.clicked < 700)) dataset.click = `${now}-${Math.random()}`;
-  dataset.clicked = now;
-  return dataset.click;
-}"""
-"""A word for a click of Start; the second one of a double click has that of the first."""
+_CLICK = "() => document.body.dataset.click"
+"""The word that page.js has for a click of Start."""
 _NEWEST = "() => ''"
 _QUICK = RAW | QUIET
 
@@ -77,15 +73,12 @@ def connect_stage(app: gr.Blocks, stage: Stage, inputs: dict[str, Any]) -> Depen
     )
     poll.success(None, None, None, js=_HEARD)
     browser.shown.change(page.tick, inputs_kwargs=about, outputs=shown, trigger_mode="always_last", **_QUICK)
-    clicked = buttons.start.click(None, None, browser.click, js=_CLICK)
-    begun = clicked.then(
-        page.start,
-        inputs_kwargs={**about, "click": browser.click, **inputs},
-        outputs=told,
-        trigger_mode="multiple",
-        **_QUICK,
-    )
-    stage.shows_newest(begun)
+    _starts(stage, inputs, buttons.start.click)
+    memory, size = inputs["preserved_memory_gb"], [inputs[name] for name in ("resolution", "width", "height")]
+    again = panel.more_memory.click(page.more_memory, memory, memory, trigger_mode="once", **_QUICK)
+    _starts(stage, inputs, again.then)
+    again = panel.smaller.click(page.smaller, size[0], size, trigger_mode="once", **_QUICK)
+    _starts(stage, inputs, again.then)
     for button, handler, filled in (
         (buttons.end, page.end, shown),
         (buttons.stop_after_section, page.stop_after_section, shown),
@@ -95,3 +88,28 @@ def connect_stage(app: gr.Blocks, stage: Stage, inputs: dict[str, Any]) -> Depen
         done = button.click(handler, inputs_kwargs=about, outputs=filled, trigger_mode="once", **_QUICK)
         done.then(None, None, None, js=ACTED)
     return reloaded
+
+
+def connect_actions(stage: Stage, use: Callable[..., list[Any]], seconds: Any, outputs: list[Any]) -> Dependency:
+    """Connect the buttons of a finished video; return the event after which the form may be another one.
+
+    `use` is told the client, the form's length and, in the event, the action, the form of an export and the job.
+    """
+    used: Dependency = stage.panel.actions.use(
+        use, [stage.browser.client_id, seconds], outputs, trigger_mode="once", **_QUICK
+    )
+    used.then(None, None, None, js=ACTED)
+    return used
+
+
+def _starts(stage: Stage, inputs: dict[str, Any], event: Callable[..., Dependency]) -> None:
+    """After `event` the form starts a video."""
+    clicked = event(None, None, stage.browser.click, js=_CLICK)
+    begun = clicked.then(
+        stage.page.start,
+        inputs_kwargs={**stage.browser.about, "click": stage.browser.click, **inputs},
+        outputs=stage.told,
+        trigger_mode="multiple",
+        **_QUICK,
+    )
+    stage.shows_newest(begun)

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import gradio as gr
 
+from diffusers_helper.core.buckets import BUCKETS
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
@@ -33,6 +34,9 @@ from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
+
+MORE_GB, MAX_GB = 2, 128
+"""How much more of the GPU's memory is left free by a click, and the most."""
 
 
 class PageHandlers:
@@ -157,6 +161,17 @@ class PageHandlers:
         self._client_jobs.discard(client_id_of(client_id, request), shown)
         return self.tick(client_id, seen, request, shown=shown)
 
+    @staticmethod
+    def more_memory(preserved: object) -> Any:
+        """Return the setting that leaves more of the GPU's memory free."""
+        return min(preserved + MORE_GB, MAX_GB) if isinstance(preserved, int | float) else gr.skip()
+
+    @staticmethod
+    def smaller(resolution: object) -> list[Any]:
+        """Return the next smaller picture size, and no exact sides."""
+        lower = [size for size in sorted(BUCKETS) if isinstance(resolution, int | float) and size < resolution]
+        return [lower[-1] if lower else gr.skip(), "", ""]
+
     def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
         """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
         if random:
@@ -182,4 +197,6 @@ class PageHandlers:
             gr.update(
                 visible=runs and job is not None and job.state == "running", interactive=not (job and job.stopping)
             ),
+            stage_view.actions(job, t),
+            gr.update(visible=stage_view.advice(job)),
         ]

@@ -1,8 +1,10 @@
-"""The stage, laid out: one line of progress, the video with its preview, what is known of it, and what can go on."""
+"""The stage, laid out: a line of progress, the video with its preview, what can be done with it, and what can go on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,33 +12,61 @@ import gradio as gr
 from diffusers_helper.core.messages import Language
 from diffusers_helper.gradio.create.layout import Buttons
 from diffusers_helper.gradio.stage import view
+from diffusers_helper.gradio.view import hint
+
+_ACTIONS = Path(__file__).with_name("actions.js")
 
 
 @dataclass(frozen=True)
 class StagePanel:
-    """The stage's parts; `own` are filled by `PageHandlers.tick`, in its order."""
+    """The stage's parts.
+
+    Attributes:
+        own: filled by `PageHandlers.tick`, in its order.
+        details: what is known of the video.
+        actions: buttons for a finished video; its event `use` says which one, of which job.
+        resume, discard: the buttons of an unfinished video.
+        more_memory, smaller: the buttons of one that failed for want of memory.
+    """
 
     own: list[Any]
     details: gr.HTML
+    actions: gr.HTML
     resume: gr.Button
     discard: gr.Button
+    more_memory: gr.Button
+    smaller: gr.Button
 
     def shown(self, seen: gr.Textbox, buttons: Buttons) -> list[Any]:
         """Return everything that `PageHandlers.tick` fills."""
-        return [seen, *self.own, buttons.start, buttons.end, buttons.stop_after_section]
+        return [seen, *self.own[:6], buttons.start, buttons.end, buttons.stop_after_section, *self.own[6:]]
 
 
-def lay_out_stage(t: Language) -> StagePanel:
-    """Make the stage's parts inside the current column."""
+def lay_out_stage(t: Language, first: str, *, usable: bool = False) -> StagePanel:
+    """Make the stage's parts inside the current column; `first` is what a newcomer reads there.
+
+    Where finished videos are not `usable` for others (see `connect_actions`), they can be downloaded alone.
+    """
     progress = gr.HTML(elem_id="progress", apply_default_css=False)
+    with gr.Row(visible=False, elem_id="advice") as advice:
+        more_memory = gr.Button(t("Leave 2 GB more free, and start again"), size="sm", elem_id="more-memory")
+        smaller = gr.Button(t("Make it smaller, and start again"), size="sm", elem_id="smaller")
     with gr.Column(elem_id="screen"):
-        video = gr.Video(
-            label=t("Video"), visible=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"
-        )
         preview = gr.HTML(view.stage(None, t), elem_id="stage", apply_default_css=False)
+        video = gr.Video(
+            label=t("Video"), show_label=False, visible=False, autoplay=True, loop=True, buttons=[], elem_id="video"
+        )
+    gr.HTML(hint(escape(t(first))), elem_id="first", apply_default_css=False)
+    actions = gr.HTML(
+        elem_id="actions",
+        elem_classes=[] if usable else ["fp-alone"],
+        apply_default_css=False,
+        js_on_load=_ACTIONS.read_text(encoding="utf-8"),
+    )
     details = gr.HTML(elem_id="details", apply_default_css=False)
     unfinished = gr.HTML(elem_id="unfinished", apply_default_css=False)
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
         resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
-    return StagePanel([progress, preview, video, details, unfinished, buttons], details, resume, discard)
+    own = [progress, preview, video, details, unfinished, buttons, actions, advice]
+    return StagePanel(own, details, actions, resume, discard, more_memory, smaller)

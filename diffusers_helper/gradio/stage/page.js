@@ -18,6 +18,15 @@
     track.setAttribute("aria-label", `${bar.querySelector(".fp-progress-text").textContent}, ${text}`);
   };
 
+  // Each click has a word of its own, by which it starts one video; the second one of a double click has that of the first.
+  let pressed = 0;
+  document.addEventListener("click", ({ target, detail }) => {
+    if (!target.closest?.("#start, #more-memory, #smaller")) return;
+    const again = detail > 1 || (detail === 0 && Date.now() - pressed < 300); // keys that are held down
+    if (!again) document.body.dataset.click = `${Date.now()}-${Math.random()}`;
+    pressed = Date.now();
+  }, true);
+
   const voice = document.body.appendChild(document.createElement("div"));
   voice.className = "fp-voice";
   voice.setAttribute("role", "status");
@@ -51,4 +60,35 @@
     tell();
     name();
   }).observe(document.body, { childList: true, subtree: true });
+
+  // A growing video goes on where it was: what is there already moves on by what came before it.
+  let last = null; // the video as it was before the newest section
+  const series = (source) => source.replace(/(_partial_\d+)?\.mp4.*$/, "");
+  const isStage = (video) => video instanceof HTMLVideoElement && video.closest("#video");
+  document.addEventListener("timeupdate", ({ target: video }) => {
+    if (!isStage(video) || !video.duration || video.seeking) return;
+    last = { source: video.currentSrc, time: video.currentTime, duration: video.duration, paused: video.paused };
+  }, true);
+  document.addEventListener("loadedmetadata", ({ target: video }) => {
+    if (!isStage(video)) return;
+    changed = Date.now();
+    stays = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const { style } = document.getElementById("video");
+    style.setProperty("--fp-most-width", `${3 * video.videoWidth}px`); // larger than that, small ones look worse
+    style.setProperty("--fp-ratio", `${video.videoWidth} / ${video.videoHeight}`);
+    const before = last;
+    if (!before || before.source === video.currentSrc || series(before.source) !== series(video.currentSrc)) return;
+    const front = document.querySelector("#progress [data-front]") || wasFront;
+    const moved = front ? video.duration - before.duration : 0;
+    video.currentTime = Math.max(0, Math.min(before.time + moved, video.duration - 0.05));
+    stays ||= before.paused;
+  }, true);
+  let changed = 0, stays = false; // Gradio plays each new file by itself
+  document.addEventListener("play", ({ target: video }) => {
+    if (isStage(video) && stays && Date.now() - changed < 1500 && !navigator.userActivation?.isActive) video.pause();
+  }, true);
+  let wasFront = false;
+  setInterval(() => {
+    if (document.querySelector("#progress [data-title]")) wasFront = !!document.querySelector("#progress [data-front]");
+  }, 250);
 }

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import base64
+from functools import cache
 from html import escape
 from io import BytesIO
 from math import floor
+from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
+from diffusers_helper.core.errors import OUT_OF_MEMORY
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS, LATENT_WINDOW
+from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
 from diffusers_helper.gradio.view import duration
 from diffusers_helper.jobs.progress import JobSnapshot
 
+FORMS = ("gif", "webm", "png")
+"""What a video can be exported as, beside the MP4 that it is; PNG is its last frame."""
 ALMOST = 99
 """Percent that a bar shows at most while there is work left."""
 
@@ -54,12 +61,41 @@ def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -
         title = "" if job.ended else f' data-title="{doing}"'
         return f'<p class="fp-status"{title}>{doing}</p>'
     bar, title = _bar(job, t, now)
-    return f'<div data-title="{escape(title)}"><p class="fp-status fp-heard">{doing}</p>{bar}</div>'
+    front = " data-front" if _grows_at_front(job.variant) else ""
+    return f'<div data-title="{escape(title)}"{front}><p class="fp-status fp-heard">{doing}</p>{bar}</div>'
+
+
+@cache
+def _grows_at_front(variant: str) -> bool:
+    """Tell whether each new section of a video comes before what there is already."""
+    return plan_video(variant, 1).grows_at_front
 
 
 def is_picture(job: JobSnapshot) -> bool:
     """Tell whether a job makes a single picture and no video."""
     return job.request is not None and job.request.frame
+
+
+def advice(job: JobSnapshot | None) -> bool:
+    """Tell whether a job failed for want of memory, which the page can do something about."""
+    return job is not None and job.state == "failed" and str(job.error) == str(OUT_OF_MEMORY)
+
+
+def actions(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
+    """Return what can be done with a video that is whole or was stopped, as buttons; empty where there is none."""
+    if job is None or not job.ended or not job.video or is_picture(job):
+        return ""
+    name = escape(Path(job.video).name)
+    first = f'<a href="{escape(file_url(job.video))}" download="{name}">{t("Download")}</a>'
+    named = {"extend": t("Extend"), "new_take": t("New take"), "last_frame": t("Last frame as photo")}
+    named["use_settings"] = t("Use settings")
+    buttons = "".join(f'<button type="button" data-action="{word}">{text}</button>' for word, text in named.items())
+    forms = "".join(
+        f'<button type="button" data-action="export" data-form="{form}">{form.upper()}</button>' for form in FORMS
+    )
+    more = f"<details><summary>{t('Export')}</summary><div>{forms}</div></details>"
+    label = escape(t("What to do with the video"))
+    return f'<div class="fp-actions" role="group" aria-label="{label}" data-id="{job.id}">{first}{buttons}{more}</div>'
 
 
 def details(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
@@ -96,13 +132,18 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     )
 
 
+def file_url(path: str) -> str:
+    """Return where the page finds a file among the results."""
+    return f"gradio_api/file={quote(path)}"
+
+
 def _film(jpeg: bytes, caption: str, *, small: bool, frames: int) -> str:
     """Play the latent frames, side by side in `jpeg`, in place: a section's 9 are 1.2 s."""
     with Image.open(BytesIO(jpeg)) as strip:
         width, height = strip.size
     shape = f"--fp-shape: {width / frames / height:.4f}; --fp-frames: {frames}"
     return (
-        f'<figure class="fp-stage{" fp-small" if small else ""}"><div class="fp-film" style="{shape}">'
+        f'<figure class="fp-stage{" fp-inset" if small else ""}"><div class="fp-film" style="{shape}">'
         f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" '
         f'alt=""></div><figcaption>{caption}</figcaption></figure>'
     )

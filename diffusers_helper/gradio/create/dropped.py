@@ -1,0 +1,180 @@
+"""Files that are dropped anywhere on the page, or several or other ones than a picture that are chosen as the photo.
+
+One that this program made offers its photo and its settings; several photos become a video each. What is offered
+stands above the form until somebody decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
+from diffusers_helper.core.files import display_name
+from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.gradio.create.many_photos import ManyPhotos
+from diffusers_helper.gradio.create.recipe import RecipeHandlers
+from diffusers_helper.gradio.door.privacy import user_of
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, photo_size, uploaded_file
+from diffusers_helper.gradio.view import fault, hint
+from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.recipe import Recipe, read_recipe
+
+_SKIPPED: Any = gr.skip()
+
+
+@dataclass(frozen=True)
+class DropPanel:
+    """The parts of what is offered.
+
+    Attributes:
+        files: where page.js puts what was dropped.
+        kept: the files that something is offered about.
+        told: what they are, or why they cannot be used.
+        photo, settings, both: the buttons for one that was made here.
+        queue, leave: the buttons for several photos.
+    """
+
+    files: gr.File
+    kept: gr.JSON
+    told: gr.HTML
+    photo: gr.Button
+    settings: gr.Button
+    both: gr.Button
+    queue: gr.Button
+    leave: gr.Button
+
+    @property
+    def shown(self) -> list[Any]:
+        """What every handler fills: what is kept, the text, the buttons."""
+        return [self.kept, self.told, self.photo, self.settings, self.both, self.queue, self.leave]
+
+
+def lay_out_dropped(t: Language) -> DropPanel:
+    """Make the parts inside the current column; nothing of them is to be seen before something is dropped."""
+    files = gr.File(file_count="multiple", visible="hidden", elem_id="dropped-files")
+    kept = gr.JSON(visible=False)
+    with gr.Column(elem_id="dropped"):
+        told = gr.HTML("", elem_id="dropped-told", apply_default_css=False)
+        with gr.Row(elem_id="dropped-buttons"):
+            buttons = [
+                gr.Button(t(label), size="sm", min_width=90, visible=False, variant=variant, elem_id=elem_id)
+                for label, variant, elem_id in (
+                    (Message("Use photo"), "secondary", "use-photo"),
+                    (Message("Use settings"), "secondary", "use-settings"),
+                    (Message("Use both"), "primary", "use-both"),
+                    (Message("Queue them all"), "primary", "queue-all"),
+                    (Message("Leave it"), "secondary", "leave-dropped"),
+                )
+            ]
+    return DropPanel(files, kept, told, *buttons)
+
+
+class DropHandlers:
+    """What the panel does.
+
+    Args:
+        recipes: fills the form.
+        many: queues several photos.
+        photos: reads photos.
+        t: the language of the page.
+    """
+
+    def __init__(self, recipes: RecipeHandlers, many: ManyPhotos, photos: PhotoReader, t: Language) -> None:
+        self._recipes = recipes
+        self._many = many
+        self._photos = photos
+        self._t = t
+
+    def look(self, files: object, request: gr.Request | None = None) -> list[Any]:
+        """Return an empty field for the next files, the photo if they are one, and what is offered."""
+        given = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+        if len(given) != 1:
+            return [None, _SKIPPED, *self._several(given)]
+        [file] = given
+        try:
+            recipe, path = self._recipe(file, request)
+        except FramePackError as error:
+            return [None, *self._plain(file, str(error), request)]
+        return [None, _SKIPPED, *self._made_here(recipe, path, file)]
+
+    def look_at_photo(self, image: object, request: gr.Request | None = None) -> list[Any]:
+        """Return what is offered about the picture in the photo's own field: its settings, if it has any."""
+        try:
+            self._recipe(image, request)
+        except FramePackError:
+            return self._nothing()
+        told = hint(self._t("This picture was made here and has its settings in it."))
+        return self._offer([image], told, settings=True)
+
+    def use_photo(self, kept: object, request: gr.Request | None = None) -> list[Any]:
+        """Return what `use_both` does, of the photos alone."""
+        shown, [_, photo, *_, end_photo] = self._used(kept, request)
+        return [*shown, photo, *([_SKIPPED] * len(SETTINGS)), end_photo]
+
+    def use_settings(self, kept: object, request: gr.Request | None = None) -> list[Any]:
+        """Return what `use_both` does, without the photos."""
+        shown, [_, _, *settings, _] = self._used(kept, request)
+        return [*shown, _SKIPPED, *settings, _SKIPPED]
+
+    def use_both(self, kept: object, request: gr.Request | None = None) -> list[Any]:
+        """Return what is offered now, then photo, settings and end photo as the file has them."""
+        shown, [_, *form] = self._used(kept, request)
+        return [*shown, *form]
+
+    def queue(self, client_id: object, kept: object, request: gr.Request | None = None, **values: Any) -> list[Any]:
+        """Queue a job for each photo; return what is offered of those that are left."""
+        files = kept if isinstance(kept, list) else []
+        left, told = self._many.queue(client_id, files, request, **values)
+        return self._offer(left, told, queue=bool(left)) if left else self._nothing(told)
+
+    def leave(self) -> list[Any]:
+        """Return that nothing is offered."""
+        return self._nothing()
+
+    def _used(self, kept: object, request: gr.Request | None) -> tuple[list[Any], list[Any]]:
+        file = kept[0] if isinstance(kept, list) and kept else None
+        form = self._recipes.restore(file, request)
+        return self._nothing(form[0]), form
+
+    def _recipe(self, file: object, request: gr.Request | None) -> tuple[Recipe, Path]:
+        path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
+        if path is None:
+            raise SettingsError(Message("The file is no longer here: choose it again."))
+        return read_recipe(path), path
+
+    def _plain(self, file: dict[str, Any], no_settings: str, request: gr.Request | None) -> list[Any]:
+        """Return the photo that a file without settings is, or why it is of no use."""
+        try:
+            photo_size(file, self._photos, request)
+        except PhotoError:
+            return [_SKIPPED, *self._nothing(fault(self._t(no_settings)))]
+        except FramePackError as error:
+            return [_SKIPPED, *self._nothing(fault(self._t(str(error))))]
+        return [file_value(file["path"]), *self._nothing()]
+
+    def _made_here(self, recipe: Recipe, path: Path, file: dict[str, Any]) -> list[Any]:
+        has_photo = recipe.picture or bool(recipe.photo)
+        name = escape(display_name(str(file.get("orig_name") or path.name)))
+        told = hint(self._t("“{name}” was made here. What do you want of it?", name=name))
+        return self._offer([file], told, photo=has_photo, settings=True, both=has_photo)
+
+    def _several(self, files: list[dict[str, Any]]) -> list[Any]:
+        if not files:
+            return self._nothing()
+        text = self._t(
+            "{count} files: each photo becomes a video with the words, the settings and the end photo of the form.",
+            count=len(files),
+        )
+        return self._offer(files, hint(text), queue=True)
+
+    def _offer(self, kept: list[Any], told: str, **visible: bool) -> list[Any]:
+        names = ("photo", "settings", "both", "queue")
+        return [kept, told, *(gr.update(visible=visible.get(name, False)) for name in names), gr.update(visible=True)]
+
+    def _nothing(self, told: str = "") -> list[Any]:
+        return [None, told, *([gr.update(visible=False)] * 5)]
