@@ -31,6 +31,7 @@ SOUGHT = """(video, share) => new Promise((done, fail) => {
 
 START = ":is(#start, [data-press='start']):visible"
 """Start, on a phone the one of the bar."""
+END = ":is(#end, [data-press='end']):visible"
 
 
 @contextmanager
@@ -86,6 +87,13 @@ def start(tab):
 def unfold(tab, panel):
     """Open a folded panel of the form."""
     tab.locator(f"#{panel} > button.label-wrap").click()
+
+
+def bring_back(tab, file):
+    """Use photo and settings of a file that was made here, as if it had been dropped on the page."""
+    tab.locator("#dropped-files input[type=file]").set_input_files(file)
+    tab.locator("#use-both").click()
+    expect(tab.locator("#dropped-told")).to_contain_text("The settings are restored.")
 
 
 def preview(tab):

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from diffusers_helper.core.errors import OUT_OF_MEMORY, OutOfMemoryError
 from diffusers_helper.core.messages import LANGUAGES, language
-from tests.browsing import fill, headless, shows_idle, shows_running, start, visit
+from tests.browsing import END, fill, headless, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
@@ -269,7 +269,7 @@ def test_a_page_is_in_one_language_and_fits(browser, server, tag):
         for width in (1400, 420):
             tab.set_viewport_size({"width": width, "height": 900})
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        tab.locator("#end").click()
+        tab.locator(END).click()
 
 
 def test_the_page_outlives_a_network_that_goes_away(browser, server):

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffusers_helper.media.recipe import read_recipe
-from tests.browsing import PLAYED, fill, headless, preview, shows_idle, shows_running, start, visit
+from tests.browsing import PLAYED, bring_back, fill, headless, preview, shows_idle, shows_running, start, visit
 from tests.fakes import LION, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -65,7 +65,9 @@ def program(demo, folder, *more):
 def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
     with program(demo, tmp_path) as url, headless(chromium) as browser, visit(browser, url) as user:
         tab = user.open()
+        tab.get_by_text("Tiny model").click()
         expect(tab.get_by_role("note").first).to_contain_text("tiny model")
+        expect(tab.locator("#first")).to_contain_text("moves of the camera")
         tab.locator("#seconds input[type=number]").fill("1")
         fill(tab, prompt="The lion turns its head.")
         start(tab)
@@ -79,7 +81,7 @@ def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
         start(tab)
         shows_running(tab)
         expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
-        expect(tab.locator("#progress [role=progressbar]")).to_have_count(2)
+        expect(tab.locator("#progress [role=progressbar]")).to_have_count(1)
         first = preview(tab)
         wait_for(lambda: preview(tab) != first)
         expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)
@@ -135,9 +137,7 @@ def test_an_end_photo_and_times_become_a_video_that_brings_them_back(chromium, t
         assert (recipe.settings["prompt"], recipe.names) == (TIMES, ("start", "end"))
         with visit(browser, url) as user:  # somebody else, who has the video alone
             tab = user.open()
-            tab.locator("#restore").get_by_role("button").first.click()
-            tab.locator("#recipe input[type=file]").set_input_files(video)
-            expect(tab.locator("#recipe-message")).to_have_text("The settings are restored.")
+            bring_back(tab, video)
             shows_end_photo_and_times(tab)
             start(tab)
             expect(tab.locator("#progress")).to_have_text("Done", timeout=PATIENCE)

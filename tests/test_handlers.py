@@ -259,6 +259,13 @@ def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):
     )
 
 
+@pytest.mark.parametrize("told", [None, "x", {}, {"point": 7}, {"point": "2,0"}, {"point": "0.5"}, {"point": "nan,0"}])
+def test_a_point_that_makes_no_sense_is_no_setting(told):
+    event = SimpleNamespace(_data=told)
+    assert HintHandlers(ORIGINAL).framed(event) == gr.skip()
+    assert HintHandlers(ORIGINAL).framed(SimpleNamespace(_data={"point": "0.25,1"})) == "0.25,1"
+
+
 def test_times_in_a_prompt_are_told_while_they_are_typed():
     hints = HintHandlers(ORIGINAL)
     assert "To change it on the way" in hints.timing("A lion roars.", 5)

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
 from diffusers_helper.media.recipe import read_recipe
-from tests.browsing import fill, headless, shows_idle, start, visit
+from tests.browsing import bring_back, fill, headless, shows_idle, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.lora_files import write_lora
 from tests.test_browser import DRAFT_IS_KEPT
@@ -175,8 +175,8 @@ def test_a_video_with_a_lora_brings_it_back_and_another_file_is_told(browser, tm
 
         with visit(browser, url) as user:  # somebody else, who has the video alone
             tab = user.open()
-            restore(tab, video)
-            expect(tab.locator("#recipe-message")).to_have_text("The settings are restored.")
+            bring_back(tab, video)
+            expect(tab.locator("#dropped-told")).to_have_text("The settings are restored.")
             expect(tab.locator("#lora-choice .token")).to_contain_text("wild.safetensors")
             expect(tab.locator("[data-lora] input[type=number]")).to_have_value("0.8")
             start(tab)
@@ -191,14 +191,6 @@ def test_a_video_with_a_lora_brings_it_back_and_another_file_is_told(browser, tm
             assert frames(plain) != frames(video)
 
             write_real(folder / "wild.safetensors", seed=2)
-            restore(tab, video)
+            bring_back(tab, video)
             told = "LoRA wild.safetensors is another file here than the one this was made with."
-            expect(tab.locator("#recipe-message")).to_contain_text(told)
-
-
-def restore(tab, video):
-    if not tab.locator("#recipe").is_visible():
-        tab.locator("#restore").get_by_role("button").first.click()
-    if tab.locator("#recipe").get_by_label("Clear").count():
-        tab.locator("#recipe").get_by_label("Clear").click()
-    tab.locator("#recipe input[type=file]").set_input_files(video)
+            expect(tab.locator("#dropped-told")).to_contain_text(told)

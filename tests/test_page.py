@@ -460,7 +460,7 @@ def test_the_server_does_not_grow_with_every_visit(page):
     [tick] = [call["id"] for call in config["dependencies"] if call["api_name"] == "tick"]
     with httpx.Client(base_url=page.url, **PATIENT) as tabs:
         for tab in range(REMEMBERED_SESSIONS + 10):
-            body = {"data": [None, ""], "fn_index": tick, "session_hash": f"tab{tab}"}
+            body = {"data": [None, "", ""], "fn_index": tick, "session_hash": f"tab{tab}"}
             assert tabs.post("/gradio_api/run/predict", json=body).status_code == 200
     assert len(page.blocks.state_holder.session_data) <= REMEMBERED_SESSIONS
 

@@ -47,9 +47,7 @@ REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
 _TINY, _MODELS = Message("Tiny model"), Message("About the models")
 _CAMERA = Message("This model knows moves of the camera alone: the ideas beside the prompt are of that kind.")
-_PEOPLE = Message(
-    "Say who moves, and how: “She turns her head and smiles.” The ideas beside the prompt are a beginning."
-)
+_PEOPLE = Message("Say who moves, and how: “She turns her head and smiles.” The ideas are a beginning.")
 _QUICK = RAW | QUIET
 
 

@@ -53,9 +53,19 @@ class Create:
         loras = self.panel.form.loras
         return {"fn": self.handlers.loras.show, "inputs": loras.text, "outputs": loras.shown, **_QUICK}
 
+    @property
+    def show_size(self) -> dict[str, Any]:
+        """The event that tells what size the video will have."""
+        form = self.panel.form
+        named = {"image": form.image, "end_photo": form.end_photo.image, **{name: self.inputs[name] for name in SIZES}}
+        return {"fn": self.handlers.hints.size_hint, "inputs_kwargs": named, "outputs": form.size_hint, **_QUICK}
+
     def filled(self, event: Dependency) -> Dependency:
-        """After `event` the form has other values: keep them, and show what follows from them."""
-        return event.then(**self.keep).then(**self.show_loras)
+        """After `event` the form has other values: keep them, and show what follows from them.
+
+        Controls in a folded panel do not tell by themselves that they have changed.
+        """
+        return event.then(**self.keep).then(**self.show_loras).then(**self.show_size)
 
 
 def connect_create(create: Create, others: list[Any]) -> None:
@@ -67,8 +77,10 @@ def connect_create(create: Create, others: list[Any]) -> None:
     gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **create.keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
-    framed = form.framed.input(None, form.framed, inputs["focus"], js="(point) => point", trigger_mode="always_last")
-    framed.then(**create.keep)
+    framed = form.size_hint.framed(
+        create.handlers.hints.framed, None, inputs["focus"], trigger_mode="always_last", **_QUICK
+    )
+    framed.then(**create.keep).then(**create.show_size)
     connect_loras(form.loras, create.handlers.loras, create.keep)
     _connect_seed(create)
     _connect_dropped(create)
@@ -116,16 +128,8 @@ def _connect_hints(create: Create, others: list[Any]) -> None:
     """Connect what is told before the start: the size, the length, the time, and what is still in the way."""
     form, buttons, inputs = create.panel.form, create.panel.buttons, create.inputs
     hints = create.handlers.hints
-    sizes = {name: inputs[name] for name in SIZES}
-    photos: dict[str, Any] = {"image": form.image, "end_photo": form.end_photo.image}
-    gr.on(
-        [control.change for control in (photos | sizes).values()],
-        hints.size_hint,
-        inputs_kwargs={**photos, **sizes},
-        outputs=form.size_hint,
-        trigger_mode="always_last",
-        **_QUICK,
-    )
+    sizing = [form.image, form.end_photo.image, *(inputs[name] for name in SIZES)]
+    gr.on([control.change for control in sizing], trigger_mode="always_last", **create.show_size)
     form.seconds.change(hints.length_hint, form.seconds, form.length_hint, **_QUICK)
     gr.on(
         [form.prompt.change, form.seconds.change],

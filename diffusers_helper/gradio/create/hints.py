@@ -74,6 +74,12 @@ class HintHandlers:
             return hint_view.size_hint(None, self._t)
         return hint_view.size_hint(hint_view.Framing(wanted, photo, end, self._trained_at), self._t)
 
+    def framed(self, event: gr.EventData) -> Any:
+        """Return the setting for the point that a frame over the photo keeps in sight, as the browser tells it."""
+        told = getattr(event, "_data", None)
+        point = told.get("point") if isinstance(told, dict) else None
+        return point if isinstance(point, str) and not setting_fault("focus", point) else gr.skip()
+
     def timing(self, prompt: object, seconds: object) -> str:
         """Return the table that the times in a prompt become, what is wrong with them, or how to write them."""
         try:

@@ -24,6 +24,8 @@ from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.fields import slider
 
+_FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
+"""The event of the size's hint: page.js says which point of the photo stays in sight."""
 IDEAS = {  # the prompts stay English, which the models know best
     Message("Wave"): "She turns her head, smiles and waves at the camera.",
     Message("Dance"): "He dances with his whole body, arms swinging, full of joy.",
@@ -50,7 +52,6 @@ class Form:
 
     image: gr.Image
     size_hint: gr.HTML
-    framed: gr.Textbox
     end_photo: EndPhoto
     prompt: gr.Textbox
     timing: gr.HTML
@@ -108,8 +109,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         buttons=[],
         elem_id="photo",
     )
-    size_hint = _html(hint_view.size_hint(None, t), "size-hint")
-    framed = gr.Textbox("", visible="hidden", elem_id="framed")  # where page.js writes the point that stays in sight
+    size_hint = gr.HTML(hint_view.size_hint(None, t), apply_default_css=False, js_on_load=_FRAMED, elem_id="size-hint")
     end_photo = lay_out_end_photo(defaults, t)
     prompt = gr.Textbox(
         defaults.prompt,
@@ -149,9 +149,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
     loras = lay_out_loras(defaults, t)
     named = {"prompt": prompt, "blend": blend, "seconds": seconds, "loras": loras.text}
     named |= {**end_photo.named, **sizes, **more}
-    return Form(
-        image, size_hint, framed, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named
-    )
+    return Form(image, size_hint, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named)
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

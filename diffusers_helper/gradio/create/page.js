@@ -111,7 +111,10 @@
     if (crop[1] < 0.999) crop[3] = clamp(y);
     place();
   };
-  const say = () => write(document.querySelector("#framed :is(textarea, input)"), `${+crop[2].toFixed(3)},${+crop[3].toFixed(3)}`);
+  const say = () => {
+    const detail = `${+crop[2].toFixed(3)},${+crop[3].toFixed(3)}`;
+    document.dispatchEvent(new CustomEvent("fp-framed", { detail }));
+  };
   frame.addEventListener("pointerdown", (event) => {
     frame.setPointerCapture(event.pointerId);
     frame.dragged = [event.clientX, event.clientY, crop[2], crop[3]];

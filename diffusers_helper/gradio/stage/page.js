@@ -85,7 +85,8 @@
   }, true);
   let changed = 0, stays = false; // Gradio plays each new file by itself
   document.addEventListener("play", ({ target: video }) => {
-    if (isStage(video) && stays && Date.now() - changed < 1500 && !navigator.userActivation?.isActive) video.pause();
+    if (isStage(video) && stays && Date.now() - changed < 1500) video.pause();
+    stays = false;
   }, true);
   let wasFront = false;
   setInterval(() => {
