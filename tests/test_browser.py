@@ -166,6 +166,7 @@ def test_a_reload_brings_everything_back(user, server):
     expect(tab.locator("#video video")).to_be_visible()
     expect(tab.locator("#photo img")).to_be_visible()
     expect(tab.locator("#prompt textarea")).to_have_value("A lion roars.")
+    unfold(tab, "more")
     expect(tab.locator("#seed input")).to_have_value("123")
     expect(tab.locator("#seconds input[type=number]")).to_have_value("2.4")
     expect(tab.locator("#length-hint")).to_contain_text("73 frames")
@@ -821,7 +822,7 @@ def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_o
             shutil.copytree(first.outputs, tmp_path / "two/outputs", ignore=shutil.ignore_patterns("*.lock"))
             served.close()
             expect(tab.locator("body.fp-away")).to_have_count(1)  # three polls without an answer
-            assert float(tab.locator("#video").evaluate("element => getComputedStyle(element).opacity")) < 0.7
+            assert float(tab.locator("#screen").evaluate("element => getComputedStyle(element).opacity")) < 0.7
 
             second = Life(tmp_path / "two/outputs")
             second.manager.start()

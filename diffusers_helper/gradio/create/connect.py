@@ -78,7 +78,7 @@ def connect_create(create: Create, others: list[Any]) -> None:
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
     framed = form.size_hint.framed(
-        create.handlers.hints.framed, None, inputs["focus"], trigger_mode="always_last", **_QUICK
+        create.handlers.hints.framed, None, inputs["focus"], trigger_mode="multiple", **_QUICK
     )
     framed.then(**create.keep).then(**create.show_size)
     connect_loras(form.loras, create.handlers.loras, create.keep)

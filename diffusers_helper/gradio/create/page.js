@@ -90,7 +90,10 @@
     const image = document.querySelector("#photo img");
     told = document.querySelector("#size-hint [data-crop]")?.dataset.crop ?? "";
     const box = image?.parentElement;
-    if (!told || !box) return frame.remove();
+    if (!told || !box) {
+      setTimeout(() => { if (!document.querySelector("#size-hint [data-crop]")) frame.remove(); }, 300); // not drawn yet
+      return;
+    }
     if (!crop || Date.now() > held) crop = told.split(",").map(Number);
     if (frame.parentElement !== box) box.append(frame);
     const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = image;
@@ -111,7 +114,12 @@
     if (crop[1] < 0.999) crop[3] = clamp(y);
     place();
   };
+  let saying = 0;
   const say = () => {
+    clearTimeout(saying);
+    saying = setTimeout(tellServer, 200);
+  };
+  const tellServer = () => {
     const detail = `${+crop[2].toFixed(3)},${+crop[3].toFixed(3)}`;
     document.dispatchEvent(new CustomEvent("fp-framed", { detail }));
   };
