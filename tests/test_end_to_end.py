@@ -65,7 +65,7 @@ def program(demo, folder, *more):
 def test_a_photo_and_a_prompt_become_a_video(chromium, tmp_path, demo):
     with program(demo, tmp_path) as url, headless(chromium) as browser, visit(browser, url) as user:
         tab = user.open()
-        tab.get_by_text("Tiny model").click()
+        tab.locator(".fp-badge summary", has_text="Tiny model").click()
         expect(tab.get_by_role("note").first).to_contain_text("tiny model")
         expect(tab.locator("#first")).to_contain_text("moves of the camera")
         tab.locator("#seconds input[type=number]").fill("1")
