@@ -157,9 +157,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "forget_at_changes": forget_at_changes,
     }
     named = {**own, **end_photo.named, **sizes, **more}
-    return Form(
-        image, size_hint, framed, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named
-    )
+    return Form(image, size_hint, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named)
 
 
 def _lay_out_buttons(t: Language) -> Buttons:
