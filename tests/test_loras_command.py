@@ -46,7 +46,9 @@ def test_the_list_has_every_file_and_says_what_is_wrong_with_one(folder, capsys)
 def test_folders_can_be_chosen_and_may_be_empty_or_missing(folder, tmp_path, capsys):
     write_lora(tmp_path / "models" / "loras" / "a.safetensors")
     assert run("list", "--loras", tmp_path / "nowhere", "--loras", tmp_path / "models") == options.DONE
-    assert "loras/a.safetensors" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "loras/a.safetensors" in told
+    assert "\n1 LoRA file in " in told
     assert run("list") == options.DONE
     assert capsys.readouterr().out == f"0 LoRA files in {folder}. Use one with: --lora NAME=0.8\n"
 

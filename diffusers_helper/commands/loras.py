@@ -40,7 +40,7 @@ def list_files(parsed: argparse.Namespace) -> int:
     if found:
         sys.stdout.write(table(rows))
     folders = ", ".join(map(str, library.folders))
-    sys.stdout.write(f"{len(found)} LoRA files in {folders}. Use one with: --lora NAME=0.8\n")
+    sys.stdout.write(f"{len(found)} LoRA file{'s' * (len(found) != 1)} in {folders}. Use one with: --lora NAME=0.8\n")
     return options.DONE
 
 
