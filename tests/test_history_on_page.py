@@ -3,10 +3,11 @@
 import re
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browsing import headless, visit
-from tests.fakes import serve_page
+from tests.fakes import serve_page, wait_for
 from tests.test_history_tab import card, cards, film, unfold
 from tests.test_unfinished import SECONDS, Life
 
@@ -31,4 +32,44 @@ def test_a_video_of_long_ago_is_on_the_stage_and_its_settings_in_the_form(chromi
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
         tab.reload()
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
+    assert life.manager.close(SECONDS)
+
+
+def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
+    life = Life(tmp_path / "outputs")
+    life.manager.start()
+    life.gate.set()
+    job = film(life.store, 1, "A lion of long ago.")
+    Image.new("RGB", (128, 96), "red").save(life.outputs / f"{job}.png")
+    with (
+        headless(chromium) as browser,
+        serve_page(tmp_path, manager=life.manager, store=life.store) as server,
+        visit(browser, server.url) as user,
+    ):
+        tab = user.open()
+        tab.get_by_role("tab", name="History").click()
+        card(tab, job).locator(".fph-open").click()
+        actions = tab.locator("#actions")
+        expect(actions.get_by_role("link", name="Download")).to_be_visible()
+        actions.get_by_role("button", name="Use settings").click()
+        expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
+        tab.reload()  # the form is kept, the stage shows the newest again
+        expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
+        tab.get_by_role("tab", name="History").click()
+        card(tab, job).locator(".fph-open").click()
+        actions.get_by_role("button", name="Last frame as photo").click()
+        expect(tab.locator("#photo img")).to_be_visible()
+        for form in ("GIF", "PNG"):
+            actions.get_by_text("Export").click()
+            with tab.expect_download() as got:
+                actions.get_by_role("button", name=form).click()
+            assert got.value.suggested_filename == f"{job}.{form.lower()}"
+        for made, button in enumerate(("New take", "Extend"), start=1):
+            actions.get_by_role("button", name=button).click()
+            wait_for(lambda made=made: len(life.manager.jobs()) == made)
+            tab.get_by_role("tab", name="History").click()
+            card(tab, job).locator(".fph-open").click()
+        take, longer = life.manager.jobs()
+        assert take.request.seed != 1
+        assert longer.photo_name == f"{job}.mp4"
     assert life.manager.close(SECONDS)

@@ -23,17 +23,17 @@ def page(told):
 
     def use(client_id, seconds, event: gr.EventData):
         told.append((seconds, event._data))
-        return f"Done {len(told)}."
+        return [f"Done {len(told)}.", None]
 
     app = gr.Blocks(analytics_enabled=False)
     with app:
         gr.Button("Start", elem_id="start")
         said, seconds = gr.HTML(elem_id="said"), gr.Number(3)
-        panel, browser = lay_out_stage(ENGLISH, "", usable=True), lay_out_browser()
+        panel, browser = lay_out_stage(ENGLISH, ""), lay_out_browser()
         stage = Stage(panel, Buttons(*[said] * 5), browser, None)
         app.load(lambda: view.actions(DONE), None, panel.actions)
         app.load(lambda: "b" * 22, None, browser.client_id)
-        connect_actions(stage, use, seconds, [said])
+        connect_actions(stage, use, seconds, [])
     app.queue(api_open=False)
     return app
 

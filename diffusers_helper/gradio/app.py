@@ -41,10 +41,11 @@ from diffusers_helper.gradio.history.layout import HistoryPanel, lay_out_history
 from diffusers_helper.gradio.inputs import CALL, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.connect import add_queue
+from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
 from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, lay_out_queue
 from diffusers_helper.gradio.settings.computer import lay_out_computer
 from diffusers_helper.gradio.settings.layout import SettingsPanel, lay_out_settings
-from diffusers_helper.gradio.stage.connect import Stage, connect_stage
+from diffusers_helper.gradio.stage.connect import Stage, connect_actions, connect_stage
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.gradio.stage.layout import StagePanel, lay_out_stage
 from diffusers_helper.gradio.stage.loading import lay_out_loading
@@ -142,6 +143,23 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
 
 
 def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, t: Language) -> None:
+    edits = VideoEdits(model.variant, backend.manager, backend.videos, model.loras)
+    _connect_scripts(regions, model, backend, edits)  # first: Gradio gives a name that is taken another number
+    _connect_page(app, regions, model, backend, edits, t)
+
+
+def _connect_scripts(regions: _Regions, model: ModelCard, backend: Backend, edits: VideoEdits) -> None:
+    variant, manager, photos = model.variant, backend.manager, backend.photos
+    inputs = {name: regions.inputs[name] for name in CALL}
+    connect_api(ApiHandlers(variant, manager, photos, model.loras), edits, inputs)
+    connect_queue_api(QueueApi(variant.name, manager, photos, model), inputs)
+    if backend.history is not None:
+        connect_history_api(HistoryApi(backend.history), **RAW, concurrency_limit=None)
+
+
+def _connect_page(
+    app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, edits: VideoEdits, t: Language
+) -> None:
     variant, manager, photos, library = model.variant, backend.manager, backend.photos, model.loras
     browser, panel, inputs = regions.browser, regions.create, regions.inputs
     page = PageHandlers(variant, manager, backend.client_jobs, t, photos, library)
@@ -161,23 +179,16 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
     starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
-    edits = VideoEdits(variant, manager, backend.videos, library)
     brought = {**browser.about, **inputs}
     stage.shows_newest(
         connect_video_panel(panel.given, VideoPanelHandlers(page, edits, backend, t), brought, stage.told)
     )
-    connect_api(ApiHandlers(variant, manager, photos, library), edits, {name: inputs[name] for name in CALL})
     if backend.history is not None:
-        means = Means(backend.history, manager, variant, handlers.recipes, backend.videos, library)
         lists = HistoryHandlers(backend.history, t)
+        means = Means(backend.history, manager, variant, handlers.recipes, backend.videos, library)
         form = [panel.dropped.told, *inputs.values()]
         targets = HistoryTargets(browser.client_id, browser.shown, inputs["seconds"], form, regions.tabs)
-        used = connect_history(
-            regions.history,
-            lists,
-            VideoActions(means, lists, t),
-            targets,
-            [reloaded.then, regions.history_tab.select],
-        )
-        create.filled(used)
-        connect_history_api(HistoryApi(backend.history), **RAW, concurrency_limit=None)
+        actions = VideoActions(means, lists, t)
+        refreshing = [reloaded.then, regions.history_tab.select]
+        create.filled(connect_history(regions.history, lists, actions, targets, refreshing))
+        create.filled(connect_actions(stage, actions.use_on_stage, targets.seconds, targets.brought))

@@ -1,4 +1,4 @@
-"""What the tab does with a video outside the history: on the stage, in the form, in the queue, as another file."""
+"""What is done with a video of the history: on the stage, in the form, in the queue, as another file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from diffusers_helper.gradio.history.layout import FORMATS
 from diffusers_helper.gradio.history.remaking import another_take, recipe_of
 from diffusers_helper.gradio.history.rows import file_url
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_request, stored_picture
+from diffusers_helper.gradio.view import fault
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
@@ -72,7 +73,7 @@ class Asked:
 
 
 class VideoActions:
-    """The handler behind the tab's second event.
+    """The handlers behind the tab's second event and behind the buttons of the stage.
 
     Args:
         means: what it needs.
@@ -107,17 +108,34 @@ class VideoActions:
         settings and end photo, and which tab is to be seen. What stays as it is is left out.
         """
         told = told_by(event)
-        what = Asked(viewer_of(client_id, request), str(told.get("id")), told, client_id, seconds, request)
-        action = self._actions.get(str(told.get("action")))
+        viewer = viewer_of(client_id, request)
+        done = self._done(Asked(viewer, str(told.get("id")), told, client_id, seconds, request))
+        tab = gr.update(selected="create") if "shown" in done or "form" in done else _SKIPPED
+        return [self._handlers.page(viewer, told, **done.get("more", {})), *_brought(done), tab]
+
+    def use_on_stage(
+        self,
+        client_id: object,
+        seconds: object,
+        event: gr.EventData,
+        request: gr.Request | None = None,
+    ) -> list[Any]:
+        """Do what a button of the stage says.
+
+        Return what went wrong, the file to save, which video the stage shows, the form's message, photo, settings and
+        end photo. What stays as it is is left out.
+        """
+        told = told_by(event)
+        done = self._done(Asked(viewer_of(client_id, request), str(told.get("id")), told, client_id, seconds, request))
+        more = done.get("more", {})
+        return [fault(more.get("fault", "")), more.get("save"), *_brought(done)]
+
+    def _done(self, what: Asked) -> dict[str, Any]:
+        action = self._actions.get(str(what.told.get("action")))
         try:
-            done = action(what) if action else {}
+            return action(what) if action else {}
         except FramePackError as error:
-            done = {"more": {"fault": self._t(str(error))}}
-        form = done.get("form", [_SKIPPED] * (3 + len(SETTINGS)))
-        leaves = "shown" in done or "form" in done
-        page = self._handlers.page(what.viewer, told, **done.get("more", {}))
-        tab = gr.update(selected="create") if leaves else _SKIPPED
-        return [page, done.get("shown", _SKIPPED), *form, tab]
+            return {"more": {"fault": self._t(str(error))}}
 
     def _open(self, what: Asked) -> dict[str, Any]:
         return {"shown": self._means.history.entry(what.viewer, what.job_id).id}
@@ -177,6 +195,11 @@ class VideoActions:
     def _submit(self, what: Asked, inputs: JobInputs) -> dict[str, Any]:
         whose, owner = str(client_id_of(what.client_id, what.request)), owner_of(what.request)
         return {"shown": self._means.manager.submit(inputs, owner=owner, client_id=whose)}
+
+
+def _brought(done: Mapping[str, Any]) -> list[Any]:
+    """Return which video the stage shows, then the form, as far as an action brings them."""
+    return [done.get("shown", _SKIPPED), *done.get("form", [_SKIPPED] * (3 + len(SETTINGS)))]
 
 
 def exported(source: Path, form: str, owner: str) -> Path:

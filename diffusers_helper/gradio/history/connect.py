@@ -36,6 +36,11 @@ class HistoryTargets:
     form: list[Any]
     tabs: gr.Tabs
 
+    @property
+    def brought(self) -> list[Any]:
+        """What an action may fill: which video the stage shows, and the form."""
+        return [self.shown, *self.form]
+
 
 def connect_history(
     panel: HistoryPanel,
@@ -54,7 +59,7 @@ def connect_history(
     used: Dependency = panel.grid.use(
         actions.use,
         [targets.client_id, targets.seconds],
-        [panel.grid, targets.shown, *targets.form, targets.tabs],
+        [panel.grid, *targets.brought, targets.tabs],
         trigger_mode="once",
         **_QUICK,
     )

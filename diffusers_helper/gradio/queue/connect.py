@@ -1,4 +1,4 @@
-"""The region "Queue", composed of its parts: for the page and for scripts."""
+"""The region "Queue", composed of its parts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import gradio as gr
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.gradio.content import Backend, ModelCard
-from diffusers_helper.gradio.inputs import CALL
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
-from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
 from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, connect_queue
 from diffusers_helper.gradio.queue.many import ManyHandlers, connect_many
 
@@ -17,11 +15,8 @@ from diffusers_helper.gradio.queue.many import ManyHandlers, connect_many
 def add_queue(
     app: gr.Blocks, panel: QueuePanel, form: PageForm, model: ModelCard, backend: Backend, t: Language
 ) -> None:
-    """Connect the strip and the endpoints for scripts."""
-    variant = model.variant.name
+    """Connect the strip and what queues several at once."""
     job_form = JobForm(model, list(form.inputs), backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form)
     connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)
-    api = QueueApi(variant, backend.manager, backend.photos, model)
-    connect_queue_api(api, {name: form.inputs[name] for name in CALL})

@@ -28,6 +28,11 @@ _SEEN = """(client_id, seen, ...others) => {
 _CLICK = "() => document.body.dataset.click"
 """The word that page.js has for a click of Start."""
 _NEWEST = "() => ''"
+_SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  Object.assign(link, { href: file.url, download: file.name }).click();
+}"""
 _QUICK = RAW | QUIET
 
 
@@ -93,12 +98,14 @@ def connect_stage(app: gr.Blocks, stage: Stage, inputs: dict[str, Any]) -> Depen
 def connect_actions(stage: Stage, use: Callable[..., list[Any]], seconds: Any, outputs: list[Any]) -> Dependency:
     """Connect the buttons of a finished video; return the event after which the form may be another one.
 
-    `use` is told the client, the form's length and, in the event, the action, the form of an export and the job.
+    `use` is told the client, the form's length and, in the event, the action, the form of an export and the job. It
+    returns what went wrong, the file to save and what `outputs` become.
     """
+    message, saved = stage.buttons.message, stage.panel.saved
     used: Dependency = stage.panel.actions.use(
-        use, [stage.browser.client_id, seconds], outputs, trigger_mode="once", **_QUICK
+        use, [stage.browser.client_id, seconds], [message, saved, *outputs], trigger_mode="once", **_QUICK
     )
-    used.then(None, None, None, js=ACTED)
+    used.then(None, saved, None, js=_SAVE).then(None, None, None, js=ACTED)
     return used
 
 

@@ -25,6 +25,7 @@ class StagePanel:
         own: filled by `PageHandlers.tick`, in its order.
         details: what is known of the video.
         actions: buttons for a finished video; its event `use` says which one, of which job.
+        saved: the file that such a button made, which the browser saves.
         resume, discard: the buttons of an unfinished video.
         more_memory, smaller: the buttons of one that failed for want of memory.
     """
@@ -32,6 +33,7 @@ class StagePanel:
     own: list[Any]
     details: gr.HTML
     actions: gr.HTML
+    saved: gr.JSON
     resume: gr.Button
     discard: gr.Button
     more_memory: gr.Button
@@ -42,11 +44,8 @@ class StagePanel:
         return [seen, *self.own[:6], buttons.start, buttons.end, buttons.stop_after_section, *self.own[6:]]
 
 
-def lay_out_stage(t: Language, first: str, *, usable: bool = False) -> StagePanel:
-    """Make the stage's parts inside the current column; `first` is what a newcomer reads there.
-
-    Where finished videos are not `usable` for others (see `connect_actions`), they can be downloaded alone.
-    """
+def lay_out_stage(t: Language, first: str) -> StagePanel:
+    """Make the stage's parts inside the current column; `first` is what a newcomer reads there."""
     progress = gr.HTML(elem_id="progress", apply_default_css=False)
     with gr.Row(visible=False, elem_id="advice") as advice:
         more_memory = gr.Button(t("Leave 2 GB more free, and start again"), size="sm", elem_id="more-memory")
@@ -57,16 +56,12 @@ def lay_out_stage(t: Language, first: str, *, usable: bool = False) -> StagePane
             label=t("Video"), show_label=False, visible=False, autoplay=True, loop=True, buttons=[], elem_id="video"
         )
     gr.HTML(hint(escape(t(first))), elem_id="first", apply_default_css=False)
-    actions = gr.HTML(
-        elem_id="actions",
-        elem_classes=[] if usable else ["fp-alone"],
-        apply_default_css=False,
-        js_on_load=_ACTIONS.read_text(encoding="utf-8"),
-    )
+    actions = gr.HTML(elem_id="actions", apply_default_css=False, js_on_load=_ACTIONS.read_text(encoding="utf-8"))
+    saved = gr.JSON(visible=False)
     details = gr.HTML(elem_id="details", apply_default_css=False)
     unfinished = gr.HTML(elem_id="unfinished", apply_default_css=False)
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
         resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
     own = [progress, preview, video, details, unfinished, buttons, actions, advice]
-    return StagePanel(own, details, actions, resume, discard, more_memory, smaller)
+    return StagePanel(own, details, actions, saved, resume, discard, more_memory, smaller)
