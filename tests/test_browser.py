@@ -88,7 +88,8 @@ def started(tab, server):
 @pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
 def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
     with serve_page(tmp_path, variant, seconds=2.4, steps=8) as server, visit(browser, server.url) as user:
-        server.run.step_seconds = 0.15
+        server.run.step_seconds, server.run.hold_at = 0.15, 1
+        server.run.hold.clear()
         tab = user.open()
         expect(tab).to_have_title(variant.title)
         fill(tab)
@@ -103,6 +104,7 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         expect(tab).to_have_title(re.compile(r"\d+ % · .+ · " + variant.title))
         assert ("ending is generated first" in tab.locator("#details").inner_text()) is bool(variant.note)
 
+        server.run.hold.set()
         expect(tab.locator("#progress")).to_have_text("Done")
         shows_idle(tab)
         expect(tab.locator("#video video")).to_have_attribute("src", re.compile(server.manager.jobs()[0].id + ".mp4"))

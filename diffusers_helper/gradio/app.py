@@ -119,16 +119,12 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
     browser = lay_out_browser()
     badge = _TINY if model.camera_only else _MODELS
     gr.HTML(header(model.variant.title, model.note, badge, t), elem_id="head", apply_default_css=False)
-    if (quarantined := status.quarantined) is not None:
-        aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
-        app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
-    if status.preload is not None:
-        lay_out_loading(status.preload, t)
     with gr.Tabs(selected="create", elem_id="tabs") as tabs:
         with gr.Tab(t("Create"), id="create"), gr.Row(elem_id="columns"):
             with gr.Column(elem_id="create"):
                 create = lay_out_create(model, t)
             with gr.Column(elem_id="result"):
+                _lay_out_notices(app, status, t)
                 stage = lay_out_stage(t, _CAMERA if model.camera_only else _PEOPLE)
             with gr.Column(elem_id="queue"):
                 queue = lay_out_queue(t)
@@ -140,6 +136,14 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
                 lay_out_computer(status.computer, backend.manager.stats, t)
     gr.HTML(bar(t), elem_id="bar", apply_default_css=False)
     return _Regions(browser, tabs, create, stage, queue, settings, history_tab, history)
+
+
+def _lay_out_notices(app: gr.Blocks, status: ProgramStatus, t: Language) -> None:
+    if (quarantined := status.quarantined) is not None:
+        aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
+        app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
+    if status.preload is not None:
+        lay_out_loading(status.preload, t)
 
 
 def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, t: Language) -> None:

@@ -1,4 +1,4 @@
-"""What is loaded ahead, shown under the heading: a bar per model until all are there.
+"""What is loaded ahead, shown above the stage: a bar per model until all are there.
 
 It has a timer of its own, which ends once there is nothing more to show.
 """
