@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.prompts import timed_prompts
 from diffusers_helper.jobs.job import public_name
 
 QUARANTINED_SHOWN = 20
@@ -26,6 +28,15 @@ def fault(message: str, *, heard: bool = True) -> str:
 def hint(html: str) -> str:
     """Return a sentence in small print."""
     return f'<p class="fp-hint">{html}</p>'
+
+
+def in_words(prompt: str) -> str:
+    """Return a prompt as people read it: its texts in turn, without their times."""
+    try:
+        texts = [text for _, text in timed_prompts(prompt) if text.strip()]
+    except SettingsError:  # times that only another version understands
+        return prompt
+    return " → ".join(texts)
 
 
 def quarantined(aside: Sequence[tuple[str, str]], t: Language = ENGLISH) -> str:

@@ -46,6 +46,7 @@ const together = () => {
     const figure = document.createElement("figure"), film = document.createElement("video");
     Object.assign(film, { src: url, muted: true, playsInline: true, loop: true, preload: "auto" });
     film.setAttribute("aria-label", prompt);
+    film.onloadedmetadata = () => { film.style.maxWidth = `${3 * film.videoWidth}px`; }; // as on the stage
     const text = document.createElement("figcaption");
     text.textContent = `${prompt} · ${facts}`;
     figure.append(film, text);

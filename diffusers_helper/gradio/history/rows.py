@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from diffusers_helper.core.messages import Language
-from diffusers_helper.gradio.view import duration
+from diffusers_helper.gradio.view import duration, in_words
 from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.library import Page
 from diffusers_helper.history.marks import BEST
@@ -43,7 +43,8 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     """Return what the grid is told of one video."""
     moving = bool(entry.file) and not entry.picture and not entry.deleted
     day = f"{datetime.fromtimestamp(entry.at):%Y-%m-%d %H:%M}"
-    prompt = entry.prompt if len(entry.prompt) <= _SHOWN else f"{entry.prompt[:_SHOWN]}…"
+    said = in_words(entry.prompt)
+    prompt = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
     facts = [day, *([] if entry.picture else [duration(entry.seconds, t)]), t("seed {seed}", seed=entry.seed)]
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {

@@ -8,7 +8,7 @@ from html import escape
 
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS
-from diffusers_helper.gradio.view import duration
+from diffusers_helper.gradio.view import duration, in_words
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
@@ -59,8 +59,7 @@ def editing(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
 
 def words(job: JobSnapshot) -> str:
     """Return what people know a job by: its prompt, or else its photo's name."""
-    texts = [text for _, text in job.request.timed_prompts if text.strip()] if job.request else []
-    said = " → ".join(texts) or job.photo_name or public_name(job.id)
+    said = (in_words(job.request.prompt) if job.request else "") or job.photo_name or public_name(job.id)
     return said if len(said) <= _WORDS else f"{said[: _WORDS - 1]}…"
 
 
