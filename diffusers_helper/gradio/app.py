@@ -53,6 +53,7 @@ from diffusers_helper.jobs.manager import JobManager
 
 REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
+_TITLE = "FramePack"
 _TINY, _MODELS = Message("Tiny model"), Message("About the models")
 _CAMERA = Message("This model knows moves of the camera alone: the ideas beside the prompt are of that kind.")
 _PEOPLE = Message("Say who moves, and how: “She turns her head and smiles.” The ideas are a beginning.")
@@ -105,7 +106,7 @@ def build_app(
         t: the language.
     """
     gr.set_static_paths([outputs])
-    app = gr.Blocks(title=model.variant.title, analytics_enabled=False)
+    app = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with app:
         _connect(app, _lay_out(app, model, backend, status, t), model, backend, t)
     app.state_session_capacity = REMEMBERED_SESSIONS
@@ -117,7 +118,7 @@ def build_app(
 def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: ProgramStatus, t: Language) -> _Regions:
     browser = lay_out_browser()
     badge = _TINY if model.camera_only else _MODELS
-    gr.HTML(header(model.variant.title, model.note, badge, t), elem_id="head", apply_default_css=False)
+    gr.HTML(header(_TITLE, model.note, badge, t), elem_id="head", apply_default_css=False)
     if (quarantined := status.quarantined) is not None:
         aside = gr.HTML(elem_id="quarantined", apply_default_css=False)
         app.load(lambda: view.quarantined(quarantined(), t), None, aside, **_QUICK)
@@ -142,16 +143,16 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
 
 
 def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, t: Language) -> None:
-    variant, manager, photos, library = model.variant, backend.manager, backend.photos, model.loras
+    manager, photos, library = backend.manager, backend.photos, model.loras
     browser, panel, inputs = regions.browser, regions.create, regions.inputs
-    page = PageHandlers(variant, manager, backend.client_jobs, t, photos, library)
-    recipes = RecipeHandlers(variant, t, loras=library)
+    page = PageHandlers(manager, backend.client_jobs, t, photos, library)
+    recipes = RecipeHandlers(t, loras=library)
     handlers = FormHandlers(
         page,
-        HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), library),
+        HintHandlers(t, model.estimate, photos, shown_resolution(model.defaults), library),
         LoraHandlers(library, t, photos),
         recipes,
-        DropHandlers(recipes, ManyPhotos(variant, manager, t, photos, library), photos, t),
+        DropHandlers(recipes, ManyPhotos(manager, t, photos, library), photos, t),
     )
     create = Create(panel, inputs, browser, handlers)
     stage = Stage(regions.stage, panel.buttons, browser, page)
@@ -159,16 +160,16 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     reloaded = connect_stage(app, stage, inputs)
     reloaded.then(**create.show_loras)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
-    starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
+    starts = NoPhotoHandlers(manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
-    edits = VideoEdits(variant, manager, backend.videos, library)
+    edits = VideoEdits(manager, backend.videos, library)
     brought = {**browser.about, **inputs}
     stage.shows_newest(
         connect_video_panel(panel.given, VideoPanelHandlers(page, edits, backend, t), brought, stage.told)
     )
-    connect_api(ApiHandlers(variant, manager, photos, library), edits, {name: inputs[name] for name in CALL})
+    connect_api(ApiHandlers(manager, photos, library), edits, {name: inputs[name] for name in CALL})
     if backend.history is not None:
-        means = Means(backend.history, manager, variant, handlers.recipes, backend.videos, library)
+        means = Means(backend.history, manager, handlers.recipes, backend.videos, library)
         lists = HistoryHandlers(backend.history, t)
         form = [panel.dropped.told, *inputs.values()]
         targets = HistoryTargets(browser.client_id, browser.shown, inputs["seconds"], form, regions.tabs)

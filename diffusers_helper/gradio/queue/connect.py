@@ -18,10 +18,9 @@ def add_queue(
     app: gr.Blocks, panel: QueuePanel, form: PageForm, model: ModelCard, backend: Backend, t: Language
 ) -> None:
     """Connect the strip and the endpoints for scripts."""
-    variant = model.variant.name
     job_form = JobForm(model, list(form.inputs), backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form)
     connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)
-    api = QueueApi(variant, backend.manager, backend.photos, model)
+    api = QueueApi(backend.manager, backend.photos, model)
     connect_queue_api(api, {name: form.inputs[name] for name in CALL})
