@@ -70,6 +70,7 @@ FULL = GOOD | {
     "start_colour": "#ffffff",
     "frame_seed": "3",
     "forget_at_changes": True,
+    "variant": "f1",
 }
 
 
@@ -233,7 +234,7 @@ def serve_page(
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", port)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
-        model = ModelCard(variant, request, models_note, estimate=estimate, loras=LoraLibrary([loras] if loras else []))
+        model = ModelCard(request, models_note, estimate=estimate, loras=LoraLibrary([loras] if loras else []))
         status = ProgramStatus(SystemMonitor(outputs))
         history = History(store, manager) if store is not None else None
         pages = in_a_loop(build_pages, languages, model, manager, outputs, status, history)

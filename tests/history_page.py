@@ -9,7 +9,6 @@ import pytest
 import uvicorn
 
 from diffusers_helper.core.messages import language
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import is_client_id, new_client_id
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
@@ -45,7 +44,7 @@ def build(history, manager, t):
             with gr.Tab("History", id="history") as tab:
                 panel = lay_out_history(t)
         handlers = HistoryHandlers(history, t)
-        means = Means(history, manager, ORIGINAL, RecipeHandlers(ORIGINAL, t), VideoReader(), LoraLibrary(()))
+        means = Means(history, manager, RecipeHandlers(t), VideoReader(), LoraLibrary(()))
         actions = VideoActions(means, handlers, t)
         targets = HistoryTargets(client_id, shown, seconds, [message, photo, *settings, end_photo], tabs)
         begun = app.load(

@@ -15,7 +15,6 @@ from PIL import Image
 
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.generation.checkpoint import Checkpoint, environment_in
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.app import build_pages
@@ -85,7 +84,7 @@ def started(store):
     def env_warning(job_id):
         return "" if environment_in(store.path(job_id)) else "no environment"
 
-    manager = JobManager(run, unfinished=StoredJobs(store, "original", env_warning))
+    manager = JobManager(run, unfinished=StoredJobs(store, env_warning))
     manager.start()
     yield manager
     assert manager.close(SECONDS)
@@ -309,7 +308,7 @@ def test_the_page_tells_of_what_was_put_aside_and_gives_nobody_a_right(tmp_path)
     victim = fill(tmp_path / "out")
     victim.write("job.json", "<b>")
     sweep(victim.store)
-    model, status = ModelCard(ORIGINAL, REQUEST), ProgramStatus(quarantined=victim.store.quarantine.listed)
+    model, status = ModelCard(REQUEST), ProgramStatus(quarantined=victim.store.quarantine.listed)
     [page] = in_a_loop(build_pages, ["ja"], model, JobManager(lambda job: iter(())), tmp_path, status).values()
     [place] = [block._id for block in page.blocks.values() if getattr(block, "elem_id", None) == "quarantined"]
     [call] = [fn.fn for fn in page.fns.values() if [output._id for output in fn.outputs] == [place]]

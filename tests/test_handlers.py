@@ -50,7 +50,7 @@ def uploads(tmp_path, monkeypatch):
 
 
 def handlers(variant, manager):
-    return PageHandlers(variant, manager, ClientJobs(manager))
+    return PageHandlers(manager, ClientJobs(manager))
 
 
 # Of what tick returns, after the word for it all:
@@ -229,7 +229,7 @@ def test_an_end_photo_is_one_of_the_jobs_pictures(fake, uploads, end_photo):
 
 
 def test_a_bad_end_photo_is_told_and_goes_once_it_is_another_one(fake, uploads, end_photo):
-    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers(ORIGINAL)
+    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers()
     Path(end_photo["path"]).write_bytes(b"PK\3\4" + bytes(100))
     message = page.start(new_client_id(), "", uploads, **GOOD, end_photo=end_photo)[0]
     assert "last.png" in message
@@ -248,7 +248,7 @@ def test_a_reload_brings_back_the_end_photo(fake, uploads, end_photo):
 
 
 def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):
-    hints = HintHandlers(ORIGINAL)
+    hints = HintHandlers()
     for sizes in ({"width": "7", "height": ""}, {"width": 720, "height": None}, {"width": 720, "height": 401}):
         told = hints.size_hint(uploads, resolution=640, **sizes)
         assert "fp-fault" in told
@@ -262,12 +262,12 @@ def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):
 @pytest.mark.parametrize("told", [None, "x", {}, {"point": 7}, {"point": "2,0"}, {"point": "0.5"}, {"point": "nan,0"}])
 def test_a_point_that_makes_no_sense_is_no_setting(told):
     event = SimpleNamespace(_data=told)
-    assert HintHandlers(ORIGINAL).framed(event) == gr.skip()
-    assert HintHandlers(ORIGINAL).framed(SimpleNamespace(_data={"point": "0.25,1"})) == "0.25,1"
+    assert HintHandlers().framed(event) == gr.skip()
+    assert HintHandlers().framed(SimpleNamespace(_data={"point": "0.25,1"})) == "0.25,1"
 
 
 def test_times_in_a_prompt_are_told_while_they_are_typed():
-    hints = HintHandlers(ORIGINAL)
+    hints = HintHandlers()
     assert "To change it on the way" in hints.timing("A lion roars.", 5)
     assert "fp-times" in hints.timing("[0s: a] [1.2s: b]", 5)
     wrong = hints.timing("[2s-1s: a]", 5)
@@ -304,7 +304,7 @@ def test_an_upload_is_a_file_in_the_upload_folder_and_nothing_else(uploads, tmp_
 
 
 def test_the_size_and_the_fault_of_a_photo_are_told_before_the_start(uploads):
-    hints = HintHandlers(ORIGINAL)
+    hints = HintHandlers()
     assert "640 × 608" in hints.size_hint(uploads, resolution=640).replace("608 × 640", "640 × 608")
     assert "no longer here" in hints.size_hint({"path": "/etc/passwd"}, resolution=640)
     assert "fp-fault" not in hints.size_hint(None, resolution=640)
@@ -314,7 +314,7 @@ def test_what_is_told_before_the_start_follows_the_settings(uploads):
     def estimate(asked, pictures):
         return Estimate(600.0 * asked.sections * len(pictures), rough=False)
 
-    hints = HintHandlers(ORIGINAL, estimate=estimate)
+    hints = HintHandlers(estimate=estimate)
     assert hints.review("", None, **GOOD | {"seconds": 4.8}) == (gr.skip(), hint_view.estimate(Estimate(2400, False)))
     with_end = hints.review("", None, end_photo=uploads, **GOOD | {"seconds": 4.8})
     assert with_end == (gr.skip(), hint_view.estimate(Estimate(4800, False)))
@@ -323,7 +323,7 @@ def test_what_is_told_before_the_start_follows_the_settings(uploads):
 
 
 def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
-    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers(ORIGINAL)
+    page, hints = handlers(ORIGINAL, fake[1]), HintHandlers()
     message = page.start(new_client_id(), "", None, **GOOD | {"steps": 0})[0]
     assert "steps: " in message
     message = hints.review(message, None, **GOOD)[0]
@@ -478,7 +478,7 @@ def test_what_cannot_go_on_says_why(unfinished):
 
 def test_a_script_that_goes_on_and_cancels_at_once_loses_no_section(unfinished):
     life, _, _ = unfinished
-    api, [job] = ApiHandlers(ORIGINAL, life.manager), life.manager.jobs()
+    api, [job] = ApiHandlers(life.manager), life.manager.jobs()
     for _ in range(20):
         calls = [threading.Thread(target=call, args=(job.id,)) for call in (api.resume, api.cancel, api.cancel)]
         for call in calls:

@@ -36,7 +36,7 @@ class Server:
         self.look_at(SystemMonitor(folder))
 
     def look_at(self, computer):
-        self.client = TestClient(Starlette(routes=routes(Monitor(self.manager, ABOUT, computer))))
+        self.client = TestClient(Starlette(routes=routes(Monitor(self.manager, ABOUT, computer, lambda: ["original"]))))
 
     def run(self, job):
         yield StepDone(0, 2, 1, 4, None)
@@ -148,6 +148,7 @@ def test_what_is_told_of_the_running_job_gives_nobody_the_right_to_it(server):
         "eta_seconds": None,
     }
     assert (content["waiting"], content["port"], content["gpu"], content["variant"]) == (1, 7861, "NVIDIA H100", "f1")
+    assert content["loaded"] == ["original"], "the program's own is the other one"
     for text in (answer.text, server.client.get("/metrics").text):
         assert not any(secret in text for secret in (job, waiting, job.rpartition("_")[2], "wish"))
 
@@ -164,6 +165,7 @@ def test_metrics_count(server):
     assert found["framepack_jobs_total", "failed"] == 0
     assert (found["framepack_step_seconds_count",], found["framepack_step_seconds_sum",]) == (10, 2.5)
     assert found["framepack_slow_steps_total",] == 1
+    assert (found["framepack_model_loaded", "original"], found["framepack_model_loaded", "f1"]) == (1, 0)
     assert found["framepack_memory_total_bytes",] > found["framepack_memory_own_bytes",] > 1e7
     assert found["framepack_disk_free_bytes",] > 0
     assert not any("gpu" in name[0] for name in found)

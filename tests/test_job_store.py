@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_nothing_of_a_new_job(store, photo):
 
 def test_a_thumbnail_is_small(store, photo):
     new(store, photo)
-    jobs = StoredJobs(store, REQUEST.variant, lambda _: "")
+    jobs = StoredJobs(store, lambda _: "")
     assert jobs.about("a").thumbnail.startswith("data:image/jpeg;base64,/9j/")
     assert len(jobs.about("a").thumbnail) < 20_000
     (store.folder / "a/photo.png").write_bytes(b"")

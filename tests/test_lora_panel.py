@@ -13,7 +13,6 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import language
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.create.loras import LoraHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, kept_settings, read_request
@@ -154,14 +153,14 @@ def test_a_preview_is_tried_again_when_many_were_being_read(library, folder):
 
 def test_a_request_has_files_of_the_library_alone(library, tmp_path):
     outside = write_lora(tmp_path / "outside.safetensors")
-    made = read_request("original", {"loras": "ink=0.5; film=[0s-1s: 0.2]"}, library)
+    made = read_request({"loras": "ink=0.5; film=[0s-1s: 0.2]"}, library)
     assert [lora.name for lora in made.loras] == ["style/ink.safetensors", "film.safetensors"]
     assert made.loras[1].weight == ((0, 0.2), (1, 0))
     for name in (str(outside), "../outside", "style/../../outside.safetensors", "outside"):
         with pytest.raises(SettingsError, match="is not here"):
-            read_request("original", {"loras": [name]}, library)
+            read_request({"loras": [name]}, library)
     with pytest.raises(SettingsError, match="is not here"):
-        read_request("original", {"loras": {"film": 1}}, None)
+        read_request({"loras": {"film": 1}}, None)
 
 
 def test_a_draft_keeps_the_text_if_it_is_still_valid():
@@ -179,7 +178,7 @@ def restored(tmp_path, monkeypatch, library):
         file.parent.mkdir(parents=True, exist_ok=True)
         fields = json.loads(recipe_of(GenerationRequest(loras=loras)))
         file.write_text(json.dumps({name: value for name, value in fields.items() if name not in drop}))
-        message, _, *controls, _ = RecipeHandlers(ORIGINAL, loras=library).restore({"path": str(file)})
+        message, _, *controls, _ = RecipeHandlers(loras=library).restore({"path": str(file)})
         return message, dict(zip(SETTINGS, controls, strict=True))["loras"]
 
     return restore

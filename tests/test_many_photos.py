@@ -9,7 +9,6 @@ from PIL import Image
 
 from diffusers_helper.core.messages import ENGLISH
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
 from diffusers_helper.gradio.create.dropped import DropHandlers
 from diffusers_helper.gradio.create.many_photos import ManyPhotos
@@ -34,12 +33,12 @@ def fake(tmp_path):
 
 @pytest.fixture
 def many(fake):
-    return ManyPhotos(ORIGINAL, fake[1])
+    return ManyPhotos(fake[1])
 
 
 @pytest.fixture
 def dropped(many):
-    return DropHandlers(RecipeHandlers(ORIGINAL), many, PhotoReader(), ENGLISH)
+    return DropHandlers(RecipeHandlers(), many, PhotoReader(), ENGLISH)
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ def test_photos_that_cannot_be_read_just_now_stay(fake, photo):
                 raise PhotosBusyError("Many photos are being read.")
             return super().read(path, owner)
 
-    many = ManyPhotos(ORIGINAL, fake[1], photos=Busy())
+    many = ManyPhotos(fake[1], photos=Busy())
     photos, ann = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg")], new_client_id()
     left, told = many.queue(ann, photos, **GOOD)
     assert left == photos[1:]
@@ -158,7 +157,7 @@ def test_a_file_that_is_no_upload_is_refused(many):
 def test_after_a_kill_all_of_a_clients_photos_go_on_in_their_order(photo, tmp_path):
     ann, bob = new_client_id(), new_client_id()
     first = Life(tmp_path / "out")
-    many = ManyPhotos(ORIGINAL, first.manager)
+    many = ManyPhotos(first.manager)
     many.queue(ann, [photo(f"{name}.jpg") for name in "abcd"], **GOOD | {"seconds": 3.6})
     many.queue(bob, [photo("e.jpg")], **GOOD)
     assert first.reached.wait(60)

@@ -13,7 +13,6 @@ from diffusers_helper.commands.batch_list import plan, read_list
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Finished, StageStarted, StartMade, StepDone
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
 from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers
@@ -240,7 +239,7 @@ def page(tmp_path, monkeypatch):
 
 def test_the_button_puts_a_new_picture_into_the_photos_field(page):
     run, manager, client_jobs = page
-    handlers, ann = NoPhotoHandlers(ORIGINAL, manager, client_jobs), new_client_id()
+    handlers, ann = NoPhotoHandlers(manager, client_jobs), new_client_id()
     seeds = set()
     for _ in range(2):
         message, job_id, timer = handlers.make(ann, **FULL | {"start": "colour"})
@@ -261,9 +260,9 @@ def test_the_button_puts_a_new_picture_into_the_photos_field(page):
 def test_the_page_shows_no_video_for_a_picture(page):
     _, manager, client_jobs = page
     ann = new_client_id()
-    _, job_id, _ = NoPhotoHandlers(ORIGINAL, manager, client_jobs).make(ann, **GOOD)
+    _, job_id, _ = NoPhotoHandlers(manager, client_jobs).make(ann, **GOOD)
     wait_for(lambda: manager.snapshot(job_id).ended)
-    shown = PageHandlers(ORIGINAL, manager, client_jobs).tick(ann, "")
+    shown = PageHandlers(manager, client_jobs).tick(ann, "")
     assert not shown[3]["visible"]
     assert "frames" not in shown[4]
     assert "seed" in shown[4]
@@ -271,7 +270,7 @@ def test_the_page_shows_no_video_for_a_picture(page):
 
 def test_start_without_a_photo(page):
     run, manager, client_jobs = page
-    handlers, ann = PageHandlers(ORIGINAL, manager, client_jobs), new_client_id()
+    handlers, ann = PageHandlers(manager, client_jobs), new_client_id()
     assert "Add a photo first" in handlers.start(ann, "", None, **GOOD)[0]
     assert handlers.start(ann, "", None, **FULL | {"start": "text"})[0] == ""
     wait_for(lambda: run.jobs)
@@ -281,7 +280,7 @@ def test_start_without_a_photo(page):
 
 def test_scripts(page):
     run, manager, _ = page
-    api = ApiHandlers(ORIGINAL, manager)
+    api = ApiHandlers(manager)
     assert all(answer["is_valid"] for answer in api.check_generate(None, **FULL | {"start": "text"}))
     assert not api.check_generate(None, **GOOD)[0]["is_valid"]
     assert all(answer["is_valid"] for answer in api.check_frame(None, **GOOD, **FRAME_SETTINGS))
@@ -301,7 +300,7 @@ def test_a_restored_blank_start_leaves_no_photo(tmp_path, monkeypatch):
     folder.mkdir()
     request = GenerationRequest(start="colour", start_colour="#102030", frame_seed=4)
     recipe_file(str(folder / "a.png"), request)
-    told, photo, *controls, _ = RecipeHandlers(ORIGINAL).restore({"path": str(folder / "a.png")})
+    told, photo, *controls, _ = RecipeHandlers().restore({"path": str(folder / "a.png")})
     assert photo is None
     assert "add it" not in told
     shown = dict(zip(SETTINGS, controls, strict=True))

@@ -22,7 +22,6 @@ from PIL import Image
 from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.core.fields import MAX_PROMPT_CHARACTERS
 from diffusers_helper.core.request import OF_VIDEOS, GenerationRequest
-from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.api.video_edits import EDITS
 from diffusers_helper.gradio.app import REMEMBERED_SESSIONS, build_pages
 from diffusers_helper.gradio.content import ModelCard
@@ -223,6 +222,7 @@ def test_a_call_with_all_that_there_is_reaches_the_job(page, lion):
 
 def test_a_call_from_before_there_were_end_photos_means_what_it_meant(page, lion):
     assert page.manager.wait(result(page, call(page, "generate", lion, *GOOD.values())), 20).state == "done"
+    assert page.run.jobs[-1].request.variant == "original", "that of the program, where nobody chooses"
     inputs = page.run.jobs[-1].inputs
     assert inputs.pictures.keys() == {"start"}
     assert inputs.request == GenerationRequest(**GOOD)
@@ -485,7 +485,7 @@ def test_building_a_page_binds_and_calls_nothing(tmp_path, monkeypatch):
     for name in ("bind", "connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     before = threading.active_count()
-    model = ModelCard(F1, GenerationRequest(variant="f1"), "Tiny <model>")
+    model = ModelCard(GenerationRequest(variant="f1"), "Tiny <model>")
     app = in_a_loop(build_pages, ["en"], model, JobManager(FakeRun(tmp_path)), tmp_path)["en"]
     assert not app.is_running
     assert threading.active_count() == before

@@ -3,6 +3,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -42,10 +43,10 @@ def options(*argv):
     return config_of(parser.parse_args(argv))
 
 
-def on_tiny(folder, *argv, kind=Program, **how):
+def on_tiny(folder, *argv, kind=Program, variant="f1", **how):
     """A program on the tiny model; see `Program` for `how`."""
     folders = ["--outputs", str(folder), "--cache", str(folder / "cache")]
-    return kind(options("--models", "tiny", "--device", "cpu", *folders, *argv), "f1", **how)
+    return kind(options("--models", "tiny", "--device", "cpu", *folders, *argv), variant, **how)
 
 
 @pytest.fixture
@@ -131,6 +132,42 @@ def test_without_a_choice_a_gpu_gets_the_published_models(monkeypatch):
     program = Program(options(), "original", best_device=lambda: torch.device("cuda"))
     assert not program.source.is_tiny
     assert program.defaults.resolution == 640
+
+
+def test_a_job_of_the_other_model_is_refused_while_its_files_are_lacking(tmp_path):
+    models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=os.symlink)
+    shutil.rmtree(models / F1.repository)
+    program = on_tiny(tmp_path, "--models", str(models), variant="original")
+    manager = program.make_manager()
+    wanted = GenerationRequest(seconds=1, steps=1)
+    with pytest.raises(ModelFilesError, match=r"FramePack F1 transformer .* is missing.*Fetch it with: hf download"):
+        manager.submit(JobInputs(wanted.model_copy(update={"variant": "f1"}), {"start": PHOTO}))
+    assert manager.jobs() == []
+    shutil.copytree(TINY_FOLDER / F1.repository, models / F1.repository)  # it was fetched meanwhile
+    manager.submit(JobInputs(wanted.model_copy(update={"variant": "f1"}), {"start": PHOTO}))
+    assert manager.close(60)
+
+
+def test_f1s_program_needs_the_originals_files_for_what_it_leads_to_and_begins_with(tmp_path):
+    models = shutil.copytree(TINY_FOLDER, tmp_path / "models", copy_function=os.symlink)
+    shutil.rmtree(models / transformer_part("original").repository)
+    manager = on_tiny(tmp_path, "--models", str(models)).make_manager()
+    wanted = GenerationRequest(seconds=1, steps=1, variant="f1")
+    from_text = JobInputs(wanted.model_copy(update={"start": "text"}), {})
+    for inputs in (JobInputs(wanted, {"start": PHOTO, "end": PHOTO}), from_text):
+        with pytest.raises(ModelFilesError, match=r"FramePack transformer .* is missing"):
+            manager.submit(inputs)
+    manager.submit(JobInputs(wanted, {"start": PHOTO}))
+    assert manager.close(60)
+
+
+def test_one_transformer_is_in_memory(tiny):
+    assert tiny.loaded() == ()
+    for variant in ("f1", "original"):
+        tiny.components.load(transformer_part(variant))
+        assert tiny.loaded() == (variant,)
+    tiny.release()
+    assert tiny.loaded() == ()
 
 
 def test_missing_models_offline_name_repository_and_command():

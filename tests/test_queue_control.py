@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -245,15 +246,32 @@ def test_a_pause_is_its_users_alone_and_outlives_the_process(lives):
     assert again.manager.wait(job, SECONDS).state == "done"
 
 
+def test_the_queues_that_each_variant_had_once_become_one(life, lives):
+    ids = add(life, "a b c")
+    outputs = life.killed()
+    jobs, file = outputs / "jobs", outputs / "jobs" / "queue.json"
+    file.unlink(missing_ok=True)
+    b, c = ids[1:]
+    (jobs / "queue_original.json").write_text(json.dumps({"paused": [], "orders": {b: 103.5}}))
+    (jobs / "queue_f1.json").write_text(json.dumps({"paused": [ANN.name], "orders": {c: 103.25}}))
+    again = lives(outputs)
+    again.manager.start()
+    wait_for(lambda: words(again) == "a c b")
+    assert again.manager.waiting.paused(ANN)
+    again.manager.waiting.pause(ANN, paused=False)
+    assert file.exists()
+    assert not list(jobs.glob("queue_*.json"))
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"orders": {"a": NaN}}', '{"paused": 3}', "x" * 1_000_001])
 def test_a_damaged_file_of_the_queue_loses_no_job(life, lives, content, caplog):
     add(life, "a b c")
     outputs = life.killed()
-    (outputs / "jobs" / "queue_original.json").write_text(content)
+    (outputs / "jobs" / "queue.json").write_text(content)
     again = lives(outputs)
     again.manager.start()
     wait_for(lambda: words(again) == "b c")
-    assert "queue_original.json cannot be used" in caplog.text
+    assert "queue.json cannot be used" in caplog.text
 
 
 def test_jobs_that_wait_hold_no_pictures(life):

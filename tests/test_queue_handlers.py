@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
 from diffusers_helper.gradio.queue.form import JobForm
@@ -35,7 +34,7 @@ def life(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handlers(life):
-    form = JobForm(ModelCard(ORIGINAL, GenerationRequest()), NAMES, PhotoReader())
+    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
     return QueueHandlers(life.manager, form, lambda request, pictures: Estimate(100.0, rough=False))
 
 

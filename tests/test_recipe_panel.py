@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import F1, ORIGINAL
 from diffusers_helper.gradio import inputs
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.uploads import Uploads
@@ -56,7 +55,7 @@ def upload(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.json"])
 def test_every_control_is_filled_and_the_photo_too_if_the_file_is_it(upload, name):
     value = upload(name, recipe_of(MADE))
-    message, photo, *controls, end_photo = RecipeHandlers(ORIGINAL).restore(value)
+    message, photo, *controls, end_photo = RecipeHandlers().restore(value)
     assert dict(zip(SETTINGS, controls, strict=True)) == {
         field: control_value(field, getattr(MADE, field)) for field in SETTINGS
     }
@@ -74,7 +73,7 @@ def test_a_video_brings_its_photo_exactly(upload, tmp_path):
     png = (tmp_path / ("0" * 64) / "start.png").read_bytes()
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
-    message, photo, *controls = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    message, photo, *controls = RecipeHandlers().restore({"path": str(growing.finish())})
     assert Path(photo["path"]).read_bytes() == png
     assert controls[list(SETTINGS).index("prompt")] == "a lion"
     assert "photo is not in this file" not in message
@@ -87,7 +86,7 @@ def test_a_video_brings_its_end_photo_too(upload, tmp_path):
     tags = Tags(recipe_of(MADE, ("start", "end")), png, (picture("PNG"),))
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
     growing.add(clip(5), 0)
-    message, photo, *_, end_photo = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    message, photo, *_, end_photo = RecipeHandlers().restore({"path": str(growing.finish())})
     assert Path(photo["path"]).read_bytes() == png
     assert Path(end_photo["path"]).read_bytes() == picture("PNG")
     assert "is not in this file" not in message
@@ -95,11 +94,11 @@ def test_a_video_brings_its_end_photo_too(upload, tmp_path):
 
 def test_a_file_without_the_end_photo_that_it_had_says_so(upload):
     value = upload("a.png", recipe_of(MADE, ("start", "end")))
-    message, photo, *_, end_photo = RecipeHandlers(ORIGINAL).restore(value)
+    message, photo, *_, end_photo = RecipeHandlers().restore(value)
     assert photo["path"] == value["path"]
     assert end_photo is None
     assert "The end photo is not in this file: add it, or restore from the video." in message
-    told_nothing = RecipeHandlers(ORIGINAL).restore(upload("b.json", MADE.to_json()))
+    told_nothing = RecipeHandlers().restore(upload("b.json", MADE.to_json()))
     assert told_nothing[-1] == gr.skip(), "what the file does not tell stays"
 
 
@@ -108,7 +107,7 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
     (tmp_path / sha256(png).hexdigest()).write_bytes(b"in the place of its folder")
-    message, photo, *controls = RecipeHandlers(ORIGINAL).restore({"path": str(growing.finish())})
+    message, photo, *controls = RecipeHandlers().restore({"path": str(growing.finish())})
     assert photo == gr.skip()
     assert controls[SETTINGS.index("steps")] == MADE.steps
     assert "photo.png could not be written" in message
@@ -117,14 +116,14 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
 
 def test_what_the_file_does_not_say_stays_as_it_is(upload):
     text = json.dumps({"prompt": "p", "steps": 0, "resolution": None, "mp4_crf": 80, "variant": "f1", "<b>x": 1})
-    message, _, *controls, end_photo = RecipeHandlers(ORIGINAL).restore(upload("a.png", text))
+    message, _, *controls, end_photo = RecipeHandlers().restore(upload("a.png", text))
     assert end_photo == gr.skip(), "it does not say so either"
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert (settings.pop("prompt"), settings.pop("mp4_crf")) == ("p", 51)
+    assert settings.pop("variant") == "f1", "which is chosen on this page, too"
     assert all(value == gr.skip() for value in settings.values())
-    for words in ("left out: &lt;b&gt;x.", "left out. ", "another model, FramePack F1, which"):
+    for words in ("left out: &lt;b&gt;x.", "left out. "):
         assert words in message
-    assert "page of its own" not in RecipeHandlers(F1).restore(upload("a.png", text))[0]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +136,14 @@ def test_what_the_file_does_not_say_stays_as_it_is(upload):
     ],
 )
 def test_only_uploads_are_read(upload, value, words):
-    message, *rest = RecipeHandlers(ORIGINAL).restore(value)
+    message, *rest = RecipeHandlers().restore(value)
     assert words in message
     assert "fp-fault" in message
     assert rest == NOTHING
 
 
 def test_a_file_without_settings_changes_nothing(upload):
-    message, *rest = RecipeHandlers(ORIGINAL).restore(upload("<i>.png", "GIMP"))
+    message, *rest = RecipeHandlers().restore(upload("<i>.png", "GIMP"))
     assert "“&lt;i&gt;.png” holds no settings." in message
     assert rest == NOTHING
 
@@ -164,12 +163,13 @@ UNKNOWN_ELSEWHERE = (
 
 
 def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload):
-    message, photo, *controls, _ = RecipeHandlers(ORIGINAL).restore(upload("studio.json", STUDIO))
+    message, photo, *controls, _ = RecipeHandlers().restore(upload("studio.json", STUDIO))
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert settings == {
         "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,
         "guidance_scale": 9, "cfg_scale": 1.5, "cfg_rescale": 0.5, "teacache": True, "mp4_crf": 20, "resolution": 640,
-        "blend": 4, "end_strength": 1, "loras": "<b>=1", **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
+        "blend": 4, "end_strength": 1, "loras": "<b>=1", "variant": "original",
+        **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
     }  # fmt: skip
     assert photo == gr.skip()
     assert "left out: latent_type, x_param, y_param." in message
@@ -185,7 +185,7 @@ def picture(kind, size=(320, 240)):
 
 def restoring(photo):
     """The panel, with a file that has this photo in it."""
-    return RecipeHandlers(ORIGINAL, read=lambda path: Recipe({"steps": 7}, False, (), photo))
+    return RecipeHandlers(read=lambda path: Recipe({"steps": 7}, False, (), photo))
 
 
 @pytest.mark.parametrize("user", ["", "ann"])

@@ -37,11 +37,11 @@ class Life:
     It stops before the section `wait_before` until `gate` is set, and raises `fault` there.
     """
 
-    def __init__(self, outputs, variant="original", env_warning="", wait_before=1, store=JobStore, **options):
+    def __init__(self, outputs, env_warning="", wait_before=1, store=JobStore, **options):
         self.outputs, self.store = outputs, store(outputs / "jobs")
         self.gate, self.reached, self.wait_before, self.fault = threading.Event(), threading.Event(), wait_before, None
         self.made = []
-        unfinished = StoredJobs(self.store, variant, lambda job_id: env_warning)
+        unfinished = StoredJobs(self.store, lambda job_id: env_warning)
         self.manager = JobManager(self.run, unfinished=unfinished, **options)
 
     def run(self, job):
@@ -279,13 +279,17 @@ def test_the_same_token_gives_the_same_job(live):
     assert len(life.store.records()) == 2
 
 
-def test_jobs_of_another_variant_are_left_alone(live):
+def test_jobs_of_both_variants_come_back(live):
     first = live()
-    first.begin()
-    second = live(first.killed(), variant="f1")
+    running = first.begin(client_id="ann")
+    f1 = JobInputs(REQUEST.model_copy(update={"variant": "f1"}), {"start": PHOTO})
+    waiting = first.manager.submit(f1, client_id="ann")
+    second = live(first.killed(), wait_before=3)
     second.manager.start()
-    assert second.manager.jobs() == []
-    assert len(second.store.records()) == 1
+    assert second.manager.wait(waiting, SECONDS).variant == "f1"
+    second.manager.resume(running)
+    assert second.manager.wait(running, SECONDS).variant == "original"
+    assert states(second) == {running: "done", waiting: "done"}
 
 
 def test_another_environment_is_told(live):

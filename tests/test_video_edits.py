@@ -12,7 +12,7 @@ from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.gradio.create.given_video import VideoPanelHandlers
 from tests.fakes import GOOD, LION, serve_page
 from tests.odd_videos import sound_only, video
-from tests.test_page import PATIENT, call, faults, upload
+from tests.test_page import PATIENT, call, faults, result, upload
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,17 @@ def test_a_script_has_its_video_made(page, client, clip, name, more, made):
     assert {each.name for each in inputs.videos.values()} == {"clip.mp4"}
     assert (inputs.request.prompt, inputs.request.anchor, inputs.request.steps) == ("Wave", "first", 2)
     assert page.manager.snapshot(job).photo_name == "clip.mp4"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "given"), [("extend", [False]), ("loop", [])])
+def test_scripts_of_an_earlier_version_need_not_name_what_came_later(page, clip, name, given):
+    older = [*GOOD.values(), 0, 2, "", "last"]
+    film = upload(page, "clip.mp4", clip.read_bytes())
+    result(page, call(page, name, film, *given, *older))
+    page.wait_until_idle()
+    request = page.run.jobs[-1].request
+    assert (request.prompt, request.variant, request.forget_at_changes) == (GOOD["prompt"], "original", False)
 
 
 @pytest.mark.slow
@@ -138,7 +149,7 @@ def test_the_panel_starts_a_job_that_its_tab_shows(page, clip, place, use):
     button = next(each for each in page.blocks.fns.values() if isinstance(_owner(each), VideoPanelHandlers))
     controls = {block.elem_id: block for block in button.inputs if block.elem_id}
     assert {"given-video", "video-place", "prompt", "seconds"} <= controls.keys()
-    settings = {**GOOD, "blend": 0, "landing": 1, "forget_at_changes": False, "seed": -1, "loras": ""}
+    settings = {**GOOD, "blend": 0, "landing": 1, "forget_at_changes": False, "seed": -1, "loras": "", "variant": "f1"}
     handlers, client = _owner(button), new_client_id()
     loaded = upload(page, "clip.mp4", clip.read_bytes())
     message, seen, *shown = handlers.start(client, "", loaded, place=place, **settings)
@@ -146,7 +157,7 @@ def test_the_panel_starts_a_job_that_its_tab_shows(page, clip, place, use):
     assert len(shown) + 2 == len(button.outputs)
     page.wait_until_idle()
     inputs = page.run.jobs[-1].inputs
-    assert list(inputs.videos) == [use]
+    assert (list(inputs.videos), inputs.request.variant) == ([use], "f1")
     assert handlers.backend.client_jobs.job(client).photo_name == "clip.mp4"
     message, *_ = handlers.start(client, "", None, place=place, **settings)
     assert "Add a video first" in message

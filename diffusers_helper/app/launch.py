@@ -122,11 +122,10 @@ def _run(
             max_per_owner=JOBS_PER_STRANGER if config.allow_anonymous and not access.accounts else JOBS_PER_OWNER,
         )
         history = History(program.store, manager)
-        monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs))
+        monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs), program.loaded)
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
             ModelCard(
-                variant,
                 program.defaults,
                 program.note,
                 program.source.is_tiny,

@@ -19,6 +19,7 @@ from diffusers_helper.app.device import device_fault, pick_device
 from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
 from diffusers_helper.app.named_jobs import NamedJobs
+from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError
@@ -63,7 +64,7 @@ class Program:
 
     Args:
         config: the settings of this process.
-        variant: whose files have to be there.
+        variant: which one is used where a request names none; its files have to be there.
         generate: makes a video; None is `generation.generate.generate`, imported with the first one.
         best_device: finds the device where none is chosen.
 
@@ -115,7 +116,8 @@ class Program:
                 lock=folders.models_lock,
                 record=folders.cache / RECORD,
             )
-        self.source.check((variant,), offline=config.offline)
+        self._files = NeededFiles(self.source, offline=config.offline)
+        self._files.of_variants((variant,))
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.times = VideoTimes(
@@ -225,6 +227,10 @@ class Program:
             self.components.release_all()
         empty_caches()
 
+    def loaded(self) -> tuple[str, ...]:
+        """Return the variants whose transformers are in memory: one at most."""
+        return self.components.loaded_variants if "components" in self.__dict__ else ()
+
     def fault(self) -> str:
         """Return why the device computes no more; empty if it does."""
         return device_fault(self.device)
@@ -281,7 +287,8 @@ class Program:
             run,
             hooks=WorkerHooks(_new_previewer, prepare, after_failure),
             limits=QueueLimits(per_owner=max_per_owner),
-            unfinished=StoredJobs(self.store, self._variant, self.env_warning),
+            unfinished=StoredJobs(self.store, self.env_warning),
+            require=self._files.of_job,
         )
         return manager
 

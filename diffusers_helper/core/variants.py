@@ -16,7 +16,9 @@ class Variant:
         name: the name in requests, plans and on the command line.
         checkpoint: the repository of the transformer's weights.
         planner: the name of its planner in `planning.PLANNERS`.
-        title: heading of the page.
+        title: what the model is called.
+        choice: what the page calls it, by what it does.
+        about: a sentence for whoever chooses.
         note: what a user should know while it runs; empty if nothing.
     """
 
@@ -24,6 +26,8 @@ class Variant:
     checkpoint: str
     planner: str
     title: str
+    choice: str
+    about: str
     note: str
 
 
@@ -32,6 +36,8 @@ ORIGINAL = Variant(
     checkpoint="lllyasviel/FramePackI2V_HY",
     planner="original",
     title="FramePack",
+    choice=Message("Steadier"),
+    about=Message("The ending is made first and the video grows back to the photo, so long videos stay true to it."),
     note=Message(
         "The ending is generated first and the video grows towards its start, "
         "so the photo's own moment appears last. Early sections may barely move."
@@ -42,6 +48,8 @@ F1 = Variant(
     checkpoint="lllyasviel/FramePack_F1_I2V_HY_20250503",
     planner="f1",
     title="FramePack F1",
+    choice=Message("More motion"),
+    about=Message("The video grows forward from the photo: more happens, and long videos drift further from it."),
     note="",
 )
 VARIANTS = {variant.name: variant for variant in (ORIGINAL, F1)}

@@ -54,6 +54,7 @@ from diffusers_helper.jobs.manager import JobManager
 
 REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
+_TITLE = "FramePack"
 _TINY, _MODELS = Message("Tiny model"), Message("About the models")
 _CAMERA = Message("This model knows moves of the camera alone: the ideas beside the prompt are of that kind.")
 _PEOPLE = Message("Say who moves, and how: “She turns her head and smiles.” The ideas are a beginning.")
@@ -106,7 +107,7 @@ def build_app(
         t: the language.
     """
     gr.set_static_paths([outputs])
-    app = gr.Blocks(title=model.variant.title, analytics_enabled=False)
+    app = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with app:
         _connect(app, _lay_out(app, model, backend, status, t), model, backend, t)
     app.state_session_capacity = REMEMBERED_SESSIONS
@@ -118,7 +119,7 @@ def build_app(
 def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: ProgramStatus, t: Language) -> _Regions:
     browser = lay_out_browser()
     badge = _TINY if model.camera_only else _MODELS
-    gr.HTML(header(model.variant.title, model.note, badge, t), elem_id="head", apply_default_css=False)
+    gr.HTML(header(_TITLE, model.note, badge, t), elem_id="head", apply_default_css=False)
     with gr.Tabs(selected="create", elem_id="tabs") as tabs:
         with gr.Tab(t("Create"), id="create"), gr.Row(elem_id="columns"):
             with gr.Column(elem_id="create"):
@@ -147,16 +148,16 @@ def _lay_out_notices(app: gr.Blocks, status: ProgramStatus, t: Language) -> None
 
 
 def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, t: Language) -> None:
-    edits = VideoEdits(model.variant, backend.manager, backend.videos, model.loras)
+    edits = VideoEdits(backend.manager, backend.videos, model.loras)
     _connect_scripts(regions, model, backend, edits)  # first: Gradio gives a name that is taken another number
     _connect_page(app, regions, model, backend, edits, t)
 
 
 def _connect_scripts(regions: _Regions, model: ModelCard, backend: Backend, edits: VideoEdits) -> None:
-    variant, manager, photos = model.variant, backend.manager, backend.photos
+    manager, photos = backend.manager, backend.photos
     inputs = {name: regions.inputs[name] for name in CALL}
-    connect_api(ApiHandlers(variant, manager, photos, model.loras), edits, inputs)
-    connect_queue_api(QueueApi(variant.name, manager, photos, model), inputs)
+    connect_api(ApiHandlers(manager, photos, model.loras), edits, inputs)
+    connect_queue_api(QueueApi(manager, photos, model), inputs)
     if backend.history is not None:
         connect_history_api(HistoryApi(backend.history), **RAW, concurrency_limit=None)
 
@@ -164,16 +165,16 @@ def _connect_scripts(regions: _Regions, model: ModelCard, backend: Backend, edit
 def _connect_page(
     app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backend, edits: VideoEdits, t: Language
 ) -> None:
-    variant, manager, photos, library = model.variant, backend.manager, backend.photos, model.loras
+    manager, photos, library = backend.manager, backend.photos, model.loras
     browser, panel, inputs = regions.browser, regions.create, regions.inputs
-    page = PageHandlers(variant, manager, backend.client_jobs, t, photos, library)
-    recipes = RecipeHandlers(variant, t, loras=library)
+    page = PageHandlers(manager, backend.client_jobs, t, photos, library)
+    recipes = RecipeHandlers(t, loras=library)
     handlers = FormHandlers(
         page,
-        HintHandlers(variant, t, model.estimate, photos, shown_resolution(model.defaults), library),
+        HintHandlers(t, model.estimate, photos, shown_resolution(model.defaults), library),
         LoraHandlers(library, t, photos),
         recipes,
-        DropHandlers(recipes, ManyPhotos(variant, manager, t, photos, library), photos, t),
+        DropHandlers(recipes, ManyPhotos(manager, t, photos, library), photos, t),
     )
     create = Create(panel, inputs, browser, handlers)
     stage = Stage(regions.stage, panel.buttons, browser, page)
@@ -181,7 +182,7 @@ def _connect_page(
     reloaded = connect_stage(app, stage, inputs)
     reloaded.then(**create.show_loras)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
-    starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
+    starts = NoPhotoHandlers(manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
     brought = {**browser.about, **inputs}
     stage.shows_newest(
@@ -189,7 +190,7 @@ def _connect_page(
     )
     if backend.history is not None:
         lists = HistoryHandlers(backend.history, t)
-        means = Means(backend.history, manager, variant, handlers.recipes, backend.videos, library)
+        means = Means(backend.history, manager, handlers.recipes, backend.videos, library)
         form = [panel.dropped.told, *inputs.values()]
         targets = HistoryTargets(browser.client_id, browser.shown, inputs["seconds"], form, regions.tabs)
         actions = VideoActions(means, lists, t)

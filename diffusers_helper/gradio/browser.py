@@ -13,8 +13,11 @@ from diffusers_helper.gradio.inputs import SETTINGS
 _STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
 _TO_DRAFT = """(photo, ...values) => {
   const names = NAMES, files = {photo: photo?.path ?? null, end_photo: values[names.length]?.path ?? null};
-  return [{...files, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))}];
+  const draft = {...files, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))};
+  if (draft.variant === VARIANT) delete draft.variant;
+  return [draft];
 }""".replace("NAMES", json.dumps(SETTINGS))
+"""The program's own variant is no choice that is remembered: started for the other one, the page shows that."""
 ACTED = "() => { document.body.dataset.acted = 'yes'; }"
 """What the browser does once a button was answered: the next poll asks for everything.
 
@@ -60,4 +63,5 @@ def lay_out_browser() -> Browser:
 def keeping(inputs: dict[str, Any], draft: gr.BrowserState) -> dict[str, Any]:
     """Return the event that keeps the draft, which the browser does without asking the server."""
     values = list(inputs.values())
-    return {"fn": None, "inputs": values, "outputs": draft, "js": _TO_DRAFT, "trigger_mode": "always_last"}
+    js = _TO_DRAFT.replace("VARIANT", json.dumps(inputs["variant"].value))
+    return {"fn": None, "inputs": values, "outputs": draft, "js": js, "trigger_mode": "always_last"}

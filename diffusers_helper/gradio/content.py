@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.history.library import History
@@ -28,8 +27,7 @@ class ModelCard:
     """The model, as the page presents it.
 
     Attributes:
-        variant: which one.
-        defaults: what the controls show at first; a `resolution` of None shows 640.
+        defaults: what the controls show at first, the variant among them; a `resolution` of None shows 640.
         note: a sentence that a user must see; empty for none.
         camera_only: it knows moves of the camera and no people; the ideas for prompts are of that kind.
         estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
@@ -38,7 +36,6 @@ class ModelCard:
         loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
-    variant: Variant
     defaults: GenerationRequest
     note: str = ""
     camera_only: bool = False

@@ -56,10 +56,10 @@ _SETTINGS = (
     "focus",
 )
 _LATER = ("start", "start_colour", "frame_seed", "loras")
-_LAST = ("forget_at_changes",)
+_LAST = ("forget_at_changes", "variant")
 """What videos alone have, not pictures."""
 SETTINGS = (*_SETTINGS, *_LATER, *_LAST)
-"""The fields of a request that a user sets here; the variant belongs to the page."""
+"""The fields of a request that a user sets here."""
 FRAME_CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
 CALL = (*FRAME_CALL, *_LAST)
 """The values of a script's call in their order: what is new comes last, or older scripts would mean something else."""
@@ -195,12 +195,12 @@ def _photo_file(image: object, request: gr.Request | None) -> Path:
     return file
 
 
-def read_request(variant: str, settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:
+def read_request(settings: Mapping[str, Any], library: LoraLibrary | None = None) -> GenerationRequest:
     """Validate the settings; raises SettingsError with a sentence for each field at fault.
 
     LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
     """
-    return with_known_loras(GenerationRequest.from_fields({"variant": variant, **settings}), library)
+    return with_known_loras(GenerationRequest.from_fields(settings), library)
 
 
 def with_known_loras(request: GenerationRequest, library: LoraLibrary | None) -> GenerationRequest:
@@ -215,7 +215,7 @@ def with_known_loras(request: GenerationRequest, library: LoraLibrary | None) ->
 def lora_fault(loras: object, library: LoraLibrary | None) -> str:
     """Return what is wrong with the LoRA files of a request; empty if nothing is."""
     try:
-        read_request("original", {"loras": loras}, library)
+        read_request({"loras": loras}, library)
     except FramePackError as error:
         return str(error)
     return ""

@@ -7,7 +7,7 @@ they are to be.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,15 @@ def read_queue(file: Path) -> QueueState:
         logger.warning("%s cannot be used, so jobs wait as they came and none is paused: %s", file, error)
         return QueueState()
     return QueueState(frozenset(found.paused), found.orders)
+
+
+def joined(states: Iterable[QueueState]) -> QueueState:
+    """Return one state for several: each variant had a queue of its own once."""
+    paused, orders = frozenset[str](), dict[str, float]()
+    for state in states:
+        paused |= state.paused
+        orders |= state.orders
+    return QueueState(paused, orders)
 
 
 def write_queue(state: QueueState, file: Path) -> None:

@@ -46,6 +46,7 @@ class JobManager:
         limits: how much it takes.
         unfinished: the jobs on the disk; None keeps them in memory alone.
         stats: what is seen of the worker; None for new ones.
+        require: raises what is in the way of a new job, such as files that it needs.
 
     Attributes:
         stats: what is seen of the worker.
@@ -60,6 +61,7 @@ class JobManager:
         limits: QueueLimits | None = None,
         unfinished: KeptJobs | None = None,
         stats: WorkerStats | None = None,
+        require: Callable[[JobInputs], None] = lambda _: None,
     ) -> None:
         self.stats = stats or WorkerStats()
         self._kept: KeptJobs = unfinished or KeptJobs()
@@ -67,7 +69,8 @@ class JobManager:
         self._board = Board(limits.remembered)
         self._queue = JobQueue(limits.waiting, limits.per_owner)
         self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
-        self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit)
+        self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit, require)
+        self._require = require
         work = Work(run, self._finish, hooks or WorkerHooks())
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
         self._recovered = False
@@ -101,10 +104,11 @@ class JobManager:
 
         The same `token` gives the same job, so that a button pressed twice starts one. Owners take turns: nobody's
         first job waits for somebody else's second. `batch` says that it is one of many and that nobody watches it: it
-        goes on by itself after a restart. Raises QueueFullError if too many wait or the server is stopping, and
-        OutputError if the job cannot be kept.
+        goes on by itself after a restart. Raises QueueFullError if too many wait or the server is stopping,
+        OutputError if the job cannot be kept, and what `require` does.
         """
         self.start()
+        self._require(inputs)
         job_id, inputs = new_job_id(), inputs.with_seed()
         if token is not None and (known := self._board.redeem(token, job_id)) != job_id:
             return known

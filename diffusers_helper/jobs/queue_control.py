@@ -74,6 +74,7 @@ class QueueControl:
         board: where everybody sees them.
         make_job: makes what a run gets.
         submit: queues a job, as `JobManager.submit` does.
+        require: raises what is in the way of a job that was changed.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class QueueControl:
         board: Board,
         make_job: Callable[[JobRecord, ReadInputs], Job],
         submit: Callable[..., str],
+        require: Callable[[JobInputs], None],
     ) -> None:
         self._kept = kept
         self._dispatcher = dispatcher
         self._board = board
         self._make_job = make_job
         self._submit = submit
+        self._require = require
         self._writing = Claims()
 
     def recall(self) -> None:
@@ -158,8 +161,9 @@ class QueueControl:
     def edit(self, whose: Whose, job_id: str, inputs: JobInputs) -> None:
         """Let a job that waits be made from `inputs`, at its place. It may be taken afterwards.
 
-        Raises UnknownJobError, OutputError, and SettingsError if it has been begun.
+        Raises UnknownJobError, OutputError, SettingsError if it has been begun, and what `require` does.
         """
+        self._require(inputs)
         with self._board.claim(job_id):
             seen = self._own(whose, job_id)
             if not self._dispatcher.hold(job_id, held=True):

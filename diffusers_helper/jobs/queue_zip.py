@@ -100,8 +100,8 @@ def write_queue_zip(jobs: Iterable[PackedJob], file: Path) -> int:
     return len(listed)
 
 
-def read_queue_zip(file: Path, variant: str) -> Iterator[JobInputs]:
-    """Yield the jobs in `file` for the model `variant`, in order; raises SettingsError for one that cannot be used.
+def read_queue_zip(file: Path) -> Iterator[JobInputs]:
+    """Yield the jobs in `file`, in order; raises SettingsError for one that cannot be used.
 
     One after the other: of all their pictures few are in memory at a time. What is wrong with the list is told before
     the first of them.
@@ -112,7 +112,7 @@ def read_queue_zip(file: Path, variant: str) -> Iterator[JobInputs]:
             read = lru_cache(maxsize=4)(lambda inside: open_photo(_content(archive, inside, PICTURE_BYTES)))
             for number, job in enumerate(listed, start=1):
                 try:
-                    yield _inputs(job, variant, read)
+                    yield _inputs(job, read)
                 except FramePackError as error:
                     if error.args[0] is _FOREIGN:
                         raise
@@ -147,14 +147,14 @@ def _content(archive: zipfile.ZipFile, inside: str, most: int) -> bytes:
     return content
 
 
-def _inputs(job: _Job, variant: str, read: Any) -> JobInputs:
+def _inputs(job: _Job, read: Any) -> JobInputs:
     pictures = {}
     for use, about in job.pictures.items():
         if not re.fullmatch(r"[a-z0-9_]{1,40}", use) or not _PICTURE.fullmatch(about.file):
             raise SettingsError(_FOREIGN)
         photo: Photo = read(about.file)
         pictures[use] = replace(photo, name=display_name(about.name), notes=tuple(about.notes))
-    request = GenerationRequest.from_fields({**job.request, "variant": variant, "replaced": None})
+    request = GenerationRequest.from_fields({**job.request, "replaced": None})
     inputs = JobInputs.of(request, pictures)
     _ = inputs.direction  # raises what does not fit together
     return inputs

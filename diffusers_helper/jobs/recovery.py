@@ -86,7 +86,7 @@ class KeptJobs:
         return 0
 
     def record(self, job_id: str) -> JobRecord | None:
-        """Return the record of a job that is not done; None if there is none of this queue's."""
+        """Return the record of a job that is not done; None if there is none."""
         return None
 
     def about(self, job_id: str) -> ResumeInfo:

@@ -13,9 +13,10 @@ from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJ
 from diffusers_helper.core.files import read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.jobs.job import Job, ReadInputs
 from diffusers_helper.jobs.kept_photo import PictureFiles, read_icon, thumbnail, write_icon
-from diffusers_helper.jobs.kept_queue import QueueState, read_queue, write_queue
+from diffusers_helper.jobs.kept_queue import QueueState, joined, read_queue, write_queue
 from diffusers_helper.jobs.queue_zip import PICTURE_BYTES, PackedPicture
 from diffusers_helper.jobs.record import ERROR_CHARACTERS, JobRecord, UnusableJobError
 from diffusers_helper.jobs.recovery import KeptJobs
@@ -35,16 +36,15 @@ class StoredJobs(KeptJobs):
 
     Args:
         store: where they are.
-        variant: of the jobs that this queue runs; others are left alone.
         env_warning: gets a job's id; says what is different here from where it was begun, empty if nothing is.
     """
 
-    def __init__(self, store: JobStore, variant: str, env_warning: Callable[[str], str]) -> None:
+    def __init__(self, store: JobStore, env_warning: Callable[[str], str]) -> None:
         self._store = store
-        self._variant = variant
         self._env_warning = env_warning
         self._files = PictureFiles()
-        self._queue_file = store.folder / f"queue_{variant}.json"
+        self._queue_file = store.folder / "queue.json"
+        self._older_files = [store.folder / f"queue_{variant}.json" for variant in VARIANTS]
 
     def keep(self, record: JobRecord, inputs: JobInputs) -> ReadInputs:
         """Write a new job; return what reads it again. Raises OutputError and leaves nothing."""
@@ -75,11 +75,16 @@ class StoredJobs(KeptJobs):
 
     def queue_state(self) -> QueueState:
         """Return what was kept of the queue beside its jobs."""
-        return read_queue(self._queue_file)
+        if self._queue_file.exists():
+            return read_queue(self._queue_file)
+        return joined(map(read_queue, self._older_files))
 
     def keep_queue(self, state: QueueState) -> None:
         """Keep it. Raises OutputError."""
         write_queue(state, self._queue_file)
+        for file in self._older_files:
+            with suppress(OSError):  # nobody reads it any more
+                file.unlink(missing_ok=True)
 
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays, and without that nothing does."""
@@ -129,20 +134,18 @@ class StoredJobs(KeptJobs):
 
     def recovered(self) -> list[JobRecord]:
         """Clean up after processes that died; return the jobs that they left or have done, oldest first."""
-        left = {record.id: record for record in sweep(self._store) if self._is_ours(record)}
-        asked = self._store.done.newest(
-            DONE_LISTED, lambda job: bool(job.client_id or job.owner) and self._is_ours(job)
-        )
+        left = {record.id: record for record in sweep(self._store)}
+        asked = self._store.done.newest(DONE_LISTED, lambda job: bool(job.client_id or job.owner))
         # Of one that was killed at its very end there are both: it can go on, and is then made from all its sections.
         return sorted([*left.values(), *(job for job in asked if job.id not in left)], key=_last_begun)
 
     def record(self, job_id: str) -> JobRecord | None:
-        """Return the record of a job that is not done; None if there is none of this queue's."""
+        """Return the record of a job that is not done; None if there is none."""
         try:
             record = self._store.record(job_id)
         except UnknownJobError:
             return None
-        return record if record.state != "done" and self._is_ours(record) else None
+        return record if record.state != "done" else None
 
     def about(self, job_id: str) -> ResumeInfo:
         """Return whether and how an ended job can go on."""
@@ -186,9 +189,6 @@ class StoredJobs(KeptJobs):
         if isinstance(error, UnusableJobError) and error.damaged:
             with suppress(FramePackError):
                 self._store.quarantine.put(self._store.path(job_id), error.reason)
-
-    def _is_ours(self, record: JobRecord) -> bool:
-        return record.request.variant == self._variant
 
     def _thumbnail(self, job_id: str) -> str:
         try:

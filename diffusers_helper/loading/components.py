@@ -211,6 +211,11 @@ class Components:
             raise
         return loaded
 
+    @property
+    def loaded_variants(self) -> tuple[str, ...]:
+        """The variants whose transformers are in memory: one at most."""
+        return tuple(name for name in VARIANTS if transformer_part(name).name in self._loaded)
+
     def adaptation(self, transformer: HunyuanVideoTransformer3DModelPacked) -> Adaptation:
         """The LoRA files of a transformer that is loaded."""
         return self._adapting.of(

@@ -8,6 +8,7 @@ though some wait. No job id is told: an id is the right to look at a job and to 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,12 @@ TAKE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class About:
-    """What does not change while the program runs; `gpu` is the card's name, None without one."""
+    """What does not change while the program runs.
+
+    Attributes:
+        gpu: the card's name, None without one.
+        variant: the one that is used where a request names none.
+    """
 
     port: int
     device: str
@@ -76,8 +82,8 @@ def fault(manager: JobManager, hang_seconds: float = HANG_SECONDS) -> str:
     return ""
 
 
-def as_json(health: Health, about: About) -> dict[str, Any]:
-    """Return what the endpoints answer."""
+def as_json(health: Health, about: About, loaded: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the endpoints answer; `loaded` are the variants whose transformers are in memory."""
     return {
         "state": health.state,
         "job": _job(health.job) if health.job else None,
@@ -87,6 +93,7 @@ def as_json(health: Health, about: About) -> dict[str, Any]:
         "port": about.port,
         "pid": os.getpid(),
         "variant": about.variant,
+        "loaded": list(loaded),
         "models": about.models,
     }
 

@@ -5,13 +5,14 @@ Names follow Prometheus' conventions: base units, `_total` for what only grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.service.health import State, assess
@@ -20,21 +21,26 @@ from diffusers_helper.service.system_monitor import Sample, SystemMonitor
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_text(manager: JobManager, computer: SystemMonitor) -> bytes:
-    """Return all metrics in Prometheus' text format."""
+def metrics_text(manager: JobManager, computer: SystemMonitor, loaded: Sequence[str] = ()) -> bytes:
+    """Return all metrics in Prometheus' text format; `loaded` are the variants whose transformers are in memory."""
     registry = CollectorRegistry()
-    registry.register(_Figures(manager, computer))
+    registry.register(_Figures(manager, computer, loaded))
     return generate_latest(registry)
 
 
 class _Figures(Collector):
-    def __init__(self, manager: JobManager, computer: SystemMonitor) -> None:
+    def __init__(self, manager: JobManager, computer: SystemMonitor, loaded: Sequence[str]) -> None:
         self._manager = manager
         self._computer = computer
+        self._loaded = loaded
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its value now."""
         yield from _of_the_work(self._manager)
+        model = GaugeMetricFamily("framepack_model_loaded", "1 for the model in memory.", labels=["variant"])
+        for name in VARIANTS:
+            model.add_metric([name], float(name in self._loaded))
+        yield model
         yield from _of_the_computer(self._computer.read())
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import (
     CALL,
@@ -30,7 +29,6 @@ class ApiHandlers:
     """The handlers behind the named endpoints.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         photos: reads photos; None for a reader of its own.
         library: the LoRA files; None for none.
@@ -38,12 +36,10 @@ class ApiHandlers:
 
     def __init__(
         self,
-        variant: Variant,
         manager: JobManager,
         photos: PhotoReader | None = None,
         library: LoraLibrary | None = None,
     ) -> None:
-        self._variant = variant
         self._manager = manager
         self._photos = photos or PhotoReader()
         self._library = library
@@ -83,7 +79,7 @@ class ApiHandlers:
     ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
         try:
-            wanted = read_request(self._variant.name, settings, self._library)
+            wanted = read_request(settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
         except FramePackError as error:

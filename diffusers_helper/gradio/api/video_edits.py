@@ -17,7 +17,6 @@ import gradio as gr
 
 from diffusers_helper.core.errors import ClipError, FramePackError, SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, lora_fault, read_request, setting_faults, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
@@ -31,7 +30,7 @@ OF_PHOTOS = (
     *("start", "start_colour", "frame_seed"),
 )
 """Settings without a meaning here: size and shape are the video's own."""
-_CAME_LATER = ("forget_at_changes",)
+_CAME_LATER = ("forget_at_changes", "variant")
 EDIT_SETTINGS = (*(name for name in SETTINGS if name not in (*OF_PHOTOS, *_CAME_LATER)), "anchor", *_CAME_LATER)
 """In the order in which scripts give them: what is new comes last."""
 AT_ONCE, MOST_WAITING = 2, 16
@@ -93,16 +92,12 @@ class VideoEdits:
     """Starts what is wanted of uploaded videos.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         reader: of videos; shared by all pages.
         library: the LoRA files; None for none.
     """
 
-    def __init__(
-        self, variant: Variant, manager: JobManager, reader: VideoReader, library: LoraLibrary | None = None
-    ) -> None:
-        self._variant = variant
+    def __init__(self, manager: JobManager, reader: VideoReader, library: LoraLibrary | None = None) -> None:
         self._manager = manager
         self._reader = reader
         self._library = library
@@ -125,7 +120,7 @@ class VideoEdits:
 
     def inputs(self, edit: Edit, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
         """Return what a job is made from; raises SettingsError and ClipError."""
-        wanted = read_request(self._variant.name, {name: values[name] for name in edit.settings}, self._library)
+        wanted = read_request({name: values[name] for name in edit.settings}, self._library)
         with self._reader.turn():
             clips = [self._clip(values[name], request) for name in edit.videos]
             return edit.make(wanted, *clips, *(_number(values[name], like) for name, like in edit.numbers.items()))

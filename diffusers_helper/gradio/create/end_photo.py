@@ -9,7 +9,6 @@ import gradio as gr
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.fields import slider
 
 
@@ -23,7 +22,7 @@ class EndPhoto:
 
 
 def lay_out_end_photo(defaults: GenerationRequest, t: Language) -> EndPhoto:
-    """Make the folded panel; the style sheet shows its settings only beside a photo."""
+    """Make the folded panel; the style sheet shows its settings only beside a photo, and F1's for F1 alone."""
     with gr.Accordion(t("End photo"), open=False, elem_id="end-photo-panel") as panel:
         image = gr.Image(
             type="filepath",
@@ -56,7 +55,6 @@ def lay_out_end_photo(defaults: GenerationRequest, t: Language) -> EndPhoto:
                 value=defaults.landing,
                 label=t("When the video turns to the end photo"),
                 info=t("FramePack's other model makes this part, so both are loaded in turn."),
-                visible=defaults.variant == F1.name,
                 elem_id="landing",
             )
     return EndPhoto(image, panel, {"end_strength": strength, "end_embedding": embedding, "landing": landing})

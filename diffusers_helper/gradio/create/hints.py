@@ -12,7 +12,6 @@ from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.inputs import photo_size, read_inputs, read_request, setting_fault
@@ -25,7 +24,6 @@ class HintHandlers:
     """The hints of one page; they start nothing.
 
     Args:
-        variant: which model the page is for.
         t: the language of the page.
         estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
         photos: reads photos; None for a reader of its own.
@@ -35,14 +33,12 @@ class HintHandlers:
 
     def __init__(
         self,
-        variant: Variant,
         t: Language = ENGLISH,
         estimate: Callable[[GenerationRequest, Collection[str]], Estimate | None] = lambda _asked, _pictures: None,
         photos: PhotoReader | None = None,
         trained_at: int = DEFAULT_RESOLUTION,
         library: LoraLibrary | None = None,
     ) -> None:
-        self._variant = variant
         self._t = t
         self._estimate = estimate
         self._photos = photos or PhotoReader()
@@ -106,10 +102,10 @@ class HintHandlers:
         """Return what is still wrong if `message` says that something is, and about how long the video will take."""
         fault, told = "", ""
         try:
-            wanted = GenerationRequest.from_fields({"variant": self._variant.name, **settings})
+            wanted = GenerationRequest.from_fields(settings)
             told = hint_view.estimate(self._estimate(wanted, [START] if end_photo is None else [START, END]), self._t)
             if message:
-                read_request(self._variant.name, settings, self._library)
+                read_request(settings, self._library)
                 read_inputs(wanted, image, end_photo, self._photos, request)
         except FramePackError as error:
             fault = self._t(str(error))

@@ -18,6 +18,7 @@ from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video
 from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
+from diffusers_helper.gradio.create.variant import lay_out_variant
 from diffusers_helper.gradio.fields import slider
 
 _FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
@@ -145,6 +146,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
     length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
+    variant = lay_out_variant(defaults, t)
     sizes = lay_out_sizes(defaults, t)
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         random_seed, more = _more_settings(defaults, t)
@@ -153,6 +155,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "prompt": prompt,
         "blend": blend,
         "seconds": seconds,
+        "variant": variant,
         "loras": loras.text,
         "forget_at_changes": forget_at_changes,
     }

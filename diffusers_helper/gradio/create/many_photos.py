@@ -12,7 +12,6 @@ from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import read_end_photo, read_photo, read_request
@@ -28,7 +27,6 @@ class ManyPhotos:
     """Queues photos.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         t: the language of the page.
         photos: reads photos; None for a reader of its own.
@@ -37,13 +35,11 @@ class ManyPhotos:
 
     def __init__(
         self,
-        variant: Variant,
         manager: JobManager,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
         library: LoraLibrary | None = None,
     ) -> None:
-        self._variant = variant
         self._manager = manager
         self._t = t
         self._photos = photos or PhotoReader()
@@ -65,7 +61,7 @@ class ManyPhotos:
         left, refused, message = files, [], ""
         try:
             known = require_client_id(client_id_of(client_id, request))
-            wanted = read_request(self._variant.name, settings, self._library)
+            wanted = read_request(settings, self._library)
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             end = read_end_photo(end_photo, self._photos, request)

@@ -15,7 +15,6 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
@@ -70,14 +69,12 @@ class NoPhotoHandlers:
     """What the button does.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
     """
 
-    def __init__(self, variant: Variant, manager: JobManager, client_jobs: ClientJobs, t: Language = ENGLISH) -> None:
-        self._variant = variant
+    def __init__(self, manager: JobManager, client_jobs: ClientJobs, t: Language = ENGLISH) -> None:
         self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
@@ -88,7 +85,7 @@ class NoPhotoHandlers:
         start = "model" if settings.get("start") == "model" else "photo"
         alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None}
         try:
-            inputs = JobInputs.of(read_request(self._variant.name, settings | alone), {})
+            inputs = JobInputs.of(read_request(settings | alone), {})
             job_id = self._client_jobs.start(
                 whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose))
             )

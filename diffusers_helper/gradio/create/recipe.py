@@ -16,7 +16,6 @@ from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
-from diffusers_helper.core.variants import Variant, variant_named
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
@@ -30,7 +29,6 @@ class RecipeHandlers:
     """Fills the form.
 
     Args:
-        variant: which model the page is for.
         t: the language of the page.
         read: reads what is in a file; see `media.recipe.read_recipe`.
         loras: the LoRA files that are here; None for none.
@@ -38,12 +36,10 @@ class RecipeHandlers:
 
     def __init__(
         self,
-        variant: Variant,
         t: Language = ENGLISH,
         read: Callable[[Path], Recipe] = read_recipe,
         loras: LoraLibrary | None = None,
     ) -> None:
-        self._variant = variant
         self._t = t
         self._read = read
         self._loras = loras or LoraLibrary(())
@@ -126,13 +122,7 @@ class RecipeHandlers:
         return None, Message("The end photo is not in this file: add it, or restore from the video.")
 
     def _told(self, recipe: Recipe, missing: list[str]) -> str:
-        made_by = recipe.settings.get("variant", self._variant.name)
         texts: list[str] = [Message("The settings are restored."), *recipe.notes, *missing]
-        if made_by != self._variant.name:
-            title = variant_named(made_by).title
-            texts.append(
-                Message("They were made for another model, {title}, which has a page of its own.", title=title)
-            )
         return "".join(view.hint(escape(self._t(text))) for text in texts)
 
 

@@ -29,7 +29,7 @@ from diffusers_helper.gradio.inputs import uploaded_file
 MOST_VALUES, DEEPEST = 20_000, 40
 """Of a call's JSON; a thousand photos are 10,000 values, 4 deep."""
 LONGEST_NAME = 200
-LEAST_VALUES = {"generate": 14}
+LEAST_VALUES = {"generate": 14, "loop": 18, **dict.fromkeys(("extend", "connect", "redo", "insert"), 19)}
 """How many values a call by name needs where scripts are older than the last ones: those are then the controls' own."""
 _IN_LOOP_BYTES = 65_536
 _TOKENS = re.compile(rb'[\[{,]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)

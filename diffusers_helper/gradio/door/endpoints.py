@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -21,11 +22,12 @@ _FRESH = {"Cache-Control": "no-store"}
 
 @dataclass(frozen=True)
 class Monitor:
-    """All that is told about a running program."""
+    """All that is told about a running program; `loaded` tells which variant's transformer is in memory."""
 
     manager: JobManager
     about: About
     computer: SystemMonitor
+    loaded: Callable[[], Sequence[str]] = tuple
 
 
 def routes(monitor: Monitor) -> list[Route]:
@@ -34,13 +36,15 @@ def routes(monitor: Monitor) -> list[Route]:
     # Coroutines, so that they answer even while all threads are taken.
     async def healthz(_request: Request) -> Response:
         health = assess(monitor.manager)
-        return JSONResponse(as_json(health, monitor.about), 200 if health.alive else 503, _FRESH)
+        return JSONResponse(as_json(health, monitor.about, monitor.loaded()), 200 if health.alive else 503, _FRESH)
 
     async def readyz(_request: Request) -> Response:
         health = assess(monitor.manager)
-        return JSONResponse(as_json(health, monitor.about), 200 if health.ready else 503, _FRESH)
+        return JSONResponse(as_json(health, monitor.about, monitor.loaded()), 200 if health.ready else 503, _FRESH)
 
     def metrics(_request: Request) -> Response:
-        return Response(metrics_text(monitor.manager, monitor.computer), headers=_FRESH, media_type=CONTENT_TYPE)
+        return Response(
+            metrics_text(monitor.manager, monitor.computer, monitor.loaded()), headers=_FRESH, media_type=CONTENT_TYPE
+        )
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

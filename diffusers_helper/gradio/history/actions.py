@@ -16,7 +16,6 @@ from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
@@ -46,7 +45,6 @@ class Means:
     Attributes:
         history: what was made.
         manager: runs new jobs.
-        variant: which model the page is for.
         recipes: fills the form.
         videos: reads videos in turn.
         loras: the LoRA files that may be used.
@@ -54,7 +52,6 @@ class Means:
 
     history: History
     manager: JobManager
-    variant: Variant
     recipes: RecipeHandlers
     videos: VideoReader
     loras: LoraLibrary
@@ -152,18 +149,18 @@ class VideoActions:
         return {"form": ["", file_value(photo), *([_SKIPPED] * (1 + len(SETTINGS)))]}
 
     def _new_take(self, what: Asked) -> dict[str, Any]:
-        inputs = another_take(self._means.history, what.viewer, what.job_id, self._means.variant.name)
+        inputs = another_take(self._means.history, what.viewer, what.job_id)
         return self._submit(what, self._checked(inputs))
 
     def _extend(self, what: Asked) -> dict[str, Any]:
         """Go on after the end of a video, by as many seconds as the form has."""
         request = self._means.history.request(what.viewer, what.job_id)
-        settings = request.model_dump() | {"seed": -1, "variant": self._means.variant.name, "keep": ["photo", "recipe"]}
+        settings = request.model_dump() | {"seed": -1, "keep": ["photo", "recipe"]}
         for name in ("end_strength", "key_seconds"):
             settings[name] = GenerationRequest.model_fields[name].get_default(call_default_factory=True)
         if isinstance(what.seconds, int | float):
             settings["seconds"] = what.seconds
-        wanted = read_request(self._means.variant.name, settings, self._means.loras)
+        wanted = read_request(settings, self._means.loras)
         with self._means.videos.turn():
             return self._submit(what, extended(wanted, open_clip(self._video(what))))
 
@@ -189,7 +186,7 @@ class VideoActions:
 
     def _checked(self, inputs: JobInputs) -> JobInputs:
         """Find the LoRA files of a request where they are here."""
-        request = read_request(self._means.variant.name, inputs.request.model_dump(), self._means.loras)
+        request = read_request(inputs.request.model_dump(), self._means.loras)
         return JobInputs(request, inputs.pictures, inputs.videos)
 
     def _submit(self, what: Asked, inputs: JobInputs) -> dict[str, Any]:

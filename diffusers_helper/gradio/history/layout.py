@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from diffusers_helper.core.messages import Language
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.gradio.history.rows import states
 from diffusers_helper.history.marks import BEST
 
@@ -39,6 +40,7 @@ def lay_out_history(t: Language) -> HistoryPanel:
         apply_default_css=False,
         elem_id="history-filters",
         labels=texts,
+        models=[{"word": name, "text": t(variant.choice)} for name, variant in VARIANTS.items()],
         states=[{"word": word, "text": text} for word, text in states(t).items()],
         ratings=list(range(1, BEST + 1)),
     )
@@ -66,7 +68,6 @@ def _labels(t: Language) -> dict[str, str]:
         "until": t("To"),
         "model": t("Model"),
         "every_model": t("Every model"),
-        "original": t("Original"),
         "state": t("State"),
         "every_state": t("Every state"),
         "rating": t("Rating"),

@@ -14,7 +14,6 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
-from diffusers_helper.core.variants import variant_named
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.media.inputs import JobInputs
@@ -40,13 +39,10 @@ def recipe_of(history: History, viewer: Viewer, job_id: str) -> tuple[Recipe, Pa
     return recipe, file
 
 
-def another_take(history: History, viewer: Viewer, job_id: str, variant: str) -> JobInputs:
+def another_take(history: History, viewer: Viewer, job_id: str) -> JobInputs:
     """Return the inputs of the same video with another seed; raises SettingsError and PhotoError where it cannot be."""
     recipe, _ = recipe_of(history, viewer, job_id)
     request = GenerationRequest.from_fields({**recipe.settings, "seed": RANDOM_SEED})
-    if request.variant != variant:
-        title = variant_named(request.variant).title
-        raise SettingsError(Message("This video was made with {title}, which has a page of its own.", title=title))
     if recipe.names is None:
         raise SettingsError(Message("This video was made from others: begin with those again."))
     lacking = {name for name in recipe.names if name != START} - recipe.more.keys()

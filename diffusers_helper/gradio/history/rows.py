@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from diffusers_helper.core.messages import Language
+from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.view import duration, in_words
 from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.library import Page
@@ -45,7 +46,8 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     day = f"{datetime.fromtimestamp(entry.at):%Y-%m-%d %H:%M}"
     said = in_words(entry.prompt)
     prompt = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
-    facts = [day, *([] if entry.picture else [duration(entry.seconds, t)]), t("seed {seed}", seed=entry.seed)]
+    length = [] if entry.picture else [duration(entry.seconds, t), t(variant_named(entry.variant).choice)]
+    facts = [day, *length, t("seed {seed}", seed=entry.seed)]
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {
         "id": entry.id,

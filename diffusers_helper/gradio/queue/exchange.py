@@ -27,13 +27,11 @@ class QueueExchange:
 
     Args:
         manager: runs the jobs.
-        variant: which model they are for.
         library: the LoRA files; None for none.
     """
 
-    def __init__(self, manager: JobManager, variant: str, library: LoraLibrary | None = None) -> None:
+    def __init__(self, manager: JobManager, library: LoraLibrary | None = None) -> None:
         self._manager = manager
-        self._variant = variant
         self._library = library
 
     def exported(self, whose: Whose, owner: str) -> Path:
@@ -63,7 +61,7 @@ class QueueExchange:
         """
         ids: list[str] = []
         try:
-            for inputs in read_queue_zip(file, self._variant):
+            for inputs in read_queue_zip(file):
                 inputs = replace(inputs, request=with_known_loras(inputs.request, self._library))
                 ids.append(self._manager.submit(inputs, owner=owner, client_id=whose.client_id, batch=True))
         except FramePackError as error:

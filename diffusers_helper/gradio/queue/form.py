@@ -69,7 +69,7 @@ class JobForm:
     def read(self, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
         """Return the job that the controls stand for. Raises what `read_request` and `read_inputs` do."""
         settings = {name: value for name, value in values.items() if name not in PICTURES}
-        wanted = read_request(self._model.variant.name, settings, self._model.loras)
+        wanted = read_request(settings, self._model.loras)
         inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request)
         names = {use: _name_of(values.get(name)) for name, use in PICTURES.items()}
         pictures = {use: replace(photo, name=names[use] or photo.name) for use, photo in inputs.pictures.items()}

@@ -42,21 +42,19 @@ class QueueApi:
     """The handlers behind the endpoints.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         photos: reads photos.
         model: the model, its LoRA files, and what is known of its speed.
     """
 
-    def __init__(self, variant: str, manager: JobManager, photos: PhotoReader, model: ModelCard) -> None:
-        self._variant = variant
+    def __init__(self, manager: JobManager, photos: PhotoReader, model: ModelCard) -> None:
         self._manager = manager
         self._waiting = manager.waiting
         self._photos = photos
         self._library = model.loras
         self._wildcards = model.wildcards
         self._estimate = Estimates(model.estimate)
-        self._exchange = QueueExchange(manager, variant, model.loras)
+        self._exchange = QueueExchange(manager, model.loras)
 
     def listed(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return the jobs that run or wait, in their order, and whether they are paused."""
@@ -89,7 +87,7 @@ class QueueApi:
 
         def edit() -> dict[str, Any]:
             whose = _whose(client, request)
-            wanted = read_request(self._variant, settings, self._library)
+            wanted = read_request(settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             self._waiting.edit(whose, str(job_id), inputs)
             return self._told(whose)
@@ -143,7 +141,7 @@ class QueueApi:
     ) -> list[str]:
         whose = _whose(client, request)
         how = read_many({name: settings.pop(name, None) for name in MANY})
-        wanted = read_request(self._variant, settings, self._library)
+        wanted = read_request(settings, self._library)
         many = photos if isinstance(photos, list) else []
         files = many or ([] if image is None and begins_without(wanted.start) else [image])
         return add_many(

@@ -56,7 +56,7 @@ class ManyHandlers:
     def __init__(self, model: ModelCard, backend: Backend, t: Language = ENGLISH) -> None:
         self._model = model
         self._backend = backend
-        self._exchange = QueueExchange(backend.manager, model.variant.name, model.loras)
+        self._exchange = QueueExchange(backend.manager, model.loras)
         self._t = t
 
     def add(
@@ -103,7 +103,7 @@ class ManyHandlers:
         whose, reader = whose_of(client_id, request), self._backend.photos
         require_client_id(whose.client_id)
         how = read_many({name: settings.pop(name, None) for name in MANY})
-        wanted = read_request(self._model.variant.name, settings, self._model.loras)
+        wanted = read_request(settings, self._model.loras)
         files = photos if isinstance(photos, list) and photos else [image]
         if files == [None]:
             if not begins_without(wanted.start):

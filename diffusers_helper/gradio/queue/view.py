@@ -8,6 +8,7 @@ from html import escape
 
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS
+from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.view import duration, in_words
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.progress import JobSnapshot
@@ -73,7 +74,12 @@ def _running(job: JobSnapshot, t: Language) -> str:
 def _row(row: Row, t: Language) -> str:
     job, said = row.job, words(row.job)
     name = {"words": said}
-    facts = [f"{job.total_frames / FPS:.1f} s", *_time(row.estimate, t), _state(job, t)]
+    facts = [
+        f"{job.total_frames / FPS:.1f} s",
+        t(variant_named(job.variant).choice),
+        *_time(row.estimate, t),
+        _state(job, t),
+    ]
     buttons = [
         _button("up", t("Earlier: {words}", **name), "↑", job=job.id),
         _button("down", t("Later: {words}", **name), "↓", job=job.id),

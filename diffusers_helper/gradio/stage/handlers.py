@@ -16,7 +16,6 @@ from diffusers_helper.core.buckets import BUCKETS
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
-from diffusers_helper.core.variants import Variant
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.create import hint_view
@@ -45,7 +44,6 @@ class PageHandlers:
     """The handlers of one page.
 
     Args:
-        variant: which model the page is for.
         manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
@@ -55,14 +53,12 @@ class PageHandlers:
 
     def __init__(
         self,
-        variant: Variant,
         manager: JobManager,
         client_jobs: ClientJobs,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
         library: LoraLibrary | None = None,
     ) -> None:
-        self._variant = variant
         self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
@@ -113,7 +109,7 @@ class PageHandlers:
         """
         shown, click = values.pop("shown", ""), values.pop("click", "")
         try:
-            wanted = read_request(self._variant.name, values, self._library)
+            wanted = read_request(values, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
