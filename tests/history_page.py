@@ -58,8 +58,8 @@ def build(history, manager, t):
 
 
 @contextmanager
-def serve_history(folder, store, manager, access=None, tag="en"):
-    history = History(store, manager)
+def serve_history(folder, store, manager, access=None, tag="en", history_type=History):
+    history = history_type(store, manager)
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")

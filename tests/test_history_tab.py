@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.history.library import History, Page
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
 from tests.browsing import headless, visit
@@ -101,6 +102,26 @@ def test_it_is_searched_by_words_days_states_and_stars(browser, served):
         expect(tab.locator(".fph-told")).to_have_text("0 videos")
         tab.locator("[name=state]").select_option("")
         expect(cards(tab)).to_have_count(2)
+
+
+class StillReading(History):
+    """Knows of nothing when it is asked first, because the files are still being read."""
+
+    asked = 0
+
+    def search(self, viewer, wanted):
+        self.asked += 1
+        page = super().search(viewer, wanted)
+        return page if self.asked > 1 else Page([], 0, building=True)
+
+
+def test_a_page_that_came_while_files_were_read_is_completed_by_itself(browser, tmp_path, life):
+    job = film(life.store, 1, "A lion roars.")
+    with (
+        serve_history(tmp_path, life.store, life.manager, history_type=StillReading) as (url, _),
+        visit(browser, url) as user,
+    ):
+        expect(card(user.open(), job)).to_be_visible()
 
 
 def test_all_of_it_goes_by_the_keyboard(browser, served):

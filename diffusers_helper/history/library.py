@@ -98,11 +98,12 @@ class History:
     def search(self, viewer: Viewer, wanted: Search) -> Page:
         """Return one page of what is wanted."""
         self._reader.look()
+        building = self._reader.building  # before the search: what is read during it may be missing
         while True:
             entries, count = self._index.search(viewer, wanted)
             gone = {each.id: True for each in entries if each.file and not (self.outputs / each.file).is_file()}
             if not gone:
-                return Page(entries, count, self._reader.building)
+                return Page(entries, count, building)
             self._index.miss(gone)
 
     def entry(self, viewer: Viewer, job_id: str) -> Entry:

@@ -139,6 +139,7 @@ watch("value", () => {
   const late = props.value.turn < answered;
   answered = Math.max(answered, props.value.turn);
   if (late) return look(); // what was answered last was asked for before
+  if (props.value.building) setTimeout(() => { if (element.isConnected) look(); }, 1000); // more are still being read
   if (props.value.turn === turn) wanted = { ...wanted, page: props.value.page };
   hold();
   if (props.value.save) {

@@ -77,6 +77,7 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
     return {
         "videos": [row(entry, outputs, t) for entry in page.entries],
         "told": told,
+        "building": page.building,
         "place": t("Page {page} of {pages}", page=wanted.page, pages=pages),
         "before": wanted.page - 1 if wanted.page > 1 else 0,
         "after": wanted.page + 1 if wanted.page < pages else 0,
