@@ -43,10 +43,11 @@ def served(tmp_path, life):
         yield url, history, life
 
 
-def film(store, number, prompt, **about):
+def film(store, number, prompt, *, variant="original", **about):
     """A finished video of nobody in particular, with its settings inside."""
-    request = GenerationRequest(seed=number, prompt=prompt)
-    job = add(store, number, client_id="", request={"prompt": prompt}, file=False, **about)
+    request = GenerationRequest(seed=number, prompt=prompt, variant=variant)
+    asked = {"prompt": prompt, "variant": variant}
+    job = add(store, number, client_id="", request=asked, file=False, **about)
     with_recipe(store.folder.parent / f"{job}.mp4", request)
     return job
 
@@ -213,7 +214,7 @@ def test_two_to_four_play_side_by_side_in_step(browser, served):
 
 def test_what_can_be_made_of_a_video(browser, served):
     url, _, life = served
-    job = film(life.store, 1, "A lion roars.")
+    job = film(life.store, 1, "A lion roars.", variant="f1")
     Image.new("RGB", (128, 96), "red").save(life.outputs / f"{job}.png")
     with visit(browser, url) as user:
         tab = opened(user, 1)
@@ -247,7 +248,7 @@ def test_what_can_be_made_of_a_video(browser, served):
             expect(tab.locator("#shown textarea")).to_have_value(life.manager.jobs()[-1].id)
             made = life.manager.wait(life.manager.jobs()[-1].id, SECONDS)
             assert made.state == "done"
-            assert (made.request.prompt, made.request.seed != 1) == ("A lion roars.", True)
+            assert (made.request.prompt, made.variant, made.request.seed != 1) == ("A lion roars.", "f1", True)
             tab.reload()
             expect(card(tab, made.id)).to_be_visible()
         assert cards(tab).count() == 3

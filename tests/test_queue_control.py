@@ -22,6 +22,7 @@ from diffusers_helper.jobs import kept_photo
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.record import RECORD
+from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from tests.fakes import wait_for
@@ -261,6 +262,59 @@ def test_the_queues_that_each_variant_had_once_become_one(life, lives):
     again.manager.waiting.pause(ANN, paused=False)
     assert file.exists()
     assert not list(jobs.glob("queue_*.json"))
+
+
+class Freed(threading.Event):
+    """A hook that counts, and whose next call can be waited for."""
+
+    calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        self.set()
+
+    def again(self):
+        assert self.wait(SECONDS)
+        self.clear()
+        return self.calls
+
+
+def test_a_pause_frees_the_memory_once_nothing_is_made(lives):
+    freed = Freed()
+    life = lives(hooks=WorkerHooks(on_pause=freed))
+    life.begin()
+    [job] = add(life, "a")
+    life.manager.waiting.pause(ANN, paused=True)
+    assert not freed.calls, "a video is being made"
+    life.gate.set()
+    assert freed.again() == 1
+    [other] = add(life, "b", BOB)
+    assert life.manager.wait(other, SECONDS).state == "done"
+    assert freed.again() == 2, "whose job needed the models"
+    life.manager.waiting.pause(ANN, paused=False)
+    assert life.manager.wait(job, SECONDS).state == "done"
+    assert freed.calls == 2
+    life.manager.waiting.pause(ANN, paused=True)
+    assert freed.again() == 3, "though nothing waits"
+    life.manager.waiting.pause(ANN, paused=False)
+    [last] = add(life, "c", BOB)
+    assert life.manager.wait(last, SECONDS).state == "done"
+    life.manager.close(SECONDS)
+    assert freed.calls == 3
+
+
+def test_a_pause_frees_nothing_while_others_have_videos_made(lives):
+    freed = Freed()
+    life = lives(hooks=WorkerHooks(on_pause=freed))
+    life.begin()
+    add(life, "a")
+    others = add(life, "b c", BOB)
+    life.manager.waiting.pause(ANN, paused=True)
+    life.gate.set()
+    for job in others:
+        assert not freed.calls or life.manager.snapshot(others[-1]).ended
+        life.manager.wait(job, SECONDS)
+    assert freed.again() == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"orders": {"a": NaN}}', '{"paused": 3}', "x" * 1_000_001])

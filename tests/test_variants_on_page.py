@@ -16,7 +16,7 @@ from tests.browsing import fill, headless, shows_idle, shows_running, start, vis
 from tests.fakes import wait_for
 from tests.test_end_to_end import PATIENCE, ROOT, finished
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @contextmanager

@@ -285,7 +285,7 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            hooks=WorkerHooks(_new_previewer, prepare, after_failure),
+            hooks=WorkerHooks(_new_previewer, prepare, after_failure, self.release),
             limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,

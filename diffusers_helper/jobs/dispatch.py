@@ -37,6 +37,8 @@ class Dispatcher:
         self._changed = board.changed
         self._stats = stats
         self._running: Job | None = None
+        self._in_use = True
+        self._wanted_back = False
         self.closing = False
 
     def full(self) -> str:
@@ -83,17 +85,36 @@ class Dispatcher:
             self._board.void(job_id)
             self._renumber()
 
-    def take(self) -> Job | None:
-        """Wait for the next job and begin it; return None once the server is stopping."""
-        with self._changed:
-            self._changed.wait_for(lambda: (self._queue.ready and not self._stats.fatal_error) or self.closing)
-            if self.closing:
-                return None
-            self._running = job = self._queue.take()
-            self._stats.job_started()
-            self._board.update(job.id, state=JobState.RUNNING, position=0, started=time.time())
-            self._renumber()
-            return job
+    def take(self, free: Callable[[], None] = lambda: None) -> Job | None:
+        """Wait for the next job and begin it; return None once the server is stopping.
+
+        Where somebody has paused their jobs and nobody's can be taken, `free` gives back meanwhile what is in use.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._can_take or self.closing or self._can_free)
+                if self.closing:
+                    return None
+                if self._can_take:
+                    return self._begin()
+                self._in_use = self._wanted_back = False
+            free()
+
+    @property
+    def _can_take(self) -> bool:
+        return self._queue.ready and not self._stats.fatal_error
+
+    @property
+    def _can_free(self) -> bool:
+        return self._in_use and not self._queue.ready and (self._wanted_back or self._queue.keeps_back)
+
+    def _begin(self) -> Job:
+        self._running = job = self._queue.take()
+        self._in_use = True
+        self._stats.job_started()
+        self._board.update(job.id, state=JobState.RUNNING, position=0, started=time.time())
+        self._renumber()
+        return job
 
     @property
     def running(self) -> Job | None:
@@ -158,7 +179,13 @@ class Dispatcher:
         """Take no more jobs of these owners or clients, or take them again; what runs goes on."""
         with self._changed:
             (self._queue.paused.update if paused else self._queue.paused.difference_update)(whose)
+            self._wanted_back = paused
             self._renumber()
+
+    def recall(self, paused: Iterable[str]) -> None:
+        """Take no jobs of those who had paused theirs in an earlier process."""
+        with self._changed:
+            self._queue.paused.update(paused)
 
     def replace(self, job: Job, changes: Changes) -> None:
         """Let a job be another one from now on that waits and is held."""

@@ -84,6 +84,11 @@ class JobQueue:
         """Whether a job can be taken."""
         return self._next() is not None
 
+    @property
+    def keeps_back(self) -> bool:
+        """Whether a job waits whose owner or client has paused theirs."""
+        return any(not self.paused.isdisjoint((ticket.owner, ticket.client_id)) for ticket in self._tickets)
+
     def full(self) -> str:
         """Return why nobody's job may join; empty if one may."""
         if len(self._tickets) < self._limit:

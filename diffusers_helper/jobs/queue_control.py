@@ -96,7 +96,7 @@ class QueueControl:
 
     def recall(self) -> None:
         """Pause the jobs of those whose jobs an earlier process had paused."""
-        self._dispatcher.pause(self._kept.queue_state().paused, paused=True)
+        self._dispatcher.recall(self._kept.queue_state().paused)
 
     def jobs(self, whose: Whose) -> list[JobSnapshot]:
         """Return their jobs that run or wait, in the order in which they are made."""

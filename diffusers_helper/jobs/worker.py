@@ -39,11 +39,13 @@ class WorkerHooks:
         new_previewer: makes what turns one job's `StepDone.denoised` into JPEGs; None for no previews.
         prepare: called once before the first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
+        on_pause: called where jobs are paused and none can be begun, to free what the last one left for the next.
     """
 
     new_previewer: Callable[[], Previewer] | None = None
     prepare: Callable[[], None] | None = None
     on_failure: Callable[[], None] | None = None
+    on_pause: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Worker:
         try:
             self._bury()
             self._prepare()
-            while (job := self._dispatcher.take()) is not None:
+            while (job := self._dispatcher.take(self._free)) is not None:
                 self._make(job)
                 self._deaths = 0
         except BaseException:  # the border of the thread
@@ -137,6 +139,10 @@ class Worker:
             if self._work.hooks.prepare is not None:
                 _guarded(self._work.hooks.prepare, "Preparing for the first job failed")
             self._stats.worker_prepared()
+
+    def _free(self) -> None:
+        if self._work.hooks.on_pause is not None:
+            _guarded(self._work.hooks.on_pause, "Freeing memory while jobs are paused failed")
 
     def _make(self, job: Job) -> None:
         request = job.request

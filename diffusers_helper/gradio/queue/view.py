@@ -35,7 +35,8 @@ def head(jobs: Sequence[JobSnapshot], *, paused: bool, t: Language = ENGLISH) ->
     pause = _button("continue", t("Continue"), "") if paused else _button("pause", t("Pause"), "")
     ask = t("Remove all {waiting} waiting videos?", waiting=waiting)
     clear = _button("clear", t("Remove all"), "", ask=ask) if waiting else ""
-    told = t("Paused: nothing new begins.") if paused else ""
+    about = t("Paused: nothing new begins. Once no video is being made, the models leave the memory until one is.")
+    told = about if paused else ""
     note = f'<p class="fp-hint" role="status">{told}</p>' if told else ""
     runs = "".join(_running(job, t) for job in jobs if job.state == "running")
     return f'<div class="fp-queue-head"><h2>{title}</h2>{pause}{clear}</div>{note}{runs}'
