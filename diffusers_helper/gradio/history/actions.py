@@ -104,7 +104,7 @@ class VideoActions:
         """Do what an event of the grid says.
 
         Return the page of the history, which video the stage shows, the form's message, photo,
-        settings and end photo, and which tab is to be seen. What stays as it is is left out.
+        settings, end and key photos, and which tab is to be seen. What stays as it is is left out.
         """
         told = told_by(event)
         what = Asked(viewer_of(client_id, request), str(told.get("id")), told, client_id, seconds, request)
@@ -113,7 +113,7 @@ class VideoActions:
             done = action(what) if action else {}
         except FramePackError as error:
             done = {"more": {"fault": self._t(str(error))}}
-        form = done.get("form", [_SKIPPED] * (3 + len(SETTINGS)))
+        form = done.get("form", [_SKIPPED] * (4 + len(SETTINGS)))
         leaves = "shown" in done or "form" in done
         page = self._handlers.page(what.viewer, told, **done.get("more", {}))
         tab = gr.update(selected="create") if leaves else _SKIPPED
@@ -131,7 +131,7 @@ class VideoActions:
         with self._means.videos.turn():
             last_frame(self._video(what)).save(file, format="PNG")
         photo = stored_picture(file.getvalue(), owner_of(what.request))
-        return {"form": ["", file_value(photo), *([_SKIPPED] * (1 + len(SETTINGS)))]}
+        return {"form": ["", file_value(photo), *([_SKIPPED] * (2 + len(SETTINGS)))]}
 
     def _new_take(self, what: Asked) -> dict[str, Any]:
         inputs = another_take(self._means.history, what.viewer, what.job_id, self._means.variant.name)

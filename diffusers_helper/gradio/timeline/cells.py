@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 from diffusers_helper.core.directing import SECTION_SECONDS
 from diffusers_helper.core.prompts import Timed, blended, by_section, section_at, timed_prompts, written
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,27 @@ def with_texts(prompt: str, texts: Sequence[str]) -> str:
         for section, text in enumerate(wanted)
         if not same[section] and (text or section == 0)
     ]
-    (_, first), *others = sorted(kept + new)
+    return _written(sorted(kept + new))
+
+
+def shifted(timed: Sequence[tuple[float, T]], section: int) -> list[tuple[float, T]]:
+    """Return what counts from a section on, whatever it is, by the seconds after the section's beginning."""
+    before = [value for seconds, value in timed if section_at(seconds) <= section]
+    after = [one for one in timed if section_at(one[0]) > section]
+    begin = section * SECTION_SECONDS
+    return [(0.0, before[-1] if before else timed[0][1]), *((seconds - begin, value) for seconds, value in after)]
+
+
+def prompt_from(prompt: str, section: int) -> str:
+    """Return the prompt of what begins with a section of the finished video; raises SettingsError."""
+    timed = timed_prompts(prompt)
+    if len(timed) == 1:
+        return prompt
+    return _written(shifted(timed, section))
+
+
+def _written(timed: Sequence[Timed]) -> str:
+    (_, first), *others = timed
     if not others:
         return first
     plain = set("[]") & set(first)  # which a text with a time may not hold, and one before all times may
