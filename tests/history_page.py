@@ -46,7 +46,7 @@ def build(history, manager, t):
         handlers = HistoryHandlers(history, t)
         means = Means(history, manager, RecipeHandlers(t), VideoReader(), LoraLibrary(()))
         actions = VideoActions(means, handlers, t)
-        targets = HistoryTargets(client_id, shown, seconds, [message, photo, *settings, end_photo], tabs)
+        targets = HistoryTargets(client_id, shown, seconds, [message, photo, *settings, end_photo, gr.JSON()], tabs)
         begun = app.load(
             lambda word: word if is_client_id(word) else new_client_id(), client_id, client_id, **RAW | QUIET
         )

@@ -178,7 +178,7 @@ def restored(tmp_path, monkeypatch, library):
         file.parent.mkdir(parents=True, exist_ok=True)
         fields = json.loads(recipe_of(GenerationRequest(loras=loras)))
         file.write_text(json.dumps({name: value for name, value in fields.items() if name not in drop}))
-        message, _, *controls, _ = RecipeHandlers(loras=library).restore({"path": str(file)})
+        message, _, *controls, _, _ = RecipeHandlers(loras=library).restore({"path": str(file)})
         return message, dict(zip(SETTINGS, controls, strict=True))["loras"]
 
     return restore

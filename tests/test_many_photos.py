@@ -186,7 +186,7 @@ def test_a_file_that_was_made_here_offers_its_photo_its_settings_and_both(droppe
     assert "made &lt;b&gt;.png” was made here" in told
 
     def used(handler):
-        *shown, photo, settings, end_photo = [*handler(kept)[:8], handler(kept)[8:-1], handler(kept)[-1]]
+        *shown, photo, settings, end_photo = [*handler(kept)[:8], handler(kept)[8:-2], handler(kept)[-2]]
         assert offered(shown)[2] == set(), "it is decided"
         return photo, dict(zip(SETTINGS, settings, strict=True)), end_photo
 

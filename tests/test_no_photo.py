@@ -300,7 +300,7 @@ def test_a_restored_blank_start_leaves_no_photo(tmp_path, monkeypatch):
     folder.mkdir()
     request = GenerationRequest(start="colour", start_colour="#102030", frame_seed=4)
     recipe_file(str(folder / "a.png"), request)
-    told, photo, *controls, _ = RecipeHandlers().restore({"path": str(folder / "a.png")})
+    told, photo, *controls, _, _ = RecipeHandlers().restore({"path": str(folder / "a.png")})
     assert photo is None
     assert "add it" not in told
     shown = dict(zip(SETTINGS, controls, strict=True))

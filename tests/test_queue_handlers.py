@@ -12,14 +12,17 @@ from diffusers_helper.gradio.queue.handlers import Estimates, QueueHandlers
 from diffusers_helper.gradio.queue.view import SHOWN
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.edits import extended
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
+from tests.odd_videos import video
 from tests.test_queue_control import add
 from tests.test_unfinished import Life
 
 ANN, BOB = "a" * 22, "b" * 22
-NAMES = ["image", *SETTINGS, "end_photo"]
+NAMES = ["image", *SETTINGS, "end_photo", "key_photos"]
 
 
 @pytest.fixture
@@ -95,11 +98,24 @@ def test_texts_are_escaped(life, handlers):
         assert "<script>" not in str(part)
 
 
-def test_a_job_with_given_videos_is_not_edited_in_a_form_that_would_lose_them(life, handlers):
-    inputs = JobInputs(GenerationRequest(seconds=1, key_seconds=(1,)), dict.fromkeys(("start", "key_1"), photo()))
+def test_a_job_with_given_videos_is_not_edited_in_a_form_that_would_lose_them(life, handlers, tmp_path):
+    inputs = extended(GenerationRequest(seconds=1), open_clip(video(tmp_path / "a.mp4", 9)))
     job = life.manager.submit(inputs, client_id=ANN)
     message, *_ = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
     assert "no place for" in message
+
+
+def test_a_job_with_key_pictures_is_edited_with_them(life, handlers):
+    request = GenerationRequest(seconds=4.8, key_seconds=(1.2, 3.6))
+    job = life.manager.submit(JobInputs(request, dict.fromkeys(("start", "key_1", "key_2"), photo())), client_id=ANN)
+    message, *_, keys = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
+    assert (message, [one["seconds"] for one in keys]) == ("", [1.2, 3.6])
+    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
+    image = {"path": keys[0]["path"]}
+    again = form.read({"image": image, "seconds": 4.8, "key_photos": keys})
+    assert (again.request.key_seconds, sorted(again.pictures)) == ((1.2, 3.6), ["key_1", "key_2", "start"])
+    shorter = form.read({"image": image, "seconds": 3.6, "key_photos": keys})
+    assert (shorter.request.key_seconds, sorted(shorter.pictures)) == ((1.2,), ["key_1", "start"])
 
 
 def photo():

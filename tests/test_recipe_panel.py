@@ -28,7 +28,7 @@ MADE = GenerationRequest(
     cfg_rescale=0.7, teacache=True, preserved_memory_gb=8, mp4_crf=20, resolution=512, blend=2, end_strength=0.5,
     end_embedding="mix", landing=2, shape="16:9", width=320, height=192, fit="blur", focus=(0.3, 1),
 )  # fmt: skip
-NOTHING = [gr.skip()] * (2 + len(SETTINGS))
+NOTHING = [gr.skip()] * (3 + len(SETTINGS))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def upload(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.json"])
 def test_every_control_is_filled_and_the_photo_too_if_the_file_is_it(upload, name):
     value = upload(name, recipe_of(MADE))
-    message, photo, *controls, end_photo = RecipeHandlers().restore(value)
+    message, photo, *controls, end_photo, _ = RecipeHandlers().restore(value)
     assert dict(zip(SETTINGS, controls, strict=True)) == {
         field: control_value(field, getattr(MADE, field)) for field in SETTINGS
     }
@@ -86,15 +86,29 @@ def test_a_video_brings_its_end_photo_too(upload, tmp_path):
     tags = Tags(recipe_of(MADE, ("start", "end")), png, (picture("PNG"),))
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
     growing.add(clip(5), 0)
-    message, photo, *_, end_photo = RecipeHandlers().restore({"path": str(growing.finish())})
+    message, photo, *_, end_photo, _ = RecipeHandlers().restore({"path": str(growing.finish())})
     assert Path(photo["path"]).read_bytes() == png
     assert Path(end_photo["path"]).read_bytes() == picture("PNG")
     assert "is not in this file" not in message
 
 
+def test_a_video_brings_its_key_pictures_too_as_far_as_they_are_in_it(upload, tmp_path):
+    upload("start.png", "")
+    png = (tmp_path / ("0" * 64) / "start.png").read_bytes()
+    made = MADE.model_copy(update={"key_seconds": (1.2, 2.5), "seconds": 4.8})
+    tags = Tags(recipe_of(made, ("start", "key_1", "key_2")), png, (picture("PNG"),))
+    growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
+    growing.add(clip(5), 0)
+    message, *_, keys = RecipeHandlers().restore({"path": str(growing.finish())})
+    assert [one["seconds"] for one in keys] == [1.2]
+    assert Path(keys[0]["path"]).read_bytes() == picture("PNG")
+    assert "Not all key pictures are in this file" in message
+    assert RecipeHandlers().restore(upload("a.png", recipe_of(MADE)))[-1] == [], "it was made without any"
+
+
 def test_a_file_without_the_end_photo_that_it_had_says_so(upload):
     value = upload("a.png", recipe_of(MADE, ("start", "end")))
-    message, photo, *_, end_photo = RecipeHandlers().restore(value)
+    message, photo, *_, end_photo, _ = RecipeHandlers().restore(value)
     assert photo["path"] == value["path"]
     assert end_photo is None
     assert "The end photo is not in this file: add it, or restore from the video." in message
@@ -116,7 +130,7 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
 
 def test_what_the_file_does_not_say_stays_as_it_is(upload):
     text = json.dumps({"prompt": "p", "steps": 0, "resolution": None, "mp4_crf": 80, "variant": "f1", "<b>x": 1})
-    message, _, *controls, end_photo = RecipeHandlers().restore(upload("a.png", text))
+    message, _, *controls, end_photo, _ = RecipeHandlers().restore(upload("a.png", text))
     assert end_photo == gr.skip(), "it does not say so either"
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert (settings.pop("prompt"), settings.pop("mp4_crf")) == ("p", 51)
@@ -163,7 +177,7 @@ UNKNOWN_ELSEWHERE = (
 
 
 def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload):
-    message, photo, *controls, _ = RecipeHandlers().restore(upload("studio.json", STUDIO))
+    message, photo, *controls, _, _ = RecipeHandlers().restore(upload("studio.json", STUDIO))
     settings = dict(zip(SETTINGS, controls, strict=True))
     assert settings == {
         "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,

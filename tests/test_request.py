@@ -126,3 +126,8 @@ def test_what_stays_beside_a_video(given, kept):
 def test_what_cannot_stay(given):
     with pytest.raises(SettingsError, match="keep"):
         GenerationRequest.from_fields({"keep": given})
+
+
+def test_a_prompt_that_is_too_long_is_told_in_characters():
+    with pytest.raises(SettingsError, match="at most 10000 characters"):
+        GenerationRequest.from_field("prompt", "x" * 10_001)

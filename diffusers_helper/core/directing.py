@@ -70,6 +70,11 @@ def key_name(number: int) -> str:
     return f"key_{number}"
 
 
+def key_section(seconds: float) -> int:
+    """Return the section that begins with a key picture of that time."""
+    return round(seconds / SECTION_SECONDS)
+
+
 def direct(
     request: GenerationRequest, pictures: Collection[str] = (START,), videos: Mapping[str, object] | None = None
 ) -> Direction:
@@ -131,7 +136,7 @@ def _directed(plan: VideoPlan, cues: Sequence[Cue]) -> Direction:
 
 def _key_sections(request: GenerationRequest) -> list[int]:
     """The section that begins with each key picture."""
-    numbers = [round(seconds / SECTION_SECONDS) for seconds in request.key_seconds]
+    numbers = [key_section(seconds) for seconds in request.key_seconds]
     if any(b <= a for a, b in pairwise([0, *numbers, request.sections])):
         raise SettingsError(
             Message(

@@ -64,13 +64,18 @@ def written(prompts: str | Sequence[Timed]) -> str:
     for _, text in prompts:
         if set("[]") & set(text):
             raise SettingsError(Message("A text with a time of its own may hold no brackets: {text}", text=text[:60]))
-    return " ".join(f"[{seconds:g}s: {text}]" for seconds, text in prompts)
+    return " ".join(f"[{_plain(seconds)}s: {text}]" for seconds, text in prompts)
 
 
 def by_section(prompts: Sequence[tuple[float, object]], sections: int, window: int = LATENT_WINDOW) -> list[int]:
     """Return the number of the text, or whatever has a time, that each section of the finished video follows."""
-    begins = [int(seconds * FPS + 1e-6) // (4 * window) for seconds, _ in prompts]
+    begins = [section_at(seconds, window) for seconds, _ in prompts]
     return [max(i for i, begin in enumerate(begins) if begin <= section or i == 0) for section in range(sections)]
+
+
+def section_at(seconds: float, window: int = LATENT_WINDOW) -> int:
+    """Return the section of the finished video that holds a time."""
+    return int(seconds * FPS + 1e-6) // (4 * window)
 
 
 def blended(table: Sequence[int], blend: int) -> list[Mix]:
@@ -95,6 +100,11 @@ def blended(table: Sequence[int], blend: int) -> list[Mix]:
 def seconds_of(text: str) -> float:
     """Return the number that a time is written as."""
     return float(text.replace(",", "."))
+
+
+def _plain(seconds: float) -> str:
+    """Write a time as `TIMED` reads it: exactly enough, and without an exponent."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def spans(table: Sequence[int], window: int = LATENT_WINDOW) -> Iterator[tuple[float, float, int]]:

@@ -92,7 +92,7 @@ def reason_of(entry: dict[str, Any]) -> str:
             return Message("should be at least {limit}", limit=limits["ge"])
         case "less_than_equal":
             return Message("should be at most {limit}", limit=limits["le"])
-        case "string_too_long":
+        case "string_too_long" | "too_long" if isinstance(entry["input"], str):
             return Message("should have at most {limit} characters", limit=limits["max_length"])
         case "literal_error":
             return Message("should be one of {values}", values=limits["expected"])

@@ -39,6 +39,7 @@ from diffusers_helper.gradio.history.connect import HistoryTargets, connect_hist
 from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.gradio.history.layout import HistoryPanel, lay_out_history
 from diffusers_helper.gradio.inputs import CALL, SETTINGS
+from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.connect import add_queue
 from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
@@ -49,6 +50,9 @@ from diffusers_helper.gradio.stage.connect import Stage, connect_actions, connec
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.gradio.stage.layout import StagePanel, lay_out_stage
 from diffusers_helper.gradio.stage.loading import lay_out_loading
+from diffusers_helper.gradio.timeline.connect import RedoHandlers, connect_redo, connect_timeline, showing
+from diffusers_helper.gradio.timeline.handlers import TimelineHandlers
+from diffusers_helper.gradio.timeline.layout import lay_out_timeline
 from diffusers_helper.history.library import History
 from diffusers_helper.jobs.manager import JobManager
 
@@ -70,15 +74,21 @@ class _Regions:
     create: CreatePanel
     stage: StagePanel
     queue: QueuePanel
+    timeline: gr.HTML
     settings: SettingsPanel
     history_tab: gr.Tab
     history: HistoryPanel
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The values of a request in the order of `PageHandlers.restore`: photo, settings, end photo."""
+        """The values of a request in the order of `PageHandlers.restore`: photo, settings, end photo, key photos."""
         form, named = self.create.form, {**self.create.named, **self.settings.named}
-        return {"image": form.image, **{name: named[name] for name in SETTINGS}, "end_photo": form.end_photo.image}
+        return {
+            "image": form.image,
+            **{name: named[name] for name in SETTINGS},
+            "end_photo": form.end_photo.image,
+            KEY_PHOTOS: form.keys,
+        }
 
 
 def build_pages(
@@ -121,14 +131,16 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
     badge = _TINY if model.camera_only else _MODELS
     gr.HTML(header(_TITLE, model.note, badge, t), elem_id="head", apply_default_css=False)
     with gr.Tabs(selected="create", elem_id="tabs") as tabs:
-        with gr.Tab(t("Create"), id="create"), gr.Row(elem_id="columns"):
-            with gr.Column(elem_id="create"):
-                create = lay_out_create(model, t)
-            with gr.Column(elem_id="result"):
-                _lay_out_notices(app, status, t)
-                stage = lay_out_stage(t, _CAMERA if model.camera_only else _PEOPLE)
-            with gr.Column(elem_id="queue"):
-                queue = lay_out_queue(t)
+        with gr.Tab(t("Create"), id="create"):
+            with gr.Row(elem_id="columns"):
+                with gr.Column(elem_id="create"):
+                    create = lay_out_create(model, t)
+                with gr.Column(elem_id="result"):
+                    _lay_out_notices(app, status, t)
+                    stage = lay_out_stage(t, _CAMERA if model.camera_only else _PEOPLE)
+                with gr.Column(elem_id="queue"):
+                    queue = lay_out_queue(t)
+            timeline = lay_out_timeline(t)
         with gr.Tab(t("History"), id="history") as history_tab, gr.Column(elem_id="history-place"):
             history = lay_out_history(t)
         with gr.Tab(t("Settings"), id="settings", render_children=True):  # its values are part of every request
@@ -136,7 +148,7 @@ def _lay_out(app: gr.Blocks, model: ModelCard, backend: Backend, status: Program
             if status.computer is not None:
                 lay_out_computer(status.computer, backend.manager.stats, t)
     gr.HTML(bar(t), elem_id="bar", apply_default_css=False)
-    return _Regions(browser, tabs, create, stage, queue, settings, history_tab, history)
+    return _Regions(browser, tabs, create, stage, queue, timeline, settings, history_tab, history)
 
 
 def _lay_out_notices(app: gr.Blocks, status: ProgramStatus, t: Language) -> None:
@@ -176,11 +188,16 @@ def _connect_page(
         recipes,
         DropHandlers(recipes, ManyPhotos(manager, t, photos, library), photos, t),
     )
-    create = Create(panel, inputs, browser, handlers)
     stage = Stage(regions.stage, panel.buttons, browser, page)
+    over_time = TimelineHandlers(backend.client_jobs, photos, t)
+    show_timeline = showing(regions.timeline, over_time, browser, inputs)
+    create = Create(panel, inputs, browser, handlers, show_timeline)
     connect_create(create, [app.load, regions.stage.details.change])
     reloaded = connect_stage(app, stage, inputs)
-    reloaded.then(**create.show_loras)
+    reloaded.then(**create.show_loras).then(**show_timeline)
+    changes = [browser.shown.change, regions.stage.details.change]
+    create.filled(connect_timeline(regions.timeline, over_time, show_timeline, inputs, changes))
+    connect_redo(regions.timeline, RedoHandlers(stage, model, backend, t), inputs)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
     starts = NoPhotoHandlers(manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)

@@ -12,7 +12,8 @@ from diffusers_helper.gradio.inputs import SETTINGS
 
 _STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
 _TO_DRAFT = """(photo, ...values) => {
-  const names = NAMES, files = {photo: photo?.path ?? null, end_photo: values[names.length]?.path ?? null};
+  const names = NAMES, [end, keys] = values.slice(names.length);
+  const files = {photo: photo?.path ?? null, end_photo: end?.path ?? null, key_photos: keys ?? null};
   const draft = {...files, ...Object.fromEntries(names.map((name, i) => [name, values[i]]))};
   if (draft.variant === VARIANT) delete draft.variant;
   return [draft];

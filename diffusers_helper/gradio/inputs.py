@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
@@ -26,6 +27,7 @@ from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import SIDES, GenerationRequest
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.door.uploads import Uploads
+from diffusers_helper.gradio.keys import key_photos, with_key_seconds, within
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
@@ -103,16 +105,12 @@ def stored_picture(content: bytes, owner: str) -> Path | None:
             suffix = str(image.format).lower()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    uploads = Uploads(Path(get_upload_folder()))
-    file = uploads.folder / sha256(content).hexdigest() / f"photo.{suffix}"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def put(file: Path) -> None:
         with atomic_write(file) as part:
             part.write_bytes(content)
-        uploads.add([file], owner)
-    except OSError as error:
-        raise output_error(file, error) from error
-    return file
+
+    return _stored(sha256(content).hexdigest(), f"photo.{suffix}", owner, put)
 
 
 def stored_file(source: Path, name: str, owner: str) -> Path:
@@ -120,12 +118,17 @@ def stored_file(source: Path, name: str, owner: str) -> Path:
 
     Raises OutputError, as an UploadsFullError if all together have too much.
     """
-    uploads = Uploads(Path(get_upload_folder()))
     with open(source, "rb") as content:
-        file = uploads.folder / file_digest(content, "sha256").hexdigest() / name
+        digest = file_digest(content, "sha256").hexdigest()
+    return _stored(digest, name, owner, lambda file: os.replace(source, file))
+
+
+def _stored(digest: str, name: str, owner: str, put: Callable[[Path], None]) -> Path:
+    uploads = Uploads(Path(get_upload_folder()))
+    file = uploads.folder / digest / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, file)
+        put(file)
         uploads.add([file], owner)
     except OSError as error:
         raise output_error(file, error) from error
@@ -143,12 +146,6 @@ def control_value(name: str, value: Any) -> Any:
     return value
 
 
-def content_of(value: object) -> str:
-    """Return what stands for the content of the upload in a control, whatever its name is; empty for none."""
-    path = value.get("path") if isinstance(value, dict) else None
-    return Path(path).parent.name if isinstance(path, str) else ""
-
-
 def read_photo(image: object, photos: PhotoReader, request: gr.Request | None = None) -> Photo:
     """Open the picture that a user has put into an image control; raises PhotoError, also for no picture."""
     return photos.read(_photo_file(image, request), owner_of(request))
@@ -160,14 +157,16 @@ def read_inputs(
     end_photo: object,
     photos: PhotoReader,
     visitor: gr.Request | None = None,
+    keys: object = None,
 ) -> JobInputs:
-    """Open the pictures in the image controls; raises PhotoError as `read_photo` does. There may be no end photo.
+    """Open the pictures in the controls; raises PhotoError as `read_photo` does. There may be no end or key photos.
 
     A photo comes before whatever else the request would begin with.
     """
     none = image is None and begins_without(request.start, frame=request.frame)
     pictures = {} if none else {START: read_photo(image, photos, visitor)}
-    return JobInputs.of(request, pictures | read_end_photo(end_photo, photos, visitor))
+    more = read_end_photo(end_photo, photos, visitor) | read_keys(request, keys, photos, visitor)
+    return JobInputs.of(request, pictures | more)
 
 
 def begins_without(start: object, *, frame: bool = False) -> bool:
@@ -178,6 +177,14 @@ def begins_without(start: object, *, frame: bool = False) -> bool:
 def read_end_photo(end_photo: object, photos: PhotoReader, visitor: gr.Request | None = None) -> dict[str, Photo]:
     """Return the end photo under its name, or nothing if there is none; raises PhotoError."""
     return {} if end_photo is None else {END: read_photo(end_photo, photos, visitor)}
+
+
+def read_keys(
+    request: GenerationRequest, keys: object, photos: PhotoReader, visitor: gr.Request | None = None
+) -> dict[str, Photo]:
+    """Return the key photos of a request under their names; raises PhotoError and SettingsError."""
+    chosen = within(key_photos(keys), request.seconds)
+    return {key_name(number): read_photo(one, photos, visitor) for number, one in enumerate(chosen, 1)}
 
 
 def photo_size(image: object, photos: PhotoReader, request: gr.Request | None = None) -> tuple[int, int]:
@@ -200,7 +207,7 @@ def read_request(settings: Mapping[str, Any], library: LoraLibrary | None = None
 
     LoRA files have to be in `library`, whoever asks: another name could be that of any file of this computer.
     """
-    return with_known_loras(GenerationRequest.from_fields(settings), library)
+    return with_known_loras(GenerationRequest.from_fields(with_key_seconds(settings)), library)
 
 
 def with_known_loras(request: GenerationRequest, library: LoraLibrary | None) -> GenerationRequest:

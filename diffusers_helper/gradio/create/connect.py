@@ -35,12 +35,19 @@ class FormHandlers:
 
 @dataclass(frozen=True)
 class Create:
-    """The form with all that its events need; `inputs` are the values of a request, the settings' ones included."""
+    """The form with all that its events need.
+
+    Attributes:
+        panel, browser, handlers: its parts, what a tab brings along, and what it asks.
+        inputs: the values of a request, the settings' ones included.
+        show_timeline: the event that shows the timeline of the form.
+    """
 
     panel: CreatePanel
     inputs: dict[str, Any]
     browser: Browser
     handlers: FormHandlers
+    show_timeline: dict[str, Any]
 
     @property
     def keep(self) -> dict[str, Any]:
@@ -65,8 +72,9 @@ class Create:
 
         Controls in a folded panel do not tell by themselves that they have changed.
         """
-        shown: Dependency = event.then(**self.keep).then(**self.show_loras).then(**self.show_size)
-        return shown
+        shown = event.then(**self.keep).then(**self.show_loras).then(**self.show_size)
+        told: Dependency = shown.then(**self.show_timeline)
+        return told
 
 
 def connect_create(create: Create, others: list[Any]) -> None:
@@ -74,8 +82,9 @@ def connect_create(create: Create, others: list[Any]) -> None:
     form, inputs = create.panel.form, create.inputs
     # `input` leaves out pasting with the mouse, and what page.js writes.
     typed = [inputs[name].change for name in ("prompt", "negative_prompt", "loras")]
+    written = [control.input for control in inputs.values() if hasattr(control, "input")]
     cleared = [form.image.clear, form.end_photo.image.clear]
-    gr.on([*cleared, *typed, *(control.input for control in inputs.values())], **create.keep)
+    gr.on([*cleared, *typed, *written], **create.keep)
     form.ideas.click(lambda idea: idea[0] if idea else gr.skip(), form.ideas, form.prompt, postprocess=False, **QUIET)
     form.end_photo.image.change(unfold_for, form.end_photo.image, form.end_photo.panel, **_QUICK)
     framed = form.size_hint.framed(

@@ -114,16 +114,16 @@ class DropHandlers:
 
     def use_photo(self, kept: object, request: gr.Request | None = None) -> list[Any]:
         """Return what `use_both` does, of the photos alone."""
-        shown, [_, photo, *_, end_photo] = self._used(kept, request)
-        return [*shown, photo, *([_SKIPPED] * len(SETTINGS)), end_photo]
+        shown, [_, photo, *_, end_photo, _] = self._used(kept, request)
+        return [*shown, photo, *([_SKIPPED] * len(SETTINGS)), end_photo, _SKIPPED]
 
     def use_settings(self, kept: object, request: gr.Request | None = None) -> list[Any]:
         """Return what `use_both` does, without the photos."""
-        shown, [_, _, *settings, _] = self._used(kept, request)
-        return [*shown, _SKIPPED, *settings, _SKIPPED]
+        shown, [_, _, *settings, _, _] = self._used(kept, request)
+        return [*shown, _SKIPPED, *settings, _SKIPPED, _SKIPPED]
 
     def use_both(self, kept: object, request: gr.Request | None = None) -> list[Any]:
-        """Return what is offered now, then photo, settings and end photo as the file has them."""
+        """Return what is offered now, then photo, settings, end and key photos as the file has them."""
         shown, [_, *form] = self._used(kept, request)
         return [*shown, *form]
 

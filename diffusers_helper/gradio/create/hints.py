@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.buckets import DEFAULT_RESOLUTION
+from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import END, START
@@ -15,6 +16,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.inputs import photo_size, read_inputs, read_request, setting_fault
+from diffusers_helper.gradio.keys import KEY_PHOTOS, with_key_seconds
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -102,11 +104,13 @@ class HintHandlers:
         """Return what is still wrong if `message` says that something is, and about how long the video will take."""
         fault, told = "", ""
         try:
-            wanted = GenerationRequest.from_fields(settings)
-            told = hint_view.estimate(self._estimate(wanted, [START] if end_photo is None else [START, END]), self._t)
+            wanted = GenerationRequest.from_fields(with_key_seconds(settings))
+            keys = [key_name(number) for number in range(1, 1 + len(wanted.key_seconds))]
+            pictures = [START, *keys, *([] if end_photo is None else [END])]
+            told = hint_view.estimate(self._estimate(wanted, pictures), self._t)
             if message:
                 read_request(settings, self._library)
-                read_inputs(wanted, image, end_photo, self._photos, request)
+                read_inputs(wanted, image, end_photo, self._photos, request, settings.get(KEY_PHOTOS))
         except FramePackError as error:
             fault = self._t(str(error))
         return view.fault(fault) if message else gr.skip(), told

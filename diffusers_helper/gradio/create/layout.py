@@ -20,6 +20,7 @@ from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.create.variant import lay_out_variant
 from diffusers_helper.gradio.fields import slider
+from diffusers_helper.gradio.timeline.toggle import lay_out_over_time
 
 _FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
 """The event of the size's hint: page.js says which point of the photo stays in sight."""
@@ -52,6 +53,7 @@ class Form:
     end_photo: EndPhoto
     prompt: gr.Textbox
     timing: gr.HTML
+    keys: gr.JSON
     ideas: gr.Dataset
     seconds: gr.Slider
     length_hint: gr.HTML
@@ -118,6 +120,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         elem_id="prompt",
     )
     timing = _html(hint_view.timing(defaults, t), "timing")
+    keys = lay_out_over_time(t)
     blend = gr.Slider(
         0,
         MAX_BLEND,
@@ -160,7 +163,9 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "forget_at_changes": forget_at_changes,
     }
     named = {**own, **end_photo.named, **sizes, **more}
-    return Form(image, size_hint, end_photo, prompt, timing, dataset, seconds, length_hint, random_seed, loras, named)
+    return Form(
+        image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint, random_seed, loras, named
+    )
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

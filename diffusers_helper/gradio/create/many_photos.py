@@ -14,7 +14,8 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
-from diffusers_helper.gradio.inputs import read_end_photo, read_photo, read_request
+from diffusers_helper.gradio.inputs import read_end_photo, read_keys, read_photo, read_request
+from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
@@ -65,6 +66,7 @@ class ManyPhotos:
             if not files:
                 raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
             end = read_end_photo(end_photo, self._photos, request)
+            end |= read_keys(wanted, settings.get(KEY_PHOTOS), self._photos, request)
             while left:
                 refused += self._queue_one(known, left[0], wanted, end, request)
                 left = left[1:]

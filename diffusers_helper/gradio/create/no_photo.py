@@ -19,6 +19,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import control_value, file_value, read_request, stored_picture
+from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
@@ -83,7 +84,7 @@ class NoPhotoHandlers:
         """Start to make a picture with a new seed; return a message, the job waited for, and a timer for it."""
         whose, owner = client_id_of(client_id, request), owner_of(request)
         start = "model" if settings.get("start") == "model" else "photo"
-        alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None}
+        alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None, KEY_PHOTOS: None}
         try:
             inputs = JobInputs.of(read_request(settings | alone), {})
             job_id = self._client_jobs.start(

@@ -31,7 +31,7 @@
   document.addEventListener("drop", (event) => {
     const { files = [], items = [] } = event.dataTransfer ?? {};
     if (!files.length) return;
-    const field = event.target.closest?.("#photo, #end-photo, #given-video");
+    const field = event.target.closest?.("#photo, #end-photo, #given-video, #timeline [data-number]");
     if ([...items].some((item) => item.webkitGetAsEntry()?.isDirectory)) return field ? undefined : event.preventDefault();
     const elsewhere = !field || (field.id === "photo" && noPhoto(files));
     if (!elsewhere && pictures(files)) return;

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.loras import Lora
@@ -19,6 +20,7 @@ from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
+from diffusers_helper.gradio.keys import key_photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.model_files.lora_library import LoraLibrary, named
 
@@ -53,25 +55,26 @@ class RecipeHandlers:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = self._read(path)
         except FramePackError as error:
-            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(2 + len(SETTINGS)))]
+            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(3 + len(SETTINGS)))]
         return self.fill(recipe, path, request)
 
     def fill(self, recipe: Recipe, path: Path, request: gr.Request | None = None) -> list[Any]:
-        """Return a message, then photo, settings and end photo as the file has them; what it does not tell stays."""
+        """Return a message, then photo, settings, end and key photos as the file has them; the rest stays."""
         photo, missing = self._photo(recipe, path, request)
         end_photo, no_end = self._end_photo(recipe, request)
+        keys, no_keys = self._keys(recipe, request)
         settings = recipe.settings
         if "mp4_crf" in settings:
             settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
         if settings.get("resolution", 0) is None:
             del settings["resolution"]
-        notes = [text for text in (missing, no_end) if text]
+        notes = [text for text in (missing, no_end, no_keys) if text]
         if "loras" in settings or recipe.names is not None:  # files of this program without any were made without
             settings["loras"], lora_notes = self._loras_here(settings.get("loras", ()))
             notes += lora_notes
         controls = [control_value(name, settings[name]) if name in settings else gr.skip() for name in SETTINGS]
         cleared = None if settings.get("start") == "colour" else gr.skip()
-        return [self._told(recipe, notes), file_value(photo) if photo else cleared, *controls, end_photo]
+        return [self._told(recipe, notes), file_value(photo) if photo else cleared, *controls, end_photo, keys]
 
     def _loras_here(self, loras: Iterable[Lora]) -> tuple[list[Lora], list[str]]:
         """Return LoRA files by the names that they have here, and sentences on those that are missing or others."""
@@ -120,6 +123,24 @@ class RecipeHandlers:
         except FramePackError as error:
             return None, str(error)
         return None, Message("The end photo is not in this file: add it, or restore from the video.")
+
+    @staticmethod
+    def _keys(recipe: Recipe, request: gr.Request | None) -> tuple[Any, str]:
+        """Return what the key photos' control gets and, where that lacks some, why."""
+        if recipe.names is None:
+            return gr.skip(), ""
+        found, missing = [], ""
+        for number, seconds in enumerate(recipe.settings.get("key_seconds", ()), 1):
+            try:
+                if photo := stored_picture(recipe.more.get(key_name(number), b""), owner_of(request)):
+                    found.append(key_photo(seconds, str(photo), photo.name))
+                else:
+                    missing = Message(
+                        "Not all key pictures are in this file: add them again, or restore from the video."
+                    )
+            except FramePackError as error:
+                return found, str(error)
+        return found, missing
 
     def _told(self, recipe: Recipe, missing: list[str]) -> str:
         texts: list[str] = [Message("The settings are restored."), *recipe.notes, *missing]

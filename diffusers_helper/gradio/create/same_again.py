@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.inputs import content_of
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
 
@@ -53,4 +53,10 @@ class LastAsked:
 
 
 def _content(images: Iterable[object]) -> tuple[str, ...]:
-    return tuple(content_of(image) for image in images)
+    return tuple(map(_content_of, images))
+
+
+def _content_of(value: object) -> str:
+    """Return what stands for the content of the upload in a control, whatever its name is; empty for none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return Path(path).parent.name if isinstance(path, str) else ""

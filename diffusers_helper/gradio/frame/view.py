@@ -26,6 +26,8 @@ KEYS = (
     ("Alt+P", Message("To the words of the video")),
     ("Alt+V", Message("Play or pause the video")),
     ("Alt+Q", Message("To the queue")),
+    ("Alt+T", Message("Open or close the timeline")),
+    ("Alt+← →", Message("In the timeline: exchange a section with the one beside it")),
     ("← → ↑ ↓", Message("Move what has the focus: sliders, the frame over the photo, lists")),
     ("Alt+↑ ↓", Message("In the queue: move the video up or down")),
     ("Del", Message("In the queue and the history: remove the video")),

@@ -102,7 +102,7 @@ class VideoActions:
         """Do what an event of the grid says.
 
         Return the page of the history, which video the stage shows, the form's message, photo,
-        settings and end photo, and which tab is to be seen. What stays as it is is left out.
+        settings, end and key photos, and which tab is to be seen. What stays as it is is left out.
         """
         told = told_by(event)
         viewer = viewer_of(client_id, request)
@@ -119,8 +119,8 @@ class VideoActions:
     ) -> list[Any]:
         """Do what a button of the stage says.
 
-        Return what went wrong, the file to save, which video the stage shows, the form's message, photo, settings and
-        end photo. What stays as it is is left out.
+        Return what went wrong, the file to save, which video the stage shows, the form's message, photo, settings, end
+        and key photos. What stays as it is is left out.
         """
         told = told_by(event)
         done = self._done(Asked(viewer_of(client_id, request), str(told.get("id")), told, client_id, seconds, request))
@@ -146,7 +146,7 @@ class VideoActions:
         with self._means.videos.turn():
             last_frame(self._video(what)).save(file, format="PNG")
         photo = stored_picture(file.getvalue(), owner_of(what.request))
-        return {"form": ["", file_value(photo), *([_SKIPPED] * (1 + len(SETTINGS)))]}
+        return {"form": ["", file_value(photo), *([_SKIPPED] * (2 + len(SETTINGS)))]}
 
     def _new_take(self, what: Asked) -> dict[str, Any]:
         inputs = another_take(self._means.history, what.viewer, what.job_id)
@@ -196,7 +196,7 @@ class VideoActions:
 
 def _brought(done: Mapping[str, Any]) -> list[Any]:
     """Return which video the stage shows, then the form, as far as an action brings them."""
-    return [done.get("shown", _SKIPPED), *done.get("form", [_SKIPPED] * (3 + len(SETTINGS)))]
+    return [done.get("shown", _SKIPPED), *done.get("form", [_SKIPPED] * (4 + len(SETTINGS)))]
 
 
 def exported(source: Path, form: str, owner: str) -> Path:

@@ -26,7 +26,7 @@ class HistoryTargets:
         client_id: whose tab it is.
         shown: which video the stage shows.
         seconds: the form's length.
-        form: its message, photo, settings and end photo, in this order.
+        form: its message, photo, settings, end and key photos, in this order.
         tabs: "create" is the one with form and stage.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffusers_helper.core.directing import key_name
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Message
@@ -24,6 +25,7 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     stored_picture,
 )
+from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photo
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
@@ -58,21 +60,26 @@ class JobForm:
         Raises SettingsError for one with pictures or videos that they have no place for, and OutputError if its
         pictures cannot be put among uploads.
         """
-        if inputs.videos or not set(inputs.pictures) <= set(PICTURES.values()):
+        times = {key_name(number): seconds for number, seconds in enumerate(inputs.request.key_seconds, 1)}
+        if inputs.videos or not set(inputs.pictures) <= {*PICTURES.values(), *times}:
             raise SettingsError(_ELSEWHERE)
         owner = owner_of(request)
+        keys = {name: _upload(inputs.pictures[name], owner) for name in times}
         pictures = {name: _upload(inputs.pictures.get(use), owner) for name, use in PICTURES.items()}
         settings = {name: control_value(name, getattr(inputs.request, name)) for name in SETTINGS}
         settings["resolution"] = inputs.request.resolution or shown_resolution(self._model.defaults)
+        settings[KEY_PHOTOS] = [
+            key_photo(times[name], file["path"], file["orig_name"]) for name, file in keys.items() if file
+        ]
         return [{**settings, **pictures}.get(name, gr.skip()) for name in self._names]
 
     def read(self, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
         """Return the job that the controls stand for. Raises what `read_request` and `read_inputs` do."""
-        settings = {name: value for name, value in values.items() if name not in PICTURES}
+        settings, keys = {name: value for name, value in values.items() if name not in PICTURES}, values.get(KEY_PHOTOS)
         wanted = read_request(settings, self._model.loras)
-        inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request)
+        inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request, keys)
         names = {use: _name_of(values.get(name)) for name, use in PICTURES.items()}
-        pictures = {use: replace(photo, name=names[use] or photo.name) for use, photo in inputs.pictures.items()}
+        pictures = {use: replace(photo, name=names.get(use) or photo.name) for use, photo in inputs.pictures.items()}
         return replace(inputs, pictures=pictures)
 
 

@@ -18,10 +18,12 @@ from diffusers_helper.gradio.inputs import (
     begins_without,
     file_value,
     read_end_photo,
+    read_keys,
     read_photo,
     read_request,
     uploaded_file,
 )
+from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
 from diffusers_helper.gradio.queue.exchange import QueueExchange
@@ -103,6 +105,7 @@ class ManyHandlers:
         whose, reader = whose_of(client_id, request), self._backend.photos
         require_client_id(whose.client_id)
         how = read_many({name: settings.pop(name, None) for name in MANY})
+        keys = settings.get(KEY_PHOTOS)
         wanted = read_request(settings, self._model.loras)
         files = photos if isinstance(photos, list) and photos else [image]
         if files == [None]:
@@ -114,7 +117,7 @@ class ManyHandlers:
             wanted,
             [partial(read_photo, file, reader, request) for file in files],
             how,
-            pictures=read_end_photo(end, reader, request),
+            pictures=read_end_photo(end, reader, request) | read_keys(wanted, keys, reader, request),
             wildcards=self._model.wildcards.lines,
             owner=owner_of(request),
             client_id=whose.client_id,

@@ -30,6 +30,7 @@ from diffusers_helper.gradio.inputs import (
     read_request,
     uploaded_file,
 )
+from diffusers_helper.gradio.keys import KEY_PHOTOS, kept_keys, key_photos
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
@@ -67,14 +68,15 @@ class PageHandlers:
         self._library = library
 
     def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
-        """On load: return the client id, photo, settings and end photo of the draft, then everything `tick` returns."""
+        """On load: return the client id, photo, settings, end and key photos of the draft, then what `tick` does."""
         client_id = client_id if is_client_id(client_id) else new_client_id()
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
         controls = [settings.get(name, gr.skip()) for name in SETTINGS]
         files = [uploaded_file(draft.get(name), user_of(request)) for name in ("photo", "end_photo")]
         photo, end_photo = (file_value(file) if file else gr.skip() for file in files)
-        return [client_id, photo, *controls, end_photo, *self.tick(client_id, "", request)]
+        keys = kept_keys(draft.get(KEY_PHOTOS), lambda path: uploaded_file(path, user_of(request)) is not None)
+        return [client_id, photo, *controls, end_photo, keys or gr.skip(), *self.tick(client_id, "", request)]
 
     def tick(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
@@ -107,13 +109,13 @@ class PageHandlers:
 
         `values` are the settings, and what is `shown`. A `click` among them starts one job, however often it is told.
         """
-        shown, click = values.pop("shown", ""), values.pop("click", "")
+        shown, click, keys = values.pop("shown", ""), values.pop("click", ""), values.get(KEY_PHOTOS)
         try:
             wanted = read_request(values, self._library)
-            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
+            inputs = read_inputs(wanted, image, end_photo, self._photos, request, keys)
             owner = owner_of(request)
             whose = client_id_of(client_id, request)
-            pictures = (image, end_photo)
+            pictures = (image, end_photo, *key_photos(keys))
             if self._asked.again(str(whose), pictures, inputs.request, self._client_jobs.all(whose)):
                 return [hint_view.same_again(self._t), *self.tick(client_id, seen, request)]
 
