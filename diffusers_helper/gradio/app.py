@@ -40,6 +40,9 @@ from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.gradio.history.layout import HistoryPanel, lay_out_history
 from diffusers_helper.gradio.inputs import CALL, SETTINGS
 from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.presets.api import PresetApi, connect_presets_api
+from diffusers_helper.gradio.presets.connect import connect_presets
+from diffusers_helper.gradio.presets.handlers import PresetHandlers
 from diffusers_helper.gradio.queue.connect import add_queue
 from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, lay_out_queue
 from diffusers_helper.gradio.settings.computer import lay_out_computer
@@ -158,6 +161,9 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     connect_create(create, [app.load, regions.stage.details.change])
     reloaded = connect_stage(app, stage, inputs)
     reloaded.then(**create.show_loras)
+    for event in connect_presets(panel.presets, PresetHandlers(model, recipes, t), browser.client_id, inputs, reloaded):
+        create.filled(event)
+    connect_presets_api(PresetApi(model), **RAW, concurrency_limit=None)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
     starts = NoPhotoHandlers(variant, manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)

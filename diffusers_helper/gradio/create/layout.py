@@ -19,6 +19,7 @@ from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.fields import slider
+from diffusers_helper.gradio.presets.layout import PresetPanel, lay_out_presets
 
 _FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
 """The event of the size's hint: page.js says which point of the photo stays in sight."""
@@ -74,6 +75,7 @@ class Buttons:
 class CreatePanel:
     """The column's parts; `inputs` are the values of a request by their names, as far as they are set here."""
 
+    presets: PresetPanel
     form: Form
     no_photo: NoPhoto
     given: VideoPanel
@@ -89,9 +91,10 @@ class CreatePanel:
 def lay_out_create(model: ModelCard, t: Language) -> CreatePanel:
     """Make the column's parts inside the current one."""
     dropped = lay_out_dropped(t)
+    presets = lay_out_presets(t)
     form = _lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
     no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
-    return CreatePanel(form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
+    return CreatePanel(presets, form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
 
 
 def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str]) -> Form:
