@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -34,6 +34,8 @@ from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.model_files.lora_library import LoraLibrary
+from diffusers_helper.presets.along import come_along
+from diffusers_helper.presets.store import PresetFolders
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -235,6 +237,7 @@ def serve_page(
         patch.setenv("GRADIO_TEMP_DIR", str(uploads or folder / "uploads"))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # its statistics use what pandas 3 warns of
         model = ModelCard(request, models_note, estimate=estimate, loras=LoraLibrary([loras] if loras else []))
+        model = replace(model, presets=PresetFolders(folder / "presets", come_along(request)))
         status = ProgramStatus(SystemMonitor(outputs))
         history = History(store, manager) if store is not None else None
         pages = in_a_loop(build_pages, languages, model, manager, outputs, status, history)

@@ -27,6 +27,7 @@ LAYERS = [  # from the ground up: a folder imports from itself and from those be
     "generation",
     "jobs",
     "history",
+    "presets",
     "service",
     "gradio",
     "app",

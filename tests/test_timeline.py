@@ -12,7 +12,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.scores import BEFORE
-from diffusers_helper.core.variants import F1, ORIGINAL
+from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
 from diffusers_helper.gradio.create.hints import HintHandlers
@@ -273,17 +273,17 @@ def test_hints_and_other_starts_know_the_key_pictures(fake, upload):
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     form = GOOD | {"seconds": 3.6, KEY_PHOTOS: [key_photo(2.4, **upload())]}
     asked = []
-    hints = HintHandlers(ORIGINAL, estimate=lambda request, pictures: asked.append((request.key_seconds, [*pictures])))
+    hints = HintHandlers(estimate=lambda request, pictures: asked.append((request.key_seconds, [*pictures])))
     assert hints.review("something is wrong", photo, end_photo=photo, **form)[0] == ""
     assert asked == [((2.4,), ["start", "key_1", "end"])]
-    left, _ = ManyPhotos(ORIGINAL, manager).queue(new_client_id(), [photo], **form)
+    left, _ = ManyPhotos(manager).queue(new_client_id(), [photo], **form)
     assert left == []
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"
     assert sorted(run.jobs[0].inputs.pictures) == ["key_1", "start"]
 
 
 def test_a_draft_keeps_the_pictures_that_are_still_here(fake, upload):
-    page = PageHandlers(ORIGINAL, fake[1], ClientJobs(fake[1]))
+    page = PageHandlers(fake[1], ClientJobs(fake[1]))
     keys = [key_photo(1.2, **upload()), key_photo(2.4, "/gone.png", "gone.png")]
     restored = page.restore(None, {"photo": None, KEY_PHOTOS: keys})
     assert keys[:1] in restored
@@ -356,7 +356,7 @@ def test_what_is_made_anew_follows_what_its_sections_did(seed):
 def test_a_finished_video_is_made_anew_from_a_section_on(fake, uploads, upload):
     _, manager = fake
     jobs, ann, bob = ClientJobs(manager), new_client_id(), new_client_id()
-    page = PageHandlers(ORIGINAL, manager, jobs)
+    page = PageHandlers(manager, jobs)
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     assert finished(jobs, ann, "") is None
     page.start(ann, "", photo, **GOOD | {"seconds": 4.8})
@@ -383,7 +383,7 @@ def test_a_finished_video_is_made_anew_from_a_section_on(fake, uploads, upload):
 def test_only_a_whole_video_of_pictures_is_made_anew(fake, uploads, upload):
     run, manager = fake
     jobs, ann = ClientJobs(manager), new_client_id()
-    page = PageHandlers(ORIGINAL, manager, jobs)
+    page = PageHandlers(manager, jobs)
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     page.start(ann, "", photo, **GOOD | {"seconds": 1})
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"

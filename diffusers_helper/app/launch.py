@@ -110,6 +110,8 @@ def _run(
             from diffusers_helper.gradio.door.server import JOB_SECONDS, Site, serve
             from diffusers_helper.history.library import History
             from diffusers_helper.media.wildcards import WildcardFolder
+            from diffusers_helper.presets.along import come_along
+            from diffusers_helper.presets.store import PresetFolders
             from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -133,6 +135,7 @@ def _run(
                 start_from=config.start_from or "",
                 loras=program.loras,
                 wildcards=WildcardFolder(config.folders.wildcards),
+                presets=PresetFolders(config.folders.presets, come_along(program.defaults)),
             ),
             manager,
             program.outputs,

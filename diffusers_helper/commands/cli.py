@@ -1,7 +1,7 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `doctor` and `password` are in modules of their
-own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
+The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `presets`, `doctor` and `password` are in
+modules of their own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from diffusers_helper.commands import batch, clips, doctor
 from diffusers_helper.commands import history as history_command
 from diffusers_helper.commands import loras as loras_command
 from diffusers_helper.commands import models as models_command
+from diffusers_helper.commands import presets as presets_command
 from diffusers_helper.commands import resume as resume_command
 from diffusers_helper.commands.terminal import (
     add_settings,
@@ -95,8 +96,11 @@ def _at(text: str) -> tuple[float, Path]:
 
 
 def _given(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings that were given, those of `--recipe` included, and the pictures: files, or bytes of PNGs."""
+    """Return the settings that were given, those of `--recipe` and `--preset` included, and the pictures: files, or
+    bytes of PNGs."""
     given = {name: value for name, value in given_settings(parsed).items() if value is not None}
+    if parsed.preset is not None:
+        given = presets_command.preset_settings(parsed.config, parsed.preset) | given
     photo = _photo(parsed, given)
     pictures: dict[str, Any] = ({} if photo is None else {START: photo}) | _other_pictures(parsed)
     if parsed.at:
@@ -170,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="settings from a video, picture or JSON made before; what is given wins; MP4 and PNG bring the photo, too",
     )
+    make.add_argument(
+        "--preset", metavar="NAME", help="settings of a preset (./framepack presets list); what is given wins"
+    )
     make.add_argument("--end-photo", metavar="FILE", type=Path, help="the picture that the video ends with")
     make.add_argument(
         "--at",
@@ -191,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     models_command.add_parser(commands)
     loras_command.add_parser(commands)
     history_command.add_parser(commands)
+    presets_command.add_parser(commands)
     doctor.add_parser(commands)
     accounts.add_parser(commands)
     return parser

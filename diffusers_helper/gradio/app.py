@@ -41,6 +41,9 @@ from diffusers_helper.gradio.history.layout import HistoryPanel, lay_out_history
 from diffusers_helper.gradio.inputs import CALL, SETTINGS
 from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.presets.api import PresetApi, connect_presets_api
+from diffusers_helper.gradio.presets.connect import connect_presets
+from diffusers_helper.gradio.presets.handlers import PresetHandlers
 from diffusers_helper.gradio.queue.connect import add_queue
 from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
 from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, lay_out_queue
@@ -170,6 +173,7 @@ def _connect_scripts(regions: _Regions, model: ModelCard, backend: Backend, edit
     inputs = {name: regions.inputs[name] for name in CALL}
     connect_api(ApiHandlers(manager, photos, model.loras), edits, inputs)
     connect_queue_api(QueueApi(manager, photos, model), inputs)
+    connect_presets_api(PresetApi(model), **RAW, concurrency_limit=None)
     if backend.history is not None:
         connect_history_api(HistoryApi(backend.history), **RAW, concurrency_limit=None)
 
@@ -198,6 +202,9 @@ def _connect_page(
     changes = [browser.shown.change, regions.stage.details.change]
     create.filled(connect_timeline(regions.timeline, over_time, show_timeline, inputs, changes))
     connect_redo(regions.timeline, RedoHandlers(stage, model, backend, t), inputs)
+    saved = PresetHandlers(model, recipes, t)
+    for event in connect_presets(panel.presets, saved, browser.client_id, inputs, reloaded):
+        create.filled(event)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
     starts = NoPhotoHandlers(manager, backend.client_jobs, t)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)

@@ -14,6 +14,7 @@ from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.wildcards import WildcardFolder
 from diffusers_helper.model_files.lora_library import LoraLibrary
+from diffusers_helper.presets.store import PresetFolders
 from diffusers_helper.service.preload import Preload
 from diffusers_helper.service.system_monitor import SystemMonitor
 
@@ -33,6 +34,7 @@ class ModelCard:
         estimate: tells how long a video takes here, made from pictures of these names; None where nobody knows.
         start_from: the text-to-image model that makes first pictures; empty for none.
         wildcards: the files that a prompt may name, as `__animal__`.
+        presets: settings under names; those that come along fit this model.
         loras: the LoRA files that may be chosen; everybody who sees the page sees their names.
     """
 
@@ -43,6 +45,7 @@ class ModelCard:
     start_from: str = ""
     loras: LoraLibrary = field(default_factory=lambda: LoraLibrary(()))
     wildcards: WildcardFolder = field(default_factory=lambda: WildcardFolder(None))
+    presets: PresetFolders = field(default_factory=lambda: PresetFolders(None))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.files import display_name, open_regular
+from diffusers_helper.core.known_settings import MOST_NAMED, known_settings
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import MAX_KEYS, GenerationRequest
@@ -40,8 +41,6 @@ VERSION = 1
 MAX_CHARACTERS = 200_000
 """Longer texts are refused: two prompts of the greatest length need a third of it."""
 _MARK, _NAMES, _VIDEOS = "framepack_recipe", "framepack_pictures", "framepack_videos"
-_NAMED = 30
-"""How many unknown settings are named."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -172,7 +171,7 @@ def _notes_on_videos(found: dict[str, Any]) -> list[Message]:
         return []
     found.pop("replaced", None)
     found[_NAMES] = None  # there is no start picture
-    names = ", ".join(dict.fromkeys(display_name(str(name)) for name in list(videos.values())[:_NAMED]))
+    names = ", ".join(dict.fromkeys(display_name(str(name)) for name in list(videos.values())[:MOST_NAMED]))
     return [Message("This video was made from others, which are not in the file: {names}.", names=names)]
 
 
@@ -197,16 +196,5 @@ def _recipe(found: dict[str, Any], picture: bool, adoption: list[Message]) -> Re
     version = found.pop(_MARK, VERSION)
     if version != VERSION:
         notes.append(Message("The settings are from another version of FramePack; some may be missing."))
-    unknown = sorted(found.keys() - GenerationRequest.model_fields.keys())
-    if unknown:
-        names = ", ".join(display_name(name) for name in unknown[:_NAMED])
-        notes.append(Message("These settings are not known here and were left out: {names}.", names=names))
-    settings = {}
-    for name in found.keys() & GenerationRequest.model_fields.keys():
-        try:
-            request = GenerationRequest.from_field(name, found[name])
-        except SettingsError as error:
-            notes.append(Message("One setting does not fit and was left out. {fault}", fault=error.args[0]))
-        else:
-            settings[name] = getattr(request, name)
-    return Recipe(settings, picture, tuple(notes))
+    settings, left_out = known_settings(found)
+    return Recipe(settings, picture, (*notes, *left_out))

@@ -35,6 +35,7 @@ class Folders:
         models_lock: the file with the commits of the models' repositories.
         loras: where LoRA files are looked for, the first before the next.
         wildcards: text files whose lines a prompt may take, by their names.
+        presets: settings that users keep under names.
     """
 
     data: Path
@@ -46,6 +47,7 @@ class Folders:
     models_lock: Path
     loras: tuple[Path, ...]
     wildcards: Path
+    presets: Path
 
     @classmethod
     def chosen(
@@ -87,6 +89,7 @@ class Folders:
             models_lock=place("models.lock", read_only=True),
             loras=tuple(folder.resolve() for folder in loras) or (place("loras", read_only=True),),
             wildcards=place("wildcards", read_only=True),
+            presets=place("presets"),
         )
 
 

@@ -20,6 +20,7 @@ from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.create.variant import lay_out_variant
 from diffusers_helper.gradio.fields import slider
+from diffusers_helper.gradio.presets.layout import PresetPanel, lay_out_presets
 from diffusers_helper.gradio.timeline.toggle import lay_out_over_time
 
 _FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
@@ -77,6 +78,7 @@ class Buttons:
 class CreatePanel:
     """The column's parts; `inputs` are the values of a request by their names, as far as they are set here."""
 
+    presets: PresetPanel
     form: Form
     no_photo: NoPhoto
     given: VideoPanel
@@ -92,9 +94,10 @@ class CreatePanel:
 def lay_out_create(model: ModelCard, t: Language) -> CreatePanel:
     """Make the column's parts inside the current one."""
     dropped = lay_out_dropped(t)
+    presets = lay_out_presets(t)
     form = _lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
     no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
-    return CreatePanel(form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
+    return CreatePanel(presets, form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
 
 
 def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str]) -> Form:

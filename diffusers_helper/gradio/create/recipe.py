@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,23 @@ class RecipeHandlers:
         photo, missing = self._photo(recipe, path, request)
         end_photo, no_end = self._end_photo(recipe, request)
         keys, no_keys = self._keys(recipe, request)
-        settings = recipe.settings
-        if "mp4_crf" in settings:
-            settings["mp4_crf"] = min(max(settings["mp4_crf"], BEST_CRF), WORST_CRF)
-        if settings.get("resolution", 0) is None:
-            del settings["resolution"]
-        notes = [text for text in (missing, no_end, no_keys) if text]
-        if "loras" in settings or recipe.names is not None:  # files of this program without any were made without
-            settings["loras"], lora_notes = self._loras_here(settings.get("loras", ()))
-            notes += lora_notes
-        controls = [control_value(name, settings[name]) if name in settings else gr.skip() for name in SETTINGS]
+        known = "loras" in recipe.settings or recipe.names is not None  # our files without any were made without
+        settings = {"loras": (), **recipe.settings} if known else recipe.settings
+        controls, lora_notes = self.controls(settings)
+        notes = [text for text in (missing, no_end, no_keys) if text] + lora_notes
         cleared = None if settings.get("start") == "colour" else gr.skip()
         return [self._told(recipe, notes), file_value(photo) if photo else cleared, *controls, end_photo, keys]
+
+    def controls(self, settings: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+        """Return the values of the controls of `SETTINGS`, and sentences on LoRA files; what is not told stays."""
+        values, notes = dict(settings), list[str]()
+        if "mp4_crf" in values:
+            values["mp4_crf"] = min(max(values["mp4_crf"], BEST_CRF), WORST_CRF)
+        if values.get("resolution", 0) is None:
+            del values["resolution"]
+        if "loras" in values:
+            values["loras"], notes = self._loras_here(values["loras"])
+        return [control_value(name, values[name]) if name in values else gr.skip() for name in SETTINGS], notes
 
     def _loras_here(self, loras: Iterable[Lora]) -> tuple[list[Lora], list[str]]:
         """Return LoRA files by the names that they have here, and sentences on those that are missing or others."""
