@@ -18,7 +18,8 @@ from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.hints import HintHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, kept_settings, uploaded_file
+from diffusers_helper.gradio.faults import kept_settings
+from diffusers_helper.gradio.inputs import SETTINGS, uploaded_file
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits

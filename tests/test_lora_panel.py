@@ -15,7 +15,8 @@ from diffusers_helper.core.messages import language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.create.loras import LoraHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, control_value, kept_settings, read_request
+from diffusers_helper.gradio.faults import kept_settings
+from diffusers_helper.gradio.inputs import SETTINGS, control_value, read_request
 from diffusers_helper.media.decoding import PhotosBusyError
 from diffusers_helper.media.recipe import recipe_of
 from diffusers_helper.model_files.lora_library import LoraLibrary

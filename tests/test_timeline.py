@@ -12,7 +12,6 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.scores import BEFORE
-from diffusers_helper.core.variants import F1
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
 from diffusers_helper.gradio.create.hints import HintHandlers
@@ -248,7 +247,7 @@ def test_key_pictures_are_in_the_order_of_time_and_those_after_the_end_are_left_
 
 def test_start_makes_a_request_with_exactly_these_pictures(fake, upload):
     run, manager = fake
-    page, ann = PageHandlers(F1, manager, ClientJobs(manager)), new_client_id()
+    page, ann = PageHandlers(manager, ClientJobs(manager)), new_client_id()
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     keys = [key_photo(2.4, **upload("b.png", "2")), key_photo(1.2, **upload("a.png", "1")), key_photo(60, **upload())]
     form = GOOD | {"seconds": 3.6, KEY_PHOTOS: keys}

@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from diffusers_helper.core.directing import key_name
-from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
+from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
@@ -69,7 +69,6 @@ _TEXTS = (*SIDES, "frame_seed")
 """Numbers that may be none, and so are texts in their controls."""
 FRAME_SETTINGS = ("frame_time", "frame_slots")
 """Fields of a request for a single picture, which come after all others in a script's call."""
-PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -217,35 +216,3 @@ def with_known_loras(request: GenerationRequest, library: LoraLibrary | None) ->
     files = (library or LoraLibrary(())).find([lora.name for lora in request.loras])
     loras = [lora.model_copy(update={"name": file.name}) for lora, file in zip(request.loras, files, strict=True)]
     return request.model_copy(update={"loras": tuple(loras)})
-
-
-def lora_fault(loras: object, library: LoraLibrary | None) -> str:
-    """Return what is wrong with the LoRA files of a request; empty if nothing is."""
-    try:
-        read_request({"loras": loras}, library)
-    except FramePackError as error:
-        return str(error)
-    return ""
-
-
-def setting_fault(name: str, value: object) -> str:
-    """Return what is wrong with one setting, without its name; empty if nothing is."""
-    try:
-        GenerationRequest.from_field(name, value)
-    except SettingsError as error:
-        return str(error).removeprefix(f"{name}: ")
-    return ""
-
-
-def setting_faults(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with each setting, and with a side that lacks the other one; empty for what is not."""
-    faults = {name: setting_fault(name, value) for name, value in settings.items()}
-    missing = [side for side in SIDES if settings.get(side) in (None, "")]
-    if len(missing) == 1:
-        faults[missing[0]] = PAIR_FAULT
-    return faults
-
-
-def kept_settings(draft: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings of a remembered draft that are still valid."""
-    return {name: draft[name] for name in SETTINGS if name in draft and not setting_fault(name, draft[name])}

@@ -8,16 +8,15 @@ import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
+from diffusers_helper.gradio.faults import lora_fault, setting_faults
 from diffusers_helper.gradio.inputs import (
     CALL,
     FRAME_SETTINGS,
     begins_without,
     file_value,
-    lora_fault,
     read_inputs,
     read_photo,
     read_request,
-    setting_faults,
 )
 from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot

@@ -18,7 +18,8 @@ import gradio as gr
 from diffusers_helper.core.errors import ClipError, FramePackError, SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import SETTINGS, lora_fault, read_request, setting_faults, uploaded_file
+from diffusers_helper.gradio.faults import lora_fault, setting_faults
+from diffusers_helper.gradio.inputs import SETTINGS, read_request, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.clip import Clip, open_clip
 from diffusers_helper.media.edits import connected, extended, inserted, looped, redone

@@ -15,7 +15,8 @@ from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.create import hint_view
-from diffusers_helper.gradio.inputs import photo_size, read_inputs, read_request, setting_fault
+from diffusers_helper.gradio.faults import setting_fault
+from diffusers_helper.gradio.inputs import photo_size, read_inputs, read_request
 from diffusers_helper.gradio.keys import KEY_PHOTOS, with_key_seconds
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.decoding import PhotoReader

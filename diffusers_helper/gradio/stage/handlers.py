@@ -21,15 +21,9 @@ from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_cl
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.same_again import LastAsked
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
+from diffusers_helper.gradio.faults import kept_settings
 from diffusers_helper.gradio.history.handlers import viewer_of
-from diffusers_helper.gradio.inputs import (
-    SETTINGS,
-    file_value,
-    kept_settings,
-    read_inputs,
-    read_request,
-    uploaded_file,
-)
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_inputs, read_request, uploaded_file
 from diffusers_helper.gradio.keys import KEY_PHOTOS, kept_keys, key_photos
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.history.query import Viewer
