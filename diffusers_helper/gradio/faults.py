@@ -1,4 +1,4 @@
-"""What is wrong with settings, one by one: a form tells it beside each, a script in one answer, a draft leaves it out."""
+"""What is wrong with settings, one by one: a form says it beside each, a script's answer has all, a draft leaves it out."""
 
 from __future__ import annotations
 
