@@ -1,4 +1,4 @@
-"""What is wrong with settings, one by one: a form says it beside each, a script's answer has all, a draft leaves it out."""
+"""What is wrong with settings, one by one: for a field of the form, a script's answer and a draft."""
 
 from __future__ import annotations
 
