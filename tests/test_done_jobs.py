@@ -116,15 +116,11 @@ def test_what_was_asked_for_last_is_the_newest_again(live):
     assert listed(third, ANN) == [later, stopped]
 
 
-def test_jobs_of_other_variants_and_of_the_command_line_are_kept_and_not_listed(live):
+def test_jobs_of_the_command_line_are_kept_and_not_listed(live):
     first = live()
     make(first)
     make(first, client_id=ANN)
-    folder = first.killed()
-    other = live(folder, variant="f1")
-    other.manager.start()
-    assert other.manager.jobs() == []
-    again = live(other.killed())
+    again = live(first.killed())
     again.manager.start()
     assert len(again.manager.jobs()) == 1
     assert len(os.listdir(again.outputs / "jobs" / "done")) == 2

@@ -88,30 +88,11 @@ def test_a_damaged_file_ends_nothing(data, capsys):
     assert "Six gigabytes" in said.out
 
 
-class OpenedError(Exception):
-    """The program would be opened now."""
-
-
 def generate(*argv):
     """The settings with which `generate` would open the program."""
-    asked = []
-
-    def program(config, variant):
-        raise OpenedError
-
-    real = cli.GenerationRequest.from_fields
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.GenerationRequest, "from_fields", lambda fields: asked.append(dict(fields)) or real(fields))
-        with pytest.raises(OpenedError):
-            cli.generate(parsed(program, *argv))
-    return asked[-1]
-
-
-def parsed(program, *argv):
     found = cli._parser().parse_args(["generate", *map(str, argv)])
-    found.program = program
     found.config = options.config_of(found)
-    return found
+    return cli._given(found)[0]
 
 
 def test_generate_takes_the_settings_of_a_preset_and_what_is_given_wins():

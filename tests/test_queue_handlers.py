@@ -14,7 +14,6 @@ from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.decoding import PhotoReader
-from diffusers_helper.media.edits import extended
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 from tests.odd_videos import video
@@ -98,28 +97,54 @@ def test_texts_are_escaped(life, handlers):
         assert "<script>" not in str(part)
 
 
-def test_a_job_with_given_videos_is_not_edited_in_a_form_that_would_lose_them(life, handlers, tmp_path):
-    inputs = extended(GenerationRequest(seconds=1), open_clip(video(tmp_path / "a.mp4", 9)))
+def edited(life, handlers, inputs, **changes):
+    """Queue a job and save it from the form as that shows it but for `changes`; what was told, and the job then."""
     job = life.manager.submit(inputs, client_id=ANN)
-    message, *_ = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
-    assert "no place for" in message
+    (
+        told,
+        *_,
+    ) = shown = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
+    values = dict(zip(NAMES, shown[-len(NAMES) :], strict=True)) | changes
+    message, *_ = handlers.save(ANN, "", SHOWN, **values)
+    return told, message, life.manager.waiting.inputs(Whose(ANN), job)
 
 
-def test_a_job_with_key_pictures_is_edited_with_them(life, handlers):
-    request = GenerationRequest(seconds=4.8, key_seconds=(1.2, 3.6))
-    job = life.manager.submit(JobInputs(request, dict.fromkeys(("start", "key_1", "key_2"), photo())), client_id=ANN)
-    message, *_, keys = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
-    assert (message, [one["seconds"] for one in keys]) == ("", [1.2, 3.6])
-    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
-    image = {"path": keys[0]["path"]}
-    again = form.read({"image": image, "seconds": 4.8, "key_photos": keys})
-    assert (again.request.key_seconds, sorted(again.pictures)) == ((1.2, 3.6), ["key_1", "key_2", "start"])
-    shorter = form.read({"image": image, "seconds": 3.6, "key_photos": keys})
-    assert (shorter.request.key_seconds, sorted(shorter.pictures)) == ((1.2,), ["key_1", "start"])
+def test_key_pictures_are_in_the_form_and_stay_where_the_rest_is_changed(life, handlers):
+    request = GenerationRequest(seconds=4, key_seconds=(1.2, 2.4), seed=7, frame_time=12)
+    pictures = {name: photo(colour) for name, colour in (("start", "red"), ("key_1", "green"), ("key_2", "blue"))}
+    changes = {"prompt": "new", "seconds": 6, "variant": "f1"}
+    told, message, now = edited(life, handlers, JobInputs(request, pictures), **changes)
+    assert (told, message) == ("", "")
+    assert now.request == request.model_copy(update={**changes, "resolution": 640})
+    assert colours(now.pictures) == colours(pictures)
+    _, message, now = edited(life, handlers, JobInputs(request, pictures), seconds=2.4)
+    assert (message, now.request.key_seconds, sorted(now.pictures)) == ("", (1.2,), ["key_1", "start"])
 
 
-def photo():
-    return Photo(Image.new("RGB", (80, 64)), "grey.png", ())
+@pytest.mark.parametrize("replaced", [None, (0.5, 1.7), (1.0, 1.0)])
+def test_given_videos_stay_where_the_rest_is_changed(life, handlers, tmp_path, replaced):
+    clip = open_clip(video(tmp_path / "clip.mp4", 90))
+    request = GenerationRequest(seconds=1.2, seed=7, anchor="first", replaced=replaced)
+    inputs = JobInputs.of_videos(request, {"around" if replaced else "before": clip})
+    changes = {"prompt": "new", "seconds": 5, "steps": 3}
+    told, message, now = edited(life, handlers, inputs, **changes)
+    assert ("Its given video has no place" in told, message) == (True, "")
+    if replaced == (0.5, 1.7):
+        del changes["seconds"]  # or the video would not stay as long as it is
+    assert now.request == request.model_copy(update={**changes, "resolution": 640})
+    assert {use: (given.name, given.seconds) for use, given in now.videos.items()} == dict.fromkeys(
+        inputs.videos, ("clip.mp4", 3.0)
+    )
+    _, message, now = edited(life, handlers, inputs, image={"path": "x"})
+    assert ("takes no photo" in message, now.pictures) == (True, {})
+
+
+def colours(pictures):
+    return {use: picture.image.getpixel((0, 0)) for use, picture in pictures.items()}
+
+
+def photo(colour="grey"):
+    return Photo(Image.new("RGB", (80, 64), colour), f"{colour}.png", ())
 
 
 def test_estimates_are_looked_up_once_for_a_kind_of_work():

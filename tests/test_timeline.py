@@ -250,7 +250,7 @@ def test_start_makes_a_request_with_exactly_these_pictures(fake, upload):
     page, ann = PageHandlers(manager, ClientJobs(manager)), new_client_id()
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     keys = [key_photo(2.4, **upload("b.png", "2")), key_photo(1.2, **upload("a.png", "1")), key_photo(60, **upload())]
-    form = GOOD | {"seconds": 3.6, KEY_PHOTOS: keys}
+    form = GOOD | {"variant": "f1", "seconds": 3.6, KEY_PHOTOS: keys}
     assert page.start(ann, "", photo, **form)[0] == ""
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"
     inputs = run.jobs[0].inputs

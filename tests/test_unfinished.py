@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.core.errors import (
+    LoraError,
     OutOfMemoryError,
     OutputError,
     QueueFullError,
@@ -172,6 +173,43 @@ def test_where_nothing_is_finished_nothing_is_kept(live, how):
         life.gate.set()
     assert not life.manager.wait(job, SECONDS).resumable
     assert life.store.records() == []
+
+
+@pytest.mark.parametrize("whose", [{"client_id": "ann"}, {"owner": "Ann"}])
+@pytest.mark.parametrize("fault", [OutOfMemoryError("Too little memory."), KeyError("secret")])
+def test_somebodys_job_that_failed_before_its_first_section_starts_again(live, whose, fault):
+    first = live(wait_before=0)
+    job = first.begin(**whose)
+    first.fault = fault
+    first.gate.set()
+    end = first.manager.wait(job, SECONDS)
+    assert (end.state, end.resumable, end.sections_kept) == ("failed", True, 0)
+    second = live(first.killed(), wait_before=3)
+    second.manager.start()
+    found = second.manager.snapshot(job)
+    assert (found.state, found.error, found.resumable) == ("failed", end.error, True), "in the words that were told"
+    assert "secret" not in found.error
+    second.manager.resume(job)
+    assert second.manager.wait(job, SECONDS).state == "done"
+    assert [section for _, section, _ in second.made] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("whose", "kept"), [({"client_id": "ann"}, ["failed"]), ({}, [])])
+def test_a_job_that_failed_before_it_ran_is_settled_too(live, whose, kept):
+    life = live()
+
+    def run(job):
+        raise LoraError("No such file.")
+        yield
+
+    manager = JobManager(run, unfinished=StoredJobs(life.store, lambda _: ""))
+    job = manager.submit(INPUTS, **whose)
+    assert manager.wait(job, SECONDS).error == "No such file."
+    assert manager.close(SECONDS)
+    assert life.store.locks.is_free(job)
+    assert [(record.state, record.error) for record in life.store.records()] == [
+        (state, "No such file.") for state in kept
+    ]
 
 
 def test_a_job_interrupted_before_its_first_section_starts_again(live):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import FramePackError, QueueFullError, SettingsError
-from diffusers_helper.core.events import Cancelled, Finished
+from diffusers_helper.core.events import Cancelled, Failed, Finished
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.board import UNKNOWN_JOB, Board
 from diffusers_helper.jobs.dispatch import Dispatcher
@@ -265,6 +265,11 @@ class JobManager:
 
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Give a job its last state, with what its files say about going on."""
+        if isinstance(outcome, Failed):
+            try:
+                self._kept.fail(job_id, outcome.message)
+            except (FramePackError, OSError) as error:
+                logger.warning("%s", error)
         resume = ResumeInfo() if isinstance(outcome, Finished) else self._about(job_id)
         self._dispatcher.finish(job_id, outcome, resume)
 

@@ -64,6 +64,9 @@ class KeptJobs:
     def stop(self, job_id: str) -> None:
         """Note that a job was stopped while it waited: what is finished of it stays."""
 
+    def fail(self, job_id: str, error: str) -> None:
+        """Note why a job failed, for its user to start it again. Raises OutputError."""
+
     def drop(self, job_id: str) -> None:
         """Remove a job; its video so far stays."""
 

@@ -84,8 +84,8 @@ class JobStore:
         """Hold a job while it runs, and give the folder of its checkpoint.
 
         A job that is new here, or was another one, is begun; `about` is more of its record. When it is done only its
-        record stays, unless its latents are kept; where it stops or fails all of it stays if a section is done. Raises
-        SettingsError if another process has it.
+        record stays, unless its latents are kept; where it stops or fails all of it stays if a section is done, and
+        where one of somebody's fails in any case. Raises SettingsError if another process has it.
         """
         if not self.locks.hold(job_id):
             raise SettingsError(Message("The video {name} is being made by another process.", name=job_id))
@@ -242,6 +242,18 @@ class JobStore:
         _remove(folder)
         self.locks.release(job_id)
 
+    def failed(self, job_id: str, told: str) -> None:
+        """Note that a job failed, wherever that was, in the words that its user was told; what is unknown stays so."""
+        if not self.locks.hold(job_id):
+            return
+        try:
+            self.record(job_id)
+            self._left(job_id, "failed", told)
+        except UnknownJobError as error:
+            logger.debug("%s", error)
+        finally:
+            self.locks.release(job_id)
+
     def sections(self, job_id: str) -> int:
         """Return how many sampled sections are kept from the first on, without a look at what is in them."""
         found = section_files(self.path(job_id))
@@ -267,8 +279,15 @@ class JobStore:
         """Keep a job that ended before it was done, if it has a section or is `wanted` without one."""
         if self.closing:
             return
-        keep = wanted or bool(section_files(self.path(job_id)))
+        keep = wanted or bool(section_files(self.path(job_id))) or (state == "failed" and self._is_shown(job_id))
         self._settle(job_id, keep=keep, state=state, error=error[:ERROR_CHARACTERS])
+
+    def _is_shown(self, job_id: str) -> bool:
+        """Tell whether somebody's page shows a job, or it is kept as a failed one already."""
+        with suppress(UnknownJobError):
+            record = self.record(job_id)
+            return bool(record.client_id or record.owner) or record.state == "failed"
+        return False
 
     def _done(self, job_id: str, *, keep: bool) -> None:
         """Note that the video is there, then remove what made it unless that is to `keep`; a video is no failure."""

@@ -93,6 +93,10 @@ class StoredJobs(KeptJobs):
         else:
             self._store.discard(job_id)
 
+    def fail(self, job_id: str, error: str) -> None:
+        """Note why a job failed. Raises OutputError."""
+        self._store.failed(job_id, error)
+
     def drop(self, job_id: str) -> None:
         """Remove a job, unless another process has it; its video so far stays."""
         self._store.discard(job_id)

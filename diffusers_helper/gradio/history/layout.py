@@ -78,7 +78,6 @@ def _labels(t: Language) -> dict[str, str]:
         "deleted": t("The video is in the trash."),
         "undo": t("Undo"),
         "restore": t("Bring back"),
-        "resume": t("Go on"),
         "more": t("More"),
         "download": t("Download"),
         "extend": t("Extend"),

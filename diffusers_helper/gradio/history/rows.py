@@ -54,7 +54,7 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
         "name": t("Open: {prompt}", prompt=prompt or day),
         "prompt": prompt,
         "facts": " · ".join(facts),
-        "note": t("{state}, can go on", state=note) if note and entry.resumable else note,
+        "note": t("{state}, can go on", state=note) if note and entry.resumable and entry.file else note,
         "error": t(entry.error)[:_SHOWN],
         "poster": poster_url(entry),
         "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
@@ -64,6 +64,7 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
         "starred": entry.starred,
         "stars": [{"number": number, "on": number <= entry.rating} for number in range(1, BEST + 1)],
         "resumable": entry.resumable and not entry.deleted,
+        "resume": t("Go on") if entry.file else t("Start again"),
         "deleted": entry.deleted > 0,
     }
 

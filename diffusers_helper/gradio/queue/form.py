@@ -1,4 +1,8 @@
-"""A job that waits in the page's form, and the form as a job: what "Edit" shows and "Save changes" takes."""
+"""A job that waits in the page's form, and the form as a job: what "Edit" shows and "Save changes" takes.
+
+What the form has no place for stays as it is: key pictures, given videos, and settings that only commands and scripts
+have.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,8 @@ from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
 
-_ELSEWHERE = Message("This one has videos or pictures that the form has no place for: remove it and add another one.")
+_NO_PHOTOS = Message("This one is made for a given video, so it takes no photo: take the photos out of the form.")
+_VIDEOS_STAY = Message("Its given video has no place in the form, and stays as it is.")
 PICTURES = {"image": START, "end_photo": END}
 """What the picture controls are for, by the names that handlers give them."""
 
@@ -55,14 +60,8 @@ class JobForm:
         return [gr.skip() for _ in self._names]
 
     def filled(self, inputs: JobInputs, request: gr.Request | None = None) -> list[Any]:
-        """Return what the controls show of a job.
-
-        Raises SettingsError for one with pictures or videos that they have no place for, and OutputError if its
-        pictures cannot be put among uploads.
-        """
+        """Return what the controls show of a job; raises OutputError if its pictures cannot be put among uploads."""
         times = {key_name(number): seconds for number, seconds in enumerate(inputs.request.key_seconds, 1)}
-        if inputs.videos or not set(inputs.pictures) <= {*PICTURES.values(), *times}:
-            raise SettingsError(_ELSEWHERE)
         owner = owner_of(request)
         keys = {name: _upload(inputs.pictures[name], owner) for name in times}
         pictures = {name: _upload(inputs.pictures.get(use), owner) for name, use in PICTURES.items()}
@@ -73,14 +72,40 @@ class JobForm:
         ]
         return [{**settings, **pictures}.get(name, gr.skip()) for name in self._names]
 
-    def read(self, values: Mapping[str, Any], request: gr.Request | None = None) -> JobInputs:
-        """Return the job that the controls stand for. Raises what `read_request` and `read_inputs` do."""
-        settings, keys = {name: value for name, value in values.items() if name not in PICTURES}, values.get(KEY_PHOTOS)
-        wanted = read_request(settings, self._model.loras)
-        inputs = read_inputs(wanted, values.get("image"), values.get("end_photo"), self._photos, request, keys)
-        names = {use: _name_of(values.get(name)) for name, use in PICTURES.items()}
-        pictures = {use: replace(photo, name=names.get(use) or photo.name) for use, photo in inputs.pictures.items()}
-        return replace(inputs, pictures=pictures)
+    def read(self, values: Mapping[str, Any], before: JobInputs, request: gr.Request | None = None) -> JobInputs:
+        """Return the job `before` as the controls have it now. Raises what `read_request` and `read_inputs` do.
+
+        Raises SettingsError, too, for what does not go with what stays.
+        """
+        settings = {name: value for name, value in values.items() if name not in PICTURES}
+        if _replaces(before):
+            del settings["seconds"]  # as long as what it replaces
+        wanted = read_request(before.request.model_dump() | settings, self._model.loras)
+        photos = {name: values.get(name) for name in PICTURES}
+        if before.videos:
+            if any(photo is not None for photo in photos.values()):
+                raise SettingsError(_NO_PHOTOS)
+            inputs = replace(before, request=wanted.model_copy(update={"start": "photo"}))
+        else:
+            inputs = read_inputs(
+                wanted, photos["image"], photos["end_photo"], self._photos, request, values.get(KEY_PHOTOS)
+            )
+            names = {use: _name_of(photos[name]) for name, use in PICTURES.items()}
+            named = {use: replace(photo, name=names.get(use) or photo.name) for use, photo in inputs.pictures.items()}
+            inputs = replace(inputs, pictures=named)
+        _ = inputs.direction  # raises what does not fit together
+        return inputs
+
+
+def what_stays(inputs: JobInputs) -> str:
+    """Say what of a job the form has no place for; empty if it has a place for all."""
+    return _VIDEOS_STAY if inputs.videos else ""
+
+
+def _replaces(inputs: JobInputs) -> bool:
+    """Tell whether seconds of a given video are made anew."""
+    replaced = inputs.request.replaced
+    return replaced is not None and replaced[0] != replaced[1]
 
 
 def _name_of(value: object) -> str:

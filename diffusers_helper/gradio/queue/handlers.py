@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from html import escape
 from typing import Any
 from zlib import crc32
 
@@ -16,8 +17,8 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.queue import view
-from diffusers_helper.gradio.queue.form import JobForm
-from diffusers_helper.gradio.view import fault
+from diffusers_helper.gradio.queue.form import JobForm, what_stays
+from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.queue_control import Whose
@@ -107,7 +108,10 @@ class QueueHandlers:
                 case "edit":
                     job_id = str(done.get("id"))
                     self._waiting.hold(whose, job_id)
-                    filled = self._form.filled(self._waiting.inputs(whose, job_id), request)
+                    inputs = self._waiting.inputs(whose, job_id)
+                    filled = self._form.filled(inputs, request)
+                    stays = self._t(what_stays(inputs))
+                    message = hint(escape(stays)) if stays else ""
                 case action:
                     self._do(whose, str(action), str(done.get("id")), _whole(done.get("place"), 1))
         except FramePackError as error:
@@ -126,7 +130,8 @@ class QueueHandlers:
         whose, message = whose_of(client_id, request), ""
         try:
             if (job := self._held(whose)) is not None:
-                self._waiting.edit(whose, job.id, self._form.read(values, request))
+                before = self._waiting.inputs(whose, job.id)
+                self._waiting.edit(whose, job.id, self._form.read(values, before, request))
         except FramePackError as error:
             message = fault(self._t(str(error)))
         return [message, *self.tick(client_id, seen, number, request)]

@@ -22,7 +22,6 @@ from diffusers_helper.gradio.inputs import (
     begins_without,
     file_value,
     read_end_photo,
-    read_inputs,
     read_photo,
     read_request,
     uploaded_file,
@@ -30,6 +29,7 @@ from diffusers_helper.gradio.inputs import (
 from diffusers_helper.gradio.listeners import RAW
 from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
 from diffusers_helper.gradio.queue.exchange import QueueExchange
+from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import Estimates, whose_of
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue_control import Whose
@@ -53,6 +53,7 @@ class QueueApi:
         self._photos = photos
         self._library = model.loras
         self._wildcards = model.wildcards
+        self._form = JobForm(model, (), photos)
         self._estimate = Estimates(model.estimate)
         self._exchange = QueueExchange(manager, model.loras)
 
@@ -75,21 +76,18 @@ class QueueApi:
 
     def edit(
         self,
-        image: object,
         request: gr.Request | None = None,
         *,
         client: object = None,
         job_id: object = None,
-        end_photo: object = None,
-        **settings: Any,
+        **values: Any,
     ) -> dict[str, Any]:
-        """Let a job that waits be made from other settings and pictures, at its place."""
+        """Let a job that waits be made from other settings and pictures, at its place; see `JobForm.read`."""
 
         def edit() -> dict[str, Any]:
             whose = _whose(client, request)
-            wanted = read_request(settings, self._library)
-            inputs = read_inputs(wanted, image, end_photo, self._photos, request)
-            self._waiting.edit(whose, str(job_id), inputs)
+            before = self._waiting.inputs(whose, str(job_id))
+            self._waiting.edit(whose, str(job_id), self._form.read(values, before, request))
             return self._told(whose)
 
         return _answer(edit)

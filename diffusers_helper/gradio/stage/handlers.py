@@ -195,4 +195,5 @@ class PageHandlers:
             ),
             stage_view.actions(job, t),
             gr.update(visible=stage_view.advice(job)),
+            gr.update(value=stage_view.resume_label(unfinished, t)),
         ]

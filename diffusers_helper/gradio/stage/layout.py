@@ -63,5 +63,5 @@ def lay_out_stage(t: Language, first: str) -> StagePanel:
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
         resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
-    own = [progress, preview, video, details, unfinished, buttons, actions, advice]
+    own = [progress, preview, video, details, unfinished, buttons, actions, advice, resume]
     return StagePanel(own, details, actions, saved, resume, discard, more_memory, smaller)

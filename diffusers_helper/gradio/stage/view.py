@@ -114,7 +114,9 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         return ""
     asked = {
         "interrupted": t("An unfinished video was found. Go on with it?"),
-        "failed": t("This video did not get done. Go on with it?"),
+        "failed": t("This video did not get done. Go on with it?")
+        if job.sections_kept
+        else t("This video did not get done. Start it again?"),
     }.get(job.state, t("This video was stopped. Go on with it?"))
     request = job.request
     done = t("{done} of {sections} sections are done.", done=job.sections_kept, sections=job.sections)
@@ -130,6 +132,12 @@ def unfinished(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
         f'<div class="fp-card" role="group">{picture}<div><strong>{asked}</strong><p>{escape(request.prompt)}</p>'
         f"<p>{settings}</p><p>{done}</p></div></div>{env_warning}"
     )
+
+
+def resume_label(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
+    """Return what is on the button of that card."""
+    again = job is not None and job.state == "failed" and not job.sections_kept
+    return t("Start again") if again else t("Go on")
 
 
 def file_url(path: str) -> str:
