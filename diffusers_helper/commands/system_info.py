@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -209,9 +208,6 @@ def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
     return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
 
 
-_LIBRARIES = {"cudnn": "triton", "sage": "sageattention", "flash": "flash_attn", "xformers": "xformers"}
-
-
 def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
     import torch
 
@@ -220,8 +216,8 @@ def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
     attempts = []
     for name, backend in BACKENDS.items():
         reason = backend.constraint(device, torch.bfloat16, 128)
-        if reason is None and name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
-            reason = f"{_LIBRARIES[name]} is not installed"
+        if reason is None and not backend.is_installed:
+            reason = f"{backend.module} is not installed"
         fits = reason is None
         attempts.append(
             BackendProbe(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason)
