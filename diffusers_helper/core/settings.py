@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class SamplingSettings:
         cfg_scale: classifier-free guidance; 1 is off, above it every step runs the model twice.
         cfg_rescale: 0 to 1, see `k_diffusion.wrapper.guide`.
         step_cache: a name in `models.step_caches.STEP_CACHES`.
+        cache_parameters: of the step cache, by name, in place of its defaults.
     """
 
     steps: int = 25
@@ -22,3 +24,4 @@ class SamplingSettings:
     cfg_scale: float = 1.0
     cfg_rescale: float = 0.0
     step_cache: str = "none"
+    cache_parameters: Mapping[str, float] = field(default_factory=dict)

@@ -108,8 +108,8 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     yield from keep_beside(run.output, run.inputs, pictures, len(checkpoint), run.check)
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
     settings = sampling_settings(request)
-    held = STEP_CACHES[settings.step_cache].held_streams
-    work = Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held)
+    held = STEP_CACHES[settings.step_cache]
+    work = Work(height, width, 9, settings.cfg_scale != 1.0, held.held_streams, held.held_samples)
     models = ModelLoader(components, work, run.check, request.loras, direction.cues)
     notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
     for text in (*models.notes(plan.variants), *notes):
