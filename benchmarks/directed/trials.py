@@ -28,9 +28,9 @@ from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
-from diffusers_helper.generation.generate import sampling_settings
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.pictures import pixels_of, prepared
+from diffusers_helper.generation.sampling import sampling_settings
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.execution import Execution

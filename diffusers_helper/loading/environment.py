@@ -120,7 +120,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         return ""
     before = _BEFORE_IT_WAS_KEPT | dict(before)
     changed = [name for name in now if before.get(name) != now[name]]
-    plain = {"numerics": Message("this program's numbers"), "models": Message("the model's files")}
+    plain = {
+        "numerics": Message("this program's numbers"),
+        "models": Message("the model's files"),
+        "calibration": Message("the calibration of the model's steps"),
+    }
     sentences: list[str] = []
     for name in changed:
         if name in plain:
