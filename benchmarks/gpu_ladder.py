@@ -2,9 +2,9 @@
 
 `python -m benchmarks.gpu_ladder` takes about three minutes on an H100 and prints each number as it comes; what fails is
 printed and the rest goes on. One step: diffusers' class, and ours with each attention backend. One section of 25
-steps: exact, every rung and step cache. Then a few steps within 6 GiB: bytes over the bus and peak memory. `--tiny` runs
-it at small size on any computer. EasyCache and TeaCache decide by what they see, and random weights show them nothing:
-their numbers of steps are not those of the model.
+steps: exact, every rung and step cache. Then a few steps within 6 GiB: bytes over the bus and peak memory. `--tiny`
+runs it at small size on any computer. EasyCache and TeaCache decide by what they see, and random weights show them
+nothing: their numbers of steps are not those of the model.
 """
 
 from __future__ import annotations
