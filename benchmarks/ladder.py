@@ -1,7 +1,7 @@
 """What each rung of the ladder, and each way to skip steps, costs beside the exact path, on clips of any model folder.
 
 python -m benchmarks.ladder --models tiny --output ladder
-python -m benchmarks.ladder --output ladder --settings magcache:error=0.1,scaled=1 easycache:threshold=0.05
+python -m benchmarks.ladder --output ladder --settings magcache:error=0.1,skips=3 easycache:threshold=0.05
 
 For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR and SSIM of
 the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
@@ -145,6 +145,24 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plot(rows: Sequence[Mapping[str, Any]], path: Path, section: float) -> None:
+    """Seconds of a section, of which an exact one takes `section`, against the PSNR; one point for each setting."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for title in dict.fromkeys(row["setting"] for row in rows if row["setting"] != "exact"):
+        chosen = [row for row in rows if row["setting"] == title]
+        place = section * fmean(row["computed"] for row in chosen), fmean(row["psnr"] for row in chosen)
+        axes.plot(*place, "o", color="tab:blue" if title in RUNGS else "tab:gray")
+        axes.annotate(title, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.axvline(section, linestyle=":", color="black")
+    axes.set_xlabel(f"seconds of a section of sampling (exact: {section:.1f})")
+    axes.set_ylabel("PSNR to the exact video, dB")
+    axes.margins(0.15)
+    figure.savefig(path, dpi=100)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
     from diffusers_helper.app.device import pick_device
@@ -178,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     text = table([{**row, "joints": 0.0 if np.isnan(row["joints"]) else row["joints"]} for row in rows])
     (options.output / "ladder.md").write_text(text, "utf-8")
     sys.stdout.write(text)
+    if options.plot:
+        plot(rows, options.plot, options.section)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,6 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--settings", nargs="+", default=list(RUNGS), metavar="SETTING", help="rungs, or step caches")
     parser.add_argument("--seconds", type=float, default=2.4, help="of clips (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, help="write seconds against PSNR as a picture, too")
+    parser.add_argument(
+        "--section", type=float, default=18.6, help="seconds of an exact section, for the plot (%(default)s: an H100)"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--device", default="auto", help="auto, cuda, cpu, ... (default: %(default)s)")
     return parser

@@ -70,6 +70,8 @@ FULL = GOOD | {
     "start_colour": "#ffffff",
     "frame_seed": "3",
     "forget_at_changes": True,
+    "quality": "quick",
+    "step_cache": "none",
 }
 
 

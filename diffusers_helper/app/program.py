@@ -34,6 +34,7 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
@@ -119,11 +120,11 @@ class Program:
             )
         self.source.check((variant,), offline=config.offline)
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
-        self.step_ratios = StepRatios(self.source, folders.cache / "step_ratios")
+        self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.times = VideoTimes(
             folders.cache / "speeds.json",
-            self.source,
+            self.step_ratios,
             self.device,
             attention=config.attention,
             fp8=self._fp8 is not None,

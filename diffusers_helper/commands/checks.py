@@ -170,9 +170,11 @@ def speed(facts: Facts) -> Finding:
     if gpu is None or rates is None:
         return Finding(Level.OK, "speed", "nothing to measure here.")
     seconds = rates.step_seconds(fused=facts.plain_kernels is None, resident=gpu.resident)
+    faster = [(name, readable_seconds(seconds * STEPS * share)) for name, share in facts.shares if share < 1]
+    rungs = "".join(f", {time} with --quality {name}" for name, time in faster)
     text = (
         f"about {seconds:.1f} s per step at 640x608, so {readable_seconds(seconds * STEPS)} for each "
-        f"{SECTION_SECONDS} s of video, and less with TeaCache. Much slower than that: see docs/troubleshooting.md."
+        f"{SECTION_SECONDS} s of video{rungs}. Much slower than that: see docs/troubleshooting.md."
     )
     return Finding(Level.OK, "speed", text)
 

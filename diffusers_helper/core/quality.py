@@ -34,9 +34,9 @@ class Rung:
 
 RUNGS: dict[Quality, Rung] = {
     "exact": Rung(),
-    "steady": Rung("magcache", {"error": 0.06, "skips": 2}),
-    "quick": Rung("magcache", {"error": 0.1, "skips": 3}),
-    "draft": Rung("magcache", {"error": 0.15, "skips": 4}),
+    "steady": Rung("magcache", {"error": 0.06, "skips": 2, "extrapolate": 1}),
+    "quick": Rung("magcache", {"error": 0.1, "skips": 3, "extrapolate": 1}),
+    "draft": Rung("magcache", {"error": 0.15, "skips": 4, "extrapolate": 1}),
 }
 """From the numbers of the model itself to the fastest."""
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffusers_helper.core.quality import step_cache_of
+
+if TYPE_CHECKING:
+    from diffusers_helper.core.request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,16 @@ class SamplingSettings:
     cfg_rescale: float = 0.0
     step_cache: str = "none"
     cache_parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+def sampling_settings(request: GenerationRequest) -> SamplingSettings:
+    """Return how a request's sections are sampled."""
+    step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
+    return SamplingSettings(
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        cfg_scale=request.cfg_scale,
+        cfg_rescale=request.cfg_rescale,
+        step_cache=step_cache,
+        cache_parameters=parameters,
+    )

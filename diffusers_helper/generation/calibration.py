@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from diffusers_helper.core.events import Event
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
@@ -15,7 +16,6 @@ from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.pictures import pixels_of, prepared
-from diffusers_helper.generation.sampling import sampling_settings
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory import out_of_memory_as_error

@@ -13,6 +13,7 @@ from diffusers_helper.core.events import Event, Note, SectionDone, StageStarted
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VAE_SCALE, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
@@ -21,7 +22,7 @@ from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Picture, Pictures, pixels_of, prepared
-from diffusers_helper.generation.sampling import require_step_cache, sampling_settings, work_of
+from diffusers_helper.generation.sampling import require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames
 from diffusers_helper.media.inputs import JobInputs

@@ -19,6 +19,7 @@ from diffusers_helper.core.events import Event, Note, SectionDone, SectionSample
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, VideoPlan
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.framepack.engine import VAE_SCALE, EarlierRun, VideoInputs, sample_sections
@@ -32,7 +33,7 @@ from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Pictures, pixels_of, prepared
 from diffusers_helper.generation.results import keep_beside, remove_unwanted
-from diffusers_helper.generation.sampling import environment_of, require_step_cache, sampling_settings, work_of
+from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo

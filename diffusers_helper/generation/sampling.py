@@ -1,4 +1,4 @@
-"""From a request to how its sections are sampled, and what the numbers then depend on."""
+"""What follows from how sections are sampled: memory, what must be known of the models, what numbers depend on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,11 @@ import hashlib
 from collections.abc import Sequence
 
 from diffusers_helper.core.plan import LATENT_WINDOW
-from diffusers_helper.core.quality import step_cache_of
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.core.settings import SamplingSettings, sampling_settings
 from diffusers_helper.loading.components import Components
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES, new_step_cache
-
-
-def sampling_settings(request: GenerationRequest) -> SamplingSettings:
-    """Return how a request's sections are sampled."""
-    step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
-    return SamplingSettings(
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        cfg_scale=request.cfg_scale,
-        cfg_rescale=request.cfg_rescale,
-        step_cache=step_cache,
-        cache_parameters=parameters,
-    )
 
 
 def work_of(settings: SamplingSettings, height: int, width: int, window: int = LATENT_WINDOW) -> Work:

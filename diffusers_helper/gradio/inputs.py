@@ -56,8 +56,8 @@ _SETTINGS = (
     "focus",
 )
 _LATER = ("start", "start_colour", "frame_seed", "loras")
-_LAST = ("forget_at_changes",)
-"""What videos alone have, not pictures."""
+_LAST = ("forget_at_changes", "quality", "step_cache")
+"""What calls for videos alone have, not those for pictures."""
 SETTINGS = (*_SETTINGS, *_LATER, *_LAST)
 """The fields of a request that a user sets here; the variant belongs to the page."""
 FRAME_CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
@@ -138,7 +138,7 @@ def control_value(name: str, value: Any) -> Any:
         return ",".join(str(share) for share in value)
     if name == "loras":
         return "; ".join(lora.text for lora in value)
-    if name in _TEXTS:
+    if name in (*_TEXTS, "step_cache"):
         return "" if value is None else str(value)
     return value
 

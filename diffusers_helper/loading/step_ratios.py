@@ -14,6 +14,8 @@ from diffusers_helper.model_files import ModelSource, transformer_part
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
+FOLDER = "step_ratios"
+"""Where calibrations are kept, in the folder of the cache."""
 PUBLISHED_SIZE = {"num_layers": 20, "num_single_layers": 40, "num_attention_heads": 24}
 """A model of this size is one of the published checkpoints, or made from one."""
 
@@ -37,10 +39,13 @@ class StepRatios:
     Args:
         source: where the models are.
         folder: where calibrations are kept; it need not exist. None keeps nothing.
+
+    Attributes:
+        source: as given.
     """
 
     def __init__(self, source: ModelSource, folder: Path | None = None) -> None:
-        self._source = source
+        self.source = source
         self._folder = folder
 
     def of(self, variant: str, steps: int) -> tuple[float, ...] | None:
@@ -51,8 +56,8 @@ class StepRatios:
         """
         if (kept := self._read(variant, steps)) is not None:
             return kept
-        if variant in self._source.step_ratios:
-            return self._source.step_ratios[variant]
+        if variant in self.source.step_ratios:
+            return self.source.step_ratios[variant]
         return PUBLISHED[variant] if self._is_published(variant) else None
 
     def keep(self, variant: str, calibration: Calibration) -> Path | None:
@@ -79,16 +84,16 @@ class StepRatios:
 
     def _file(self, variant: str, steps: int) -> Path | None:
         part = transformer_part(variant)
-        place, problems = self._source.inspect(part)
+        place, problems = self.source.inspect(part)
         if self._folder is None or place is None or problems:
             return None
         return self._folder / f"{key_of('step ratios', part.identity_in(place), variant, steps)[:32]}.json"
 
     def _is_published(self, variant: str) -> bool:
         part = transformer_part(variant)
-        place, problems = self._source.inspect(part)
+        place, problems = self.source.inspect(part)
         if place is None or problems:
-            return not self._source.is_tiny  # what will be downloaded
+            return not self.source.is_tiny  # what will be downloaded
         try:
             config = json.loads(part.config_file(place).read_bytes())
         except (OSError, ValueError):

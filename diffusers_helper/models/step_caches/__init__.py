@@ -20,6 +20,12 @@ def new_step_cache(settings: SamplingSettings, variant: str = "", ratios: tuple[
     return STEP_CACHES[settings.step_cache].make(cache_inputs(settings, variant, ratios))
 
 
+def expected_share(settings: SamplingSettings, variant: str = "", ratios: tuple[float, ...] | None = None) -> float:
+    """Return which part of a section's steps will run the blocks, as far as that is known before; else all."""
+    kind = STEP_CACHES[settings.step_cache]
+    return 1.0 if kind.by_ratios and ratios is None else kind.share(cache_inputs(settings, variant, ratios))
+
+
 __all__ = [
     "NEGATIVE",
     "POSITIVE",
@@ -32,5 +38,6 @@ __all__ = [
     "StepCacheKind",
     "TeaCache",
     "cache_inputs",
+    "expected_share",
     "new_step_cache",
 ]

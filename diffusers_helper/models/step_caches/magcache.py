@@ -81,22 +81,13 @@ class MagCache(StepCache):
     Args:
         computed: the steps of a section that run the blocks, growing, 0 first.
         num_steps: of a section; the call after the last one begins anew.
-        scales: for every step, the residual's size over that at the last computed step; None for 1.
         extrapolate: let the residual go on changing as it did between the last two computed steps.
     """
 
-    def __init__(
-        self,
-        computed: Sequence[int],
-        num_steps: int,
-        *,
-        scales: Sequence[float] | None = None,
-        extrapolate: bool = False,
-    ) -> None:
+    def __init__(self, computed: Sequence[int], num_steps: int, *, extrapolate: bool = False) -> None:
         super().__init__()
         self.computed = tuple(computed)
         self.num_steps = num_steps
-        self.scales = scales
         self.extrapolate = extrapolate
         self.states: dict[str, MagCacheState] = {}
 
@@ -114,7 +105,7 @@ class MagCache(StepCache):
         state.step += 1
         if step not in self.computed:
             assert state.residual is not None, "the first step computes"
-            out = torch.add(image, state.residual, alpha=1.0 if self.scales is None else self.scales[step])
+            out = image + state.residual
             if state.slope is not None:
                 out = torch.add(out, state.slope, alpha=step - state.at)
             if last:
@@ -135,28 +126,11 @@ class MagCache(StepCache):
         return out
 
 
-def scales_of(ratios: Sequence[float], computed: Sequence[int], steps: int) -> list[float]:
-    """Return for every step the size of its residual over that at the last computed one."""
-    scales, product = [], 1.0
-    for step, ratio in enumerate(resampled(ratios, steps)):
-        product = 1.0 if step in computed else product * ratio
-        scales.append(product)
-    return scales
-
-
 def _make(inputs: CacheInputs) -> MagCache:
-    computed = _computed(inputs)
-    scaled, extrapolate = (bool(inputs.parameters.get(name)) for name in ("scaled", "extrapolate"))
-    scales = scales_of(_known(inputs), computed, inputs.steps) if scaled else None
-    return MagCache(computed, inputs.steps, scales=scales, extrapolate=extrapolate)
+    return MagCache(_computed(inputs), inputs.steps, extrapolate=bool(inputs.parameters.get("extrapolate")))
 
 
 def _computed(inputs: CacheInputs) -> list[int]:
-    schedule = {name: value for name, value in inputs.parameters.items() if name in ("error", "skips", "retention")}
-    return computed_steps(_known(inputs), inputs.steps, **schedule)  # type: ignore[arg-type]  # `skips` is whole
-
-
-def _known(inputs: CacheInputs) -> Sequence[float]:
     if inputs.ratios is None:
         raise SettingsError(
             Message(
@@ -164,7 +138,8 @@ def _known(inputs: CacheInputs) -> Sequence[float]:
                 "./framepack calibrate with the options that choose the model, once, or choose another step cache."
             )
         )
-    return inputs.ratios
+    schedule = {name: value for name, value in inputs.parameters.items() if name != "extrapolate"}
+    return computed_steps(inputs.ratios, inputs.steps, **schedule)  # type: ignore[arg-type]  # `skips` is whole
 
 
 MAGCACHE = StepCacheKind(
