@@ -1,16 +1,22 @@
 """What streamed weights would cost on other cards: the product's own schedule on a device that has only clocks.
 
 Blocks compute alike, copies take their bytes' time on the bus, and slower cards hide more of them.
+`python -m benchmarks.cards` prints what a section of 25 steps would take by each rung of quality.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from diffusers_helper.core.quality import RUNGS
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.memory.feeds import BlockFeed
 from diffusers_helper.memory.schedule import Ring
+from diffusers_helper.models.step_caches import expected_share
+from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Card:
 CARDS = (
     Card("RTX 3060, PCIe 4 x16", 25.5, 25),
     Card("RTX 3060, PCIe 4 x8", 25.5, 12),
+    Card("RTX 3090 Ti, PCIe 4 x16", 80, 25),
     Card("RTX 4060, PCIe 4 x8", 30, 12),
     Card("RTX 4090, PCIe 4 x16", 165, 25),
     Card("RTX 4090, PCIe 4 x8", 165, 12),
@@ -39,6 +46,21 @@ STEP_TFLOP = 494
 def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Travelling blocks of `sizes` (bytes) on these cards, if they computed at their data sheet's rate."""
     return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
+
+
+def sections(steps: int = 25) -> str:
+    """Seconds of a section by card and rung, original and F1, computed at the data sheet's rate; as Markdown."""
+    names = [name for name in dict.fromkeys(card.name.partition(",")[0] for card in CARDS) if name.startswith("RTX")]
+    lines = [f"| card | {' | '.join(RUNGS)} |", f"|{' --- |' * (1 + len(RUNGS))}"]
+    for name in names:
+        step = STEP_TFLOP / next(card.tflops for card in CARDS if card.name.startswith(f"{name},"))
+        cells = []
+        for rung in RUNGS.values():
+            settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
+            found = [step * steps * expected_share(settings, variant, PUBLISHED[variant]) for variant in PUBLISHED]
+            cells.append(" to ".join(dict.fromkeys(f"{seconds:.0f}" for seconds in sorted(found))))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def prediction(sizes: Sequence[int], compute: float, gb_per_second: float, slots: int = 2) -> dict[str, float]:
@@ -98,3 +120,7 @@ class TimedGpu:
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:  # noqa: ARG002 - there is only time here
         self.side.now += len(source) / self._rate
+
+
+if __name__ == "__main__":
+    sys.stdout.write(sections())

@@ -73,6 +73,8 @@ FULL = GOOD | {
     "frame_seed": "3",
     "forget_at_changes": True,
     "variant": "f1",
+    "quality": "quick",
+    "step_cache": "none",
 }
 
 

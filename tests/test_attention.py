@@ -9,7 +9,7 @@ import torch
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.models import attention
-from diffusers_helper.models.attention import BACKENDS, AttentionBackend, resolve_attention
+from diffusers_helper.models.attention import BACKENDS, AttentionBackend, expected_attention, resolve_attention
 from diffusers_helper.models.sdpa import sdpa
 
 CPU = torch.device("cpu")
@@ -42,11 +42,12 @@ def test_the_default_is_torchs_exact_one(name, dtype):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(SettingsError, match=r"no attention backend 'sdap'.*auto, cudnn, sdpa, sage, flash, xformers"):
+    known = r"no attention backend 'sdap'.*auto, fa3, cudnn, sdpa, sage, flash, xformers"
+    with pytest.raises(SettingsError, match=known):
         resolve_attention("sdap", "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("name", ["sage", "flash", "xformers"])
+@pytest.mark.parametrize("name", ["fa3", "sage", "flash", "xformers"])
 def test_an_explicit_choice_that_does_not_fit_is_an_error_with_its_reason_in_the_log(name, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(SettingsError, match=f"'{name}' cannot be used here.*cuda"):
         resolve_attention(name, "cpu", torch.bfloat16)
@@ -107,6 +108,8 @@ def sageattn(q, k, v, tensor_layout, is_causal):
 @pytest.mark.parametrize(
     ("name", "module", "stand_in"),
     [
+        ("fa3", "fa3_fwd_interface", SimpleNamespace(flash_attn_func=sdpa)),
+        ("fa3", "fa3_fwd_interface", SimpleNamespace(flash_attn_func=lambda q, k, v: (sdpa(q, k, v), None))),
         ("sage", "sageattention", SimpleNamespace(sageattn=sageattn)),
         ("flash", "flash_attn", SimpleNamespace(flash_attn_func=sdpa)),
         ("xformers", "xformers.ops", SimpleNamespace(memory_efficient_attention=sdpa)),
@@ -123,9 +126,61 @@ def test_a_library_is_called_in_its_own_way_when_installed(name, module, stand_i
     assert torch.equal(backend.load()(q, k, v), sdpa(q, k, v))
 
 
+def fa3(monkeypatch, function):
+    monkeypatch.setitem(sys.modules, "fa3_fwd_interface", SimpleNamespace(flash_attn_func=function))
+    return dataclasses.replace(BACKENDS["fa3"], devices=None, dtypes=None)
+
+
+def test_fa3_is_proved_at_the_real_head_size_by_two_uneven_lengths(monkeypatch):
+    seen = []
+
+    def function(q, k, v):
+        seen.append(tuple(q.shape[1:]))
+        return sdpa(q, k, v)
+
+    assert fa3(monkeypatch, function).reason_unavailable(CPU, torch.float32, 64) is None
+    assert seen == [(300, 2, 64), (4097, 2, 64)]
+
+
+def test_fa3_that_errs_at_many_tokens_alone_is_not_used(monkeypatch):
+    def function(q, k, v):
+        return sdpa(q, k[:, :4096], v[:, :4096]) * (1.1 if q.shape[1] > 4096 else 1)
+
+    assert "off by 0.1" in fa3(monkeypatch, function).reason_unavailable(CPU, torch.float32)
+
+
+def test_fa3_leaves_gradients_to_torch(monkeypatch):
+    function = fa3(monkeypatch, lambda q, k, v: pytest.fail("the package has no gradients")).load()
+    q, k, v = (x.requires_grad_() for x in qkv())
+    function(q, k, v).sum().backward()
+    assert v.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_dim", "installed", "expected"),
+    [
+        ((9, 0), torch.bfloat16, 128, True, "fa3"),
+        ((9, 0), torch.bfloat16, 64, True, "fa3"),
+        ((9, 0), torch.bfloat16, 128, False, "auto"),
+        ((9, 0), torch.float16, 128, True, "auto"),
+        ((9, 0), torch.bfloat16, 32, True, "auto"),
+        ((10, 0), torch.bfloat16, 128, True, "auto"),
+        ((8, 9), torch.bfloat16, 128, True, "auto"),
+    ],
+)
+def test_fa3_comes_first_where_it_is_installed_and_fits(monkeypatch, capability, dtype, head_dim, installed, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    module = "json" if installed else "no_such_module"
+    monkeypatch.setitem(BACKENDS, "fa3", dataclasses.replace(BACKENDS["fa3"], module=module))
+    assert attention.AUTO[0] == "fa3"
+    assert expected_attention("auto", torch.device("cuda"), dtype, head_dim) == expected
+    assert expected_attention("sage", torch.device("cuda"), dtype, head_dim) == "sage"
+
+
 @pytest.mark.slow
 def test_importing_the_module_imports_no_backend():
-    code = f"import sys, {attention.__name__}; print({{'sageattention', 'flash_attn', 'xformers'}} & set(sys.modules))"
+    libraries = {"fa3_fwd_interface", "sageattention", "flash_attn", "xformers"}
+    code = f"import sys, {attention.__name__}; print({libraries} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -137,12 +192,13 @@ def test_the_smoke_call_leaves_the_random_state_alone():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cudnn", "fa3"])
 @pytest.mark.parametrize("length", [5, 128, 300, 1000])
-def test_cudnn_over_whole_blocks_is_softmax_attention_on_the_gpu(length):
+def test_what_is_for_hopper_is_softmax_attention_on_the_gpu(name, length):
     device = torch.device("cuda")
-    backend = BACKENDS["cudnn"]
-    if backend.constraint(device, torch.bfloat16, 128):
-        pytest.skip("it is for Hopper")
+    backend = BACKENDS[name]
+    if backend.constraint(device, torch.bfloat16, 128) or not backend.is_installed:
+        pytest.skip("it is for Hopper, and has to be installed")
     q, k, v = torch.randn(3, 1, length, 2, 128, device=device).mul(3).bfloat16().unbind(0)
     with torch.inference_mode():
         out, exact = backend.load()(q, k, v).float(), sdpa(q.float(), k.float(), v.float())

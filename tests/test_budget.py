@@ -30,7 +30,8 @@ from tests.counting import LeanKernels, MemoryPeak
 from tests.models import golden_transformer
 
 WORK = Work(640, 608)
-CACHED = replace(WORK, cached_streams=STEP_CACHES["teacache"].held_streams)
+TEACACHE = STEP_CACHES["teacache"]
+CACHED = replace(WORK, cached_streams=TEACACHE.held_streams, cached_samples=TEACACHE.held_samples)
 FULL = Weights([453_000_000] * 20 + [226_600_000] * 40, 828_000_000, 3072)
 
 

@@ -62,6 +62,7 @@ TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
 SMALL_GPU = replace(GPU, free=20 * GB, resident=False)
 
 
+RUNGS = {"shares": (("exact", 1.0), ("steady", 0.56), ("quick", 0.48))}
 PROXY = {"proxies": (("ALL_PROXY", "socks5://127.0.0.1:1080"),)}
 
 
@@ -124,6 +125,7 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, installed("7.0rc1"), "packages", "note", "newer than what was tested: gradio 7.0rc1"),
         (GOOD, {}, "speed", "ok", "about 0.8 s per step at 640x608, so 20 s for each 1.2 s"),
         (GOOD, {"plain_kernels": "no gcc"}, "speed", "ok", "about 1.0 s per step"),
+        (GOOD, RUNGS, "speed", "ok", "so 20 s for each 1.2 s of video, 11 s with --quality steady, 9 s with --quality"),
         (GOOD, {"gpu": SMALL_GPU}, "speed", "ok", "about 0.8 s per step"),
         (GOOD, {"gpu": SMALL_GPU, "speed": Speed(785e12, 594e12, 4e9)}, "speed", "ok", "about 6.4 s per step"),
         (GOOD, {"speed": Speed(60e12, 40e12, 25e9)}, "speed", "ok", "about 11.1 s per step at 640x608, so 5 min"),
@@ -147,6 +149,10 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, tried("sage", True, "off by 0.5", "sage"), "attention sage", "problem", "Leave --attention out"),
         (GOOD, tried("sage", False, "not there", "sage"), "attention sage", "problem", "not there"),
         (GOOD, tried("sage", False, "not there"), "attention sage", "ok", "not used: not there"),
+        (GOOD, tried("fa3", False, "not there"), "attention fa3", "note", "0.745 s in place of 0.793 on an H100): pip"),
+        (GOOD, tried("fa3", False, "not there") | of_models(small=True), "attention fa3", "ok", "not used: not there"),
+        (GOOD, tried("fa3", False, "8, not 9") | gpu(capability=(8, 9)), "attention fa3", "ok", "not used: 8, not 9"),
+        (ON_CPU, tried("fa3", False, "not cpu"), "attention fa3", "ok", "not used: not cpu"),
     ],
 )
 def test_each_finding(base, changes, subject, level, words):
@@ -231,6 +237,7 @@ def test_what_is_gathered_is_what_is_there(tmp_path):
     assert {attempt.name: attempt.fits for attempt in facts.attention}["sdpa"]
     assert facts.wanted_attention == "flash"
     assert facts.models.small
+    assert [name for name, share in facts.shares if share < 1] == ["steady", "quick", "draft"]
     assert facts.models.error is None
     assert 1e6 < facts.models.largest < facts.models.size < 100e6
 

@@ -1,11 +1,14 @@
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
-from diffusers_helper.loading.environment import differences, environment
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.environment import Environment, differences, environment
 from diffusers_helper.model_files import LocalFolder, resolve_models
+from diffusers_helper.models.attention import BACKENDS
 from tests.tiny import TINY_FOLDER
 
 CPU = torch.device("cpu")
@@ -18,6 +21,18 @@ def test_it_is_the_same_twice_and_says_what_matters():
     assert torch.__version__.startswith(found["torch"])  # some builds leave "+cu130" out of the package's version
     assert (found["device"], found["threads"], found["attention"]) == ("cpu", "1", "sdpa")
     assert differences(found, found) == differences({}, found) == ""
+
+
+def test_a_backend_that_is_installed_later_is_another_environment(monkeypatch):
+    tiny = resolve_models("tiny", accelerator=False)
+    before = Environment(tiny, CPU, ComputeOptions()).of_video("f1")
+    assert before["attention"] == "auto"
+    for change, expected in ({}, "auto"), ({"head_dims": (32,)}, "fa3"):  # the tiny model's
+        fits = replace(BACKENDS["fa3"], module="json", devices=None, dtypes=None, **change)
+        monkeypatch.setitem(BACKENDS, "fa3", fits)
+        now = Environment(tiny, CPU, ComputeOptions()).of_video("f1")
+        assert now["attention"] == expected
+    assert "begun with attention auto; here it is fa3" in differences(before, now)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ STUDIO = (
 
 UNKNOWN_ELSEWHERE = (
     "preserved_memory_gb", "keep", "end_embedding", "landing", "shape", "width", "height", "fit", "focus",
-    "start", "start_colour", "frame_seed", "forget_at_changes",
+    "start", "start_colour", "frame_seed", "forget_at_changes", "quality", "step_cache",
 )  # fmt: skip
 
 

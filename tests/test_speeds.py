@@ -10,7 +10,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.pace import Pace, Speed
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
 
-KEY = SpeedKey(computer="a card", model="a model", teacache=False, cfg=False, pixels=640 * 608)
+KEY = SpeedKey(computer="a card", model="a model", cfg=False, pixels=640 * 608)
 SPEED = Speed(setup=10, step=1, end=3, gap=2)
 TWO_SECTIONS = GenerationRequest(seconds=2.4, steps=10)
 
@@ -42,8 +42,9 @@ def test_the_same_work_takes_as_long(known, tmp_path):
         (like(pixels=2 * KEY.pixels), Speed(10, 3, 6, 4), False),  # twice the tokens: 2 of products and 4 of attention
         (like(pixels=KEY.pixels // 2), Speed(10, 0.375, 1.5, 1), False),
         (like(cfg=True), Speed(10, 2, 3, 2), True),
-        (like(teacache=True), Speed(10, 0.5, 3, 2), True),
-        (like(cfg=True, teacache=True), Speed(10, 1, 3, 2), True),
+        (like(share=0.5), Speed(10, 0.5, 3, 2), True),
+        (like(cfg=True, share=0.5), Speed(10, 1, 3, 2), True),
+        (like(share=0.4), Speed(10, 0.4, 3, 2), True),
         (like(loras=True), Speed(10, 1.04, 3, 2), False),
     ],
 )
@@ -72,6 +73,18 @@ def test_times_from_before_there_were_lora_files_are_read(known, tmp_path):
     assert known.lookup(KEY) == (SPEED, False)
 
 
+@pytest.mark.parametrize(("teacache", "share"), [(False, 1.0), (True, 0.5)])
+def test_times_from_before_there_were_other_step_caches_are_read(known, tmp_path, teacache, share):
+    known.keep(KEY, SPEED)
+    file = tmp_path / "new" / "speeds.json"
+    entries = json.loads(file.read_bytes())
+    for entry in entries:
+        del entry["share"]
+        entry["teacache"] = teacache
+    file.write_text(json.dumps(entries))
+    assert known.lookup(like(share=share)) == (SPEED, False)
+
+
 @pytest.mark.parametrize("key", [like(computer="another card"), like(model="another model")])
 def test_another_computer_or_model_tells_nothing(known, key):
     known.keep(KEY, SPEED)
@@ -79,7 +92,7 @@ def test_another_computer_or_model_tells_nothing(known, key):
 
 
 def test_the_same_settings_count_before_the_same_size(known):
-    known.keep(like(teacache=True), Speed(0, 100, 0, 0))
+    known.keep(like(share=0.5), Speed(0, 100, 0, 0))
     known.keep(like(pixels=KEY.pixels * 2), Speed(0, 6, 0, 0))
     assert known.lookup(KEY) == (Speed(0, 2.25, 0, 0), False)
 

@@ -1,9 +1,19 @@
 import pytest
 import torch
 
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
-from diffusers_helper.models.step_caches import NEGATIVE, POSITIVE, STEP_CACHES, NoCache, TeaCache
+from diffusers_helper.models.step_caches import (
+    NEGATIVE,
+    POSITIVE,
+    STEP_CACHES,
+    CacheInputs,
+    NoCache,
+    TeaCache,
+    cache_inputs,
+    new_step_cache,
+)
 from tests.golden import arguments, golden_meta, load_golden
 
 THRESHOLDS = ["0.15", "0.3"]
@@ -119,7 +129,7 @@ def test_short_runs_compute_every_call(steps):
 
 @pytest.mark.parametrize("kind", STEP_CACHES.values(), ids=lambda kind: kind.name)
 def test_passes_are_counted_by_branch(kind):
-    cache = kind.make(4)
+    cache = kind.make(CacheInputs(4, ratios=(1.0,)))
     drive(cache, [1.0], NEGATIVE)
     drive(cache, [1.0], POSITIVE)
     assert cache.passes == {NEGATIVE: 1, POSITIVE: 1}
@@ -132,3 +142,25 @@ def test_calls_that_are_given_an_execution_leave_the_models_own_alone(model, gol
     assert given.step_cache.passes == {POSITIVE: 1}
     assert not model.execution.step_cache.passes
     model.initialize_teacache(False)
+
+
+def test_settings_choose_a_cache_and_its_parameters():
+    settings = SamplingSettings(7, step_cache="teacache", cache_parameters={"threshold": 0.3})
+    cache = new_step_cache(settings)
+    assert (cache.num_steps, cache.threshold) == (7, 0.3)
+    assert STEP_CACHES["teacache"].share(cache_inputs(settings)) == 0.5
+    assert isinstance(new_step_cache(SamplingSettings()), NoCache)
+
+
+def test_a_cache_gets_the_sampled_tokens_alone(model, golden):
+    class Watching(NoCache):
+        def run(self, image, **more):
+            out = super().run(image, **more)
+            self.shapes = image.shape, out.shape
+            return out
+
+    execution = Execution(step_cache=Watching())
+    call(model, golden, 0, execution=execution)
+    frames, height, width = golden["base"].shape[2:]
+    tokens = frames * -(-height // 2) * -(-width // 2)
+    assert {shape[1] for shape in execution.step_cache.shapes} == {tokens}

@@ -149,7 +149,17 @@ def test_the_panel_starts_a_job_that_its_tab_shows(page, clip, place, use):
     button = next(each for each in page.blocks.fns.values() if isinstance(_owner(each), VideoPanelHandlers))
     controls = {block.elem_id: block for block in button.inputs if block.elem_id}
     assert {"given-video", "video-place", "prompt", "seconds"} <= controls.keys()
-    settings = {**GOOD, "blend": 0, "landing": 1, "forget_at_changes": False, "seed": -1, "loras": "", "variant": "f1"}
+    settings = {
+        **GOOD,
+        "blend": 0,
+        "landing": 1,
+        "forget_at_changes": False,
+        "quality": "exact",
+        "step_cache": "",
+        "seed": -1,
+        "loras": "",
+        "variant": "f1",
+    }
     handlers, client = _owner(button), new_client_id()
     loaded = upload(page, "clip.mp4", clip.read_bytes())
     message, seen, *shown = handlers.start(client, "", loaded, place=place, **settings)

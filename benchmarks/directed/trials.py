@@ -22,13 +22,13 @@ from benchmarks.studio import SECTION_SECONDS, Studio, joined
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.forgetting import forgetting
 from diffusers_helper.core.plan import START, VideoPlan
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.generation.conditions import make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
-from diffusers_helper.generation.generate import sampling_settings
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.pictures import pixels_of, prepared
 from diffusers_helper.media.inputs import JobInputs

@@ -35,6 +35,8 @@ from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
+from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.model_files.checksums import RECORD
@@ -75,6 +77,7 @@ class Program:
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
         loras: the LoRA files in the user's folders, and those that come with the models.
+        step_ratios: what MagCache knows of the models.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
         times: how long videos take here.
@@ -119,10 +122,11 @@ class Program:
         self._files = NeededFiles(self.source, offline=config.offline)
         self._files.of_variants((variant,))
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
+        self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.times = VideoTimes(
             folders.cache / "speeds.json",
-            self.source,
+            self.step_ratios,
             self.device,
             attention=config.attention,
             fp8=self._fp8 is not None,
@@ -149,6 +153,7 @@ class Program:
             offline=self._config.offline,
         )
         components.loras = LoraFiles(self.loras.folders)
+        components.step_ratios = self.step_ratios
         return components
 
     def prepare(self) -> None:
@@ -176,6 +181,7 @@ class Program:
         from diffusers_helper.generation import generate as generation
         from diffusers_helper.generation import start
         from diffusers_helper.generation.checkpoint import Checkpoint
+        from diffusers_helper.generation.sampling import environment_of
 
         self._listener.be_job(check, report)
         self.preload.over()
@@ -191,7 +197,7 @@ class Program:
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
-                checkpoint.environment, self.components.environment.of_video(*inputs.direction.plan.variants)
+                checkpoint.environment, environment_of(self.components, request, inputs.direction.plan.variants)
             ):
                 checkpoint.forget()
             events = (self._generate or generation.generate)(
@@ -215,10 +221,11 @@ class Program:
     def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
+        from diffusers_helper.generation.sampling import environment_of
 
         record = self.store.record(job_id)
         plan = direct(record.request, record.pictures, record.videos).plan
-        now = self.components.environment.of_video(*plan.variants)
+        now = environment_of(self.components, record.request, plan.variants)
         return differences(environment_in(self.store.path(job_id)), now)
 
     def release(self) -> None:

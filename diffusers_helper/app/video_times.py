@@ -13,9 +13,12 @@ from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
-from diffusers_helper.model_files import ModelSource, transformer_part
+from diffusers_helper.loading.step_ratios import StepRatios
+from diffusers_helper.model_files import transformer_part
 from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
+from diffusers_helper.models.step_caches import expected_share
 
 
 class VideoTimes:
@@ -23,15 +26,16 @@ class VideoTimes:
 
     Args:
         file: where the times that were measured are kept; it need not exist.
-        source: where the models are from.
+        models: where they are from, and what is known of their steps.
         device: where they run.
         attention: the option of this name.
         fp8: whether weights are to be rounded to 8 bits.
     """
 
-    def __init__(self, file: Path, source: ModelSource, device: torch.device, *, attention: str, fp8: bool) -> None:
+    def __init__(self, file: Path, models: StepRatios, device: torch.device, *, attention: str, fp8: bool) -> None:
         self._known = KnownSpeeds(file)
-        self._source = source
+        self._step_ratios = models
+        self._source = models.source
         self._device = device
         self._attention = attention
         self._fp8 = fp8
@@ -67,11 +71,16 @@ class VideoTimes:
         return SpeedKey(
             computer=f"{device}, {self._attention}, {form}",
             model=f"{self._source.title}, {request.variant}",
-            teacache=request.teacache,
+            share=self._share(request),
             cfg=request.cfg_scale != 1.0,
             loras=bool(request.loras),
             pixels=height * width,
         )
+
+    def _share(self, request: GenerationRequest) -> float:
+        settings = sampling_settings(request)
+        ratios = self._step_ratios.of(request.variant, settings.steps)
+        return expected_share(settings, request.variant, ratios)
 
     def rounds(self, variant: str) -> bool:
         """Return whether the weights of the transformer are rounded to 8 bits here; quantised ones stay as they are."""

@@ -1,7 +1,7 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
-The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `presets`, `doctor` and `password` are in
-modules of their own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
+The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `presets`, `calibrate`, `doctor` and `password`
+are in modules of their own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.app.opening import OpenProgram, open_program
-from diffusers_helper.commands import batch, clips, doctor
+from diffusers_helper.commands import batch, calibrate, clips, doctor
 from diffusers_helper.commands import history as history_command
 from diffusers_helper.commands import loras as loras_command
 from diffusers_helper.commands import models as models_command
@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     loras_command.add_parser(commands)
     history_command.add_parser(commands)
     presets_command.add_parser(commands)
+    calibrate.add_parser(commands)
     doctor.add_parser(commands)
     accounts.add_parser(commands)
     return parser

@@ -31,6 +31,7 @@ _OF_PHOTOS = (
 """Settings without a meaning here: size and shape are the video's own."""
 _KEPT = (
     *("negative_prompt", "steps", "guidance_scale", "cfg_scale", "cfg_rescale", "teacache", "mp4_crf", "resolution"),
+    *("quality", "step_cache"),
     "loras",
 )
 """Settings that a part of a video made here keeps where it is made anew."""

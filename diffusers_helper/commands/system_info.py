@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
+from diffusers_helper.core.quality import RUNGS
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.places import can_write
@@ -84,6 +84,7 @@ class Facts:
         plain_kernels: why no fused kernels are used; None if they are.
         wanted_attention: what `--attention` says.
         h264: whether the video library can write H.264.
+        shares: which part of a section's steps each rung of quality computes.
         port_error: why the page could not be served; None if it could.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
@@ -109,6 +110,7 @@ class Facts:
     outputs_writable: bool
     h264: bool
     port_error: str | None
+    shares: tuple[tuple[str, float], ...] = ()
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -148,6 +150,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(config.server, config.port),
+        shares=_shares(config, variant, accelerator=device.type != "cpu"),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
@@ -209,9 +212,6 @@ def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
     return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
 
 
-_LIBRARIES = {"cudnn": "triton", "sage": "sageattention", "flash": "flash_attn", "xformers": "xformers"}
-
-
 def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
     import torch
 
@@ -220,8 +220,8 @@ def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
     attempts = []
     for name, backend in BACKENDS.items():
         reason = backend.constraint(device, torch.bfloat16, 128)
-        if reason is None and name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
-            reason = f"{_LIBRARIES[name]} is not installed"
+        if reason is None and not backend.is_installed:
+            reason = f"{backend.module} is not installed"
         fits = reason is None
         attempts.append(
             BackendProbe(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason)
@@ -247,6 +247,18 @@ def _models(config: RuntimeConfig, variant: str, *, accelerator: bool) -> Models
         root=source.root,
         free=free_bytes(source.root),
     )
+
+
+def _shares(config: RuntimeConfig, variant: str, *, accelerator: bool) -> tuple[tuple[str, float], ...]:
+    from diffusers_helper.core.settings import sampling_settings
+    from diffusers_helper.loading.step_ratios import FOLDER, StepRatios
+    from diffusers_helper.models.step_caches import expected_share
+
+    source = resolve_models(config.models, accelerator=accelerator, lock=config.folders.models_lock)
+    settings = [sampling_settings(source.defaults.model_copy(update={"quality": quality})) for quality in RUNGS]
+    ratios = StepRatios(source, config.folders.cache / FOLDER).of(variant, source.defaults.steps)
+    shares = (expected_share(one, variant, ratios) for one in settings)
+    return tuple(zip(RUNGS, shares, strict=True))
 
 
 def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:

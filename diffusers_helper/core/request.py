@@ -39,6 +39,7 @@ from diffusers_helper.core.loras import MAX_LORAS, Lora, lora_list
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
 from diffusers_helper.core.prompts import MAX_BLEND, Timed, timed_prompts
+from diffusers_helper.core.quality import Quality, StepCacheName
 from diffusers_helper.core.validation import sentences_of
 
 RANDOM_SEED = -1
@@ -74,7 +75,9 @@ class GenerationRequest(BaseModel):
         guidance_scale: distilled guidance, an input of the model.
         cfg_scale: classifier-free guidance; 1 is off and twice as fast.
         cfg_rescale: how far guided predictions are scaled back to the plain one's spread, 0 to 1.
-        teacache: skip model calls that would change little: about twice as fast, and an approximation.
+        quality: how much of the exact numbers is given up for time; see `core.quality`.
+        step_cache: a way to skip model calls, in place of the one that `quality` chooses; None for that.
+        teacache: the older switch for one of them, which counts where `step_cache` is None.
         preserved_memory_gb: GPU memory to leave free while sampling on a small card, GB.
         mp4_crf: H.264 compression, 0 to 100 as people's settings have it; `crf` is what is used.
         resolution: base size of the bucket table, None for the model folder's own.
@@ -114,6 +117,8 @@ class GenerationRequest(BaseModel):
     guidance_scale: Annotated[Number, Field(ge=1, le=32)] = 10.0
     cfg_scale: Annotated[Number, Field(ge=1, le=32)] = 1.0
     cfg_rescale: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    quality: Quality = "exact"
+    step_cache: Annotated[StepCacheName | None, OrNothing] = None
     teacache: bool = False
     preserved_memory_gb: Annotated[Number, Field(ge=0, le=128)] = 6.0
     mp4_crf: Annotated[Whole, Field(ge=0, le=100)] = 16
@@ -240,6 +245,8 @@ _CAME_LATER = frozenset(
         "frame",
         "frame_time",
         "frame_slots",
+        "quality",
+        "step_cache",
     )
 )
 _USUAL = GenerationRequest().model_dump()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffusers_helper.core.quality import step_cache_of
+
+if TYPE_CHECKING:
+    from diffusers_helper.core.request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -15,6 +22,7 @@ class SamplingSettings:
         cfg_scale: classifier-free guidance; 1 is off, above it every step runs the model twice.
         cfg_rescale: 0 to 1, see `k_diffusion.wrapper.guide`.
         step_cache: a name in `models.step_caches.STEP_CACHES`.
+        cache_parameters: of the step cache, by name, in place of its defaults.
     """
 
     steps: int = 25
@@ -22,3 +30,17 @@ class SamplingSettings:
     cfg_scale: float = 1.0
     cfg_rescale: float = 0.0
     step_cache: str = "none"
+    cache_parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+def sampling_settings(request: GenerationRequest) -> SamplingSettings:
+    """Return how a request's sections are sampled."""
+    step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
+    return SamplingSettings(
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        cfg_scale=request.cfg_scale,
+        cfg_rescale=request.cfg_rescale,
+        step_cache=step_cache,
+        cache_parameters=parameters,
+    )

@@ -20,6 +20,8 @@ _NAMES: dict[str, Message] = {
         Message("guidance_scale"),
         Message("cfg_scale"),
         Message("cfg_rescale"),
+        Message("quality"),
+        Message("step_cache"),
         Message("preserved_memory_gb"),
         Message("mp4_crf"),
         Message("resolution"),

@@ -29,7 +29,6 @@ from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Conditioning, ConditionInputs
-from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise, flux_mu, flux_sigmas, transformer_arguments
 
 VAE_SCALE = 8
@@ -170,7 +169,7 @@ def _loaded(
     """Load what samples a section, with a step cache of its own."""
     variant = plan.sections[section].variant
     sampler = yield from samplers(variant)
-    step_cache = STEP_CACHES[settings.step_cache].make(settings.steps)
+    step_cache = sampler.new_step_cache(settings)
     return _Loaded(variant, replace(sampler, execution=replace(sampler.execution, step_cache=step_cache)))
 
 

@@ -10,9 +10,11 @@ import torch
 
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import SectionPlan
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Use
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Denoiser
+from diffusers_helper.models.step_caches import StepCache, new_step_cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +23,11 @@ class Sampler:
 
     Attributes:
         denoiser: the packed transformer, or what behaves like it.
-        execution: how it computes; the step cache is chosen by the settings.
+        execution: how it computes, but for the step cache.
         device, dtype: where it runs, and its dtype.
         use: see `decoding.Use`.
         begin: gets each section before it is sampled.
+        new_step_cache: makes the step cache that the settings choose.
     """
 
     denoiser: Denoiser
@@ -33,6 +36,7 @@ class Sampler:
     execution: Execution = field(default_factory=Execution)
     use: Use = nullcontext
     begin: Callable[[SectionPlan], None] = lambda _section: None
+    new_step_cache: Callable[[SamplingSettings], StepCache] = new_step_cache
 
 
 Samplers = Callable[[str], Generator[Event, None, Sampler]]

@@ -13,20 +13,19 @@ from diffusers_helper.core.events import Event, Note, SectionDone, StageStarted
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VAE_SCALE, VideoInputs, sample_sections
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.generation.conditions import Check, make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
-from diffusers_helper.generation.generate import sampling_settings
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Picture, Pictures, pixels_of, prepared
+from diffusers_helper.generation.sampling import require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import rgb_frames
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.memory.budget import Work
-from diffusers_helper.models.step_caches import STEP_CACHES
 
 GREY_LEVEL = 128
 """What the image encoder sees where there is no picture."""
@@ -50,12 +49,12 @@ def sample_frame(inputs: JobInputs, components: Components, check: Check) -> Gen
     for text in notes_on(inputs, height * width, components.source.defaults.resolution or 0):
         yield Note(text)
     settings = sampling_settings(request)
+    require_step_cache(settings, components, direction.plan.variants)
     guided = settings.cfg_scale != 1.0
     seen = pictures.named if pictures else {START: np.full((height, width, 3), GREY_LEVEL, np.uint8)}
     conditions = yield from make_conditions(direction.cues, seen, components, check, guided=guided)
     given = (yield from _encoded(inputs, pictures, components, check)) if pictures else _nothing(height, width)
-    held = STEP_CACHES[settings.step_cache].held_streams
-    models = ModelLoader(components, Work(height, width, window=1, cfg=guided, cached_streams=held), check)
+    models = ModelLoader(components, work_of(settings, height, width, window=1), check)
     pixels = None
     for event in sample_sections(
         direction.plan,

@@ -19,8 +19,7 @@ from diffusers_helper.core.events import Event, Note, SectionDone, SectionSample
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, VideoPlan
-from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.framepack.engine import VAE_SCALE, EarlierRun, VideoInputs, sample_sections
@@ -34,6 +33,7 @@ from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Pictures, pixels_of, prepared
 from diffusers_helper.generation.results import keep_beside, remove_unwanted
+from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
@@ -41,8 +41,6 @@ from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.recipe import can_carry, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
-from diffusers_helper.memory.budget import Work
-from diffusers_helper.models.step_caches import STEP_CACHES
 
 
 def generate(
@@ -108,9 +106,8 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     yield from keep_beside(run.output, run.inputs, pictures, len(checkpoint), run.check)
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
     settings = sampling_settings(request)
-    held = STEP_CACHES[settings.step_cache].held_streams
-    work = Work(height, width, cfg=settings.cfg_scale != 1.0, cached_streams=held)
-    models = ModelLoader(components, work, run.check, request.loras, direction.cues)
+    require_step_cache(settings, components, plan.variants)
+    models = ModelLoader(components, work_of(settings, height, width), run.check, request.loras, direction.cues)
     notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
     for text in (*models.notes(plan.variants), *notes):
         yield Note(text)
@@ -149,17 +146,6 @@ def _material(run: _Run, recipe: str) -> Generator[Event, None, tuple[Pictures, 
     yield StageStarted("image", Message("Reading the video"))
     pictures = read_videos(run.inputs, recipe, run.check)
     return pictures, direct_videos(run.inputs.request, pictures.latents)
-
-
-def sampling_settings(request: GenerationRequest) -> SamplingSettings:
-    """Return how a request's sections are sampled."""
-    return SamplingSettings(
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        cfg_scale=request.cfg_scale,
-        cfg_rescale=request.cfg_rescale,
-        step_cache="teacache" if request.teacache else "none",
-    )
 
 
 def _reopened(video: GrowingVideo, plan: VideoPlan, checkpoint: Checkpoint) -> Generator[Event, None, int]:
@@ -227,7 +213,7 @@ def _encoded(
         }
     if END in given:
         given[END] = given[END] * request.end_strength  # the rest is zeros, as where there is no end picture
-    environment = components.environment.of_video(*direction.plan.variants)
+    environment = environment_of(components, request, direction.plan.variants)
     begin = partial(run.checkpoint.begin, environment, conditions, given)
     need = 2 * sum(t.nbytes for each in conditions.values() for t in vars(each).values() if t is not None)
     yield from retry_when_disk_full(begin, run.output.parent, need, run.check)

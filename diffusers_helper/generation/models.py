@@ -13,6 +13,7 @@ from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import SectionPlan
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.framepack.sampler import Sampler
 from diffusers_helper.loading.components import Components
@@ -20,6 +21,7 @@ from diffusers_helper.lora.applying import Loras
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.model_files.parts import VAE
 from diffusers_helper.models.kernels import PLAIN, Kernels
+from diffusers_helper.models.step_caches import StepCache, new_step_cache
 
 
 class ModelLoader:
@@ -87,4 +89,7 @@ class ModelLoader:
             ):
                 yield
 
-        return Sampler(transformer, components.device, transformer.dtype, execution, use, begin)
+        def new_cache(settings: SamplingSettings) -> StepCache:
+            return new_step_cache(settings, variant, components.step_ratios.of(variant, settings.steps))
+
+        return Sampler(transformer, components.device, transformer.dtype, execution, use, begin, new_cache)

@@ -58,8 +58,8 @@ _SETTINGS = (
     "focus",
 )
 _LATER = ("start", "start_colour", "frame_seed", "loras")
-_LAST = ("forget_at_changes", "variant")
-"""What videos alone have, not pictures."""
+_LAST = ("forget_at_changes", "variant", "quality", "step_cache")
+"""What calls for videos alone have, not those for pictures."""
 SETTINGS = (*_SETTINGS, *_LATER, *_LAST)
 """The fields of a request that a user sets here."""
 FRAME_CALL = ("image", *_SETTINGS, "end_photo", *_LATER)
@@ -140,7 +140,7 @@ def control_value(name: str, value: Any) -> Any:
         return ",".join(str(share) for share in value)
     if name == "loras":
         return "; ".join(lora.text for lora in value)
-    if name in _TEXTS:
+    if name in (*_TEXTS, "step_cache"):
         return "" if value is None else str(value)
     return value
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from diffusers_helper.core.errors import OutputError
 from diffusers_helper.core.events import Event, Forecast
@@ -22,8 +23,10 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.pace import Pace, Speed
 
 MAX_ENTRIES = 200
-_TWICE = 2.0
-"""What a step costs with classifier-free guidance, and without TeaCache, over a step with the other setting."""
+_GUIDED = 2.0
+"""What a step costs with classifier-free guidance over a step without."""
+_TEACACHE = 0.5
+"""The share of steps that TeaCache computes, about: of times that were kept before other step caches came."""
 _WITH_LORAS = 1.04
 """What a step costs with LoRA files, one or three, over a step without (docs/performance-log.md)."""
 
@@ -36,7 +39,8 @@ class SpeedKey(BaseModel):
     Attributes:
         computer: the device, and how it computes.
         model: whose weights.
-        teacache, cfg, loras: whether these are in use.
+        share: part of the steps that are computed and not skipped, as far as that is known before.
+        cfg, loras: whether these are in use.
         pixels: of a frame.
     """
 
@@ -44,10 +48,18 @@ class SpeedKey(BaseModel):
 
     computer: str
     model: str
-    teacache: bool
+    share: float = Field(1.0, gt=0, le=1)
     cfg: bool
     loras: bool = False
     pixels: int = Field(gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_kept_before(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "teacache" in fields:
+            fields = dict(fields)
+            fields.setdefault("share", _TEACACHE if fields.pop("teacache") else 1.0)
+        return fields
 
 
 class _Entry(SpeedKey):
@@ -120,7 +132,7 @@ class KnownSpeeds:
             return None
         one = min(alike, key=lambda one: (_others(one, key), one.loras != key.loras, abs(one.pixels - key.pixels)))
         size = key.pixels / one.pixels
-        steps = size * (1 + size) / 2 * _TWICE ** ((key.cfg - one.cfg) - (key.teacache - one.teacache))
+        steps = size * (1 + size) / 2 * _GUIDED ** (key.cfg - one.cfg) * key.share / one.share
         steps *= _WITH_LORAS ** (key.loras - one.loras)
         load = next((each.load for each in [one, *alike] if each.load is not None), None)
         return Speed(one.setup, one.step * steps, one.end * size, one.gap * size, load), _others(one, key) > 0
@@ -153,4 +165,4 @@ class KnownSpeeds:
 
 def _others(one: _Entry, key: SpeedKey) -> int:
     """Return how many settings differ."""
-    return (one.teacache != key.teacache) + (one.cfg != key.cfg)
+    return (one.share != key.share) + (one.cfg != key.cfg)

@@ -11,10 +11,12 @@ import torch
 
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.numerics import NUMERICS_VERSION
+from diffusers_helper.loading.building import attention_head_dim
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, Part, parts_for, transformer_part
 from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
+from diffusers_helper.models.attention import expected_attention
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _BEFORE_IT_WAS_KEPT = {"numerics": "1"}
@@ -68,7 +70,7 @@ class Environment:
         options = self._options
         choices = {
             "precision": options.dtype_on(self._device, transformer=True),
-            "attention": options.attention,
+            "attention": self._attention(variants),
             "fused kernels": options.fused,
             "weights": self._stored_as(variants),
         }
@@ -88,6 +90,13 @@ class Environment:
         versions = [version(name) for name in ("torch", "transformers")]
         dtype = self._options.dtype_on(self._device, transformer=False)
         return key_of(identities, versions, device_name(self._device), str(dtype), *facts)
+
+    def _attention(self, variants: Sequence[str]) -> str:
+        """The backend, as far as it is not torch's own: one that is installed later gives other bits."""
+        dtype = self._options.dtype_on(self._device, transformer=True)
+        places = [(part, self._source.inspect(part)[0]) for part in map(transformer_part, variants)]
+        sizes = [attention_head_dim(part, place) for part, place in places if place is not None]
+        return expected_attention(self._options.attention, self._device, dtype, *sizes[:1])
 
     def _stored_as(self, variants: Sequence[str]) -> str:
         found = [(part, *self._source.inspect(part)) for part in map(transformer_part, variants)]
@@ -111,7 +120,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         return ""
     before = _BEFORE_IT_WAS_KEPT | dict(before)
     changed = [name for name in now if before.get(name) != now[name]]
-    plain = {"numerics": Message("this program's numbers"), "models": Message("the model's files")}
+    plain = {
+        "numerics": Message("this program's numbers"),
+        "models": Message("the model's files"),
+        "calibration": Message("the calibration of the model's steps"),
+    }
     sentences: list[str] = []
     for name in changed:
         if name in plain:

@@ -33,7 +33,8 @@ class Work:
         height, width: of the picture, pixels.
         window: latent frames per section.
         cfg: both branches of guidance run.
-        cached_streams: tensors of the stream's size that a step cache holds per branch of guidance.
+        cached_streams, cached_samples: tensors of the stream's and of the sampled tokens' size that a step cache holds
+            per branch of guidance.
         text: text tokens at most.
     """
 
@@ -42,7 +43,13 @@ class Work:
     window: int = 9
     cfg: bool = False
     cached_streams: int = 0
+    cached_samples: int = 0
     text: int = 256
+
+    @property
+    def sampled(self) -> int:
+        """Tokens of the frames that are sampled."""
+        return self.window * -(-self.width // 16) * -(-self.height // 16)
 
     @property
     def tokens(self) -> int:
@@ -55,7 +62,7 @@ class Work:
         """Memory beside the weights while blocks of width `dim` run in 16 bits, MLPs over `mlp_chunk` tokens."""
         at_once = self.tokens if mlp_chunk is None else min(mlp_chunk, self.tokens)
         streams = max(IN_ATTENTION * self.tokens, (IN_MLP - HIDDEN) * self.tokens + HIDDEN * at_once)
-        cached = self.cached_streams * (1 + self.cfg) * self.tokens
+        cached = (1 + self.cfg) * (self.cached_streams * self.tokens + self.cached_samples * self.sampled)
         return 2 * dim * (streams + cached) + MARGIN
 
 

@@ -31,6 +31,7 @@ class LocalFolder(ModelSource):
         self.trained = settings.trained
         self.same_files = settings.same_files
         self.defaults = settings.defaults
+        self.step_ratios = settings.step_ratios
 
     @property
     def root(self) -> Path:

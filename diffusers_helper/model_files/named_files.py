@@ -40,6 +40,7 @@ class NamedFiles(ModelSource):
         self.title = settings.title or ("ComfyUI" if found.candidates else path.name)
         self.trained = settings.trained
         self.defaults = settings.defaults
+        self.step_ratios = settings.step_ratios
         self._found = found
         self._rest = rest
         self.places = {name: files[0] for name, files in found.candidates.items()} | settings.parts

@@ -25,6 +25,8 @@ class FolderSettings:
         trained: whether its pictures show something.
         same_files: repositories whose files are another's there, `{"its id": "the other's id"}`.
         parts: files of weights and folders by the names of parts.
+        step_ratios: the size of each step's residual over that of the step before, by variant, as
+            `./framepack calibrate` measures them.
         defaults: a request with the resolution, steps and guidance scale that suit the model.
     """
 
@@ -32,6 +34,7 @@ class FolderSettings:
     trained: bool = True
     same_files: dict[str, str] = field(default_factory=dict)
     parts: dict[str, Path] = field(default_factory=dict)
+    step_ratios: dict[str, tuple[float, ...]] = field(default_factory=dict)
     defaults: GenerationRequest = DEFAULTS
 
 
@@ -45,12 +48,13 @@ def read_settings(folder: Path) -> FolderSettings:
         title, trained = str(content.pop("title", "")), bool(content.pop("trained", True))
         same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
         places = {_known(name): folder / Path(place).expanduser() for name, place in content.pop("parts", {}).items()}
+        ratios = {name: tuple(map(float, given)) for name, given in content.pop("step_ratios", {}).items()}
         defaults = GenerationRequest.from_fields({"resolution": DEFAULTS.resolution} | content)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ModelFilesError(
             Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
         ) from None
-    return FolderSettings(title, trained, same_files, places, defaults)
+    return FolderSettings(title, trained, same_files, places, ratios, defaults)
 
 
 def _known(name: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.messages import Message, join_sentences
@@ -27,6 +28,7 @@ class ModelSource(ABC):
         trained: whether its pictures show something; random weights give noise.
         is_tiny: whether it is the small one that ships with the repository.
         defaults: a request with the resolution (never None), steps and guidance scale that suit it.
+        step_ratios: what MagCache has to know of its transformers, by variant, where the model's folder says it.
         record: which files were compared with their checksums.
     """
 
@@ -34,6 +36,7 @@ class ModelSource(ABC):
     trained = True
     is_tiny = False
     defaults = GenerationRequest(resolution=640)
+    step_ratios: Mapping[str, tuple[float, ...]] = MappingProxyType({})
     record = ChecksumRecord(None)
 
     @property

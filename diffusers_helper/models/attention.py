@@ -4,11 +4,13 @@ A backend is `attention(q, k, v)`: (B, L, heads, head_dim) each -> the same shap
 here is imported or run before it is asked for, and no other library's classes are changed.
 """
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
@@ -21,6 +23,21 @@ HALF = (torch.float16, torch.bfloat16)
 
 SMOKE_LENGTH = 300
 """Tokens of the call that proves a backend: more than two blocks of 128, and no whole number of them."""
+LONG_SMOKE_LENGTH = 4097
+"""Of a second call, for kernels that share long sequences out among a card's processors: one token more than blocks."""
+
+
+def _load_fa3() -> AttentionFunction:
+    from fa3_fwd_interface import flash_attn_func
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # the package has no gradients
+            return sdpa(q, k, v)
+        out = flash_attn_func(q, k, v)
+        result: Tensor = out[0] if isinstance(out, tuple) else out  # older interfaces add the logarithms of the sums
+        return result
+
+    return attention
 
 
 def _load_sdpa() -> AttentionFunction:
@@ -57,17 +74,20 @@ def _load_xformers() -> AttentionFunction:
 class AttentionBackend:
     """A way to compute attention: `load` imports it lazily, the other fields say what it accepts and how exact it is.
 
-    `tolerance` is the largest relative error (Frobenius norm) against float32 that the smoke call lets pass.
+    `tolerance` is the largest relative error (Frobenius norm) against float32 that the smoke calls, one of each of
+    `smoke_lengths`, let pass. `module` is what has to be installed beside torch.
     """
 
     name: str
     load: Callable[[], AttentionFunction]
     note: str
+    module: str | None = None
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     head_dims: tuple[int, ...] | None = None
     capabilities: tuple[int, ...] | None = None
     tolerance: float = 0.02
+    smoke_lengths: tuple[int, ...] = (SMOKE_LENGTH,)
 
     def constraint(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         """Why the backend does not fit this device, dtype or head size; None when it does."""
@@ -89,20 +109,39 @@ class AttentionBackend:
         if misfit:
             return misfit
         try:
-            error = _smoke_error(self.load(), device, dtype, head_dim)
+            attention = self.load()
+            errors = [_smoke_error(attention, device, dtype, head_dim, length) for length in self.smoke_lengths]
         except Exception as failure:  # noqa: BLE001 - a foreign kernel may raise anything; the reason is kept and shown
             return f"{type(failure).__name__}: {failure}"
         # Written so that NaN fails too.
-        return None if error <= self.tolerance else f"its result is off by {error:.3g} (allowed {self.tolerance:g})"
+        wrong = [error for error in errors if not error <= self.tolerance]
+        return f"its result is off by {wrong[0]:.3g} (allowed {self.tolerance:g})" if wrong else None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its module is here; it is not imported."""
+        return self.module is None or importlib.util.find_spec(self.module) is not None
 
 
 BACKENDS = {
     backend.name: backend
     for backend in (
         AttentionBackend(
+            "fa3",
+            _load_fa3,
+            "FlashAttention-3 (fa3-fwd), exact",
+            module="fa3_fwd_interface",
+            devices=("cuda",),
+            dtypes=(torch.bfloat16,),  # the package is built without float16
+            head_dims=(64, 128),
+            capabilities=(9,),
+            smoke_lengths=(SMOKE_LENGTH, LONG_SMOKE_LENGTH),
+        ),
+        AttentionBackend(
             "cudnn",
             _load_cudnn,
             "cuDNN over whole blocks of keys and Triton over the rest, exact",
+            module="triton",
             devices=("cuda",),
             dtypes=HALF,
             head_dims=(64, 128),
@@ -113,17 +152,20 @@ BACKENDS = {
             "sage",
             _load_sage,
             "sageattention, 8 bit inside: lossy",
+            module="sageattention",
             devices=("cuda",),
             dtypes=HALF,
             head_dims=(64, 96, 128),
             tolerance=0.1,
         ),
-        AttentionBackend("flash", _load_flash, "flash-attn, exact", devices=("cuda",), dtypes=HALF),
-        AttentionBackend("xformers", _load_xformers, "xformers, exact", devices=("cuda",)),
+        AttentionBackend("flash", _load_flash, "flash-attn, exact", "flash_attn", devices=("cuda",), dtypes=HALF),
+        AttentionBackend("xformers", _load_xformers, "xformers, exact", "xformers", devices=("cuda",)),
     )
 }
-AUTO = ("cudnn", "sdpa")
+WITH_TORCH = ("cudnn", "sdpa")
 """The exact backends that come with torch, fastest first."""
+AUTO = ("fa3", *WITH_TORCH)
+"""The exact ones that are used by themselves where they are."""
 NAMES = ("auto", *BACKENDS)
 
 
@@ -160,6 +202,18 @@ def resolve_attention(
     )
 
 
+def expected_attention(name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 128) -> str:
+    """What `resolve_attention` will take for `name`, if it works: "auto" as long as that comes with torch.
+
+    Nothing is imported or called: for what a video's numbers depend on, before a model is loaded.
+    """
+    if name != "auto":
+        return name
+    installed = (BACKENDS[candidate] for candidate in AUTO if BACKENDS[candidate].is_installed)
+    first = next(backend.name for backend in installed if backend.constraint(device, dtype, head_dim) is None)
+    return name if first in WITH_TORCH else first
+
+
 def _described(backend: AttentionBackend, device: torch.device) -> str:
     if backend.name != "sdpa" or device.type != "cuda":
         return backend.note
@@ -168,10 +222,12 @@ def _described(backend: AttentionBackend, device: torch.device) -> str:
 
 
 @torch.inference_mode()
-def _smoke_error(attention: AttentionFunction, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
-    """Relative error of `attention` against float32 torch attention on a small random input."""
+def _smoke_error(
+    attention: AttentionFunction, device: torch.device, dtype: torch.dtype, head_dim: int, length: int
+) -> float:
+    """Relative error of `attention` against float32 torch attention on a random input of `length` tokens."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, SMOKE_LENGTH, 2, head_dim, generator=generator).to(device, dtype) for _ in range(3))
+    q, k, v = (torch.randn(1, length, 2, head_dim, generator=generator).to(device, dtype) for _ in range(3))
     exact = sdpa(q.float(), k.float(), v.float())
     out = attention(q, k, v)
     if out.shape != q.shape:

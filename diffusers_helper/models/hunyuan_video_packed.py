@@ -256,19 +256,35 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
 
         Gives `forward`'s numbers; it never waits for the device (a step cache may).
         """
-        image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
         if torch.is_grad_enabled():  # fused kernels have no gradients
             execution = replace(execution, kernels=PLAIN, mlp_chunk=None)
+        return execution.step_cache.predict(
+            latents,
+            branch=branch,
+            compute=lambda: self._predict(latents, step, conditioning, history, execution, branch),
+        )
+
+    def _predict(
+        self,
+        latents: Tensor,
+        step: int,
+        conditioning: Conditioning,
+        history: PackedHistory,
+        execution: Execution,
+        branch: str,
+    ) -> Tensor:
+        """`denoise` inside what a step cache does around a whole call."""
+        image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
         block = cast(DoubleStreamBlock, self.transformer_blocks[0])
         first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
-        image = execution.step_cache.run(
-            image,
+        tokens = execution.step_cache.run(
+            image[:, -sampled:],
             branch=branch,
             modulated_input=lambda: block.modulated_input(image, first, execution.kernels),
-            blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, execution),
+            blocks=lambda: self._run_within_memory(image, step, conditioning, history.rope, execution)[:, -sampled:],
         )
-        return self.project_out(image[:, -sampled:], conditioning.modulations.out[step], latents.shape)
+        return self.project_out(tokens, conditioning.modulations.out[step], latents.shape)
 
     def rope_of(self, latents: Tensor, indices: Tensor, factor: int) -> Tensor:
         """Rotary table (B, L, 2 * head_dim) of latents (B, C, T, H, W) in patches `factor` times coarser."""

@@ -31,7 +31,7 @@ OF_PHOTOS = (
     *("start", "start_colour", "frame_seed"),
 )
 """Settings without a meaning here: size and shape are the video's own."""
-_CAME_LATER = ("forget_at_changes", "variant")
+_CAME_LATER = ("forget_at_changes", "variant", "quality", "step_cache")
 EDIT_SETTINGS = (*(name for name in SETTINGS if name not in (*OF_PHOTOS, *_CAME_LATER)), "anchor", *_CAME_LATER)
 """In the order in which scripts give them: what is new comes last."""
 AT_ONCE, MOST_WAITING = 2, 16

@@ -17,6 +17,7 @@ from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo
 from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video_panel
 from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
+from diffusers_helper.gradio.create.quality import lay_out_quality, lay_out_step_cache
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.create.variant import lay_out_variant
 from diffusers_helper.gradio.fields import slider
@@ -154,6 +155,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
     length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
     variant = lay_out_variant(defaults, t)
     sizes = lay_out_sizes(defaults, t)
+    quality = lay_out_quality(defaults, t)
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         random_seed, more = _more_settings(defaults, t)
     loras = lay_out_loras(defaults, t)
@@ -164,6 +166,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "variant": variant,
         "loras": loras.text,
         "forget_at_changes": forget_at_changes,
+        "quality": quality,
     }
     named = {**own, **end_photo.named, **sizes, **more}
     return Form(
@@ -199,6 +202,7 @@ def _more_settings(defaults: GenerationRequest, t: Language) -> tuple[gr.Checkbo
     )
     return random_seed, {
         "teacache": teacache,
+        "step_cache": lay_out_step_cache(defaults, t),
         "seed": gr.Number(defaults.seed, label=t("Seed"), elem_id="seed"),
         "steps": slider(t("Steps"), t("More take longer; 25 is a good value."), 1, 100, defaults.steps, 1),
         "guidance_scale": slider(

@@ -1,13 +1,12 @@
 """TeaCache: the blocks are skipped while their first input has changed little (Liu et al., arXiv 2411.19108)."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .base import StepCacheKind
+from .base import CacheInputs, StepCache, StepCacheKind
 
 
 @dataclass
@@ -20,7 +19,7 @@ class TeaCacheState:
     residual: Tensor | None = None
 
 
-class TeaCache:
+class TeaCache(StepCache):
     """Skips the blocks while the change of their first input, summed up, stays below `threshold`.
 
     The relative change from call to call, mapped by a polynomial to an estimate of the output's change, is summed up
@@ -32,9 +31,9 @@ class TeaCache:
     """Of HunyuanVideo, highest power first."""
 
     def __init__(self, num_steps: int = 25, threshold: float = 0.15) -> None:
+        super().__init__()
         self.num_steps = num_steps
         self.threshold = threshold
-        self.passes: Counter[str] = Counter()
         self.states: dict[str, TeaCacheState] = {}
 
     def run(
@@ -77,4 +76,14 @@ def _relative_change(current: Tensor, previous: Tensor) -> float:
     return (distance / size).item()
 
 
-TEACACHE = StepCacheKind("teacache", TeaCache, held_streams=3)  # previous input, residual, and one while they are made
+def _make(inputs: CacheInputs) -> TeaCache:
+    return TeaCache(inputs.steps, **inputs.parameters)
+
+
+TEACACHE = StepCacheKind(
+    "teacache",
+    _make,
+    share=lambda _: 0.5,
+    held_streams=2,  # the previous input, and the next one while it is made
+    held_samples=1,  # the residual
+)

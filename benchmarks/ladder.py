@@ -1,0 +1,224 @@
+"""What each rung of the ladder, and each way to skip steps, costs beside the exact path, on clips of any model folder.
+
+python -m benchmarks.ladder --models tiny --output ladder
+python -m benchmarks.ladder --output ladder --settings magcache:error=0.1,skips=3 easycache:threshold=0.05
+
+For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR and SSIM of
+the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
+ladder.json and ladder.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.metrics import Frames, joint_ratio, movement, psnr, ssim
+from benchmarks.quality import PROMPTS, SEED, SPAN, held_out_photos, judge
+from benchmarks.studio import SECTION_FRAMES, Studio, joined
+from diffusers_helper.core.events import Event, SectionDone
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.quality import RUNGS, Rung
+from diffusers_helper.generation.generate import generate
+from diffusers_helper.generation.models import ModelLoader
+from diffusers_helper.models.step_caches import StepCache
+
+FAMILIES = ("pan left", "zoom in", "turn clockwise", "darker", "pan up", "still")
+VARIANTS = ("original", "f1")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: its latents in sampling order, its frames, and the passes of the model that it took."""
+
+    latents: Tensor
+    frames: Frames
+    passes: int
+    seconds: float
+
+
+def setting(text: str) -> Rung:
+    """A rung by its name, or what `name:parameter=value,...` says of a step cache."""
+    if text in RUNGS:
+        return RUNGS[text]  # type: ignore[index]  # it is one
+    name, _, rest = text.partition(":")
+    parameters = {key: float(value) for key, _, value in (item.partition("=") for item in rest.split(",") if item)}
+    return Rung(name, parameters)  # type: ignore[arg-type]  # the registry says if there is none
+
+
+def made(studio: Studio, picture: Frames, family: str, variant: str, seconds: float, rung: Rung) -> Clip:
+    """Make a clip as `rung` says."""
+    caches: list[StepCache] = []
+    loaded = ModelLoader.sampler
+
+    def counting(loader: ModelLoader, name: str) -> Any:
+        sampler = yield from loaded(loader, name)
+        new = sampler.new_step_cache
+
+        def noted(settings: Any) -> StepCache:
+            caches.append(new(settings))
+            return caches[-1]
+
+        object.__setattr__(sampler, "new_step_cache", noted)
+        return sampler
+
+    inputs = studio.inputs(
+        {START: picture}, prompt=PROMPTS[family][0], variant=variant, seconds=seconds, quality="draft"
+    )
+    started = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(RUNGS, draft=rung),
+        patch.object(ModelLoader, "sampler", counting),
+    ):
+        events: list[Event] = [
+            event
+            for event in generate(inputs, components=studio.components, output=Path(folder) / "clip")
+            if isinstance(event, SectionDone)
+        ]
+    latents = torch.cat([event.latents for event in events if isinstance(event, SectionDone)], dim=2)
+    frames = joined(events, inputs.direction.plan)
+    return Clip(latents, frames, sum(sum(cache.passes.values()) for cache in caches), time.perf_counter() - started)
+
+
+def compared(clip: Clip, exact: Clip, family: str) -> dict[str, Any]:
+    """What a clip is like beside the exact one."""
+    first, last = clip.frames[0], clip.frames[min(SPAN, len(clip.frames) - 1)]
+    side = min(first.shape[:2])
+    return {
+        "computed": clip.passes / exact.passes,
+        "latent_error": float((clip.latents - exact.latents).norm() / exact.latents.norm()),
+        "psnr": psnr(clip.frames, exact.frames),
+        "ssim": fmean(ssim(a, b) for a, b in zip(clip.frames, exact.frames, strict=True)),
+        "right": judge(family, movement(first, last), side, min(SPAN, len(clip.frames) - 1)),
+        "joints": joint_ratio(clip.frames, SECTION_FRAMES),
+        "seconds": clip.seconds,
+    }
+
+
+def measured(
+    studio: Studio,
+    clips: Sequence[tuple[str, Frames, str, str]],
+    settings: Mapping[str, Rung],
+    seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """The numbers of each clip (name, picture, motion, variant) by each setting, "exact" among them."""
+    for name, picture, family, variant in clips:
+        exact = made(studio, picture, family, variant, seconds, RUNGS["exact"])
+        for title, rung in settings.items():
+            clip = exact if rung == RUNGS["exact"] else made(studio, picture, family, variant, seconds, rung)
+            yield {"setting": title, "picture": name, "family": family, "variant": variant} | compared(
+                clip, exact, family
+            )
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The means by setting and variant, as Markdown."""
+    lines = [
+        "| setting | variant | steps computed | latent error | PSNR, dB (least) | SSIM | motion right | joints |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for title in dict.fromkeys(row["setting"] for row in rows):
+        for variant in (*dict.fromkeys(row["variant"] for row in rows), "both"):
+            chosen = [r for r in rows if r["setting"] == title and variant in (r["variant"], "both")]
+            mean = {
+                key: fmean(r[key] for r in chosen) for key in ("computed", "latent_error", "psnr", "ssim", "joints")
+            }
+            lines.append(
+                f"| {title} | {variant} | {mean['computed']:.0%} | {mean['latent_error']:.4f} | {mean['psnr']:.1f} "
+                f"({min(r['psnr'] for r in chosen):.1f}) | {mean['ssim']:.4f} | "
+                f"{sum(r['right'] for r in chosen)} of {len(chosen)} | {mean['joints']:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path, section: float) -> None:
+    """Seconds of a section, of which an exact one takes `section`, against the PSNR; one point for each setting."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for title in dict.fromkeys(row["setting"] for row in rows if row["setting"] != "exact"):
+        chosen = [row for row in rows if row["setting"] == title]
+        place = section * fmean(row["computed"] for row in chosen), fmean(row["psnr"] for row in chosen)
+        axes.plot(*place, "o", color="tab:blue" if title in RUNGS else "tab:gray")
+        axes.annotate(title, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.axvline(section, linestyle=":", color="black")
+    axes.set_xlabel(f"seconds of a section of sampling (exact: {section:.1f})")
+    axes.set_ylabel("PSNR to the exact video, dB")
+    axes.margins(0.15)
+    figure.savefig(path, dpi=100)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, measure and print a table."""
+    from diffusers_helper.app.device import pick_device
+    from diffusers_helper.loading.components import Components
+    from diffusers_helper.loading.embedding_cache import EmbeddingCache
+    from diffusers_helper.media.photo import open_photo
+    from diffusers_helper.model_files import resolve_models
+
+    options = _parser().parse_args(arguments)
+    device = pick_device(options.device)
+    options.output.mkdir(parents=True, exist_ok=True)
+    components = Components(
+        resolve_models(options.models, accelerator=device.type != "cpu"),
+        device,
+        embeddings=EmbeddingCache(options.output / "embeddings"),
+    )
+    changes = {"seed": SEED} | ({"steps": options.steps} if options.steps else {})
+    studio = Studio(components, components.source.defaults.model_copy(update=changes))
+    pictures = [(path.stem, studio.picture(open_photo(path))) for path in options.pictures or held_out_photos()]
+    clips = [  # a picture after the other: every variant sees every one
+        (*pictures[index % len(pictures)], family, variant)
+        for variant in options.variants
+        for index, family in enumerate(options.families)
+    ]
+    rows = []
+    for row in measured(studio, clips, {text: setting(text) for text in options.settings}, options.seconds):
+        rows.append(row)
+        sys.stdout.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        sys.stdout.flush()
+        (options.output / "ladder.json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    text = table([{**row, "joints": 0.0 if np.isnan(row["joints"]) else row["joints"]} for row in rows])
+    (options.output / "ladder.md").write_text(text, "utf-8")
+    sys.stdout.write(text)
+    if options.plot:
+        plot(rows, options.plot, options.section)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default="tiny", help="framepack, tiny or a folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="photographs (default: held-out ones of packages)")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(PROMPTS), metavar="MOTION")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--settings", nargs="+", default=list(RUNGS), metavar="SETTING", help="rungs, or step caches")
+    parser.add_argument("--seconds", type=float, default=2.4, help="of clips (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, help="write seconds against PSNR as a picture, too")
+    parser.add_argument(
+        "--section", type=float, default=18.6, help="seconds of an exact section, for the plot (%(default)s: an H100)"
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--device", default="auto", help="auto, cuda, cpu, ... (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What follows from how sections are sampled: memory, what must be known of the models, what numbers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from diffusers_helper.core.plan import LATENT_WINDOW
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import SamplingSettings, sampling_settings
+from diffusers_helper.loading.components import Components
+from diffusers_helper.memory.budget import Work
+from diffusers_helper.models.step_caches import STEP_CACHES, new_step_cache
+
+
+def work_of(settings: SamplingSettings, height: int, width: int, window: int = LATENT_WINDOW) -> Work:
+    """Return what one step computes, for pictures of `height` x `width` pixels and `window` latent frames."""
+    cache = STEP_CACHES[settings.step_cache]
+    guided = settings.cfg_scale != 1.0
+    return Work(height, width, window, guided, cache.held_streams, cache.held_samples)
+
+
+def require_step_cache(settings: SamplingSettings, components: Components, variants: Sequence[str]) -> None:
+    """Raise SettingsError, before a model is loaded, if the step cache has to know more of one of the models."""
+    for variant in variants:
+        new_step_cache(settings, variant, components.step_ratios.of(variant, settings.steps))
+
+
+def environment_of(components: Components, request: GenerationRequest, variants: Sequence[str]) -> dict[str, str]:
+    """Return what the bits of a video depend on besides its request, by name, as words."""
+    found = components.environment.of_video(*variants)
+    settings = sampling_settings(request)
+    if STEP_CACHES[settings.step_cache].by_ratios:
+        ratios = [components.step_ratios.of(variant, settings.steps) for variant in variants]
+        found["calibration"] = hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]
+    return found

@@ -1,0 +1,98 @@
+"""The lab of the ladder: settings by their names, tables and a picture from numbers that are made up."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cards, gpu_ladder, ladder
+from benchmarks.quality import held_out_photos
+from benchmarks.studio import Studio
+from diffusers_helper.core.quality import RUNGS, Rung
+from diffusers_helper.loading.components import Components
+from diffusers_helper.media.photo import open_photo
+from diffusers_helper.model_files import LocalFolder
+from tests.tiny import SHIPPED
+
+
+def row(setting, variant, **changes):
+    numbers = {"computed": 0.5, "latent_error": 0.02, "psnr": 45.0, "ssim": 0.99, "joints": 1.1, "right": True}
+    return {"setting": setting, "variant": variant, **numbers, **changes}
+
+
+def test_a_setting_is_a_rung_or_a_step_cache_with_its_parameters():
+    assert ladder.setting("quick") == RUNGS["quick"]
+    assert ladder.setting("easycache:threshold=0.05,first=3") == Rung("easycache", {"threshold": 0.05, "first": 3.0})
+    assert ladder.setting("teacache") == Rung("teacache")
+
+
+def test_the_table_has_means_by_variant_and_of_both():
+    rows = [row("quick", "original", psnr=40.0), row("quick", "f1"), row("quick", "f1", right=False, psnr=47.0)]
+    lines = ladder.table(rows).splitlines()
+    assert lines[2].startswith("| quick | original | 50% | 0.0200 | 40.0 (40.0) | 0.9900 | 1 of 1 | 1.100 |")
+    assert lines[3].startswith("| quick | f1 | 50% | 0.0200 | 46.0 (45.0) | 0.9900 | 1 of 2 |")
+    assert lines[4].startswith("| quick | both | 50% | 0.0200 | 44.0 (40.0) |")
+
+
+def test_a_clip_is_compared_with_the_exact_one():
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 255, (1, 32, 32, 3), np.uint8), 37, axis=0)
+    exact = ladder.Clip(torch.ones(1, 2), frames, 16, 1.0)
+    found = ladder.compared(ladder.Clip(torch.tensor([[1.0, 1.5]]), frames ^ 1, 8, 0.5), exact, "still")
+    assert (found["computed"], found["right"]) == (0.5, True)
+    assert found["latent_error"] == pytest.approx(0.5 / math.sqrt(2))
+    assert found["psnr"] == pytest.approx(20 * math.log10(255))
+    assert ladder.compared(exact, exact, "still")["psnr"] == 99
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    ladder.plot([row("exact", "f1"), row("quick", "f1"), row("teacache", "f1")], tmp_path / "a.png", 18.6)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_card_has_a_time_for_every_rung():
+    lines = cards.sections().splitlines()
+    assert lines[0] == f"| card | {' | '.join(RUNGS)} |"
+    assert {line.count("|") for line in lines} == {2 + len(RUNGS)}
+
+
+@pytest.mark.slow
+def test_a_rung_of_the_shipped_model_skips_steps_and_stays_near_the_exact_video():
+    components = Components(LocalFolder(SHIPPED, is_tiny=True), torch.device("cpu"))
+    studio = Studio(components, components.source.defaults.model_copy(update={"seed": 7}))
+    picture = studio.picture(open_photo(held_out_photos()[0]))
+    exact, quick = (ladder.made(studio, picture, "pan left", "f1", 1.0, RUNGS[name]) for name in ("exact", "quick"))
+    assert (exact.passes, quick.passes) == (16, 9)
+    found = ladder.compared(quick, exact, "pan left")
+    assert found["latent_error"] < 0.03
+    assert found["psnr"] > 45
+    assert found["right"]
+
+
+@pytest.mark.slow
+def test_a_ladder_of_a_small_model_is_measured(capsys):
+    gpu_ladder.main(["--tiny", "--steps", "5", "--repeat", "1"])
+    shown = capsys.readouterr().out.splitlines()
+    found = json.loads(shown[-1])["results"]
+    assert found["section, exact, f1"]["computed"] == 5
+    assert all(found[f"section, {name}, f1"]["computed"] <= 5 for name in ("steady", "quick", "draft"))
+    sent = found["within 6 GiB"]["sent_gb"]
+    assert len(sent) == 6
+    assert not [name for name, numbers in found.items() if "failed" in numbers]
+
+
+def test_a_measurement_that_fails_leaves_the_rest(capsys):
+    lab = gpu_ladder.Lab(torch.device("cpu"), torch.float32, 1e9)
+
+    def fail():
+        raise RuntimeError("no memory")
+
+    lab.measure("one", fail)
+    lab.measure("two", lambda: {"seconds": 1.0})
+    assert lab.found == {"one": {"failed": "RuntimeError: no memory"}, "two": {"seconds": 1.0}}
+    lab.seconds = -1
+    lab.measure("three", fail)
+    assert "left out" in lab.found["three"]
+    capsys.readouterr()
