@@ -209,7 +209,13 @@ def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
     return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
 
 
-_LIBRARIES = {"cudnn": "triton", "sage": "sageattention", "flash": "flash_attn", "xformers": "xformers"}
+_LIBRARIES = {
+    "cudnn": "triton",
+    "fa3-fp8": "fa3_fwd",
+    "sage": "sageattention",
+    "flash": "flash_attn",
+    "xformers": "xformers",
+}
 
 
 def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
