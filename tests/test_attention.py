@@ -42,7 +42,9 @@ def test_the_default_is_torchs_exact_one(name, dtype):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(SettingsError, match=r"no attention backend 'sdap'.*auto, cudnn, sdpa, fa3-fp8, sage, flash, xformers"):
+    with pytest.raises(
+        SettingsError, match=r"no attention backend 'sdap'.*auto, cudnn, sdpa, fa3-fp8, sage, flash, xformers"
+    ):
         resolve_attention("sdap", "cpu", torch.float32)
 
 
