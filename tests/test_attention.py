@@ -42,7 +42,7 @@ def test_the_default_is_torchs_exact_one(name, dtype):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    known = r"no attention backend 'sdap'.*auto, fa3, cudnn, sdpa, sage, flash, xformers"
+    known = r"no attention backend 'sdap'.*auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash, xformers"
     with pytest.raises(SettingsError, match=known):
         resolve_attention("sdap", "cpu", torch.float32)
 

@@ -1,7 +1,7 @@
 """The same engine without a page: `./framepack generate PHOTO "PROMPT" -o out.mp4`.
 
 The commands `resume`, `extend`, `batch`, `models`, `loras`, `history`, `presets`, `calibrate`, `doctor` and `password`
-are in modules of their own. Exit codes: those of `service/options.py`. The path of the video is the only line on stdout.
+are in modules of their own. Exit codes: those of `service/options.py`. The video's path is the only line on stdout.
 """
 
 from __future__ import annotations

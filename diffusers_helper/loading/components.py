@@ -37,6 +37,8 @@ from diffusers_helper.model_files import LocalFolder, ModelSource, Part, parts, 
 from diffusers_helper.model_files.contents import quantised_as
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.eight_bit import resolve_eight_bit_attention, resolve_linears
+from diffusers_helper.models.eight_bit_attention import EightBitAttention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.fp8 import use_kernels
 from diffusers_helper.models.kernel_selection import resolve_kernels
@@ -136,13 +138,26 @@ class Components:
         self.residency.policy = policy
 
     def plan_sampling(
-        self, transformer: HunyuanVideoTransformer3DModelPacked, work: Work
+        self,
+        transformer: HunyuanVideoTransformer3DModelPacked,
+        work: Work,
+        linears: str | None = None,
+        attention_bits: int = 16,
     ) -> tuple[Execution, Message | None]:
         """Decide what of `transformer` stays on the device while it samples, and how its sections are decoded.
 
+        Args:
+            transformer: loaded here.
+            work: what a step computes.
+            linears: "exact", "fp8" or "int8": what the blocks' linear layers multiply. None is what the options say.
+            attention_bits: 8 attends in 8 bits, whatever the backend.
+
         Returns how it computes, and what the user should know of the plan; None where everything stays.
+        Raises SettingsError for 8-bit mathematics that the device cannot do.
         """
-        execution = Execution(self._attention_function, self._kernels)
+        execution = self._execution(
+            transformer.config["attention_head_dim"], linears or self._options.linears, attention_bits
+        )
         if self.policy.resident:
             return execution, None
         weights = weights_of(transformer)
@@ -156,6 +171,15 @@ class Components:
         said = sentence(plan, len(weights.blocks), len(evenly_spaced(weights.blocks, plan.resident_bytes)))
         logger.info("%s %s", said, plan)
         return execution, said
+
+    def _execution(self, head_dim: int, linears: str, attention_bits: int) -> Execution:
+        execution = Execution(self._attention_function, self._kernels)
+        if attention_bits == 8:
+            execution.eight_bit_attention = resolve_eight_bit_attention(self.device, self.dtype, head_dim)
+        if isinstance(execution.attention, EightBitAttention):
+            execution = replace(execution, attention=sdpa, eight_bit_attention=execution.attention)
+        execution.eight_bit_linears = resolve_linears(linears, self._kernels, self.device, self.dtype)
+        return execution
 
     @contextmanager
     def text(self) -> Iterator[TextEncoders]:

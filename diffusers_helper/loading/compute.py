@@ -22,12 +22,15 @@ class ComputeOptions:
         fused: compile kernels for the device where that works.
         fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
             half the RAM. None uses the exact ones.
+        linears: what the transformer's linear layers multiply where a video says nothing else; see
+            `models.eight_bit.NAMES`.
     """
 
     dtype: torch.dtype | None = None
     attention: str = "auto"
     fused: bool = True
     fp8: Path | None = None
+    linears: str = "exact"
 
     def dtype_on(self, device: torch.device, *, transformer: bool) -> torch.dtype:
         """Return the dtype of the transformer on `device`, or that of the other models."""

@@ -68,12 +68,14 @@ class Environment:
     def of_video(self, *variants: str) -> dict[str, str]:
         """What the bits of a video by models of `variants` depend on besides its request; by name, as words."""
         options = self._options
-        choices = {
+        choices: dict[str, object] = {
             "precision": options.dtype_on(self._device, transformer=True),
             "attention": self._attention(variants),
             "fused kernels": options.fused,
             "weights": self._stored_as(variants),
         }
+        if options.linears != EXACT:
+            choices["linear layers"] = options.linears
         return environment(self._source, variants, self._device, **choices)
 
     def embedding_key(self, wanted: Iterable[Part], *facts: object) -> str | None:

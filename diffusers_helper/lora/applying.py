@@ -187,16 +187,33 @@ class _AdaptedLayer:
         """The changed bias."""
         return _changed(self, "bias")
 
+    @property
+    def is_weight_changed(self) -> bool:
+        """Whether `weight` is another than is stored."""
+        addition = _addition(self, "weight")
+        return addition is not None and addition.counts
+
+    @property
+    def weight_factors(self) -> tuple[Tensor, Tensor] | None:
+        """Up (out, rank) and down (rank, in), whose product changes the weight; None where it is no such product."""
+        addition = _addition(self, "weight")
+        return None if addition is None else addition.factors
+
 
 def _changed(layer: Any, leaf: str) -> Any:
     try:
         own = getattr(type(layer).adapted_class, leaf, None)  # of layers that make their weight
         # Not the table itself: for a layer that swaps, what torch calls for a name brings it to the device.
         stored = own.__get__(layer) if isinstance(own, property) else layer.__getattr__(leaf)
-        addition = vars(layer)[_ADDITIONS].get(leaf)
+        addition = _addition(layer, leaf)
         return stored if addition is None or stored is None else addition.added_to(stored)
     except AttributeError as error:  # torch would take it for a name that is not there, and the stored weight instead
         raise RuntimeError(f"The changed {leaf} could not be computed.") from error
+
+
+def _addition(layer: Any, leaf: str) -> _Addition | None:
+    found: _Addition | None = vars(layer)[_ADDITIONS].get(leaf)
+    return found
 
 
 def _adapted_class(own: type[nn.Module]) -> type[nn.Module]:
@@ -214,7 +231,13 @@ class _Numbered:
 
 
 class _Addition:
-    """What all files add to one tensor."""
+    """What all files add to one tensor.
+
+    Attributes:
+        nbytes: of what is added.
+        working_bytes: that adding takes.
+        factors: up and down, of changes of low rank that count; on the device.
+    """
 
     def __init__(self, changes: Sequence[_Numbered], dtype: torch.dtype, kernels: Kernels) -> None:
         self._changes = changes
@@ -223,7 +246,7 @@ class _Addition:
         self.nbytes = sum(found.change.numel * dtype.itemsize for found in changes)
         numbers = torch.Size(changes[0].change.shape).numel()
         self.working_bytes = numbers * (dtype.itemsize if self._is_low_rank else _IN_FLOAT32)
-        self._factors: tuple[Tensor, Tensor] | None = None
+        self.factors: tuple[Tensor, Tensor] | None = None
         self._others: list[tuple[Change, float]] = []
 
     def place(self, weights: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
@@ -239,16 +262,21 @@ class _Addition:
         elif active:
             pairs = [change.factors(weight) for change, weight in active if isinstance(change, LowRank)]
             ups, downs = zip(*pairs, strict=True)
-            self._factors = torch.cat(ups, dim=1).to(dtype), torch.cat(downs).to(dtype)
+            self.factors = torch.cat(ups, dim=1).to(dtype), torch.cat(downs).to(dtype)
 
     def offload(self) -> None:
         """Let go of what is on the device."""
-        self._factors, self._others = None, []
+        self.factors, self._others = None, []
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is added at the weights of now."""
+        return self.factors is not None or bool(self._others)
 
     def added_to(self, stored: Tensor) -> Tensor:
         """Return the changed tensor; the stored one itself where nothing counts."""
-        if self._factors is not None:
-            up, down = self._factors
+        if self.factors is not None:
+            up, down = self.factors
             kernels = PLAIN if torch.is_grad_enabled() else self._kernels  # fused ones have no gradients
             return kernels.add_product(stored, up.to(stored), down.to(stored))
         if not self._others:

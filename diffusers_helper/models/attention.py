@@ -50,6 +50,13 @@ def _load_cudnn() -> AttentionFunction:
     return cudnn_attention
 
 
+def _load_fa3_fp8() -> AttentionFunction:
+    from .eight_bit_attention import EightBitAttention, load_fa3
+    from .triton_kernels import TritonHeads
+
+    return EightBitAttention(TritonHeads(), load_fa3())
+
+
 def _load_sage() -> AttentionFunction:
     from sageattention import sageattn
 
@@ -148,6 +155,17 @@ BACKENDS = {
             capabilities=(9,),
         ),
         AttentionBackend("sdpa", _load_sdpa, "torch's own, exact"),
+        AttentionBackend(
+            "fa3-fp8",
+            _load_fa3_fp8,
+            "FlashAttention-3 in float8: lossy",
+            module="fa3_fwd_interface",
+            devices=("cuda",),
+            dtypes=(torch.bfloat16,),
+            head_dims=(128,),
+            capabilities=(9,),
+            tolerance=0.1,
+        ),
         AttentionBackend(
             "sage",
             _load_sage,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .embeddings import TimeTextEmbed
 from .execution import Execution
 from .kernels import Heads, Kernels
+from .linears import Input
 from .norms import EPS, Modulation
 from .sdpa import AttentionFunction
 
@@ -35,7 +36,22 @@ def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tens
     return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
 
 
-def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Tensor) -> Tensor:
+def attend(queries: list[Heads], keys: list[Heads], values: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
+    """Attention over streams that lie behind each other, their values (B, L, heads, D) -> (B, L, heads * D).
+
+    Empties both lists: what is in them is let go when it has been used.
+    """
+    eight_bit = execution.eight_bit_attention
+    if eight_bit is not None:
+        return eight_bit.attend(queries, keys, values, lengths)
+    q = execution.kernels.norm_rotate(queries)
+    queries.clear()
+    k = execution.kernels.norm_rotate(keys)
+    keys.clear()
+    return prefix_attention(execution.attention, q, k, values, lengths)
+
+
+def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Input) -> Tensor:
     """`function` of streams (B, L, ...), to (B, L, dim): over `chunk` tokens at a time, so that less is held at once.
 
     The chunks' products may be summed in another order than the whole's, which rounds otherwise in the last bit.
@@ -80,15 +96,15 @@ class FeedForward(nn.Module):
         out: Tensor = self.net(x)
         return out
 
-    def chunked(self, x: Tensor, execution: Execution) -> Tensor:
+    def chunked(self, x: Input, execution: Execution) -> Tensor:
         """`forward` of a GELU layer, over a few tokens at a time where memory is short."""
 
         activated, last = self.net[0], self.net[2]
         assert isinstance(activated, Activated)
+        assert isinstance(last, nn.Linear)
 
-        def mlp(x: Tensor) -> Tensor:
-            out: Tensor = last(execution.kernels.linear_gelu(x, activated.proj))
-            return out
+        def mlp(x: Input) -> Tensor:
+            return execution.linears.mlp(x, activated.proj, last)
 
         return chunked(mlp, execution.mlp_chunk, x)
 
@@ -132,26 +148,26 @@ class JointAttention(Attention):
         self.to_add_out = nn.Linear(dim, dim)
 
     def forward(
-        self, image: Tensor, text: Tensor, rope: Tensor, execution: Execution, lengths: Lengths
+        self, image: Input, text: Input, rope: Tensor, execution: Execution, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
-        attention, kernels = execution.attention, execution.kernels
+        linears = execution.linears
         q, k = (
-            kernels.norm_rotate(
-                [
-                    Heads(self.in_heads(of_image(image)), norm.weight, rope),
-                    Heads(self.in_heads(of_text(text)), added_norm.weight, None),
-                ]
-            )
+            [
+                Heads(self.in_heads(linears.linear(image, of_image)), norm.weight, rope),
+                Heads(self.in_heads(linears.linear(text, of_text)), added_norm.weight, None),
+            ]
             for of_image, of_text, norm, added_norm in (
                 (self.to_q, self.add_q_proj, self.norm_q, self.norm_added_q),
                 (self.to_k, self.add_k_proj, self.norm_k, self.norm_added_k),
             )
         )
-        v = self.in_heads(kernels.join_linear((image, text), (self.to_v, self.add_v_proj)))
-        out = prefix_attention(attention, q, k, v, lengths)
-        image, text = out.split([image.shape[1], text.shape[1]], dim=1)
-        return self.to_out(image), self.to_add_out(text)
+        v = self.in_heads(linears.join_linear((image, text), (self.to_v, self.add_v_proj)))
+        out = attend(q, k, v, execution, lengths)
+        of_image, of_text = out.split([image.shape[1], text.shape[1]], dim=1)
+        to_out = self.to_out[0]
+        assert isinstance(to_out, nn.Linear)
+        return linears.linear(of_image, to_out), linears.linear(of_text, self.to_add_out)
 
 
 class DoubleStreamBlock(nn.Module):
@@ -178,10 +194,10 @@ class DoubleStreamBlock(nn.Module):
         self, image: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Image (B, L_image, dim) and text (B, L_text, dim), with one step's modulation (B, 12 * dim)."""
-        kernels = execution.kernels
+        linears = execution.linears
         (shift, scale, gate, *mlp), (c_shift, c_scale, c_gate, *c_mlp) = _halves(_vectors(modulation, 12))
         image_out, text_out = self.attn(
-            kernels.modulate(image, shift, scale), kernels.modulate(text, c_shift, c_scale), rope, execution, lengths
+            linears.modulate(image, shift, scale), linears.modulate(text, c_shift, c_scale), rope, execution, lengths
         )
         return (
             _gated_mlp(image, image_out, gate, mlp, self.ff, execution),
@@ -194,7 +210,7 @@ def _gated_mlp(
 ) -> Tensor:
     """Add the gated attention to a stream, then its gated MLP."""
     shift, scale, mlp_gate = mlp
-    x, x_in = execution.kernels.add_gated_modulate(x, attended, gate, shift, scale)
+    x, x_in = execution.linears.add_gated_modulate(x, attended, gate, shift, scale)
     return execution.kernels.add_gated(x, ff.chunked(x_in, execution), mlp_gate)
 
 
@@ -215,19 +231,19 @@ class SingleStreamBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
-        attention, kernels = execution.attention, execution.kernels
+        linears, attn = execution.linears, self.attn
         shift, scale, gate = _vectors(modulation, 3)
-        x_in = kernels.modulate(x, shift, scale)
-        q, k, v = self.attn.qkv(x_in)
-        q = kernels.norm_rotate([Heads(q, self.attn.norm_q.weight, rope)])
-        k = kernels.norm_rotate([Heads(k, self.attn.norm_k.weight, rope)])
-        attended = prefix_attention(attention, q, k, v, lengths)
-        del q, k, v  # three of the fourteen tensors that would be held while the MLP runs
+        x_in = linears.modulate(x, shift, scale)
+        q, k, v = (attn.in_heads(linears.linear(x_in, layer)) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        heads = [Heads(q, attn.norm_q.weight, rope)], [Heads(k, attn.norm_k.weight, rope)]
+        del q, k
+        attended = attend(*heads, v, execution, lengths)
+        del heads, v  # three of the fourteen tensors that would be held while the MLP runs
 
-        def joined(x_in: Tensor, attended: Tensor) -> Tensor:
-            return kernels.linear_of_pair(attended, kernels.linear_gelu(x_in, self.proj_mlp), self.proj_out)
+        def joined(attended: Tensor, x_in: Input) -> Tensor:
+            return linears.mlp_beside(attended, x_in, self.proj_mlp, self.proj_out)
 
-        return kernels.add_gated(x, chunked(joined, execution.mlp_chunk, x_in, attended), gate)
+        return execution.kernels.add_gated(x, chunked(joined, execution.mlp_chunk, attended, x_in), gate)
 
 
 def _vectors(modulation: Tensor, count: int) -> Sequence[Tensor]:

@@ -1,8 +1,10 @@
 """How the transformer computes: handed to every call, so that nothing is set on the model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
+from .linears import EightBitLinears, ExactLinears, Linears
 from .sdpa import AttentionFunction, sdpa
 from .step_caches import NoCache, StepCache
 
@@ -17,9 +19,22 @@ class Execution:
         mlp_chunk: tokens that a block's MLP takes at a time; None is all. A shortage of memory lowers it for the calls
             that follow.
         step_cache: decides whether a call runs the blocks.
+        eight_bit_linears: multiply the layers of the blocks; None computes in the model's dtype.
+        eight_bit_attention: attends in the blocks in place of `attention`, which the text refiner keeps.
     """
 
     attention: AttentionFunction = sdpa
     kernels: Kernels = PLAIN
     mlp_chunk: int | None = None
     step_cache: StepCache = field(default_factory=NoCache)
+    eight_bit_linears: EightBitLinears | None = None
+    eight_bit_attention: EightBitAttention | None = None
+
+    @property
+    def linears(self) -> Linears:
+        """How the linear layers of the blocks compute."""
+        return self.eight_bit_linears or ExactLinears(self.kernels)
+
+    def for_gradients(self) -> "Execution":
+        """The same, of operations that have gradients: neither the fused nor the 8-bit ones do."""
+        return replace(self, kernels=PLAIN, mlp_chunk=None, eight_bit_linears=None, eight_bit_attention=None)

@@ -7,7 +7,6 @@ nothing of samplers, guidance or sections. Attribute names are the checkpoint's.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,7 +23,6 @@ from diffusers_helper.memory.devices import retry_on_oom
 from .blocks import DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
 from .embeddings import CleanPatchEmbed, ImageProjection, PatchEmbed, TimeTextEmbed
 from .execution import Execution
-from .kernels import PLAIN
 from .norms import Modulation, modulate
 from .rope import pool_table, rope_table, tokens_of
 from .section_context import Conditioning, ConditionInputs, Modulations, PackedHistory
@@ -256,8 +254,8 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
 
         Gives `forward`'s numbers; it never waits for the device (a step cache may).
         """
-        if torch.is_grad_enabled():  # fused kernels have no gradients
-            execution = replace(execution, kernels=PLAIN, mlp_chunk=None)
+        if torch.is_grad_enabled():
+            execution = execution.for_gradients()
         return execution.step_cache.predict(
             latents,
             branch=branch,

@@ -92,7 +92,7 @@ class RuntimeConfig(BaseSettings):
         "machine",
         "fp8: the transformer in 8 bits, half the RAM and the transfers; an approximation, made once, in --cache",
     )
-    attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, sage, flash or xformers")
+    attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
     start_from: str | None = _setting(
         None,

@@ -6,6 +6,8 @@ and pixels are not specialised on, so that another text or bucket compiles nothi
 """
 
 from .attention import add_rest, cudnn_attention
+from .heads import TritonHeads
+from .rows import TritonRows
 from .transformer import TritonKernels
 
-__all__ = ["TritonKernels", "add_rest", "cudnn_attention"]
+__all__ = ["TritonHeads", "TritonKernels", "TritonRows", "add_rest", "cudnn_attention"]

@@ -12,6 +12,7 @@ from ..kernels import Heads
 from ..norms import EPS
 from .decoder import DecoderKernels
 from .gguf import expand_blocks
+from .quantising import code_of, scale_of
 
 ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""
@@ -23,11 +24,11 @@ TILE, RANKS = 128, 32
 
 @triton.jit(do_not_specialize=["length"])
 def _residual_norm(
-    x, y, gate, shift, scale, out, normed,
+    x, y, gate, shift, scale, out, normed, row_scales,
     length, dim, gate_stride, shift_stride, scale_stride, eps,
-    ADD: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, NORM: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One token: out = x + gate * y (ADD), normed = layer_norm(out) * (1 + scale) + shift (NORM)."""
+    """One token: out = x + gate * y (ADD), normed = layer_norm(out) * (1 + scale) + shift (NORM), quantised (FORM)."""
     token = tl.program_id(0).to(tl.int64)
     sample = token // length
     column = tl.arange(0, BLOCK)
@@ -48,7 +49,28 @@ def _residual_norm(
         scales = tl.load(scale + sample * scale_stride + column, mask=mask, other=0.0).to(tl.float32)
         shifts = tl.load(shift + sample * shift_stride + column, mask=mask, other=0.0).to(tl.float32)
         result = centred * inverse * (1 + scales) + shifts
+        if FORM > 0:
+            row_scale, by = scale_of(tl.max(tl.where(mask, tl.abs(result), 0.0), 0), FORM)
+            tl.store(row_scales + token, row_scale)
+            result = code_of(result * by, FORM)
         tl.store(normed + at, result.to(normed.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def normed_rotated(value, weight, rope, token, rotated, eps, ROTATE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):
+    """RMS norm over D of float32 (ROWS, D), then pairs turned by the row of `rope` for their `token` if it has one."""
+    column = tl.arange(0, D)
+    inverse = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+    value = value * inverse[:, None] * tl.load(weight + column).to(tl.float32)[None, :]
+    if ROTATE:
+        has_position = (token < rotated)[:, None]
+        angle = rope + token[:, None] * (2 * D) + column[None, :]
+        cos = tl.load(angle, mask=has_position, other=1.0)
+        sin = tl.load(angle + D, mask=has_position, other=0.0)
+        even, odd = tl.split(tl.reshape(value, (ROWS, D // 2, 2)))
+        turned = tl.reshape(tl.join(-odd, even), (ROWS, D))
+        value = value * cos + turned * sin
+    return value
 
 
 @triton.jit(do_not_specialize=["rows", "rotated"])
@@ -64,17 +86,9 @@ def _norm_rotate(
     inside = (row < rows)[:, None]
     at = row[:, None] * D + column[None, :]
     value = tl.load(x + sample * x_stride + at, mask=inside, other=0.0).to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
-    value = value * inverse[:, None] * tl.load(weight + column).to(tl.float32)[None, :]
-    if ROTATE:
-        token = row // heads
-        has_position = (token < rotated)[:, None]
-        angle = rope + sample * rope_stride + token[:, None] * (2 * D) + column[None, :]
-        cos = tl.load(angle, mask=has_position, other=1.0)
-        sin = tl.load(angle + D, mask=has_position, other=0.0)
-        even, odd = tl.split(tl.reshape(value, (ROWS, D // 2, 2)))
-        turned = tl.reshape(tl.join(-odd, even), (ROWS, D))
-        value = value * cos + turned * sin
+    value = normed_rotated(
+        value, weight, rope + sample * rope_stride, row // heads, rotated, eps, ROTATE=ROTATE, D=D, ROWS=ROWS
+    )
     tl.store(out + sample * out_stride + at, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -123,17 +137,17 @@ class TritonKernels(DecoderKernels):
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """See Kernels."""
-        return _launch_residual_norm(x, None, None, shift, scale)[1]
+        return launch_residual_norm(x, None, None, shift, scale)[1]
 
     def add_gated(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         """See Kernels."""
-        return _launch_residual_norm(x, y, gate, None, None)[0]
+        return launch_residual_norm(x, y, gate, None, None)[0]
 
     def add_gated_modulate(
         self, x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See Kernels."""
-        return _launch_residual_norm(x, y, gate, shift, scale)
+        return launch_residual_norm(x, y, gate, shift, scale)
 
     def norm_rotate(self, streams: Sequence[Heads]) -> Tensor:
         """See Kernels."""
@@ -207,19 +221,29 @@ class TritonKernels(DecoderKernels):
         return out
 
 
-def _launch_residual_norm(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None
+Codes = tuple[Tensor, Tensor, int]
+"""Where codes and scales of what is normed go, and their form."""
+
+
+def launch_residual_norm(
+    x: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    codes: Codes | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """The sum `x + gate * y` and what is normed and modulated; what is not asked for (None) is x itself."""
     x = x.contiguous()
     batch, length, dim = x.shape
     add, norm = y is not None, shift is not None
     out = torch.empty_like(x) if add else x
-    normed = torch.empty_like(x) if norm else x
+    normed, row_scales, form = codes or (torch.empty_like(x) if norm else x, x, 0)
     block = triton.next_power_of_2(dim)
     _residual_norm[(batch * length,)](
         x, y.contiguous() if y is not None else x,
-        *(x if v is None else v for v in (gate, shift, scale)), out, normed,
+        *(x if v is None else v for v in (gate, shift, scale)), out, normed, row_scales,
         length, dim, *(0 if v is None else v.stride(0) for v in (gate, shift, scale)), EPS,
-        ADD=add, NORM=norm, BLOCK=block, num_warps=min(max(block // 512, 1), 8),
+        ADD=add, NORM=norm, FORM=form, BLOCK=block, num_warps=min(max(block // 512, 1), 8),
     )  # fmt: skip
     return out, normed

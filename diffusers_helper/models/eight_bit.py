@@ -1,0 +1,141 @@
+"""Which 8-bit linear layers and attention a device gets, proved by small calls."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import Message
+
+from .attention import resolve_attention
+from .eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
+from .kernels import PLAIN, Kernels
+from .linears import EightBitLinears
+from .rows import FORMS, Form, PlainRows, RowKernels, Rows, rows_of
+
+log = logging.getLogger(__name__)
+
+EXACT = "exact"
+NAMES = (EXACT, *FORMS)
+"""How linear layers may compute."""
+NEEDED = {"fp8": (8, 9), "int8": (8, 0)}
+"""Compute capability from which tensor cores multiply these numbers."""
+TOLERANCE = 0.02
+"""Relative error (Frobenius norm) against the plain operations that small calls let pass: a code may be another where a
+number lies between two."""
+
+
+def resolve_linears(
+    name: str, kernels: Kernels, device: torch.device | str, dtype: torch.dtype
+) -> EightBitLinears | None:
+    """How the blocks' linear layers compute; None for "exact". `kernels` are those of the exact operations.
+
+    On a CPU products are simulated, for measurements: the numbers are those of a card, the time is not.
+    Raises SettingsError for an unknown name and for what the device cannot do.
+    """
+    if name == EXACT:
+        return None
+    if name not in FORMS:
+        raise SettingsError(
+            Message("Linear layers cannot be {name!r}. Choose one of: {names}.", name=name, names=", ".join(NAMES))
+        )
+    device, form = torch.device(device), FORMS[name]
+    reason = _misfit(form, device, dtype)
+    if reason is None:
+        rows = _rows(form, kernels)
+        reason = reason_against(rows, device, dtype)
+        if reason is None:
+            log.info("Linear layers multiply %s (%s).", name, type(rows).__name__)
+            return EightBitLinears(rows)
+    raise SettingsError(
+        Message(
+            "Linear layers cannot multiply {name} here: {reason}. Choose {exact}.",
+            name=name,
+            reason=reason,
+            exact=EXACT,
+        )
+    )
+
+
+def _misfit(form: Form, device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type == "cpu":
+        return None
+    needed = NEEDED[form.name]
+    if device.type != "cuda" or torch.version.hip:
+        return "it takes an NVIDIA card"
+    if torch.cuda.get_device_capability(device) < needed:
+        return f"it takes compute capability {needed[0]}.{needed[1]}"
+    return None if dtype == torch.bfloat16 else f"it takes bfloat16, not {dtype}"
+
+
+def _rows(form: Form, kernels: Kernels) -> RowKernels:
+    if kernels is PLAIN:
+        return PlainRows(form)
+    from .triton_kernels import TritonRows
+
+    return TritonRows(form)
+
+
+def reason_against(rows: RowKernels, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `rows` cannot be used on `device` in `dtype`, after small calls; None when they can."""
+    try:
+        error = smoke_error(rows, device, dtype)
+    except Exception as failure:  # noqa: BLE001 - a compiler may raise anything; the reason is kept and shown
+        return f"{type(failure).__name__}: {failure}"
+    # Written so that NaN counts as wrong too.
+    return None if error <= TOLERANCE else f"its result is off by {error:.3g} (allowed {TOLERANCE:g})"
+
+
+@torch.inference_mode()
+def smoke_error(kernels: RowKernels, device: torch.device, dtype: torch.dtype) -> float:
+    """The largest relative error of `kernels` against the plain ones on the CPU, on small random inputs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    plain, form = PlainRows(kernels.form), kernels.form
+    x, y, left = normal(1, 40, 96), normal(1, 40, 96), normal(1, 40, 32)
+    shift, scale, gate = normal(1, 3, 96).split(1, dim=1)
+    calls = {
+        "rows": (x,),
+        "modulate": (x, shift, scale),
+        "add_gated_modulate": (x, y, gate, shift, scale),
+        "gelu": (x,),
+        "beside_gelu": (left, x),
+        "product": (rows_of(x[0], form), rows_of(normal(64, 96), form), normal(64), normal(40, 64)),
+    }
+    errors = []
+    for name, arguments in calls.items():
+        results = getattr(kernels, name)(*(_on(device, argument) for argument in arguments))
+        expected = getattr(plain, name)(*arguments)
+        pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (results, expected)), strict=True)
+        errors += [_relative_error(a, b) for a, b in pairs]
+    return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on
+
+
+def _on(device: torch.device, value: Tensor | Rows) -> Tensor | Rows:
+    if isinstance(value, Rows):
+        return Rows(value.codes.to(device), value.scales.to(device))
+    return value.to(device)
+
+
+def _relative_error(result: Tensor | Rows, expected: Tensor | Rows) -> float:
+    a, b = (x.numbers(torch.float32) if isinstance(x, Rows) else x.float() for x in (result, expected))
+    return float((a.cpu() - b).norm() / b.norm())
+
+
+def resolve_eight_bit_attention(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> EightBitAttention:
+    """The blocks' attention in 8 bits; on a CPU simulated, as products are. Raises SettingsError where it is not."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return simulated_attention()
+    attention = resolve_attention("fa3-fp8", device, dtype, head_dim).load()
+    assert isinstance(attention, EightBitAttention)
+    return attention
+
+
+def simulated_attention() -> EightBitAttention:
+    """8-bit attention in torch's own operations, for measurements anywhere; slow."""
+    return EightBitAttention(PlainHeads(), multiplied_codes)

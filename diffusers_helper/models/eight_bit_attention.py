@@ -1,0 +1,155 @@
+"""Attention of float8 queries, keys and values, with a scale per sample and head.
+
+Queries and keys need no look at their numbers to be scaled: behind a RMS norm over D numbers none is above sqrt(D)
+times the norm's weight, which a rotation keeps, and float8 loses no precision by a scale that is too large by some
+powers of two. Values have no such bound; their largest is found first.
+
+Keys have much in common, which would take part of the precision. It is taken off: subtracting one vector from all keys
+of a head adds the same to all scores of a query, which softmax does not see. So any vector is right, and the mean of
+some of the tokens is as good as that of all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .kernels import PLAIN, Heads
+from .rows import FP8, codes_of, scales_of
+
+SAMPLED = 1024
+"""Tokens, at least, that the mean of keys is taken over, where there are so many."""
+QUERIES_AT_ONCE = 256
+"""Rows of the attention matrix that `multiplied_codes` makes at a time."""
+LARGEST_WEIGHT = 256.0
+"""What the kernel's softmax scales its largest weight to before it is rounded to float8."""
+
+
+class CodedHeads(NamedTuple):
+    """Codes (B, L, heads, D), float8, and their scales (B, heads) float32."""
+
+    codes: Tensor
+    scales: Tensor
+
+
+CodeAttention = Callable[[CodedHeads, CodedHeads, CodedHeads], Tensor]
+"""Queries, keys and values -> (B, L, heads, D) in the model's dtype."""
+
+
+class HeadKernels(Protocol):
+    """What quantises queries, keys and values. Streams lie behind each other in what comes out."""
+
+    def queries(self, streams: Sequence[Heads]) -> CodedHeads:
+        """RMS norm over each head, then rotation."""
+
+    def keys(self, streams: Sequence[Heads]) -> CodedHeads:
+        """The same, and from all keys of a head about their mean is taken off."""
+
+    def values(self, x: Tensor) -> CodedHeads:
+        """`x` (B, L, heads, D), scaled by the largest number of a head."""
+
+
+class PlainHeads:
+    """torch's own operations, one after the other."""
+
+    def queries(self, streams: Sequence[Heads]) -> CodedHeads:
+        """See HeadKernels."""
+        return _coded(_normed(streams), bound(streams))
+
+    def keys(self, streams: Sequence[Heads]) -> CodedHeads:
+        """See HeadKernels."""
+        numbers = _normed(streams)
+        first = streams[0].x.shape[1]
+        centre = numbers[:, : first : sampling_step(first)].mean(dim=1, keepdim=True)
+        return _coded(numbers - centre, 2 * bound(streams))
+
+    def values(self, x: Tensor) -> CodedHeads:
+        """See HeadKernels."""
+        return _coded(x.float(), x.float().abs().amax(dim=(1, 3)))
+
+
+def bound(streams: Sequence[Heads]) -> Tensor:
+    """What no number of the normed and rotated streams is above, as a tensor of one."""
+    largest = torch.stack([weight.float().abs().amax() for _, weight, _ in streams]).amax()
+    return largest * math.sqrt(streams[0].x.shape[-1])
+
+
+def sampling_step(length: int) -> int:
+    """The keys' mean is that of every so many'th token of the first stream."""
+    return max(1, length // SAMPLED)
+
+
+def _normed(streams: Sequence[Heads]) -> Tensor:
+    return PLAIN.norm_rotate([Heads(x.float(), weight.float(), rope) for x, weight, rope in streams])
+
+
+def _coded(numbers: Tensor, largest: Tensor) -> CodedHeads:
+    batch, _, heads, _ = numbers.shape
+    scales = scales_of(largest.expand(batch, heads).contiguous(), FP8)
+    return CodedHeads(codes_of(numbers, scales[:, None, :, None], FP8), scales)
+
+
+@dataclass(frozen=True, eq=False)
+class EightBitAttention:
+    """The blocks' attention from streams that are not normalised yet; as a function, that of any q, k and v.
+
+    Attributes:
+        kernels: quantise.
+        multiply: attends.
+    """
+
+    kernels: HeadKernels
+    multiply: CodeAttention
+
+    def attend(self, queries: list[Heads], keys: list[Heads], values: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """As `blocks.attend`: empties both lists, gives (B, L, heads * D)."""
+        q = self.kernels.queries(queries)
+        queries.clear()
+        k = self.kernels.keys(keys)
+        keys.clear()
+        v = self.kernels.values(values)
+        if lengths is None:
+            return self.multiply(q, k, v).flatten(2)
+        samples = [
+            self.multiply(*(CodedHeads(codes[i : i + 1, :n], scales[i : i + 1]) for codes, scales in (q, k, v)))
+            for i, n in enumerate(lengths)
+        ]
+        length = values.shape[1]
+        return torch.cat([F.pad(x.flatten(2), (0, 0, 0, length - x.shape[1])) for x in samples])
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention (B, L, heads, D), quantised in passes of their own."""
+        code = self.kernels.values
+        centred = k.float() - k.float().mean(dim=1, keepdim=True)
+        return self.multiply(code(q), code(centred.to(k.dtype)), code(v)).to(q.dtype)
+
+
+def multiplied_codes(q: CodedHeads, k: CodedHeads, v: CodedHeads) -> Tensor:
+    """What FlashAttention-3 computes of float8 numbers, in float32: the softmax's weights are float8 as well."""
+    queries, keys, values = ((x.codes.float() * x.scales[:, None, :, None]).transpose(1, 2) for x in (q, k, v))
+    pieces = []
+    for piece in queries.split(QUERIES_AT_ONCE, dim=2):
+        scores = piece @ keys.transpose(2, 3) * piece.shape[-1] ** -0.5
+        weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        coded = (weights * LARGEST_WEIGHT).to(FP8.dtype).float() / LARGEST_WEIGHT
+        pieces.append(coded @ values / weights.sum(dim=-1, keepdim=True))
+    return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def load_fa3() -> CodeAttention:
+    """FlashAttention-3's forward pass; raises ImportError where its package is not."""
+    from fa3_fwd_interface import flash_attn_func
+
+    def multiply(q: CodedHeads, k: CodedHeads, v: CodedHeads) -> Tensor:
+        out: Tensor = flash_attn_func(
+            q.codes, k.codes, v.codes, q_descale=q.scales, k_descale=k.scales, v_descale=v.scales
+        )
+        return out
+
+    return multiply
