@@ -38,7 +38,7 @@ from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.fp8 import use_kernels
-from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels, stream_dtype
 from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 
@@ -139,12 +139,14 @@ class Components:
 
         Returns how it computes, and what the user should know of the plan; None where everything stays.
         """
-        execution = Execution(self._attention_function, self._kernels)
+        stream = stream_dtype(self.device.type, self.dtype)
+        execution = Execution(self._attention_function, self._kernels, stream=stream)
         if self.policy.resident:
             return execution, None
         weights = weights_of(transformer)
         weights = replace(weights, beside=weights.beside + self.adaptation(transformer).nbytes)
         free = int(self.free_gb(self.device) * GIB)
+        work = replace(work, wide_streams=stream is not None)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(
             self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from .kernels import PLAIN, Kernels
 from .sdpa import AttentionFunction, sdpa
 from .step_caches import NoCache, StepCache
@@ -17,9 +20,16 @@ class Execution:
         mlp_chunk: tokens that a block's MLP takes at a time; None is all. A shortage of memory lowers it for the calls
             that follow.
         step_cache: decides whether a call runs the blocks.
+        stream: dtype of the streams between blocks; None is the weights'. Another one needs kernels that give products
+            the dtype of their modulation (`WideKernels`, the fused ones).
     """
 
     attention: AttentionFunction = sdpa
     kernels: Kernels = PLAIN
     mlp_chunk: int | None = None
     step_cache: StepCache = field(default_factory=NoCache)
+    stream: torch.dtype | None = None
+
+    def as_stream(self, x: Tensor) -> Tensor:
+        """Tokens in the dtype that streams have between blocks."""
+        return x if self.stream is None else x.to(self.stream)

@@ -214,7 +214,7 @@ def _launch_residual_norm(
     batch, length, dim = x.shape
     add, norm = y is not None, shift is not None
     out = torch.empty_like(x) if add else x
-    normed = torch.empty_like(x) if norm else x
+    normed = torch.empty_like(x, dtype=shift.dtype) if shift is not None else x
     block = triton.next_power_of_2(dim)
     _residual_norm[(batch * length,)](
         x, y.contiguous() if y is not None else x,
