@@ -19,6 +19,8 @@ COLUMNS = 1024
 """Numbers that one program of `_expand` takes."""
 TILE, RANKS = 128, 32
 """Rows and columns of the matrix that one program of `_add_product` takes, and columns of its left factor at a time."""
+SMALL_TILE, FEW_RANKS = 64, 16
+"""The same in float16: cards before Ampere, which alone compute in it, have no registers for more."""
 
 
 @triton.jit(do_not_specialize=["length"])
@@ -200,9 +202,10 @@ class TritonKernels(DecoderKernels):
         """See Kernels."""
         rows, columns = x.shape
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        _add_product[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
+        tile, ranks = (SMALL_TILE, FEW_RANKS) if x.dtype == torch.float16 else (TILE, RANKS)
+        _add_product[(triton.cdiv(rows, tile), triton.cdiv(columns, tile))](
             x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns,
-            RANK=left.shape[1], TILE=TILE, RANKS=RANKS, num_warps=8,
+            RANK=left.shape[1], TILE=tile, RANKS=ranks, num_warps=8,
         )  # fmt: skip
         return out
 
