@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from diffusers_helper.commands import cli, system_info
-from diffusers_helper.commands.checks import Finding, Level, has_kernels
+from diffusers_helper.commands.checks import Finding, Level
 from diffusers_helper.commands.doctor import examine, report
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.commands.system_info import BackendProbe, Facts, Gpu, Models, gather
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.service import options
+from diffusers_helper.service.nvidia import driver_version, has_kernels
 from diffusers_helper.service.versions import Package
 
 GB = 1_000_000_000
@@ -103,6 +104,14 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"device_error": "There is no cuda."}, "torch", "problem", "There is no cuda."),
         (ON_CPU, {"driver": "590.1"}, "torch", "problem", "built without CUDA"),
         (ON_CPU, {"driver": "590.1", "cuda_build": "13.0"}, "torch", "problem", "Update the driver"),
+        (
+            ON_CPU,
+            {"driver": "570.1", "cuda_build": "13.0"},
+            "torch",
+            "problem",
+            "too old for this PyTorch (CUDA 13.0 needs 580",
+        ),
+        (ON_CPU, {"driver": "520.1", "cuda_build": "12.6"}, "torch", "problem", "CUDA 12.6 needs 525"),
         (ON_CPU, {"driver": "590.1", "wanted_device": "cpu"}, "torch", "ok", "on cpu"),
         (ON_CPU, {}, "torch", "ok", "on cpu"),
         (GOOD, {}, "driver", "ok", "NVIDIA 590.1"),
@@ -271,4 +280,4 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}")
-    assert system_info._driver() == expected
+    assert driver_version() == expected

@@ -13,6 +13,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.memory import default_device
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
+from diffusers_helper.service.nvidia import driver_version, kernels_fault, unused_card
 from diffusers_helper.service.system_monitor import SystemMonitor
 
 
@@ -41,7 +42,25 @@ def pick_device(choice: str, best: Callable[[], torch.device] = default_device) 
                 choice=choice,
             )
         )
+    _require_kernels(device)
     return device
+
+
+def _require_kernels(device: torch.device) -> None:
+    """Raise SettingsError for a card that this PyTorch has no machine code for: every call of its would fail."""
+    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip:  # whose targets have other names
+        return
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    if fault := kernels_fault(name, capability, tuple(torch.cuda.get_arch_list())):
+        raise SettingsError(fault)
+
+
+def unused_card_note(device: torch.device, choice: str) -> Message | None:
+    """Return why the NVIDIA card of this computer is not used; None if it is, is not there, or is not wanted."""
+    if device.type != "cpu" or choice != "auto" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    driver = driver_version()
+    return None if driver is None else unused_card(driver, torch.version.cuda)
 
 
 def device_fault(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.app.device import device_fault, pick_device
+from diffusers_helper.app.device import device_fault, pick_device, unused_card_note
 from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
 from diffusers_helper.app.named_jobs import NamedJobs
@@ -42,6 +42,7 @@ from diffusers_helper.model_files import resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.models.attention import resolve_attention
+from diffusers_helper.models.dtypes import half_precision
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
 from diffusers_helper.service.packages import importing
@@ -109,7 +110,7 @@ class Program:
         self._listener = Listener()
         if config.attention != "auto":
             with config.naming_source("attention"):
-                resolve_attention(config.attention, self.device, torch.bfloat16)
+                resolve_attention(config.attention, self.device, half_precision(self.device))
         with config.naming_source("outputs"):
             require_writable(self.outputs, "--outputs DIR")
         with config.naming_source("models"):
@@ -131,7 +132,8 @@ class Program:
             attention=config.attention,
             fp8=self._fp8 is not None,
         )
-        notes = (self.source.note, FP8_NOTE if self.times.rounds(variant) else "")
+        unused = unused_card_note(self.device, config.device) or ""
+        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "")
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 

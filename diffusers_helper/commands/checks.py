@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from diffusers_helper.commands.system_info import BackendProbe, Facts
 from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files import readable_size
+from diffusers_helper.service.nvidia import has_kernels, kernels_fault, unused_card
 
 PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the program is tested with."""
@@ -76,38 +76,12 @@ def torch_build(facts: Facts) -> Finding:
         arch = "sm_{}{}".format(*gpu.capability)
         if has_kernels(gpu.capability, gpu.architectures):
             return Finding(Level.OK, "torch", f"{facts.torch} has kernels for the {gpu.name} ({arch}).")
-        known = ", ".join(gpu.architectures)
-        text = f"{facts.torch} has no kernel image for the {gpu.name} ({arch}), only for {known}. {_TORCH_ADVICE}."
+        text = f"{facts.torch}: {kernels_fault(gpu.name, gpu.capability, gpu.architectures)} {_TORCH_ADVICE}."
         return Finding(Level.PROBLEM, "torch", text)
     if facts.device == "cpu" and facts.driver and facts.wanted_device != "cpu":
-        if facts.cuda_build is None:
-            text = f"{facts.torch} is built without CUDA, though there is an NVIDIA driver. {_TORCH_ADVICE}."
-        else:
-            text = (
-                f"{facts.torch} for CUDA {facts.cuda_build} finds no GPU, though there is an NVIDIA driver. Update the "
-                "driver, and see that CUDA_VISIBLE_DEVICES does not hide the card; --device cpu goes without it."
-            )
+        text = f"{facts.torch}: {unused_card(facts.driver, facts.cuda_build)} --device cpu goes without it."
         return Finding(Level.PROBLEM, "torch", text)
     return Finding(Level.OK, "torch", f"{facts.torch} on {facts.device}.")
-
-
-def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
-    """Whether a card can run code for one of `architectures`.
-
-    Machine code (sm_86) runs on cards of the same major number and at least that minor one, with an "a"
-    (sm_90a) on this very card only; PTX (compute_80) is translated for every newer card.
-    """
-    for kind, major, minor, letter in re.findall(r"\b(sm|compute)_(\d+)(\d)([a-z]?)\b", " ".join(architectures)):
-        target = (int(major), int(minor))
-        if letter == "a":
-            fits = target == capability
-        elif kind == "compute":
-            fits = target <= capability
-        else:
-            fits = target[0] == capability[0] and target <= capability
-        if fits:
-            return True
-    return False
 
 
 def driver(facts: Facts) -> Finding:
@@ -125,7 +99,10 @@ def device(facts: Facts) -> Finding:
         text = "the published models take hours for a second of video on a CPU. Use a computer with a GPU."
         return Finding(Level.NOTE, "device", text)
     if facts.gpu is not None and facts.gpu.capability < (8, 0):
-        text = f"the {facts.gpu.name} is older than bfloat16, which it computes slowly. A card since 2020 is faster."
+        text = (
+            f"the {facts.gpu.name} is older than bfloat16 and computes in float16. Should its largest number not "
+            "suffice, the video fails with a sentence; a card since 2020 does not have this limit."
+        )
         return Finding(Level.NOTE, "device", text)
     return Finding(Level.OK, "device", f"{facts.gpu.name if facts.gpu else facts.device}.")
 

@@ -44,10 +44,12 @@ def measure(
     import torch
 
     from diffusers_helper.models.attention import resolve_attention
+    from diffusers_helper.models.dtypes import half_precision
 
-    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    attend = resolve_attention("auto", device, torch.bfloat16).load()
-    q = torch.randn(1, tokens, heads, 128, device=device, dtype=torch.bfloat16)
+    dtype = half_precision(device)
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    attend = resolve_attention("auto", device, dtype).load()
+    q = torch.randn(1, tokens, heads, 128, device=device, dtype=dtype)
     host = torch.empty(copied, dtype=torch.uint8, pin_memory=device.type == "cuda")
     target = torch.empty(copied, dtype=torch.uint8, device=device)
     return Speed(

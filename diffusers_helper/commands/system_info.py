@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from diffusers_helper.core.errors import FramePackError, ModelFilesError, Settin
 from diffusers_helper.core.quality import RUNGS
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.config import RuntimeConfig
+from diffusers_helper.service.nvidia import driver_version
 from diffusers_helper.service.places import can_write
 from diffusers_helper.service.proxies import proxies_in, proxy_fault, without_password
 from diffusers_helper.service.versions import Package, installed_packages
@@ -132,7 +131,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         python=sys.version_info[:3],
         torch=torch.__version__,
         cuda_build=torch.version.cuda,
-        driver=_driver(),
+        driver=driver_version(),
         wanted_device=config.device,
         device=device.type,
         device_error=device_error,
@@ -167,18 +166,6 @@ def _device(choice: str) -> tuple[torch.device, str | None]:
         return torch.device("cpu"), str(error)
 
 
-def _driver() -> str | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.split()), None)
-
-
 def _gpu(device: torch.device) -> Gpu:
     import torch
 
@@ -205,27 +192,23 @@ def _speed(device: torch.device, measure: Callable[[torch.device], Speed] = meas
 
 
 def _plain_kernels(device: torch.device, *, wanted: bool) -> str | None:
-    import torch
-
+    from diffusers_helper.models.dtypes import half_precision
     from diffusers_helper.models.kernel_selection import reason_for_plain
 
-    return reason_for_plain(device, torch.bfloat16) if wanted else "they are switched off with --no-compile"
+    return reason_for_plain(device, half_precision(device)) if wanted else "they are switched off with --no-compile"
 
 
 def _attention(device: torch.device) -> tuple[BackendProbe, ...]:
-    import torch
-
     from diffusers_helper.models.attention import BACKENDS
+    from diffusers_helper.models.dtypes import half_precision
 
-    attempts = []
+    attempts, dtype = [], half_precision(device)
     for name, backend in BACKENDS.items():
-        reason = backend.constraint(device, torch.bfloat16, 128)
+        reason = backend.constraint(device, dtype, 128)
         if reason is None and not backend.is_installed:
             reason = f"{backend.module} is not installed"
         fits = reason is None
-        attempts.append(
-            BackendProbe(name, fits, backend.reason_unavailable(device, torch.bfloat16) if fits else reason)
-        )
+        attempts.append(BackendProbe(name, fits, backend.reason_unavailable(device, dtype) if fits else reason))
     return tuple(attempts)
 
 

@@ -28,7 +28,7 @@ from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.source import OnProgress
 from diffusers_helper.model_files.vae_names import with_published_names
 from diffusers_helper.model_files.weight_files import weight_files
-from diffusers_helper.models.fp8 import with_fp8
+from diffusers_helper.models.fp8 import hold_bytes, with_fp8
 
 _CLASSES = {
     parts.TEXT_ENCODER.name: ("transformers", "LlamaModel"),
@@ -77,8 +77,10 @@ def _load_model(
         report = partial(on_progress, Message("Converting {title} to 8 bits, once", title=part.title))
         files.append(converted(Shards(files), layers, fp8, report))
     shards = Shards(files)
-    if place.as_stored:
-        keep_stored_forms(model, shards)
+    if place.as_stored or place.as_bytes:
+        keep_stored_forms(model, shards, of_gguf=place.as_stored)
+    if place.as_bytes:
+        hold_bytes(model)
     _require_ram(part, bytes_of(model, dtype), place)
     report = partial(on_progress, Message("Loading {title}", title=part.title))
     return load_weights(model, shards, dtype, place, report)

@@ -41,7 +41,7 @@ from diffusers_helper.models.eight_bit import resolve_eight_bit_attention, resol
 from diffusers_helper.models.eight_bit_attention import EightBitAttention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.fp8 import use_kernels
-from diffusers_helper.models.kernel_selection import resolve_kernels
+from diffusers_helper.models.kernel_selection import resolve_kernels, stream_dtype
 from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 
@@ -163,6 +163,7 @@ class Components:
         weights = weights_of(transformer)
         weights = replace(weights, beside=weights.beside + self.adaptation(transformer).nbytes)
         free = int(self.free_gb(self.device) * GIB)
+        work = replace(work, wide_streams=execution.stream is not None)
         plan = budget(free, int(self.policy.preserved_gb * GIB), work, weights)
         self.residency.policy = replace(
             self.policy, slots=plan.slots, resident_bytes=plan.resident_bytes, tile_vae=plan.tile_vae
@@ -173,7 +174,8 @@ class Components:
         return execution, said
 
     def _execution(self, head_dim: int, linears: str, attention_bits: int) -> Execution:
-        execution = Execution(self._attention_function, self._kernels)
+        stream = stream_dtype(self.device.type, self.dtype)
+        execution = Execution(self._attention_function, self._kernels, stream=stream)
         if attention_bits == 8:
             execution.eight_bit_attention = resolve_eight_bit_attention(self.device, self.dtype, head_dim)
         if isinstance(execution.attention, EightBitAttention):

@@ -10,6 +10,7 @@ import torch
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import Part
 from diffusers_helper.model_files.contents import quantised_as
+from diffusers_helper.models.dtypes import half_precision
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class ComputeOptions:
     """How the models compute.
 
     Attributes:
-        dtype: of all of them; None is bfloat16 for the transformer and float16 for the rest, on a CPU float32 for all.
+        dtype: of all of them; None is bfloat16 for the transformer (float16 on cards that are older) and float16 for
+            the rest, on a CPU float32 for all.
         attention: name of the transformer's attention backend.
         fused: compile kernels for the device where that works.
         fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
@@ -36,7 +38,7 @@ class ComputeOptions:
         """Return the dtype of the transformer on `device`, or that of the other models."""
         if device.type == "cpu":
             return self.dtype or torch.float32
-        return self.dtype or (torch.bfloat16 if transformer else torch.float16)
+        return self.dtype or (half_precision(device) if transformer else torch.float16)
 
     def fp8_file(self, part: Part, folder: Path) -> Path | None:
         """Return where the 8-bit weights of the transformer in `folder` are; None where its own are used.

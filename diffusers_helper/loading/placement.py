@@ -13,7 +13,7 @@ from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.contents import kept_numbers, quantised_as, stored_numbers
-from diffusers_helper.model_files.headers import bytes_of
+from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS, bytes_of
 
 RAM_FOR_WORK = 2 * 1024**3
 """RAM that weights leave free, bytes: for pixels, libraries, and the system's files."""
@@ -35,11 +35,12 @@ class Placement:
 
     def place(self, part: Part, policy: MemoryPolicy) -> Place:
         """Return where the weights of a large part go, as RAM is now."""
+        as_bytes = self._device.type == "mps"
         if policy.resident and self._device.type != "cpu":
-            return Place(self._device)
+            return Place(self._device, as_bytes=as_bytes)
         ram = self._ram()
         if self._device.type != "cuda":
-            return Place(cpu, ram=ram.available + ram.swap, as_stored=self._keeps_forms)
+            return Place(cpu, ram=ram.available + ram.swap, as_stored=self._keeps_forms, as_bytes=as_bytes)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
         room = 0 if self.streams(part, policy) else ram.available - RAM_FOR_WORK
         return Place(cpu, pin=True, ram=room, stream=True, as_stored=True)
@@ -62,10 +63,13 @@ class Placement:
         counts = stored_numbers(part, folder)
         if part.is_transformer and self._options.fp8 and not quantised_as(part, folder):
             return int(sum(counts.values()) * share)
-        kept = kept_numbers(part, folder) if self._keeps_forms else {}
+        kept = {form: count for form, count in kept_numbers(part, folder).items() if self._keeps(form)}
         expanded = sum(counts.values()) - sum(kept.values())
         nbytes = expanded * dtype.itemsize + sum(bytes_of(form, count) for form, count in kept.items())
         return int(nbytes * share)
+
+    def _keeps(self, form: str) -> bool:
+        return self._keeps_forms or (self._device.type == "mps" and form in EIGHT_BIT_FLOATS)
 
     @property
     def _keeps_forms(self) -> bool:

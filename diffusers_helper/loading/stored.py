@@ -68,10 +68,11 @@ def tensor_in(tensors: Mapping[str, Stored], prefix: str, name: str) -> Stored |
     return None
 
 
-def keep_stored_forms(model: nn.Module, shards: Shards) -> None:
+def keep_stored_forms(model: nn.Module, shards: Shards, *, of_gguf: bool = True) -> None:
     """Let the linear layers inside the blocks of `model`, on the meta device, hold their weights as the files do.
 
-    Those are the quantised ones, which are expanded when they are used; others stay as they are.
+    Those are the quantised ones (8-bit floats and, `of_gguf`, a GGUF file's), which are expanded when they are used;
+    others stay as they are.
     """
     prefix = prefix_in(model.state_dict().keys(), shards.tensors)
 
@@ -81,7 +82,7 @@ def keep_stored_forms(model: nn.Module, shards: Shards) -> None:
             return None  # loading says so
         if stored.dtype in EIGHT_BIT_FLOATS:
             return Fp8Linear(layer, DTYPES[stored.dtype], prod(stored.scale.shape) if stored.scale else 0)
-        if stored.dtype in BLOCKS and layer.in_features % BLOCKS[stored.dtype].numbers == 0:
+        if of_gguf and stored.dtype in BLOCKS and layer.in_features % BLOCKS[stored.dtype].numbers == 0:
             return GgufLinear(layer, stored.dtype)
         return None
 
@@ -90,7 +91,14 @@ def keep_stored_forms(model: nn.Module, shards: Shards) -> None:
 
 def is_read_as_it_is(stored: Stored, dtype: torch.dtype) -> bool:
     """Whether the bytes in the file are those of the weight as `dtype`."""
-    return DTYPES[stored.dtype] == dtype and stored.scale is None and stored.dtype not in BLOCKS
+    if stored.scale is not None or stored.dtype in BLOCKS:
+        return False
+    return DTYPES[stored.dtype] == dtype or _is_bytes_of(stored, dtype)
+
+
+def _is_bytes_of(stored: Stored, dtype: torch.dtype) -> bool:
+    """Whether 8-bit floats are wanted as bytes (`fp8.hold_bytes`)."""
+    return dtype == torch.uint8 and stored.dtype in EIGHT_BIT_FLOATS
 
 
 def convert(
@@ -104,7 +112,7 @@ def convert(
         expand_blocks(stored.dtype, numbers, target, at_once)
         return
     if stored.scale is None:
-        target.copy_(numbers)
+        target.copy_(numbers.view(torch.uint8) if _is_bytes_of(stored, target.dtype) else numbers)
         return
     scale = _read(stored.scale, shards)
     columns = stored.shape[1] if len(stored.shape) > 1 else 1

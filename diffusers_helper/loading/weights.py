@@ -39,6 +39,7 @@ class Place:
         stream: what is read once per video is left in its files, and what would take more than `ram` too: blocks are
             read whenever they run, other weights are mapped. Such a model runs only while it swaps (memory.swapping).
         as_stored: linear layers hold quantised weights as their files do, and expand them whenever they run.
+        as_bytes: they hold those in 8-bit floats so, as bytes: the device that computes has no such dtype.
     """
 
     device: torch.device
@@ -46,6 +47,7 @@ class Place:
     ram: float = float("inf")
     stream: bool = False
     as_stored: bool = False
+    as_bytes: bool = False
 
 
 def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:

@@ -15,6 +15,9 @@ GIB = 1024**3
 IN_MLP, IN_ATTENTION, HIDDEN = 11, 9, 4
 """Tensors of the stream's size that a step holds while a block's MLP runs (four are the MLP's own, and fewer if it goes
 over a few tokens at a time) and during attention: one more than are counted."""
+WIDE_STREAMS = 4
+"""Tensors of the stream's size more where streams are float32: the one between blocks and its sum take twice as much,
+and a norm or sum that is not fused holds one more."""
 MLP_CHUNK = 4096
 """Tokens that a block's MLP takes at a time where memory is short."""
 MARGIN = GIB // 4
@@ -36,6 +39,7 @@ class Work:
         cached_streams, cached_samples: tensors of the stream's and of the sampled tokens' size that a step cache holds
             per branch of guidance.
         text: text tokens at most.
+        wide_streams: streams between blocks are float32.
     """
 
     height: int
@@ -45,6 +49,7 @@ class Work:
     cached_streams: int = 0
     cached_samples: int = 0
     text: int = 256
+    wide_streams: bool = False
 
     @property
     def sampled(self) -> int:
@@ -63,7 +68,8 @@ class Work:
         at_once = self.tokens if mlp_chunk is None else min(mlp_chunk, self.tokens)
         streams = max(IN_ATTENTION * self.tokens, (IN_MLP - HIDDEN) * self.tokens + HIDDEN * at_once)
         cached = (1 + self.cfg) * (self.cached_streams * self.tokens + self.cached_samples * self.sampled)
-        return 2 * dim * (streams + cached) + MARGIN
+        wider = WIDE_STREAMS * self.tokens + cached if self.wide_streams else 0
+        return 2 * dim * (streams + cached + wider) + MARGIN
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,37 @@ def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
     """Memory that tensors on `device` (None: the default one) can still take, GiB.
 
     On CUDA that is what the driver has free and what torch has reserved and does not use, within the share of the card
-    that torch was allowed; elsewhere, where the device shares the machine's memory, what the system has available.
+    that torch was allowed; elsewhere, where the device shares the machine's memory, what the system has available, and
+    on Apple's GPUs no more than Metal recommends.
     """
     device = default_device() if device is None else torch.device(device)
+    available = int(psutil.virtual_memory().available)
+    if device.type == "mps":
+        return unified_free(available, torch.mps.recommended_max_memory(), torch.mps.current_allocated_memory()) / GIB
     if device.type != "cuda":
-        return float(psutil.virtual_memory().available) / GIB
+        return available / GIB
     free, total = torch.cuda.mem_get_info(device)
     allocated = torch.cuda.memory_allocated(device)
     unused = torch.cuda.memory_reserved(device) - allocated
     index = torch.cuda.current_device() if device.index is None else device.index  # it takes no bare "cuda"
     share = torch.cuda.get_per_process_memory_fraction(index)
     return min(free + unused, share * total - allocated) / GIB
+
+
+def unified_free(available: int, recommended: int, allocated: int) -> int:
+    """Bytes that tensors on a GPU which shares the machine's memory can still take.
+
+    torch lets them take 1.7 times what Metal recommends (PYTORCH_MPS_HIGH_WATERMARK_RATIO); beyond what it recommends
+    the system moves other memory to the disk, so a plan stays below.
+    """
+    return min(available, max(0, recommended - allocated))
+
+
+def allocated_gb(device: torch.device) -> float:
+    """Memory that tensors hold on `device`, GiB; 0 where it is the machine's own and nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / GIB
+    return torch.mps.current_allocated_memory() / GIB if device.type == "mps" else 0.0
 
 
 def empty_caches() -> None:

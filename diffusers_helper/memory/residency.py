@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diffusers_helper.memory.devices import GIB, cpu, empty_caches, get_cuda_free_memory_gb
+from diffusers_helper.memory.devices import allocated_gb, cpu, empty_caches, get_cuda_free_memory_gb
 from diffusers_helper.memory.moving import move_model_to_device_with_memory_preservation
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.memory.prefetching import NonBlockWeights
@@ -51,7 +51,10 @@ def choose_policy(free_gb: float, preserved_gb: float) -> MemoryPolicy:
 
 
 def policy_for(
-    device: torch.device, preserved_gb: float, free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb
+    device: torch.device,
+    preserved_gb: float,
+    free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb,
+    held_gb: Callable[[torch.device], float] = allocated_gb,
 ) -> MemoryPolicy:
     """The policy for `device` as it is now, all that torch holds there counted as free, because it is the models'.
 
@@ -59,8 +62,7 @@ def policy_for(
     """
     if device.type == "cpu":
         return MemoryPolicy(resident=True, preserved_gb=0, tile_vae=False)
-    ours = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
-    return choose_policy(free_gb(device) + ours, preserved_gb)
+    return choose_policy(free_gb(device) + held_gb(device), preserved_gb)
 
 
 class Residency:

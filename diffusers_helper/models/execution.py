@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
+from torch import Tensor
+
 from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears, ExactLinears, Linears
@@ -19,6 +22,8 @@ class Execution:
         mlp_chunk: tokens that a block's MLP takes at a time; None is all. A shortage of memory lowers it for the calls
             that follow.
         step_cache: decides whether a call runs the blocks.
+        stream: dtype of the streams between blocks; None is the weights'. Another one needs kernels that give products
+            the dtype of their modulation (`WideKernels`, the fused ones).
         eight_bit_linears: multiply the layers of the blocks; None computes in the model's dtype.
         eight_bit_attention: attends in the blocks in place of `attention`, which the text refiner keeps.
     """
@@ -27,6 +32,7 @@ class Execution:
     kernels: Kernels = PLAIN
     mlp_chunk: int | None = None
     step_cache: StepCache = field(default_factory=NoCache)
+    stream: torch.dtype | None = None
     eight_bit_linears: EightBitLinears | None = None
     eight_bit_attention: EightBitAttention | None = None
 
@@ -37,4 +43,10 @@ class Execution:
 
     def for_gradients(self) -> "Execution":
         """The same, of operations that have gradients: neither the fused nor the 8-bit ones do."""
-        return replace(self, kernels=PLAIN, mlp_chunk=None, eight_bit_linears=None, eight_bit_attention=None)
+        return replace(
+            self, kernels=PLAIN, mlp_chunk=None, eight_bit_linears=None, eight_bit_attention=None, stream=None
+        )
+
+    def as_stream(self, x: Tensor) -> Tensor:
+        """Tokens in the dtype that streams have between blocks."""
+        return x if self.stream is None else x.to(self.stream)

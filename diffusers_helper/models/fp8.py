@@ -4,19 +4,26 @@ A weight is a float8 number times a scale. What this program makes is e4m3 (3 bi
 channel (symmetric scaling by the channel's largest value, as in Micikevicius et al., arXiv 2209.05433). These scales
 are powers of two, so that expanding to bfloat16 is exact and a product is exactly that of the stored weights; the
 error, about 2.7 %, is all in the rounding to 3 bits, once. Other programs' files may hold e5m2, and one scale for all.
+
+Not every device has these dtypes (Apple's MPS has not): there the codes are bytes (`hold_bytes`), and a table of 256
+numbers says what each stands for.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from .stored_linear import StoredLinear, replace_linears, use_kernels
 
-__all__ = ["LARGEST", "Fp8Linear", "quantize", "use_kernels", "with_fp8"]
+__all__ = ["LARGEST", "Fp8Linear", "hold_bytes", "quantize", "use_kernels", "with_fp8"]
 
 LARGEST = 448.0
 """The largest number of float8 e4m3."""
+ROWS = 512
+"""Rows of bytes that are looked up at a time: a number takes 8 bytes meanwhile."""
 
 
 class Fp8Linear(StoredLinear):
@@ -28,7 +35,7 @@ class Fp8Linear(StoredLinear):
         scales: how many there are; one is for all channels. None is one for each, 0 is none: the codes are the weight.
 
     Attributes:
-        codes: (out, in) float8_e4m3fn or float8_e5m2.
+        codes: (out, in) float8_e4m3fn or float8_e5m2, or their bytes as uint8.
         scales: (out,) or (1,) float32.
     """
 
@@ -37,6 +44,7 @@ class Fp8Linear(StoredLinear):
 
     def __init__(self, layer: nn.Linear, form: torch.dtype = torch.float8_e4m3fn, scales: int | None = None) -> None:
         super().__init__(layer)
+        self.form = form
         device = layer.weight.device
         self.register_buffer("codes", torch.empty(layer.weight.shape, dtype=form, device=device))
         if scales == 0:
@@ -47,7 +55,36 @@ class Fp8Linear(StoredLinear):
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """See StoredLinear."""
         out = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
+        if self.codes.dtype == torch.uint8:
+            return expand_bytes(self.codes, self.form, self.scales, out)
         return self.kernels.expand(self.codes, self.scales, out)
+
+
+def hold_bytes(model: nn.Module) -> None:
+    """Let the layers of `model` hold their codes as bytes; none is copied."""
+    for module in model.modules():
+        if isinstance(module, Fp8Linear):
+            module.codes = module.codes.view(torch.uint8)
+
+
+def expand_bytes(codes: Tensor, form: torch.dtype, scales: Tensor, out: Tensor) -> Tensor:
+    """Write the numbers that `codes` (rows, columns) uint8 stand for in `form`, times `scales`, to `out`.
+
+    Scales are one per row (rows,) or one (1,). The bits are those of `Kernels.expand`.
+    """
+    table = _table(form, codes.device)
+    for start in range(0, len(codes), ROWS):
+        rows = slice(start, start + ROWS)
+        numbers = table.index_select(0, codes[rows].flatten().int()).view(codes[rows].shape)
+        out[rows] = numbers.mul_((scales if len(scales) == 1 else scales[rows])[:, None])
+    return out
+
+
+@cache
+def _table(form: torch.dtype, device: torch.device) -> Tensor:
+    """The float32 number of every byte."""
+    with torch.inference_mode(False):
+        return torch.arange(256, dtype=torch.uint8).view(form).float().to(device)
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class OutputProjection(nn.Linear):
         """(B, L, dim) -> (B, L, patch values)."""
         if in_float32:
             return F.linear(x.float(), self.weight.float(), self.bias.float())
-        return super().forward(x)
+        return super().forward(x.to(self.weight.dtype))
 
 
 class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ignore[misc]  # they differ in config_name
@@ -272,7 +272,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
         branch: str,
     ) -> Tensor:
         """`denoise` inside what a step cache does around a whole call."""
-        image = torch.cat([history.tokens, self.x_embedder(latents)], dim=1)
+        image = execution.as_stream(torch.cat([history.tokens, self.x_embedder(latents)], dim=1))
         block = cast(DoubleStreamBlock, self.transformer_blocks[0])
         first = conditioning.modulations.double_blocks[0][step]
         sampled = image.shape[1] - history.tokens.shape[1]
@@ -317,7 +317,7 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
         image_length = image.shape[1]
         lengths = conditioning.lengths and [image_length + n for n in conditioning.lengths]
         rest = (rope, execution, lengths)
-        text = conditioning.context(step)
+        text = execution.as_stream(conditioning.context(step))
         modulations = conditioning.modulations
         for block, modulation in zip(self.transformer_blocks, modulations.double_blocks, strict=True):
             image, text = self._call(block, image, text, modulation[step], *rest)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .gguf_blocks import BLOCKS
 from .kernels import PLAIN, Affine, Heads, Kernels
+from .wide_kernels import WIDE
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,23 @@ TOLERANCE = 0.02
 def resolve_kernels(device: torch.device | str, dtype: torch.dtype, *, fused: bool = True) -> Kernels:
     """The fastest kernels that work on `device` in `dtype`, proved by small calls; the log says which and why.
 
-    `fused` False asks for the plain ones.
+    `fused` False asks for torch's own operations.
     """
-    return _fastest(torch.device(device), dtype) if fused else PLAIN
+    device = torch.device(device)
+    return _fastest(device, dtype) if fused else unfused(device.type, dtype)
+
+
+def stream_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype of the streams between blocks, for weights in `dtype`; None is theirs.
+
+    Sums of 60 blocks may exceed 65,504, the largest number of float16; Apple's GPUs round inside norms.
+    """
+    return torch.float32 if device_type == "mps" or (device_type != "cpu" and dtype == torch.float16) else None
+
+
+def unfused(device_type: str, dtype: torch.dtype) -> Kernels:
+    """torch's own operations for a type of device: in float32 in between where its own norms are not."""
+    return PLAIN if stream_dtype(device_type, dtype) is None else WIDE
 
 
 @cache
@@ -28,7 +43,7 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> Kernels:
     reason = reason_for_plain(device, dtype)
     if reason is not None:
         log.info("Plain kernels: %s.", reason)
-        return PLAIN
+        return unfused(device.type, dtype)
     from .triton_kernels import TritonKernels
 
     log.info("Fused kernels (Triton) on %s.", device)
@@ -85,7 +100,9 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
     }
     with_one_scale = "expand", (normal(6, 40).to(torch.float8_e5m2), normal(1).float(), normal(6, 40))
     blocks = [("expand_blocks", (kind, some_blocks(kind, device), normal(3 * BLOCKS[kind].numbers))) for kind in BLOCKS]
-    more = [with_one_scale, *blocks]
+    more: list[tuple[str, tuple[object, ...]]] = [with_one_scale, *blocks]
+    if dtype == torch.float16:  # whose streams are wider
+        more.append(("add_gated_modulate", (x.float(), y, gate, shift, scale)))
     errors = [_relative_error(kernels, name, arguments) for name, arguments in (*calls.items(), *more)]
     return float(torch.tensor(errors).max())  # unlike Python's max, it passes NaN on
 

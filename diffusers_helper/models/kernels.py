@@ -90,6 +90,11 @@ class Kernels(Protocol):
         """
 
 
+def widest(device_type: str) -> torch.dtype:
+    """The dtype for sums over whole pictures: Apple's GPUs have no float64."""
+    return torch.float32 if device_type == "mps" else torch.float64
+
+
 class PlainKernels:
     """torch's own operations, one after the other."""
 
@@ -111,11 +116,11 @@ class PlainKernels:
     def norm_rotate(self, streams: Sequence[Heads]) -> Tensor:
         """See Kernels."""
         normed = (F.rms_norm(x, weight.shape, weight, EPS) for x, weight, _ in streams)
-        return _join([x if rope is None else rotate(x, rope) for x, (_, _, rope) in zip(normed, streams, strict=True)])
+        return join([x if rope is None else rotate(x, rope) for x, (_, _, rope) in zip(normed, streams, strict=True)])
 
     def join_linear(self, streams: Sequence[Tensor], layers: Sequence[nn.Linear]) -> Tensor:
         """See Kernels."""
-        return _join([layer(x) for x, layer in zip(streams, layers, strict=True)])
+        return join([layer(x) for x, layer in zip(streams, layers, strict=True)])
 
     def linear_gelu(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """See Kernels."""
@@ -140,8 +145,7 @@ class PlainKernels:
 
     def channel_sums(self, x: Tensor) -> Tensor:
         """See Kernels."""
-        wide = torch.float32 if x.device.type == "mps" else torch.float64  # which has nothing wider
-        x = x.to(wide)
+        x = x.to(widest(x.device.type))
         return torch.stack([x.sum((2, 3, 4)), x.square().sum((2, 3, 4))])
 
     def activate_padded(self, x: Tensor, affine: Affine | None, out: Tensor) -> Tensor:
@@ -167,5 +171,6 @@ class PlainKernels:
 PLAIN = PlainKernels()
 
 
-def _join(parts: list[Tensor]) -> Tensor:
+def join(parts: list[Tensor]) -> Tensor:
+    """Tensors (B, L, ...) behind each other; a single one as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .query_chunks import attention_in_pieces
+
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v (B, L, heads, head_dim) each -> the same shape, over all L tokens, no mask."""
 
@@ -16,13 +18,26 @@ SCORE_BYTES = 1 << 30
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own scaled dot product attention, on CUDA by the fastest kernel for the card.
+    """torch's own scaled dot product attention, on every device in the way that is right there."""
+    return attention_on(q.device.type)(q, k, v)
+
+
+def attention_on(device_type: str) -> AttentionFunction:
+    """The way of a type of device."""
+    return {"cuda": _by_kernel, "mps": attention_in_pieces}.get(device_type, _whole)
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """By the fastest kernel for the card.
 
     Where no kernel takes these inputs, queries go in pieces, so that no L x L matrix is ever made.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if not q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     if not _has_kernel(q, k, v):
         rows = max(1, SCORE_BYTES // (4 * q.shape[0] * q.shape[1] * k.shape[2]))
         pieces = [F.scaled_dot_product_attention(piece, k, v) for piece in q.split(rows, dim=2)]

@@ -30,6 +30,10 @@ SHORT, AMPLE = 50_000_000, 800_000_000
 STORED = 2**30
 """Bytes of the largest activation that is stored where memory is short."""
 
+METAL = 200_000_000
+"""Numbers per piece on Apple's GPUs, where an array stays below 2^32 bytes: a buffer holds two frames more and its
+edges, and a convolution is computed by way of arrays of several times its size."""
+
 PieceFunction = Callable[[Iterator[Tensor]], Iterator[Tensor]]
 
 
@@ -74,7 +78,7 @@ class VaeDecoder:
         self.kernels = kernels
         if vae.device.type == "cuda":  # once, instead of in every convolution; values and names stay
             to_channels_last(vae.decoder)
-        self.piece = SHORT if short_of_memory else AMPLE
+        self.piece = piece_numbers(vae.device.type, short_of_memory=short_of_memory)
         self.stored = STORED if short_of_memory else float("inf")
 
     @torch.no_grad()
@@ -240,6 +244,12 @@ class VaeDecoder:
         """Computed and stored, unless it is too large for that."""
         size = torch.Size(x.shape).numel() * self.vae.dtype.itemsize
         return x if size > self.stored else Activation(list(x))
+
+
+def piece_numbers(device_type: str, *, short_of_memory: bool) -> int:
+    """Numbers per piece on a type of device."""
+    ample = METAL if device_type == "mps" else AMPLE
+    return SHORT if short_of_memory else ample
 
 
 def to_channels_last(decoder: nn.Module) -> None:

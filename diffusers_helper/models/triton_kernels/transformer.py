@@ -20,6 +20,8 @@ COLUMNS = 1024
 """Numbers that one program of `_expand` takes."""
 TILE, RANKS = 128, 32
 """Rows and columns of the matrix that one program of `_add_product` takes, and columns of its left factor at a time."""
+SMALL_TILE, FEW_RANKS = 64, 16
+"""The same in float16: cards before Ampere, which alone compute in it, have no registers for more."""
 
 
 @triton.jit(do_not_specialize=["length"])
@@ -214,9 +216,10 @@ class TritonKernels(DecoderKernels):
         """See Kernels."""
         rows, columns = x.shape
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        _add_product[(triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))](
+        tile, ranks = (SMALL_TILE, FEW_RANKS) if x.dtype == torch.float16 else (TILE, RANKS)
+        _add_product[(triton.cdiv(rows, tile), triton.cdiv(columns, tile))](
             x.contiguous(), left.contiguous(), right.contiguous(), out, rows, columns,
-            RANK=left.shape[1], TILE=TILE, RANKS=RANKS, num_warps=8,
+            RANK=left.shape[1], TILE=tile, RANKS=ranks, num_warps=8,
         )  # fmt: skip
         return out
 
@@ -238,7 +241,7 @@ def launch_residual_norm(
     batch, length, dim = x.shape
     add, norm = y is not None, shift is not None
     out = torch.empty_like(x) if add else x
-    normed, row_scales, form = codes or (torch.empty_like(x) if norm else x, x, 0)
+    normed, row_scales, form = codes or (torch.empty_like(x, dtype=shift.dtype) if shift is not None else x, x, 0)
     block = triton.next_power_of_2(dim)
     _residual_norm[(batch * length,)](
         x, y.contiguous() if y is not None else x,

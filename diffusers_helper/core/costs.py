@@ -1,0 +1,103 @@
+"""What a step of the published model costs: operations by the length of its sequence, seconds by the card.
+
+A card is a data sheet's rate and the share of it that products and attention reach. Shares are measured (H100), what
+people report (`MEASURED` in tests/test_costs.py), or, `guessed`, taken from the nearest card that was. Where weights
+travel to the card for every step, the slower of computing and copying counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DIM, BLOCKS = 3072, 60
+"""Width of the published transformer, and how many blocks it has."""
+TRAVELLING = 25.7e9
+"""Bytes of its weights in bfloat16."""
+FRAMES_PER_SECTION, STEPS = 36, 25
+SECTION_SECONDS = FRAMES_PER_SECTION / 30
+DECODE = 1.1
+"""A section with its decode over its steps alone."""
+PICTURE_TOKENS = 729
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Of one step: in matrix products, and in attention."""
+
+    products: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.products + self.attention
+
+
+def sequence_tokens(width: int, height: int, window: int = 9, text: int = 40) -> int:
+    """Length of the sequence at a size in pixels.
+
+    Those are sampled and clean frames, two frames of history at 2x, sixteen at 4x, the picture's features, and text.
+    """
+    across, down = -(-width // 16), -(-height // 16)
+    half, quarter = -(-across // 2) * -(-down // 2), -(-across // 4) * -(-down // 4)
+    return (window + 2) * across * down + half + 4 * quarter + PICTURE_TOKENS + text
+
+
+def step_operations(tokens: int) -> Operations:
+    """What a step over so many tokens computes: a token's 12 DIM^2 multiply-adds in each block, and all pairs."""
+    return Operations(2 * 12 * DIM**2 * BLOCKS * tokens, 4 * DIM * BLOCKS * tokens**2)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, or a computer's GPU.
+
+    Attributes:
+        name: of it.
+        tflops: its data sheet's rate for 16-bit products with 32-bit sums, Apple's for 32-bit.
+        products, attention: the shares of that which they reach, elementwise work included.
+        guessed: whether that was measured on no such card.
+    """
+
+    name: str
+    tflops: float
+    products: float = 0.78
+    attention: float = 0.72
+    guessed: bool = False
+
+    def step_seconds(self, width: int, height: int, copies: float = 0.0) -> float:
+        """About how long a step takes; `copies` are bytes a second to a card that weights travel to, 0 for none."""
+        work = step_operations(sequence_tokens(width, height))
+        compute = (work.products / self.products + work.attention / self.attention) / (self.tflops * 1e12)
+        return max(compute, TRAVELLING / copies) if copies else compute
+
+    def seconds_per_second(self, width: int, height: int) -> float:
+        """About how long a second of video takes, with its decode and without a step cache."""
+        return self.step_seconds(width, height) * STEPS * DECODE / SECTION_SECONDS
+
+
+def _apple(name: str, tflops: float, *, guessed: bool = True) -> Card:
+    """A chip without matrix units; what it reaches is known of one."""
+    return Card(name, tflops, products=0.85, attention=0.8, guessed=guessed)
+
+
+CARDS = (
+    Card("H100", 989, products=0.70, attention=0.56),
+    Card("RTX 5090", 210, guessed=True),
+    Card("RTX 4090", 165, products=0.85, attention=0.85),
+    Card("RTX 4060", 30, guessed=True),
+    Card("RTX 3090 Ti", 80),
+    Card("RTX 3090", 71),
+    Card("RTX 3060", 25.5),
+    Card("RTX 2060", 25.8, products=0.7, attention=0.4, guessed=True),
+    Card("RX 7900 XTX", 122, products=0.45, attention=0.37, guessed=True),
+    Card("M5 Max", 70, products=0.6, attention=0.5, guessed=True),
+    Card("M5", 17, products=0.6, attention=0.5, guessed=True),
+    _apple("M4 Max", 18.4, guessed=False),
+    _apple("M4 Pro", 9.2),
+    _apple("M4", 4.6),
+    _apple("M3 Max", 14.2),
+    _apple("M2 Max", 13.6),
+    _apple("M1 Max", 10.4),
+)
+"""Fast ones first, by maker. Rates are the makers'; a laptop's card of the same name has less."""
