@@ -46,8 +46,9 @@ def server(served):
 
 def unfold(tab):
     """Open every folded panel of the part in sight."""
-    for heading in tab.locator("button.label-wrap").filter(visible=True).all():
-        heading.click()
+    for heading in tab.locator("button.label-wrap").all():
+        if heading.is_visible():
+            heading.click()
 
 
 def until(tab, condition):
