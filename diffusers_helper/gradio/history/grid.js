@@ -42,7 +42,8 @@ const shown = () => element.querySelector("dialog");
 const films = () => all("dialog video");
 const together = () => {
   const box = element.querySelector(".fph-videos");
-  box.replaceChildren(...[...chosen.values()].map(({ url, prompt, facts }) => {
+  box.replaceChildren(...[...chosen.values()].map(({ url, prompt: written, facts }) => {
+    const prompt = written.replace(/\\([\\$])/g, "$1"); // escaped for the template
     const figure = document.createElement("figure"), film = document.createElement("video");
     Object.assign(film, { src: url, muted: true, playsInline: true, loop: true, preload: "auto" });
     film.setAttribute("aria-label", prompt);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from diffusers_helper.history.query import PAGE, Search
 
 _SHOWN = 300
 """Characters of a prompt on a card."""
+
+
+def literal(text: str) -> str:
+    """Return a text as the grid's template has to get it: Gradio puts that into a JavaScript literal and runs it."""
+    return re.sub(r"[\\$]", r"\\\g<0>", text)
 
 
 def poster_url(entry: Entry) -> str:
@@ -51,14 +57,14 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {
         "id": entry.id,
-        "name": t("Open: {prompt}", prompt=prompt or day),
-        "prompt": prompt,
+        "name": literal(t("Open: {prompt}", prompt=prompt or day)),
+        "prompt": literal(prompt),
         "facts": " · ".join(facts),
         "note": t("{state}, can go on", state=note) if note and entry.resumable and entry.file else note,
-        "error": t(entry.error)[:_SHOWN],
+        "error": literal(t(entry.error)[:_SHOWN]),
         "poster": poster_url(entry),
         "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
-        "download": Path(entry.file).name,
+        "download": literal(Path(entry.file).name),
         "video": moving,
         "rating": entry.rating,
         "starred": entry.starred,
@@ -86,6 +92,6 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
         "turn": 0,
         "trash": wanted.deleted and page.count > 0,
         "undo": "",
-        "fault": "",
         **more,
+        "fault": literal(str(more.get("fault", ""))),
     }
