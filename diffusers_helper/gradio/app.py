@@ -160,7 +160,7 @@ def _connect(app: gr.Blocks, regions: _Regions, model: ModelCard, backend: Backe
     stage = Stage(regions.stage, panel.buttons, browser, page)
     connect_create(create, [app.load, regions.stage.details.change])
     reloaded = connect_stage(app, stage, inputs)
-    reloaded.then(**create.show_loras)
+    reloaded.then(**create.show_loras).then(**create.show_draft)
     for event in connect_presets(panel.presets, PresetHandlers(model, recipes, t), browser.client_id, inputs, reloaded):
         create.filled(event)
     connect_presets_api(PresetApi(model), **RAW, concurrency_limit=None)

@@ -45,6 +45,8 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     day = f"{datetime.fromtimestamp(entry.at):%Y-%m-%d %H:%M}"
     prompt = entry.prompt if len(entry.prompt) <= _SHOWN else f"{entry.prompt[:_SHOWN]}…"
     facts = [day, *([] if entry.picture else [duration(entry.seconds, t)]), t("seed {seed}", seed=entry.seed)]
+    if entry.draft:
+        facts.append(t("draft"))
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {
         "id": entry.id,
@@ -57,6 +59,7 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
         "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
         "download": Path(entry.file).name,
         "video": moving,
+        "draft": entry.draft and entry.state == "done",
         "rating": entry.rating,
         "starred": entry.starred,
         "stars": [{"number": number, "on": number <= entry.rating} for number in range(1, BEST + 1)],
