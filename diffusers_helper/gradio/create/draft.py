@@ -26,10 +26,11 @@ def lay_out_draft(defaults: GenerationRequest, t: Language) -> gr.Radio:
     )
 
 
-def choose(choice: object) -> list[Any]:
-    """Return the settings `CHANGED` for a choice."""
+def choose(choice: object) -> Any:
+    """Return the settings `CHANGED` for a choice: as Gradio takes them, a single one alone."""
     settings = as_draft({}) if choice == _DRAFT else in_full({})
-    return [settings[name] for name in CHANGED]
+    values = [settings[name] for name in CHANGED]
+    return values if len(values) > 1 else values[0]
 
 
 def shown(*values: object) -> str:

@@ -52,7 +52,7 @@
     KeyR: () => {
       const earlier = document.querySelector("#prompt-history details");
       if (earlier) earlier.open = true;
-      focusOn("create", "#prompt-history :is(input:not([hidden]), summary)");
+      focusOn("create", earlier?.querySelector("input:not([hidden])") ? "#prompt-history input" : "#prompt-history summary");
     },
     KeyQ: () => focusOn(matchMedia("(max-width: 760px)").matches ? "queue" : "create", "#queue :is(button, [tabindex])"),
     KeyV: () => {
