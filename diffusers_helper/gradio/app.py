@@ -198,7 +198,7 @@ def _connect_page(
     create = Create(panel, inputs, browser, handlers, show_timeline)
     connect_create(create, [app.load, regions.stage.details.change])
     reloaded = connect_stage(app, stage, inputs)
-    reloaded.then(**create.show_loras).then(**show_timeline)
+    reloaded.then(**create.show_loras).then(**create.show_draft).then(**show_timeline)
     changes = [browser.shown.change, regions.stage.details.change]
     create.filled(connect_timeline(regions.timeline, over_time, show_timeline, inputs, changes))
     connect_redo(regions.timeline, RedoHandlers(stage, model, backend, t), inputs)

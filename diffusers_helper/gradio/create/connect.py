@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from diffusers_helper.gradio.browser import Browser, keeping
+from diffusers_helper.gradio.create import draft
 from diffusers_helper.gradio.create.dropped import DropHandlers
 from diffusers_helper.gradio.create.end_photo import unfold_for
 from diffusers_helper.gradio.create.hints import HintHandlers
@@ -61,6 +62,12 @@ class Create:
         return {"fn": self.handlers.loras.show, "inputs": loras.text, "outputs": loras.shown, **_QUICK}
 
     @property
+    def show_draft(self) -> dict[str, Any]:
+        """The event that shows whether the form makes a draft."""
+        settings = [self.inputs[name] for name in draft.CHANGED]
+        return {"fn": draft.shown, "inputs": settings, "outputs": self.panel.form.draft, **_QUICK}
+
+    @property
     def show_size(self) -> dict[str, Any]:
         """The event that tells what size the video will have."""
         form = self.panel.form
@@ -73,7 +80,7 @@ class Create:
         Controls in a folded panel do not tell by themselves that they have changed.
         """
         shown = event.then(**self.keep).then(**self.show_loras).then(**self.show_size)
-        told: Dependency = shown.then(**self.show_timeline)
+        told: Dependency = shown.then(**self.show_draft).then(**self.show_timeline)
         return told
 
 
@@ -93,6 +100,7 @@ def connect_create(create: Create, others: list[Any]) -> None:
     framed.then(**create.keep).then(**create.show_size)
     connect_loras(form.loras, create.handlers.loras, create.keep)
     _connect_seed(create)
+    _connect_draft(create)
     _connect_dropped(create)
     _connect_hints(create, others)
 
@@ -102,6 +110,14 @@ def _connect_seed(create: Create) -> None:
     seed, switch = create.inputs["seed"], create.panel.form.random_seed
     create.filled(switch.input(create.handlers.page.seed, [create.browser.client_id, switch], seed, **_QUICK))
     seed.change(None, seed, switch, js="(seed) => seed !== null && seed < 0")
+
+
+def _connect_draft(create: Create) -> None:
+    """Connect the choice of a draft with what it changes, whichever of them is changed."""
+    settings = [create.inputs[name] for name in draft.CHANGED]
+    choice = create.panel.form.draft
+    create.filled(choice.input(draft.choose, choice, settings, trigger_mode="always_last", **_QUICK))
+    gr.on([control.change for control in settings], trigger_mode="always_last", **create.show_draft)
 
 
 def _connect_dropped(create: Create) -> None:

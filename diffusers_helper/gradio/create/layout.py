@@ -12,11 +12,13 @@ from diffusers_helper.core.prompts import MAX_BLEND
 from diffusers_helper.core.request import RANDOM_SEED, GenerationRequest
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create import hint_view
+from diffusers_helper.gradio.create.draft import lay_out_draft
 from diffusers_helper.gradio.create.dropped import DropPanel, lay_out_dropped
 from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo
 from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video_panel
 from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
+from diffusers_helper.gradio.create.prompt_history import lay_out_prompt_history
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.create.variant import lay_out_variant
 from diffusers_helper.gradio.fields import slider
@@ -58,6 +60,7 @@ class Form:
     ideas: gr.Dataset
     seconds: gr.Slider
     length_hint: gr.HTML
+    draft: gr.Radio
     random_seed: gr.Checkbox
     loras: LoraPanel
     named: dict[str, gr.components.Component]
@@ -148,12 +151,14 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         show_label=False,
         elem_id="ideas",
     )
+    lay_out_prompt_history(t)
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
     length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
     variant = lay_out_variant(defaults, t)
     sizes = lay_out_sizes(defaults, t)
+    draft = lay_out_draft(defaults, t)
     with gr.Accordion(t("More settings"), open=False, elem_id="more"):
         random_seed, more = _more_settings(defaults, t)
     loras = lay_out_loras(defaults, t)
@@ -166,9 +171,8 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "forget_at_changes": forget_at_changes,
     }
     named = {**own, **end_photo.named, **sizes, **more}
-    return Form(
-        image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint, random_seed, loras, named
-    )
+    told = image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint
+    return Form(*told, draft, random_seed, loras, named)
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

@@ -54,6 +54,8 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     prompt = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
     length = [] if entry.picture else [duration(entry.seconds, t), t(variant_named(entry.variant).choice)]
     facts = [day, *length, t("seed {seed}", seed=entry.seed)]
+    if entry.draft:
+        facts.append(t("draft"))
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {
         "id": entry.id,
@@ -66,6 +68,7 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
         "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
         "download": literal(Path(entry.file).name),
         "video": moving,
+        "draft": entry.draft and entry.state == "done",
         "rating": entry.rating,
         "starred": entry.starred,
         "stars": [{"number": number, "on": number <= entry.rating} for number in range(1, BEST + 1)],
