@@ -46,8 +46,9 @@ def server(served):
 
 def unfold(tab):
     """Open every folded panel of the part in sight."""
-    for heading in tab.locator("button.label-wrap").filter(visible=True).all():
-        heading.click()
+    for heading in tab.locator("button.label-wrap").all():
+        if heading.is_visible():
+            heading.click()
 
 
 def until(tab, condition):
@@ -56,7 +57,9 @@ def until(tab, condition):
 
 
 def latin_words(tab):
-    return set(re.findall("[A-Za-z]+", tab.locator("body").inner_text())) - NAMES
+    """Those in sight but for names and examples of what is typed."""
+    typed = " ".join(tab.locator("code").all_inner_texts())
+    return set(re.findall("[A-Za-z]+", tab.locator("body").inner_text())) - set(re.findall("[A-Za-z]+", typed)) - NAMES
 
 
 def serious(tab):

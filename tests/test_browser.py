@@ -91,7 +91,7 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         server.run.step_seconds, server.run.hold_at = 0.15, 1
         server.run.hold.clear()
         tab = user.open()
-        expect(tab).to_have_title(variant.title)
+        expect(tab).to_have_title("FramePack")
         fill(tab)
         start(tab)
         expect(tab.locator("#stage img")).to_be_visible()
@@ -101,7 +101,7 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         expect(bars).to_have_count(1)
         expect(tab.locator("#progress")).to_contain_text(re.compile(r"Section \d of 2, step \d of 8"))
         expect(tab.locator("#progress")).to_contain_text(re.compile("about .* left"))
-        expect(tab).to_have_title(re.compile(r"\d+ % · .+ · " + variant.title))
+        expect(tab).to_have_title(re.compile(r"\d+ % · .+ · FramePack"))
         assert ("ending is generated first" in tab.locator("#details").inner_text()) is bool(variant.note)
 
         server.run.hold.set()
@@ -114,7 +114,7 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         assert error is None
         for share in (0.9, 0.2, 0.6):
             assert tab.locator("#video video").evaluate(SOUGHT, share) == pytest.approx(share * duration, abs=0.02)
-        expect(tab).to_have_title(variant.title)
+        expect(tab).to_have_title("FramePack")
         with tab.expect_download() as download:
             tab.get_by_role("link", name="Download").click()
         assert download.value.path().read_bytes() == Path(server.manager.jobs()[0].video).read_bytes()
@@ -428,7 +428,7 @@ def test_every_video_has_a_new_seed_until_the_switch_keeps_one(user, server):
 
 
 def clear_of_each_other(tab, selector):
-    boxes = [hint.bounding_box() for hint in tab.locator(selector).all()]
+    boxes = [hint.bounding_box() for hint in tab.locator(selector).filter(visible=True).all()]
     return all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
 
 
@@ -441,7 +441,7 @@ def test_hints_stand_below_each_other_and_go_when_they_are_followed(browser, ser
         hint = tab.get_by_text("This picture was made here")
         fill(tab, photo=file)
         expect(hint).to_be_visible()
-        assert tab.locator("#create .fp-hint").count() == 4
+        assert tab.locator("#create .fp-hint").count() >= 4
         assert clear_of_each_other(tab, "#create .fp-hint")
         tab.locator("#use-settings").click()
         expect(tab.locator("#dropped-told")).to_contain_text("The settings are restored.")

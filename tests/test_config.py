@@ -52,6 +52,7 @@ def test_each_source_counts_before_the_next(file, monkeypatch):
 def test_every_setting_has_an_option_a_variable_and_a_key(name, file, monkeypatch):
     default = getattr(RuntimeConfig.load(), name)
     others = {"device": "cpu", "weights": "fp8", "language": "ja", "log_level": "error", "host_name": ("a", "b")}
+    others |= {"notify_url": "http://127.0.0.1/x", "notify_form": "ntfy"}
     others["lora_folders"] = (Path("/a"), Path("/b"))
     other = others.get(
         name, not default if isinstance(default, bool) else 7 if isinstance(default, float | int) else "/x"

@@ -78,6 +78,17 @@ def focused(tab):
     )
 
 
+def test_a_prompt_is_shown_as_it_was_written_and_nothing_in_it_runs(browser, served):
+    url, _, life = served
+    evil = "${document.title = 'owned'} C:\\new \\u `x` {{value}} <b>$</b>"
+    job = film(life.store, 1, evil)
+    with visit(browser, url) as user:
+        tab = opened(user, 1)
+        expect(card(tab, job).locator(".fph-words")).to_have_text(evil)
+        expect(card(tab, job).locator(".fph-open")).to_have_attribute("aria-label", f"Open: {evil}")
+        assert "owned" not in tab.title()
+
+
 def test_it_is_searched_by_words_days_states_and_stars(browser, served):
     url, _, life = served
     lion, tiger = film(life.store, 1, "A lion <b>roars</b>"), film(life.store, 2, "A tiger", finished=1.7e9)

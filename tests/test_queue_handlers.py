@@ -121,6 +121,17 @@ def test_key_pictures_are_in_the_form_and_stay_where_the_rest_is_changed(life, h
     assert (message, now.request.key_seconds, sorted(now.pictures)) == ("", (1.2,), ["key_1", "start"])
 
 
+def test_key_pictures_stay_where_a_script_changes_the_rest():
+    inputs = JobInputs(GenerationRequest(seconds=4, key_seconds=(1.2,)), {"start": photo(), "key_1": photo("green")})
+    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
+    now = form.read({"image": None, "end_photo": None, "prompt": "new", "start": "colour"}, inputs)
+    assert (now.request.prompt, now.request.key_seconds, colours(now.pictures)) == (
+        "new",
+        (1.2,),
+        {"key_1": (0, 128, 0)},
+    )
+
+
 @pytest.mark.parametrize("replaced", [None, (0.5, 1.7), (1.0, 1.0)])
 def test_given_videos_stay_where_the_rest_is_changed(life, handlers, tmp_path, replaced):
     clip = open_clip(video(tmp_path / "clip.mp4", 90))

@@ -24,12 +24,12 @@ from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError
 from diffusers_helper.core.events import Event, Finished
-from diffusers_helper.core.messages import Message, join_sentences
+from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.progress import Previewer
+from diffusers_helper.jobs.progress import JobSnapshot, Previewer
 from diffusers_helper.jobs.queue import JOBS_PER_OWNER, QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
@@ -45,6 +45,7 @@ from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.dtypes import half_precision
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import About
+from diffusers_helper.service.notify import Notifier
 from diffusers_helper.service.packages import importing
 from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
@@ -294,12 +295,21 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            hooks=WorkerHooks(_new_previewer, prepare, after_failure, self.release),
+            hooks=WorkerHooks(_new_previewer, prepare, after_failure, self.release, self._on_end()),
             limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,
         )
         return manager
+
+    def _on_end(self) -> Callable[[JobSnapshot], None] | None:
+        """Return what tells the operator's address of a job that has ended; None where there is none."""
+        if self._config.notify_url is None:
+            return None
+        if self._config.offline:
+            logger.warning("With --offline nobody is told when a video is done")
+            return None
+        return Notifier(self._config.notify_url, self._config.notify_form, language(self._config.language)).tell
 
     def about(self, port: int) -> About:
         """Return what the endpoints tell of this process, whose page is at `port`."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FULL: Mapping[str, Any] = {"teacache": False}
-DRAFT: Mapping[str, Any] = {"teacache": True}
+from diffusers_helper.core.quality import RUNGS
+
+FULL: Mapping[str, Any] = {"quality": "exact", "teacache": False, "step_cache": None}
+DRAFT: Mapping[str, Any] = {**FULL, "quality": "draft"}
 """What a draft changes, by the fields of a request. Size, length, seed and steps stay: the video made exactly is the
 same one."""
 
@@ -22,5 +24,7 @@ def in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_draft(settings: Mapping[str, Any]) -> bool:
-    """Tell whether a video of these settings is a draft."""
-    return all(settings.get(name) == value for name, value in DRAFT.items())
+    """Tell whether a video of these settings, those of a recipe of any version, is not made exactly."""
+    rung = next((rung for name, rung in RUNGS.items() if name == settings.get("quality")), RUNGS["exact"])
+    skips = settings.get("step_cache") or ("teacache" if settings.get("teacache") else rung.step_cache)
+    return skips != "none" or rung.linears != "exact" or rung.attention_bits == 8

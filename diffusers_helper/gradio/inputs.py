@@ -123,8 +123,7 @@ def stored_file(source: Path, name: str, owner: str) -> Path:
 
 
 def _stored(digest: str, name: str, owner: str, put: Callable[[Path], None]) -> Path:
-    uploads = Uploads(Path(get_upload_folder()))
-    file = uploads.folder / digest / name
+    file = (uploads := Uploads(Path(get_upload_folder()))).folder / digest / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         put(file)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from diffusers_helper.core.drafts import is_draft
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.files import open_own, parsed_json
 from diffusers_helper.core.request import GenerationRequest
@@ -36,6 +37,7 @@ class Entry:
         open: it is nobody's in particular, so that whoever sits at this computer may see it.
         variant, prompt, seed, seconds, photo_name: what was asked for; `seconds` are those of the whole video.
         picture: it is a single picture and no video.
+        draft: it was made sooner and not exactly; see `core.drafts`.
         stem: the path of its files without ending, from the folder of results.
         file: its newest playable file likewise; empty if there is none.
         error: why it failed.
@@ -57,6 +59,7 @@ class Entry:
     seconds: float = 0.0
     photo_name: str = ""
     picture: bool = False
+    draft: bool = False
     stem: str = ""
     file: str = ""
     error: str = ""
@@ -98,6 +101,7 @@ def entry_of(record: JobRecord, state: str, file: str, *, resumable: bool = Fals
         seconds=request.total_seconds,
         photo_name=record.photo_name,
         picture=request.frame,
+        draft=is_draft(request.model_dump()),
         stem=stem,
         file=file,
         error=record.error,
@@ -122,6 +126,7 @@ def entry_of_file(path: Path, outputs: Path) -> Entry | None:
         prompt=request.prompt,
         seed=request.seed,
         seconds=request.total_seconds,
+        draft=is_draft(request.model_dump()),
         stem=relative.with_suffix("").as_posix(),
         file=relative.as_posix(),
     )

@@ -20,7 +20,7 @@ from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.query import EVERYBODY, PAGE, Search, Viewer
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Of the tables; an index of another one is begun anew."""
 Signature = tuple[int, int]
 """How a change of a file is seen: when it was written, in nanoseconds, and its bytes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from diffusers_helper.core.errors import QueueFullError, UnknownJobError
 from diffusers_helper.core.events import Cancelled, Failed
@@ -29,13 +30,21 @@ class Dispatcher:
         queue: the jobs that wait.
         board: where everybody sees them; its lock is the lock of all this.
         stats: hears of starts and ends.
+        on_end: hears of every job's last state; see `WorkerHooks`.
     """
 
-    def __init__(self, queue: JobQueue, board: Board, stats: WorkerStats) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        board: Board,
+        stats: WorkerStats,
+        on_end: Callable[[JobSnapshot], None] | None = None,
+    ) -> None:
         self._queue = queue
         self._board = board
         self._changed = board.changed
         self._stats = stats
+        self._on_end = on_end
         self._running: Job | None = None
         self._in_use = True
         self._wanted_back = False
@@ -239,7 +248,8 @@ class Dispatcher:
     def _settle(self, job_id: str, outcome: Outcome, resume: ResumeInfo) -> bool:
         """Give a job its last state; return False if it has one."""
         try:
-            if self._board.snapshot(job_id).ended:
+            seen = self._board.snapshot(job_id)
+            if seen.ended:
                 return False  # it was abandoned
         except UnknownJobError:
             return False  # and forgotten
@@ -247,7 +257,15 @@ class Dispatcher:
         changes |= {"position": 0, "preview": None, "finished": time.time(), "stopping": ""}
         self._board.update(job_id, **changes)
         self._stats.job_ended(changes["state"])
+        self._tell(replace(seen, **changes))
         return True
+
+    def _tell(self, ended: JobSnapshot) -> None:
+        try:
+            if self._on_end is not None:
+                self._on_end(ended)
+        except Exception:
+            logger.exception("Nobody could be told that a job has ended")
 
     def _renumber(self) -> None:
         self._board.number({ticket.job_id: position for position, ticket in enumerate(self._queue, start=1)})

@@ -68,10 +68,11 @@ class JobManager:
         limits = limits or QueueLimits()
         self._board = Board(limits.remembered)
         self._queue = JobQueue(limits.waiting, limits.per_owner)
-        self._dispatcher = Dispatcher(self._queue, self._board, self.stats)
+        hooks = hooks or WorkerHooks()
+        self._dispatcher = Dispatcher(self._queue, self._board, self.stats, hooks.on_end)
         self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit, require)
         self._require = require
-        work = Work(run, self._finish, hooks or WorkerHooks())
+        work = Work(run, self._finish, hooks)
         self._worker = Worker(work, self._dispatcher, self._board, self.stats)
         self._recovered = False
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -22,7 +23,7 @@ from diffusers_helper.core.files import atomic_write
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.pace import Pace, Speed
 
-MAX_ENTRIES = 200
+MAX_ENTRIES, MOST_SETUPS = 200, 5
 _GUIDED = 2.0
 """What a step costs with classifier-free guidance over a step without."""
 _TEACACHE = 0.5
@@ -62,14 +63,22 @@ class SpeedKey(BaseModel):
         return fields
 
 
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class _Entry(SpeedKey):
-    """One line of the file; `at` is when it was measured, seconds since the epoch."""
+    """One line of the file; `at` is when it was measured, seconds since the epoch.
+
+    `setups` are the newest ones, of which `setup` is the middle one: that of the first video has the loading of the
+    models in it, or even their download, and that of a repeated prompt has next to nothing.
+    """
 
     setup: float = Field(ge=0, allow_inf_nan=False)
     step: float = Field(gt=0, allow_inf_nan=False)
     end: float = Field(ge=0, allow_inf_nan=False)
     gap: float = Field(ge=0, allow_inf_nan=False)
     load: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    setups: tuple[_Seconds, ...] = ()
     at: float
 
     @property
@@ -140,10 +149,12 @@ class KnownSpeeds:
     def keep(self, key: SpeedKey, speed: Speed) -> None:
         """Keep the times of a video; a file that cannot be written is no reason to fail."""
         known = self._read()
-        load = speed.load
-        if load is None:  # most videos have one model
-            load = next((one.load for one in known if one.key == key), None)
-        new = _Entry(**key.model_dump(), **asdict(speed) | {"load": load}, at=time.time())
+        old = next((one for one in known if one.key == key), None)
+        setups = (*((old.setups or (old.setup,)) if old else ()), speed.setup)[-MOST_SETUPS:]
+        learned = asdict(speed) | {"setup": median_low(setups), "setups": setups}
+        if speed.load is None and old is not None:  # most videos have one model
+            learned["load"] = old.load
+        new = _Entry(**key.model_dump(), **learned, at=time.time())
         entries = [*(one for one in known if one.key != key), new]
         newest = sorted(entries, key=lambda one: one.at)[-self._most :]
         try:

@@ -21,7 +21,7 @@ from diffusers_helper.jobs.board import Board
 from diffusers_helper.jobs.dispatch import Dispatcher
 from diffusers_helper.jobs.job import Job, public_name
 from diffusers_helper.jobs.pace import Pace
-from diffusers_helper.jobs.progress import Outcome, Previewer, Previews, changes
+from diffusers_helper.jobs.progress import JobSnapshot, Outcome, Previewer, Previews, changes
 from diffusers_helper.jobs.stats import WorkerStats
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,14 @@ class WorkerHooks:
         prepare: called once before the first job, for slow imports.
         on_failure: called after a failed run has let go of its memory, to free what it left.
         on_pause: called where jobs are paused and none can be begun, to free what the last one left for the next.
+        on_end: called with the last state of every job, whoever ended it; has to return at once.
     """
 
     new_previewer: Callable[[], Previewer] | None = None
     prepare: Callable[[], None] | None = None
     on_failure: Callable[[], None] | None = None
     on_pause: Callable[[], None] | None = None
+    on_end: Callable[[JobSnapshot], None] | None = None
 
 
 @dataclass(frozen=True)

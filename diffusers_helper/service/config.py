@@ -29,7 +29,16 @@ from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.validation import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.places import Folders
-from diffusers_helper.service.setting_types import Folder, FolderList, Level, Names, Tag, folder_of, paths_of
+from diffusers_helper.service.setting_types import (
+    Folder,
+    FolderList,
+    Level,
+    Names,
+    Tag,
+    WebAddress,
+    folder_of,
+    paths_of,
+)
 
 PREFIX = "FRAMEPACK_"
 FILE = "framepack.toml"
@@ -60,6 +69,15 @@ class RuntimeConfig(BaseSettings):
     port: int = _setting(7860, "page", "of the page; 0 for any free one (7860)", "PORT", ge=0, le=65535)
     inbrowser: bool = _setting(False, "page", "open the page in a browser")
     preload: bool = _setting(True, "page", "load the models before the first video (yes)")
+    notify_url: WebAddress | None = _setting(
+        None,
+        "page",
+        "tell this address when a video is done or failed: a webhook, or a topic of ntfy; no prompts are sent",
+        "URL",
+    )
+    notify_form: Literal["auto", "json", "ntfy"] = _setting(
+        "auto", "page", "how that address is told; auto: ntfy where the host is called so, else JSON (auto)"
+    )
 
     auth: Folder | None = _setting(None, "access", "users must sign in: a file of NAME:HASH lines", "FILE")
     allow_anonymous: bool = _setting(False, "access", "whoever reaches the server may use it")

@@ -6,11 +6,12 @@ import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
-from diffusers_helper.core.messages import LANGUAGES
+from diffusers_helper.core.messages import LANGUAGES, Message
 from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.service.places import folder_name
 
@@ -35,8 +36,21 @@ def paths_of(value: Any) -> Any:
     return [name for name in value.split(os.pathsep) if name] if isinstance(value, str) else value
 
 
+def _web_address(value: str) -> str:
+    """Return an address on the web; raises ValueError for anything else."""
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets, or a port that is no number
+        known = False
+    if not known:
+        raise ValueError(Message("should be an address that begins with http:// or https://"))
+    return value
+
+
 Folder = Annotated[Path, BeforeValidator(folder_of)]
 FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(paths_of)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 if TYPE_CHECKING:
     Tag = str

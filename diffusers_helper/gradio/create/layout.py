@@ -17,6 +17,7 @@ from diffusers_helper.gradio.create.end_photo import EndPhoto, lay_out_end_photo
 from diffusers_helper.gradio.create.given_video import VideoPanel, lay_out_video_panel
 from diffusers_helper.gradio.create.loras import LoraPanel, lay_out_loras
 from diffusers_helper.gradio.create.no_photo import NoPhoto, lay_out_no_photo
+from diffusers_helper.gradio.create.prompt_history import lay_out_prompt_history
 from diffusers_helper.gradio.create.quality import lay_out_quality, lay_out_step_cache
 from diffusers_helper.gradio.create.sizes import lay_out_sizes
 from diffusers_helper.gradio.create.variant import lay_out_variant
@@ -149,6 +150,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         show_label=False,
         elem_id="ideas",
     )
+    lay_out_prompt_history(t)
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
@@ -169,9 +171,8 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         "quality": quality,
     }
     named = {**own, **end_photo.named, **sizes, **more}
-    return Form(
-        image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint, random_seed, loras, named
-    )
+    told = image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint
+    return Form(*told, random_seed, loras, named)
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

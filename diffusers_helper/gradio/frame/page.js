@@ -48,6 +48,12 @@
     Digit2: () => see("history"),
     Digit3: () => see("settings"),
     KeyP: () => focusOn("create", "#prompt textarea"),
+    KeyO: () => focusOn("create", "#preset input"),
+    KeyR: () => {
+      const earlier = document.querySelector("#prompt-history details");
+      if (earlier) earlier.open = true;
+      focusOn("create", earlier?.querySelector("input:not([hidden])") ? "#prompt-history input" : "#prompt-history summary");
+    },
     KeyQ: () => focusOn(matchMedia("(max-width: 760px)").matches ? "queue" : "create", "#queue :is(button, [tabindex])"),
     KeyV: () => {
       const video = document.querySelector("#video video");

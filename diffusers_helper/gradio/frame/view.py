@@ -24,6 +24,8 @@ KEYS = (
     ("Alt+2", Message("History")),
     ("Alt+3", Message("Settings")),
     ("Alt+P", Message("To the words of the video")),
+    ("Alt+O", Message("To the presets")),
+    ("Alt+R", Message("To the earlier prompts")),
     ("Alt+V", Message("Play or pause the video")),
     ("Alt+Q", Message("To the queue")),
     ("Alt+T", Message("Open or close the timeline")),

@@ -22,7 +22,7 @@ from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.history.handlers import HistoryHandlers, told_by, viewer_of
 from diffusers_helper.gradio.history.layout import FORMATS
-from diffusers_helper.gradio.history.remaking import another_take, recipe_of
+from diffusers_helper.gradio.history.remaking import another_take, made_in_full, recipe_of
 from diffusers_helper.gradio.history.rows import file_url
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_request, stored_picture
 from diffusers_helper.gradio.view import fault
@@ -87,6 +87,7 @@ class VideoActions:
             "use_settings": self._use_settings,
             "last_frame": self._last_frame,
             "new_take": self._new_take,
+            "full": self._full,
             "extend": self._extend,
             "resume": self._resume,
             "export": self._export,
@@ -150,6 +151,11 @@ class VideoActions:
 
     def _new_take(self, what: Asked) -> dict[str, Any]:
         inputs = another_take(self._means.history, what.viewer, what.job_id)
+        return self._submit(what, self._checked(inputs))
+
+    def _full(self, what: Asked) -> dict[str, Any]:
+        """Make the video of a draft exactly."""
+        inputs = made_in_full(self._means.history, what.viewer, what.job_id)
         return self._submit(what, self._checked(inputs))
 
     def _extend(self, what: Asked) -> dict[str, Any]:

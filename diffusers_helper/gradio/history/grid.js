@@ -1,7 +1,7 @@
 /* The grid of the history: what is pressed goes to the server as one of two events; which card is the current one, and
    which are chosen to be compared, and what is wanted of the history, is kept here through every new drawing. */
 const MOST = 4;
-const USES = ["open", "extend", "last_frame", "export", "new_take", "use_settings", "resume"];
+const USES = ["open", "extend", "last_frame", "export", "new_take", "full", "use_settings", "resume"];
 const chosen = new Map(); // id -> how it is shown
 let wanted = { page: 1 }; // as the filters and the page say
 let turn = 0, answered = 0; // answers may come in another order than they were asked for
@@ -42,7 +42,8 @@ const shown = () => element.querySelector("dialog");
 const films = () => all("dialog video");
 const together = () => {
   const box = element.querySelector(".fph-videos");
-  box.replaceChildren(...[...chosen.values()].map(({ url, prompt, facts }) => {
+  box.replaceChildren(...[...chosen.values()].map(({ url, prompt: written, facts }) => {
+    const prompt = written.replace(/\\([\\$])/g, "$1"); // escaped for the template
     const figure = document.createElement("figure"), film = document.createElement("video");
     Object.assign(film, { src: url, muted: true, playsInline: true, loop: true, preload: "auto" });
     film.setAttribute("aria-label", prompt);

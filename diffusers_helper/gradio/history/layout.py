@@ -83,6 +83,7 @@ def _labels(t: Language) -> dict[str, str]:
         "extend": t("Extend"),
         "last_frame": t("Last frame as photo"),
         "new_take": t("New take"),
+        "full": t("Make it in full"),
         "use_settings": t("Use these settings"),
         "delete": t("Delete"),
         "pages": t("Pages"),

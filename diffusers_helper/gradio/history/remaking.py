@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
@@ -10,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from diffusers_helper.core.drafts import in_full, is_draft
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
@@ -42,7 +44,20 @@ def recipe_of(history: History, viewer: Viewer, job_id: str) -> tuple[Recipe, Pa
 def another_take(history: History, viewer: Viewer, job_id: str) -> JobInputs:
     """Return the inputs of the same video with another seed; raises SettingsError and PhotoError where it cannot be."""
     recipe, _ = recipe_of(history, viewer, job_id)
-    request = GenerationRequest.from_fields({**recipe.settings, "seed": RANDOM_SEED})
+    return _inputs(recipe, {**recipe.settings, "seed": RANDOM_SEED})
+
+
+def made_in_full(history: History, viewer: Viewer, job_id: str) -> JobInputs:
+    """Return the inputs of the same video as a draft, made exactly; raises as `another_take` does."""
+    recipe, _ = recipe_of(history, viewer, job_id)
+    if not is_draft(recipe.settings):
+        raise SettingsError(Message("This video is no draft: it is made in full already."))
+    return _inputs(recipe, in_full(recipe.settings))
+
+
+def _inputs(recipe: Recipe, settings: Mapping[str, Any]) -> JobInputs:
+    """Return what a video of these settings is made from, with the pictures of a recipe."""
+    request = GenerationRequest.from_fields(settings)
     if recipe.names is None:
         raise SettingsError(Message("This video was made from others: begin with those again."))
     lacking = {name for name in recipe.names if name != START} - recipe.more.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from diffusers_helper.history.query import PAGE, Search
 
 _SHOWN = 300
 """Characters of a prompt on a card."""
+
+
+def literal(text: str) -> str:
+    """Return a text as the grid's template has to get it: Gradio puts that into a JavaScript literal and runs it."""
+    return re.sub(r"[\\$]", r"\\\g<0>", text)
 
 
 def poster_url(entry: Entry) -> str:
@@ -48,18 +54,21 @@ def row(entry: Entry, outputs: Path, t: Language) -> dict[str, Any]:
     prompt = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
     length = [] if entry.picture else [duration(entry.seconds, t), t(variant_named(entry.variant).choice)]
     facts = [day, *length, t("seed {seed}", seed=entry.seed)]
+    if entry.draft:
+        facts.append(t("draft"))
     note = "" if entry.state == "done" else states(t)[entry.state]
     return {
         "id": entry.id,
-        "name": t("Open: {prompt}", prompt=prompt or day),
-        "prompt": prompt,
+        "name": literal(t("Open: {prompt}", prompt=prompt or day)),
+        "prompt": literal(prompt),
         "facts": " · ".join(facts),
         "note": t("{state}, can go on", state=note) if note and entry.resumable and entry.file else note,
-        "error": t(entry.error)[:_SHOWN],
+        "error": literal(t(entry.error)[:_SHOWN]),
         "poster": poster_url(entry),
         "url": file_url(outputs / entry.file) if moving or (entry.picture and entry.file and not entry.deleted) else "",
-        "download": Path(entry.file).name,
+        "download": literal(Path(entry.file).name),
         "video": moving,
+        "draft": entry.draft and entry.state == "done",
         "rating": entry.rating,
         "starred": entry.starred,
         "stars": [{"number": number, "on": number <= entry.rating} for number in range(1, BEST + 1)],
@@ -86,6 +95,6 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
         "turn": 0,
         "trash": wanted.deleted and page.count > 0,
         "undo": "",
-        "fault": "",
         **more,
+        "fault": literal(str(more.get("fault", ""))),
     }

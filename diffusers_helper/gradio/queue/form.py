@@ -92,7 +92,8 @@ class JobForm:
             )
             names = {use: _name_of(photos[name]) for name, use in PICTURES.items()}
             named = {use: replace(photo, name=names.get(use) or photo.name) for use, photo in inputs.pictures.items()}
-            inputs = replace(inputs, pictures=named)
+            keys = {} if KEY_PHOTOS in values else _keys(before)  # a script's call has no place for them
+            inputs = replace(inputs, pictures={**keys, **named})
         _ = inputs.direction  # raises what does not fit together
         return inputs
 
@@ -100,6 +101,10 @@ class JobForm:
 def what_stays(inputs: JobInputs) -> str:
     """Say what of a job the form has no place for; empty if it has a place for all."""
     return _VIDEOS_STAY if inputs.videos else ""
+
+
+def _keys(inputs: JobInputs) -> dict[str, Photo]:
+    return {use: photo for use, photo in inputs.pictures.items() if use not in PICTURES.values()}
 
 
 def _replaces(inputs: JobInputs) -> bool:

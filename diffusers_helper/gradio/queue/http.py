@@ -76,17 +76,20 @@ class QueueApi:
 
     def edit(
         self,
+        image: object = None,
         request: gr.Request | None = None,
         *,
         client: object = None,
         job_id: object = None,
-        **values: Any,
+        end_photo: object = None,
+        **settings: Any,
     ) -> dict[str, Any]:
         """Let a job that waits be made from other settings and pictures, at its place; see `JobForm.read`."""
 
         def edit() -> dict[str, Any]:
             whose = _whose(client, request)
             before = self._waiting.inputs(whose, str(job_id))
+            values = {"image": image, "end_photo": end_photo, **settings}
             self._waiting.edit(whose, str(job_id), self._form.read(values, before, request))
             return self._told(whose)
 

@@ -132,9 +132,9 @@ def lay_out_many(t: Language) -> ManyPanel:
     with gr.Accordion(t("Several at once"), open=False, elem_id="many"):
         explained = t(
             "In the prompt, {words} stands for each of its words, and {wildcard} for a line of the file {file}.",
-            words="{red|blue}",
-            wildcard="__animal__",
-            file="wildcards/animal.txt",
+            words="<code>{red|blue}</code>",
+            wildcard="<code>__animal__</code>",
+            file="<code>wildcards/animal.txt</code>",
         )
         gr.HTML(hint(explained), apply_default_css=False)
         photos = gr.File(

@@ -9,6 +9,7 @@ import gradio as gr
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF, GenerationRequest
 from diffusers_helper.gradio.fields import slider
+from diffusers_helper.gradio.settings.telling import lay_out_telling
 
 
 @dataclass(frozen=True)
@@ -44,4 +45,5 @@ def lay_out_settings(defaults: GenerationRequest, t: Language) -> SettingsPanel:
             info=t("The latents are what it takes to make the video longer later."),
             elem_id="keep",
         )
+        lay_out_telling(t)
     return SettingsPanel({"preserved_memory_gb": memory, "mp4_crf": compression, "keep": keep})

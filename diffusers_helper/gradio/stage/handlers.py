@@ -182,7 +182,7 @@ class PageHandlers:
         video = job.video if job and not stage_view.is_picture(job) else None
         runs = jobs.wanted(job)
         return [
-            stage_view.progress(job, t, time.time()),
+            stage_view.progress(job, t, time.time()) + stage_view.ended(jobs.all(client_id), t),
             stage_view.stage(job, t),
             gr.update(value=file_value(video), visible=video is not None),
             stage_view.details(job, t),

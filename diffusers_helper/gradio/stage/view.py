@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from functools import cache
 from html import escape
 from io import BytesIO
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from diffusers_helper.core.drafts import is_draft
 from diffusers_helper.core.errors import OUT_OF_MEMORY
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS, LATENT_WINDOW
@@ -65,6 +67,16 @@ def progress(job: JobSnapshot | None, t: Language = ENGLISH, now: float = 0.0) -
     return f'<div data-title="{escape(title)}"{front}><p class="fp-status fp-heard">{doing}</p>{bar}</div>'
 
 
+def ended(jobs: Iterable[JobSnapshot], t: Language = ENGLISH) -> str:
+    """Return a mark of the newest of a client's jobs that is done or failed, which page.js tells of; empty for none."""
+    over = [job for job in jobs if job.state in ("done", "failed")]
+    if not over:
+        return ""
+    job = max(over, key=lambda job: job.finished or 0.0)
+    text = t("Your video is done.") if job.state == "done" else t("Your video did not get done.")
+    return f'<span hidden data-ended="{escape(job.id)}" data-text="{escape(text)}"></span>'
+
+
 @cache
 def _grows_at_front(variant: str) -> bool:
     """Tell whether each new section of a video comes before what there is already."""
@@ -74,6 +86,10 @@ def _grows_at_front(variant: str) -> bool:
 def is_picture(job: JobSnapshot) -> bool:
     """Tell whether a job makes a single picture and no video."""
     return job.request is not None and job.request.frame
+
+
+def _is_draft(job: JobSnapshot) -> bool:
+    return job.request is not None and is_draft(job.request.model_dump())
 
 
 def advice(job: JobSnapshot | None) -> bool:
@@ -88,6 +104,8 @@ def actions(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     name = escape(Path(job.video).name)
     first = f'<a href="{escape(file_url(job.video))}" download="{name}">{t("Download")}</a>'
     named = {"extend": t("Extend"), "new_take": t("New take"), "last_frame": t("Last frame as photo")}
+    if _is_draft(job) and job.state == "done":
+        named["full"] = t("Make it in full")
     named["use_settings"] = t("Use settings")
     buttons = "".join(f'<button type="button" data-action="{word}">{text}</button>' for word, text in named.items())
     forms = "".join(
@@ -215,6 +233,8 @@ def _facts(job: JobSnapshot, t: Language) -> str:
         facts.append(t("{frames} frames, {seconds:.2f} s", **length))
         if job.frames > job.total_frames:  # with those of given videos
             facts.append(t("{frames} of them new", frames=job.total_frames))
+    if _is_draft(job):
+        facts.append(t("draft"))
     facts.append(t("seed {seed}", seed=job.seed))
     if job.video and job.started and job.finished:
         facts.append(t("made in {time}", time=duration(job.finished - job.started, t)))

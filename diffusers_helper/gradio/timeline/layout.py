@@ -40,7 +40,7 @@ def _labels(t: Language) -> dict[str, str]:
         "end_photo": t("End photo"),
         "bare": t("Remove the picture"),
         "redo": t("Redo from here"),
-        "end": t("End"),
+        "last": t("At the end"),
         "lost": t("The picture could not be uploaded. Try again."),
         "sure": t("Make the video anew from {time} on, with the words of the timeline?"),
     }

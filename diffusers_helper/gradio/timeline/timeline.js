@@ -3,7 +3,7 @@
    template, which would run what looks like code in them. */
 const SAY = 500; // ms after the last key
 const STARTS = "#start, #more-memory, #smaller, #many-add, #queue-save, #queue-all, #make-picture, #video-start";
-let asked = 0, mine = null, typing = null, timer = 0, dragged = null, target = null, focused = null, held = null;
+let asked = 0, mine = null, typing = null, timer = 0, dragged = null, target = null, held = null;
 const all = (selector) => [...element.querySelectorAll(selector)];
 const cell = (number) => element.querySelector(`[data-number="${number}"]`);
 const of = (node) => node?.closest?.("[data-number]");
@@ -62,9 +62,6 @@ const weights = (place, loras) => {
     if (input !== document.activeElement) input.value = weight;
   });
 };
-const reach = () => { // Tab leads to every text, and to the buttons of the part that has the focus
-  for (const button of all(".fpt-cell button")) button.tabIndex = of(button).dataset.number === (focused ?? "0") ? 0 : -1;
-};
 const draw = () => {
   const { cells, photo, end, redo, fault, notes, broken, told } = props.value, { labels } = props;
   cells.forEach((one, at) => {
@@ -91,7 +88,6 @@ const draw = () => {
   }));
   const short = document.getElementById("timeline-told");
   if (short && short.textContent !== told) short.textContent = told;
-  reach();
 };
 
 const exchange = (from, to) => {
@@ -127,11 +123,6 @@ element.addEventListener("input", ({ target: field }) => {
   if (field.tagName === "TEXTAREA") typing = number(field);
   clearTimeout(timer);
   timer = setTimeout(commit, SAY);
-});
-element.addEventListener("focusin", ({ target: field }) => {
-  if (!of(field)) return;
-  focused = of(field).dataset.number;
-  reach();
 });
 element.addEventListener("focusout", ({ target: field }) => {
   if (!of(field) || !field.matches("textarea, input")) return;
