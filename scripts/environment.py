@@ -7,7 +7,7 @@ it is half-made, and is made anew. Nothing but Python's own library is needed he
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import re
 import shutil
@@ -16,24 +16,28 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from running import CACHE, LOG, ROOT, WORK, SetupError, explain, run, say
+from torch_build import USUAL, Build, asked_for, choices, look
 
 ENVIRONMENT = ROOT / ".venv"
-PYTHON = ENVIRONMENT / "bin" / "python"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 PACKAGES, TOOLS, HELD = "requirements.txt", "requirements-dev.txt", "constraints.txt"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch has its builds without CUDA, as pytorch.org says."""
+TORCH = ENVIRONMENT / "torch.json"
+"""Which build of PyTorch is inside, why, and what the computer was then; not there in environments of old."""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-SIZES = {"cuda": (2.9, 11), "cpu": (0.35, 3)}
+SIZES = {"cuda": (2.9, 11), "cpu": (0.35, 3), "rocm": (5, 25)}
 """GB to fetch and GB of disk while it is installed, pip's own copies included."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make the environment complete; return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     wanted = [PACKAGES, TOOLS] if "--dev" in arguments else [PACKAGES]
     try:
         if not is_complete(wanted):  # a folder that cannot be written is fine where nothing has to be
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def is_complete(wanted: Sequence[str]) -> bool:
     """Tell whether nothing has to be done."""
-    return why_anew() is None and all(map(has, wanted))
+    return why_anew() is None and all(map(has, wanted)) and not is_another_computer()
 
 
 def complete(wanted: Sequence[str]) -> None:
@@ -58,6 +62,8 @@ def complete(wanted: Sequence[str]) -> None:
     reason = why_anew()
     if reason is not None:
         make(reason)
+    elif is_another_computer() and (build := another_build()) is not None:
+        change_torch(build)
     for name in wanted:
         if not has(name):
             install(name)
@@ -68,17 +74,37 @@ def alone() -> Iterator[None]:
     """Wait until no other set-up works in this folder; lend a folder for what is fetched."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "setup.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not hold(lock, wait=False):
             say("another start is setting this folder up; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            hold(lock, wait=True)
         LOG.unlink(missing_ok=True)
         try:
             WORK.mkdir(exist_ok=True)
             yield
         finally:
             shutil.rmtree(WORK, ignore_errors=True)
+
+
+def hold(lock: IO[str], *, wait: bool) -> bool:
+    """Lock a file for this process; return whether that was possible at once, or `wait` until it is."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError:  # LK_LOCK gives up after ten seconds
+                if not wait:
+                    return False
+            else:
+                return True
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def why_anew() -> str | None:
@@ -120,30 +146,112 @@ def make(reason: str) -> None:
 
 
 def tell_sizes() -> None:
-    """Say how much is fetched. Raises SetupError where the disk has no room for it, or a CPU build is not there."""
-    version = re.search(r"^torch==(\S+)", (ROOT / PACKAGES).read_text("utf-8"), re.MULTILINE)
-    if not version:
+    """Choose PyTorch's build and say how much is fetched; raises SetupError where there is no room, or no build."""
+    torch = torch_version()
+    if torch is None:
         return
-    versions = run([str(PYTHON), "-m", "pip", "index", "versions", "torch", "--retries", "1", *index()])
-    if index() and f"{version[1]}+cpu" not in versions:
-        raise SetupError(f"{CPU_INDEX} has no torch {version[1]}. Without FRAMEPACK_TORCH=cpu the usual one is taken.")
-    build = "cpu" if sys.platform != "linux" or f"{version[1]}+cpu" in versions else "cuda"
-    fetched, needed = SIZES[build]
+    build = chosen(torch)
+    note(build)
+    kind = "rocm" if build.name.startswith("rocm") else "cpu" if build.name == "cpu" else "cuda"
+    if sys.platform not in ("linux", "win32") or (kind == "cuda" and sys.platform == "win32" and not build.index):
+        kind = "cpu"
+    fetched, needed = SIZES[kind]
     free = shutil.disk_usage(ROOT).free / 1e9
+    say(str(build))
     say(f"up to {fetched} GB are fetched, and about {needed} GB of disk are needed ({free:.1f} GB are free)")
-    if build == "cuda":
+    if kind == "cuda":
         less = " and ".join(f"{size} GB" for size in SIZES["cpu"])
         say(f"that is PyTorch for NVIDIA cards; without such a card FRAMEPACK_TORCH=cpu takes {less}")
     if free < needed:
         raise SetupError(f"There is no room for it: {ROOT} has {free:.1f} GB free, and {needed} GB are needed.")
 
 
-def index() -> list[str]:
-    """Return pip's option for the build of PyTorch that FRAMEPACK_TORCH asks for."""
-    build = os.environ.get("FRAMEPACK_TORCH", "")
-    if build not in ("", "cpu"):
-        raise SetupError(f"FRAMEPACK_TORCH={build}: only cpu is known; leave it out for the usual build.")
-    return ["--extra-index-url", CPU_INDEX] if build else []
+def torch_version() -> str | None:
+    """Return the version of PyTorch that is listed; None if none is."""
+    found = re.search(r"^torch==(\S+)", (ROOT / PACKAGES).read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def chosen(torch: str) -> Build:
+    """Return the build of a version that people ask for, or the best for this computer that an index has."""
+    build = wish()
+    if build is not None:
+        if not build.is_among(versions(build.options), torch):
+            raise SetupError(
+                f"{build.index} has no torch {torch}. Without {build.why.split()[0]} the one that fits is taken."
+            )
+        return build
+    for build in choices(look()):
+        if build.name == "cpu" and build.is_among(versions(()), torch):  # pip's own index is one without CUDA
+            return Build(build.name, "", build.why)
+        if build.name == USUAL or build.is_among(versions(build.options, quiet=True), torch):
+            return build
+    raise SetupError(f"There is no torch {torch} for this computer.")
+
+
+def wish() -> Build | None:
+    """Return the build that the variables name."""
+    try:
+        return asked_for(os.environ)
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+
+
+def versions(options: Sequence[str], *, quiet: bool = False) -> str:
+    """Return what pip lists of PyTorch's versions; `quiet` returns nothing for an index that does not answer."""
+    try:
+        return run([str(PYTHON), "-m", "pip", "index", "versions", "torch", "--retries", "1", *options])
+    except SetupError:
+        if quiet:
+            return ""
+        raise
+
+
+def note(build: Build) -> None:
+    """Keep which build is inside, and for which computer it was taken."""
+    TORCH.write_text(json.dumps(asdict(build) | {"machine": str(look())}), "utf-8")
+
+
+def noted() -> tuple[Build, str] | None:
+    """Return what `note` kept; None if nothing is, as in environments of old."""
+    try:
+        kept = json.loads(TORCH.read_text("utf-8"))
+        machine = kept.pop("machine")
+        return Build(**kept), machine
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_another_computer() -> bool:
+    """Tell whether another build of PyTorch may be right: another is asked for, or the cards or drivers are others."""
+    kept = noted()
+    if kept is None or torch_version() is None:
+        return False
+    inside, machine = kept
+    asked = wish()
+    if asked is not None:
+        return (asked.name, asked.index) != (inside.name, inside.index or asked.index)
+    return not inside.asked and str(look()) != machine
+
+
+def another_build() -> Build | None:
+    """Return the build that takes the place of the one inside; None, and it is noted, if that is right here, too."""
+    kept, torch = noted(), torch_version()
+    assert kept is not None, "is_another_computer has read it"
+    assert torch is not None, "is_another_computer has read it"
+    build = chosen(torch)
+    if build.asked or build.name != kept[0].name:
+        return build
+    note(Build(build.name, kept[0].index, build.why))
+    return None
+
+
+def change_torch(build: Build) -> None:
+    """Take PyTorch out, so that the next installation brings `build`."""
+    say(f"PyTorch is installed anew, because the computer or what is asked for has changed. {build}")
+    unmark()
+    run([str(PYTHON), "-m", "pip", "uninstall", "--yes", "torch", "triton"])
+    note(build)
 
 
 def has(name: str) -> bool:
@@ -163,10 +271,24 @@ def install(name: str) -> None:
     """Install what a file of requirements lists."""
     say(f"installing {name} (a few minutes the first time)")
     complete = {file for file in (PACKAGES, TOOLS) if has(file)} | {name}
+    kept = noted()
+    build = kept[0] if kept else Build(USUAL, "", "")
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    run([*command, "-r", name, "-c", HELD, *index()], on_unpacking=unmark)
+    run([*command, "-r", name, "-c", held(build), *build.options], on_unpacking=unmark)
     for file in complete:
         (ENVIRONMENT / file).write_text(record(file), "utf-8")
+
+
+def held(build: Build) -> str:
+    """Return the file of versions that hold beside the requirements: CUDA's are those of the usual build alone."""
+    if build.name in (USUAL, "cpu") and not (build.asked and build.name == USUAL):
+        return HELD
+    lines = (ROOT / HELD).read_text("utf-8").splitlines()
+    own = [f"torch=={torch_version()}+{build.name}"] if build.name != USUAL else []
+    file = WORK / HELD
+    kept = [line for line in lines if not re.match(r"(cuda|nvidia)-|triton==", line)]
+    file.write_text("\n".join([*kept, *own, ""]), "utf-8")
+    return str(file)
 
 
 def unmark() -> None:

@@ -49,7 +49,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "bin"
-        for name in ("setup", "environment.py", "running.py", "test"):
+        for name in ("setup", "environment.py", "running.py", "torch_build.py", "test"):
             executable(folder / "scripts" / name, (ROOT / "scripts" / name).read_text())
         self.require("# nothing\n")
         for name in ("constraints.txt", "requirements-dev.txt"):
@@ -62,7 +62,7 @@ class Clone:
         (self.folder / "requirements.txt").write_text(text)
 
     def __call__(self, script: str, *arguments: str, status: int = 0, **variables: str) -> str:
-        own = ("CI", "PYTHON", "FRAMEPACK_TORCH", "TMPDIR")
+        own = ("CI", "PYTHON", "FRAMEPACK_TORCH", "TORCH_INDEX_URL", "TMPDIR")
         environment = {key: value for key, value in os.environ.items() if key not in own} | variables
         done = subprocess.run(
             [str(self.folder / "scripts" / script), *arguments],

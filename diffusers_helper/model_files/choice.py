@@ -20,7 +20,14 @@ from diffusers_helper.model_files.snapshots import cache_at
 from diffusers_helper.model_files.source import ModelSource
 from diffusers_helper.model_files.weight_files import other_format
 
-TINY_FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
+
+def tiny_folder(program: Path) -> Path:
+    """Where the tiny model is: in a checkout its own folder, in an installation by pip a package beside the program."""
+    checkout = program / "assets" / "tiny"
+    return checkout if checkout.is_dir() else program / "framepack_tiny"
+
+
+TINY_FOLDER = tiny_folder(Path(__file__).parents[2])
 
 
 def resolve_models(

@@ -17,6 +17,8 @@ from diffusers_helper.core.messages import Message
 
 ROOT = Path(__file__).resolve().parents[2]
 """The program's own folder. What is written goes below it too, where that can be and nothing else was said."""
+INSTALLED = ("site-packages", "dist-packages")
+"""What pip calls the folder that it installs into, which is nobody's place for videos."""
 DATA_VARIABLE = "FRAMEPACK_DATA"
 PRIVATE, SHARED = 0o077, 0o022
 """What is taken from the permissions of new files: all from others, or only writing."""
@@ -62,7 +64,8 @@ class Folders:
 
         Args:
             data: of `--data`; the default for all others. Without it `FRAMEPACK_DATA` counts; without both, each is
-                below the program's folder if it can be written there, else below `XDG_STATE_HOME/framepack`.
+                below the program's folder if it can be written there (and pip did not make it), else below
+                `XDG_STATE_HOME/framepack`.
             outputs: of `--outputs`.
             cache: of `--cache`.
             loras: of `--loras`.
@@ -76,6 +79,8 @@ class Folders:
             if given is not None:
                 return given.resolve() / name
             own = ROOT / name
+            if ROOT.name in INSTALLED:
+                return _state_folder(environment) / name
             usable = can_write(own) or (read_only and os.access(own, os.R_OK))
             return own if usable else _state_folder(environment) / name
 
