@@ -5,9 +5,9 @@ from playwright.sync_api import expect
 
 from diffusers_helper.core.errors import LoraError
 from tests.browsing import fill, headless, shows_idle, start, visit
-from tests.fakes import serve_page
+from tests.fakes import serve_page, wait_for
 from tests.test_history_tab import card
-from tests.test_unfinished import SECONDS, Life
+from tests.test_unfinished import Life
 
 pytestmark = pytest.mark.browser
 REASON = "LoRA film is no file that can be used."
@@ -40,6 +40,6 @@ def test_it_is_shown_with_its_reason_and_starts_again(chromium, tmp_path, place)
         expect(again).to_have_text("Start again")
         life.fault = None
         again.click()
-        assert life.manager.wait(job.id, SECONDS).state == "done"
+        wait_for(lambda: life.manager.snapshot(job.id).state == "done")
         expect(tab.locator("#progress")).to_have_text("Done")
         shows_idle(tab)

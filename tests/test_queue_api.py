@@ -114,7 +114,7 @@ def test_many_photos_with_many_prompts(page, call):
 
 
 def test_export_and_import_in_order(page, call):
-    call("queue_add", handle_file(LION), "a\nb\nc", seed=3, lines=True, end_photo=handle_file(LION))
+    call("queue_add", handle_file(LION), "a\nb\nc", seed=3, lines=True, end_photo=handle_file(LION), variant="f1")
     file = call("queue_export")
     with zipfile.ZipFile(file) as packed:
         assert len([name for name in packed.namelist() if name.startswith("pictures/")]) == 1  # once, whoever has it
@@ -127,6 +127,7 @@ def test_export_and_import_in_order(page, call):
     for job in ids:
         assert page.manager.wait(job, 60).state == "done"
     assert page.run.jobs[-1].inputs.pictures.keys() == {"start", "end"}
+    assert page.run.jobs[-1].request.variant == "f1", "which is not the page's own"
 
 
 def zipped(file, entries):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_helper.core.errors import OutputError, QueueFullError, SettingsError, UnknownJobError
+from diffusers_helper.core.errors import ModelFilesError, OutputError, QueueFullError, SettingsError, UnknownJobError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs import kept_photo
 from diffusers_helper.jobs.queue import QueueLimits
@@ -140,6 +140,24 @@ def test_an_edited_job_has_other_words_and_pictures_at_its_place(life, lives):
     again.gate.set()
     for job in (a, b, c):
         assert again.manager.wait(job, SECONDS).state == "done"
+
+
+def test_a_job_whose_files_are_lacking_is_neither_queued_nor_made_of_another(lives):
+    def require(inputs):
+        if inputs.request.variant == "f1":
+            raise ModelFilesError("F1 is not here.")
+
+    life = lives(require=require)
+    life.begin()
+    [job] = add(life, "a")
+    f1 = JobInputs(inputs("b").request.model_copy(update={"variant": "f1"}), inputs("b").pictures)
+    with pytest.raises(ModelFilesError):
+        life.manager.submit(f1, client_id=ANN.client_id)
+    with pytest.raises(ModelFilesError):
+        life.manager.waiting.edit(ANN, job, f1)
+    assert words(life) == "a"
+    life.gate.set()
+    assert life.manager.wait(job, SECONDS).state == "done"
 
 
 def test_an_edit_is_whole_or_did_not_happen(life, lives, monkeypatch):

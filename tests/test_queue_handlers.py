@@ -146,8 +146,9 @@ def test_given_videos_stay_where_the_rest_is_changed(life, handlers, tmp_path, r
     assert {use: (given.name, given.seconds) for use, given in now.videos.items()} == dict.fromkeys(
         inputs.videos, ("clip.mp4", 3.0)
     )
-    _, message, now = edited(life, handlers, inputs, image={"path": "x"})
-    assert ("takes no photo" in message, now.pictures) == (True, {})
+    for photos in ({"image": {"path": "x"}}, {"key_photos": [{"seconds": 1.2, "path": "x", "name": "x"}]}):
+        _, message, now = edited(life, handlers, inputs, **photos)
+        assert ("takes no photo" in message, now.pictures) == (True, {})
 
 
 def colours(pictures):

@@ -83,7 +83,7 @@ class JobForm:
         wanted = read_request(before.request.model_dump() | settings, self._model.loras)
         photos = {name: values.get(name) for name in PICTURES}
         if before.videos:
-            if any(photo is not None for photo in photos.values()):
+            if values.get(KEY_PHOTOS) or any(photo is not None for photo in photos.values()):
                 raise SettingsError(_NO_PHOTOS)
             inputs = replace(before, request=wanted.model_copy(update={"start": "photo"}))
         else:
