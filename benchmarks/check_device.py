@@ -9,7 +9,7 @@ import copy
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,11 +297,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{memory.total / GIB:.0f} GiB of memory, {memory.available / GIB:.0f} free")
     on = Device(device, getattr(torch, parsed.dtype) if parsed.dtype else None)
     print(f"{device}: {on.dtype}, attention {on.attention_name}, {type(on.kernels).__name__}", flush=True)
-    rates, wrong = {}, 0
-    for case in cases(on, sizes):
+    return judge(cases(on, sizes), on, sizes)
+
+
+def judge(what: Iterable[Case], on: Device, sizes: Sizes) -> int:
+    """Check each, tell what follows for a video; return the exit status."""
+    rates, wrong = dict[str, float](), 0
+    for case in what:
         right, rates[case.name] = check(case, on)
         wrong += not right
-    tell_steps(rates["matrix product"], rates[f"attention of {sizes.video} tokens"])
+    tell_steps(rates.get("matrix product", 0.0), rates.get(f"attention of {sizes.video} tokens", 0.0))
     print(f"{wrong} WRONG" if wrong else "Everything is right.")
     return int(wrong > 0)
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import check_device
-from benchmarks.check_device import Case, Device, check, main, tell_steps
+from benchmarks.check_device import Case, Device, Sizes, check, judge, main, tell_steps
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +39,17 @@ def test_steps_are_told_only_by_rates_that_were_measured(capsys):
 
 
 @pytest.mark.slow
-def test_all_is_right_here_and_a_wrong_kernel_is_found(monkeypatch, capsys):
+def test_all_is_right_here(capsys):
     assert main(["--tiny", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert said.count("\nright ") == 13
     assert said.endswith("Everything is right.\n")
-    monkeypatch.setattr(check_device, "expand_bytes", lambda *_: torch.zeros(256, 512))
-    monkeypatch.setattr(check_device, "tiny_model", lambda _on: ())
-    assert main(["--tiny", "--device", "cpu"]) == 1
+
+
+def test_what_is_wrong_is_counted_and_the_rest_is_checked(on, capsys):
+    wanted = lambda: torch.ones(3).double()  # noqa: E731
+    found = [Case(name, CASES[name][0], wanted, 0.01) for name in ("wrong", "right", "error")]
+    assert judge(found, on, Sizes()) == 1
     said = capsys.readouterr().out
-    assert "WRONG  8-bit weights as bytes" in said
-    assert said.endswith("1 WRONG\n")
+    assert (said.count("\nright "), said.count("WRONG  ")) == (1, 2)
+    assert said.endswith("2 WRONG\n")

@@ -147,13 +147,12 @@ def test_one_that_was_killed_between_its_record_and_its_end_is_offered_once(live
     assert [(seen.id, seen.state) for seen in second.manager.jobs()] == [(job, "interrupted")]
 
 
-def test_where_no_record_can_be_written_the_video_is_done_all_the_same(live, monkeypatch, caplog):
-    life = live()
-
+def test_where_no_record_can_be_written_the_video_is_done_all_the_same(live, caplog):
     def full(*_):
         raise DiskFullError("the disk is full")
 
-    monkeypatch.setattr(life.store.done, "add", full)
+    life = live()
+    life.store.done.add = full
     job = make(life, client_id=ANN)
     assert life.store.records() == []
     assert not (life.outputs / "jobs" / job).exists()

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -96,18 +97,18 @@ def stored_in_8_bits(model):
     return model
 
 
-def test_stored_weights_are_multiplied_as_they_are(monkeypatch):
+def test_stored_weights_are_multiplied_as_they_are():
     model = stored_in_8_bits(copy.deepcopy(golden_transformer()))
     inner = {id(module) for block in blocks_of(model) for module in block.modules()}
 
-    def refuse(layer, _):
-        assert "norm" in names[id(layer)], f"{names[id(layer)]} was expanded"
-        return expanded(layer, _)
+    def refuse(name, expanded, x):
+        assert "norm" in name, f"{name} was expanded"
+        return expanded(x)
 
-    names = {id(module): name for name, module in model.named_modules() if id(module) in inner}
-    expanded = Fp8Linear.expanded
     exact = output(model)
-    monkeypatch.setattr(Fp8Linear, "expanded", refuse)
+    for name, layer in model.named_modules():
+        if id(layer) in inner and isinstance(layer, Fp8Linear):
+            layer.expanded = partial(refuse, name, layer.expanded)
     assert 0.005 < relative(output(model, eight_bit_linears(FP8)), exact) < 0.06
 
 

@@ -96,6 +96,7 @@ def test_its_defaults_are_settings_that_a_request_takes():
     defaults = read_json(SHIPPED / "framepack.json")
     assert defaults.pop("trained")
     assert "Tiny" in defaults.pop("title")
+    assert set(defaults.pop("step_ratios")) == set(VARIANTS)
     del defaults["same_files"]
     request = GenerationRequest.from_fields(defaults)
     assert {field: getattr(request, field) for field in ("resolution", "steps", "guidance_scale")} == defaults

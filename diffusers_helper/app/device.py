@@ -55,11 +55,13 @@ def _require_kernels(device: torch.device) -> None:
         raise SettingsError(fault)
 
 
-def unused_card_note(device: torch.device, choice: str) -> Message | None:
+def unused_card_note(
+    device: torch.device, choice: str, driver_here: Callable[[], str | None] = driver_version
+) -> Message | None:
     """Return why the NVIDIA card of this computer is not used; None if it is, is not there, or is not wanted."""
     if device.type != "cpu" or choice != "auto" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
-    driver = driver_version()
+    driver = driver_here()
     return None if driver is None else unused_card(driver, torch.version.cuda)
 
 

@@ -39,11 +39,15 @@ def _by_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if not _has_kernel(q, k, v):
-        rows = max(1, SCORE_BYTES // (4 * q.shape[0] * q.shape[1] * k.shape[2]))
-        pieces = [F.scaled_dot_product_attention(piece, k, v) for piece in q.split(rows, dim=2)]
-        return torch.cat(pieces, dim=2).transpose(1, 2)
+        return by_rows(q, k, v).transpose(1, 2)
     with sdpa_kernel(kernel_order(torch.cuda.get_device_capability(q.device)), set_priority=True):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def by_rows(q: Tensor, k: Tensor, v: Tensor, score_bytes: int = SCORE_BYTES) -> Tensor:
+    """Attention over (B, heads, L, head_dim), as many queries at a time as have scores of `score_bytes` in float32."""
+    rows = max(1, score_bytes // (4 * q.shape[0] * q.shape[1] * k.shape[2]))
+    return torch.cat([F.scaled_dot_product_attention(piece, k, v) for piece in q.split(rows, dim=2)], dim=2)
 
 
 def kernel_order(capability: tuple[int, int]) -> list[SDPBackend]:
