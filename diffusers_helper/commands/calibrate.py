@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _rows(measured: Calibration) -> str:
-    rows = [("step", "ratio", "spread", "1 - cosine")]
+    rows: list[tuple[str, ...]] = [("step", "ratio", "spread", "1 - cosine")]
     columns = zip(measured.ratios, measured.spread, measured.turn, strict=True)
     rows += [(str(step), *(f"{value:.4f}" for value in values)) for step, values in enumerate(columns)]
     return table(rows)

@@ -9,8 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusers_helper.core.files import atomic_write
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, transformer_part
+from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
@@ -59,6 +61,10 @@ class StepRatios:
         if variant in self.source.step_ratios:
             return self.source.step_ratios[variant]
         return PUBLISHED[variant] if self._is_published(variant) else None
+
+    def needed(self, settings: SamplingSettings, variant: str) -> tuple[float, ...] | None:
+        """Return `of` the variant where the settings' step cache reads it; None where not, without a look at files."""
+        return self.of(variant, settings.steps) if STEP_CACHES[settings.step_cache].by_ratios else None
 
     def keep(self, variant: str, calibration: Calibration) -> Path | None:
         """Keep what was measured of the variant's transformer, for as many steps; raises OutputError."""
