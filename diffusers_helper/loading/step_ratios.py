@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffusers_helper.core.files import atomic_write
+from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, transformer_part
@@ -72,9 +72,12 @@ class StepRatios:
         if file is None:
             return None
         content = {"variant": variant, **vars(calibration)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part:
-            part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        except OSError as error:
+            raise output_error(file, error) from error
         return file
 
     def _read(self, variant: str, steps: int) -> tuple[float, ...] | None:
