@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.metrics import Frames, joint_ratio, movement, psnr, ssim
+from benchmarks.metrics import Frames, drift, joint_ratio, movement, psnr, ssim
 from benchmarks.quality import PROMPTS, SEED, SPAN, held_out_photos, judge
 from benchmarks.studio import SECTION_FRAMES, Studio, joined
 from diffusers_helper.core.events import Event, SectionDone
@@ -53,7 +53,7 @@ class Clip:
 def setting(text: str) -> Rung:
     """A rung by its name, or what `name:parameter=value,...` says of a step cache."""
     if text in RUNGS:
-        return RUNGS[text]  # type: ignore[index]  # it is one
+        return RUNGS[text]
     name, _, rest = text.partition(":")
     parameters = {key: float(value) for key, _, value in (item.partition("=") for item in rest.split(",") if item)}
     return Rung(name, parameters)  # type: ignore[arg-type]  # the registry says if there is none
@@ -125,6 +125,17 @@ def measured(
             )
 
 
+def drifted(
+    studio: Studio, picture: Frames, variants: Sequence[str], settings: Mapping[str, Rung], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """How far a long pan of one picture wanders off, by each setting; see `metrics.drift`."""
+    for variant in variants:
+        for title, rung in settings.items():
+            clip = made(studio, picture, "pan left", variant, seconds, rung)
+            numbers = {name: round(value, 3) for name, value in drift(clip.frames).items()}
+            yield {"setting": title, "variant": variant, "drift_seconds": seconds} | numbers
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The means by setting and variant, as Markdown."""
     lines = [
@@ -187,8 +198,14 @@ def main(arguments: list[str] | None = None) -> None:
         for variant in options.variants
         for index, family in enumerate(options.families)
     ]
+    chosen = {text: setting(text) for text in options.settings}
+    if options.drift:
+        for row in drifted(studio, pictures[0][1], options.variants, chosen, options.drift):
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
+        return
     rows = []
-    for row in measured(studio, clips, {text: setting(text) for text in options.settings}, options.seconds):
+    for row in measured(studio, clips, chosen, options.seconds):
         rows.append(row)
         sys.stdout.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
         sys.stdout.flush()
@@ -211,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--settings", nargs="+", default=list(RUNGS), metavar="SETTING", help="rungs, or step caches")
     parser.add_argument("--seconds", type=float, default=2.4, help="of clips (default: %(default)s)")
+    parser.add_argument("--drift", type=float, metavar="SECONDS", help="measure drift alone, over one long clip each")
     parser.add_argument("--plot", type=Path, help="write seconds against PSNR as a picture, too")
     parser.add_argument(
         "--section", type=float, default=18.6, help="seconds of an exact section, for the plot (%(default)s: an H100)"

@@ -23,7 +23,7 @@ from benchmarks.metrics import Frames, psnr
 from benchmarks.quality import DRIFT_PROMPT, SEED, held_out_photos
 from benchmarks.studio import Studio
 from diffusers_helper.media.frames import rgb_frames
-from diffusers_helper.models.step_caches import POSITIVE, STEP_CACHES, NoCache, StepCache, TeaCache
+from diffusers_helper.models.step_caches import POSITIVE, STEP_CACHES, CacheInputs, NoCache, StepCache, TeaCache
 
 SECONDS = 2.4
 
@@ -46,8 +46,8 @@ def sampled(
     """Latents and frames of all sections, model passes and seconds; `threshold` None is the exact path."""
     made: list[StepCache] = []
 
-    def make(steps: int) -> StepCache:
-        made.append(NoCache() if threshold is None else TeaCache(steps, threshold))
+    def make(inputs: CacheInputs) -> StepCache:
+        made.append(NoCache() if threshold is None else TeaCache(inputs.steps, threshold))
         return made[-1]
 
     started = time.perf_counter()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import OutputError, SettingsError
 from diffusers_helper.core.quality import RUNGS, Rung, step_cache_of
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
@@ -123,6 +123,12 @@ def test_a_calibration_counts_before_what_the_folder_says(tmp_path):
     shipped = ratios.of("f1", 4)
     ratios.keep("f1", MEASURED)
     assert ratios.of("f1", 4) == MEASURED.ratios != shipped
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="file"):
+        StepRatios(LocalFolder(TINY_FOLDER), tmp_path / "file").keep("f1", MEASURED)
 
 
 def test_without_a_folder_nothing_is_kept():

@@ -79,8 +79,7 @@ class VideoTimes:
 
     def _share(self, request: GenerationRequest) -> float:
         settings = sampling_settings(request)
-        ratios = self._step_ratios.of(request.variant, settings.steps)
-        return expected_share(settings, request.variant, ratios)
+        return expected_share(settings, request.variant, self._step_ratios.needed(settings, request.variant))
 
     def rounds(self, variant: str) -> bool:
         """Return whether the weights of the transformer are rounded to 8 bits here; quantised ones stay as they are."""

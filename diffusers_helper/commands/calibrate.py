@@ -53,8 +53,9 @@ def run(parsed: argparse.Namespace) -> int:
             if isinstance(event, StepDone):
                 bar.update(event.section * event.steps + event.step - bar.n)
             check()
+    sys.stdout.write(_rows(measured))  # before anything can go wrong with the file
     file = program.step_ratios.keep(parsed.variant, measured)
-    sys.stdout.write(f"{_rows(measured)}Kept for {request.steps} steps of the {parsed.variant} model: {file}\n")
+    sys.stdout.write(f"Kept for {request.steps} steps of the {parsed.variant} model: {file}\n")
     return options.DONE
 
 

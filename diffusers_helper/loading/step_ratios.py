@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffusers_helper.core.files import atomic_write
+from diffusers_helper.core.files import atomic_write, output_error
+from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, transformer_part
+from diffusers_helper.models.step_caches import STEP_CACHES
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
@@ -60,15 +62,22 @@ class StepRatios:
             return self.source.step_ratios[variant]
         return PUBLISHED[variant] if self._is_published(variant) else None
 
+    def needed(self, settings: SamplingSettings, variant: str) -> tuple[float, ...] | None:
+        """Return `of` the variant where the settings' step cache reads it; None where not, without a look at files."""
+        return self.of(variant, settings.steps) if STEP_CACHES[settings.step_cache].by_ratios else None
+
     def keep(self, variant: str, calibration: Calibration) -> Path | None:
         """Keep what was measured of the variant's transformer, for as many steps; raises OutputError."""
         file = self._file(variant, len(calibration.ratios))
         if file is None:
             return None
         content = {"variant": variant, **vars(calibration)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part:
-            part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        except OSError as error:
+            raise output_error(file, error) from error
         return file
 
     def _read(self, variant: str, steps: int) -> tuple[float, ...] | None:
