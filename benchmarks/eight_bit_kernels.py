@@ -12,11 +12,10 @@ from torch import Tensor
 
 from benchmarks.common import Bench, errors
 from diffusers_helper.models.eight_bit import resolve_linears, simulated_attention
-from diffusers_helper.models.eight_bit_attention import EightBitAttention
+from diffusers_helper.models.eight_bit_attention import CodedHeads, EightBitAttention
 from diffusers_helper.models.execution import Execution
-from diffusers_helper.models.kernels import PLAIN, Heads
-from diffusers_helper.models.rows import FORMS, PlainRows, RowKernels, rows_of
-from diffusers_helper.models.sdpa import sdpa
+from diffusers_helper.models.kernels import Heads
+from diffusers_helper.models.rows import FORMS, FP8, PlainRows, RowKernels, codes_of, rows_of, scales_of
 
 SHAPES = ((3072, 3072), (3072, 9216), (3072, 12288), (12288, 3072), (15360, 3072))
 """Inputs and outputs of the blocks' layers, and of queries, keys and values as one."""
@@ -122,26 +121,33 @@ def attention(bench: Bench, execution: Execution, eight_bit: EightBitAttention) 
     milliseconds(bench, "q to float8", lambda: eight_bit.kernels.queries(q))
     milliseconds(bench, "k to float8", lambda: eight_bit.kernels.keys(k))
     milliseconds(bench, "v to float8", lambda: eight_bit.kernels.values(v))
-    coded = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), eight_bit.kernels.values(v)
+    coded = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), eight_bit.kernels.values(v)[0]
     milliseconds(bench, "attention, float8", lambda: eight_bit.multiply(*coded))
 
 
 def attention_error(bench: Bench, execution: Execution, eight_bit: EightBitAttention) -> None:
-    """Relative errors against float32, on fewer tokens."""
-    q, k, v = streams(3000)
-    wide = [PLAIN.norm_rotate([Heads(x.float(), w.float(), rope) for x, w, rope in part]) for part in (q, k)]
-    expected = sdpa(wide[0], wide[1], v.float()).flatten(2)
-    normed = execution.kernels.norm_rotate(q), execution.kernels.norm_rotate(k)
-    results = {
-        "exact": execution.attention(*normed, v).flatten(2),
-        "apart": eight_bit(*normed, v).flatten(2),
-        "simulated": simulated_attention().attend([*q], [*k], v, None),
-        "fused": eight_bit.attend([*q], [*k], v, None),
-    }
-    bench.results["attention's error"] = {
-        name: errors(out, expected)["relative_error"] for name, out in results.items()
-    }
-    bench.show("attention's error")
+    """Relative errors against float32: of more and more tokens, of values with nothing and with much in common."""
+    for length in (3000, 9000, LENGTH):
+        q, k, v = streams(length)
+        for common, values in (("", v), (", values with much in common", v + 4 * normal(1, 1, 24, 128))):
+            normed = execution.kernels.norm_rotate(q), execution.kernels.norm_rotate(k)
+            expected = execution.attention(normed[0], normed[1], values).flatten(2)
+            unsmoothed = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), _coded(values)
+            results = {
+                "apart": eight_bit(normed[0], normed[1], values).flatten(2),
+                "simulated": simulated_attention().attend([*q], [*k], values, None).numbers(torch.float32),
+                "fused": eight_bit.attend([*q], [*k], values, None).numbers(torch.float32),
+                "values_not_smoothed": eight_bit.multiply(*unsmoothed).flatten(2),
+            }
+            variant = f"attention's error to the exact, {length} tokens{common}"
+            bench.results[variant] = {name: errors(out, expected)["relative_error"] for name, out in results.items()}
+            bench.show(variant)
+
+
+def _coded(values: Tensor) -> CodedHeads:
+    largest = values.float().abs().amax(dim=(1, 3))
+    scales = scales_of(largest, FP8)
+    return CodedHeads(codes_of(values.float(), scales[:, None, :, None], FP8), scales)
 
 
 def streams(length: int) -> tuple[list[Heads], list[Heads], Tensor]:

@@ -20,6 +20,7 @@ from .execution import Execution
 from .kernels import Heads, Kernels
 from .linears import Input
 from .norms import EPS, Modulation
+from .rows import Shifted
 from .sdpa import AttentionFunction
 
 Lengths = Sequence[int] | None
@@ -36,7 +37,9 @@ def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tens
     return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
 
 
-def attend(queries: list[Heads], keys: list[Heads], values: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
+def attend(
+    queries: list[Heads], keys: list[Heads], values: Tensor, execution: Execution, lengths: Lengths
+) -> Tensor | Shifted:
     """Attention over streams that lie behind each other, their values (B, L, heads, D) -> (B, L, heads * D).
 
     Empties both lists: what is in them is let go when it has been used.
@@ -164,7 +167,7 @@ class JointAttention(Attention):
         )
         v = self.in_heads(linears.join_linear((image, text), (self.to_v, self.add_v_proj)))
         out = attend(q, k, v, execution, lengths)
-        of_image, of_text = out.split([image.shape[1], text.shape[1]], dim=1)
+        of_image, of_text = out[:, : image.shape[1]], out[:, image.shape[1] :]
         to_out = self.to_out[0]
         assert isinstance(to_out, nn.Linear)
         return linears.linear(of_image, to_out), linears.linear(of_text, self.to_add_out)
@@ -240,7 +243,7 @@ class SingleStreamBlock(nn.Module):
         attended = attend(*heads, v, execution, lengths)
         del heads, v  # three of the fourteen tensors that would be held while the MLP runs
 
-        def joined(attended: Tensor, x_in: Input) -> Tensor:
+        def joined(attended: Tensor | Shifted, x_in: Input) -> Tensor:
             return linears.mlp_beside(attended, x_in, self.proj_mlp, self.proj_out)
 
         return execution.kernels.add_gated(x, chunked(joined, execution.mlp_chunk, attended, x_in), gate)

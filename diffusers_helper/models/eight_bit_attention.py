@@ -4,9 +4,11 @@ Queries and keys need no look at their numbers to be scaled: behind a RMS norm o
 times the norm's weight, which a rotation keeps, and float8 loses no precision by a scale that is too large by some
 powers of two. Values have no such bound; their largest is found first.
 
-Keys have much in common, which would take part of the precision. It is taken off: subtracting one vector from all keys
-of a head adds the same to all scores of a query, which softmax does not see. So any vector is right, and the mean of
-some of the tokens is as good as that of all.
+What keys have in common, and what values have, would take part of the precision: of values most of all, since tensor
+cores keep 14 bits of a sum of float8 products, in which over many tokens little that differs is left beside much that
+does not. So it is taken off. One vector less in all keys of a head adds the same to all scores of a query, which
+softmax does not see; one vector less in all values is one less in what is attended, where it is added again. So any
+vector is right, and the mean of some of the tokens is as good as that of all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernels import PLAIN, Heads
-from .rows import FP8, codes_of, scales_of
+from .rows import FP8, Shifted, codes_of, scales_of
 
 SAMPLED = 1024
 """Tokens, at least, that the mean of keys is taken over, where there are so many."""
@@ -51,8 +53,11 @@ class HeadKernels(Protocol):
     def keys(self, streams: Sequence[Heads]) -> CodedHeads:
         """The same, and from all keys of a head about their mean is taken off."""
 
-    def values(self, x: Tensor) -> CodedHeads:
-        """`x` (B, L, heads, D), scaled by the largest number of a head."""
+    def values(self, x: Tensor) -> tuple[CodedHeads, Tensor]:
+        """`x` (B, L, heads, D) less about its mean, scaled by the largest number of a head; and that mean.
+
+        It is (B, heads, D) float32.
+        """
 
 
 class PlainHeads:
@@ -65,13 +70,13 @@ class PlainHeads:
     def keys(self, streams: Sequence[Heads]) -> CodedHeads:
         """See HeadKernels."""
         numbers = _normed(streams)
-        first = streams[0].x.shape[1]
-        centre = numbers[:, : first : sampling_step(first)].mean(dim=1, keepdim=True)
+        centre = _mean(numbers[:, : streams[0].x.shape[1]])
         return _coded(numbers - centre, 2 * bound(streams))
 
-    def values(self, x: Tensor) -> CodedHeads:
+    def values(self, x: Tensor) -> tuple[CodedHeads, Tensor]:
         """See HeadKernels."""
-        return _coded(x.float(), x.float().abs().amax(dim=(1, 3)))
+        centre = _mean(x.float())
+        return _scaled(x.float() - centre), centre.squeeze(1)
 
 
 def bound(streams: Sequence[Heads]) -> Tensor:
@@ -81,8 +86,16 @@ def bound(streams: Sequence[Heads]) -> Tensor:
 
 
 def sampling_step(length: int) -> int:
-    """The keys' mean is that of every so many'th token of the first stream."""
+    """A mean is that of every so many'th token; of keys, of the first stream."""
     return max(1, length // SAMPLED)
+
+
+def _mean(numbers: Tensor) -> Tensor:
+    return numbers[:, :: sampling_step(numbers.shape[1])].mean(dim=1, keepdim=True)
+
+
+def _scaled(numbers: Tensor) -> CodedHeads:
+    return _coded(numbers, numbers.abs().amax(dim=(1, 3)))
 
 
 def _normed(streams: Sequence[Heads]) -> Tensor:
@@ -107,27 +120,28 @@ class EightBitAttention:
     kernels: HeadKernels
     multiply: CodeAttention
 
-    def attend(self, queries: list[Heads], keys: list[Heads], values: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    def attend(self, queries: list[Heads], keys: list[Heads], values: Tensor, lengths: Sequence[int] | None) -> Shifted:
         """As `blocks.attend`: empties both lists, gives (B, L, heads * D)."""
         q = self.kernels.queries(queries)
         queries.clear()
         k = self.kernels.keys(keys)
         keys.clear()
-        v = self.kernels.values(values)
+        v, centre = self.kernels.values(values)
+        shift = centre.flatten(1).unsqueeze(1)
         if lengths is None:
-            return self.multiply(q, k, v).flatten(2)
+            return Shifted(self.multiply(q, k, v).flatten(2), shift)
         samples = [
             self.multiply(*(CodedHeads(codes[i : i + 1, :n], scales[i : i + 1]) for codes, scales in (q, k, v)))
             for i, n in enumerate(lengths)
         ]
         length = values.shape[1]
-        return torch.cat([F.pad(x.flatten(2), (0, 0, 0, length - x.shape[1])) for x in samples])
+        return Shifted(torch.cat([F.pad(x.flatten(2), (0, 0, 0, length - x.shape[1])) for x in samples]), shift)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention (B, L, heads, D), quantised in passes of their own."""
-        code = self.kernels.values
-        centred = k.float() - k.float().mean(dim=1, keepdim=True)
-        return self.multiply(code(q), code(centred.to(k.dtype)), code(v)).to(q.dtype)
+        (keys, _), (values, centre) = self.kernels.values(k), self.kernels.values(v)
+        out = self.multiply(_scaled(q.float()), keys, values)
+        return (out.float() + centre.unsqueeze(1)).to(q.dtype)
 
 
 def multiplied_codes(q: CodedHeads, k: CodedHeads, v: CodedHeads) -> Tensor:

@@ -1,6 +1,7 @@
 """The linear layers of the blocks, with what feeds them: exact, or with 8-bit numbers on both sides of a product.
 
-An input of layers is what a `Linears` gave for it: a tensor, or quantised rows. Several layers share one.
+An input of layers is a tensor, what a `Linears` gave for one (quantised rows, which several layers share), or what
+attention gave with a part still to be added.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from .fp8 import Fp8Linear
 from .kernels import Kernels
-from .rows import FP8, RowKernels, Rows
+from .rows import FP8, RowKernels, Rows, Shifted
 from .stored_linear import StoredLinear
 
-Input = Tensor | Rows
+Input = Tensor | Rows | Shifted
 
 
 class Linears(Protocol):
@@ -41,7 +42,7 @@ class Linears(Protocol):
     def mlp(self, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """`first`, GELU (tanh), `last`."""
 
-    def mlp_beside(self, attended: Tensor, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """`last` of [attended | GELU of `first` of x]."""
 
 
@@ -63,7 +64,7 @@ class ExactLinears:
 
     def linear(self, x: Input, layer: nn.Linear) -> Tensor:
         """See Linears."""
-        out: Tensor = layer(x)
+        out: Tensor = layer(_tensor(x))
         return out
 
     def join_linear(self, streams: Sequence[Input], layers: Sequence[nn.Linear]) -> Tensor:
@@ -75,9 +76,9 @@ class ExactLinears:
         out: Tensor = last(self.kernels.linear_gelu(_tensor(x), first))
         return out
 
-    def mlp_beside(self, attended: Tensor, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
-        return self.kernels.linear_of_pair(attended, self.kernels.linear_gelu(_tensor(x), first), last)
+        return self.kernels.linear_of_pair(_tensor(attended), self.kernels.linear_gelu(_tensor(x), first), last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class EightBitLinears:
         """See Linears."""
         return self.linear(self.kernels.gelu(self.linear(x, first)), last)
 
-    def mlp_beside(self, attended: Tensor, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
         return self.linear(self.kernels.beside_gelu(attended, self.linear(x, first)), last)
 
@@ -178,5 +179,7 @@ def dtype_of(layer: nn.Linear) -> torch.dtype:
 
 
 def _tensor(x: Input) -> Tensor:
+    if isinstance(x, Shifted):
+        return x.numbers(x.x.dtype)
     assert isinstance(x, Tensor)
     return x

@@ -66,7 +66,7 @@ class Rows:
 def scales_of(largest: Tensor, form: Form) -> Tensor:
     """The scales of rows whose largest absolute numbers are given, in float32."""
     if form is INT8:
-        return (largest / form.largest).clamp(min=torch.finfo(torch.float32).tiny)
+        return largest.clamp(min=2 * torch.finfo(torch.float32).tiny) / form.largest
     # The smallest power of two with 448 = 1.75 * 2**8 of it not below the number: what carries into the exponent is a
     # mantissa above 1.75.
     exponent = ((largest.view(torch.int32) + 0x1FFFFF) >> 23) - 8
@@ -77,7 +77,7 @@ def codes_of(numbers: Tensor, scales: Tensor, form: Form) -> Tensor:
     """Codes of float32 numbers, rounded to the nearest."""
     scaled = numbers * scales.reciprocal()
     if form is INT8:
-        return scaled.round().clamp(-form.largest, form.largest).to(form.dtype)
+        return scaled.round().to(form.dtype)
     return scaled.to(form.dtype)
 
 
@@ -88,12 +88,43 @@ def rows_of(numbers: Tensor, form: Form) -> Rows:
     return Rows(codes_of(numbers, scales, form), scales)
 
 
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """Numbers without what all rows of a sample have in common, which is added where they are read next.
+
+    Attributes:
+        x: (B, L, columns).
+        shift: (B, 1, columns) float32.
+    """
+
+    x: Tensor
+    shift: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the numbers."""
+        return self.x.shape
+
+    def __getitem__(self, at: tuple[slice, ...]) -> Self:
+        """Some of the rows of all samples."""
+        return type(self)(self.x[at], self.shift)
+
+    def numbers(self, dtype: torch.dtype) -> Tensor:
+        """The numbers, rounded to `dtype`."""
+        return (self.x.float() + self.shift).to(dtype)
+
+
+def whole(x: Tensor | Shifted) -> Tensor:
+    """The numbers in float32."""
+    return x.numbers(torch.float32) if isinstance(x, Shifted) else x.float()
+
+
 class RowKernels(Protocol):
     """What 8-bit linear layers ask of a device. Streams are (B, L, dim), vectors of a modulation (B, 1, dim)."""
 
     form: Form
 
-    def rows(self, x: Tensor) -> Rows:
+    def rows(self, x: Tensor | Shifted) -> Rows:
         """`x` (..., columns), quantised."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Rows:
@@ -107,7 +138,7 @@ class RowKernels(Protocol):
     def gelu(self, x: Tensor) -> Rows:
         """GELU (tanh), quantised from float32."""
 
-    def beside_gelu(self, left: Tensor, right: Tensor) -> Rows:
+    def beside_gelu(self, left: Tensor | Shifted, right: Tensor) -> Rows:
         """[left | GELU(right)], concatenated on the last axis, a row with one scale."""
 
     def product(self, x: Rows, weight: Rows, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -120,9 +151,9 @@ class PlainRows:
     def __init__(self, form: Form) -> None:
         self.form = form
 
-    def rows(self, x: Tensor) -> Rows:
+    def rows(self, x: Tensor | Shifted) -> Rows:
         """See RowKernels."""
-        return rows_of(x, self.form)
+        return rows_of(whole(x), self.form)
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Rows:
         """See RowKernels."""
@@ -140,9 +171,9 @@ class PlainRows:
         """See RowKernels."""
         return rows_of(F.gelu(x.float(), approximate="tanh"), self.form)
 
-    def beside_gelu(self, left: Tensor, right: Tensor) -> Rows:
+    def beside_gelu(self, left: Tensor | Shifted, right: Tensor) -> Rows:
         """See RowKernels."""
-        return rows_of(torch.cat([left.float(), F.gelu(right.float(), approximate="tanh")], dim=-1), self.form)
+        return rows_of(torch.cat([whole(left), F.gelu(right.float(), approximate="tanh")], dim=-1), self.form)
 
     def product(self, x: Rows, weight: Rows, bias: Tensor | None, out: Tensor) -> Tensor:
         """See RowKernels. Where no tensor cores take the codes, what they stand for is multiplied in float32."""

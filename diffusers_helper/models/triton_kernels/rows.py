@@ -5,33 +5,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rows import INT8, Form, PlainRows, Rows
+from ..rows import INT8, Form, PlainRows, Rows, Shifted
 from . import quantising
 from .int8 import int8_product
-from .quantising import code_of, scale_of
+from .quantising import code_of, magnitude, scale_of
 from .transformer import launch_residual_norm
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rows(
-    left, right, codes, scales,
-    right_columns,
-    LEFT: tl.constexpr, GELU: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
+    left, shift, right, codes, scales,
+    length,
+    LEFT: tl.constexpr, SHIFTED: tl.constexpr, RIGHT: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row of [left | right], of `right` the GELU (tanh) where asked for: codes and scale."""
+    """One row of [left | GELU (tanh) of right], of LEFT and RIGHT columns: codes and scale."""
     row = tl.program_id(0).to(tl.int64)
-    columns = LEFT + right_columns
     column = tl.arange(0, BLOCK)
-    inside = column < columns
-    from_right = inside & (column >= LEFT)
-    value = tl.load(right + row * right_columns + (column - LEFT), mask=from_right, other=0.0).to(tl.float32)
-    if GELU:
+    value = tl.zeros((BLOCK,), tl.float32)
+    if RIGHT > 0:
+        from_right = (column >= LEFT) & (column < LEFT + RIGHT)
+        value = tl.load(right + row * RIGHT + (column - LEFT), mask=from_right, other=0.0).to(tl.float32)
         value = value * tl.sigmoid(1.5957691216057308 * (value + 0.044715 * value * value * value))
     if LEFT > 0:
         value += tl.load(left + row * LEFT + column, mask=column < LEFT, other=0.0).to(tl.float32)
-    scale, inverse = scale_of(tl.max(tl.abs(value), 0), FORM)
+    if SHIFTED:
+        value += tl.load(shift + row // length * LEFT + column, mask=column < LEFT, other=0.0)
+    scale, inverse = scale_of(tl.max(magnitude(value), 0), FORM)
     tl.store(scales + row, scale)
-    tl.store(codes + row * columns + column, code_of(value * inverse, FORM).to(codes.dtype.element_ty), mask=inside)
+    at = codes + row * (LEFT + RIGHT) + column
+    tl.store(at, code_of(value * inverse, codes, FORM), mask=column < LEFT + RIGHT)
 
 
 class TritonRows(PlainRows):
@@ -41,17 +43,17 @@ class TritonRows(PlainRows):
         super().__init__(form)
         self._form = quantising.INT8 if form is INT8 else quantising.FP8
 
-    def rows(self, x: Tensor) -> Rows:
+    def rows(self, x: Tensor | Shifted) -> Rows:
         """See RowKernels."""
-        return self._launch(None, x, gelu=False)
+        return self._launch(x, None)
 
     def gelu(self, x: Tensor) -> Rows:
         """See RowKernels."""
-        return self._launch(None, x, gelu=True)
+        return self._launch(None, x)
 
-    def beside_gelu(self, left: Tensor, right: Tensor) -> Rows:
+    def beside_gelu(self, left: Tensor | Shifted, right: Tensor) -> Rows:
         """See RowKernels."""
-        return self._launch(left, right, gelu=True)
+        return self._launch(left, right)
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Rows:
         """See RowKernels."""
@@ -77,14 +79,15 @@ class TritonRows(PlainRows):
         codes = torch.empty(shape, dtype=self.form.dtype, device=device)
         return Rows(codes, torch.empty(*shape[:-1], 1, dtype=torch.float32, device=device))
 
-    def _launch(self, left: Tensor | None, right: Tensor, *, gelu: bool) -> Rows:
-        right = right.contiguous()
-        left_columns = 0 if left is None else left.shape[-1]
-        columns = left_columns + right.shape[-1]
-        rows = self._empty(torch.Size((*right.shape[:-1], columns)), right.device)
-        block = triton.next_power_of_2(columns)
+    def _launch(self, left: Tensor | Shifted | None, right: Tensor | None) -> Rows:
+        shift = left.shift.contiguous() if isinstance(left, Shifted) else None
+        parts = [x.contiguous() for x in (left.x if isinstance(left, Shifted) else left, right) if x is not None]
+        widths = [0 if x is None else x.shape[-1] for x in (left, right)]
+        rows = self._empty(torch.Size((*parts[0].shape[:-1], sum(widths))), parts[0].device)
+        block = triton.next_power_of_2(sum(widths))
         _rows[(rows.scales.numel(),)](
-            right if left is None else left.contiguous(), right, rows.codes, rows.scales, right.shape[-1],
-            LEFT=left_columns, GELU=gelu, FORM=self._form, BLOCK=block, num_warps=min(max(block // 1024, 1), 16),
+            parts[0], parts[0] if shift is None else shift, parts[-1], rows.codes, rows.scales, parts[0].shape[-2],
+            LEFT=widths[0], SHIFTED=shift is not None, RIGHT=widths[1], FORM=self._form, BLOCK=block,
+            num_warps=min(max(block // 1024, 1), 16),
         )  # fmt: skip
         return rows

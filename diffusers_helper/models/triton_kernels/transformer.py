@@ -12,7 +12,7 @@ from ..kernels import Heads
 from ..norms import EPS
 from .decoder import DecoderKernels
 from .gguf import expand_blocks
-from .quantising import code_of, scale_of
+from .quantising import code_of, magnitude, scale_of
 
 ROWS = 16
 """Heads of tokens that one program of `_norm_rotate` takes."""
@@ -52,23 +52,26 @@ def _residual_norm(
         shifts = tl.load(shift + sample * shift_stride + column, mask=mask, other=0.0).to(tl.float32)
         result = centred * inverse * (1 + scales) + shifts
         if FORM > 0:
-            row_scale, by = scale_of(tl.max(tl.where(mask, tl.abs(result), 0.0), 0), FORM)
+            row_scale, by = scale_of(tl.max(tl.where(mask, magnitude(result), 0), 0), FORM)
             tl.store(row_scales + token, row_scale)
-            result = code_of(result * by, FORM)
-        tl.store(normed + at, result.to(normed.dtype.element_ty), mask=mask)
+            tl.store(normed + at, code_of(result * by, normed, FORM), mask=mask)
+        else:
+            tl.store(normed + at, result.to(normed.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def normed_rotated(value, weight, rope, token, rotated, eps, ROTATE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):
-    """RMS norm over D of float32 (ROWS, D), then pairs turned by the row of `rope` for their `token` if it has one."""
+    """RMS norm over D of float32 (ROWS, D), then pairs turned by the row of `rope` for their token if it has one.
+
+    `token` is (ROWS, 1), or (1, 1) where all rows are of one.
+    """
     column = tl.arange(0, D)
     inverse = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
     value = value * inverse[:, None] * tl.load(weight + column).to(tl.float32)[None, :]
     if ROTATE:
-        has_position = (token < rotated)[:, None]
-        angle = rope + token[:, None] * (2 * D) + column[None, :]
-        cos = tl.load(angle, mask=has_position, other=1.0)
-        sin = tl.load(angle + D, mask=has_position, other=0.0)
+        angle = rope + token * (2 * D) + column[None, :]
+        cos = tl.load(angle, mask=token < rotated, other=1.0)
+        sin = tl.load(angle + D, mask=token < rotated, other=0.0)
         even, odd = tl.split(tl.reshape(value, (ROWS, D // 2, 2)))
         turned = tl.reshape(tl.join(-odd, even), (ROWS, D))
         value = value * cos + turned * sin
@@ -89,7 +92,7 @@ def _norm_rotate(
     at = row[:, None] * D + column[None, :]
     value = tl.load(x + sample * x_stride + at, mask=inside, other=0.0).to(tl.float32)
     value = normed_rotated(
-        value, weight, rope + sample * rope_stride, row // heads, rotated, eps, ROTATE=ROTATE, D=D, ROWS=ROWS
+        value, weight, rope + sample * rope_stride, (row // heads)[:, None], rotated, eps, ROTATE=ROTATE, D=D, ROWS=ROWS
     )
     tl.store(out + sample * out_stride + at, value.to(out.dtype.element_ty), mask=inside)
 
