@@ -13,7 +13,8 @@ from diffusers_helper.core.variants import ORIGINAL
 from diffusers_helper.gradio.client_jobs import new_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, control_value, setting_faults
+from diffusers_helper.gradio.faults import setting_faults
+from diffusers_helper.gradio.inputs import SETTINGS, control_value
 from diffusers_helper.gradio.presets.api import PresetApi
 from diffusers_helper.gradio.presets.handlers import PresetHandlers, presets_of, saved_fields
 from diffusers_helper.presets.along import come_along
