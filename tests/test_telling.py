@@ -112,6 +112,12 @@ def test_a_refusal_is_told_and_the_switch_is_off(user):
     expect(box).not_to_be_checked()
 
 
+def reopen(tab):
+    tab.reload()
+    expect(tab.locator("#prompt-history summary")).to_be_visible()
+    tab.keyboard.press("Alt+r")
+
+
 def earlier(tab):
     return tab.locator("#prompt-history li")
 
@@ -143,13 +149,11 @@ def test_earlier_prompts_are_found_used_removed_and_cleared(user, server):
     expect(earlier(tab).first).to_be_hidden()
     many = [f"prompt {number}" for number in range(MOST + 20)]
     tab.evaluate("many => localStorage.setItem('framepack-prompts', JSON.stringify(many))", many)
-    tab.reload()
-    tab.keyboard.press("Alt+r")
+    reopen(tab)
     expect(earlier(tab)).to_have_count(MOST)
     tab.once("dialog", lambda dialog: dialog.accept())
     tab.locator("#prompt-history [data-action=clear]").click()
     expect(earlier(tab)).to_have_count(0)
     tab.evaluate("localStorage.setItem('framepack-prompts', '{broken')")
-    tab.reload()
-    tab.keyboard.press("Alt+r")
+    reopen(tab)
     expect(tab.get_by_text("None yet: what you start is here the next time.")).to_be_visible()
