@@ -159,3 +159,10 @@ def test_a_video_that_is_stopped_closes_its_events_and_leaves_no_times(known):
     timed.close()
     assert closed == [True]
     assert known.lookup(KEY) is None
+
+
+def test_the_loading_before_the_first_video_is_no_part_of_the_later_ones(known):
+    for setup in (3600, 20, 1, 22, 3):
+        known.keep(KEY, Speed(setup, 1, 3, 2))
+        expected = setup if setup == 3600 else 20
+        assert known.lookup(KEY) == (Speed(expected, 1, 3, 2), False)

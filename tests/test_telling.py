@@ -112,6 +112,13 @@ def test_a_refusal_is_told_and_the_switch_is_off(user):
     expect(box).not_to_be_checked()
 
 
+def reopen(tab, prompt="A tiger <b>sleeps</b>."):
+    """Open the list once a reload has brought the form back: until then Gradio may draw everything anew."""
+    tab.reload()
+    expect(tab.locator("#prompt textarea")).to_have_value(prompt)
+    tab.keyboard.press("Alt+r")
+
+
 def earlier(tab):
     return tab.locator("#prompt-history li")
 
@@ -132,9 +139,7 @@ def test_earlier_prompts_are_found_used_removed_and_cleared(user, server):
     tab.keyboard.press("ArrowDown")
     tab.keyboard.press("Enter")
     expect(tab.locator("#prompt textarea")).to_have_value("A tiger <b>sleeps</b>.")
-    tab.reload()
-    expect(tab.locator("#prompt textarea")).to_have_value("A tiger <b>sleeps</b>.")
-    tab.keyboard.press("Alt+r")
+    reopen(tab)
     expect(earlier(tab)).to_have_count(2)
     earlier(tab).last.get_by_role("button", name="Remove: A tiger").click()
     expect(earlier(tab)).to_have_count(1)
@@ -143,13 +148,11 @@ def test_earlier_prompts_are_found_used_removed_and_cleared(user, server):
     expect(earlier(tab).first).to_be_hidden()
     many = [f"prompt {number}" for number in range(MOST + 20)]
     tab.evaluate("many => localStorage.setItem('framepack-prompts', JSON.stringify(many))", many)
-    tab.reload()
-    tab.keyboard.press("Alt+r")
+    reopen(tab)
     expect(earlier(tab)).to_have_count(MOST)
     tab.once("dialog", lambda dialog: dialog.accept())
     tab.locator("#prompt-history [data-action=clear]").click()
     expect(earlier(tab)).to_have_count(0)
     tab.evaluate("localStorage.setItem('framepack-prompts', '{broken')")
-    tab.reload()
-    tab.keyboard.press("Alt+r")
+    reopen(tab)
     expect(tab.get_by_text("None yet: what you start is here the next time.")).to_be_visible()
