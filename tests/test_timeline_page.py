@@ -293,7 +293,7 @@ def test_a_finished_video_is_redone_from_a_section_on(tab, server):
 def test_everything_by_keyboard_alone(browser, server):
     with visit(browser, server.url, viewport=WIDE, locale="en-US") as user:
         tab, choosers = user.open(), []
-        tab.on("filechooser", choosers.append)
+        tab.on("filechooser", lambda chooser: choosers.append(chooser))
         expect(tab.locator("#timeline textarea")).to_have_count(4)
         tab.keyboard.press("?")
         expect(tab.locator("#keys")).to_contain_text("Open or close the timeline")
