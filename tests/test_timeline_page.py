@@ -292,7 +292,8 @@ def test_a_finished_video_is_redone_from_a_section_on(tab, server):
 
 def test_everything_by_keyboard_alone(browser, server):
     with visit(browser, server.url, viewport=WIDE, locale="en-US") as user:
-        tab = user.open()
+        tab, choosers = user.open(), []
+        tab.on("filechooser", lambda chooser: choosers.append(chooser))
         expect(tab.locator("#timeline textarea")).to_have_count(4)
         tab.keyboard.press("?")
         expect(tab.locator("#keys")).to_contain_text("Open or close the timeline")
@@ -307,9 +308,9 @@ def test_everything_by_keyboard_alone(browser, server):
         tab.keyboard.type("two")
         tab.keyboard.press("Shift+Tab")
         expect(cell(tab, 1, "[data-action=choose]")).to_be_focused()
-        with tab.expect_file_chooser() as chooser:
-            tab.keyboard.press("Enter")
-        chooser.value.set_files({"name": "gate.png", "mimeType": "image/png", "buffer": GATE})
+        tab.keyboard.press("Enter")
+        wait_for(lambda: tab.wait_for_timeout(20) or choosers)
+        choosers[0].set_files({"name": "gate.png", "mimeType": "image/png", "buffer": GATE})
         expect(cell(tab, 1, "img")).to_be_visible()
         tab.keyboard.press("Tab")
         expect(cell(tab, 1, "[data-action=bare]")).to_be_focused()

@@ -25,7 +25,6 @@ class Edit:
     """The timeline as its user left it.
 
     Attributes:
-        turn: which change it is, by the browser's count.
         prompt: the prompt that it was made from.
         texts: one for each section.
         pictures: the key picture of each section; None for none.
@@ -33,7 +32,6 @@ class Edit:
         put: a new photo or end photo, with its `place`; None for none.
     """
 
-    turn: int
     prompt: str
     texts: tuple[str, ...]
     pictures: tuple[Mapping[str, Any] | None, ...]
@@ -45,11 +43,10 @@ def read_edit(value: object) -> Edit:
     """Read the value of the timeline; raises SettingsError for what the page does not send."""
     put = value.get("put") if isinstance(value, dict) else None
     match value:
-        case {"turn": int() as turn, "prompt": str() as prompt, "cells": list() as cells} if 0 < len(
+        case {"turn": int(), "prompt": str() as prompt, "cells": list() as cells} if 0 < len(
             cells
         ) <= MOST_CELLS and all(map(_is_cell, cells)):
             return Edit(
-                turn,
                 prompt,
                 tuple(one["text"] for one in cells),
                 tuple(one["picture"] for one in cells),

@@ -25,6 +25,8 @@ FORM = ("prompt", "seconds", "blend", "loras", "image", "end_photo", KEY_PHOTOS)
 """What the timeline is made from, by the names of the form's controls."""
 WRITTEN = ("prompt", KEY_PHOTOS, "loras", "image", "end_photo")
 """What it writes."""
+_CONTROLS = {"photo": "image", "end": "end_photo"}
+"""The control of a picture that is dropped on the first or on the last cell."""
 
 
 class TimelineHandlers:
@@ -56,14 +58,12 @@ class TimelineHandlers:
 
         Where it cannot be, the form stays as it is, and the timeline says why.
         """
+        known = {**NOTHING, **value} if isinstance(value, dict) else NOTHING
+        known = {**known, "answered": known["turn"], "put": None}
         try:
-            edit = read_edit(value)
-            changed = self._changed(edit, request, form)
+            changed = self._changed(read_edit(value), request, form)
         except FramePackError as error:
-            told = value if isinstance(value, dict) else dict(NOTHING)
-            fault = {"fault": self._t(str(error)), "answered": told.get("turn", 0), "put": None}
-            return [*(gr.skip() for _ in WRITTEN), {**told, **fault}]
-        known = {"turn": edit.turn, "answered": edit.turn}
+            return [*(gr.skip() for _ in WRITTEN), {**known, "fault": self._t(str(error))}]
         made = self._value(known, client_id, shown, request, {**form, **changed})
         return [*(changed.get(name, gr.skip()) for name in WRITTEN), made]
 
@@ -102,9 +102,6 @@ class TimelineHandlers:
         photo, end = (_path(form.get(name), user) for name in ("image", "end_photo"))
         made = timeline_value(Shown(wanted, keys, lost, photo, end, job.sections if job else 0), self._t)
         return {**made, **count}
-
-
-_CONTROLS = {"photo": "image", "end": "end_photo"}
 
 
 def _numbers(form: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,6 +194,7 @@ const settle = () => { // what was pressed meanwhile happens now, unless somethi
   const next = held;
   held = null;
   if (next && !props.value.fault) setTimeout(next);
+  else if (next) queueMicrotask(() => element.querySelector(".fp-fault").scrollIntoView({ block: "nearest" }));
 };
 const first = (event) => { // a video begins with what was typed last, which the form learns in a moment
   if (!element.isConnected) return document.removeEventListener("click", first, true);
