@@ -104,7 +104,9 @@ def _asked(program: str, fields: str) -> list[list[str]]:
 def _rocm_knows(node: Path) -> bool:
     try:
         return any(
-            f"gfx_target_version {chip}" == line for line in node.read_text().splitlines() for chip in ROCM_CHIPS
+            f"gfx_target_version {chip}" == line
+            for line in node.read_text(encoding="utf-8").splitlines()
+            for chip in ROCM_CHIPS
         )
     except OSError:
         return False

@@ -21,12 +21,13 @@ from pathlib import Path
 import psutil
 
 from diffusers_helper.app.instance_status import describe
-from diffusers_helper.app.supervisor import STOP_SECONDS, InstanceConfig, State, files, read, write
+from diffusers_helper.app.supervisor import STOP_SECONDS, InstanceConfig, State, files, read, stop_file, write
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.options import DONE, FAILED, WRONG_SETTINGS, ending
 from diffusers_helper.service.places import ROOT, Folders, file_permissions, folder_name, require_writable
+from diffusers_helper.service.processes import WINDOWS, detached
 
 DEFAULT_PORT = 7860
 START_SECONDS = 180
@@ -94,7 +95,23 @@ def logs(arguments: list[str], data: Path) -> int:
     ports = [int(word) for word in arguments if word.isdecimal()]
     options = [word for word in arguments if not word.isdecimal()]
     log = files(data, ports[0] if ports else next(iter(_running(data)), DEFAULT_PORT))[2]
-    return subprocess.run(["tail", "-n", "50", *options, str(log)]).returncode
+    tail = shutil.which("tail")
+    if tail is None:
+        return _tail(log, follow="-f" in options)
+    return subprocess.run([tail, "-n", "50", *options, str(log)]).returncode
+
+
+def _tail(log: Path, *, follow: bool) -> int:
+    """Do what `tail` does, where there is none: on Windows."""
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            _say("".join(file.readlines()[-50:]).rstrip("\n"))
+            while follow:
+                line = file.readline()
+                _say(line.rstrip("\n")) if line else time.sleep(0.5)
+    except OSError as error:
+        raise FramePackError(f"{log} cannot be read: {error.strerror}.") from None
+    return DONE
 
 
 def _plans(arguments: list[str], data: Path) -> list[InstanceConfig]:
@@ -158,14 +175,15 @@ def _start(plans: Sequence[InstanceConfig], data: Path) -> int:
 
 def _spawn(plan: InstanceConfig, data: Path) -> subprocess.Popen[bytes]:
     log = files(data, plan.port)[2]
-    with log.open("ab") as console:  # for what the supervisor itself may complain of
+    own = Path(os.devnull) if WINDOWS else log  # which Windows lets nobody rename while it is open
+    with own.open("ab") as console:  # for what the supervisor itself may complain of
         return subprocess.Popen(
             [sys.executable, "-m", "diffusers_helper.app.supervisor", str(data), str(plan.port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
-            start_new_session=True,  # so that Ctrl+C here does not reach it
+            **detached(),
         )
 
 
@@ -193,6 +211,9 @@ def _signal(ports: Sequence[int], data: Path) -> None:
     """Tell all to end before one is waited for."""
     for port in ports:
         if (state := _state(port, data)) and state.kept:
+            if WINDOWS:  # where terminating it would leave the program alone
+                stop_file(data, port).touch()
+                continue
             with suppress(psutil.Error):  # waiting for it says what is wrong
                 psutil.Process(state.supervisor).terminate()
 
@@ -202,6 +223,10 @@ def _stop(port: int, data: Path) -> bool:
     file = files(data, port)[1]
     state: State | None = read(State, file)
     was_there = state is not None and _lives(state, port)
+    if state and state.kept and WINDOWS:
+        stop_file(data, port).touch()
+        with suppress(psutil.Error):
+            psutil.Process(state.supervisor).wait(STOP_SECONDS + 5)
     if state and state.kept:
         _end(state.supervisor, STOP_SECONDS + 5)  # the supervisor gives the program its time, and needs a little more
     if state and _is_ours(state.program, port):  # its supervisor was killed

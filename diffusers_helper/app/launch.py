@@ -11,7 +11,6 @@ import errno
 import gc
 import logging
 import os
-import signal
 import socket
 from collections.abc import Sequence
 
@@ -28,6 +27,7 @@ from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.open_files import allow_open_files
 from diffusers_helper.service.packages import importing
 from diffusers_helper.service.places import file_permissions, require_writable
+from diffusers_helper.service.processes import end_like_ctrl_c
 from diffusers_helper.service.proxies import require_proxies
 from diffusers_helper.service.versions import require_versions
 
@@ -47,7 +47,7 @@ def main(variant: Variant, argv: Sequence[str] | None = None, program: OpenProgr
 def _main(variant: Variant, argv: Sequence[str] | None, program: OpenProgram) -> int:
     config = options.config_of(_parser(variant).parse_args(argv))
     options.set_environment(config.folders, offline=config.offline)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one way to end: both signals are a KeyboardInterrupt
+    end_like_ctrl_c()
     with file_permissions(shared=config.shared_files):
         return options.ending(lambda: _with_port(variant, config, program), config.language)
 

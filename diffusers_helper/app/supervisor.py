@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,9 +29,13 @@ import psutil
 from diffusers_helper.core.files import parsed_json
 from diffusers_helper.service.options import DONE, FAILED, FINAL
 from diffusers_helper.service.places import ROOT
+from diffusers_helper.service.processes import ask_to_end, own_group
 
+ATTEMPTS = 20
 LOG_BYTES, LOGS = 10_000_000, 5
 STOP_SECONDS = 10
+LOOK_SECONDS = 0.5
+"""Between two looks for the file that asks to stop."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ def files(data: Path, port: int) -> tuple[Path, Path, Path]:
     return run / f"{port}.json", run / f"{port}.state.json", data / f"output_{port}.log"
 
 
+def stop_file(data: Path, port: int) -> Path:
+    """Return the file that asks the supervisor of `port` to stop, where there is no signal that could: on Windows."""
+    return data / "run" / f"{port}.stop"
+
+
 def read(kind: Callable[..., Any], path: Path) -> Any:
     """Return the `kind` that `write` has put into `path`; None if it is not there or damaged."""
     try:
@@ -104,7 +114,14 @@ def write(value: InstanceConfig | State, path: Path) -> None:
     """Put `value` into `path`, whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(value)), encoding="utf-8")
-    part.replace(path)
+    for attempt in range(ATTEMPTS):
+        try:
+            part.replace(path)
+            return
+        except PermissionError:  # Windows, while somebody reads it
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.05)
 
 
 def is_process(number: int, born: float) -> bool:
@@ -160,11 +177,14 @@ class Supervisor:
         )
         if log.stat().st_size:
             self._log.doRollover()
-        self._signalled, signalling = os.pipe()
-        os.set_blocking(signalling, False)
-        signal.set_wakeup_fd(signalling)
+        self._stop = stop_file(data, plan.port)
+        self._stop.unlink(missing_ok=True)
+        # Sockets and no pipe, which Windows cannot wait for.
+        self._signalled, self._signalling = socket.socketpair()
+        self._signalling.setblocking(False)
+        signal.set_wakeup_fd(self._signalling.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: None)  # Python writes to the pipe
+            signal.signal(number, lambda _number, _frame: None)  # Python writes to the socket
         self._state = State(os.getpid(), psutil.Process().create_time())
 
     def run(self) -> int:
@@ -186,7 +206,11 @@ class Supervisor:
                 self._tell(phase="starting", restarts=self._state.restarts + 1)
         finally:
             self._file.unlink(missing_ok=True)
+            self._stop.unlink(missing_ok=True)
             self._log.close()
+            signal.set_wakeup_fd(-1)
+            self._signalled.close()
+            self._signalling.close()
 
     def _run_once(self) -> tuple[int, bool]:
         """Run the program to its end; return its exit code and whether it ever answered."""
@@ -200,6 +224,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            **own_group(),
         )
         self._tell(program=program.pid)
         reader = threading.Thread(target=self._copy, args=(program,), daemon=True)
@@ -229,11 +254,17 @@ class Supervisor:
         write(self._state, self._file)
 
     def _stopped(self, seconds: float = 0) -> bool:
-        """Wait at most so long for a signal; return whether there was one, ever."""
-        return bool(select.select([self._signalled], [], [], seconds)[0])
+        """Wait at most so long for a signal or the file that stands for one; return whether there was one, ever."""
+        until = time.monotonic() + seconds
+        while True:
+            left = max(0.0, until - time.monotonic())
+            if self._stop.exists() or select.select([self._signalled], [], [], min(left, LOOK_SECONDS))[0]:
+                return True
+            if not left:
+                return False
 
     def _end(self, program: subprocess.Popen[bytes]) -> None:
-        program.terminate()
+        ask_to_end(program)
         try:
             program.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

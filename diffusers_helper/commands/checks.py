@@ -20,6 +20,7 @@ STEPS = GenerationRequest.model_fields["steps"].default
 SECTION_SECONDS = 4 * LATENT_WINDOW / FPS
 OUTPUT_BYTES = 1_000_000_000
 """Room for results below which somebody should be told; a long video's files take some hundred MB."""
+UNTRIED = ("mps", "xpu")
 _TORCH_ADVICE = "Install the torch that requirements.txt names (scripts/setup), or a newer one for a newer card"
 _HOPPER_ADVICE = (
     "It is exact and makes a step 6 % shorter (0.745 s in place of 0.793 on an H100): "
@@ -104,6 +105,9 @@ def device(facts: Facts) -> Finding:
             "suffice, the video fails with a sentence; a card since 2020 does not have this limit."
         )
         return Finding(Level.NOTE, "device", text)
+    if facts.device in UNTRIED:
+        text = f"{facts.device}: no such device was ever tried with FramePack. scripts/check_device says what is right."
+        return Finding(Level.NOTE, "device", text)
     return Finding(Level.OK, "device", f"{facts.gpu.name if facts.gpu else facts.device}.")
 
 
@@ -144,9 +148,10 @@ def speed(facts: Facts) -> Finding:
     if facts.models.small:
         return Finding(Level.OK, "speed", "the tiny model takes a moment per step.")
     gpu, rates = facts.gpu, facts.speed
-    if gpu is None or rates is None:
+    if rates is None:
         return Finding(Level.OK, "speed", "nothing to measure here.")
-    seconds = rates.step_seconds(fused=facts.plain_kernels is None, resident=gpu.resident)
+    resident = gpu.resident if gpu is not None else True  # where memory is one, nothing travels
+    seconds = rates.step_seconds(fused=facts.plain_kernels is None, resident=resident)
     faster = [(name, readable_seconds(seconds * STEPS * share)) for name, share in facts.shares if share < 1]
     rungs = "".join(f", {time} with --quality {name}" for name, time in faster)
     text = (

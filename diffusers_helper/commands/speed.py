@@ -1,7 +1,7 @@
-"""How long a step will take on a CUDA card: from the rates that it reaches in a moment, before any model is loaded.
+"""How long a step will take on this GPU: from the rates that it reaches in a moment, before any model is loaded.
 
-One step at 640x608 is 248 TFLOP of matrix products and 246 of attention (docs/performance-log.md, which also has what a
-whole step takes above the two alone). Where weights travel to the card for every step, the slower of the two counts.
+A step's operations are counted by core/costs.py (docs/performance-log.md has what a whole step takes above the two
+alone). Where weights travel to the card for every step, the slower of the two counts.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffusers_helper.core.costs import TRAVELLING, sequence_tokens, step_operations
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PRODUCTS, ATTENTION = 248e12, 246e12
-"""Work of one step at 640x608, operations."""
+STEP = step_operations(sequence_tokens(640, 608))
+"""Work of one step at 640x608."""
 FUSED, PLAIN = 1.08, 1.42
 """A whole step over its products and attention alone, with fused kernels and without, as measured on an H100."""
-TRAVELLING = 25.7e9
-"""Bytes of the transformer's weights in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Speed:
 
     def step_seconds(self, *, fused: bool, resident: bool) -> float:
         """Return about how long a step at 640x608 takes."""
-        compute = (PRODUCTS / self.products + ATTENTION / self.attention) * (FUSED if fused else PLAIN)
+        compute = (STEP.products / self.products + STEP.attention / self.attention) * (FUSED if fused else PLAIN)
         return compute if resident else max(compute, TRAVELLING / self.copies)
 
 
@@ -64,8 +64,8 @@ def _seconds(work: Callable[[], Tensor], device: torch.device, *, repeats: int =
     import torch
 
     def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type in ("cuda", "mps", "xpu"):
+            getattr(torch, device.type).synchronize()
 
     work()
     wait()

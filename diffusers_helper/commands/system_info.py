@@ -183,7 +183,7 @@ def _gpu(device: torch.device) -> Gpu:
 
 
 def _speed(device: torch.device, measure: Callable[[torch.device], Speed] = measure) -> Speed | None:
-    if device.type != "cuda":
+    if device.type == "cpu":
         return None
     try:
         return measure(device)

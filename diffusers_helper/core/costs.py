@@ -83,6 +83,7 @@ def _apple(name: str, tflops: float, *, guessed: bool = True) -> Card:
 
 CARDS = (
     Card("H100", 989, products=0.70, attention=0.56),
+    Card("L20", 119.5),
     Card("RTX 5090", 210, guessed=True),
     Card("RTX 4090", 165, products=0.85, attention=0.85),
     Card("RTX 4060", 30, guessed=True),

@@ -138,12 +138,17 @@ def require_free_space(folder: str | os.PathLike[str], bytes_needed: int) -> Non
         )
 
 
+_OPEN_OWN = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+
 def open_own(path: Path) -> BinaryIO:
     """Open a file of this program's own for reading: nobody has put a pipe, a folder or a link in its place.
 
     Raises OSError; a pipe, which would wait for a writer, and a link are refused at once.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():  # Windows
+        raise OSError(errno.ELOOP, "it is a link", str(path))
+    handle = os.open(path, _OPEN_OWN)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))

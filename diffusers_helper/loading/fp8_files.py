@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import re
+import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class _Conversion:
     header: dict[str, dict[str, Any]]
     descriptor: int
     start: int
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def rows(self, layer: str, first: int, count: int) -> tuple[float, float]:
         """Convert `count` rows; returns the sums of squares of error and weight."""
@@ -97,8 +99,16 @@ class _Conversion:
         data = tensor.view(torch.uint8).numpy().data.cast("B")
         place = self.start + self.header[name]["data_offsets"][0] + offset
         while data:
-            count = os.pwrite(self.descriptor, data, place)
+            count = self._write_at(data, place)
             data, place = data[count:], place + count
+
+    def _write_at(self, data: memoryview, place: int) -> int:
+        """Write to a place of the file, which several threads may do at once; return how many bytes were written."""
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.descriptor, data, place)
+        with self.turn:  # Windows: the file has one place for all
+            os.lseek(self.descriptor, place, os.SEEK_SET)
+            return os.write(self.descriptor, data)
 
 
 def _convert(work: _Conversion, layers: list[str], report: Report, chunk_bytes: int) -> dict[str, float]:

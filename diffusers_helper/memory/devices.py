@@ -20,12 +20,12 @@ _SHORTAGE_WORDS = ("out of memory", "alloc_failed", "not enough memory", "can't 
 
 
 def default_device() -> torch.device:
-    """The device that models run on: the current CUDA device, else MPS, else the CPU."""
+    """The device that models run on: the current CUDA device, else Apple's or Intel's GPU, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
         return torch.device("mps")
-    return cpu
+    return torch.device("xpu", 0) if torch.xpu.is_available() else cpu
 
 
 def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
@@ -39,6 +39,8 @@ def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
     available = int(psutil.virtual_memory().available)
     if device.type == "mps":
         return unified_free(available, torch.mps.recommended_max_memory(), torch.mps.current_allocated_memory()) / GIB
+    if device.type == "xpu":
+        return float(torch.xpu.mem_get_info(device)[0]) / GIB
     if device.type != "cuda":
         return available / GIB
     free, total = torch.cuda.mem_get_info(device)
@@ -72,6 +74,8 @@ def empty_caches() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def free_ram(groups: Path = _CONTROL_GROUPS, membership: Path = _MEMBERSHIP) -> 
 def _groups(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
     """The folders of the groups that this process is in, and of all around them, with the version of their files."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -68,7 +68,7 @@ def _numbers(folder: Path, version: int) -> tuple[int | None, int | None, int, i
 
 def _number(file: Path) -> int | None:
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or "max"
         return None
 
@@ -76,7 +76,7 @@ def _number(file: Path) -> int | None:
 def _cached(file: Path, prefix: str) -> int:
     wanted = {f"{prefix}active_file", f"{prefix}inactive_file"}
     try:
-        entries = (line.split() for line in file.read_text().splitlines())
+        entries = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
         return sum(int(value) for name, value in entries if name in wanted)
     except (OSError, ValueError):
         return 0

@@ -32,6 +32,9 @@ class Stored:
     scale: Stored | None = None
 
 
+_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
 class Shards:
     """The tensors of several files of weights, by name, scales with their weights; open as long as this lives.
 
@@ -46,7 +49,7 @@ class Shards:
         self._close = weakref.finalize(self, _close_all, self._descriptors)
         header: dict[str, dict[str, Any]] = {}
         for number, file in enumerate(files):
-            self._descriptors.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+            self._descriptors.append(os.open(file, _OPEN))
             header |= self._list(number, file)
         self._add_scales(header)
 
@@ -59,10 +62,18 @@ class Shards:
         """Fill `target` with the bytes of a tensor from `offset` on; raises OSError where the file has no more."""
         rest, position = target.cast("B"), stored.start + offset
         while rest:
-            count = os.preadv(self._descriptors[stored.file], [rest], position)
+            count = self._read(stored.file, rest, position)
             if count == 0:
                 raise OSError(f"{self.files[stored.file]} ended early; was it changed while it was read?")
             rest, position = rest[count:], position + count
+
+    def _read(self, number: int, target: memoryview, position: int) -> int:
+        """Read from a place of a file, which several threads may do at once; return how many bytes there were."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptors[number], [target], position)
+        with self.files[number].open("rb", buffering=0) as file:  # Windows: a place of its own to read at
+            file.seek(position)
+            return file.readinto(target) or 0
 
     def mapped(self, stored: Stored) -> memoryview:
         """A tensor's bytes as the file's own pages: read when they are used, and private where they are written."""

@@ -104,7 +104,7 @@ class RuntimeConfig(BaseSettings):
         "without it framepack where there is a GPU, else tiny",
     )
     offline: bool = _setting(False, "machine", "use what is on the disk, never a network")
-    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "machine", "where the models run (auto)")
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = _setting("auto", "machine", "where the models run (auto)")
     weights: Literal["exact", "fp8"] = _setting(
         "exact",
         "machine",

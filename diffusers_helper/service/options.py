@@ -93,6 +93,9 @@ def _value(field: FieldInfo, text: str) -> Any:
         raise argparse.ArgumentTypeError(problem_of(error.errors()[0])) from None
 
 
+_AOTRITON = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+
+
 def set_environment(folders: Folders, *, offline: bool) -> None:
     """Tell the libraries where weights are and to keep quiet; they read this once, when they are imported."""
     os.environ["HF_HOME"] = os.environ.get("HF_HOME") or str(folders.weights)
@@ -105,6 +108,8 @@ def set_environment(folders: Folders, *, offline: bool) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         # Over 32 MB the C library gives each block back to the system; what a photo took would otherwise stay.
         "PILLOW_BLOCK_SIZE": os.environ.get("PILLOW_BLOCK_SIZE") or "64m",
+        # Without it AMD's RDNA cards get attention by a matrix of all scores; other devices do not read it.
+        _AOTRITON: os.environ.get(_AOTRITON) or "1",
     }
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.service.health import HANG_SECONDS, fault
+from diffusers_helper.service.options import FAILED
+from diffusers_helper.service.processes import WINDOWS
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ def replace_process() -> None:
         return
     os.environ[_VARIABLE] = " ".join(str(at) for at in (*earlier, time.time()))
     logging.shutdown()
+    if WINDOWS:  # whose execv starts another process and ends this one with 0: the supervisor starts it again instead
+        os._exit(FAILED)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
