@@ -128,9 +128,11 @@ def test_the_endpoints_and_their_parameters(client):
     queue |= {f"/queue_{name}": ["client", "job_id"] for name in ("duplicate", "remove")}
     queue |= {"/queue_move": ["client", "job_id", "place"], "/queue_import": ["client", "file"]}
     queue |= {"/queue_add": [*CALL, "client", "photos", *MANY], "/queue_edit": [*CALL, "client", "job_id"]}
-    assert names == {**photos, **edits, **queue, **{name: ["job_id"] for name in of_a_job}}
+    presets = {f"/presets_{name}": ["name", "client"] for name in ("load", "delete", "restore")}
+    presets |= {"/presets": ["client"], "/presets_save": ["name", "settings", "at_start", "client"]}
+    assert names == {**photos, **edits, **queue, **presets, **{name: ["job_id"] for name in of_a_job}}
     # No key pictures here; /frame has its own, and so have given videos.
-    elsewhere = {"variant", "key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
+    elsewhere = {"key_seconds", "frame", *FRAME_SETTINGS, *OF_VIDEOS}
     assert set(SETTINGS) == GenerationRequest.model_fields.keys() - elsewhere
     assert set(CALL) == {"image", "end_photo", *SETTINGS}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in endpoints["/generate"]["parameters"]}
