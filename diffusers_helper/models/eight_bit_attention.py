@@ -5,8 +5,8 @@ times the norm's weight, which a rotation keeps, and float8 loses no precision b
 powers of two. Values have no such bound; their largest is found first.
 
 What keys have in common, and what values have, would take part of the precision: of values most of all, since tensor
-cores keep 14 bits of a sum of float8 products, in which over many tokens little that differs is left beside much that
-does not. So it is taken off. One vector less in all keys of a head adds the same to all scores of a query, which
+cores keep few bits of a sum of float8 products, and over many tokens lose what differs beside what does not (a quarter
+of the result over 18,000 tokens). So it is taken off. One vector less in all keys of a head adds the same to all scores of a query, which
 softmax does not see; one vector less in all values is one less in what is attended, where it is added again. So any
 vector is right, and the mean of some of the tokens is as good as that of all.
 """

@@ -18,7 +18,7 @@ TOKENS = 128
 """Tokens of one head that one program of `_means` and `_largest_values` takes."""
 
 
-@triton.jit(do_not_specialize=["rotated", "x_stride", "rope_stride", "codes_stride"])
+@triton.jit(do_not_specialize=["rotated"])
 def _coded_heads(
     x, weight, other_weight, rope, centre, codes, scales,
     heads, rotated, x_stride, rope_stride, codes_stride, eps, root,
@@ -49,7 +49,7 @@ def _coded_heads(
     tl.store(scales + sample * heads + head, tl.zeros((ROWS,), tl.float32) + scale, mask=token == 0)
 
 
-@triton.jit(do_not_specialize=["count", "rotated", "step", "x_stride", "rope_stride"])
+@triton.jit(do_not_specialize=["count", "rotated", "step"])
 def _means(
     x, weight, rope, means,
     count, step, heads, rotated, x_stride, rope_stride, eps,
@@ -72,7 +72,7 @@ def _means(
     tl.store(means + (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * D + column, total)
 
 
-@triton.jit(do_not_specialize=["length", "x_stride"])
+@triton.jit(do_not_specialize=["length"])
 def _largest_values(x, centre, largest, length, heads, x_stride, D: tl.constexpr, TOKENS: tl.constexpr):
     """The largest magnitude of TOKENS tokens of one head, less its centre."""
     sample = (tl.program_id(1) // heads).to(tl.int64)
@@ -87,7 +87,7 @@ def _largest_values(x, centre, largest, length, heads, x_stride, D: tl.constexpr
     tl.store(largest + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), found)
 
 
-@triton.jit(do_not_specialize=["x_stride", "codes_stride"])
+@triton.jit
 def _coded_values(
     x, centre, largest, codes, scales, heads, x_stride, codes_stride, D: tl.constexpr, ROWS: tl.constexpr
 ):
