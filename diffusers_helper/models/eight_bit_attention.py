@@ -6,9 +6,9 @@ powers of two. Values have no such bound; their largest is found first.
 
 What keys have in common, and what values have, would take part of the precision: of values most of all, since tensor
 cores keep few bits of a sum of float8 products, and over many tokens lose what differs beside what does not (a quarter
-of the result over 18,000 tokens). So it is taken off. One vector less in all keys of a head adds the same to all scores of a query, which
-softmax does not see; one vector less in all values is one less in what is attended, where it is added again. So any
-vector is right, and the mean of some of the tokens is as good as that of all.
+of the result over 18,000 tokens). So it is taken off. One vector less in all keys of a head adds the same to all scores
+of a query, which softmax does not see; one vector less in all values is one less in what is attended, where it is added
+again. So any vector is right, and the mean of some of the tokens is as good as that of all.
 """
 
 from __future__ import annotations
