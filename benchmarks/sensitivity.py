@@ -28,7 +28,7 @@ from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.linears import EightBitLinears, ExactLinears, Input
-from diffusers_helper.models.rows import FORMS, Form, rows_of
+from diffusers_helper.models.rows import FORMS, Form, Shifted, rows_of
 from diffusers_helper.models.sdpa import sdpa
 
 OUTSIDE = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear", "x_embedder.proj", "proj_out")
@@ -64,8 +64,10 @@ class SomeLinears(EightBitLinears):
         """See Linears."""
         return self.linear(F.gelu(self.linear(x, first), approximate="tanh"), last)
 
-    def mlp_beside(self, attended: Tensor, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
+        if isinstance(attended, Shifted):
+            attended = attended.numbers(attended.x.dtype)
         hidden = F.gelu(self.linear(x, first), approximate="tanh")
         return self.linear(torch.cat([attended, hidden], dim=-1), last)
 
