@@ -19,7 +19,8 @@ REQUIREMENTS = """\
 
 # Reads HEIC photos, as phones take them, when installed: pillow-heif.
 
-# Faster attention on some NVIDIA cards, found by itself when installed: sageattention, flash-attn, xformers.
+# Faster attention on some NVIDIA cards, when installed: requirements-hopper.txt (found by itself); sageattention,
+# flash-attn, xformers (--attention).
 
 # What the packages above bring along, held so that an installation next year is the same as today's.
 {others}

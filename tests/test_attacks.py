@@ -251,7 +251,7 @@ def hint(client, config, path):
     index = next(one["id"] for one in config["dependencies"] if one["api_name"] == "size_hint")
     photo = {"path": path, "meta": {"_type": "gradio.FileData"}}
     body = {
-        "data": [photo, None, None, 640, "photo", None, None, "crop", "0.5,0.5"],
+        "data": [photo, None, 640, "photo", None, None, "crop", "0.5,0.5"],
         "fn_index": index,
         "session_hash": "x",
     }

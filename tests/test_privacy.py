@@ -139,14 +139,16 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     page.run.hold.clear()
     handler(page, ann, "restore", word, None)
     settings = FULL | {"loras": ""}
-    start = [upload(ann), *(settings[name] for name in SETTINGS), None]
-    body = {"data": [word, "", *start], "fn_index": index_of(page, "start"), "session_hash": "ann"}
+    pictures = {"end_photo": None, "key_photos": None}
+    about = {"client_id": word, "seen": "", "shown": "", "click": "", "image": upload(ann)}
+    data = [*about.values(), *(settings[name] for name in SETTINGS), *pictures.values()]
+    body = {"data": data, "fn_index": index_of(page, "start"), "session_hash": "ann"}
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 
-    assert "data:image/jpeg" in json.dumps(handler(page, ann, "tick", new_client_id(), ""))  # on another device, too
-    assert "data:image" not in json.dumps(handler(page, bob, "tick", word, ""))
-    handler(page, bob, "end", word, "")
+    assert "data:image/jpeg" in json.dumps(handler(page, ann, "tick", new_client_id(), "", ""))  # on another device, too
+    assert "data:image" not in json.dumps(handler(page, bob, "tick", word, "", ""))
+    handler(page, bob, "end", word, "", "")
     assert page.manager.jobs()[-1].state == "running"
     page.run.hold.set()
     page.wait_until_idle()
