@@ -146,7 +146,8 @@ def test_a_preview_is_its_owners_alone_whatever_word_the_other_one_sends(page, a
     assert ann.post("/gradio_api/queue/join", json=body).status_code == 200
     wait_for(lambda: page.manager.jobs() and page.manager.jobs()[-1].preview)
 
-    assert "data:image/jpeg" in json.dumps(handler(page, ann, "tick", new_client_id(), "", ""))  # on another device, too
+    shown = handler(page, ann, "tick", new_client_id(), "", "")  # on another device, too
+    assert "data:image/jpeg" in json.dumps(shown)
     assert "data:image" not in json.dumps(handler(page, bob, "tick", word, "", ""))
     handler(page, bob, "end", word, "", "")
     assert page.manager.jobs()[-1].state == "running"
