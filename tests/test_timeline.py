@@ -78,6 +78,17 @@ def edit(handlers, value, request=None, **form):
     return changed, made
 
 
+def test_what_was_typed_as_the_prompt_meanwhile_stays(handlers):
+    value = show(handlers, prompt="")
+    value["cells"][2]["text"] = "It yawns."
+    changed, _ = edit(handlers, value, prompt="A lion roars.")
+    assert changed["prompt"] == "[0s: A lion roars.] [2.4s: It yawns.]"
+    value = show(handlers, prompt="[0s: a] [1.2s: b]")
+    value["cells"][1]["text"] = "c"
+    changed, _ = edit(handlers, value, prompt="[0s: new] [1.2s: b] [3.6s: d]")
+    assert changed["prompt"] == "[0s: new] [1.2s: c] [3.6s: d]"
+
+
 def test_it_shows_the_form_once(handlers, upload):
     gate = upload()
     keys = [key_photo(2.4, **gate)]

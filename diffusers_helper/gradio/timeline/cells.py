@@ -96,6 +96,15 @@ def with_texts(prompt: str, texts: Sequence[str]) -> str:
     return _written(sorted(kept + new))
 
 
+def rebased(texts: Sequence[str], of: str, onto: str) -> list[str]:
+    """Return the sections' texts of the prompt `onto`, but those of `texts` where they are others than in `of`.
+
+    Raises SettingsError for times that cannot be.
+    """
+    before, now = (timeline_of(prompt, len(texts)).texts for prompt in (of, onto))
+    return [old if new.strip() == known else new for new, known, old in zip(texts, before, now, strict=True)]
+
+
 def shifted(timed: Sequence[tuple[float, T]], section: int) -> list[tuple[float, T]]:
     """Return what counts from a section on, whatever it is, by the seconds after the section's beginning."""
     before = [value for seconds, value in timed if section_at(seconds) <= section]

@@ -15,7 +15,7 @@ from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.door.privacy import user_of
 from diffusers_helper.gradio.inputs import control_value, file_value, photo_size, uploaded_file
 from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photos
-from diffusers_helper.gradio.timeline.cells import with_texts
+from diffusers_helper.gradio.timeline.cells import rebased, with_texts
 from diffusers_helper.gradio.timeline.edits import Edit, keys_of, loras_of, read_edit
 from diffusers_helper.gradio.timeline.redo import finished
 from diffusers_helper.gradio.timeline.view import NOTHING, Shown, timeline_value
@@ -73,7 +73,9 @@ class TimelineHandlers:
         new = [one for one in keys if one["path"] not in {old["path"] for old in known}]
         for one in [*new, *([edit.put] if edit.put else [])]:
             photo_size(one, self._photos, request)
-        prompt = GenerationRequest.from_field("prompt", with_texts(edit.prompt, edit.texts)).prompt
+        typed = str(form.get("prompt") or "")  # what was typed there meanwhile stays
+        texts = edit.texts if typed == edit.prompt else rebased(edit.texts, edit.prompt, typed)
+        prompt = GenerationRequest.from_field("prompt", with_texts(typed, texts)).prompt
         before = GenerationRequest.from_field("loras", form.get("loras") or "").loras
         loras = control_value("loras", loras_of(edit, before))
         put = {} if edit.put is None else {_CONTROLS[edit.put["place"]]: _uploaded(edit.put)}
