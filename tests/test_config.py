@@ -103,9 +103,9 @@ def test_the_file_is_in_the_folder_of_data_and_its_folders_start_there(file, tmp
 @pytest.mark.parametrize(
     ("option", "variable", "text", "told"),
     [
-        ({"device": "tpu"}, {}, "", "--device: should be one of 'auto', 'cpu', 'cuda' or 'mps'."),
-        ({}, {"DEVICE": "tpu"}, "", "FRAMEPACK_DEVICE: should be one of 'auto', 'cpu', 'cuda' or 'mps'."),
-        ({}, {}, 'device = "tpu"', "{file}, device: should be one of 'auto', 'cpu', 'cuda' or 'mps'."),
+        ({"device": "tpu"}, {}, "", "--device: should be one of 'auto', 'cpu', 'cuda', 'mps' or 'xpu'."),
+        ({}, {"DEVICE": "tpu"}, "", "FRAMEPACK_DEVICE: should be one of 'auto', 'cpu', 'cuda', 'mps' or 'xpu'."),
+        ({}, {}, 'device = "tpu"', "{file}, device: should be one of 'auto', 'cpu', 'cuda', 'mps' or 'xpu'."),
         ({}, {"PORT": "tcp://10.0.0.1:7860"}, "", "FRAMEPACK_PORT: should be a whole number."),
         ({}, {"PORT": "70000"}, "", "FRAMEPACK_PORT: should be at most 65535."),
         ({}, {"OFFLINE": "perhaps"}, "", "FRAMEPACK_OFFLINE: should be true or false."),

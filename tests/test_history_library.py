@@ -2,7 +2,9 @@
 
 import os
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -330,6 +332,8 @@ def test_a_video_without_a_record_is_known_by_its_own_settings(store, opened):
         with_recipe(outputs / f"{name}.mp4", request)
     video(outputs / "foreign.mp4")
     (outputs / "broken.mp4").write_bytes(b"no video")
+    with open(os.fsencode(outputs) + b"/caf\xe9.mp4", "wb"):  # a name from another system
+        pass
     (outputs / "pipe.mp4").symlink_to("plain.mp4")
     history = opened(store)
     history.refresh()
@@ -372,6 +376,23 @@ def contents(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not {".history", ".marks"} & {*path.parts} and path.suffix != ".lock"
     }
+
+
+def test_a_video_that_is_deleted_by_many_at_once_comes_back(live, opened):
+    life = live()
+    history = opened(life.store, life.manager)
+    job = make(life, client_id=ANN.client_id)
+    begin = threading.Barrier(4)
+
+    def delete(_):
+        begin.wait(SECONDS)
+        return history.delete(ANN, job)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({entry.deleted for entry in pool.map(delete, range(4))}) == 1
+    assert not (life.outputs / f"{job}.mp4").exists()
+    history.restore(ANN, job)
+    assert (life.outputs / f"{job}.mp4").exists()
 
 
 def test_what_is_deleted_comes_back_as_it_was(live, opened):

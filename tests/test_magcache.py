@@ -1,5 +1,6 @@
 """Which steps MagCache computes, what it adds at the others, and that a skipped step moves no weights."""
 
+import copy
 import json
 
 import pytest
@@ -101,7 +102,7 @@ def test_while_the_blocks_run_the_last_residual_is_not_held():
 
 @torch.inference_mode()
 def test_a_skipped_step_moves_no_weights_and_the_next_one_finds_its_first_blocks_there():
-    model = golden_transformer().requires_grad_(False)
+    model = copy.deepcopy(golden_transformer()).requires_grad_(False)  # other tests swap theirs in their own way
     inputs = random_inputs(model)
     plain = model(**inputs).sample
     gpu = PatientGpu()

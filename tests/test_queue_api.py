@@ -161,6 +161,7 @@ BAD = {
     "no list": {"other.txt": "x"},
     "no JSON": {"queue.json": "{"},
     "foreign JSON": {"queue.json": "[]"},
+    "an endless directory": {f"{number:090}": "" for number in range(40_000)},
     "another number": {"queue.json": '{"framepack_queue": "x", "jobs": []}'},
     "too many": {"queue.json": listed(*[job()] * 501), INSIDE: png()},
     "outside": {"queue.json": listed(job(inside="../../../etc/passwd"))},

@@ -149,6 +149,26 @@ def test_given_videos_stay_where_the_rest_is_changed(life, handlers, tmp_path, r
     for photos in ({"image": {"path": "x"}}, {"key_photos": [{"seconds": 1.2, "path": "x", "name": "x"}]}):
         _, message, now = edited(life, handlers, inputs, **photos)
         assert ("takes no photo" in message, now.pictures) == (True, {})
+        handlers.leave(ANN, "", SHOWN)
+
+
+def test_a_form_is_never_saved_into_another_video(life, handlers):
+    first, second = (
+        life.manager.submit(JobInputs(GenerationRequest(), {"start": photo()}), client_id=ANN) for _ in "ab"
+    )
+    handlers.act(ANN, "", SHOWN, {"action": "edit", "id": first})
+    message, *_ = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})  # in another tab
+    assert "Another video is being changed" in message
+    handlers.leave(ANN, "", SHOWN)
+    assert handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})[0] == ""
+
+
+def test_a_visitor_pauses_no_address(life, handlers):
+    for word in ("127.0.0.1", "x" * 1_000_000, "\ud800", None):
+        handlers.act(word, "", SHOWN, {"action": "pause"})
+    job = life.manager.submit(JobInputs(GenerationRequest(), {"start": photo()}), owner="127.0.0.1")
+    life.gate.set()
+    assert life.manager.wait(job, 60).state == "done"
 
 
 def colours(pictures):

@@ -264,11 +264,10 @@ def test_windows_programs_end_by_ctrl_break(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_process_that_replaces_itself_ends_there_so_that_it_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
     monkeypatch.setenv("FRAMEPACK_REPLACED", "")
-    monkeypatch.setattr(watchdog, "WINDOWS", True)
     monkeypatch.setattr(watchdog.logging, "shutdown", lambda: None)
     monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
     monkeypatch.setattr(os, "execv", lambda *_: None)
-    watchdog.replace_process()
+    watchdog.replace_process(windows=True)
     assert ended == [1]
 
 

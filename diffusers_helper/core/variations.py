@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -70,7 +70,7 @@ def variations(
 
     Raises SettingsError for more than `MOST_AT_ONCE`, for numbers that do not pair, and what `wildcards` raises.
     """
-    how = how or Many()
+    how, wildcards = how or Many(), cache(wildcards)  # a file may be asked for in thousands of places
     if not 1 <= how.takes <= MOST_TAKES:
         raise SettingsError(Message("takes: should be from 1 to {most}.", most=MOST_TAKES))
     lines = [line.strip() for line in prompt.splitlines() if line.strip()] if how.lines else [prompt]

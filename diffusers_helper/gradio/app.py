@@ -206,7 +206,7 @@ def _connect_page(
     for event in connect_presets(panel.presets, saved, browser.client_id, inputs, reloaded):
         create.filled(event)
     add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
-    starts = NoPhotoHandlers(manager, backend.client_jobs, t)
+    starts = NoPhotoHandlers(manager, backend.client_jobs, t, library)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
     brought = {**browser.about, **inputs}
     stage.shows_newest(

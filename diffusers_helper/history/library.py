@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ class History:
         self._index = Index(store.folder / ".history" / "index.sqlite")
         self._posters = Posters(store.folder / ".history" / "posters")
         self._marks = Marks(store.folder / ".marks")
+        self._deleting = threading.Lock()  # one at a time looks what is in the trash and changes it
         self._trash = Trash(store.folder / ".trash", self.outputs)
         self._scanner = Scanner(store, self._index, self._trash, self._marks, self._at_work)
         self._reader = Reader(self._scanner, self._index, self._expire, clock)
@@ -161,9 +163,6 @@ class History:
 
         Raises UnknownJobError, SettingsError for one that is being made, and OutputError.
         """
-        entry = self.entry(viewer, job_id)
-        if entry.deleted:
-            return entry
 
         def away() -> None:
             if not self._store.locks.hold(job_id):
@@ -172,37 +171,43 @@ class History:
                 self._trash.put(entry, self._files(entry), self._clock())
             finally:
                 self._store.locks.release(job_id)
+            self._scanner.read_again(self._trash.manifest(job_id))
 
-        if self._manager is None:
-            away()
-        else:
-            self._manager.remove(job_id, away)
-        self._scanner.read_again(self._trash.manifest(job_id))
-        return self._own(viewer, job_id)
+        with self._deleting:
+            entry = self.entry(viewer, job_id)
+            if entry.deleted:  # by another click
+                return entry
+            if self._manager is None:
+                away()
+            else:
+                self._manager.remove(job_id, away)
+            return self._own(viewer, job_id)
 
     def restore(self, viewer: Viewer, job_id: str) -> Entry:
         """Bring a deleted video back as it was.
 
         Raises UnknownJobError, SettingsError where it cannot be, and OutputError.
         """
-        entry = self.entry(viewer, job_id)
-        if entry.deleted:
-            self._trash.restore(job_id)
-            if self._manager is not None:
-                self._manager.bring_back(job_id)
-            self._scanner.read_again(self._record_file(entry))
-        return self._own(viewer, job_id)
+        with self._deleting:
+            entry = self.entry(viewer, job_id)
+            if entry.deleted:
+                self._trash.restore(job_id)
+                if self._manager is not None:
+                    self._manager.bring_back(job_id)
+                self._scanner.read_again(self._record_file(entry))
+            return self._own(viewer, job_id)
 
     def empty_trash(self, viewer: Viewer) -> int:
         """Remove for good what this viewer has deleted; return how many videos. Raises OutputError."""
-        self._reader.look()
-        ids: list[str] = []
-        while page := self._index.search(viewer, Search(deleted=True, page=1 + len(ids) // PAGE))[0]:
-            ids += [entry.id for entry in page]
-            if len(page) < PAGE:
-                break
-        self._remove(ids)
-        return len(ids)
+        with self._deleting:
+            self._reader.look()
+            ids: list[str] = []
+            while page := self._index.search(viewer, Search(deleted=True, page=1 + len(ids) // PAGE))[0]:
+                ids += [entry.id for entry in page]
+                if len(page) < PAGE:
+                    break
+            self._remove(ids)
+            return len(ids)
 
     def poster(self, entry: Entry) -> Path | None:
         """Return a small picture of a video as a WebP file; None if there is none."""
@@ -227,7 +232,8 @@ class History:
 
     def _expire(self) -> None:
         oldest = self._clock() - self._days * _DAY
-        self._remove([entry.id for entry in self._index.entries() if 0 < entry.deleted < oldest])
+        with self._deleting:
+            self._remove([entry.id for entry in self._index.entries() if 0 < entry.deleted < oldest])
 
     def _remove(self, job_ids: list[str]) -> None:
         self._trash.empty(job_ids)

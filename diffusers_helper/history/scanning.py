@@ -229,7 +229,7 @@ class Scanner:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(".mp4") and entry.is_file(follow_symlinks=False):
+                    if entry.name.endswith(".mp4") and is_text(entry.name) and entry.is_file(follow_symlinks=False):
                         yield self._relative(folder / entry.name), _signature(entry)
         except OSError as error:
             logger.debug("%s cannot be looked at: %s", folder, error)
@@ -242,6 +242,11 @@ class Scanner:
 
     def _relative(self, file: Path) -> str:
         return os.path.relpath(file, self._outputs)
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a file's name is UTF-8: SQLite takes no other one, and no video of ours has one."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _signature(entry: os.DirEntry[str]) -> Signature:

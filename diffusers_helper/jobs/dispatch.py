@@ -188,6 +188,7 @@ class Dispatcher:
         """Take no more jobs of these owners or clients, or take them again; what runs goes on."""
         with self._changed:
             (self._queue.paused.update if paused else self._queue.paused.difference_update)(whose)
+            self._queue.forget_pauses()
             self._wanted_back = paused
             self._renumber()
 

@@ -44,6 +44,9 @@ class QueueLimits:
     remembered: int = 100
 
 
+MOST_IDLE_PAUSES = 500
+
+
 class JobQueue:
     """Tickets in their order, and the jobs of those that can be taken.
 
@@ -83,6 +86,11 @@ class JobQueue:
     def ready(self) -> bool:
         """Whether a job can be taken."""
         return self._next() is not None
+
+    def forget_pauses(self) -> None:
+        """Let go of pauses of those for whom nothing waits, once there are many: anybody may pause what they have."""
+        if len(self.paused) > MOST_IDLE_PAUSES:
+            self.paused &= {name for ticket in self._tickets for name in (ticket.owner, ticket.client_id)}
 
     @property
     def keeps_back(self) -> bool:

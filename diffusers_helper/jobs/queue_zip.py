@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -32,6 +33,10 @@ LIST = "queue.json"
 LIST_BYTES, PICTURE_BYTES, ALL_BYTES = 30_000_000, 600_000_000, 2_000_000_000
 """The most of the list, of one picture, and of everything."""
 _PICTURE = re.compile(r"pictures/[0-9a-f]{64}\.png")
+DIRECTORY_BYTES = 4 << 20
+_END_BYTES = 22 + 65_535
+"""Where the end record of a ZIP file is, a comment of the greatest length included."""
+_TOO_MUCH = Message("This file holds too much: {most} videos and 2 GB at most.", most=MOST_AT_ONCE)
 _FOREIGN = Message("This is no file of waiting videos that FramePack exported, or it is damaged.")
 
 
@@ -107,6 +112,7 @@ def read_queue_zip(file: Path) -> Iterator[JobInputs]:
     the first of them.
     """
     try:
+        _require_short_directory(file)
         with zipfile.ZipFile(file) as archive:
             listed = _list(archive)
             read = lru_cache(maxsize=4)(lambda inside: open_photo(_content(archive, inside, PICTURE_BYTES)))
@@ -125,10 +131,21 @@ def read_queue_zip(file: Path) -> Iterator[JobInputs]:
         raise SettingsError(_FOREIGN) from error
 
 
+def _require_short_directory(file: Path) -> None:
+    """Raise SettingsError for a file whose directory has more entries than a queue: Python reads them all at once."""
+    with open(file, "rb") as content:
+        size = content.seek(0, os.SEEK_END)
+        content.seek(max(0, size - _END_BYTES))
+        end = content.read()
+    found = end.rfind(b"PK\x05\x06")
+    if found >= 0 and int.from_bytes(end[found + 12 : found + 16], "little") > DIRECTORY_BYTES:
+        raise SettingsError(_TOO_MUCH)
+
+
 def _list(archive: zipfile.ZipFile) -> list[_Job]:
     infos = archive.infolist()
     if len(infos) > MOST_AT_ONCE * 40 or sum(info.file_size for info in infos) > ALL_BYTES + LIST_BYTES:
-        raise SettingsError(Message("This file holds too much: {most} videos and 2 GB at most.", most=MOST_AT_ONCE))
+        raise SettingsError(_TOO_MUCH)
     try:
         return _List.model_validate(parsed_json(_content(archive, LIST, LIST_BYTES))).jobs
     except ValidationError as error:

@@ -120,7 +120,9 @@ class PresetStore:
         """
         with self._lock:
             name = clean_name(name)
-            folder = self._made()
+            folder = self._folder  # which is not made for this
+            if folder is None:
+                raise SettingsError(Message("No presets can be kept here."))
             deleted = folder / _DELETED / file_name(name)
             aside = deleted.with_suffix(".back")
             try:
@@ -183,7 +185,7 @@ class PresetStore:
         return self._folder
 
     def _require_room(self, folder: Path) -> None:
-        strangers = folder.parent.glob(f"{STRANGER}*/*.json") if folder.name.startswith(STRANGER) else ()
+        strangers = folder.parent.glob(f"{STRANGER}*/**/*.json") if folder.name.startswith(STRANGER) else ()
         if len(list(folder.glob("*.json"))) >= MOST or sum(1 for _ in strangers) >= MOST_OF_STRANGERS:
             raise SettingsError(Message("There are too many presets: delete one first."))
 

@@ -85,7 +85,7 @@ class Notifier:
 
     def _text(self, job: JobSnapshot) -> str:
         if job.state == JobState.FAILED:
-            return self._t("A video failed: {error}", error=self._t(job.error))
+            return self._t("A video failed; the page says why.")  # a reason may name files, and so words of the prompt
         seconds, took = _seconds(job), _took(job)
         if job.request is not None and job.request.frame:
             return self._t("A picture is done after {took:.0f} s.", took=took)
@@ -100,7 +100,6 @@ def _told(job: JobSnapshot) -> dict[str, Any]:
         "variant": job.variant,
         "seconds": round(_seconds(job), 2),
         "took": round(_took(job), 1),
-        "error": str(job.error),
     }
 
 

@@ -30,14 +30,14 @@ _VARIABLE = "FRAMEPACK_REPLACED"
 """Environment variable with the times of earlier replacements, seconds since the epoch: it outlives them."""
 
 
-def replace_process() -> None:
+def replace_process(*, windows: bool = WINDOWS) -> None:
     """Start this program anew in place of itself; returns only if that was done too often lately."""
     earlier = [at for at in _replacements() if time.time() - at < WITHIN_SECONDS]
     if len(earlier) >= MOST_REPLACEMENTS:
         return
     os.environ[_VARIABLE] = " ".join(str(at) for at in (*earlier, time.time()))
     logging.shutdown()
-    if WINDOWS:  # whose execv starts another process and ends this one with 0: the supervisor starts it again instead
+    if windows:  # whose execv starts another process and ends this one with 0: the supervisor starts it again instead
         os._exit(FAILED)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -24,6 +24,7 @@ from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files.lora_library import LoraLibrary
 
 POLL_SECONDS = 1
 _QUICK = RAW | QUIET
@@ -73,9 +74,17 @@ class NoPhotoHandlers:
         manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
+        library: the LoRA files that may be used.
     """
 
-    def __init__(self, manager: JobManager, client_jobs: ClientJobs, t: Language = ENGLISH) -> None:
+    def __init__(
+        self,
+        manager: JobManager,
+        client_jobs: ClientJobs,
+        t: Language = ENGLISH,
+        library: LoraLibrary | None = None,
+    ) -> None:
+        self._library = library
         self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
@@ -86,7 +95,7 @@ class NoPhotoHandlers:
         start = "model" if settings.get("start") == "model" else "photo"
         alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None, KEY_PHOTOS: None}
         try:
-            inputs = JobInputs.of(read_request(settings | alone), {})
+            inputs = JobInputs.of(read_request(settings | alone, self._library), {})
             job_id = self._client_jobs.start(
                 whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose))
             )

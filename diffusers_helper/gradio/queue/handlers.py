@@ -11,10 +11,11 @@ from zlib import crc32
 import gradio as gr
 
 from diffusers_helper.core.directing import key_name
-from diffusers_helper.core.errors import FramePackError, UnknownJobError
-from diffusers_helper.core.messages import ENGLISH, Language
+from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.gradio.client_jobs import is_client_id
 from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.queue import view
 from diffusers_helper.gradio.queue.form import JobForm, what_stays
@@ -28,13 +29,15 @@ FRESH_SECONDS = 30.0
 """How long an estimate is believed: each one reads the file of measured times."""
 MOST_SHOWN = 1000
 
+_ONE_AT_A_TIME = Message("Another video is being changed: save it, or leave it as it was, first.")
+
 EstimateOf = Callable[[GenerationRequest, Collection[str]], Estimate | None]
 
 
 def whose_of(client_id: object, request: gr.Request | None) -> Whose:
     """Return who asks; nobody where the browser's word is none."""
-    known = client_id_of(client_id, request)
-    return Whose(known if isinstance(known, str) else "", user_of(request))
+    known = client_id_of(client_id, request)  # any other word could be an address, which all its jobs wait under
+    return Whose(known if is_client_id(known) else "", user_of(request))
 
 
 class Estimates:
@@ -107,9 +110,12 @@ class QueueHandlers:
                     stage = str(done.get("id"))
                 case "edit":
                     job_id = str(done.get("id"))
-                    self._waiting.hold(whose, job_id)
+                    if (held := self._held(whose)) is not None and held.id != job_id:  # in whose form this one is not
+                        raise SettingsError(_ONE_AT_A_TIME)
                     inputs = self._waiting.inputs(whose, job_id)
-                    filled = self._form.filled(inputs, request)
+                    shown = self._form.filled(inputs, request)
+                    self._waiting.hold(whose, job_id)
+                    filled = shown
                     stays = self._t(what_stays(inputs))
                     message = hint(escape(stays)) if stays else ""
                 case action:
