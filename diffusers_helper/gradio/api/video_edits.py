@@ -1,6 +1,6 @@
 """What scripts can have made of uploaded videos: more of one, what lies between two, a loop, a part anew or inserted.
 
-Each endpoint is a validator and a start, as those of photos are (`api.py`); jobs, uploads and limits are the same.
+Each endpoint is a validator and a start, as those of photos are (handlers.py); jobs, uploads and limits are the same.
 """
 
 from __future__ import annotations

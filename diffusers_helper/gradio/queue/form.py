@@ -1,7 +1,7 @@
 """A job that waits in the page's form, and the form as a job: what "Edit" shows and "Save changes" takes.
 
-What the form has no place for stays as it is: key pictures, given videos, and settings that only commands and scripts
-have.
+What the form has no place for stays as it is: given videos, and settings that only commands and scripts have; in a
+script's call, key pictures too.
 """
 
 from __future__ import annotations
