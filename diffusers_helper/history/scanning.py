@@ -84,7 +84,8 @@ class Scanner:
         rest = iter(changed)
         while part := list(islice(rest, AT_ONCE)):
             marks = {Path(path).stem: self._mark(Path(path).stem) for path, _ in part if self._is_mark(path)}
-            found = [Found(path, signature, self._entry(path)) for path, signature in part]  # before the index is locked
+            # read before the index is locked
+            found = [Found(path, signature, self._entry(path)) for path, signature in part]
             self._index.put(found)
             self._index.mark(marks)
             self._known.update(part)
