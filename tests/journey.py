@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browsing import START, fill, headless, visit
+from tests.browsing import START, headless, visit
 from tests.conftest import chromium_path
 from tests.fakes import LION, wait_for
 from tests.test_end_to_end import PATIENCE, add_end_photo, finished, program
@@ -63,7 +63,9 @@ def directed(tab, folder, film):
     last = folder / "last.png"
     with Image.open(LION) as lion:
         lion.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(last)
-    fill(tab, prompt=TIMES)
+    tab.locator("#photo input[type=file]").set_input_files(LION)  # in any language
+    expect(tab.locator("#photo img")).to_be_visible()
+    tab.locator("#prompt textarea").fill(TIMES)
     add_end_photo(tab, last)
     film.take(tab, "form")
     tab.locator(START).click()
