@@ -141,7 +141,7 @@ def test_all_of_it_goes_by_the_keyboard(browser, served):
     jobs = [film(life.store, number, f"Film {number}") for number in range(1, 4)][::-1]
     with visit(browser, url) as user:
         tab = opened(user, 3)
-        assert tab.locator('.fph-card [tabindex="0"].fph-open').count() == 1, "Tab leads to one card"
+        expect(tab.locator('.fph-card [tabindex="0"].fph-open')).to_have_count(1)  # Tab leads to one card
         card(tab, jobs[0]).locator(".fph-open").focus()
         tab.keyboard.press("ArrowRight")
         assert focused(tab) == [jobs[1], "open"]

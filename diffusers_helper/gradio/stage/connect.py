@@ -103,7 +103,7 @@ def connect_actions(stage: Stage, use: Callable[..., list[Any]], seconds: Any, o
     """
     message, saved = stage.buttons.message, stage.panel.saved
     used: Dependency = stage.panel.actions.use(
-        use, [stage.browser.client_id, seconds], [message, saved, *outputs], trigger_mode="once", **_QUICK
+        use, [stage.browser.client_id, seconds], [message, saved, *outputs], trigger_mode="multiple", **_QUICK
     )
     used.then(None, saved, None, js=_SAVE).then(None, None, None, js=ACTED)
     return used
