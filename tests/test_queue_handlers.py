@@ -4,9 +4,12 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from diffusers_helper.core.errors import PhotoError
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variations import Many, no_wildcards
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.queue.adding import add_many
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import Estimates, QueueHandlers
 from diffusers_helper.gradio.queue.view import SHOWN
@@ -161,6 +164,16 @@ def test_a_form_is_never_saved_into_another_video(life, handlers):
     assert "Another video is being changed" in message
     handlers.leave(ANN, "", SHOWN)
     assert handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})[0] == ""
+
+
+def test_where_one_photo_is_bad_none_of_them_is_queued(life):
+    def bad():
+        raise PhotoError("it is no picture")
+
+    before = len(life.manager.jobs())
+    with pytest.raises(PhotoError, match="no picture"):
+        add_many(life.manager, GenerationRequest(), [photo, photo, bad], Many(), wildcards=no_wildcards, client_id=ANN)
+    assert len(life.manager.jobs()) == before
 
 
 def test_a_visitor_pauses_no_address(life, handlers):

@@ -80,6 +80,8 @@ def add_many(
     made = variations(wanted.prompt, len(photos), how, seed=seed, wildcards=wildcards)
     requests = [_varied(wanted, one.prompt, one.take) for one in made]
     opened = lru_cache(maxsize=2)(lambda number: photos[number]())  # of hundreds of photos few are in memory
+    for number in range(len(photos) if len(photos) > 1 else 0):  # or those before a bad one would be queued again
+        opened(number)
     ids: list[str] = []
     try:
         for one, request in zip(made, requests, strict=True):
