@@ -256,5 +256,27 @@ def test_many_requests_at_once_are_refused_and_monitoring_never():
     assert under_way("aaabbbc")[0] == [200] * 5 + [503] * 2
 
 
+def test_the_pages_own_files_wait_for_their_turn():
+    """A browser behind HTTP/2 asks for all of them at once, and without one of them the page stays empty."""
+    most_at_once, now = 0, 0
+
+    async def counting(scope, receive, send):
+        nonlocal most_at_once, now
+        now += 1
+        most_at_once = max(most_at_once, now)
+        await asyncio.sleep(0)
+        await PlainTextResponse("here")(scope, receive, send)
+        now -= 1
+
+    async def ask_all():
+        app = limited_requests(counting, most=5, of_one=3)
+        transport = httpx.ASGITransport(app, client=("a", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+            return await asyncio.gather(*(browser.get(f"/assets/{number}.js") for number in range(150)))
+
+    assert {answer.status_code for answer in asyncio.run(ask_all())} == {200}
+    assert most_at_once == 3
+
+
 def test_a_length_that_is_no_number():
     assert ask(headers={"Content-Length": "-1"}).status_code == 413

@@ -35,6 +35,17 @@ def test_a_video_of_long_ago_is_on_the_stage_and_its_settings_in_the_form(chromi
     assert life.manager.close(SECONDS)
 
 
+def on_stage(tab, job):
+    """Wait for a video; until then the buttons are those of the one before."""
+    expect(tab.locator("#video video")).to_have_attribute("src", re.compile(job))
+
+
+def bring_to_the_stage(tab, job):
+    tab.get_by_role("tab", name="History").click()
+    card(tab, job).locator(".fph-open").click()
+    on_stage(tab, job)
+
+
 def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
     life = Life(tmp_path / "outputs")
     life.manager.start()
@@ -47,16 +58,14 @@ def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
         visit(browser, server.url) as user,
     ):
         tab = user.open()
-        tab.get_by_role("tab", name="History").click()
-        card(tab, job).locator(".fph-open").click()
+        bring_to_the_stage(tab, job)
         actions = tab.locator("#actions")
         expect(actions.get_by_role("link", name="Download")).to_be_visible()
         actions.get_by_role("button", name="Use settings").click()
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
         tab.reload()  # the form is kept, the stage shows the newest again
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
-        tab.get_by_role("tab", name="History").click()
-        card(tab, job).locator(".fph-open").click()
+        bring_to_the_stage(tab, job)
         actions.get_by_role("button", name="Last frame as photo").click()
         expect(tab.locator("#photo img")).to_be_visible()
         for form in ("GIF", "PNG"):
@@ -67,8 +76,8 @@ def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
         for made, button in enumerate(("New take", "Extend"), start=1):
             actions.get_by_role("button", name=button).click()
             wait_for(lambda made=made: len(life.manager.jobs()) == made)
-            tab.get_by_role("tab", name="History").click()
-            card(tab, job).locator(".fph-open").click()
+            on_stage(tab, life.manager.jobs()[-1].id)
+            bring_to_the_stage(tab, job)
         take, longer = life.manager.jobs()
         assert take.request.seed != 1
         assert longer.photo_name == f"{job}.mp4"

@@ -7,6 +7,7 @@ None of them reads a body.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections import Counter
@@ -24,7 +25,9 @@ from diffusers_helper.gradio.door.request_size import size_limit
 from diffusers_helper.service.access import Access
 
 MOST_REQUESTS, MOST_OF_ONE_ADDRESS = 200, 64
-"""How many requests are worked on at the same time; a page has one or two under way."""
+"""How many requests are worked on at the same time; a page that is open has one or two under way."""
+OWN_FILES = ("/assets/", "/static/")
+"""The page's scripts, styles and fonts: over HTTP/2 a browser asks for more than a hundred of them at once."""
 MONITORING = ("/healthz", "/readyz", "/metrics")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -62,14 +65,31 @@ def below(app: ASGIApp, prefix: str) -> ASGIApp:
 
 
 def limited_requests(app: ASGIApp, most: int = MOST_REQUESTS, of_one: int = MOST_OF_ONE_ADDRESS) -> ASGIApp:
-    """Answer 503 while too many requests are under way, at all or from one address; monitoring is always answered."""
+    """Answer 503 while too many requests are under way, at all or from one address; monitoring is always answered.
+
+    Requests for the page's own files wait for their turn instead, since a page that lacks one of them stays empty.
+    """
     under_way: Counter[str] = Counter()
+    files: Counter[str] = Counter()
+    turns: dict[str, asyncio.Semaphore] = {}
     refusal = PlainTextResponse("Too many requests at once; try again in a moment.", 503, {"Retry-After": "5"})
+
+    async def own_file(address: str, scope: Scope, receive: Receive, send: Send) -> None:
+        files[address] += 1
+        try:
+            async with turns.setdefault(address, asyncio.Semaphore(of_one)):
+                return await app(scope, receive, send)
+        finally:
+            files[address] -= 1
+            if not files[address]:
+                del files[address], turns[address]
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in MONITORING:
             return await app(scope, receive, send)
         address = scope["client"][0] if scope["client"] else ""
+        if scope["path"].startswith(OWN_FILES):
+            return await own_file(address, scope, receive, send)
         if under_way.total() >= most or under_way[address] >= of_one:
             return await refusal(scope, receive, send)
         under_way[address] += 1
