@@ -23,6 +23,8 @@ from diffusers_helper.jobs.state import JobState
 
 MOST_CLICKS = 10_000
 """How many clicks are known, those of all clients together."""
+NO_WORD = Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16).")
+"""What a script is told that names no client."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{22}")
 
 

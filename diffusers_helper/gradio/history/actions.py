@@ -17,15 +17,14 @@ from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.api.video_edits import VideoReader
+from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.history.handlers import HistoryHandlers, told_by, viewer_of
-from diffusers_helper.gradio.history.layout import FORMATS
 from diffusers_helper.gradio.history.remaking import another_take, made_in_full, recipe_of
-from diffusers_helper.gradio.history.rows import file_url
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_request, stored_picture
-from diffusers_helper.gradio.view import fault
+from diffusers_helper.gradio.view import FORMS, fault, file_url
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
@@ -177,7 +176,7 @@ class VideoActions:
 
     def _export(self, what: Asked) -> dict[str, Any]:
         form = str(what.told.get("form"))
-        if form not in FORMATS:
+        if form not in FORMS:
             raise SettingsError(Message("Videos can be saved as GIF, WebM or PNG."))
         source = self._video(what)
         with self._means.videos.turn():
@@ -196,8 +195,8 @@ class VideoActions:
         return JobInputs(request, inputs.pictures, inputs.videos)
 
     def _submit(self, what: Asked, inputs: JobInputs) -> dict[str, Any]:
-        whose, owner = str(client_id_of(what.client_id, what.request)), owner_of(what.request)
-        return {"shown": self._means.manager.submit(inputs, owner=owner, client_id=whose)}
+        whose = require_client_id(client_id_of(what.client_id, what.request))  # or the job were nobody's
+        return {"shown": self._means.manager.submit(inputs, owner=owner_of(what.request), client_id=whose)}
 
 
 def _brought(done: Mapping[str, Any]) -> list[Any]:

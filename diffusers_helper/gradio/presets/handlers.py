@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.core.messages import Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.client_jobs import is_client_id
+from diffusers_helper.gradio.client_jobs import NO_WORD, is_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import is_local, user_of
@@ -22,7 +22,6 @@ from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.presets.preset import ASKED, HELD, Preset
 from diffusers_helper.presets.store import STRANGER, PresetFolders, PresetStore
 
-_NOBODY = Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16).")
 _SHOWN = 6
 """How many parts of the menu its handlers fill; see `PresetPanel.shown`."""
 
@@ -37,7 +36,7 @@ def presets_of(folders: PresetFolders, client_id: object, request: gr.Request | 
     if request is None or is_local(request):
         return folders.of()
     if not is_client_id(client_id):
-        raise SettingsError(_NOBODY)
+        raise SettingsError(NO_WORD)
     return folders.of(STRANGER + hashlib.blake2b(client_id.encode(), digest_size=16).hexdigest())
 
 

@@ -20,7 +20,7 @@ from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.queue import view
 from diffusers_helper.gradio.queue.form import JobForm, what_stays
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.speeds import Estimate
@@ -161,7 +161,7 @@ class QueueHandlers:
                 self._waiting.pause(whose, paused=action == "pause")
             case "stop-later":
                 if job_id not in (job.id for job in self._waiting.jobs(whose)):
-                    raise UnknownJobError(self._t("This job is not known here; the server may have been restarted."))
+                    raise UnknownJobError(UNKNOWN_JOB)
                 self._manager.cancel(job_id, after_section=True)
 
     def _held(self, whose: Whose) -> JobSnapshot | None:
