@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from diffusers_helper.core.errors import SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.history.index import HistoryBusyError
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.claims import Claims
@@ -79,7 +80,7 @@ class ClientJobs:
         """Return the video `shown` of a viewer's history; None if there is none."""
         try:
             return self._history.snapshot(viewer, str(shown)) if self._history is not None and shown else None
-        except UnknownJobError:
+        except (UnknownJobError, HistoryBusyError):
             return None
 
     def busy(self, client_id: object) -> bool:

@@ -79,6 +79,8 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
     told = t("1 video") if page.count == 1 else t("{count} videos", count=page.count)
     if page.building:
         told = t("{told}; older ones are still being read", told=told)
+    if page.note:
+        told = f"{told} · {t(page.note)}"
     return {
         "videos": [row(entry, outputs, t) for entry in page.entries],
         "told": told,
