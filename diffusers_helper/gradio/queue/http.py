@@ -53,7 +53,7 @@ class QueueApi:
         self._photos = photos
         self._library = model.loras
         self._wildcards = model.wildcards
-        self._form = JobForm(model, (), photos)
+        self._form = JobForm(model, photos)
         self._estimate = Estimates(model.estimate)
         self._exchange = QueueExchange(manager, model.loras)
 
