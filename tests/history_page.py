@@ -40,13 +40,14 @@ def build(history, manager, t):
                 photo, end_photo = gr.Image(type="filepath", elem_id="photo"), gr.Image(type="filepath")
                 seconds = gr.Number(1)
                 kinds = {"prompt": gr.Textbox, "seed": gr.Number}
-                settings = [kinds.get(name, gr.JSON)(elem_id=f"set-{name}") for name in SETTINGS]
+                settings = {name: kinds.get(name, gr.JSON)(elem_id=f"set-{name}") for name in SETTINGS}
             with gr.Tab("History", id="history") as tab:
                 panel = lay_out_history(t)
         handlers = HistoryHandlers(history, t)
         means = Means(history, manager, RecipeHandlers(t), VideoReader(), LoraLibrary(()))
         actions = VideoActions(means, handlers, t)
-        targets = HistoryTargets(client_id, shown, seconds, [message, photo, *settings, end_photo, gr.JSON()], tabs)
+        form = {"told": message, "image": photo, **settings, "end_photo": end_photo, "key_photos": gr.JSON()}
+        targets = HistoryTargets(client_id, shown, seconds, form, tabs)
         begun = app.load(
             lambda word: word if is_client_id(word) else new_client_id(), client_id, client_id, **RAW | QUIET
         )

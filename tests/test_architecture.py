@@ -103,6 +103,16 @@ def test_a_file_of_the_page_has_one_idea(module: str) -> None:
     assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 250
 
 
+@pytest.mark.parametrize("module", [module for module in FILES if module.startswith(f"{PACKAGE}.gradio")])
+def test_the_page_counts_no_places(module: str) -> None:
+    """Values for controls go by names (`listeners.fills`): nothing is repeated, or cut out, for a number of them."""
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            assert not any(isinstance(side, ast.List) for side in (node.left, node.right)), f"{module}:{node.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "len":
+            assert ast.unparse(node.args[0]) != "SETTINGS", f"{module}:{node.lineno}"
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_gradio_stays_in_its_folder_and_nothing_prints(module: str) -> None:
     if not module.startswith(f"{PACKAGE}.gradio"):

@@ -54,8 +54,11 @@ def handlers(variant, manager):
     return PageHandlers(manager, ClientJobs(manager))
 
 
-# Of what tick returns, after the word for it all:
-PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER = range(1, 10)
+PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER = (
+    "progress", "preview", "video", "details", "unfinished", "unfinished_buttons",
+    "start_button", "end_button", "end_later_button",
+)  # fmt: skip
+"""Of what tick returns."""
 
 
 def test_two_visitors_see_only_their_own_jobs(fake, uploads):
@@ -64,7 +67,7 @@ def test_two_visitors_see_only_their_own_jobs(fake, uploads):
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     wait_for(lambda: run.jobs)
-    shown = page.start(bob, "", uploads, **GOOD | {"seed": 8})[1:]
+    shown = page.start(bob, "", uploads, **GOOD | {"seed": 8})
     assert shown[START] == "Add to queue"
     assert "Next in line" in shown[PROGRESS]
     assert "seed 8" in shown[DETAILS]
@@ -82,9 +85,8 @@ def test_a_job_whose_tab_was_closed_ends_and_is_there_on_the_next_visit(fake, up
     page.start(bob, "", uploads, **GOOD | {"seed": 8})
     first, second = manager.jobs()
     assert manager.wait(first.id, 60).state == "done"
-    client_id, *_ = shown = page.restore(ann, None)
-    assert client_id == ann
-    told = shown[-len(page.tick(ann, "")) :]
+    told = page.restore(ann, None)
+    assert told["client_id"] == ann
     assert told[VIDEO]["value"]["path"] == manager.snapshot(first.id).video
     assert manager.wait(second.id, 60).state == "done"
     assert page.tick(bob, "")[VIDEO]["value"]["path"] == manager.snapshot(second.id).video
@@ -147,17 +149,18 @@ def test_end_then_start_at_once_gives_a_clean_new_job(fake, uploads):
 def test_a_tab_is_sent_only_what_changed(fake, uploads):
     run, manager = fake
     page, ann = handlers(ORIGINAL, manager), new_client_id()
-    seen, *parts = page.tick(ann, "")
-    assert gr.skip() not in parts
-    assert page.tick(ann, seen) == [gr.skip()] * (1 + len(parts))
+    parts = page.tick(ann, "")
+    seen = parts["seen"]
+    assert {PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER} < parts.keys()
+    assert page.tick(ann, seen) == {}
     for nonsense in (None, 7, "x", "x " * 20):
-        assert page.tick(ann, nonsense)[1:] == parts
+        assert page.tick(ann, nonsense) == parts
 
     run.hold.clear()
     page.start(ann, "", uploads, **GOOD)
     wait_for(lambda: run.jobs)
     later = page.tick(ann, seen)
-    assert later[VIDEO] == gr.skip()
+    assert VIDEO not in later
     assert later[START] == "Add to queue"
 
 
@@ -186,26 +189,25 @@ def test_a_failed_job_gives_the_page_back_with_a_sentence(fake, uploads):
 )
 def test_a_bad_entry_is_told_on_the_page_and_takes_no_place_in_the_queue(fake, uploads, image, changes, told):
     page = handlers(ORIGINAL, fake[1])
-    message, *_ = page.start(new_client_id(), "", uploads if image else None, **GOOD | changes)
+    message = page.start(new_client_id(), "", uploads if image else None, **GOOD | changes)["message"]
     assert told in message
     assert fake[1].jobs() == []
 
 
 def test_a_page_without_a_visitor_word_is_told_to_reload(fake, uploads):
     for word in (None, "", "me", 7, ["x"], "x" * 23):
-        assert "reload it" in handlers(ORIGINAL, fake[1]).start(word, "", uploads, **GOOD)[0]
+        assert "reload it" in handlers(ORIGINAL, fake[1]).start(word, "", uploads, **GOOD)["message"]
     assert fake[1].jobs() == []
 
 
 def test_a_reload_brings_back_photo_and_settings(fake, uploads):
     page = handlers(ORIGINAL, fake[1])
     draft = {"photo": uploads["path"], **GOOD, "prompt": "Dance", "steps": 0, "unknown": 1}
-    client_id, photo, *rest = page.restore(None, draft)
-    settings = dict(zip(SETTINGS, rest, strict=False))
-    assert is_client_id(client_id)
-    assert photo["path"] == uploads["path"]
-    assert settings["prompt"] == "Dance"
-    assert settings["steps"] == gr.skip()  # no longer valid: the page's own value stays
+    restored = page.restore(None, draft)
+    assert is_client_id(restored["client_id"])
+    assert restored["image"]["path"] == uploads["path"]
+    assert restored["prompt"] == "Dance"
+    assert "steps" not in restored  # no longer valid: the page's own value stays
 
 
 @pytest.fixture
@@ -220,20 +222,21 @@ def end_photo(uploads, tmp_path):
 def test_an_end_photo_is_one_of_the_jobs_pictures(fake, uploads, end_photo):
     run, manager = fake
     page, ann = handlers(F1, manager), new_client_id()
-    assert page.start(ann, "", uploads, **FULL, end_photo=end_photo)[0] == ""
+    assert page.start(ann, "", uploads, **FULL, end_photo=end_photo)["message"] == ""
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"
     assert run.jobs[0].inputs.pictures["end"].image.size == (320, 160)
     assert (run.jobs[0].request.width, run.jobs[0].request.focus) == (320, (0.25, 1))
 
-    assert "the same video again" in page.start(ann, "", uploads, **FULL, end_photo=end_photo)[0]
-    assert page.start(ann, "", uploads, **FULL, end_photo=uploads)[0] == "", "with another end it is another video"
+    assert "the same video again" in page.start(ann, "", uploads, **FULL, end_photo=end_photo)["message"]
+    with_another_end = page.start(ann, "", uploads, **FULL, end_photo=uploads)
+    assert with_another_end["message"] == "", "it is another video"
     assert len(manager.jobs()) == 2
 
 
 def test_a_bad_end_photo_is_told_and_goes_once_it_is_another_one(fake, uploads, end_photo):
     page, hints = handlers(ORIGINAL, fake[1]), HintHandlers()
     Path(end_photo["path"]).write_bytes(b"PK\3\4" + bytes(100))
-    message = page.start(new_client_id(), "", uploads, **GOOD, end_photo=end_photo)[0]
+    message = page.start(new_client_id(), "", uploads, **GOOD, end_photo=end_photo)["message"]
     assert "last.png" in message
     assert fake[1].jobs() == []
     assert "last.png" in hints.size_hint(uploads, end_photo=end_photo, resolution=640)
@@ -244,9 +247,9 @@ def test_a_bad_end_photo_is_told_and_goes_once_it_is_another_one(fake, uploads, 
 def test_a_reload_brings_back_the_end_photo(fake, uploads, end_photo):
     full = FULL | {"loras": "film=0.5"}
     draft = {"photo": uploads["path"], "end_photo": end_photo["path"], **full}
-    _, photo, *rest = handlers(ORIGINAL, fake[1]).restore(None, draft)
-    assert (photo["path"], rest[len(SETTINGS)]["path"]) == (uploads["path"], end_photo["path"])
-    assert dict(zip(SETTINGS, rest, strict=False)) == full
+    restored = handlers(ORIGINAL, fake[1]).restore(None, draft)
+    assert (restored["image"]["path"], restored["end_photo"]["path"]) == (uploads["path"], end_photo["path"])
+    assert {name: restored.get(name) for name in SETTINGS} == full
 
 
 def test_sizes_that_are_not_typed_to_their_end_are_no_alarm(uploads):
@@ -280,8 +283,8 @@ def test_times_in_a_prompt_are_told_while_they_are_typed():
 
 @pytest.mark.parametrize("draft", [None, [], "x", 7, {"photo": 7, "seed": "abc", "prompt": None, "steps": math.nan}])
 def test_a_draft_that_makes_no_sense_is_left_alone(fake, draft):
-    _, *controls = handlers(ORIGINAL, fake[1]).restore("garbage", draft)
-    assert controls[: 1 + len(SETTINGS)] == [gr.skip()] * (1 + len(SETTINGS))
+    restored = handlers(ORIGINAL, fake[1]).restore("garbage", draft)
+    assert not {"image", *SETTINGS, "end_photo", "key_photos"} & restored.keys()
 
 
 def test_kept_settings_are_the_valid_ones():
@@ -326,7 +329,7 @@ def test_what_is_told_before_the_start_follows_the_settings(uploads):
 
 def test_an_error_goes_once_it_is_cured_and_not_before(fake, uploads):
     page, hints = handlers(ORIGINAL, fake[1]), HintHandlers()
-    message = page.start(new_client_id(), "", None, **GOOD | {"steps": 0})[0]
+    message = page.start(new_client_id(), "", None, **GOOD | {"steps": 0})["message"]
     assert "steps: " in message
     message = hints.review(message, None, **GOOD)[0]
     assert "Add a photo first" in message
@@ -339,9 +342,10 @@ def test_what_is_done_against_a_want_of_memory():
     assert PageHandlers.more_memory(6) == 8
     assert PageHandlers.more_memory(127.5) == 128
     assert PageHandlers.more_memory(None) == gr.skip()
-    assert PageHandlers.smaller(640) == [512, "", ""]
-    assert PageHandlers.smaller(min(BUCKETS)) == [gr.skip(), "", ""]
-    assert PageHandlers.smaller("x")[0] == gr.skip()
+    no_sides = {"width": "", "height": ""}
+    assert PageHandlers.smaller(640) == {"resolution": 512, **no_sides}
+    assert PageHandlers.smaller(min(BUCKETS)) == no_sides
+    assert PageHandlers.smaller("x") == no_sides
 
 
 def test_the_seed_that_is_kept_is_that_of_the_newest_video(fake, uploads):
@@ -361,7 +365,7 @@ def test_the_very_same_video_is_made_again_only_if_that_is_meant(fake, uploads):
     page, ann = handlers(ORIGINAL, manager), new_client_id()
 
     def start(count, **changes):
-        message = page.start(ann, "", uploads, **GOOD | changes)[0]
+        message = page.start(ann, "", uploads, **GOOD | changes)["message"]
         assert len(manager.jobs()) == count
         assert manager.wait(manager.jobs()[-1].id, 10).state == ("failed" if run.fault else "done")
         return message
@@ -429,10 +433,10 @@ def test_a_page_whose_server_was_killed_offers_to_go_on(unfinished):
     assert (nobody[CARD], nobody[BUTTONS]["visible"]) == ("", False)
     page.resume_video(new_client_id(), "")
     page.discard(new_client_id(), "")
-    assert page.tick(ann, "")[1:] == shown[1:]
+    assert page.tick(ann, "") == shown
 
-    message, *running = page.resume_video(ann, "")
-    assert (message, running[CARD], running[BUTTONS]["visible"]) == ("", "", False)
+    running = page.resume_video(ann, "")
+    assert (running["message"], running[CARD], running[BUTTONS]["visible"]) == ("", "", False)
     assert running[START] == "Add to queue"
     life.gate.set()
     [job] = life.manager.jobs()
@@ -450,7 +454,7 @@ def test_discard_takes_the_card_away_and_leaves_the_video(unfinished):
 
 def test_what_can_go_on_waits_while_another_one_is_made_until_it_is_given_up(unfinished, uploads):
     life, page, ann = unfinished
-    shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})[1:]
+    shown = page.start(ann, "", uploads, **GOOD | {"seconds": 3.6})
     assert (shown[CARD], shown[BUTTONS]["visible"]) == ("", False)
     assert life.reached.wait(60)
     wait_for(lambda: page.tick(ann, "")[LATER]["visible"])
@@ -474,7 +478,7 @@ def test_what_cannot_go_on_says_why(unfinished):
     life, page, ann = unfinished
     [job] = life.manager.jobs()
     (life.outputs / "jobs" / job.id / "photo.png").unlink()
-    message = page.resume_video(ann, "")[0]
+    message = page.resume_video(ann, "")["message"]
     assert "photo.png cannot be used, so its video cannot go on" in message
 
 

@@ -1,13 +1,16 @@
 """The history tells what the files tell: of every video, of nobody else's, and after any loss of its index."""
 
+import asyncio
 import os
 import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -15,9 +18,11 @@ from PIL import Image
 from diffusers_helper.core.errors import SettingsError, UnknownJobError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.client_jobs import new_client_id
+from diffusers_helper.gradio.history.posters import OwnPosters
 from diffusers_helper.history.entry import file_id
+from diffusers_helper.history.index import HistoryBusyError, Index
 from diffusers_helper.history.library import History
-from diffusers_helper.history.posters import SIDE, Posters
+from diffusers_helper.history.posters import SIDE, Posters, picture_of
 from diffusers_helper.history.query import EVERYBODY, PAGE, Search, Viewer
 from diffusers_helper.history.reader import INLINE
 from diffusers_helper.jobs.record import JobRecord
@@ -268,6 +273,51 @@ def test_where_no_index_can_be_written_it_is_kept_in_memory(store, opened, caplo
     history = opened(store)
     assert ids(history) == [made]
     assert "kept in memory" in caplog.text
+    assert "made anew" in history.search(ANN, Search()).note
+
+
+@pytest.fixture
+def in_hand(store):
+    """Takes the index in hand as another program may, and gives it back at the end of a block."""
+
+    @contextmanager
+    def take():
+        other = sqlite3.connect(store.folder / ".history" / "index.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.close()
+
+    return take
+
+
+def test_an_index_that_another_program_has_in_hand_is_waited_for_and_told_of(store, opened, in_hand, caplog):
+    first = add(store, 1)
+    history = opened(store)
+    assert ids(history) == [first]
+    settled(history)
+    history._index._database.execute("PRAGMA busy_timeout = 100")
+    with in_hand():
+        second = add(store, 2)
+        found = history.search(ANN, Search())
+        assert ([entry.id for entry in found.entries], found.building, found.note) == ([first], True, "")
+        with pytest.raises(HistoryBusyError, match="in a moment"):
+            history.mark(ANN, first, rating=3)
+        assert "in use" in caplog.text
+    assert ids(history) == [second, first]
+    assert history.entry(ANN, first).rating == 3, "its file tells"
+    assert "kept in memory" not in caplog.text
+    assert opened(store).search(ANN, Search()).count == 2
+
+
+def test_one_that_another_program_has_in_hand_at_the_start_is_opened_later(store, opened, in_hand):
+    made = [add(store, number) for number in (1, 2)]
+    assert ids(opened(store)) == made[::-1]
+    with in_hand():
+        index = Index(store.folder / ".history" / "index.sqlite", busy_seconds=0.1)
+        with pytest.raises(HistoryBusyError):
+            index.entries()
+    assert {entry.id for entry in index.entries()} == {*made}
+    index.close()
 
 
 def test_a_damage_that_shows_later_is_mended_too(store, opened, caplog):
@@ -588,6 +638,75 @@ def test_posters(tmp_path):
     for number in range(100):
         posters.poster(f"e{number}", tmp_path / "d.png")
     assert len(list((tmp_path / "posters").iterdir())) < 103
+
+
+def test_what_no_poster_can_be_made_of_is_looked_at_once_as_it_is(tmp_path):
+    looked = []
+
+    def read(source, check):
+        looked.append(source.name)
+        return picture_of(source, check)
+
+    posters = Posters(tmp_path / "posters", read=read)
+    source = tmp_path / "a.mp4"
+    source.write_bytes(b"no video")
+    assert [posters.poster("a", source) for _ in range(3)] == [None] * 3
+    assert looked == ["a.mp4"]
+    video(source)
+    assert posters.poster("a", source), "it is another file now"
+    assert looked == ["a.mp4"] * 2
+    posters.close()
+
+
+def test_no_poster_is_looked_for_without_end(tmp_path):
+    reading = threading.Event()
+
+    def read(_source, check):
+        reading.set()
+        while True:
+            check()
+
+    posters = Posters(tmp_path / "posters", read=read)
+    source = video(tmp_path / "a.mp4")
+    made = [posters.soon(lambda: posters.poster("a", source)) for _ in range(8)]
+    assert reading.wait(60)
+    posters.close()
+    assert all(one.cancelled() or one.result() is None for one in made)
+
+
+def test_posters_that_take_long_are_in_no_upload_s_way(store, opened, tmp_path):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(_source, _check):
+        reading.set()
+        go_on.wait()
+        raise ValueError("no video")
+
+    history = opened(store, posters=Posters(tmp_path / "posters", read=read))
+    made = [add(store, number) for number in range(1, 5)]
+    assert len(ids(history)) == 4
+    app = OwnPosters(None, history)
+
+    async def look(job):
+        said = []
+        scope = {"type": "http", "path": f"/gradio_api/poster/{job}", "app": SimpleNamespace(auth=None)}
+
+        async def send(message):
+            said.append(message)
+
+        await app(scope, None, send)
+        return said[0]["status"]
+
+    async def visit():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # as uploads and pages have it
+        asked = [asyncio.create_task(look(job)) for job in made]
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(reading.wait, 60), 60)
+        finally:
+            go_on.set()
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(visit()) == [404] * 4
 
 
 def many(store, count, client_id=None):

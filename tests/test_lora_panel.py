@@ -16,7 +16,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.create.loras import LoraHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.faults import kept_settings
-from diffusers_helper.gradio.inputs import SETTINGS, control_value, read_request
+from diffusers_helper.gradio.inputs import control_value, read_request
 from diffusers_helper.media.decoding import PhotosBusyError
 from diffusers_helper.media.recipe import recipe_of
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -57,22 +57,28 @@ def test_the_list_is_that_of_the_moment_and_has_what_is_missing(panel, folder):
     assert names(panel.refresh("film=heavy")) == names(panel.refresh(None))
 
 
+def chosen(panel, selected, text):
+    made = panel.choose(selected, text)
+    return made["text"], made["cards"]
+
+
 def test_a_choice_becomes_text_and_keeps_the_weights_that_were_there(panel):
-    text, cards = panel.choose(["film.safetensors", "style/ink.safetensors"], "film=[0s-1.2s: 0.2] [1.2s-: 1]; gone=2")
+    text, cards = chosen(panel, ["film.safetensors", "style/ink.safetensors"], "film=[0s-1.2s: 0.2] [1.2s-: 1]; gone=2")
     assert text == "film=[0s: 0.2] [1.2s: 1]; style/ink.safetensors=0.65"
     assert "Weight over time: [0s: 0.2] [1.2s: 1]" in cards
     assert 'value="0.65"' in cards
-    text, cards = panel.choose([], text)
+    text, cards = chosen(panel, [], text)
     assert (text, cards) == ("", "")
-    assert panel.choose(["a", 7, None], 7)[0] == "a=1"
-    assert panel.choose("film", None)[0] == ""
+    assert panel.choose(["a", 7, None], 7)["text"] == "a=1"
+    assert panel.choose("film", None)["text"] == ""
 
 
 def test_cards_tell_what_is_known_and_what_is_wrong(panel, folder):
     (folder / "bad.safetensors").write_bytes(b"")
-    choice, cards, accordion = panel.show("film=0.45; bad=1; ../film=1; style/ink=-3")
-    assert choice["value"] == ["film.safetensors", "bad.safetensors", "../film", "style/ink.safetensors"]
-    assert accordion["open"] is True
+    shown = panel.show("film=0.45; bad=1; ../film=1; style/ink=-3")
+    cards = shown["cards"]
+    assert shown["choice"]["value"] == ["film.safetensors", "bad.safetensors", "../film", "style/ink.safetensors"]
+    assert shown["panel"]["open"] is True
     assert 'data-words="old film, grain"' in cards
     assert "rank 4" in cards
     assert "LoRA bad.safetensors is cut short after 0 bytes." in cards
@@ -82,18 +88,18 @@ def test_cards_tell_what_is_known_and_what_is_wrong(panel, folder):
 
 
 def test_a_text_that_is_wrong_is_told_and_nothing_else_changes(panel):
-    choice, cards, accordion = panel.show("film=heavy")
-    assert names(choice) == ["film.safetensors", "style/ink.safetensors"]
-    assert "A LoRA's weight is a number such as 0.8, not heavy." in cards.replace("&#x27;", "'")
-    assert accordion == gr.skip()
+    shown = panel.show("film=heavy")
+    assert names(shown["choice"]) == ["film.safetensors", "style/ink.safetensors"]
+    assert "A LoRA's weight is a number such as 0.8, not heavy." in shown["cards"].replace("&#x27;", "'")
+    assert "panel" not in shown
 
 
 def test_an_empty_library_says_where_files_go_without_the_path(tmp_path):
     panel = LoraHandlers(LoraLibrary([tmp_path / "private" / "loras"]), language("ja"))
-    _, cards, accordion = panel.show("")
-    assert "：loras" in cards
-    assert "private" not in cards
-    assert accordion == gr.skip()
+    shown = panel.show("")
+    assert "：loras" in shown["cards"]
+    assert "private" not in shown["cards"]
+    assert "panel" not in shown
 
 
 def test_whatever_a_file_says_is_shown_as_text(panel, folder):
@@ -103,7 +109,7 @@ def test_whatever_a_file_says_is_shown_as_text(panel, folder):
     metadata["modelspec.thumbnail"] = f"data:image/png;base64,{EVIL}"
     path = write_lora(folder / 'x"onload=y.safetensors', metadata=metadata)
     (folder / f"{path.stem}.json").write_text(json.dumps({"notes": EVIL.replace("<", "&lt;")}))
-    shown = panel.show(f"{path.stem}=1; {EVIL}=1")[1]
+    shown = panel.show(f"{path.stem}=1; {EVIL}=1")["cards"]
     assert "<img" not in shown
     assert '"onload' not in shown
     assert '" autofocus' not in shown
@@ -117,18 +123,18 @@ def test_a_preview_is_small_and_read_once(library, folder, where):
         url = f"data:image/jpeg;base64,{base64.b64encode(LION.read_bytes()).decode()}"
         write_lora(folder / "film.safetensors", metadata={"modelspec.thumbnail": url})
     panel = LoraHandlers(library)
-    shown = panel.show("film=1")[1]
+    shown = panel.show("film=1")["cards"]
     content = shown.partition('src="data:image/jpeg;base64,')[2].partition('"')[0]
     with Image.open(BytesIO(base64.b64decode(content))) as image:
         assert max(image.size) == 192
-    assert panel.show("film=0.5")[1].count(content) == 1
+    assert panel.show("film=0.5")["cards"].count(content) == 1
     assert panel._picture.cache_info()[:2] == (1, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"<svg onload='x'>", b"x" * 20_000_001])
 def test_a_preview_that_is_none_is_left_out(panel, folder, content):
     (folder / "film.png").write_bytes(content)
-    assert "<img" not in panel.show("film=1")[1]
+    assert "<img" not in panel.show("film=1")["cards"]
 
 
 class BusyOnce:
@@ -147,7 +153,7 @@ class BusyOnce:
 def test_a_preview_is_tried_again_when_many_were_being_read(library, folder):
     (folder / "film.png").write_bytes(LION.read_bytes())
     panel = LoraHandlers(library, photos=BusyOnce())
-    assert "<img" not in panel.show("film=1")[1]
+    assert "<img" not in panel.show("film=1")["cards"]
     with pytest.raises(LookupError):
         panel.show("film=1")
 
@@ -179,8 +185,8 @@ def restored(tmp_path, monkeypatch, library):
         file.parent.mkdir(parents=True, exist_ok=True)
         fields = json.loads(recipe_of(GenerationRequest(loras=loras)))
         file.write_text(json.dumps({name: value for name, value in fields.items() if name not in drop}))
-        message, _, *controls, _, _ = RecipeHandlers(loras=library).restore({"path": str(file)})
-        return message, dict(zip(SETTINGS, controls, strict=True))["loras"]
+        form = RecipeHandlers(loras=library).restore({"path": str(file)})
+        return form["told"], form.get("loras", gr.skip())
 
     return restore
 

@@ -3,7 +3,6 @@
 import io
 import json
 
-import gradio as gr
 import pytest
 from PIL import Image
 
@@ -63,10 +62,9 @@ def made_here(request):
 
 
 def offered(shown):
-    """What is offered, by name: the last values of every handler."""
-    kept, told, *buttons = shown
+    """What is kept, what is told, and the names of the buttons that are to be seen."""
     names = ("photo", "settings", "both", "queue", "leave")
-    return kept, told, {name for name, button in zip(names, buttons, strict=True) if button["visible"]}
+    return shown["kept"], shown["told"], {name for name in names if shown[name]["visible"]}
 
 
 def test_each_photo_becomes_a_job_with_the_settings(fake, many, photo):
@@ -180,28 +178,31 @@ REQUEST = GenerationRequest(prompt="A lion", steps=7, seed=5)
 
 def test_a_file_that_was_made_here_offers_its_photo_its_settings_and_both(dropped, photo):
     file = photo("made <b>.png", made_here(REQUEST))
-    field, image, *shown = dropped.look([file])
+    shown = dropped.look([file])
     kept, told, buttons = offered(shown)
-    assert (field, image, kept, buttons) == (None, gr.skip(), [file], {"photo", "settings", "both", "leave"})
+    assert shown["files"] is None
+    assert "image" not in shown
+    assert (kept, buttons) == ([file], {"photo", "settings", "both", "leave"})
     assert "made &lt;b&gt;.png” was made here" in told
 
     def used(handler):
-        *shown, photo, settings, end_photo = [*handler(kept)[:8], handler(kept)[8:-2], handler(kept)[-2]]
-        assert offered(shown)[2] == set(), "it is decided"
-        return photo, dict(zip(SETTINGS, settings, strict=True)), end_photo
+        form = handler(kept)
+        assert offered(form)[2] == set(), "it is decided"
+        return form
 
-    photo_alone, settings, _ = used(dropped.use_photo)
-    assert photo_alone["path"] == file["path"]
-    assert set(map(str, settings.values())) == {str(gr.skip())}
-    nothing, settings, end_photo = used(dropped.use_settings)
-    assert (nothing, settings["steps"], settings["prompt"], end_photo) == (gr.skip(), 7, "A lion", gr.skip())
-    both, settings, end_photo = used(dropped.use_both)
-    assert (both["path"], settings["seed"], end_photo) == (file["path"], 5, None)
+    photo_alone = used(dropped.use_photo)
+    assert photo_alone["image"]["path"] == file["path"]
+    assert not {*SETTINGS, "key_photos"} & photo_alone.keys()
+    settings = used(dropped.use_settings)
+    assert (settings["steps"], settings["prompt"]) == (7, "A lion")
+    assert not {"image", "end_photo", "key_photos"} & settings.keys()
+    both = used(dropped.use_both)
+    assert (both["image"]["path"], both["seed"], both["end_photo"], both["key_photos"]) == (file["path"], 5, None, [])
 
 
 def test_settings_without_a_photo_offer_themselves_alone(dropped, photo):
     file = photo("made.json", json.dumps({"prompt": "A lion", "steps": 7}).encode())
-    assert offered(dropped.look([file])[2:])[2] == {"settings", "leave"}
+    assert offered(dropped.look([file]))[2] == {"settings", "leave"}
 
 
 def test_the_photos_own_field_offers_settings_that_are_in_it(dropped, photo):
@@ -212,8 +213,8 @@ def test_the_photos_own_field_offers_settings_that_are_in_it(dropped, photo):
 
 def test_a_plain_photo_that_is_dropped_anywhere_is_the_photo(dropped, photo):
     file = photo("lion.jpg")
-    field, image, *shown = dropped.look([file])
-    assert (field, image["path"], offered(shown)[2]) == (None, file["path"], set())
+    shown = dropped.look([file])
+    assert (shown["files"], shown["image"]["path"], offered(shown)[2]) == (None, file["path"], set())
 
 
 @pytest.mark.parametrize(
@@ -221,14 +222,14 @@ def test_a_plain_photo_that_is_dropped_anywhere_is_the_photo(dropped, photo):
 )
 def test_a_file_of_no_use_is_told(dropped, photo, content, told):
     file = photo("letter.json", content) if content else {"path": "/etc/passwd", "orig_name": "passwd"}
-    _, image, *shown = dropped.look([file])
-    assert (image, offered(shown)[2]) == (gr.skip(), set())
-    assert told in shown[1]
+    shown = dropped.look([file])
+    assert ("image" in shown, offered(shown)[2]) == (False, set())
+    assert told in shown["told"]
 
 
 def test_several_files_offer_to_be_queued(dropped, photo):
     files = [photo("a.jpg"), photo("b.jpg")]
-    kept, told, buttons = offered(dropped.look(files)[2:])
+    kept, told, buttons = offered(dropped.look(files))
     assert (kept, buttons) == (files, {"queue", "leave"})
     assert "2 files" in told
     assert offered(dropped.leave()) == (None, "", set())
@@ -236,10 +237,10 @@ def test_several_files_offer_to_be_queued(dropped, photo):
 
 @pytest.mark.parametrize("value", [None, "x", [], {"path": "/etc/passwd"}, [7], ["/etc/passwd"]])
 def test_a_value_that_makes_no_sense_is_no_file(dropped, value):
-    assert offered(dropped.look(value)[2:]) == (None, "", set())
-    assert "no longer here" in dropped.use_both(value)[1]
+    assert offered(dropped.look(value)) == (None, "", set())
+    assert "no longer here" in dropped.use_both(value)["told"]
 
 
 def test_the_queue_handler_takes_nothing_for_nothing(fake, dropped):
-    assert "Add photos first" in dropped.queue(new_client_id(), None, **GOOD)[1]
+    assert "Add photos first" in dropped.queue(new_client_id(), None, **GOOD)["told"]
     assert fake[1].jobs() == []

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 from PIL import Image
 
@@ -17,7 +16,7 @@ from diffusers_helper.gradio.api.handlers import ApiHandlers
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
 from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.inputs import SETTINGS, control_value, uploaded_file
+from diffusers_helper.gradio.inputs import control_value, uploaded_file
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.pace import Pace
@@ -242,37 +241,38 @@ def test_the_button_puts_a_new_picture_into_the_photos_field(page):
     handlers, ann = NoPhotoHandlers(manager, client_jobs), new_client_id()
     seeds = set()
     for _ in range(2):
-        message, job_id, timer = handlers.make(ann, **FULL | {"start": "colour"})
-        assert (message, timer.active) == ("", True)
+        made = handlers.make(ann, **FULL | {"start": "colour"})
+        job_id = made["waited_for"]
+        assert (made["message"], made["timer"].active) == ("", True)
         wait_for(lambda job_id=job_id: manager.snapshot(job_id).ended)
-        photo, waited_for, timer, fault = handlers.look(ann, job_id)
-        assert uploaded_file(photo["path"])
-        assert (waited_for, timer.active, fault) == ("", False, "")
+        seen = handlers.look(ann, job_id)
+        assert uploaded_file(seen["image"]["path"])
+        assert (seen["waited_for"], seen["timer"].active, seen["message"]) == ("", False, "")
         request = run.jobs[-1].request
         assert (request.frame, request.start, run.jobs[-1].inputs.pictures) == (True, "photo", {})
         seeds.add(request.seed)
     assert len(seeds) == 2, "made again it is another one"
     bob = new_client_id()
-    assert handlers.look(bob, job_id)[0] == gr.skip(), "it is nobody else's"
-    assert handlers.make(ann, **FULL | {"steps": 0})[0]
+    assert "image" not in handlers.look(bob, job_id), "it is nobody else's"
+    assert handlers.make(ann, **FULL | {"steps": 0})["message"]
 
 
 def test_the_page_shows_no_video_for_a_picture(page):
     _, manager, client_jobs = page
     ann = new_client_id()
-    _, job_id, _ = NoPhotoHandlers(manager, client_jobs).make(ann, **GOOD)
+    job_id = NoPhotoHandlers(manager, client_jobs).make(ann, **GOOD)["waited_for"]
     wait_for(lambda: manager.snapshot(job_id).ended)
     shown = PageHandlers(manager, client_jobs).tick(ann, "")
-    assert not shown[3]["visible"]
-    assert "frames" not in shown[4]
-    assert "seed" in shown[4]
+    assert not shown["video"]["visible"]
+    assert "frames" not in shown["details"]
+    assert "seed" in shown["details"]
 
 
 def test_start_without_a_photo(page):
     run, manager, client_jobs = page
     handlers, ann = PageHandlers(manager, client_jobs), new_client_id()
-    assert "Add a photo first" in handlers.start(ann, "", None, **GOOD)[0]
-    assert handlers.start(ann, "", None, **FULL | {"start": "text"})[0] == ""
+    assert "Add a photo first" in handlers.start(ann, "", None, **GOOD)["message"]
+    assert handlers.start(ann, "", None, **FULL | {"start": "text"})["message"] == ""
     wait_for(lambda: run.jobs)
     assert (run.jobs[0].request.start, run.jobs[0].request.frame_seed) == ("text", 3)
     assert run.jobs[0].inputs.pictures == {}
@@ -300,10 +300,9 @@ def test_a_restored_blank_start_leaves_no_photo(tmp_path, monkeypatch):
     folder.mkdir()
     request = GenerationRequest(start="colour", start_colour="#102030", frame_seed=4)
     recipe_file(str(folder / "a.png"), request)
-    told, photo, *controls, _, _ = RecipeHandlers().restore({"path": str(folder / "a.png")})
-    assert photo is None
-    assert "add it" not in told
-    shown = dict(zip(SETTINGS, controls, strict=True))
+    shown = RecipeHandlers().restore({"path": str(folder / "a.png")})
+    assert shown["image"] is None
+    assert "add it" not in shown["told"]
     assert (shown["start"], shown["start_colour"], shown["frame_seed"]) == ("colour", "#102030", "4")
     assert control_value("frame_seed", None) == ""
 

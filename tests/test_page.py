@@ -118,6 +118,14 @@ def test_a_script_gets_its_video_in_five_lines(page, tmp_path):
         assert sum(1 for _ in file.decode(video=0)) == 37
 
 
+def test_what_fills_more_than_two_controls_names_them(page):
+    """So that nobody counts places; what scripts get has an order of its own."""
+    handlers = [each for each in page.blocks.fns.values() if each.fn and each.api_visibility == "private"]
+    many = [each for each in handlers if len(each.outputs) > 2]
+    assert len(many) > 10
+    assert [each.fn for each in many if inspect.unwrap(each.fn) is each.fn] == []
+
+
 def test_the_endpoints_and_their_parameters(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = {name: [p["parameter_name"] for p in api["parameters"]] for name, api in endpoints.items()}

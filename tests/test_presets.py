@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from diffusers_helper.core.drafts import is_draft
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import OutputError, SettingsError
 from diffusers_helper.core.messages import LANGUAGES, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.presets.along import come_along
@@ -97,6 +97,32 @@ def test_only_the_newest_deleted_ones_are_kept(store, tmp_path):
         store.delete(str(number))
     assert len(list((tmp_path / "presets" / "deleted").iterdir())) == MOST_DELETED
     assert store.restore(str(MOST_DELETED + 2)).settings == {"steps": 30}
+
+
+def test_what_cannot_be_brought_back_now_can_be_later(store, tmp_path):
+    store.save("a", MADE, ["steps"])
+    store.delete("a")
+    store.save("a", MADE, ["seconds"])
+    deleted = tmp_path / "presets" / "deleted"
+    (block := deleted / file_name("a").replace(".json", ".back")).mkdir()  # nothing can be written there
+    with pytest.raises(OutputError):
+        store.restore("a")
+    assert store.load("a").settings == {"seconds": 3.0}
+    block.rmdir()
+    assert store.restore("a").settings == {"steps": 30}
+    assert store.restore("a").settings == {"seconds": 3.0}
+
+
+def test_an_old_deleted_one_that_does_not_go_is_in_nobody_s_way(store, tmp_path):
+    store.save("a", MADE, ["steps"])
+    store.save("a", MADE, ["seconds"])
+    for number in range(MOST_DELETED + 1):
+        (tmp_path / "presets" / "deleted" / f"{number}.json").mkdir()
+    assert store.restore("a").settings == {"steps": 30}
+    assert store.restore("a").settings == {"seconds": 3.0}
+    store.save("a", MADE, ["steps"])
+    assert store.load("a").settings == {"steps": 30}
+    assert store.restore("a").settings == {"seconds": 3.0}
 
 
 @pytest.mark.parametrize(

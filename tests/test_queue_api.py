@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import secrets
 import zipfile
 
@@ -10,7 +11,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.messages import language
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.jobs.queue_zip import read_queue_zip
 from diffusers_helper.media.inputs import JobInputs
 from tests.fakes import LION, serve_page, wait_for
 
@@ -202,3 +206,11 @@ def test_what_came_before_a_job_that_cannot_be_used_is_queued_and_told(page, cal
         call("queue_import", handle_file(file))
     assert [job["photo"] for job in call("queue")["jobs"]] == ["b<c>.png"]
     assert not list(page.outputs.parent.rglob("incoming-*"))
+
+
+def test_why_a_video_of_a_file_cannot_be_used_is_said_in_the_reader_s_language(tmp_path):
+    file = zipped(tmp_path / "queue.zip", {"queue.json": listed({"request": GOOD, "pictures": {}})})
+    with pytest.raises(SettingsError) as caught:
+        next(read_queue_zip(file))
+    assert re.search("[a-z]{3}", str(caught.value))
+    assert not re.search("[a-z]{3}", language("ja")(str(caught.value)))

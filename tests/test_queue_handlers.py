@@ -1,6 +1,5 @@
 """What the strip's handlers answer: only what changed, escaped, each client's own, and estimates that cost little."""
 
-import gradio as gr
 import pytest
 from PIL import Image
 
@@ -39,12 +38,8 @@ def life(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handlers(life):
-    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
+    form = JobForm(ModelCard(GenerationRequest()), PhotoReader())
     return QueueHandlers(life.manager, form, lambda request, pictures: Estimate(100.0, rough=False))
-
-
-def is_skip(value):
-    return value == gr.skip()
 
 
 def queue(life, words, client=ANN):
@@ -53,26 +48,27 @@ def queue(life, words, client=ANN):
 
 def test_only_what_changed_is_sent(life, handlers):
     queue(life, "one two")
-    seen, head, rows, editing, buttons = handlers.tick(ANN, "", SHOWN)
-    assert "Queue: 2 waiting" in head
-    assert rows.count("<li") == 2
-    assert "about 2 min" in rows
-    assert (editing, buttons["visible"]) == ("", False)
-    assert all(map(is_skip, handlers.tick(ANN, seen, SHOWN)))
+    shown = handlers.tick(ANN, "", SHOWN)
+    assert "Queue: 2 waiting" in shown["head"]
+    assert shown["rows"].count("<li") == 2
+    assert "about 2 min" in shown["rows"]
+    assert (shown["editing"], shown["buttons"]["visible"]) == ("", False)
+    seen = shown["seen"]
+    assert handlers.tick(ANN, seen, SHOWN) == {}
     queue(life, "three", BOB)
-    assert all(map(is_skip, handlers.tick(ANN, seen, SHOWN)))
+    assert handlers.tick(ANN, seen, SHOWN) == {}
     life.manager.waiting.pause(Whose(ANN), paused=True)
     later = handlers.tick(ANN, seen, SHOWN)
-    assert [is_skip(part) for part in later] == [False, False, True, True, True]
+    assert later.keys() == {"seen", "head"}
 
 
 def test_few_rows_are_drawn_and_more_when_asked_for(life, handlers):
     queue(life, " ".join(f"w{number}" for number in range(SHOWN + 7)))
-    _, _, rows, *_ = handlers.tick(ANN, "", SHOWN)
+    rows = handlers.tick(ANN, "", SHOWN)["rows"]
     assert rows.count("<li") == SHOWN
     assert "Show 7 more" in rows
-    _, number, _, _, _, rows, *_ = handlers.act(ANN, "", SHOWN, {"action": "more"})
-    assert (number, rows.count("<li")) == (2 * SHOWN, SHOWN + 7)
+    more = handlers.act(ANN, "", SHOWN, {"action": "more"})
+    assert (more["number"], more["rows"].count("<li")) == (2 * SHOWN, SHOWN + 7)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +79,8 @@ def test_foreign_commands_change_nothing(life, handlers, command):
     for client in (ANN, BOB, None, "", 7):
         handlers.act(client, "", "x", command)
     for action in ("remove", "edit", "duplicate", "move", "stop-later"):
-        message, *_ = handlers.act(BOB, "", SHOWN, {"action": action, "id": job, "place": float("nan")})
-        assert "not known" in message
+        answer = handlers.act(BOB, "", SHOWN, {"action": action, "id": job, "place": float("nan")})
+        assert "not known" in answer["message"]
     assert [seen.id for seen in life.manager.jobs() if seen.position] == [job]
     assert life.manager.snapshot(job).held is False
 
@@ -96,20 +92,17 @@ def test_texts_are_escaped(life, handlers):
         request = GenerationRequest(prompt=prompt, seconds=1)
         life.manager.submit(JobInputs(request, {"start": picture}), client_id=ANN)
     answer = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": life.manager.jobs()[-1].id})
-    for part in answer[3:7]:
-        assert "<script>" not in str(part)
+    for part in ("head", "rows", "editing"):
+        assert "<script>" not in answer[part]
 
 
 def edited(life, handlers, inputs, **changes):
     """Queue a job and save it from the form as that shows it but for `changes`; what was told, and the job then."""
     job = life.manager.submit(inputs, client_id=ANN)
-    (
-        told,
-        *_,
-    ) = shown = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
-    values = dict(zip(NAMES, shown[-len(NAMES) :], strict=True)) | changes
-    message, *_ = handlers.save(ANN, "", SHOWN, **values)
-    return told, message, life.manager.waiting.inputs(Whose(ANN), job)
+    shown = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": job})
+    values = {name: shown[name] for name in NAMES} | changes
+    message = handlers.save(ANN, "", SHOWN, **values)["message"]
+    return shown["message"], message, life.manager.waiting.inputs(Whose(ANN), job)
 
 
 def test_key_pictures_are_in_the_form_and_stay_where_the_rest_is_changed(life, handlers):
@@ -126,7 +119,7 @@ def test_key_pictures_are_in_the_form_and_stay_where_the_rest_is_changed(life, h
 
 def test_key_pictures_stay_where_a_script_changes_the_rest():
     inputs = JobInputs(GenerationRequest(seconds=4, key_seconds=(1.2,)), {"start": photo(), "key_1": photo("green")})
-    form = JobForm(ModelCard(GenerationRequest()), NAMES, PhotoReader())
+    form = JobForm(ModelCard(GenerationRequest()), PhotoReader())
     now = form.read({"image": None, "end_photo": None, "prompt": "new", "start": "colour"}, inputs)
     assert (now.request.prompt, now.request.key_seconds, colours(now.pictures)) == (
         "new",
@@ -160,10 +153,10 @@ def test_a_form_is_never_saved_into_another_video(life, handlers):
         life.manager.submit(JobInputs(GenerationRequest(), {"start": photo()}), client_id=ANN) for _ in "ab"
     )
     handlers.act(ANN, "", SHOWN, {"action": "edit", "id": first})
-    message, *_ = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})  # in another tab
-    assert "Another video is being changed" in message
+    answer = handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})  # in another tab
+    assert "Another video is being changed" in answer["message"]
     handlers.leave(ANN, "", SHOWN)
-    assert handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})[0] == ""
+    assert handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})["message"] == ""
 
 
 def test_where_one_photo_is_bad_none_of_them_is_queued(life):

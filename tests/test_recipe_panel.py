@@ -28,7 +28,6 @@ MADE = GenerationRequest(
     cfg_rescale=0.7, teacache=True, preserved_memory_gb=8, mp4_crf=20, resolution=512, blend=2, end_strength=0.5,
     end_embedding="mix", landing=2, shape="16:9", width=320, height=192, fit="blur", focus=(0.3, 1),
 )  # fmt: skip
-NOTHING = [gr.skip()] * (3 + len(SETTINGS))
 
 
 @pytest.fixture
@@ -52,20 +51,22 @@ def upload(tmp_path, monkeypatch):
     return put
 
 
+def settings_of(form):
+    return {name: form[name] for name in SETTINGS if name in form}
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.json"])
 def test_every_control_is_filled_and_the_photo_too_if_the_file_is_it(upload, name):
     value = upload(name, recipe_of(MADE))
-    message, photo, *controls, end_photo, _ = RecipeHandlers().restore(value)
-    assert dict(zip(SETTINGS, controls, strict=True)) == {
-        field: control_value(field, getattr(MADE, field)) for field in SETTINGS
-    }
-    assert end_photo is None, "it was made without one"
-    assert "The settings are restored." in message
+    form = RecipeHandlers().restore(value)
+    assert settings_of(form) == {field: control_value(field, getattr(MADE, field)) for field in SETTINGS}
+    assert form["end_photo"] is None, "it was made without one"
+    assert "The settings are restored." in form["told"]
     if name == "a.png":
-        assert photo["path"] == value["path"]
+        assert form["image"]["path"] == value["path"]
     else:
-        assert photo == gr.skip()
-        assert "photo is not in this file" in message
+        assert "image" not in form
+        assert "photo is not in this file" in form["told"]
 
 
 def test_a_video_brings_its_photo_exactly(upload, tmp_path):
@@ -73,11 +74,11 @@ def test_a_video_brings_its_photo_exactly(upload, tmp_path):
     png = (tmp_path / ("0" * 64) / "start.png").read_bytes()
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
-    message, photo, *controls = RecipeHandlers().restore({"path": str(growing.finish())})
-    assert Path(photo["path"]).read_bytes() == png
-    assert controls[list(SETTINGS).index("prompt")] == "a lion"
-    assert "photo is not in this file" not in message
-    assert read_photo(photo, PhotoReader()).image.size == (160, 128)  # as an upload of the same user
+    form = RecipeHandlers().restore({"path": str(growing.finish())})
+    assert Path(form["image"]["path"]).read_bytes() == png
+    assert form["prompt"] == "a lion"
+    assert "photo is not in this file" not in form["told"]
+    assert read_photo(form["image"], PhotoReader()).image.size == (160, 128)  # as an upload of the same user
 
 
 def test_a_video_brings_its_end_photo_too(upload, tmp_path):
@@ -86,10 +87,10 @@ def test_a_video_brings_its_end_photo_too(upload, tmp_path):
     tags = Tags(recipe_of(MADE, ("start", "end")), png, (picture("PNG"),))
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
     growing.add(clip(5), 0)
-    message, photo, *_, end_photo, _ = RecipeHandlers().restore({"path": str(growing.finish())})
-    assert Path(photo["path"]).read_bytes() == png
-    assert Path(end_photo["path"]).read_bytes() == picture("PNG")
-    assert "is not in this file" not in message
+    form = RecipeHandlers().restore({"path": str(growing.finish())})
+    assert Path(form["image"]["path"]).read_bytes() == png
+    assert Path(form["end_photo"]["path"]).read_bytes() == picture("PNG")
+    assert "is not in this file" not in form["told"]
 
 
 def test_a_video_brings_its_key_pictures_too_as_far_as_they_are_in_it(upload, tmp_path):
@@ -99,21 +100,22 @@ def test_a_video_brings_its_key_pictures_too_as_far_as_they_are_in_it(upload, tm
     tags = Tags(recipe_of(made, ("start", "key_1", "key_2")), png, (picture("PNG"),))
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=tags)
     growing.add(clip(5), 0)
-    message, *_, keys = RecipeHandlers().restore({"path": str(growing.finish())})
+    form = RecipeHandlers().restore({"path": str(growing.finish())})
+    keys = form["key_photos"]
     assert [one["seconds"] for one in keys] == [1.2]
     assert Path(keys[0]["path"]).read_bytes() == picture("PNG")
-    assert "Not all key pictures are in this file" in message
-    assert RecipeHandlers().restore(upload("a.png", recipe_of(MADE)))[-1] == [], "it was made without any"
+    assert "Not all key pictures are in this file" in form["told"]
+    assert RecipeHandlers().restore(upload("a.png", recipe_of(MADE)))["key_photos"] == [], "it was made without any"
 
 
 def test_a_file_without_the_end_photo_that_it_had_says_so(upload):
     value = upload("a.png", recipe_of(MADE, ("start", "end")))
-    message, photo, *_, end_photo, _ = RecipeHandlers().restore(value)
-    assert photo["path"] == value["path"]
-    assert end_photo is None
-    assert "The end photo is not in this file: add it, or restore from the video." in message
+    form = RecipeHandlers().restore(value)
+    assert form["image"]["path"] == value["path"]
+    assert form["end_photo"] is None
+    assert "The end photo is not in this file: add it, or restore from the video." in form["told"]
     told_nothing = RecipeHandlers().restore(upload("b.json", MADE.to_json()))
-    assert told_nothing[-1] == gr.skip(), "what the file does not tell stays"
+    assert "key_photos" not in told_nothing, "what the file does not tell stays"
 
 
 def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
@@ -121,23 +123,20 @@ def test_a_photo_that_cannot_be_kept_is_asked_for(upload, tmp_path, caplog):
     growing = GrowingVideo(tmp_path / ("0" * 64) / "b", grows_at_front=True, crf=30, tags=Tags(recipe_of(MADE), png))
     growing.add(clip(5), 0)
     (tmp_path / sha256(png).hexdigest()).write_bytes(b"in the place of its folder")
-    message, photo, *controls = RecipeHandlers().restore({"path": str(growing.finish())})
-    assert photo == gr.skip()
-    assert controls[SETTINGS.index("steps")] == MADE.steps
-    assert "photo.png could not be written" in message
+    form = RecipeHandlers().restore({"path": str(growing.finish())})
+    assert "image" not in form
+    assert form["steps"] == MADE.steps
+    assert "photo.png could not be written" in form["told"]
     assert "could not be kept" in caplog.text
 
 
 def test_what_the_file_does_not_say_stays_as_it_is(upload):
     text = json.dumps({"prompt": "p", "steps": 0, "resolution": None, "mp4_crf": 80, "variant": "f1", "<b>x": 1})
-    message, _, *controls, end_photo, _ = RecipeHandlers().restore(upload("a.png", text))
-    assert end_photo == gr.skip(), "it does not say so either"
-    settings = dict(zip(SETTINGS, controls, strict=True))
-    assert (settings.pop("prompt"), settings.pop("mp4_crf")) == ("p", 51)
-    assert settings.pop("variant") == "f1", "which is chosen on this page, too"
-    assert all(value == gr.skip() for value in settings.values())
+    form = RecipeHandlers().restore(upload("a.png", text))
+    assert "end_photo" not in form, "it does not say so either"
+    assert settings_of(form) == {"prompt": "p", "mp4_crf": 51, "variant": "f1"}, "which is chosen on this page, too"
     for words in ("left out: &lt;b&gt;x.", "left out. "):
-        assert words in message
+        assert words in form["told"]
 
 
 @pytest.mark.parametrize(
@@ -150,16 +149,16 @@ def test_what_the_file_does_not_say_stays_as_it_is(upload):
     ],
 )
 def test_only_uploads_are_read(upload, value, words):
-    message, *rest = RecipeHandlers().restore(value)
-    assert words in message
-    assert "fp-fault" in message
-    assert rest == NOTHING
+    form = RecipeHandlers().restore(value)
+    assert words in form["told"]
+    assert "fp-fault" in form["told"]
+    assert form.keys() == {"told"}
 
 
 def test_a_file_without_settings_changes_nothing(upload):
-    message, *rest = RecipeHandlers().restore(upload("<i>.png", "GIMP"))
-    assert "“&lt;i&gt;.png” holds no settings." in message
-    assert rest == NOTHING
+    form = RecipeHandlers().restore(upload("<i>.png", "GIMP"))
+    assert "“&lt;i&gt;.png” holds no settings." in form["told"]
+    assert form.keys() == {"told"}
 
 
 STUDIO = (
@@ -170,22 +169,15 @@ STUDIO = (
 )
 
 
-UNKNOWN_ELSEWHERE = (
-    "preserved_memory_gb", "keep", "end_embedding", "landing", "shape", "width", "height", "fit", "focus",
-    "start", "start_colour", "frame_seed", "forget_at_changes", "quality", "step_cache",
-)  # fmt: skip
-
-
 def test_settings_of_another_program_are_adopted_and_all_others_are_named(upload):
-    message, photo, *controls, _, _ = RecipeHandlers().restore(upload("studio.json", STUDIO))
-    settings = dict(zip(SETTINGS, controls, strict=True))
-    assert settings == {
+    form = RecipeHandlers().restore(upload("studio.json", STUDIO))
+    message = form["told"]
+    assert settings_of(form) == {
         "prompt": "[0s-2s: a] [2s: b]", "negative_prompt": "blur", "seconds": 5, "seed": 2500, "steps": 25,
         "guidance_scale": 9, "cfg_scale": 1.5, "cfg_rescale": 0.5, "teacache": True, "mp4_crf": 20, "resolution": 640,
         "blend": 4, "end_strength": 1, "loras": "<b>=1", "variant": "original",
-        **dict.fromkeys(UNKNOWN_ELSEWHERE, gr.skip()),
     }  # fmt: skip
-    assert photo == gr.skip()
+    assert "image" not in form
     assert "left out: latent_type, x_param, y_param." in message
     assert "LoRA &lt;b&gt; is not here." in message
     assert "another model" not in message
@@ -211,26 +203,27 @@ def test_a_photo_inside_any_file_becomes_the_photo(upload, kind, name, user):
     value = upload(name, recipe_of(MADE))
     if user:
         Uploads(Path(value["path"]).parents[1]).add([Path(value["path"])], user)
-    message, photo, *_ = handlers.restore(value, request)
-    assert "photo is not in this file" not in message
+    form = handlers.restore(value, request)
+    photo = form["image"]
+    assert "photo is not in this file" not in form["told"]
     assert uploaded_file(photo["path"], user).read_bytes() == content
     assert read_photo(photo, PhotoReader()).image.size == (320, 240)
-    assert handlers.restore(value, request)[1] == photo, "the second time, too"
+    assert handlers.restore(value, request)["image"] == photo, "the second time, too"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"MZ", picture("GIF")])
 def test_what_is_no_photo_does_not_become_one(upload, content):
     value = upload("a.mp4", recipe_of(MADE))
-    message, photo, *_ = restoring(content).restore(value)
-    assert photo == gr.skip()
-    assert "photo is not in this file" in message
+    form = restoring(content).restore(value)
+    assert "image" not in form
+    assert "photo is not in this file" in form["told"]
     assert os.listdir(Path(value["path"]).parents[1]) == ["0" * 64]
 
 
 def test_where_the_photo_finds_no_room_the_settings_are_restored(upload, monkeypatch):
     value = upload("a.mp4", recipe_of(MADE))
     monkeypatch.setattr(inputs, "Uploads", partial(Uploads, max_count=0))
-    message, photo, *controls = restoring(picture("PNG")).restore(value)
-    assert photo == gr.skip()
-    assert "There is no room for uploads on this server" in message
-    assert controls[SETTINGS.index("steps")] == 7
+    form = restoring(picture("PNG")).restore(value)
+    assert "image" not in form
+    assert "There is no room for uploads on this server" in form["told"]
+    assert form["steps"] == 7

@@ -23,7 +23,7 @@ def page(told):
 
     def use(client_id, seconds, event: gr.EventData):
         told.append((seconds, event._data))
-        return [f"Done {len(told)}.", None]
+        return {"message": f"Done {len(told)}.", "saved": None}
 
     app = gr.Blocks(analytics_enabled=False)
     with app:
@@ -33,7 +33,7 @@ def page(told):
         stage = Stage(panel, Buttons(*[said] * 5), browser, None)
         app.load(lambda: view.actions(DONE), None, panel.actions)
         app.load(lambda: "b" * 22, None, browser.client_id)
-        connect_actions(stage, use, seconds, [])
+        connect_actions(stage, use, seconds, {})
     app.queue(api_open=False)
     return app
 

@@ -84,7 +84,7 @@ class _Regions:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The values of a request in the order of `PageHandlers.restore`: photo, settings, end photo, key photos."""
+        """The values of a request: photo, settings, end photo, key photos."""
         form, named = self.create.form, {**self.create.named, **self.settings.named}
         return {
             "image": form.image,
@@ -215,7 +215,7 @@ def _connect_page(
     if backend.history is not None:
         lists = HistoryHandlers(backend.history, t)
         means = Means(backend.history, manager, handlers.recipes, backend.videos, library)
-        form = [panel.dropped.told, *inputs.values()]
+        form = {"told": panel.dropped.told, **inputs}
         targets = HistoryTargets(browser.client_id, browser.shown, inputs["seconds"], form, regions.tabs)
         actions = VideoActions(means, lists, t)
         refreshing = [reloaded.then, regions.history_tab.select]

@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from diffusers_helper.core.errors import SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.history.index import HistoryBusyError
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.claims import Claims
@@ -23,6 +24,8 @@ from diffusers_helper.jobs.state import JobState
 
 MOST_CLICKS = 10_000
 """How many clicks are known, those of all clients together."""
+NO_WORD = Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16).")
+"""What a script is told that names no client."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -77,7 +80,7 @@ class ClientJobs:
         """Return the video `shown` of a viewer's history; None if there is none."""
         try:
             return self._history.snapshot(viewer, str(shown)) if self._history is not None and shown else None
-        except UnknownJobError:
+        except (UnknownJobError, HistoryBusyError):
             return None
 
     def busy(self, client_id: object) -> bool:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from urllib.parse import quote
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.prompts import timed_prompts
 from diffusers_helper.jobs.job import public_name
+from diffusers_helper.jobs.speeds import Estimate
+from diffusers_helper.media import export
 
 QUARANTINED_SHOWN = 20
+FORMS = tuple(ending.removeprefix(".") for ending in export.FORMS)
+"""What a video can be exported as, beside the MP4 that it is; PNG is its last frame."""
 
 
 def fault(message: str, *, heard: bool = True) -> str:
@@ -53,6 +59,16 @@ def quarantined(aside: Sequence[tuple[str, str]], t: Language = ENGLISH) -> str:
     )
     rows = "".join(f"<li>{escape(public_name(name))} {escape(t(why))}</li>" for name, why in aside[:QUARANTINED_SHOWN])
     return f'<details class="fp-note" role="note"><summary>{escape(text)}</summary><ul>{rows}</ul></details>'
+
+
+def file_url(path: str | Path) -> str:
+    """Return where a file among uploads or results is, from the page."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def rounded(found: Estimate) -> int:
+    """Return about how many seconds a job takes, as exactly as anybody can know."""
+    return max(5, 5 * round(found.seconds / 5)) if found.seconds < 55 else 60 * round(found.seconds / 60)
 
 
 def duration(seconds: float, t: Language = ENGLISH) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from diffusers_helper.core.drafts import is_draft
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.files import open_own, parsed_json
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.words import folded
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.tags import COMMENT, NoTagsError, read_tag
 
@@ -78,11 +78,6 @@ class Entry:
         """Return what its user may see, as JSON can hold it."""
         hidden = ("owner", "client_id", "open", "stem", "missing")
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in hidden}
-
-
-def folded(text: str) -> str:
-    """Return `text` as texts are compared: whatever the case and the width of its letters."""
-    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def entry_of(record: JobRecord, state: str, file: str, *, resumable: bool = False) -> Entry:

@@ -1,7 +1,7 @@
 """The index: what the files tell, in one SQLite file that may be deleted at any time.
 
 It holds nothing of its own. One that is damaged, or of another version, is begun anew; where none can be written it is
-kept in memory. Several processes may have it open at once.
+kept in memory. Several processes may have it open at once; one that does not let go is waited for, and told of.
 """
 
 from __future__ import annotations
@@ -16,32 +16,29 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.messages import Message
+from diffusers_helper.history.database import is_busy, opened
 from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.query import EVERYBODY, PAGE, Search, Viewer
 
 logger = logging.getLogger(__name__)
-VERSION = 2
-"""Of the tables; an index of another one is begun anew."""
 Signature = tuple[int, int]
 """How a change of a file is seen: when it was written, in nanoseconds, and its bytes."""
 Result = TypeVar("Result")
-_KINDS = {"str": "TEXT", "float": "REAL", "int": "INTEGER", "bool": "INTEGER"}
 _NAMES = [each.name for each in fields(Entry)]
 _BOOLS = [number for number, each in enumerate(fields(Entry)) if each.type == "bool"]
-_TABLES = f"""
-CREATE TABLE entries (
-  {", ".join(f"{each.name} {_KINDS[str(each.type)]} NOT NULL" for each in fields(Entry))}, text TEXT NOT NULL,
-  source TEXT NOT NULL UNIQUE, PRIMARY KEY (id)
-) WITHOUT ROWID;
-CREATE TABLE files (path TEXT PRIMARY KEY, changed INTEGER NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX by_client ON entries (client_id, at);
-CREATE INDEX by_owner ON entries (owner, at);
-CREATE INDEX by_time ON entries (at);
-CREATE INDEX by_stem ON entries (stem);
-PRAGMA user_version = {VERSION};
-"""
 _PUT = f"INSERT OR REPLACE INTO entries VALUES ({', '.join('?' * (len(_NAMES) + 2))})"
-_BUSY_SECONDS = 5.0
+BUSY_SECONDS = 5.0
+"""How long another process is waited for."""
+IN_MEMORY = Message("The list cannot be written to the disk: it is made anew at each start.")
+
+
+class HistoryBusyError(FramePackError):
+    """Another process has the index, and does not let go of it."""
+
+    def __init__(self) -> None:
+        super().__init__(Message("Another program has the list of the videos in hand: try again in a moment."))
 
 
 @dataclass(frozen=True)
@@ -60,17 +57,30 @@ class Found:
 
 
 class Index:
-    """The index in `file`. Safe to use from several threads and processes.
+    """The index in `file`. Safe to use from several threads and processes; each call may raise HistoryBusyError.
 
     Attributes:
         generation: grows whenever it is begun anew, and has to be filled again.
+
+    Args:
+        file: made with its folder.
+        busy_seconds: how long another process is waited for.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, busy_seconds: float = BUSY_SECONDS) -> None:
         self._file = file
+        self._busy_seconds = busy_seconds
         self._lock = threading.RLock()
+        self._database: sqlite3.Connection | None = None
+        self._inode: int | None = None
         self.generation = 0
-        self._open()
+        with suppress(HistoryBusyError):  # it is opened with the first call
+            self._open()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no file can be written."""
+        return self._database is not None and self._inode is None
 
     def put(self, found: Iterable[Found]) -> None:
         """Note what files tell, in one step."""
@@ -157,7 +167,8 @@ class Index:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock, suppress(sqlite3.Error):
-            self._database.close()
+            if self._database is not None:
+                self._database.close()
 
     def _select(self, where: str, values: list[object]) -> list[Entry]:
         columns = ", ".join(_NAMES)
@@ -168,16 +179,18 @@ class Index:
         """Do `work` in a transaction; on an index that turns out damaged once more, after beginning anew."""
         with self._lock:
             try:
-                with self._database:
-                    return work(self._database)
-            except sqlite3.OperationalError as error:  # a full disk, or another process that does not let go
+                return self._done(work)
+            except sqlite3.OperationalError as error:
                 if not self.lost():
-                    self._keep_in_memory(error)
+                    self._instead(error)
             except sqlite3.DatabaseError as error:
                 logger.warning("The index of the history is begun anew: %s", error)
                 self._begin_anew()
-            with self._database:
-                return work(self._database)
+            return self._done(work)
+
+    def _done(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        with self._database or self._open() as database:
+            return work(database)
 
     def _begin_anew(self) -> None:
         self.close()
@@ -186,66 +199,44 @@ class Index:
         self.generation += 1
         self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
+        self._database = self._inode = None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             if not self._file.exists():
                 self._remove()  # what is left beside it would be taken for changes of the new one
             try:
-                self._database = _opened(str(self._file))
+                self._database = opened(str(self._file), self._busy_seconds)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:  # damaged, or of another version
                 self._remove()
-                self._database = _opened(str(self._file))
-            self._inode: int | None = _inode(self._file)
+                self._database = opened(str(self._file), self._busy_seconds)
+            self._inode = _inode(self._file)
+            return self._database
         except (OSError, sqlite3.Error) as error:
-            self._keep_in_memory(error)
+            return self._instead(error)
 
     def _remove(self) -> None:
         for ending in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._file}{ending}")
 
-    def _keep_in_memory(self, error: Exception) -> None:
+    def _instead(self, error: Exception) -> sqlite3.Connection:
+        """Keep it in memory, for a full disk or the like; raises HistoryBusyError where it is enough to wait."""
+        if is_busy(error):
+            logger.warning("%s is in use by another program: %s", self._file, error)
+            raise HistoryBusyError from error
         logger.warning("%s cannot be written, so the history is kept in memory: %s", self._file, error)
         self.generation += 1
-        self._database, self._inode = _opened(":memory:"), None
+        self.close()
+        self._database, self._inode = opened(":memory:"), None
+        return self._database
 
 
 def _entry(row: Sequence[Any]) -> Entry:
     values: list[Any] = [bool(value) if number in _BOOLS else value for number, value in enumerate(row)]
     return Entry(*values)
-
-
-def _opened(name: str) -> sqlite3.Connection:
-    """Open an index; raises sqlite3.DatabaseError for one that cannot be used."""
-    database = sqlite3.connect(name, timeout=_BUSY_SECONDS, check_same_thread=False)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last changes, which the files tell
-        database.execute("BEGIN IMMEDIATE")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0 and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            for statement in _TABLES.split(";"):
-                database.execute(statement)
-        elif version != VERSION:
-            raise sqlite3.DatabaseError(f"it is of version {version}")
-        database.commit()
-        _read_all(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _read_all(database: sqlite3.Connection) -> None:
-    """Raise sqlite3.DatabaseError where a part of it is damaged or not there."""
-    try:
-        database.execute("SELECT SUM(LENGTH(text)) FROM entries").fetchone()
-        database.execute("SELECT SUM(LENGTH(path)) FROM files").fetchone()
-    except sqlite3.OperationalError as error:  # no such table
-        raise sqlite3.DatabaseError(str(error)) from error
 
 
 def _inode(file: Path) -> int | None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.history.entry import Entry, request_in
-from diffusers_helper.history.index import Index
+from diffusers_helper.history.index import IN_MEMORY, HistoryBusyError, Index
 from diffusers_helper.history.marks import Mark, Marks, require_mark
 from diffusers_helper.history.posters import Posters
 from diffusers_helper.history.query import EVERYBODY, PAGE, STATES, Search, Viewer
@@ -46,11 +47,13 @@ class Page:
         entries: its rows, newest first.
         count: how many there are on all pages.
         building: files are being read, so more may come.
+        note: what else there is to tell.
     """
 
     entries: list[Entry]
     count: int
     building: bool
+    note: str = ""
 
 
 class History:
@@ -61,6 +64,7 @@ class History:
         manager: has the jobs of this process; None where no job runs.
         days: how long something stays in the trash.
         clock: seconds since the epoch.
+        posters: makes small pictures; None for one of its own.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class History:
         manager: JobManager | None = None,
         days: float = DAYS,
         clock: Callable[[], float] = time.time,
+        posters: Posters | None = None,
     ) -> None:
         self._store = store
         self._manager = manager
@@ -76,7 +81,7 @@ class History:
         self._clock = clock
         self.outputs = store.folder.parent
         self._index = Index(store.folder / ".history" / "index.sqlite")
-        self._posters = Posters(store.folder / ".history" / "posters")
+        self._posters = posters or Posters(store.folder / ".history" / "posters")
         self._marks = Marks(store.folder / ".marks")
         self._deleting = threading.Lock()  # one at a time looks what is in the trash and changes it
         self._trash = Trash(store.folder / ".trash", self.outputs)
@@ -90,6 +95,7 @@ class History:
     def close(self) -> None:
         """End the reading."""
         self._reader.close()
+        self._posters.close()
         self._index.close()
 
     @property
@@ -98,14 +104,16 @@ class History:
         return self._reader.building
 
     def search(self, viewer: Viewer, wanted: Search) -> Page:
-        """Return one page of what is wanted."""
+        """Return one page of what is wanted; raises HistoryBusyError."""
         self._reader.look()
-        building = self._reader.building  # before the search: what is read during it may be missing
+        building = (
+            self._reader.building or self._reader.behind
+        )  # before the search: what is read during it may be missing
         while True:
             entries, count = self._index.search(viewer, wanted)
             gone = {each.id: True for each in entries if each.file and not (self.outputs / each.file).is_file()}
             if not gone:
-                return Page(entries, count, building)
+                return Page(entries, count, building, IN_MEMORY if self._index.in_memory else "")
             self._index.miss(gone)
 
     def entry(self, viewer: Viewer, job_id: str) -> Entry:
@@ -216,9 +224,17 @@ class History:
             sources += [self._store.folder / entry.id / picture_file(START), self.outputs / f"{entry.stem}.png"]
         return next((found for source in sources if (found := self._posters.poster(entry.id, source))), None)
 
-    def any_entry(self, job_id: str) -> Entry | None:
-        """Return a row whoever asks, for those that check who may see it."""
-        return self._index.entry(job_id)
+    def poster_for(self, job_id: str, may_see: Callable[[Entry], bool]) -> Future[Path | None]:
+        """Look for a poster in the background: None if there is none, or it may not be seen."""
+
+        def look() -> Path | None:
+            try:
+                entry = self._index.entry(job_id)
+            except HistoryBusyError:
+                return None
+            return self.poster(entry) if entry is not None and may_see(entry) else None
+
+        return self._posters.soon(look)
 
     def rebuild(self) -> int:
         """Read all files again while the caller waits; return how many videos there are."""

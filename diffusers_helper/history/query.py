@@ -10,7 +10,8 @@ from typing import Any
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.history.entry import Entry, folded
+from diffusers_helper.core.words import folded
+from diffusers_helper.history.entry import Entry
 
 PAGE = 24
 """Rows of a page."""

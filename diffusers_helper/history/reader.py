@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from diffusers_helper.history.index import Index
+from diffusers_helper.history.index import HistoryBusyError, Index
 from diffusers_helper.history.scanning import Scanner
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,9 @@ THOROUGH_SECONDS = 60.0
 
 class Reader:
     """Keeps the index as the files are.
+
+    Attributes:
+        behind: the latest look found the index in the hands of another program.
 
     Args:
         scanner: finds what changed.
@@ -38,6 +41,7 @@ class Reader:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._read = 0.0
+        self.behind = False
 
     @property
     def building(self) -> bool:
@@ -53,7 +57,18 @@ class Reader:
                 self._thread.start()
 
     def look(self) -> None:
-        """See what changed, unless the background does just now; what is much is left to it."""
+        """See what changed, unless the background does just now; what is much is left to it.
+
+        Nothing is seen while another program has the index in hand.
+        """
+        try:
+            self._look()
+        except HistoryBusyError:
+            self.behind = True
+        else:
+            self.behind = False
+
+    def _look(self) -> None:
         self._index.lost()
         if not self._scanning.acquire(blocking=False):
             return
@@ -65,7 +80,7 @@ class Reader:
                     pass
         finally:
             self._scanning.release()
-        if much or abs(self._clock() - self._read) > THOROUGH_SECONDS:
+        if much or self.behind or abs(self._clock() - self._read) > THOROUGH_SECONDS:
             self.begin()
 
     def read_all(self) -> None:
@@ -90,5 +105,7 @@ class Reader:
             self.read_all()
             if not self._closing.is_set():
                 self._afterwards()
+        except HistoryBusyError:
+            self.behind = True  # the next look begins again
         except Exception:  # the border of the thread: the history is behind, and videos are made all the same
             logger.exception("The history could not be read")

@@ -123,7 +123,9 @@ def read_queue_zip(file: Path) -> Iterator[JobInputs]:
                     if error.args[0] is _FOREIGN:
                         raise
                     raise SettingsError(
-                        Message("Video {number} of this file cannot be used: {reason}", number=number, reason=error)
+                        Message(
+                            "Video {number} of this file cannot be used: {reason}", number=number, reason=str(error)
+                        )
                     ) from error
     except FramePackError:
         raise  # some are ValueErrors as well

@@ -14,6 +14,7 @@ from diffusers_helper.core.files import json_bytes, parsed_json
 from diffusers_helper.core.known_settings import known_settings
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.words import folded
 
 VERSION = 1
 MAX_NAME = 60
@@ -61,9 +62,9 @@ def clean_name(text: object) -> str:
     return name
 
 
-def folded(name: str) -> str:
-    """Return a name as names are compared: whatever the case and the width of its letters."""
-    return unicodedata.normalize("NFKC", _visible(name)).casefold()
+def key_of(name: str) -> str:
+    """Return a name as names of presets are compared."""
+    return folded(_visible(name))
 
 
 def _visible(text: str) -> str:
@@ -73,8 +74,8 @@ def _visible(text: str) -> str:
 
 def file_name(name: str) -> str:
     """Return the name of a preset's file: fit for every file system, and another one for every name."""
-    word = re.sub(r"[^a-z0-9]+", "-", folded(name)).strip("-")[:40]
-    return f"{word or 'preset'}_{hashlib.sha256(folded(name).encode()).hexdigest()[:16]}.json"
+    word = re.sub(r"[^a-z0-9]+", "-", key_of(name)).strip("-")[:40]
+    return f"{word or 'preset'}_{hashlib.sha256(key_of(name).encode()).hexdigest()[:16]}.json"
 
 
 def to_bytes(name: str, request: GenerationRequest, names: Iterable[str]) -> bytes:

@@ -20,9 +20,9 @@ from diffusers_helper.presets.preset import (
     Preset,
     clean_name,
     file_name,
-    folded,
     from_bytes,
     held,
+    key_of,
     to_bytes,
 )
 
@@ -76,12 +76,12 @@ class PresetStore:
     def listed(self) -> Listed:
         """Return all of them."""
         faults: list[str] = []
-        found = sorted((preset for _, preset in self._read(faults)), key=lambda preset: folded(preset.name))
+        found = sorted((preset for _, preset in self._read(faults)), key=lambda preset: key_of(preset.name))
         return Listed((*self._along, *found), tuple(faults))
 
     def load(self, name: object) -> Preset:
         """Return the preset of a name; raises SettingsError if there is none."""
-        along = next((preset for preset in self._along if folded(preset.name) == folded(str(name))), None)
+        along = next((preset for preset in self._along if key_of(preset.name) == key_of(str(name))), None)
         return along or self._found(str(name))[1]
 
     def save(self, name: object, request: GenerationRequest, fields: Sequence[str]) -> Preset:
@@ -90,12 +90,12 @@ class PresetStore:
         Raises SettingsError for a name that cannot be, or where there are too many, and OutputError.
         """
         name = clean_name(name)
-        if any(folded(preset.name) == folded(name) for preset in self._along):
+        if any(key_of(preset.name) == key_of(name) for preset in self._along):
             raise SettingsError(Message("“{name}” comes along with the program: choose another name.", name=name))
         settings = held(request, fields, fields)
         with self._lock:
             folder = self._made()
-            known = [(file, preset) for file, preset in self._read([]) if folded(preset.name) == folded(name)]
+            known = [(file, preset) for file, preset in self._read([]) if key_of(preset.name) == key_of(name)]
             if not known:
                 self._require_room(folder)
             for file in (*(file for file, _ in known), folder / file_name(name)):
@@ -123,17 +123,21 @@ class PresetStore:
             folder = self._folder  # which is not made for this
             if folder is None:
                 raise SettingsError(Message("No presets can be kept here."))
-            deleted = folder / _DELETED / file_name(name)
+            file, deleted = folder / file_name(name), folder / _DELETED / file_name(name)
             aside = deleted.with_suffix(".back")
+            if not deleted.exists():
+                raise SettingsError(Message("No preset called “{name}” was deleted.", name=name))
+            replaced = next((found for found, preset in self._read([]) if key_of(preset.name) == key_of(name)), None)
             try:
-                deleted.replace(aside)
-                with suppress(SettingsError):
-                    self._away(self._found(name)[0], name)
-                aside.replace(folder / file_name(name))
-            except FileNotFoundError:
-                raise SettingsError(Message("No preset called “{name}” was deleted.", name=name)) from None
+                if replaced is not None:  # a copy, so that whatever ends this in the middle leaves both
+                    aside.write_bytes(replaced.read_bytes())
+                deleted.replace(file)
+                if replaced is not None:
+                    aside.replace(deleted)
+                    if replaced != file:
+                        replaced.unlink()
             except OSError as error:
-                raise output_error(folder / file_name(name), error) from error
+                raise output_error(file, error) from error
         return self.load(name)
 
     @property
@@ -160,18 +164,18 @@ class PresetStore:
         for file in sorted(self._folder.glob("*.json")):
             try:
                 preset = from_bytes(read_own(file, MAX_BYTES))
-                found.setdefault(folded(preset.name), (file, preset))
+                found.setdefault(key_of(preset.name), (file, preset))
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or Message("it is no preset of this program")
                 faults.append(Message("{file} cannot be read: {reason}.", file=display_name(file), reason=reason))
         return [each for each in found.values() if not self._comes_along(each[1])]
 
     def _comes_along(self, preset: Preset) -> bool:
-        return any(folded(each.name) == folded(preset.name) for each in self._along)
+        return any(key_of(each.name) == key_of(preset.name) for each in self._along)
 
     def _found(self, name: str) -> tuple[Path, Preset]:
         for file, preset in self._read([]):
-            if folded(preset.name) == folded(name):
+            if key_of(preset.name) == key_of(name):
                 return file, preset
         raise SettingsError(Message("There is no preset called “{name}”.", name=display_name(name)))
 
@@ -195,11 +199,12 @@ class PresetStore:
         try:
             place.mkdir(exist_ok=True)
             file.replace(place / file_name(name))
+        except OSError as error:
+            raise output_error(file, error) from error
+        with suppress(OSError):  # a few more of them harm nobody
             deleted = sorted(place.glob("*.json"), key=lambda each: each.stat().st_ctime_ns)
             for old in deleted[:-MOST_DELETED]:
                 old.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(file, error) from error
 
 
 def _write(file: Path, content: bytes) -> None:

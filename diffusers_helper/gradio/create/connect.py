@@ -16,7 +16,7 @@ from diffusers_helper.gradio.create.layout import CreatePanel
 from diffusers_helper.gradio.create.loras import LoraHandlers, connect_loras
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.create.sizes import SIZES
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 
 _QUICK = RAW | QUIET
@@ -58,7 +58,7 @@ class Create:
     def show_loras(self) -> dict[str, Any]:
         """The event that shows the LoRA files that the form names."""
         loras = self.panel.form.loras
-        return {"fn": self.handlers.loras.show, "inputs": loras.text, "outputs": loras.shown, **_QUICK}
+        return {"inputs": loras.text, **fills(self.handlers.loras.show, loras.shown), **_QUICK}
 
     @property
     def show_size(self) -> dict[str, Any]:
@@ -113,25 +113,25 @@ def _connect_dropped(create: Create) -> None:
         create.inputs,
     )
     shown = panel.shown
-    looked = panel.files.upload(handlers.look, panel.files, [panel.files, image, *shown], **_QUICK)
-    create.filled(looked)
-    image.upload(handlers.look_at_photo, image, shown, trigger_mode="always_last", **_QUICK)
-    image.clear(handlers.leave, None, shown, **_QUICK)
-    for button, use in (
-        (panel.photo, handlers.use_photo),
-        (panel.settings, handlers.use_settings),
-        (panel.both, handlers.use_both),
+    looked = fills(handlers.look, {"files": panel.files, "image": image, **shown})
+    create.filled(panel.files.upload(inputs=panel.files, **looked, **_QUICK))
+    image.upload(inputs=image, **fills(handlers.look_at_photo, shown), trigger_mode="always_last", **_QUICK)
+    image.clear(**fills(handlers.leave, shown), **_QUICK)
+    for name, use in (
+        ("photo", handlers.use_photo),
+        ("settings", handlers.use_settings),
+        ("both", handlers.use_both),
     ):
-        create.filled(button.click(use, panel.kept, [*shown, *inputs.values()], trigger_mode="once", **_QUICK))
+        used = fills(use, {**shown, **inputs})
+        create.filled(panel.buttons[name].click(inputs=panel.kept, **used, trigger_mode="once", **_QUICK))
     values = {name: control for name, control in inputs.items() if name != "image"}
-    panel.queue.click(
-        handlers.queue,
+    panel.buttons["queue"].click(
         inputs_kwargs={"client_id": create.browser.client_id, "kept": panel.kept, **values},
-        outputs=shown,
+        **fills(handlers.queue, shown),
         trigger_mode="once",
         **_QUICK,
     )
-    panel.leave.click(handlers.leave, None, shown, **_QUICK)
+    panel.buttons["leave"].click(**fills(handlers.leave, shown), **_QUICK)
 
 
 def _connect_hints(create: Create, others: list[Any]) -> None:

@@ -20,18 +20,19 @@ from diffusers_helper.gradio.create.many_photos import ManyPhotos
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import user_of
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, photo_size, uploaded_file
+from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
-_SKIPPED: Any = gr.skip()
-_BUTTONS: tuple[tuple[Message, Literal["primary", "secondary"], str], ...] = (
-    (Message("Use photo"), "secondary", "use-photo"),
-    (Message("Use settings"), "secondary", "use-settings"),
-    (Message("Use both"), "primary", "use-both"),
-    (Message("Queue them all"), "primary", "queue-all"),
-    (Message("Leave it"), "secondary", "leave-dropped"),
-)
+_BUTTONS: dict[str, tuple[Message, Literal["primary", "secondary"], str]] = {
+    "photo": (Message("Use photo"), "secondary", "use-photo"),
+    "settings": (Message("Use settings"), "secondary", "use-settings"),
+    "both": (Message("Use both"), "primary", "use-both"),
+    "queue": (Message("Queue them all"), "primary", "queue-all"),
+    "leave": (Message("Leave it"), "secondary", "leave-dropped"),
+}
+_PHOTOS = ("image", "end_photo")
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,18 @@ class DropPanel:
         files: where page.js puts what was dropped.
         kept: the files that something is offered about.
         told: what they are, or why they cannot be used.
-        photo, settings, both: the buttons for one that was made here.
-        queue, leave: the buttons for several photos.
+        buttons: "photo", "settings" and "both" for one that was made here, "queue" for several photos, and "leave".
     """
 
     files: gr.File
     kept: gr.JSON
     told: gr.HTML
-    photo: gr.Button
-    settings: gr.Button
-    both: gr.Button
-    queue: gr.Button
-    leave: gr.Button
+    buttons: dict[str, gr.Button]
 
     @property
-    def shown(self) -> list[Any]:
-        """What every handler fills: what is kept, the text, the buttons."""
-        return [self.kept, self.told, self.photo, self.settings, self.both, self.queue, self.leave]
+    def shown(self) -> dict[str, Any]:
+        """What every handler fills."""
+        return {"kept": self.kept, "told": self.told, **self.buttons}
 
 
 def lay_out_dropped(t: Language) -> DropPanel:
@@ -68,11 +64,11 @@ def lay_out_dropped(t: Language) -> DropPanel:
     with gr.Column(elem_id="dropped"):
         told = gr.HTML("", elem_id="dropped-told", apply_default_css=False)
         with gr.Row(elem_id="dropped-buttons"):
-            buttons = [
-                gr.Button(t(label), size="sm", min_width=90, visible=False, variant=variant, elem_id=elem_id)
-                for label, variant, elem_id in _BUTTONS
-            ]
-    return DropPanel(files, kept, told, *buttons)
+            buttons = {
+                name: gr.Button(t(label), size="sm", min_width=90, visible=False, variant=variant, elem_id=elem_id)
+                for name, (label, variant, elem_id) in _BUTTONS.items()
+            }
+    return DropPanel(files, kept, told, buttons)
 
 
 class DropHandlers:
@@ -91,19 +87,20 @@ class DropHandlers:
         self._photos = photos
         self._t = t
 
-    def look(self, files: object, request: gr.Request | None = None) -> list[Any]:
+    def look(self, files: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return an empty field for the next files, the photo if they are one, and what is offered."""
         given = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+        emptied = {"files": None}
         if len(given) != 1:
-            return [None, _SKIPPED, *self._several(given)]
+            return {**emptied, **self._several(given)}
         [file] = given
         try:
             recipe, path = self._recipe(file, request)
         except FramePackError as error:
-            return [None, *self._plain(file, str(error), request)]
-        return [None, _SKIPPED, *self._made_here(recipe, path, file)]
+            return {**emptied, **self._plain(file, str(error), request)}
+        return {**emptied, **self._made_here(recipe, path, file)}
 
-    def look_at_photo(self, image: object, request: gr.Request | None = None) -> list[Any]:
+    def look_at_photo(self, image: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return what is offered about the picture in the photo's own field: its settings, if it has any."""
         try:
             self._recipe(image, request)
@@ -112,35 +109,32 @@ class DropHandlers:
         told = hint(self._t("This picture was made here and has its settings in it."))
         return self._offer([image], told, settings=True)
 
-    def use_photo(self, kept: object, request: gr.Request | None = None) -> list[Any]:
+    def use_photo(self, kept: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return what `use_both` does, of the photos alone."""
-        shown, [_, photo, *_, end_photo, _] = self._used(kept, request)
-        return [*shown, photo, *([_SKIPPED] * len(SETTINGS)), end_photo, _SKIPPED]
+        used = self.use_both(kept, request)
+        return {name: value for name, value in used.items() if name not in (*SETTINGS, KEY_PHOTOS)}
 
-    def use_settings(self, kept: object, request: gr.Request | None = None) -> list[Any]:
+    def use_settings(self, kept: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return what `use_both` does, without the photos."""
-        shown, [_, _, *settings, _, _] = self._used(kept, request)
-        return [*shown, _SKIPPED, *settings, _SKIPPED, _SKIPPED]
+        used = self.use_both(kept, request)
+        return {name: value for name, value in used.items() if name not in (*_PHOTOS, KEY_PHOTOS)}
 
-    def use_both(self, kept: object, request: gr.Request | None = None) -> list[Any]:
-        """Return what is offered now, then photo, settings, end and key photos as the file has them."""
-        shown, [_, *form] = self._used(kept, request)
-        return [*shown, *form]
+    def use_both(self, kept: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Return what is offered now, and the form as the file has it."""
+        file = kept[0] if isinstance(kept, list) and kept else None
+        return {**self._nothing(), **self._recipes.restore(file, request)}
 
-    def queue(self, client_id: object, kept: object, request: gr.Request | None = None, **values: Any) -> list[Any]:
+    def queue(
+        self, client_id: object, kept: object, request: gr.Request | None = None, **values: Any
+    ) -> dict[str, Any]:
         """Queue a job for each photo; return what is offered of those that are left."""
         files = kept if isinstance(kept, list) else []
         left, told = self._many.queue(client_id, files, request, **values)
         return self._offer(left, told, queue=bool(left)) if left else self._nothing(told)
 
-    def leave(self) -> list[Any]:
+    def leave(self) -> dict[str, Any]:
         """Return that nothing is offered."""
         return self._nothing()
-
-    def _used(self, kept: object, request: gr.Request | None) -> tuple[list[Any], list[Any]]:
-        file = kept[0] if isinstance(kept, list) and kept else None
-        form = self._recipes.restore(file, request)
-        return self._nothing(form[0]), form
 
     def _recipe(self, file: object, request: gr.Request | None) -> tuple[Recipe, Path]:
         path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
@@ -148,23 +142,23 @@ class DropHandlers:
             raise SettingsError(Message("The file is no longer here: choose it again."))
         return read_recipe(path), path
 
-    def _plain(self, file: dict[str, Any], no_settings: str, request: gr.Request | None) -> list[Any]:
+    def _plain(self, file: dict[str, Any], no_settings: str, request: gr.Request | None) -> dict[str, Any]:
         """Return the photo that a file without settings is, or why it is of no use."""
         try:
             photo_size(file, self._photos, request)
         except PhotoError:
-            return [_SKIPPED, *self._nothing(fault(self._t(no_settings)))]
+            return self._nothing(fault(self._t(no_settings)))
         except FramePackError as error:
-            return [_SKIPPED, *self._nothing(fault(self._t(str(error))))]
-        return [file_value(file["path"]), *self._nothing()]
+            return self._nothing(fault(self._t(str(error))))
+        return {"image": file_value(file["path"]), **self._nothing()}
 
-    def _made_here(self, recipe: Recipe, path: Path, file: dict[str, Any]) -> list[Any]:
+    def _made_here(self, recipe: Recipe, path: Path, file: dict[str, Any]) -> dict[str, Any]:
         has_photo = recipe.picture or bool(recipe.photo)
         name = escape(display_name(str(file.get("orig_name") or path.name)))
         told = hint(self._t("“{name}” was made here. What do you want of it?", name=name))
         return self._offer([file], told, photo=has_photo, settings=True, both=has_photo)
 
-    def _several(self, files: list[dict[str, Any]]) -> list[Any]:
+    def _several(self, files: list[dict[str, Any]]) -> dict[str, Any]:
         if not files:
             return self._nothing()
         text = self._t(
@@ -173,9 +167,9 @@ class DropHandlers:
         )
         return self._offer(files, hint(text), queue=True)
 
-    def _offer(self, kept: list[Any], told: str, **visible: bool) -> list[Any]:
-        names = ("photo", "settings", "both", "queue")
-        return [kept, told, *(gr.update(visible=visible.get(name, False)) for name in names), gr.update(visible=True)]
+    def _offer(self, kept: list[Any], told: str, **visible: bool) -> dict[str, Any]:
+        buttons = {name: gr.update(visible=visible.get(name, name == "leave")) for name in _BUTTONS}
+        return {"kept": kept, "told": told, **buttons}
 
-    def _nothing(self, told: str = "") -> list[Any]:
-        return [None, told, *([gr.update(visible=False)] * 5)]
+    def _nothing(self, told: str = "") -> dict[str, Any]:
+        return {"kept": None, "told": told, **{name: gr.update(visible=False) for name in _BUTTONS}}

@@ -16,7 +16,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api.video_edits import EDITS, VideoEdits
 from diffusers_helper.gradio.content import Backend
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 
 _EDITS = {BEFORE: ("extend", {"before": False}), AFTER: ("extend", {"before": True}), AROUND: ("loop", {})}
@@ -55,8 +55,8 @@ class VideoPanelHandlers:
         video: object,
         request: gr.Request | None = None,
         **values: Any,
-    ) -> list[Any]:
-        """Start a job; return the message for a bad entry, then what `PageHandlers.tick` returns."""
+    ) -> dict[str, Any]:
+        """Start a job; return the message for a bad entry, and what `PageHandlers.tick` returns."""
         shown = values.pop("shown", "")
         name, numbers = _EDITS.get(str(values.pop("place")), _EDITS[BEFORE])
         message = ""
@@ -68,7 +68,8 @@ class VideoPanelHandlers:
             )
         except FramePackError as error:
             message = self.t(str(error))
-        return [view.fault(message), *self.page.tick(client_id, seen, request, shown=shown if message else "")]
+        stage = self.page.tick(client_id, seen, request, shown=shown if message else "")
+        return {"message": view.fault(message), **stage}
 
 
 def lay_out_video_panel(t: Language) -> VideoPanel:
@@ -91,7 +92,7 @@ def lay_out_video_panel(t: Language) -> VideoPanel:
 
 
 def connect_video_panel(
-    panel: VideoPanel, handlers: VideoPanelHandlers, inputs: Mapping[str, Any], shown: list[Any]
+    panel: VideoPanel, handlers: VideoPanelHandlers, inputs: Mapping[str, Any], shown: dict[str, Any]
 ) -> Dependency:
     """Connect the button, and return its event.
 
@@ -100,9 +101,8 @@ def connect_video_panel(
     names = ("client_id", "seen", "shown", *EDITS["extend"].settings)
     named = {name: inputs[name] for name in names if name in inputs}
     return panel.button.click(
-        handlers.start,
         inputs_kwargs={**named, "video": panel.file, "place": panel.place},
-        outputs=shown,
+        **fills(handlers.start, shown),
         trigger_mode="once",
         **RAW | QUIET,
     )

@@ -11,7 +11,7 @@ from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS, sections_for, total_frames
 from diffusers_helper.core.prompts import by_section, spans
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.view import duration, hint
+from diffusers_helper.gradio.view import duration, hint, rounded
 from diffusers_helper.jobs.speeds import Estimate
 
 _HARDLY = 0.01
@@ -127,7 +127,7 @@ def estimate(found: Estimate | None, t: Language = ENGLISH) -> str:
     """Return about how long a video will take, which page.js asks about where it is long; empty if nobody knows."""
     if found is None:
         return ""
-    whole = max(5, 5 * round(found.seconds / 5)) if found.seconds < 55 else 60 * round(found.seconds / 60)
+    whole = rounded(found)
     time = duration(whole, t)
     text = (
         t("It will take very roughly {time} on this computer, going by a similar video.", time=time)

@@ -24,7 +24,7 @@ from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.create.lora_view import ChosenLora, cards
 from diffusers_helper.gradio.inputs import control_value
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.view import fault, hint
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.photo import Photo, open_photo
@@ -58,22 +58,23 @@ class LoraHandlers:
         """Return the files that can be chosen now, and those that the text names."""
         return self._choices(self._library.files(), _parsed(text))
 
-    def show(self, text: object) -> list[Any]:
+    def show(self, text: object) -> dict[str, Any]:
         """Return what `refresh` does, the cards of what the text names, and whether the panel opens for them."""
         files = self._library.files()
         try:
             loras = _read(text)
         except SettingsError as error:
-            return [self._choices(files, ()), fault(self._t(str(error)), heard=False), gr.skip()]
-        return [self._choices(files, loras), self._cards(files, loras), gr.update(open=True) if loras else gr.skip()]
+            return {"choice": self._choices(files, ()), "cards": fault(self._t(str(error)), heard=False)}
+        shown = {"choice": self._choices(files, loras), "cards": self._cards(files, loras)}
+        return {**shown, "panel": gr.update(open=True)} if loras else shown
 
-    def choose(self, selected: object, text: object) -> list[Any]:
+    def choose(self, selected: object, text: object) -> dict[str, Any]:
         """Return the text for the files that are `selected` in the list, a new one at its own weight; and the cards."""
         files = self._library.files()
         wanted = [name for name in selected if isinstance(name, str)] if isinstance(selected, list) else []
         known = {_name(lora, files): lora for lora in _parsed(text)}
         loras = [known.get(name) or self._new(name, files) for name in wanted]
-        return [control_value("loras", loras), self._cards(files, loras)]
+        return {"text": control_value("loras", loras), "cards": self._cards(files, loras)}
 
     def _choices(self, files: Sequence[LibraryFile], loras: Sequence[Lora]) -> Any:
         chosen = [_name(lora, files) for lora in loras]
@@ -126,9 +127,9 @@ class LoraPanel:
     text: gr.Textbox
 
     @property
-    def shown(self) -> list[Any]:
+    def shown(self) -> dict[str, Any]:
         """What `LoraHandlers.show` fills."""
-        return [self.choice, self.cards, self.panel]
+        return {"choice": self.choice, "cards": self.cards, "panel": self.panel}
 
 
 def lay_out_loras(defaults: GenerationRequest, t: Language) -> LoraPanel:
@@ -156,11 +157,13 @@ def lay_out_loras(defaults: GenerationRequest, t: Language) -> LoraPanel:
 
 def connect_loras(panel: LoraPanel, handlers: LoraHandlers, keep: dict[str, Any]) -> None:
     """Connect the panel; the list is read anew whenever somebody opens it. `keep` keeps the draft."""
-    panel.panel.expand(handlers.show, panel.text, panel.shown, **_QUICK)
+    show = fills(handlers.show, panel.shown)
+    panel.panel.expand(inputs=panel.text, **show, **_QUICK)
     panel.choice.focus(handlers.refresh, panel.text, panel.choice, **_QUICK)
-    panel.choice.input(handlers.choose, [panel.choice, panel.text], [panel.text, panel.cards], **_QUICK).then(**keep)
+    choose = fills(handlers.choose, {"text": panel.text, "cards": panel.cards})
+    panel.choice.input(inputs=[panel.choice, panel.text], **choose, **_QUICK).then(**keep)
     for typed in (panel.text.blur, panel.text.submit):
-        typed(handlers.show, panel.text, panel.shown, **_QUICK)
+        typed(inputs=panel.text, **show, **_QUICK)
 
 
 def _read(text: object) -> tuple[Lora, ...]:

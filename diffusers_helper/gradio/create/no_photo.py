@@ -20,7 +20,7 @@ from diffusers_helper.gradio.client_jobs import ClientJobs
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import control_value, file_value, read_request, stored_picture
 from diffusers_helper.gradio.keys import KEY_PHOTOS
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.inputs import JobInputs
@@ -89,7 +89,7 @@ class NoPhotoHandlers:
         self._client_jobs = client_jobs
         self._t = t
 
-    def make(self, client_id: object, request: gr.Request | None = None, **settings: Any) -> list[Any]:
+    def make(self, client_id: object, request: gr.Request | None = None, **settings: Any) -> dict[str, Any]:
         """Start to make a picture with a new seed; return a message, the job waited for, and a timer for it."""
         whose, owner = client_id_of(client_id, request), owner_of(request)
         start = "model" if settings.get("start") == "model" else "photo"
@@ -100,16 +100,16 @@ class NoPhotoHandlers:
                 whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose))
             )
         except FramePackError as error:
-            return [view.fault(self._t(str(error))), "", gr.Timer(active=False)]
-        return ["", job_id, gr.Timer(active=True)]
+            return {"message": view.fault(self._t(str(error))), **_waits_no_more()}
+        return {"message": "", "waited_for": job_id, "timer": gr.Timer(active=True)}
 
-    def look(self, client_id: object, waited_for: object, request: gr.Request | None = None) -> list[Any]:
+    def look(self, client_id: object, waited_for: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return the photo once it is made, what is still waited for, a timer for that, and what went wrong."""
         job = self._client_jobs.job(client_id_of(client_id, request), waited_for)
         if job is None or job.id != waited_for:
-            return [gr.skip(), "", gr.Timer(active=False), gr.skip()]
+            return _waits_no_more()
         if not job.ended:
-            return [gr.skip()] * 4
+            return {}
         photo, fault = None, ""
         try:
             if job.state == JobState.DONE and job.video:
@@ -118,7 +118,12 @@ class NoPhotoHandlers:
             fault = str(error)
         except FramePackError as error:
             fault = self._t(str(error))
-        return [file_value(photo) if photo else gr.skip(), "", gr.Timer(active=False), view.fault(fault)]
+        made = {"image": file_value(photo)} if photo else {}
+        return {**made, **_waits_no_more(), "message": view.fault(fault)}
+
+
+def _waits_no_more() -> dict[str, Any]:
+    return {"waited_for": "", "timer": gr.Timer(active=False)}
 
 
 def connect_no_photo(
@@ -132,22 +137,14 @@ def connect_no_photo(
 
     `inputs` are the page's controls: the photo, the settings and the end photo.
     """
-    photo = inputs["image"]
     settings = {name: control for name, control in inputs.items() if name not in ("image", "end_photo")}
     waited_for, timer = gr.Textbox("", visible=False), gr.Timer(POLL_SECONDS, active=False)
+    shown = {"message": panel.message, "waited_for": waited_for, "timer": timer}
     panel.make.click(
-        handlers.make,
         inputs_kwargs={"client_id": client_id, **settings},
-        outputs=[panel.message, waited_for, timer],
+        **fills(handlers.make, shown),
         trigger_mode="once",
         **_QUICK,
     )
-    after(
-        timer.tick(
-            handlers.look,
-            [client_id, waited_for],
-            [photo, waited_for, timer, panel.message],
-            trigger_mode="once",
-            **_QUICK,
-        )
-    )
+    looked = fills(handlers.look, {**shown, "image": inputs["image"]})
+    after(timer.tick(inputs=[client_id, waited_for], **looked, trigger_mode="once", **_QUICK))

@@ -20,7 +20,7 @@ from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
-from diffusers_helper.gradio.keys import key_photo
+from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.model_files.lora_library import LoraLibrary, named
 
@@ -46,7 +46,7 @@ class RecipeHandlers:
         self._read = read
         self._loras = loras or LoraLibrary(())
 
-    def restore(self, value: object, request: gr.Request | None = None) -> list[Any]:
+    def restore(self, value: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Do as `fill`, of an upload."""
         user = user_of(request)
         path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
@@ -55,11 +55,11 @@ class RecipeHandlers:
                 raise SettingsError(Message("The file is no longer here: choose it again."))
             recipe = self._read(path)
         except FramePackError as error:
-            return [view.fault(self._t(str(error))), *(gr.skip() for _ in range(3 + len(SETTINGS)))]
+            return {"told": view.fault(self._t(str(error)))}
         return self.fill(recipe, path, request)
 
-    def fill(self, recipe: Recipe, path: Path, request: gr.Request | None = None) -> list[Any]:
-        """Return a message, then photo, settings, end and key photos as the file has them; the rest stays."""
+    def fill(self, recipe: Recipe, path: Path, request: gr.Request | None = None) -> dict[str, Any]:
+        """Return in `told` what is to be said, and the values of a request as the file has them; the rest stays."""
         photo, missing = self._photo(recipe, path, request)
         end_photo, no_end = self._end_photo(recipe, request)
         keys, no_keys = self._keys(recipe, request)
@@ -67,10 +67,12 @@ class RecipeHandlers:
         settings = {"loras": (), **recipe.settings} if known else recipe.settings
         controls, lora_notes = self.controls(settings)
         notes = [text for text in (missing, no_end, no_keys) if text] + lora_notes
-        cleared = None if settings.get("start") == "colour" else gr.skip()
-        return [self._told(recipe, notes), file_value(photo) if photo else cleared, *controls, end_photo, keys]
+        filled = {"told": self._told(recipe, notes), **controls, **end_photo, **keys}
+        if photo or settings.get("start") == "colour":
+            filled["image"] = file_value(photo)
+        return filled
 
-    def controls(self, settings: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    def controls(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return the values of the controls of `SETTINGS`, and sentences on LoRA files; what is not told stays."""
         values, notes = dict(settings), list[str]()
         if "mp4_crf" in values:
@@ -79,7 +81,7 @@ class RecipeHandlers:
             del values["resolution"]
         if "loras" in values:
             values["loras"], notes = self._loras_here(values["loras"])
-        return [control_value(name, values[name]) if name in values else gr.skip() for name in SETTINGS], notes
+        return {name: control_value(name, values[name]) for name in SETTINGS if name in values}, notes
 
     def _loras_here(self, loras: Iterable[Lora]) -> tuple[list[Lora], list[str]]:
         """Return LoRA files by the names that they have here, and sentences on those that are missing or others."""
@@ -116,25 +118,26 @@ class RecipeHandlers:
         return None, Message("The photo is not in this file: add it, or restore from the PNG beside the video.")
 
     @staticmethod
-    def _end_photo(recipe: Recipe, request: gr.Request | None) -> tuple[Any, str]:
+    def _end_photo(recipe: Recipe, request: gr.Request | None) -> tuple[dict[str, Any], str]:
         """Return what the end photo's control gets and, where that lacks what `recipe` had, why."""
         if recipe.names is None:
-            return gr.skip(), ""
+            return {}, ""
         if END not in recipe.names:
-            return None, ""
+            return {"end_photo": None}, ""
         try:
             if photo := stored_picture(recipe.more.get(END, b""), owner_of(request)):
-                return file_value(photo), ""
+                return {"end_photo": file_value(photo)}, ""
         except FramePackError as error:
-            return None, str(error)
-        return None, Message("The end photo is not in this file: add it, or restore from the video.")
+            return {"end_photo": None}, str(error)
+        return {"end_photo": None}, Message("The end photo is not in this file: add it, or restore from the video.")
 
     @staticmethod
-    def _keys(recipe: Recipe, request: gr.Request | None) -> tuple[Any, str]:
+    def _keys(recipe: Recipe, request: gr.Request | None) -> tuple[dict[str, Any], str]:
         """Return what the key photos' control gets and, where that lacks some, why."""
         if recipe.names is None:
-            return gr.skip(), ""
-        found, missing = [], ""
+            return {}, ""
+        found: list[dict[str, Any]] = []
+        missing = ""
         for number, seconds in enumerate(recipe.settings.get("key_seconds", ()), 1):
             try:
                 if photo := stored_picture(recipe.more.get(key_name(number), b""), owner_of(request)):
@@ -144,8 +147,9 @@ class RecipeHandlers:
                         "Not all key pictures are in this file: add them again, or restore from the video."
                     )
             except FramePackError as error:
-                return found, str(error)
-        return found, missing
+                missing = str(error)
+                break
+        return {KEY_PHOTOS: found}, missing
 
     def _told(self, recipe: Recipe, missing: list[str]) -> str:
         texts: list[str] = [Message("The settings are restored."), *recipe.notes, *missing]

@@ -142,7 +142,10 @@ def _for_starlette(scope: Scope) -> Scope:
 
 
 def is_from_here(scope: Scope) -> bool:
-    """Tell whether a request is from this computer to this computer: no proxy or tunnel passed it on."""
+    """Tell whether a request is from this computer to this computer, as far as its address and its Host tell.
+
+    A proxy here that says nothing of its visitors, and asks in its own name, passes for one: see docs/deploy.md.
+    """
     client, host = (scope.get("client") or ("",))[0], HTTPConnection(scope).url.hostname or ""
     return all(name == "localhost" or _is_loopback(name) for name in (client, host))
 

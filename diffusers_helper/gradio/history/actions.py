@@ -17,15 +17,14 @@ from diffusers_helper.core.files import output_error
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.api.video_edits import VideoReader
+from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.history.handlers import HistoryHandlers, told_by, viewer_of
-from diffusers_helper.gradio.history.layout import FORMATS
 from diffusers_helper.gradio.history.remaking import another_take, made_in_full, recipe_of
-from diffusers_helper.gradio.history.rows import file_url
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_request, stored_picture
-from diffusers_helper.gradio.view import fault
+from diffusers_helper.gradio.inputs import file_value, read_request, stored_picture
+from diffusers_helper.gradio.view import FORMS, fault, file_url
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
@@ -34,8 +33,6 @@ from diffusers_helper.media.edits import extended
 from diffusers_helper.media.export import export, last_frame
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files.lora_library import LoraLibrary
-
-_SKIPPED: Any = gr.skip()
 
 
 @dataclass(frozen=True)
@@ -99,17 +96,17 @@ class VideoActions:
         seconds: object,
         event: gr.EventData,
         request: gr.Request | None = None,
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Do what an event of the grid says.
 
-        Return the page of the history, which video the stage shows, the form's message, photo,
-        settings, end and key photos, and which tab is to be seen. What stays as it is is left out.
+        Return the page of the history in `grid`, which video the stage shows in `shown`, the form's values, and in
+        `tabs` what is to be seen, as far as they are others now.
         """
         told = told_by(event)
         viewer = viewer_of(client_id, request)
         done = self._done(Asked(viewer, str(told.get("id")), told, client_id, seconds, request))
-        tab = gr.update(selected="create") if "shown" in done or "form" in done else _SKIPPED
-        return [self._handlers.page(viewer, told, **done.get("more", {})), *_brought(done), tab]
+        filled = {"grid": self._handlers.page(viewer, told, **done.get("more", {})), **_brought(done)}
+        return {**filled, "tabs": gr.update(selected="create")} if "shown" in done or "form" in done else filled
 
     def use_on_stage(
         self,
@@ -117,16 +114,15 @@ class VideoActions:
         seconds: object,
         event: gr.EventData,
         request: gr.Request | None = None,
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Do what a button of the stage says.
 
-        Return what went wrong, the file to save, which video the stage shows, the form's message, photo, settings, end
-        and key photos. What stays as it is is left out.
+        Return in `message` what went wrong, in `saved` the file to save, and what else `use` returns of stage and form.
         """
         told = told_by(event)
         done = self._done(Asked(viewer_of(client_id, request), str(told.get("id")), told, client_id, seconds, request))
         more = done.get("more", {})
-        return [fault(more.get("fault", "")), more.get("save"), *_brought(done)]
+        return {"message": fault(more.get("fault", "")), "saved": more.get("save"), **_brought(done)}
 
     def _done(self, what: Asked) -> dict[str, Any]:
         action = self._actions.get(str(what.told.get("action")))
@@ -147,7 +143,7 @@ class VideoActions:
         with self._means.videos.turn():
             last_frame(self._video(what)).save(file, format="PNG")
         photo = stored_picture(file.getvalue(), owner_of(what.request))
-        return {"form": ["", file_value(photo), *([_SKIPPED] * (2 + len(SETTINGS)))]}
+        return {"form": {"told": "", "image": file_value(photo)}}
 
     def _new_take(self, what: Asked) -> dict[str, Any]:
         inputs = another_take(self._means.history, what.viewer, what.job_id)
@@ -177,7 +173,7 @@ class VideoActions:
 
     def _export(self, what: Asked) -> dict[str, Any]:
         form = str(what.told.get("form"))
-        if form not in FORMATS:
+        if form not in FORMS:
             raise SettingsError(Message("Videos can be saved as GIF, WebM or PNG."))
         source = self._video(what)
         with self._means.videos.turn():
@@ -196,13 +192,14 @@ class VideoActions:
         return JobInputs(request, inputs.pictures, inputs.videos)
 
     def _submit(self, what: Asked, inputs: JobInputs) -> dict[str, Any]:
-        whose, owner = str(client_id_of(what.client_id, what.request)), owner_of(what.request)
-        return {"shown": self._means.manager.submit(inputs, owner=owner, client_id=whose)}
+        whose = require_client_id(client_id_of(what.client_id, what.request))  # or the job were nobody's
+        return {"shown": self._means.manager.submit(inputs, owner=owner_of(what.request), client_id=whose)}
 
 
-def _brought(done: Mapping[str, Any]) -> list[Any]:
-    """Return which video the stage shows, then the form, as far as an action brings them."""
-    return [done.get("shown", _SKIPPED), *done.get("form", [_SKIPPED] * (4 + len(SETTINGS)))]
+def _brought(done: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which video the stage shows, and the form, as far as an action brings them."""
+    form: dict[str, Any] = done.get("form", {})
+    return {**form, "shown": done["shown"]} if "shown" in done else form
 
 
 def exported(source: Path, form: str, owner: str) -> Path:

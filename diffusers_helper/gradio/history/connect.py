@@ -12,7 +12,7 @@ from gradio.events import Dependency
 from diffusers_helper.gradio.history.actions import VideoActions
 from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.gradio.history.layout import HistoryPanel
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 
 _QUICK = RAW | QUIET
 _REFRESH = "() => { document.dispatchEvent(new CustomEvent('fp-history')); }"
@@ -26,20 +26,20 @@ class HistoryTargets:
         client_id: whose tab it is.
         shown: which video the stage shows.
         seconds: the form's length.
-        form: its message, photo, settings, end and key photos, in this order.
+        form: what is `told` of it, and its values by their names.
         tabs: "create" is the one with form and stage.
     """
 
     client_id: gr.BrowserState
     shown: gr.Textbox
     seconds: Any
-    form: list[Any]
+    form: dict[str, Any]
     tabs: gr.Tabs
 
     @property
-    def brought(self) -> list[Any]:
+    def brought(self) -> dict[str, Any]:
         """What an action may fill: which video the stage shows, and the form."""
-        return [self.shown, *self.form]
+        return {"shown": self.shown, **self.form}
 
 
 def connect_history(
@@ -57,9 +57,8 @@ def connect_history(
     for event in refreshing:
         event(None, None, None, js=_REFRESH)
     used: Dependency = panel.grid.use(
-        actions.use,
-        [targets.client_id, targets.seconds],
-        [panel.grid, *targets.brought, targets.tabs],
+        inputs=[targets.client_id, targets.seconds],
+        **fills(actions.use, {"grid": panel.grid, **targets.brought, "tabs": targets.tabs}),
         trigger_mode="once",
         **_QUICK,
     )

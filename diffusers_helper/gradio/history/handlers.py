@@ -13,7 +13,8 @@ from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.gradio.client_jobs import is_client_id
 from diffusers_helper.gradio.door.privacy import is_local, user_of
 from diffusers_helper.gradio.history.rows import grid
-from diffusers_helper.history.library import History
+from diffusers_helper.history.index import HistoryBusyError
+from diffusers_helper.history.library import History, Page
 from diffusers_helper.history.query import PAGE, Search, Viewer
 
 
@@ -64,10 +65,13 @@ class HistoryHandlers:
             search = Search.asked(_wanted(told))
         except SettingsError as error:
             search, more = Search(), {**more, "fault": self._t(str(error))}
-        page = self._history.search(viewer, search)
-        while not page.entries and search.page > 1:  # the last one of a page was deleted
-            search = replace(search, page=min(search.page - 1, max(1, -(-page.count // PAGE))))
+        try:
             page = self._history.search(viewer, search)
+            while not page.entries and search.page > 1:  # the last one of a page was deleted
+                search = replace(search, page=min(search.page - 1, max(1, -(-page.count // PAGE))))
+                page = self._history.search(viewer, search)
+        except HistoryBusyError as error:
+            page, more = Page([], 0, building=True), {**more, "fault": self._t(str(error))}
         turn = told.get("turn")
         more["turn"] = turn if isinstance(turn, int) else 0
         return grid(page, search, self._history.outputs, self._t, **more)

@@ -10,12 +10,12 @@ import gradio as gr
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.gradio.history.rows import states
+from diffusers_helper.gradio.view import FORMS
 from diffusers_helper.history.marks import BEST
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "history.css"
 NOTHING = {"videos": [], "turn": 0, "page": 1}
-FORMATS = ("gif", "webm", "png")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def lay_out_history(t: Language) -> HistoryPanel:
         apply_default_css=False,
         elem_id="history",
         labels=texts,
-        formats=[{"word": word, "text": t("Save as {form}", form=word.upper())} for word in FORMATS],
+        formats=[{"word": word, "text": t("Save as {form}", form=word.upper())} for word in FORMS],
     )
     return HistoryPanel(filters, grid)
 

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusers_helper.gradio.door.privacy import is_from_here, signed_in
+from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.library import History
 
 _POSTER = re.compile(r"/gradio_api/poster/([\w.-]{1,100})")
@@ -32,17 +33,15 @@ class OwnPosters:
         match = _POSTER.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if match is None:
             return await self._app(scope, receive, send)
-        file = await asyncio.to_thread(self._poster, match[1], scope)
+        file = await self._poster(match[1], scope)
         if file is None:
             return await PlainTextResponse("There is no such picture.", 404)(scope, receive, send)
         return await FileResponse(file, media_type="image/webp", headers=_KEPT)(scope, receive, send)
 
-    def _poster(self, job_id: str, scope: Scope) -> Path | None:
-        entry = self._history.any_entry(job_id) if self._history is not None else None
-        if entry is None or self._history is None:
-            return None
-        if scope["app"].auth is not None:
-            mine = bool(entry.owner) and signed_in(scope) == entry.owner
-        else:
-            mine = bool(entry.client_id) or is_from_here(scope)
-        return self._history.poster(entry) if mine else None
+    async def _poster(self, job_id: str, scope: Scope) -> Path | None:
+        def mine(entry: Entry) -> bool:
+            if scope["app"].auth is not None:
+                return bool(entry.owner) and signed_in(scope) == entry.owner
+            return bool(entry.client_id) or is_from_here(scope)
+
+        return None if self._history is None else await asyncio.wrap_future(self._history.poster_for(job_id, mine))

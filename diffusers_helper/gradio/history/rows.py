@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.variants import variant_named
-from diffusers_helper.gradio.view import duration, in_words
+from diffusers_helper.gradio.view import duration, file_url, in_words
 from diffusers_helper.history.entry import Entry
 from diffusers_helper.history.library import Page
 from diffusers_helper.history.marks import BEST
@@ -28,11 +28,6 @@ def literal(text: str) -> str:
 def poster_url(entry: Entry) -> str:
     """Return where the small picture of a video is, from the page; another one for another version of it."""
     return f"gradio_api/poster/{quote(entry.id)}?v={quote(entry.file[-40:])}"
-
-
-def file_url(file: Path) -> str:
-    """Return where a file is, from the page."""
-    return f"gradio_api/file={quote(str(file))}"
 
 
 def states(t: Language) -> dict[str, str]:
@@ -84,6 +79,8 @@ def grid(page: Page, wanted: Search, outputs: Path, t: Language, **more: Any) ->
     told = t("1 video") if page.count == 1 else t("{count} videos", count=page.count)
     if page.building:
         told = t("{told}; older ones are still being read", told=told)
+    if page.note:
+        told = f"{told} · {t(page.note)}"
     return {
         "videos": [row(entry, outputs, t) for entry in page.entries],
         "told": told,

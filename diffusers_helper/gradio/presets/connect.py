@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from diffusers_helper.gradio.inputs import SETTINGS
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.presets.handlers import PresetHandlers
 from diffusers_helper.gradio.presets.layout import PresetPanel
 
@@ -33,15 +33,16 @@ def connect_presets(
     Return the events after which the form may be another one.
     """
     named = {name: inputs[name] for name in SETTINGS}
-    filled = [*panel.shown, *named.values()]
-    opened = reloaded.then(handlers.opened, [client_id, panel.fresh], filled, js=_FRESH, **_QUICK)
-    chosen = panel.menu.input(handlers.choose, [client_id, panel.menu], filled, trigger_mode="always_last", **_QUICK)
-    about = {"client_id": client_id, "name": panel.name, "asked": panel.asked, **named}
+    shown, filled = panel.shown, {**panel.shown, **named}
+    opened = reloaded.then(inputs=[client_id, panel.fresh], **fills(handlers.opened, filled), js=_FRESH, **_QUICK)
+    about: dict[str, Any] = {"client_id": client_id, "name": panel.menu}
+    chosen = panel.menu.input(
+        inputs_kwargs=about, **fills(handlers.choose, filled), trigger_mode="always_last", **_QUICK
+    )
     gr.on(
         [panel.save.click, panel.name.submit],
-        handlers.save,
-        inputs_kwargs=about,
-        outputs=panel.shown,
+        inputs_kwargs={"client_id": client_id, "name": panel.name, "asked": panel.asked, **named},
+        **fills(handlers.save, shown),
         trigger_mode="once",
         **_QUICK,
     )
@@ -49,11 +50,11 @@ def connect_presets(
         (panel.delete, handlers.delete, panel.menu),
         (panel.undo, handlers.undo, panel.deleted),
     ):
-        button.click(handler, [client_id, name], panel.shown, trigger_mode="once", **_QUICK)
+        one: dict[str, Any] = {"client_id": client_id, "name": name}
+        button.click(inputs_kwargs=one, **fills(handler, shown), trigger_mode="once", **_QUICK)
     panel.at_start.input(
-        handlers.use_at_start,
-        [client_id, panel.menu, panel.at_start],
-        panel.shown,
+        inputs_kwargs={**about, "wanted": panel.at_start},
+        **fills(handlers.use_at_start, shown),
         trigger_mode="once",
         **_QUICK,
     )

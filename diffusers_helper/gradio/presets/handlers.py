@@ -10,21 +10,17 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.core.messages import Language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.client_jobs import is_client_id
+from diffusers_helper.gradio.client_jobs import NO_WORD, is_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.door.privacy import is_local, user_of
-from diffusers_helper.gradio.inputs import SETTINGS, with_known_loras
+from diffusers_helper.gradio.inputs import with_known_loras
 from diffusers_helper.jobs.job import user_folder
 from diffusers_helper.presets.preset import ASKED, HELD, Preset
 from diffusers_helper.presets.store import STRANGER, PresetFolders, PresetStore
-
-_NOBODY = Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16).")
-_SHOWN = 6
-"""How many parts of the menu its handlers fill; see `PresetPanel.shown`."""
 
 
 def presets_of(folders: PresetFolders, client_id: object, request: gr.Request | None) -> PresetStore:
@@ -37,7 +33,7 @@ def presets_of(folders: PresetFolders, client_id: object, request: gr.Request | 
     if request is None or is_local(request):
         return folders.of()
     if not is_client_id(client_id):
-        raise SettingsError(_NOBODY)
+        raise SettingsError(NO_WORD)
     return folders.of(STRANGER + hashlib.blake2b(client_id.encode(), digest_size=16).hexdigest())
 
 
@@ -55,32 +51,32 @@ class PresetHandlers:
         self._recipes = recipes
         self._t = t
 
-    def opened(self, client_id: object, fresh: object, request: gr.Request | None = None) -> list[Any]:
+    def opened(self, client_id: object, fresh: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return what the menu shows; in a tab that was just opened, with the preset to begin with in the form."""
         try:
             store = presets_of(self._model.presets, client_id, request)
             if fresh and (name := store.at_start):
                 return self._loaded(store, store.load(name))
             faults = [self._t(fault) for fault in store.listed().faults]
-            return [*self._shown(store, told="".join(map(view.fault, faults))), *self._untouched]
+            return self._shown(store, told="".join(map(view.fault, faults)))
         except FramePackError:
-            return [gr.skip()] * (_SHOWN + len(SETTINGS))
+            return {}
 
-    def choose(self, client_id: object, name: object, request: gr.Request | None = None) -> list[Any]:
+    def choose(self, client_id: object, name: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Fill the form with a preset."""
 
-        def load(store: PresetStore) -> list[Any]:
-            return self._loaded(store, store.load(name)) if name else [*self._shown(store), *self._untouched]
+        def load(store: PresetStore) -> dict[str, Any]:
+            return self._loaded(store, store.load(name)) if name else self._shown(store)
 
-        return self._done(client_id, request, load, _SHOWN + len(SETTINGS))
+        return self._done(client_id, request, load)
 
     def save(
         self, client_id: object, name: object, asked: object, request: gr.Request | None = None, **values: Any
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Keep what the form says under a name; what one video has only where it is `asked` for."""
         fields = saved_fields(values, asked if isinstance(asked, list) else ())
 
-        def save(store: PresetStore) -> list[Any]:
+        def save(store: PresetStore) -> dict[str, Any]:
             wanted = GenerationRequest.from_fields({field: values[field] for field in fields})
             preset = store.save(name, with_known_loras(wanted, self._model.loras), fields)
             told = view.hint(self._t("“{name}” is saved.", name=escape(preset.name)))
@@ -88,20 +84,20 @@ class PresetHandlers:
 
         return self._done(client_id, request, save)
 
-    def delete(self, client_id: object, name: object, request: gr.Request | None = None) -> list[Any]:
+    def delete(self, client_id: object, name: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Delete the preset that is chosen; a button brings it back."""
 
-        def delete(store: PresetStore) -> list[Any]:
+        def delete(store: PresetStore) -> dict[str, Any]:
             preset = store.delete(name)
             told = view.hint(self._t("“{name}” is deleted.", name=escape(preset.name)))
             return self._shown(store, told=told, deleted=preset.name)
 
         return self._done(client_id, request, delete)
 
-    def undo(self, client_id: object, name: object, request: gr.Request | None = None) -> list[Any]:
+    def undo(self, client_id: object, name: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Bring a deleted preset back."""
 
-        def restore(store: PresetStore) -> list[Any]:
+        def restore(store: PresetStore) -> dict[str, Any]:
             preset = store.restore(name)
             return self._shown(store, preset, told=view.hint(self._t("“{name}” is back.", name=escape(preset.name))))
 
@@ -109,54 +105,46 @@ class PresetHandlers:
 
     def use_at_start(
         self, client_id: object, name: object, wanted: object, request: gr.Request | None = None
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Begin with the chosen preset in every new tab, or no longer."""
 
-        def use(store: PresetStore) -> list[Any]:
+        def use(store: PresetStore) -> dict[str, Any]:
             store.use_at_start(name if wanted else "")
             return self._shown(store, store.load(name))
 
         return self._done(client_id, request, use)
 
-    @property
-    def _untouched(self) -> list[Any]:
-        return [gr.skip()] * len(SETTINGS)
-
     def _done(
-        self,
-        client_id: object,
-        request: gr.Request | None,
-        do: Callable[[PresetStore], list[Any]],
-        outputs: int = _SHOWN,
-    ) -> list[Any]:
+        self, client_id: object, request: gr.Request | None, do: Callable[[PresetStore], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Return what `do` with the presets of who asks returns; else a sentence, and all else as it is."""
         try:
             return do(presets_of(self._model.presets, client_id, request))
         except FramePackError as error:
-            return [view.fault(self._t(str(error))), *([gr.skip()] * (outputs - 1))]
+            return {"message": view.fault(self._t(str(error)))}
 
-    def _loaded(self, store: PresetStore, preset: Preset) -> list[Any]:
+    def _loaded(self, store: PresetStore, preset: Preset) -> dict[str, Any]:
         controls, notes = self._recipes.controls(preset.settings)
         texts = [self._t(note) for note in (*preset.notes, *notes)]
         told = view.hint(self._t("“{name}” is in the form.", name=escape(self._t(preset.name))))
         told += "".join(view.hint(escape(text)) for text in texts)
-        return [*self._shown(store, preset, told=told), *controls]
+        return {**self._shown(store, preset, told=told), **controls}
 
     def _shown(
         self, store: PresetStore, chosen: Preset | None = None, *, told: str = "", deleted: str = ""
-    ) -> list[Any]:
-        """Return message, button and name of what was deleted, menu, name and switch."""
+    ) -> dict[str, Any]:
+        """Return what `PresetPanel.shown` shows."""
         choices = [(self._t(preset.name), preset.name) for preset in store.listed().presets]
         own = chosen.name if chosen is not None and chosen.own else ""
         first = chosen is not None and store.at_start == chosen.name
-        return [
-            told,
-            gr.update(visible=bool(deleted)),
-            deleted,
-            gr.update(choices=choices, value=chosen.name if chosen else None),
-            own,
-            gr.update(value=first, interactive=chosen is not None),
-        ]
+        return {
+            "message": told,
+            "undo": gr.update(visible=bool(deleted)),
+            "deleted": deleted,
+            "menu": gr.update(choices=choices, value=chosen.name if chosen else None),
+            "name": own,
+            "at_start": gr.update(value=first, interactive=chosen is not None),
+        }
 
 
 def saved_fields(values: Mapping[str, Any], asked: Iterable[object] = ()) -> list[str]:

@@ -33,9 +33,16 @@ class PresetPanel:
     at_start: gr.Checkbox
 
     @property
-    def shown(self) -> list[Any]:
+    def shown(self) -> dict[str, Any]:
         """What every handler of the menu fills."""
-        return [self.message, self.undo, self.deleted, self.menu, self.name, self.at_start]
+        return {
+            "message": self.message,
+            "undo": self.undo,
+            "deleted": self.deleted,
+            "menu": self.menu,
+            "name": self.name,
+            "at_start": self.at_start,
+        }
 
 
 def lay_out_presets(t: Language) -> PresetPanel:

@@ -16,7 +16,7 @@ def add_queue(
     app: gr.Blocks, panel: QueuePanel, form: PageForm, model: ModelCard, backend: Backend, t: Language
 ) -> None:
     """Connect the strip and what queues several at once."""
-    job_form = JobForm(model, list(form.inputs), backend.photos)
+    job_form = JobForm(model, backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form)
     connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)

@@ -6,7 +6,7 @@ script's call, key pictures too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -45,21 +45,14 @@ class JobForm:
 
     Args:
         model: what the page drives.
-        names: those of the controls, in the order in which they are filled.
         photos: reads photos.
     """
 
-    def __init__(self, model: ModelCard, names: Sequence[str], photos: PhotoReader) -> None:
+    def __init__(self, model: ModelCard, photos: PhotoReader) -> None:
         self._model = model
-        self._names = names
         self._photos = photos
 
-    @property
-    def untouched(self) -> list[Any]:
-        """What leaves the form as it is."""
-        return [gr.skip() for _ in self._names]
-
-    def filled(self, inputs: JobInputs, request: gr.Request | None = None) -> list[Any]:
+    def filled(self, inputs: JobInputs, request: gr.Request | None = None) -> dict[str, Any]:
         """Return what the controls show of a job; raises OutputError if its pictures cannot be put among uploads."""
         times = {key_name(number): seconds for number, seconds in enumerate(inputs.request.key_seconds, 1)}
         owner = owner_of(request)
@@ -70,7 +63,7 @@ class JobForm:
         settings[KEY_PHOTOS] = [
             key_photo(times[name], file["path"], file["orig_name"]) for name, file in keys.items() if file
         ]
-        return [{**settings, **pictures}.get(name, gr.skip()) for name in self._names]
+        return {**settings, **pictures}
 
     def read(self, values: Mapping[str, Any], before: JobInputs, request: gr.Request | None = None) -> JobInputs:
         """Return the job `before` as the controls have it now. Raises what `read_request` and `read_inputs` do.

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection
 from html import escape
 from typing import Any
-from zlib import crc32
 
 import gradio as gr
 
@@ -17,10 +16,11 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.client_jobs import is_client_id
 from diffusers_helper.gradio.door.privacy import client_id_of, user_of
+from diffusers_helper.gradio.listeners import news
 from diffusers_helper.gradio.queue import view
 from diffusers_helper.gradio.queue.form import JobForm, what_stays
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.jobs.manager import JobManager
+from diffusers_helper.jobs.manager import UNKNOWN_JOB, JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.speeds import Estimate
@@ -84,45 +84,40 @@ class QueueHandlers:
         self._estimates = Estimates(estimate)
         self._t = t
 
-    def tick(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
-        """Return a word for all that is shown, then what changed of heading, rows, editing and its buttons."""
-        values = self._values(whose_of(client_id, request), _whole(number, view.SHOWN))
-        digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
-        known = seen.split() if isinstance(seen, str) else []
-        if digests == known:
-            return [gr.skip()] * (1 + len(values))
-        known += [""] * (len(digests) - len(known))
-        changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=False)]
-        return [" ".join(digests), *changed]
+    def tick(
+        self, client_id: object, seen: object, number: object, request: gr.Request | None = None
+    ) -> dict[str, Any]:
+        """Return in `seen` a word for all that is shown, and what changed of heading, rows, editing and its buttons."""
+        return news(self._values(whose_of(client_id, request), _whole(number, view.SHOWN)), seen)
 
     def act(
         self, client_id: object, seen: object, number: object, command: object, request: gr.Request | None = None
-    ) -> list[Any]:
-        """Do what a button says; return the message, how many rows are drawn, which job the stage shows, everything
-        `tick` returns, and the form's values."""
+    ) -> dict[str, Any]:
+        """Do what a button says; return the message, the number of rows that are drawn, everything `tick` returns and,
+        where they are others now, which job the stage shows and the form's values."""
         whose, done = whose_of(client_id, request), command if isinstance(command, dict) else {}
-        drawn, message, filled, stage = _whole(number, view.SHOWN), "", self._form.untouched, gr.skip()
+        drawn, message, brought = _whole(number, view.SHOWN), "", dict[str, Any]()
         try:
             match done.get("action"):
                 case "more":
                     drawn = min(drawn + view.SHOWN, MOST_SHOWN)
                 case "show":
-                    stage = str(done.get("id"))
+                    brought = {"shown": str(done.get("id"))}
                 case "edit":
                     job_id = str(done.get("id"))
                     if (held := self._held(whose)) is not None and held.id != job_id:  # in whose form this one is not
                         raise SettingsError(_ONE_AT_A_TIME)
                     inputs = self._waiting.inputs(whose, job_id)
-                    shown = self._form.filled(inputs, request)
+                    filled = self._form.filled(inputs, request)
                     self._waiting.hold(whose, job_id)
-                    filled = shown
+                    brought = filled
                     stays = self._t(what_stays(inputs))
                     message = hint(escape(stays)) if stays else ""
                 case action:
                     self._do(whose, str(action), str(done.get("id")), _whole(done.get("place"), 1))
         except FramePackError as error:
             message = fault(self._t(str(error)))
-        return [message, drawn, stage, *self.tick(client_id, seen, drawn, request), *filled]
+        return {"message": message, "number": drawn, **self.tick(client_id, seen, drawn, request), **brought}
 
     def save(
         self,
@@ -131,7 +126,7 @@ class QueueHandlers:
         number: object,
         request: gr.Request | None = None,
         **values: Any,
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Make the job that the form shows from what the form says now; return message and everything `tick` does."""
         whose, message = whose_of(client_id, request), ""
         try:
@@ -140,12 +135,14 @@ class QueueHandlers:
                 self._waiting.edit(whose, job.id, self._form.read(values, before, request))
         except FramePackError as error:
             message = fault(self._t(str(error)))
-        return [message, *self.tick(client_id, seen, number, request)]
+        return {"message": message, **self.tick(client_id, seen, number, request)}
 
-    def leave(self, client_id: object, seen: object, number: object, request: gr.Request | None = None) -> list[Any]:
+    def leave(
+        self, client_id: object, seen: object, number: object, request: gr.Request | None = None
+    ) -> dict[str, Any]:
         """Let the job that the form shows be as it was; return message and everything `tick` does."""
         self._waiting.let_go(whose_of(client_id, request))
-        return ["", *self.tick(client_id, seen, number, request)]
+        return {"message": "", **self.tick(client_id, seen, number, request)}
 
     def _do(self, whose: Whose, action: str, job_id: str, place: int) -> None:
         match action:
@@ -161,23 +158,23 @@ class QueueHandlers:
                 self._waiting.pause(whose, paused=action == "pause")
             case "stop-later":
                 if job_id not in (job.id for job in self._waiting.jobs(whose)):
-                    raise UnknownJobError(self._t("This job is not known here; the server may have been restarted."))
+                    raise UnknownJobError(UNKNOWN_JOB)
                 self._manager.cancel(job_id, after_section=True)
 
     def _held(self, whose: Whose) -> JobSnapshot | None:
         return next((job for job in self._waiting.jobs(whose) if job.held), None)
 
-    def _values(self, whose: Whose, number: int) -> list[Any]:
+    def _values(self, whose: Whose, number: int) -> dict[str, Any]:
         jobs = self._waiting.jobs(whose)
         waiting = [job for job in jobs if job.state == "queued"]
         shown = [view.Row(job, place, self._estimates.of(job.request)) for place, job in enumerate(waiting[:number], 1)]
         held = next((job for job in waiting if job.held), None)
-        return [
-            view.head(jobs, paused=self._waiting.paused(whose), t=self._t),
-            view.rows(shown, len(waiting) - len(shown), self._t),
-            view.editing(held, self._t),
-            gr.update(visible=held is not None),
-        ]
+        return {
+            "head": view.head(jobs, paused=self._waiting.paused(whose), t=self._t),
+            "rows": view.rows(shown, len(waiting) - len(shown), self._t),
+            "editing": view.editing(held, self._t),
+            "buttons": gr.update(visible=held is not None),
+        }
 
 
 def _whole(value: object, default: int) -> int:

@@ -15,7 +15,7 @@ import gradio as gr
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS
-from diffusers_helper.gradio.client_jobs import is_client_id
+from diffusers_helper.gradio.client_jobs import NO_WORD, is_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
 from diffusers_helper.gradio.inputs import (
@@ -53,7 +53,7 @@ class QueueApi:
         self._photos = photos
         self._library = model.loras
         self._wildcards = model.wildcards
-        self._form = JobForm(model, (), photos)
+        self._form = JobForm(model, photos)
         self._estimate = Estimates(model.estimate)
         self._exchange = QueueExchange(manager, model.loras)
 
@@ -196,10 +196,7 @@ def _answer(do: Callable[[], _T]) -> _T:
 def _whose(client: object, request: gr.Request | None) -> Whose:
     """Return who asks; raises gr.Error for a word that is none."""
     if not user_of(request) and not is_client_id(client):
-        raise gr.Error(
-            Message("client: should be a word of your own, of 22 letters and digits: secrets.token_urlsafe(16)."),
-            print_exception=False,
-        )
+        raise gr.Error(NO_WORD, print_exception=False)
     return whose_of(client, request)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from diffusers_helper.core.messages import Language
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
 from diffusers_helper.gradio.queue.many import ManyPanel, lay_out_many
 from diffusers_helper.gradio.queue.view import SHOWN
@@ -21,7 +21,7 @@ _QUICK = RAW | QUIET
 
 @dataclass(frozen=True)
 class PageForm:
-    """The page's form: who uses it, its controls in the order of `JobForm`, the event that keeps the draft, and which
+    """The page's form: who uses it, its controls, the event that keeps the draft, and which
     job the stage shows."""
 
     client_id: gr.BrowserState
@@ -46,9 +46,10 @@ class QueuePanel:
     many: ManyPanel
 
     @property
-    def shown(self) -> list[Any]:
+    def shown(self) -> dict[str, Any]:
         """What `QueueHandlers.tick` fills."""
-        return [self.seen, self.head, self.rows, self.editing, self.buttons]
+        names = ("seen", "head", "rows", "editing", "buttons")
+        return {name: getattr(self, name) for name in names}
 
 
 def lay_out_queue(t: Language) -> QueuePanel:
@@ -68,22 +69,18 @@ def lay_out_queue(t: Language) -> QueuePanel:
 
 def connect_queue(app: gr.Blocks, panel: QueuePanel, handlers: QueueHandlers, form: PageForm) -> None:
     """Connect the strip."""
-    about: list[Any] = [form.client_id, panel.seen, panel.number]
+    about: dict[str, Any] = {"client_id": form.client_id, "seen": panel.seen, "number": panel.number}
+    told = {"message": panel.message, **panel.shown}
 
-    def act(client_id: Any, seen: Any, number: Any, event: gr.EventData, request: gr.Request) -> list[Any]:
+    def act(client_id: Any, seen: Any, number: Any, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         return handlers.act(client_id, seen, number, event._data, request)
 
-    app.load(handlers.tick, about, panel.shown, **_QUICK)
-    gr.Timer(POLL_SECONDS).tick(handlers.tick, about, panel.shown, trigger_mode="once", **_QUICK)
-    acted = [panel.message, panel.number, form.shown, *panel.shown, *form.inputs.values()]
-    for strip in (panel.head, panel.rows):
-        strip.select(act, about, acted, trigger_mode="multiple", **_QUICK).then(**form.keep)
-    told = [panel.message, *panel.shown]
-    panel.save.click(
-        handlers.save,
-        inputs_kwargs={"client_id": form.client_id, "seen": panel.seen, "number": panel.number, **form.inputs},
-        outputs=told,
-        trigger_mode="once",
-        **_QUICK,
-    )
-    panel.leave.click(handlers.leave, about, told, trigger_mode="once", **_QUICK)
+    looked = {"inputs_kwargs": about, **fills(handlers.tick, panel.shown)}
+    app.load(**looked, **_QUICK)
+    gr.Timer(POLL_SECONDS).tick(trigger_mode="once", **looked, **_QUICK)
+    acted = fills(act, {**told, "number": panel.number, "shown": form.shown, **form.inputs})
+    for strip in (panel.head, panel.rows):  # events come after the values, so that these have no names
+        strip.select(inputs=[*about.values()], **acted, trigger_mode="multiple", **_QUICK).then(**form.keep)
+    saved = {"inputs_kwargs": {**about, **form.inputs}, **fills(handlers.save, told)}
+    panel.save.click(trigger_mode="once", **saved, **_QUICK)
+    panel.leave.click(inputs_kwargs=about, **fills(handlers.leave, told), trigger_mode="once", **_QUICK)

@@ -9,7 +9,7 @@ from html import escape
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.plan import FPS
 from diffusers_helper.core.variants import variant_named
-from diffusers_helper.gradio.view import duration, in_words
+from diffusers_helper.gradio.view import duration, in_words, rounded
 from diffusers_helper.jobs.job import public_name
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.speeds import Estimate
@@ -99,8 +99,7 @@ def _row(row: Row, t: Language) -> str:
 def _time(found: Estimate | None, t: Language) -> list[str]:
     if found is None:
         return []
-    whole = max(5, 5 * round(found.seconds / 5)) if found.seconds < 55 else 60 * round(found.seconds / 60)
-    return [t("about {time}", time=duration(whole, t))]
+    return [t("about {time}", time=duration(rounded(found), t))]
 
 
 def _state(job: JobSnapshot, t: Language) -> str:

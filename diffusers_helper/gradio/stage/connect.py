@@ -14,7 +14,7 @@ from gradio.events import Dependency
 
 from diffusers_helper.gradio.browser import ACTED, Browser
 from diffusers_helper.gradio.create.layout import Buttons
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.gradio.stage.layout import StagePanel
 
@@ -46,14 +46,14 @@ class Stage:
     page: PageHandlers
 
     @property
-    def shown(self) -> list[Any]:
+    def shown(self) -> dict[str, Any]:
         """What a poll fills."""
         return self.panel.shown(self.browser.seen, self.buttons)
 
     @property
-    def told(self) -> list[Any]:
+    def told(self) -> dict[str, Any]:
         """What a button fills that may find something wrong."""
-        return [self.buttons.message, *self.shown]
+        return {"message": self.buttons.message, **self.shown}
 
     def shows_newest(self, done: Dependency) -> None:
         """After `done` the stage shows what the client's newest is, and the next poll asks for all of it."""
@@ -67,22 +67,18 @@ def connect_stage(app: gr.Blocks, stage: Stage, inputs: dict[str, Any]) -> Depen
     """
     page, browser, buttons, panel = stage.page, stage.browser, stage.buttons, stage.panel
     about, shown, told = browser.about, stage.shown, stage.told
-    reloaded = app.load(
-        page.restore,
-        [browser.client_id, browser.draft],
-        [browser.client_id, *inputs.values(), *shown],
-        **_QUICK,
-    )
-    poll = gr.Timer(POLL_SECONDS).tick(
-        page.tick, inputs_kwargs=about, outputs=shown, trigger_mode="once", js=_SEEN, **_QUICK
-    )
+    restored = fills(page.restore, {"client_id": browser.client_id, **inputs, **shown})
+    reloaded = app.load(inputs=[browser.client_id, browser.draft], **restored, **_QUICK)
+    looked = {"inputs_kwargs": about, **fills(page.tick, shown)}
+    poll = gr.Timer(POLL_SECONDS).tick(trigger_mode="once", js=_SEEN, **looked, **_QUICK)
     poll.success(None, None, None, js=_HEARD)
-    browser.shown.change(page.tick, inputs_kwargs=about, outputs=shown, trigger_mode="always_last", **_QUICK)
+    browser.shown.change(trigger_mode="always_last", **looked, **_QUICK)
     _starts(stage, inputs, buttons.start.click)
-    memory, size = inputs["preserved_memory_gb"], [inputs[name] for name in ("resolution", "width", "height")]
+    memory, size = inputs["preserved_memory_gb"], {name: inputs[name] for name in ("resolution", "width", "height")}
     again = panel.more_memory.click(page.more_memory, memory, memory, trigger_mode="once", **_QUICK)
     _starts(stage, inputs, again.then)
-    again = panel.smaller.click(page.smaller, size[0], size, trigger_mode="once", **_QUICK)
+    smaller = fills(page.smaller, size)
+    again = panel.smaller.click(inputs=size["resolution"], **smaller, trigger_mode="once", **_QUICK)
     _starts(stage, inputs, again.then)
     for button, handler, filled in (
         (buttons.end, page.end, shown),
@@ -90,20 +86,23 @@ def connect_stage(app: gr.Blocks, stage: Stage, inputs: dict[str, Any]) -> Depen
         (panel.resume, page.resume_video, told),
         (panel.discard, page.discard, shown),
     ):
-        done = button.click(handler, inputs_kwargs=about, outputs=filled, trigger_mode="once", **_QUICK)
+        done = button.click(inputs_kwargs=about, **fills(handler, filled), trigger_mode="once", **_QUICK)
         done.then(None, None, None, js=ACTED)
     return reloaded
 
 
-def connect_actions(stage: Stage, use: Callable[..., list[Any]], seconds: Any, outputs: list[Any]) -> Dependency:
+def connect_actions(
+    stage: Stage, use: Callable[..., dict[str, Any]], seconds: Any, outputs: dict[str, Any]
+) -> Dependency:
     """Connect the buttons of a finished video; return the event after which the form may be another one.
 
     `use` is told the client, the form's length and, in the event, the action, the form of an export and the job. It
-    returns what went wrong, the file to save and what `outputs` become.
+    returns in `message` what went wrong, in `saved` the file to save, and what `outputs` become.
     """
-    message, saved = stage.buttons.message, stage.panel.saved
+    saved = stage.panel.saved
+    filled = fills(use, {"message": stage.buttons.message, "saved": saved, **outputs})
     used: Dependency = stage.panel.actions.use(
-        use, [stage.browser.client_id, seconds], [message, saved, *outputs], trigger_mode="multiple", **_QUICK
+        inputs=[stage.browser.client_id, seconds], **filled, trigger_mode="multiple", **_QUICK
     )
     used.then(None, saved, None, js=_SAVE).then(None, None, None, js=ACTED)
     return used
@@ -113,9 +112,8 @@ def _starts(stage: Stage, inputs: dict[str, Any], event: Callable[..., Dependenc
     """After `event` the form starts a video."""
     clicked = event(None, None, stage.browser.click, js=_CLICK)
     begun = clicked.then(
-        stage.page.start,
         inputs_kwargs={**stage.browser.about, "click": stage.browser.click, **inputs},
-        outputs=stage.told,
+        **fills(stage.page.start, stage.told),
         trigger_mode="multiple",
         **_QUICK,
     )

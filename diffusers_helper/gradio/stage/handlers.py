@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from zlib import crc32
 
 import gradio as gr
 
@@ -23,8 +22,9 @@ from diffusers_helper.gradio.create.same_again import LastAsked
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
 from diffusers_helper.gradio.faults import kept_settings
 from diffusers_helper.gradio.history.handlers import viewer_of
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, read_inputs, read_request, uploaded_file
+from diffusers_helper.gradio.inputs import file_value, read_inputs, read_request, uploaded_file
 from diffusers_helper.gradio.keys import KEY_PHOTOS, kept_keys, key_photos
+from diffusers_helper.gradio.listeners import news
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.history.query import Viewer
 from diffusers_helper.jobs.manager import JobManager
@@ -61,33 +61,27 @@ class PageHandlers:
         self._photos = photos or PhotoReader()
         self._library = library
 
-    def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> list[Any]:
-        """On load: return the client id, photo, settings, end and key photos of the draft, then what `tick` does."""
+    def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """On load: return the client id, the values of the draft, and what `tick` does."""
         client_id = client_id if is_client_id(client_id) else new_client_id()
         draft = draft if isinstance(draft, dict) else {}
         settings = kept_settings(draft)
-        controls = [settings.get(name, gr.skip()) for name in SETTINGS]
-        files = [uploaded_file(draft.get(name), user_of(request)) for name in ("photo", "end_photo")]
-        photo, end_photo = (file_value(file) if file else gr.skip() for file in files)
-        keys = kept_keys(draft.get(KEY_PHOTOS), lambda path: uploaded_file(path, user_of(request)) is not None)
-        return [client_id, photo, *controls, end_photo, keys or gr.skip(), *self.tick(client_id, "", request)]
+        user = user_of(request)
+        for control, name in (("image", "photo"), ("end_photo", "end_photo")):
+            if (file := uploaded_file(draft.get(name), user)) is not None:
+                settings[control] = file_value(file)
+        if keys := kept_keys(draft.get(KEY_PHOTOS), lambda path: uploaded_file(path, user) is not None):
+            settings[KEY_PHOTOS] = keys
+        return {"client_id": client_id, **settings, **self.tick(client_id, "", request)}
 
     def tick(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
-    ) -> list[Any]:
-        """Return what this tab now shows: a word for it all, then, as far as they changed, the parts of `_values`.
+    ) -> dict[str, Any]:
+        """Return what this tab now shows: in `seen` a word for it all and, as far as they changed, `_values`.
 
         `shown` is the id of the job that the tab looks at; empty for what its client's newest is.
         """
-        values = self._values(client_id_of(client_id, request), shown, viewer_of(client_id, request))
-        digests = [f"{crc32(repr(value).encode()):08x}" for value in values]
-        known = seen.split() if isinstance(seen, str) else []
-        if digests == known:
-            return [gr.skip()] * (1 + len(values))
-        if len(known) != len(digests):
-            known = [""] * len(digests)
-        changed = [gr.skip() if old == new else value for value, old, new in zip(values, known, digests, strict=True)]
-        return [" ".join(digests), *changed]
+        return news(self._values(client_id_of(client_id, request), shown, viewer_of(client_id, request)), seen)
 
     def start(
         self,
@@ -98,8 +92,8 @@ class PageHandlers:
         *,
         end_photo: object = None,
         **values: Any,
-    ) -> list[Any]:
-        """Start a job, or queue it; return the message for a bad entry, then everything `tick` returns.
+    ) -> dict[str, Any]:
+        """Start a job, or queue it; return the `message` for a bad entry, and everything `tick` returns.
 
         `values` are the settings, and what is `shown`. A `click` among them starts one job, however often it is told.
         """
@@ -111,7 +105,7 @@ class PageHandlers:
             whose = client_id_of(client_id, request)
             pictures = (image, end_photo, *key_photos(keys))
             if self._asked.again(str(whose), pictures, inputs.request, self._client_jobs.all(whose)):
-                return [hint_view.same_again(self._t), *self.tick(client_id, seen, request)]
+                return {"message": hint_view.same_again(self._t), **self.tick(client_id, seen, request)}
 
             def submit() -> str:
                 return self._manager.submit(inputs, owner=owner, client_id=str(whose))
@@ -119,38 +113,38 @@ class PageHandlers:
             if job_id := self._client_jobs.start(whose, submit, click):
                 self._asked.note(str(whose), pictures, self._client_jobs.job(whose, job_id))
         except FramePackError as error:
-            message = self._t(str(error))
-            return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
-        return ["", *self.tick(client_id, seen, request)]
+            message = view.fault(self._t(str(error)))
+            return {"message": message, **self.tick(client_id, seen, request, shown=shown)}
+        return {"message": "", **self.tick(client_id, seen, request)}
 
     def end(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Stop the job that is shown; return everything `tick` returns."""
         self._client_jobs.stop(client_id_of(client_id, request), shown)
         return self.tick(client_id, seen, request, shown=shown)
 
     def stop_after_section(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Stop the job that is shown once the section in hand is in the video; return everything `tick` returns."""
         self._client_jobs.stop(client_id_of(client_id, request), shown, after_section=True)
         return self.tick(client_id, seen, request, shown=shown)
 
     def resume_video(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
-    ) -> list[Any]:
-        """Go on with the unfinished video that is shown; return the message if it cannot, then what `tick` returns."""
+    ) -> dict[str, Any]:
+        """Go on with the unfinished video that is shown; return the message if it cannot, and what `tick` returns."""
         message = ""
         try:
             self._client_jobs.resume(client_id_of(client_id, request), shown)
         except FramePackError as error:
             message = self._t(str(error))
-        return [view.fault(message), *self.tick(client_id, seen, request, shown=shown)]
+        return {"message": view.fault(message), **self.tick(client_id, seen, request, shown=shown)}
 
     def discard(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
-    ) -> list[Any]:
+    ) -> dict[str, Any]:
         """Give the unfinished video that is shown up; return everything `tick` returns."""
         self._client_jobs.discard(client_id_of(client_id, request), shown)
         return self.tick(client_id, seen, request, shown=shown)
@@ -161,10 +155,10 @@ class PageHandlers:
         return min(preserved + MORE_GB, MAX_GB) if isinstance(preserved, int | float) else gr.skip()
 
     @staticmethod
-    def smaller(resolution: object) -> list[Any]:
+    def smaller(resolution: object) -> dict[str, Any]:
         """Return the next smaller picture size, and no exact sides."""
-        lower = [size for size in sorted(BUCKETS) if isinstance(resolution, int | float) and size < resolution]
-        return [lower[-1] if lower else gr.skip(), "", ""]
+        lower = [size for size in BUCKETS if isinstance(resolution, int | float) and size < resolution]
+        return {**({"resolution": max(lower)} if lower else {}), "width": "", "height": ""}
 
     def seed(self, client_id: object, random: bool, request: gr.Request | None = None) -> int:
         """Return the seed for a new position of the switch: if it is not `random`, that of the newest video."""
@@ -173,27 +167,27 @@ class PageHandlers:
         job = self._client_jobs.job(client_id_of(client_id, request))
         return job.seed if job else GenerationRequest(seed=RANDOM_SEED).with_seed().seed
 
-    def _values(self, client_id: object, shown: object, viewer: Viewer) -> list[Any]:
-        """Return what the stage shows of the client's job, in the order of `StagePanel.shown`: HTML, video, buttons."""
+    def _values(self, client_id: object, shown: object, viewer: Viewer) -> dict[str, Any]:
+        """Return what the stage shows of the client's job, by the names of `StagePanel.shown`."""
         jobs, t = self._client_jobs, self._t
         job, unfinished = jobs.job(client_id, shown), jobs.unfinished(client_id, shown)
         if shown and (job is None or job.id != shown):  # it is long ago
             job = jobs.past(viewer, shown) or job
         video = job.video if job and not stage_view.is_picture(job) else None
         runs = jobs.wanted(job)
-        return [
-            stage_view.progress(job, t, time.time()) + stage_view.ended(jobs.all(client_id), t),
-            stage_view.stage(job, t),
-            gr.update(value=file_value(video), visible=video is not None),
-            stage_view.details(job, t),
-            stage_view.unfinished(unfinished, t),
-            gr.update(visible=unfinished is not None),
-            t("Add to queue") if jobs.busy(client_id) else t("Start"),
-            gr.update(interactive=runs),
-            gr.update(
+        return {
+            "progress": stage_view.progress(job, t, time.time()) + stage_view.ended(jobs.all(client_id), t),
+            "preview": stage_view.stage(job, t),
+            "video": gr.update(value=file_value(video), visible=video is not None),
+            "details": stage_view.details(job, t),
+            "unfinished": stage_view.unfinished(unfinished, t),
+            "unfinished_buttons": gr.update(visible=unfinished is not None),
+            "actions": stage_view.actions(job, t),
+            "advice": gr.update(visible=stage_view.advice(job)),
+            "start_button": t("Add to queue") if jobs.busy(client_id) else t("Start"),
+            "end_button": gr.update(interactive=runs),
+            "end_later_button": gr.update(
                 visible=runs and job is not None and job.state == "running", interactive=not (job and job.stopping)
             ),
-            stage_view.actions(job, t),
-            gr.update(visible=stage_view.advice(job)),
-            gr.update(value=stage_view.resume_label(unfinished, t)),
-        ]
+            "resume_button": gr.update(value=stage_view.resume_label(unfinished, t)),
+        }

@@ -22,16 +22,22 @@ class StagePanel:
     """The stage's parts.
 
     Attributes:
-        own: filled by `PageHandlers.tick`, in its order.
-        details: what is known of the video.
+        progress, preview, video, details: how far it is, what it looks like, itself, and what is known of it.
+        unfinished, unfinished_buttons: what can go on.
+        advice: what can be done where memory ran out.
         actions: buttons for a finished video; its event `use` says which one, of which job.
         saved: the file that such a button made, which the browser saves.
         resume, discard: the buttons of an unfinished video.
         more_memory, smaller: the buttons of one that failed for want of memory.
     """
 
-    own: list[Any]
+    progress: gr.HTML
+    preview: gr.HTML
+    video: gr.Video
     details: gr.HTML
+    unfinished: gr.HTML
+    unfinished_buttons: gr.Row
+    advice: gr.Row
     actions: gr.HTML
     saved: gr.JSON
     resume: gr.Button
@@ -39,9 +45,17 @@ class StagePanel:
     more_memory: gr.Button
     smaller: gr.Button
 
-    def shown(self, seen: gr.Textbox, buttons: Buttons) -> list[Any]:
+    def shown(self, seen: gr.Textbox, buttons: Buttons) -> dict[str, Any]:
         """Return everything that `PageHandlers.tick` fills."""
-        return [seen, *self.own[:6], buttons.start, buttons.end, buttons.stop_after_section, *self.own[6:]]
+        own = ("progress", "preview", "video", "details", "unfinished", "unfinished_buttons", "actions", "advice")
+        return {
+            "seen": seen,
+            **{name: getattr(self, name) for name in own},
+            "start_button": buttons.start,
+            "end_button": buttons.end,
+            "end_later_button": buttons.stop_after_section,
+            "resume_button": self.resume,
+        }
 
 
 def lay_out_stage(t: Language, first: str) -> StagePanel:
@@ -63,5 +77,18 @@ def lay_out_stage(t: Language, first: str) -> StagePanel:
     with gr.Row(visible=False, elem_id="unfinished-buttons") as buttons:
         resume = gr.Button(t("Go on"), variant="primary", min_width=90, elem_id="go-on")
         discard = gr.Button(t("Discard"), min_width=90, elem_id="discard")
-    own = [progress, preview, video, details, unfinished, buttons, actions, advice, resume]
-    return StagePanel(own, details, actions, saved, resume, discard, more_memory, smaller)
+    return StagePanel(
+        progress=progress,
+        preview=preview,
+        video=video,
+        details=details,
+        unfinished=unfinished,
+        unfinished_buttons=buttons,
+        advice=advice,
+        actions=actions,
+        saved=saved,
+        resume=resume,
+        discard=discard,
+        more_memory=more_memory,
+        smaller=smaller,
+    )

@@ -9,7 +9,6 @@ from html import escape
 from io import BytesIO
 from math import floor
 from pathlib import Path
-from urllib.parse import quote
 
 from PIL import Image
 
@@ -20,11 +19,9 @@ from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.variants import variant_named
 from diffusers_helper.gradio.progress_bar import Advance, make_progress_bar_html
-from diffusers_helper.gradio.view import duration
+from diffusers_helper.gradio.view import FORMS, duration, file_url
 from diffusers_helper.jobs.progress import JobSnapshot
 
-FORMS = ("gif", "webm", "png")
-"""What a video can be exported as, beside the MP4 that it is; PNG is its last frame."""
 ALMOST = 99
 """Percent that a bar shows at most while there is work left."""
 
@@ -156,11 +153,6 @@ def resume_label(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return what is on the button of that card."""
     again = job is not None and job.state == "failed" and not job.sections_kept
     return t("Start again") if again else t("Go on")
-
-
-def file_url(path: str) -> str:
-    """Return where the page finds a file among the results."""
-    return f"gradio_api/file={quote(path)}"
 
 
 def _film(jpeg: bytes, caption: str, *, small: bool, frames: int) -> str:

@@ -18,7 +18,7 @@ from diffusers_helper.gradio.content import Backend, ModelCard
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import read_request
 from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photos
-from diffusers_helper.gradio.listeners import QUIET, RAW
+from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.stage.connect import Stage
 from diffusers_helper.gradio.timeline.handlers import FORM, WRITTEN, TimelineHandlers
 from diffusers_helper.gradio.timeline.redo import finished, redo_inputs, settings_from
@@ -52,8 +52,8 @@ class RedoHandlers:
         *,
         end_photo: object = None,
         **settings: Any,
-    ) -> list[Any]:
-        """Start a job; return the message, then what `PageHandlers.tick` returns."""
+    ) -> dict[str, Any]:
+        """Start a job; return the message, and what `PageHandlers.tick` returns."""
         message, jobs = "", self.backend.client_jobs
         try:
             section = _section(timeline)
@@ -71,7 +71,8 @@ class RedoHandlers:
                     )
         except FramePackError as error:
             message = view.fault(self.t(str(error)))
-        return [message, *self.stage.page.tick(client_id, seen, request, shown=shown if message else "")]
+        stage = self.stage.page.tick(client_id, seen, request, shown=shown if message else "")
+        return {"message": message, **stage}
 
 
 def showing(
@@ -92,9 +93,8 @@ def connect_timeline(
     """
     gr.on([*(inputs[name].change for name in FORM), *others], trigger_mode="always_last", **show)
     edited: Dependency = timeline.edit(
-        handlers.edit,
         inputs_kwargs=show["inputs_kwargs"],
-        outputs=[*(inputs[name] for name in WRITTEN), timeline],
+        **fills(handlers.edit, {**{name: inputs[name] for name in WRITTEN}, "timeline": timeline}),
         trigger_mode="always_last",
         **_QUICK,
     )
@@ -106,9 +106,8 @@ def connect_redo(timeline: gr.HTML, handlers: RedoHandlers, inputs: Mapping[str,
     stage = handlers.stage
     named = {name: inputs[name] for name in (*EDITS["redo"].settings, "end_photo", KEY_PHOTOS) if name in inputs}
     done = timeline.redo(
-        handlers.redo,
         inputs_kwargs={**stage.browser.about, "timeline": timeline, **named},
-        outputs=stage.told,
+        **fills(handlers.redo, stage.told),
         trigger_mode="once",
         **_QUICK,
     )

@@ -53,8 +53,8 @@ class TimelineHandlers:
 
     def edit(
         self, value: object, client_id: object, shown: object, request: gr.Request | None = None, **form: Any
-    ) -> list[Any]:
-        """Return what a change of the timeline makes of the form, in the order of `WRITTEN`, and the timeline of that.
+    ) -> dict[str, Any]:
+        """Return what a change of the timeline makes of the form, names of `WRITTEN`, and the `timeline` of that.
 
         Where it cannot be, the form stays as it is, and the timeline says why.
         """
@@ -63,9 +63,8 @@ class TimelineHandlers:
         try:
             changed = self._changed(read_edit(value), request, form)
         except FramePackError as error:
-            return [*(gr.skip() for _ in WRITTEN), {**known, "fault": self._t(str(error))}]
-        made = self._value(known, client_id, shown, request, {**form, **changed})
-        return [*(changed.get(name, gr.skip()) for name in WRITTEN), made]
+            return {"timeline": {**known, "fault": self._t(str(error))}}
+        return {**changed, "timeline": self._value(known, client_id, shown, request, {**form, **changed})}
 
     def _changed(self, edit: Edit, request: gr.Request | None, form: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of the form is another one after `edit`."""

@@ -10,8 +10,8 @@ from diffusers_helper.core.directing import SECTION_SECONDS, key_section
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.gradio.stage.view import file_url
 from diffusers_helper.gradio.timeline.cells import Timeline, timeline_of
+from diffusers_helper.gradio.view import file_url
 
 NOTHING: dict[str, Any] = {
     "turn": 0,
