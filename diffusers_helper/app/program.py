@@ -34,7 +34,9 @@ from diffusers_helper.jobs.queue import JOBS_PER_OWNER, QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.loading.precision import Precisions, TensorCores
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory import default_device, empty_caches
@@ -79,6 +81,7 @@ class Program:
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
         loras: the LoRA files in the user's folders, and those that come with the models.
+        precisions: what blocks multiply here.
         step_ratios: what MagCache knows of the models.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
@@ -106,7 +109,8 @@ class Program:
         self._config = config
         with config.naming_source("name_template"):
             self._jobs = NamedJobs(self.store, self.outputs, config.name_template, config.models or "")
-        self._fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
+        fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
+        self._options = ComputeOptions(attention=config.attention, fused=config.compile, fp8=fp8)
         self.preload = Preload()
         self._listener = Listener()
         if config.attention != "auto":
@@ -126,13 +130,9 @@ class Program:
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
         self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.times = VideoTimes(
-            folders.cache / "speeds.json",
-            self.step_ratios,
-            self.device,
-            attention=config.attention,
-            fp8=self._fp8 is not None,
-        )
+        self.precisions = Precisions(self.source, TensorCores(self.device, self._options))
+        speeds = folders.cache / "speeds.json"
+        self.times = VideoTimes(speeds, self.step_ratios, self.device, self._options, self.precisions)
         unused = unused_card_note(self.device, config.device) or ""
         notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "")
         self.note = join_sentences([note for note in notes if note])
@@ -142,7 +142,6 @@ class Program:
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
         from diffusers_helper.loading.components import Components, LoadingProgress
-        from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
         from diffusers_helper.loading.lora_files import LoraFiles
 
@@ -150,12 +149,13 @@ class Program:
         components = Components(
             self.source,
             self.device,
-            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            self._options,
             LoadingProgress(self._listener.downloading, self._listener.loading),
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
         components.loras = LoraFiles(self.loras.folders)
+        components.precisions = self.precisions
         components.step_ratios = self.step_ratios
         return components
 
