@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
@@ -134,7 +135,8 @@ class Program:
         speeds = folders.cache / "speeds.json"
         self.times = VideoTimes(speeds, self.step_ratios, self.device, self._options, self.precisions)
         unused = unused_card_note(self.device, config.device) or ""
-        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "")
+        self._new_previewer, unsharp = _previewers(config.preview_decoder or self.source.preview_decoder)
+        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "", unsharp)
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
@@ -295,7 +297,7 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            hooks=WorkerHooks(_new_previewer, prepare, after_failure, self.release, self._on_end()),
+            hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
             limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,
@@ -317,7 +319,16 @@ class Program:
         return About(port, str(self.device), card, self._variant, self.source.title)
 
 
-def _new_previewer() -> Previewer:
-    from diffusers_helper.jobs.previewer import LatentPreviewer
+def _previewers(file: Path | None) -> tuple[Callable[[], Previewer], str]:
+    """Return what makes previewers with the decoder in `file`, and why without it; empty for nothing."""
+    from diffusers_helper.jobs.previewer import LatentPreviewer, SmallDecoder
+    from diffusers_helper.loading.preview_decoder import read_preview_decoder
 
-    return LatentPreviewer()
+    if file is None:
+        return LatentPreviewer, ""
+    try:
+        decoder = read_preview_decoder(file)
+    except ModelFilesError as error:
+        logger.warning("%s", error)
+        return LatentPreviewer, str(error)
+    return lambda: LatentPreviewer(SmallDecoder(decoder)), ""
