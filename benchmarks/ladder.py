@@ -38,7 +38,7 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.quality import RUNGS, Rung
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.generation.models import ModelLoader
-from diffusers_helper.loading.precision import Precision
+from diffusers_helper.loading.precision import Precision, Precisions, TensorCores
 from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.step_caches import StepCache
 
@@ -60,7 +60,7 @@ def setting(text: str) -> Rung:
     """A rung by its name, or what `name:parameter=value,...` says of a step cache; and what `+...` behind it adds."""
     text, *in_8_bits = text.split("+")
     if in_8_bits:
-        forms = tuple(name for name in in_8_bits if name in FORMS)
+        forms: Any = tuple(name for name in in_8_bits if name in FORMS)
         return replace(setting(text), linears=forms, attention_bits=8 if "attention" in in_8_bits else 16)
     if text in RUNGS:
         return RUNGS[text]
@@ -69,10 +69,10 @@ def setting(text: str) -> Rung:
     return Rung(name, parameters)  # type: ignore[arg-type]  # the registry says if there is none
 
 
-class Simulated:
+class Simulated(TensorCores):
     """A device that multiplies every kind of 8-bit numbers, as a CPU does in simulation."""
 
-    def misfit(self, _name: str, _head_dim: int) -> str | None:
+    def misfit(self, name: str, head_dim: int) -> str | None:  # noqa: ARG002 - any name, any size
         """Nothing is in the way."""
         return None
 
@@ -198,8 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
     from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
+    from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.loading.embedding_cache import EmbeddingCache
-    from diffusers_helper.loading.precision import Precisions
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
 
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         embeddings=EmbeddingCache(options.output / "embeddings"),
     )
     if device.type == "cpu":
-        components.precisions = Precisions(components.source, Simulated())
+        components.precisions = Precisions(components.source, Simulated(device, ComputeOptions()))
     changes = {"seed": SEED} | ({"steps": options.steps} if options.steps else {})
     studio = Studio(components, components.source.defaults.model_copy(update=changes))
     pictures = [(path.stem, studio.picture(open_photo(path))) for path in options.pictures or held_out_photos()]

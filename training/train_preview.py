@@ -26,10 +26,11 @@ WIDTHS = (64, 32, 16, 16)
 SIDE = 64
 LATENTS = 4
 """Of a sample: of the five of a clip, the first ones or the last ones."""
-BATCH, BANK, DRAWN = 8, 600, 8
+BATCH, BANK, DRAWN, FIRST_DRAWS = 8, 600, 8, 4
+COLOURS = 3
 FILL_SHARE = 0.25
 """Part of the time that goes into samples."""
-RATES = (3e-3, 1.5e-3)
+RATES = (2e-3, 1e-3)
 DECAY_FROM = 0.3
 ALL_FRAMES_EVERY = 8
 """Steps; the others have one frame for each latent, as previews do, in a quarter of the time."""
@@ -49,10 +50,13 @@ class Pairs:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self.made = 0
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     @torch.no_grad()
     def draw(self, count: int = DRAWN) -> None:
         """Make `count` more."""
-        first = self._source.rng.randint(0, 1)
+        first = self.made // count % 2
         latents, pixels = pairs_of(self._vae, self._source.sample(count, CLIP_FRAMES, SIDE, SIDE), first)
         self._kept += zip(latents, pixels, strict=True)
         del self._kept[: -self._size]
@@ -79,12 +83,14 @@ def train_preview(folder: Path, budget: Budget, output: Path, *, device_name: st
     torch.manual_seed(0)
     vae = load_vae(folder).to(device)
     pairs = Pairs(vae, ClipSource(device, 0))
-    model = begun(PreviewDecoder(WIDTHS)).to(device).train()
+    for _ in range(FIRST_DRAWS):
+        pairs.draw()
+    model = begun(PreviewDecoder(WIDTHS), *pairs.batch(len(pairs))).to(device).train()
     average = Average(model, 0.99)
     optimizers = muon_and_adam(*_groups(model), RATES, betas=(0.9, 0.99), momentum=0.9)
-    filling = 0.0
+    filling = run.elapsed
     while not run.over:
-        if not pairs.made or filling < FILL_SHARE * run.elapsed:
+        if filling < FILL_SHARE * run.elapsed:
             before = run.elapsed
             pairs.draw()
             filling += run.elapsed - before
@@ -107,17 +113,35 @@ def train_preview(folder: Path, budget: Budget, output: Path, *, device_name: st
 
 
 @torch.no_grad()
-def begun(model: PreviewDecoder) -> PreviewDecoder:
-    """Let blocks add nothing at first, and all pictures be nearly grey: every layer learns from the first step on."""
+def begun(model: PreviewDecoder, latents: Tensor, pixels: Tensor) -> PreviewDecoder:
+    """Let the first three features be the colours that are a linear function of latents, and pass them on.
+
+    Blocks add nothing at first. So training begins with what it could be replaced by, and learns details alone.
+    """
+    factors = _factors(3 * torch.tanh(latents / 3), pixels)
+    convolutions = [layer for layer in model.decoder if isinstance(layer, nn.Conv2d)]
+    first, *others, last = convolutions
     for name, parameter in model.named_parameters():
         if name.endswith(("conv.4.weight", "conv.4.bias")):
             nn.init.zeros_(parameter)
-    last = model.decoder[-1]
-    assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
-    last.weight *= 0.3
-    nn.init.constant_(last.bias, 0.5)
+        elif "conv.weight" in name:  # what grows in time
+            several = parameter.unflatten(0, (-1, parameter.shape[1]))
+            several[:, :COLOURS] = 0
+            several[:, range(COLOURS), range(COLOURS)] = 1
+    for layer in (first, *others, last):
+        layer.weight[:COLOURS] *= 0.02 if layer is last else 0
+    first.weight[:COLOURS, :, 1, 1] = factors[:-1].T
+    _bias(first)[:COLOURS] = factors[-1]
+    for layer in others:
+        layer.weight[range(COLOURS), range(COLOURS), 1, 1] = 1
+    last.weight[range(COLOURS), range(COLOURS), 1, 1] = 1
+    _bias(last).zero_()
     return model
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 def losses_of(model: PreviewDecoder, latents: Tensor, pixels: Tensor, *, all_frames: bool) -> dict[str, Tensor]:
@@ -153,11 +177,18 @@ def psnr(out: Tensor, right: Tensor) -> float:
 
 def _fitted(latents: Tensor, pixels: Tensor) -> Tensor:
     """The colours that are a linear function of latents, with the best factors for these very pixels."""
-    small = F.avg_pool3d(pixels, (1, 8, 8))
+    factors = _factors(latents, pixels)
+    colours = torch.einsum("bcthw,cr->brthw", latents, factors[:-1]) + factors[-1][:, None, None, None]
+    return colours.clamp(0, 1)
+
+
+def _factors(latents: Tensor, pixels: Tensor) -> Tensor:
+    """The linear function (17, 3) of latents that is nearest to the last frames' colours; its last row is constant."""
+    colours = F.avg_pool3d(pixels[:, :, ::4] if pixels.shape[2] > latents.shape[2] else pixels, (1, 8, 8))
     flat = latents.movedim(1, -1).flatten(0, -2)
     flat = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)
-    factors = torch.linalg.lstsq(flat, small.movedim(1, -1).flatten(0, -2)).solution
-    return (flat @ factors).unflatten(0, small.movedim(1, -1).shape[:-1]).movedim(-1, 1).clamp(0, 1)
+    found: Tensor = torch.linalg.lstsq(flat, colours.movedim(1, -1).flatten(0, -2)).solution
+    return found
 
 
 def _groups(model: PreviewDecoder) -> tuple[list[Tensor], list[Tensor]]:
