@@ -109,7 +109,7 @@ def test_a_good_computer_has_nothing_but_ok():
             {"draft": Precision("int8", 16, None, "old")},
             "8 bits",
             "ok",
-            "int8 numbers; their attention is exact (old)",
+            "int8 numbers; their attention is that of other videos (old)",
         ),
         (GOOD, {"draft": Precision(None, 16, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
         (ON_CPU, {}, "8 bits", "ok", "drafts are computed without on cpu."),

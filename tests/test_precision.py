@@ -108,7 +108,7 @@ def test_a_processor_computes_a_draft_exactly_and_says_so():
     precision = Precisions(TINY, TensorCores(CPU, ComputeOptions())).proven(DRAFT, "f1")
     assert (precision.linears, precision.attention_bits, precision.cost, precision.environment) == (None, 16, 1, {})
     assert "linear layers of this draft are computed exactly, not in 8 bits: it takes an NVIDIA card" in precision.note
-    assert "attention of this draft is computed exactly" in precision.note
+    assert "attention of this draft is that of other videos" in precision.note
     assert Precision().note == Precision("fp8", 8).note == ""
 
 
@@ -118,6 +118,8 @@ def test_8_bit_attention_needs_its_package_and_gives_way_to_the_option(monkeypat
     assert TensorCores(CPU, ComputeOptions()).misfit(ATTENTION, 128) == "not_here is not installed"
     chosen = TensorCores(CPU, ComputeOptions(attention="sdpa")).misfit(ATTENTION, 128)
     assert chosen == "it is sdpa, as --attention says"
+    same = TensorCores(CPU, ComputeOptions(attention=ATTENTION)).misfit(ATTENTION, 128)
+    assert same == "not_here is not installed", "the option asks for it, too"
 
 
 def test_without_fused_kernels_8_bits_gain_nothing():
@@ -154,7 +156,7 @@ def test_the_sampler_of_a_draft_multiplies_what_was_chosen():
     assert execution.eight_bit_linears.kernels.form.name == "int8"
     assert execution.eight_bit_attention is None
     assert len(notes) == 1
-    assert notes[0].startswith("The attention of this draft is computed exactly")
+    assert notes[0].startswith("The attention of this draft is that of other videos")
 
 
 def test_exact_is_exact_on_every_card():

@@ -168,7 +168,7 @@ def eight_bit(facts: Facts) -> Finding:
         return Finding(Level.OK, subject, f"drafts are computed without on {facts.device}.")
     linears = f"multiply {draft.linears} numbers" if draft.linears else f"are exact ({draft.linears_misfit})"
     in_8_bits = draft.attention_bits == 8
-    attention = "is computed in 8 bits" if in_8_bits else f"is exact ({draft.attention_misfit})"
+    attention = "is computed in 8 bits" if in_8_bits else f"is that of other videos ({draft.attention_misfit})"
     return Finding(Level.OK, subject, f"linear layers of drafts {linears}; their attention {attention}.")
 
 

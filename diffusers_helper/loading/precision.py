@@ -62,7 +62,7 @@ class Precision:
         if self.attention_misfit:
             sentences.append(
                 Message(
-                    "The attention of this draft is computed exactly, not in 8 bits: {reason}.",
+                    "The attention of this draft is that of other videos, not in 8 bits: {reason}.",
                     reason=self.attention_misfit,
                 )
             )
@@ -87,7 +87,7 @@ class TensorCores:
         if name != ATTENTION:
             return misfit(name, self._device, self._dtype)
         backend = BACKENDS[name]
-        if self._options.attention != "auto":
+        if self._options.attention not in ("auto", name):
             return f"it is {self._options.attention}, as --attention says"
         missing = None if backend.is_installed else f"{backend.module} is not installed"
         return backend.constraint(self._device, self._dtype, head_dim) or missing
