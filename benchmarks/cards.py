@@ -21,17 +21,22 @@ from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
 @dataclass(frozen=True)
 class Card:
-    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it."""
+    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it.
+
+    `in_8_bits` is how many times faster it multiplies the 8-bit numbers that drafts get there: fp8 with 32-bit sums, or
+    int8 where it has no fp8.
+    """
 
     name: str
     tflops: float
     bus: float
+    in_8_bits: float = 2
 
 
 CARDS = (
-    Card("RTX 3060, PCIe 4 x16", 25.5, 25),
-    Card("RTX 3060, PCIe 4 x8", 25.5, 12),
-    Card("RTX 3090 Ti, PCIe 4 x16", 80, 25),
+    Card("RTX 3060, PCIe 4 x16", 25.5, 25, 4),
+    Card("RTX 3060, PCIe 4 x8", 25.5, 12, 4),
+    Card("RTX 3090 Ti, PCIe 4 x16", 80, 25, 4),
     Card("RTX 4060, PCIe 4 x8", 30, 12),
     Card("RTX 4090, PCIe 4 x16", 165, 25),
     Card("RTX 4090, PCIe 4 x8", 165, 12),
@@ -39,8 +44,8 @@ CARDS = (
     Card("RTX 5090, PCIe 4 x8", 210, 12),
     Card("H100 at 12 GB/s", 675, 12),
 )
-STEP_TFLOP = 494
-"""One step at 640x608, window 9: 248 in linears, 246 in attention."""
+LINEARS_TFLOP, STEP_TFLOP = 248, 494
+"""One step at 640x608, window 9: in linear layers, and with the 246 in attention."""
 
 
 def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
@@ -49,13 +54,18 @@ def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def sections(steps: int = 25) -> str:
-    """Seconds of a section by card and rung, original and F1, computed at the data sheet's rate; as Markdown."""
+    """Seconds of a section by card and rung, original and F1, computed at the data sheet's rate; as Markdown.
+
+    Attention in 8 bits is for Hopper alone.
+    """
     names = [name for name in dict.fromkeys(card.name.partition(",")[0] for card in CARDS) if name.startswith("RTX")]
     lines = [f"| card | {' | '.join(RUNGS)} |", f"|{' --- |' * (1 + len(RUNGS))}"]
     for name in names:
-        step = STEP_TFLOP / next(card.tflops for card in CARDS if card.name.startswith(f"{name},"))
+        card = next(card for card in CARDS if card.name.startswith(f"{name},"))
         cells = []
         for rung in RUNGS.values():
+            linears = LINEARS_TFLOP / (card.in_8_bits if rung.linears else 1)
+            step = (linears + STEP_TFLOP - LINEARS_TFLOP) / card.tflops
             settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
             found = [step * steps * expected_share(settings, variant, PUBLISHED[variant]) for variant in PUBLISHED]
             cells.append(" to ".join(dict.fromkeys(f"{seconds:.0f}" for seconds in sorted(found))))

@@ -2,6 +2,10 @@
 
 python -m benchmarks.ladder --models tiny --output ladder
 python -m benchmarks.ladder --output ladder --settings magcache:error=0.1,skips=3 easycache:threshold=0.05
+python -m benchmarks.ladder --output ladder --settings exact+fp8 exact+int8 exact+attention draft
+
+Numbers in 8 bits are those that a setting asks for: `draft` does, and `+fp8`, `+int8`, `+attention` behind any other; a
+CPU simulates them.
 
 For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR and SSIM of
 the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
@@ -16,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,6 +38,8 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.quality import RUNGS, Rung
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.generation.models import ModelLoader
+from diffusers_helper.loading.precision import Precision, Precisions, TensorCores
+from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.step_caches import StepCache
 
 FAMILIES = ("pan left", "zoom in", "turn clockwise", "darker", "pan up", "still")
@@ -51,12 +57,26 @@ class Clip:
 
 
 def setting(text: str) -> Rung:
-    """A rung by its name, or what `name:parameter=value,...` says of a step cache."""
+    """A rung by its name, or what `name:parameter=value,...` says of a step cache; and what `+...` behind it adds."""
+    text, *in_8_bits = text.split("+")
+    if in_8_bits:
+        forms: Any = tuple(name for name in in_8_bits if name in FORMS)
+        return replace(setting(text), linears=forms, attention_bits=8 if "attention" in in_8_bits else 16)
     if text in RUNGS:
         return RUNGS[text]
     name, _, rest = text.partition(":")
     parameters = {key: float(value) for key, _, value in (item.partition("=") for item in rest.split(",") if item)}
     return Rung(name, parameters)  # type: ignore[arg-type]  # the registry says if there is none
+
+
+class Simulated(TensorCores):
+    """A device that multiplies every kind of 8-bit numbers, as a CPU does in simulation."""
+
+    def misfit(self, name: str, head_dim: int) -> str | None:  # noqa: ARG002 - any name, any size
+        """Nothing is in the way."""
+        return None
+
+    fault = misfit
 
 
 def made(studio: Studio, picture: Frames, family: str, variant: str, seconds: float, rung: Rung) -> Clip:
@@ -120,9 +140,9 @@ def measured(
         exact = made(studio, picture, family, variant, seconds, RUNGS["exact"])
         for title, rung in settings.items():
             clip = exact if rung == RUNGS["exact"] else made(studio, picture, family, variant, seconds, rung)
-            yield {"setting": title, "picture": name, "family": family, "variant": variant} | compared(
-                clip, exact, family
-            )
+            about = {"setting": title, "picture": name, "family": family, "variant": variant}
+            step = Precision(next(iter(rung.linears), None), rung.attention_bits).cost
+            yield about | compared(clip, exact, family) | {"time": step * clip.passes / exact.passes}
 
 
 def drifted(
@@ -164,7 +184,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, section: float) -> None:
     axes = figure.subplots()
     for title in dict.fromkeys(row["setting"] for row in rows if row["setting"] != "exact"):
         chosen = [row for row in rows if row["setting"] == title]
-        place = section * fmean(row["computed"] for row in chosen), fmean(row["psnr"] for row in chosen)
+        place = section * fmean(row["time"] for row in chosen), fmean(row["psnr"] for row in chosen)
         axes.plot(*place, "o", color="tab:blue" if title in RUNGS else "tab:gray")
         axes.annotate(title, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.axvline(section, linestyle=":", color="black")
@@ -178,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure and print a table."""
     from diffusers_helper.app.device import pick_device
     from diffusers_helper.loading.components import Components
+    from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.loading.embedding_cache import EmbeddingCache
     from diffusers_helper.media.photo import open_photo
     from diffusers_helper.model_files import resolve_models
@@ -190,6 +211,8 @@ def main(arguments: list[str] | None = None) -> None:
         device,
         embeddings=EmbeddingCache(options.output / "embeddings"),
     )
+    if device.type == "cpu":
+        components.precisions = Precisions(components.source, Simulated(device, ComputeOptions()))
     changes = {"seed": SEED} | ({"steps": options.steps} if options.steps else {})
     studio = Studio(components, components.source.defaults.model_copy(update=changes))
     pictures = [(path.stem, studio.picture(open_photo(path))) for path in options.pictures or held_out_photos()]
@@ -226,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", type=Path, nargs="+", help="photographs (default: held-out ones of packages)")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(PROMPTS), metavar="MOTION")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--settings", nargs="+", default=list(RUNGS), metavar="SETTING", help="rungs, or step caches")
+    parser.add_argument(
+        "--settings", nargs="+", default=list(RUNGS), metavar="SETTING", help="rungs, or step caches, and +fp8, ..."
+    )
     parser.add_argument("--seconds", type=float, default=2.4, help="of clips (default: %(default)s)")
     parser.add_argument("--drift", type=float, metavar="SECONDS", help="measure drift alone, over one long clip each")
     parser.add_argument("--plot", type=Path, help="write seconds against PSNR as a picture, too")

@@ -14,6 +14,7 @@ from diffusers_helper.commands.doctor import examine, report
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.commands.system_info import BackendProbe, Facts, Gpu, Models, gather
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.loading.precision import Precision
 from diffusers_helper.service import options
 from diffusers_helper.service.nvidia import driver_version, has_kernels
 from diffusers_helper.service.versions import Package
@@ -57,6 +58,7 @@ GOOD = Facts(
     outputs_writable=True,
     h264=True,
     port_error=None,
+    draft=Precision("fp8", 8),
 )
 ON_CPU = replace(GOOD, device="cpu", gpu=None, driver=None, cuda_build=None, plain_kernels="they run on CUDA")
 TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
@@ -86,7 +88,7 @@ def tried(name, fits, reason, wanted="auto"):
 def test_a_good_computer_has_nothing_but_ok():
     findings = examine(GOOD)
     assert {finding.level for finding in findings} == {Level.OK}
-    assert len({finding.subject for finding in findings}) == len(findings) == 17
+    assert len({finding.subject for finding in findings}) == len(findings) == 18
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,22 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"python": (3, 10, 9)}, "Python", "problem", "3.10.9 is not among those tested. Install 3.11"),
         (GOOD, {"python": (3, 14, 0)}, "Python", "problem", "3.14.0 is not"),
         (GOOD, {"python": (3, 13, 9)}, "Python", "ok", "3.13.9"),
+        (
+            GOOD,
+            {},
+            "8 bits",
+            "ok",
+            "linear layers of drafts multiply fp8 numbers; their attention is computed in 8 bits.",
+        ),
+        (
+            GOOD,
+            {"draft": Precision("int8", 16, None, "old")},
+            "8 bits",
+            "ok",
+            "int8 numbers; their attention is that of other videos (old)",
+        ),
+        (GOOD, {"draft": Precision(None, 16, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
+        (ON_CPU, {}, "8 bits", "ok", "drafts are computed without on cpu."),
         (GOOD, {}, "proxies", "ok", "none."),
         (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),
         (GOOD, PROXY | {"proxy_error": "Unknown scheme."}, "proxies", "problem", "cannot be used: Unknown scheme."),

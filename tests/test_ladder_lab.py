@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,15 @@ from tests.tiny import SHIPPED
 
 
 def row(setting, variant, **changes):
-    numbers = {"computed": 0.5, "latent_error": 0.02, "psnr": 45.0, "ssim": 0.99, "joints": 1.1, "right": True}
+    numbers = {
+        "computed": 0.5,
+        "time": 0.5,
+        "latent_error": 0.02,
+        "psnr": 45.0,
+        "ssim": 0.99,
+        "joints": 1.1,
+        "right": True,
+    }
     return {"setting": setting, "variant": variant, **numbers, **changes}
 
 
@@ -26,6 +35,8 @@ def test_a_setting_is_a_rung_or_a_step_cache_with_its_parameters():
     assert ladder.setting("quick") == RUNGS["quick"]
     assert ladder.setting("easycache:threshold=0.05,first=3") == Rung("easycache", {"threshold": 0.05, "first": 3.0})
     assert ladder.setting("teacache") == Rung("teacache")
+    assert ladder.setting("exact+int8") == Rung(linears=("int8",))
+    assert ladder.setting("quick+fp8+attention") == replace(RUNGS["quick"], linears=("fp8",), attention_bits=8)
 
 
 def test_the_table_has_means_by_variant_and_of_both():

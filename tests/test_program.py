@@ -92,6 +92,12 @@ def test_times_and_notes_are_of_the_weights_that_compute(tmp_path, kind, form):
     assert ("rounded to 8 bits (--weights fp8)" in program.note) is (kind is None)
 
 
+def test_a_preview_decoder_that_is_not_there_is_told_and_done_without(tmp_path):
+    program = on_tiny(tmp_path, "--preview-decoder", str(tmp_path / "gone.safetensors"))
+    assert "gone.safetensors cannot be used, so previews show rough colours alone" in program.note
+    assert "preview" not in on_tiny(tmp_path).note
+
+
 @pytest.mark.parametrize(
     ("choice", "visible", "found", "expected"),
     [

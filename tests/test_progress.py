@@ -108,6 +108,21 @@ def test_previews_are_few():
     assert len(made) == pytest.approx(2.0 / PREVIEW_INTERVAL, abs=1)
 
 
+def test_slow_previews_are_fewer():
+    clock, made = Clock(), []
+
+    def slow(_denoised):
+        made.append(clock.now)
+        clock.now += 0.3
+        return b"jpeg"
+
+    previews = Previews(slow, clock)
+    for _ in range(100):
+        clock.now += 0.1
+        previews("latents")
+    assert 0.3 * len(made) == pytest.approx((clock.now - Clock.now) / 10, rel=0.25), "a tenth of the time"
+
+
 def test_a_preview_that_fails_is_logged_and_nothing_more(caplog):
     def broken(denoised):
         raise RuntimeError("no picture")

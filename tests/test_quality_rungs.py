@@ -28,7 +28,14 @@ def test_exact_is_the_default_and_skips_nothing():
     assert RUNGS["exact"] == Rung()
     settings = sampling_settings(GenerationRequest())
     assert (settings.step_cache, STEP_CACHES[settings.step_cache].lossy) == ("none", False)
-    assert all(rung.linears == "exact" and rung.attention_bits == 16 for rung in (RUNGS["steady"], RUNGS["quick"]))
+    assert all(rung.linears == () and rung.attention_bits == 16 for rung in (RUNGS["steady"], RUNGS["quick"]))
+    assert (settings.linears, settings.attention_bits) == ((), 16)
+
+
+def test_a_draft_asks_for_8_bits_whatever_its_step_cache():
+    for fields in {}, {"step_cache": "none"}, {"teacache": True}:
+        settings = sampling_settings(GenerationRequest(quality="draft", **fields))
+        assert (settings.linears, settings.attention_bits) == (("fp8", "int8"), 8)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@
 
   python -m training.run lora        --folder run --models assets/tiny --minutes 2 --output lean.safetensors
                                                                   a LoRA of a motion that the model does not know
+  python -m training.run preview     --folder run --models assets/tiny --minutes 20 --output preview_decoder.safetensors
+                                                                  the small decoder of previews
   python -m training.run all         --folder run --models assets/tiny --minutes 8
                                                                   goes on from a model folder's weights: text encoders,
                                                                   transformer and figures; again for what is left
@@ -34,6 +36,7 @@ from training.export import export
 from training.loop import Budget, pick_device, say
 from training.texts import Tokenizers, save_tokenizers
 from training.train_lora import train_lora
+from training.train_preview import train_preview
 from training.train_text import load_encoders, train_text
 from training.train_transformer import load_model, load_vae, train_transformer
 from training.train_vae import train_vae
@@ -66,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
             pool_size=options.pool_size,
             device_name=options.device,
         )
+    elif options.command == "preview":
+        begin(options.folder, options.models)
+        budget = Budget(options.minutes, options.minutes, options.steps)
+        train_preview(options.folder, budget, options.output, device_name=options.device)
     elif options.command == "export":
         export(options.folder, options.output)
     else:
@@ -159,12 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     transformer.add_argument("--extras", type=float, default=1.0, help="factor on the shares of all but plain videos")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument("--models", type=Path, default=Path("assets/tiny"), help="(default: %(default)s)")
-    lora = commands.add_parser("lora", parents=[models], help="train a LoRA for a model folder")
-    lora.add_argument("--folder", type=Path, required=True, help="weights and the record of this training")
-    lora.add_argument("--output", type=Path, required=True, help="the file")
-    lora.add_argument("--device", help="default: cuda where there is one, else cpu")
+    file = argparse.ArgumentParser(add_help=False)
+    file.add_argument("--folder", type=Path, required=True, help="weights and the record of this training")
+    file.add_argument("--output", type=Path, required=True, help="the file")
+    file.add_argument("--device", help="default: cuda where there is one, else cpu")
+    file.add_argument("--steps", type=int, default=0, help="end after so many steps instead, for trials")
+    preview = commands.add_parser("preview", parents=[models, file], help="train a model folder's decoder of previews")
+    preview.add_argument("--minutes", type=float, default=20.0, help="end after so long (default: %(default)s)")
+    lora = commands.add_parser("lora", parents=[models, file], help="train a LoRA for a model folder")
     lora.add_argument("--minutes", type=float, default=2.0, help="end after so long (default: %(default)s)")
-    lora.add_argument("--steps", type=int, default=0, help="end after so many steps instead, for trials")
     lora.add_argument("--batch", type=int, default=64)
     lora.add_argument("--pool-size", type=int, default=3000, help="clips kept as latents")
     looked = argparse.ArgumentParser(add_help=False)

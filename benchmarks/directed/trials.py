@@ -125,7 +125,8 @@ def _events(
             name: vae_encode(pixels_of(picture), vae, torch.Generator("cpu").manual_seed(request.seed))
             for name, picture in pictures.named.items()
         }
-    models = ModelLoader(components, Work(*pictures.size), _go_on)
+    settings = sampling_settings(request)
+    models = ModelLoader(components, settings, Work(*pictures.size), _go_on)
 
     def samplers(variant: str) -> Generator[Event, None, Sampler]:
         sampler = yield from models.sampler(variant)
@@ -139,7 +140,7 @@ def _events(
         plan,
         VideoInputs(given, conditions, request.seed),
         samplers,
-        sampling_settings(request),
+        settings,
         Postprocess(ComponentsDecoder(components, lambda: models.kernels, _go_on)),
     )
 

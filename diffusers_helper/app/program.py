@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
@@ -34,7 +35,9 @@ from diffusers_helper.jobs.queue import JOBS_PER_OWNER, QueueLimits
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.unfinished import StoredJobs
 from diffusers_helper.jobs.worker import WorkerHooks
+from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import differences
+from diffusers_helper.loading.precision import Precisions, TensorCores
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory import default_device, empty_caches
@@ -79,6 +82,7 @@ class Program:
         source: where the models are from.
         note: what a user has to know of the models; empty for nothing.
         loras: the LoRA files in the user's folders, and those that come with the models.
+        precisions: what blocks multiply here.
         step_ratios: what MagCache knows of the models.
         preload: loads models before the first job; see `make_manager`.
         store: the jobs that are not done, on the disk.
@@ -106,7 +110,8 @@ class Program:
         self._config = config
         with config.naming_source("name_template"):
             self._jobs = NamedJobs(self.store, self.outputs, config.name_template, config.models or "")
-        self._fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
+        fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
+        self._options = ComputeOptions(attention=config.attention, fused=config.compile, fp8=fp8)
         self.preload = Preload()
         self._listener = Listener()
         if config.attention != "auto":
@@ -126,15 +131,12 @@ class Program:
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
         self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
-        self.times = VideoTimes(
-            folders.cache / "speeds.json",
-            self.step_ratios,
-            self.device,
-            attention=config.attention,
-            fp8=self._fp8 is not None,
-        )
+        self.precisions = Precisions(self.source, TensorCores(self.device, self._options))
+        speeds = folders.cache / "speeds.json"
+        self.times = VideoTimes(speeds, self.step_ratios, self.device, self._options, self.precisions)
         unused = unused_card_note(self.device, config.device) or ""
-        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "")
+        self._new_previewer, unsharp = _previewers(config.preview_decoder or self.source.preview_decoder)
+        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "", unsharp)
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
@@ -142,7 +144,6 @@ class Program:
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
         from diffusers_helper.loading.components import Components, LoadingProgress
-        from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
         from diffusers_helper.loading.lora_files import LoraFiles
 
@@ -150,12 +151,13 @@ class Program:
         components = Components(
             self.source,
             self.device,
-            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            self._options,
             LoadingProgress(self._listener.downloading, self._listener.loading),
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
         )
         components.loras = LoraFiles(self.loras.folders)
+        components.precisions = self.precisions
         components.step_ratios = self.step_ratios
         return components
 
@@ -295,7 +297,7 @@ class Program:
             self.preload.expect()
         manager = JobManager(
             run,
-            hooks=WorkerHooks(_new_previewer, prepare, after_failure, self.release, self._on_end()),
+            hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
             limits=QueueLimits(per_owner=max_per_owner),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,
@@ -317,7 +319,16 @@ class Program:
         return About(port, str(self.device), card, self._variant, self.source.title)
 
 
-def _new_previewer() -> Previewer:
-    from diffusers_helper.jobs.previewer import LatentPreviewer
+def _previewers(file: Path | None) -> tuple[Callable[[], Previewer], str]:
+    """Return what makes previewers with the decoder in `file`, and why without it; empty for nothing."""
+    from diffusers_helper.jobs.previewer import LatentPreviewer, SmallDecoder
+    from diffusers_helper.loading.preview_decoder import read_preview_decoder
 
-    return LatentPreviewer()
+    if file is None:
+        return LatentPreviewer, ""
+    try:
+        decoder = read_preview_decoder(file)
+    except ModelFilesError as error:
+        logger.warning("%s", error)
+        return LatentPreviewer, str(error)
+    return lambda: LatentPreviewer(SmallDecoder(decoder)), ""

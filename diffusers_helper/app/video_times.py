@@ -15,6 +15,8 @@ from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.speeds import Estimate, KnownSpeeds, SpeedKey
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.precision import Precisions
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.model_files import transformer_part
 from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
@@ -28,17 +30,19 @@ class VideoTimes:
         file: where the times that were measured are kept; it need not exist.
         models: where they are from, and what is known of their steps.
         device: where they run.
-        attention: the option of this name.
-        fp8: whether weights are to be rounded to 8 bits.
+        options: how they compute.
+        precisions: what blocks multiply there.
     """
 
-    def __init__(self, file: Path, models: StepRatios, device: torch.device, *, attention: str, fp8: bool) -> None:
+    def __init__(
+        self, file: Path, models: StepRatios, device: torch.device, options: ComputeOptions, precisions: Precisions
+    ) -> None:
         self._known = KnownSpeeds(file)
         self._step_ratios = models
         self._source = models.source
         self._device = device
-        self._attention = attention
-        self._fp8 = fp8
+        self._options = options
+        self._precisions = precisions
 
     def timed(
         self, events: Generator[Event, None, None], request: GenerationRequest, shape: tuple[int, int]
@@ -69,7 +73,7 @@ class VideoTimes:
         height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
         form = FP8 if self.rounds(request.variant) else self._stored_form(request.variant)
         return SpeedKey(
-            computer=f"{device}, {self._attention}, {form}",
+            computer=f"{device}, {self._options.attention}, {form}",
             model=f"{self._source.title}, {request.variant}",
             share=self._share(request),
             cfg=request.cfg_scale != 1.0,
@@ -79,11 +83,12 @@ class VideoTimes:
 
     def _share(self, request: GenerationRequest) -> float:
         settings = sampling_settings(request)
-        return expected_share(settings, request.variant, self._step_ratios.needed(settings, request.variant))
+        share = expected_share(settings, request.variant, self._step_ratios.needed(settings, request.variant))
+        return share * self._precisions.expected(settings, request.variant).cost
 
     def rounds(self, variant: str) -> bool:
         """Return whether the weights of the transformer are rounded to 8 bits here; quantised ones stay as they are."""
-        return self._fp8 and self._stored_form(variant) in (EXACT, ROUNDED)
+        return self._options.fp8 is not None and self._stored_form(variant) in (EXACT, ROUNDED)
 
     def _stored_form(self, variant: str) -> str:
         part = transformer_part(variant)

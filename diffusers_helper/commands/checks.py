@@ -161,6 +161,17 @@ def speed(facts: Facts) -> Finding:
     return Finding(Level.OK, "speed", text)
 
 
+def eight_bit(facts: Facts) -> Finding:
+    """What drafts compute in 8 bits."""
+    subject, draft = "8 bits", facts.draft
+    if draft is None or facts.device != "cuda":
+        return Finding(Level.OK, subject, f"drafts are computed without on {facts.device}.")
+    linears = f"multiply {draft.linears} numbers" if draft.linears else f"are exact ({draft.linears_misfit})"
+    in_8_bits = draft.attention_bits == 8
+    attention = "is computed in 8 bits" if in_8_bits else f"is that of other videos ({draft.attention_misfit})"
+    return Finding(Level.OK, subject, f"linear layers of drafts {linears}; their attention {attention}.")
+
+
 def readable_seconds(seconds: float) -> str:
     """A time as people say it."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
@@ -259,6 +270,6 @@ def proxies(facts: Facts) -> Finding:
 
 Check = Callable[[Facts], Finding]
 CHECKS: tuple[Check, ...] = (
-    python, packages, torch_build, driver, device, gpu_memory, kernels, speed, memory, models, outputs, encoder, port,
-    proxies,
+    python, packages, torch_build, driver, device, gpu_memory, kernels, eight_bit, speed, memory, models, outputs,
+    encoder, port, proxies,
 )  # fmt: skip

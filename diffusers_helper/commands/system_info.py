@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
-from diffusers_helper.core.quality import RUNGS
+from diffusers_helper.core.quality import RUNGS, Quality
+from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
 from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.nvidia import driver_version
@@ -22,6 +23,8 @@ from diffusers_helper.service.versions import Package, installed_packages
 
 if TYPE_CHECKING:
     import torch
+
+    from diffusers_helper.loading.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Facts:
         plain_kernels: why no fused kernels are used; None if they are.
         wanted_attention: what `--attention` says.
         h264: whether the video library can write H.264.
-        shares: which part of a section's steps each rung of quality computes.
+        shares: which part of an exact section's time each rung of quality takes.
+        draft: what drafts multiply.
         port_error: why the page could not be served; None if it could.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
@@ -110,6 +114,7 @@ class Facts:
     h264: bool
     port_error: str | None
     shares: tuple[tuple[str, float], ...] = ()
+    draft: Precision | None = None
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -125,6 +130,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
     from diffusers_helper.memory.ram import free_ram
 
     device, device_error = _device(config.device)
+    precisions = _precisions(config, variant, device)
     ram = free_ram()
     outputs: Path = config.folders.outputs
     return Facts(
@@ -149,7 +155,8 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(config.server, config.port),
-        shares=_shares(config, variant, accelerator=device.type != "cpu"),
+        shares=_shares(config, variant, precisions, accelerator=device.type != "cpu"),
+        draft=precisions["draft"],
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
@@ -232,7 +239,21 @@ def _models(config: RuntimeConfig, variant: str, *, accelerator: bool) -> Models
     )
 
 
-def _shares(config: RuntimeConfig, variant: str, *, accelerator: bool) -> tuple[tuple[str, float], ...]:
+def _precisions(config: RuntimeConfig, variant: str, device: torch.device) -> dict[Quality, Precision]:
+    from diffusers_helper.core.settings import sampling_settings
+    from diffusers_helper.loading.compute import ComputeOptions
+    from diffusers_helper.loading.precision import Precisions, TensorCores
+
+    source = resolve_models(config.models, accelerator=device.type != "cpu", lock=config.folders.models_lock)
+    options = ComputeOptions(attention=config.attention, fused=config.compile)
+    precisions = Precisions(source, TensorCores(device, options))
+    requests = {quality: GenerationRequest(quality=quality) for quality in RUNGS}
+    return {quality: precisions.proven(sampling_settings(request), variant) for quality, request in requests.items()}
+
+
+def _shares(
+    config: RuntimeConfig, variant: str, precisions: Mapping[Quality, Precision], *, accelerator: bool
+) -> tuple[tuple[str, float], ...]:
     from diffusers_helper.core.settings import sampling_settings
     from diffusers_helper.loading.step_ratios import FOLDER, StepRatios
     from diffusers_helper.models.step_caches import expected_share
@@ -241,7 +262,7 @@ def _shares(config: RuntimeConfig, variant: str, *, accelerator: bool) -> tuple[
     settings = [sampling_settings(source.defaults.model_copy(update={"quality": quality})) for quality in RUNGS]
     ratios = StepRatios(source, config.folders.cache / FOLDER).of(variant, source.defaults.steps)
     shares = (expected_share(one, variant, ratios) for one in settings)
-    return tuple(zip(RUNGS, shares, strict=True))
+    return tuple((name, share * precisions[name].cost) for name, share in zip(RUNGS, shares, strict=True))
 
 
 def _sizes(source: ModelSource, variant: str) -> tuple[dict[Part, int], int]:

@@ -35,7 +35,8 @@ SETTINGS = {
     "steps": "sampling steps per section (25)",
     "guidance_scale": "distilled guidance, 1 to 32 (10)",
     "cfg_scale": "classifier-free guidance, 1 to 32; 1 is off and twice as fast (1)",
-    "quality": "exact, steady (visible side by side alone, 1.8 times as fast), quick (2.1) or draft (2.4) (exact)",
+    "quality": "exact, steady (visible side by side alone, 1.8 times as fast), quick (2.1) or draft (2.4, and "
+    "more where the card computes in 8 bits) (exact)",
     "step_cache": "how steps are skipped, in place of what --quality chooses: none, teacache, magcache or easycache",
     "cfg_rescale": "how far guided predictions are scaled back, 0 to 1 (0)",
     "preserved_memory_gb": "GPU memory to leave free on a small card, GB (6)",

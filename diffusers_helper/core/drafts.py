@@ -27,4 +27,4 @@ def is_draft(settings: Mapping[str, Any]) -> bool:
     """Tell whether a video of these settings, those of a recipe of any version, is not made exactly."""
     rung = next((rung for name, rung in RUNGS.items() if name == settings.get("quality")), RUNGS["exact"])
     skips = settings.get("step_cache") or ("teacache" if settings.get("teacache") else rung.step_cache)
-    return skips != "none" or rung.linears != "exact" or rung.attention_bits == 8
+    return skips != "none" or bool(rung.linears) or rung.attention_bits == 8

@@ -12,7 +12,7 @@ from typing import Literal
 
 Quality = Literal["exact", "steady", "quick", "draft"]
 StepCacheName = Literal["none", "teacache", "magcache", "easycache"]
-Linears = Literal["exact", "fp8", "int8"]
+EightBitForm = Literal["fp8", "int8"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Rung:
     Attributes:
         step_cache: a name in `models.step_caches.STEP_CACHES`.
         parameters: of the step cache.
-        linears: how matrix products are computed.
-        attention_bits: of the numbers that attention multiplies; 16 is exact.
+        linears: kinds of 8-bit numbers for the matrix products; the first counts that the device multiplies, and where
+            there is none they are exact.
+        attention_bits: of the numbers that attention multiplies, where the device has such attention; 16 is exact.
     """
 
     step_cache: StepCacheName = "none"
     parameters: Mapping[str, float] = field(default_factory=dict)
-    linears: Linears = "exact"
+    linears: tuple[EightBitForm, ...] = ()
     attention_bits: Literal[8, 16] = 16
 
 
@@ -36,7 +37,7 @@ RUNGS: dict[Quality, Rung] = {
     "exact": Rung(),
     "steady": Rung("magcache", {"error": 0.06, "skips": 2, "extrapolate": 1}),
     "quick": Rung("magcache", {"error": 0.1, "skips": 3, "extrapolate": 1}),
-    "draft": Rung("magcache", {"error": 0.15, "skips": 4, "extrapolate": 1}),
+    "draft": Rung("magcache", {"error": 0.15, "skips": 4, "extrapolate": 1}, linears=("fp8", "int8"), attention_bits=8),
 }
 """From the numbers of the model itself to the fastest."""
 

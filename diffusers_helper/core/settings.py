@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from diffusers_helper.core.quality import step_cache_of
+from diffusers_helper.core.quality import RUNGS, step_cache_of
 
 if TYPE_CHECKING:
     from diffusers_helper.core.request import GenerationRequest
@@ -23,6 +23,7 @@ class SamplingSettings:
         cfg_rescale: 0 to 1, see `k_diffusion.wrapper.guide`.
         step_cache: a name in `models.step_caches.STEP_CACHES`.
         cache_parameters: of the step cache, by name, in place of its defaults.
+        linears, attention_bits: what products are to be made of; see `core.quality.Rung`.
     """
 
     steps: int = 25
@@ -31,10 +32,13 @@ class SamplingSettings:
     cfg_rescale: float = 0.0
     step_cache: str = "none"
     cache_parameters: Mapping[str, float] = field(default_factory=dict)
+    linears: tuple[str, ...] = ()
+    attention_bits: int = 16
 
 
 def sampling_settings(request: GenerationRequest) -> SamplingSettings:
     """Return how a request's sections are sampled."""
+    rung = RUNGS[request.quality]
     step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
     return SamplingSettings(
         steps=request.steps,
@@ -43,4 +47,6 @@ def sampling_settings(request: GenerationRequest) -> SamplingSettings:
         cfg_rescale=request.cfg_rescale,
         step_cache=step_cache,
         cache_parameters=parameters,
+        linears=rung.linears,
+        attention_bits=rung.attention_bits,
     )

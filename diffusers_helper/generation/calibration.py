@@ -45,7 +45,8 @@ def calibrate(
                 name: vae_encode(pixels_of(picture), vae, torch.Generator("cpu").manual_seed(request.seed))
                 for name, picture in pictures.named.items()
             }
-        models = ModelLoader(components, Work(*pictures.size, cfg=guided, cached_samples=2), check)
+        settings = sampling_settings(request)
+        models = ModelLoader(components, settings, Work(*pictures.size, cfg=guided, cached_samples=2), check)
 
         def samplers(variant: str) -> Generator[Event, None, Sampler]:
             sampler = yield from models.sampler(variant)
@@ -55,7 +56,7 @@ def calibrate(
             direction.plan,
             VideoInputs(given, conditions, request.seed),
             samplers,
-            sampling_settings(request),
+            settings,
             Postprocess(None),
         )
     return recorder.calibration

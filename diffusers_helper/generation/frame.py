@@ -54,7 +54,7 @@ def sample_frame(inputs: JobInputs, components: Components, check: Check) -> Gen
     seen = pictures.named if pictures else {START: np.full((height, width, 3), GREY_LEVEL, np.uint8)}
     conditions = yield from make_conditions(direction.cues, seen, components, check, guided=guided)
     given = (yield from _encoded(inputs, pictures, components, check)) if pictures else _nothing(height, width)
-    models = ModelLoader(components, work_of(settings, height, width, window=1), check)
+    models = ModelLoader(components, settings, work_of(settings, height, width, window=1), check)
     pixels = None
     for event in sample_sections(
         direction.plan,

@@ -33,7 +33,7 @@ from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Pictures, pixels_of, prepared
 from diffusers_helper.generation.results import keep_beside, remove_unwanted
-from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
+from diffusers_helper.generation.sampling import computed_in, environment_of, require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
@@ -70,7 +70,8 @@ def generate(
     request = components.loras.identified(inputs.request.with_seed())
     request = request.model_copy(update={"resolution": request.resolution or components.source.defaults.resolution})
     names = {use: clip.name for use, clip in inputs.videos.items()}
-    recipe = recipe_of(request, inputs.pictures, names) if metadata else ""
+    computed = computed_in(components, request)
+    recipe = recipe_of(request, inputs.pictures, names, computed) if metadata else ""
     inputs = replace(inputs, request=request)
     with out_of_memory_as_error():
         yield from _stages(_Run(inputs, components, output, check, kept), recipe)
@@ -107,7 +108,8 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
     settings = sampling_settings(request)
     require_step_cache(settings, components, plan.variants)
-    models = ModelLoader(components, work_of(settings, height, width), run.check, request.loras, direction.cues)
+    work = work_of(settings, height, width)
+    models = ModelLoader(components, settings, work, run.check, request.loras, direction.cues)
     notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
     for text in (*models.notes(plan.variants), *notes):
         yield Note(text)

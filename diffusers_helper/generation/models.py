@@ -29,6 +29,7 @@ class ModelLoader:
 
     Args:
         components: have the files, and the memory.
+        settings: what products are to be made of.
         work: what a step takes beside the weights.
         check: called between layers and while loading; it may raise.
         loras: the LoRA files of the video.
@@ -38,12 +39,14 @@ class ModelLoader:
     def __init__(
         self,
         components: Components,
+        settings: SamplingSettings,
         work: Work,
         check: Callable[[], None],
         loras: Sequence[Lora] = (),
         cues: Mapping[int, Cue] | None = None,
     ) -> None:
         self._components = components
+        self._settings = settings
         self._work = work
         self._check = check
         self._loras = loras
@@ -69,10 +72,14 @@ class ModelLoader:
         constant = weights.pop() if len(weights) == 1 else None
         transformer = components.transformer(variant, Loras(components.adapters(self._loras, variant), constant))
         adaptation = components.adaptation(transformer)
-        execution, told = components.plan_sampling(transformer, self._work)
+        precision = components.precisions.proven(self._settings, variant)
+        execution, told = components.plan_sampling(
+            transformer, self._work, linears=precision.linears, attention_bits=precision.attention_bits
+        )
         self._kernels = execution.kernels
-        for text in (*((told,) if told else ()), *components.notes_on(transformer)):
-            yield Note(text)
+        for text in (told, *components.notes_on(transformer), precision.note):
+            if text:
+                yield Note(text)
 
         at: tuple[float, ...] = ()
 

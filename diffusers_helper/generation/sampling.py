@@ -26,6 +26,14 @@ def require_step_cache(settings: SamplingSettings, components: Components, varia
         new_step_cache(settings, variant, components.step_ratios.needed(settings, variant))
 
 
+def computed_in(components: Components, request: GenerationRequest) -> dict[str, str]:
+    """Return which 8-bit numbers the sampling of `request` computes with here, as words by what they are used for.
+
+    Small calls on the device prove them once.
+    """
+    return components.precisions.proven(sampling_settings(request), request.variant).environment
+
+
 def environment_of(components: Components, request: GenerationRequest, variants: Sequence[str]) -> dict[str, str]:
     """Return what the bits of a video depend on besides its request, by name, as words."""
     found = components.environment.of_video(*variants)
@@ -33,4 +41,4 @@ def environment_of(components: Components, request: GenerationRequest, variants:
     if STEP_CACHES[settings.step_cache].by_ratios:
         ratios = [components.step_ratios.of(variant, settings.steps) for variant in variants]
         found["calibration"] = hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]
-    return found
+    return found | components.precisions.expected(settings, variants[0]).environment

@@ -33,6 +33,7 @@ from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.generation.frame import sample_frame
 from diffusers_helper.generation.pictures import Picture, png_of
 from diffusers_helper.generation.results import remove_recipe, write_beside
+from diffusers_helper.generation.sampling import computed_in
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.text_to_image import picture_of_text
 from diffusers_helper.media.inputs import JobInputs
@@ -83,7 +84,8 @@ class PictureMaker:
 
     def recipe(self, inputs: JobInputs) -> Generator[Event, None, str]:
         """Return what files say of their settings; empty for nothing."""
-        recipe = recipe_of(inputs.request, inputs.pictures) if self.metadata else ""
+        computed = computed_in(self.components, inputs.request)
+        recipe = recipe_of(inputs.request, inputs.pictures, computed=computed) if self.metadata else ""
         if recipe and not can_carry(recipe):
             yield Note(Message("The settings could not be written into the picture and the video."))
             return ""

@@ -51,6 +51,8 @@ Previewer = Callable[["Tensor"], bytes | None]
 """Turns `StepDone.denoised` into a JPEG, or gives one of an earlier call that was not ready then."""
 PREVIEW_INTERVAL = 0.25
 """Seconds between two previews: nobody watches more than four a second."""
+PREVIEW_REST = 9
+"""Times that one took to be made that pass before the next one: previews take a tenth of a video's time at most."""
 
 
 @dataclass(frozen=True)
@@ -188,13 +190,15 @@ class Previews:
         """Return a picture; None if the last one is too fresh, or this one is not ready or could not be made."""
         if self._clock() < self._next:
             return None
+        begun = self._clock()
         try:
             return self._make(denoised)
         except BaseException:  # a video matters more than its preview
             logger.exception("A preview could not be made")
             return None
         finally:
-            self._next = self._clock() + PREVIEW_INTERVAL
+            now = self._clock()
+            self._next = now + max(PREVIEW_INTERVAL, PREVIEW_REST * (now - begun))
 
 
 def changes(event: Event, seen: JobSnapshot, pace: Pace, previews: Previews | None) -> Changes:

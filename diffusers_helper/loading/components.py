@@ -27,6 +27,7 @@ from diffusers_helper.loading.environment import Environment
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.notes import weight_notes
 from diffusers_helper.loading.placement import Placement
+from diffusers_helper.loading.precision import Precisions, TensorCores
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.lora.applying import Adaptation, Loras
 from diffusers_helper.lora.reading import Adapter
@@ -83,6 +84,7 @@ class Components:
         source, device, progress, offline: as given.
         embeddings: as given, or one that never holds anything.
         loras: finds LoRA files; by their paths alone until somebody gives it folders.
+        precisions: what blocks multiply here.
         step_ratios: what MagCache knows of the transformers; as it came with them until somebody gives it a folder.
         dtype: the transformer's.
         environment: what the numbers made here depend on.
@@ -114,6 +116,7 @@ class Components:
         self.residency = Residency(self.device, policy_for(self.device, preserved_gb=6.0))  # until a job plans its own
         self.embeddings = embeddings or EmbeddingCache(None)
         self.loras = LoraFiles()
+        self.precisions = Precisions(source, TensorCores(self.device, self._options))
         self.step_ratios = StepRatios(source)
         self._adapting = Adapting(self.device)
         self.offline = offline

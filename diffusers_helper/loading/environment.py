@@ -19,8 +19,8 @@ from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 from diffusers_helper.models.attention import expected_attention
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
-_BEFORE_IT_WAS_KEPT = {"numerics": "1"}
-"""What videos depend on that were begun before their environment named it."""
+_UNLESS_NAMED = {"numerics": "1", "linear layers": EXACT, "attention bits": "16"}
+"""What videos depend on whose environment does not name it."""
 
 
 def environment(
@@ -120,7 +120,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return a sentence on what is different now; empty if nothing is, or if there is no `before`."""
     if not before:
         return ""
-    before = _BEFORE_IT_WAS_KEPT | dict(before)
+    before, now = _UNLESS_NAMED | dict(before), _UNLESS_NAMED | dict(now)
     changed = [name for name in now if before.get(name) != now[name]]
     plain = {
         "numerics": Message("this program's numbers"),

@@ -1,10 +1,11 @@
 """A request inside its own picture and video, as their comment, and back from any file into settings.
 
 A video carries its pictures besides, the start picture as the very PNG that lies beside it, so that it alone restores
-everything. The comment is one JSON object: `framepack_recipe`, the version of its form, `framepack_pictures`, the
-names of the pictures unless it is the first of a video alone, `framepack_videos`, the names of given videos' files, and
-every field of the request. exiftool, ffprobe and file managers show it. A file from somewhere else is read with care:
-of what it holds only valid settings are taken, and everything else is told or ignored.
+everything. The comment is one JSON object: `framepack_recipe`, the version of its form, `framepack_pictures`, the names
+of the pictures unless it is the first of a video alone, `framepack_videos`, the names of given videos' files,
+`framepack_computed`, what was not computed exactly, and every field of the request. exiftool, ffprobe and file managers
+show it. A file from somewhere else is read with care: of what it holds only valid settings are taken, and everything
+else is told or ignored.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ VERSION = 1
 MAX_CHARACTERS = 200_000
 """Longer texts are refused: two prompts of the greatest length need a third of it."""
 _MARK, _NAMES, _VIDEOS = "framepack_recipe", "framepack_pictures", "framepack_videos"
+_COMPUTED = "framepack_computed"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -66,16 +68,22 @@ class Recipe:
 
 
 def recipe_of(
-    request: GenerationRequest, pictures: Collection[str] = (START,), videos: Mapping[str, str] | None = None
+    request: GenerationRequest,
+    pictures: Collection[str] = (START,),
+    videos: Mapping[str, str] | None = None,
+    computed: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text that files of `request` carry, made from pictures of these names or from given videos.
 
-    `videos` are the names of their files, by where each is; see `JobInputs`.
+    `videos` are the names of their files, by where each is; see `JobInputs`. `computed` says what was computed in which
+    8-bit numbers.
     """
     if request.frame or len(pictures) > 1:
         names: dict[str, Any] = {_NAMES: sorted(pictures, key=lambda name: name != START)}
     else:
         names = {_VIDEOS: dict(videos)} if videos else {}
+    if computed:
+        names[_COMPUTED] = dict(computed)
     loras = {"loras": [lora.without_folder().model_dump() for lora in request.loras]}  # no paths of this computer
     return json.dumps({_MARK: VERSION, **names, **request.model_dump(), **loras}, ensure_ascii=False)
 
@@ -128,6 +136,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
                 name=name,
             )
         )
+    found.pop(_COMPUTED, None)  # another card decides anew
     adoption += _notes_on_videos(found)
     names = _names_in(found)
     recipe = _recipe(found, picture, adoption)

@@ -115,5 +115,5 @@ def yuv_frame(frame: np.ndarray) -> av.VideoFrame:
 def preview_jpeg(rgb: np.ndarray) -> bytes:
     """Return the picture, uint8 (H, W, 3), as a small JPEG for a live preview."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=85)
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=75)
     return buffer.getvalue()

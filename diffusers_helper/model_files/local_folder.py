@@ -15,6 +15,7 @@ from diffusers_helper.model_files.settings_file import read_settings
 from diffusers_helper.model_files.source import ModelSource, OnProgress, fetching_commands, room
 
 SUMS_FILE = "SHA256SUMS"
+PREVIEW_FILE = "preview_decoder.safetensors"
 
 
 class LocalFolder(ModelSource):
@@ -42,6 +43,12 @@ class LocalFolder(ModelSource):
     def lora_folders(self) -> tuple[Path, ...]:
         """As in the base class: `loras` in it."""
         return (self.path / "loras",)
+
+    @property
+    def preview_decoder(self) -> Path | None:
+        """As in the base class: PREVIEW_FILE in it."""
+        file = self.path / PREVIEW_FILE
+        return file if file.is_file() else None
 
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""

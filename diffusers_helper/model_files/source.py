@@ -60,6 +60,11 @@ class ModelSource(ABC):
         """Folders of LoRA files that come with the model; none has to exist."""
         return ()
 
+    @property
+    def preview_decoder(self) -> Path | None:
+        """The file of the small decoder that comes with the model for previews; None if there is none."""
+        return None
+
     @abstractmethod
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """The folder of `part`, None if nothing of it is there, and all that is wrong with its files; no network."""

@@ -119,6 +119,12 @@ class RuntimeConfig(BaseSettings):
         "diffusers has them",
         "MODEL",
     )
+    preview_decoder: Folder | None = _setting(
+        None,
+        "machine",
+        "a small decoder for sharper previews, safetensors of TAEHV (that of the models' folder, if it has one)",
+        "FILE",
+    )
     lora_folders: FolderList = _setting(  # an option of another name: a request's `loras` are the files themselves
         (),
         "machine",
@@ -221,7 +227,7 @@ class _SettingsFile(TomlConfigSettingsSource):
         if "data" in self.init_kwargs:
             reason = Message("this file is in that folder, so choose it with --data or FRAMEPACK_DATA")
             raise SettingsError(Message("{field}: {reason}.", field=f"{path}, data", reason=reason))
-        for name in ("outputs", "cache", "auth"):
+        for name in ("outputs", "cache", "auth", "preview_decoder"):
             if isinstance(value := self.init_kwargs.get(name), str):
                 self.init_kwargs[name] = _from(path.parent, value)
         if isinstance(several := paths_of(self.init_kwargs.get("lora_folders")), list):

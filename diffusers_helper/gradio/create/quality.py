@@ -22,7 +22,10 @@ def lay_out_quality(defaults: GenerationRequest, t: Language) -> gr.Dropdown:
         [(t(text), quality) for quality, text in WORDS.items()],
         value=defaults.quality,
         label=t("Quality"),
-        info=t("A seed gives nearly the same video on each: try it as a draft, then make it in full."),
+        info=t(
+            "A seed gives nearly the same video on each: try it as a draft, then make it in full. A draft computes in "
+            "8 bits where the card can."
+        ),
         elem_id="quality",
     )
 
