@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def test_every_card_has_a_time_for_every_rung():
     lines = cards.sections().splitlines()
     assert lines[0] == f"| card | {' | '.join(RUNGS)} |"
     assert {line.count("|") for line in lines} == {2 + len(RUNGS)}
+    assert cards.sections() in (Path(__file__).parents[1] / "docs" / "quality.md").read_text("utf-8")
 
 
 @pytest.mark.slow
