@@ -1,7 +1,7 @@
 """What half precision costs in blocks as wide as the published ones: float16, bfloat16 against float64, on the CPU.
 
 `python -m benchmarks.half_precision` prints the two tables of docs/numerics.md as Markdown. Weights and streams are
-random: weights keep the size of what passes through, streams are as large as those of trained models (300). The
+random: weights keep the size of what passes through, streams begin small or as large as those of trained models. The
 processor multiplies half-precision numbers, sums in float32 and rounds once, as tensor cores do.
 """
 
@@ -28,8 +28,10 @@ WAYS = {
     "bfloat16 alone": (torch.bfloat16, Execution(kernels=PLAIN)),
 }
 """How blocks compute: the first is that of cards before Ampere, the last torch's operations one after the other."""
+STREAMS = (1, 300)
+"""Spreads of the streams at the beginning."""
 SIZES = (1, 100, 1000, 10_000, 12_000, 14_000, 20_000)
-"""Factors of what goes into an MLP; a norm gives 1."""
+"""Spreads of what goes into an MLP; a norm gives 1."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,15 @@ class Geometry:
 
     dim: int = 3072
     heads: int = 24
-    image: int = 96
-    text: int = 32
+    image: int = 48
+    text: int = 16
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Blocks behind each other, made anew from their seeds whenever they are needed."""
-
-    name: str
-    kinds: Sequence[type[nn.Module]]
-
-
-CHAINS = (
-    Chain("a double-stream block", (DoubleStreamBlock,)),
-    Chain("a single-stream block", (SingleStreamBlock,)),
-    Chain("two double-stream and four single-stream blocks", (DoubleStreamBlock,) * 2 + (SingleStreamBlock,) * 4),
-)
+CHAINS: dict[str, tuple[type[nn.Module], ...]] = {
+    "a double-stream block": (DoubleStreamBlock,),
+    "a single-stream block": (SingleStreamBlock,),
+    "two of each": (DoubleStreamBlock,) * 2 + (SingleStreamBlock,) * 2,
+}
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -73,26 +67,26 @@ def block_of(kind: type[nn.Module], of: Geometry, seed: int) -> nn.Module:
     return block
 
 
-def streams_of(of: Geometry) -> tuple[Tensor, Tensor]:
-    """Image and text, as large as they become."""
-    return tuple((300 * normal(1, n, of.dim, seed=n)).bfloat16().float() for n in (of.image, of.text))
+def streams_of(of: Geometry, spread: float) -> list[Tensor]:
+    """Image and text, of numbers that are exact in float16 and bfloat16 alike."""
+    return [(spread * normal(1, n, of.dim, seed=n)).bfloat16().half().float() for n in (of.image, of.text)]
 
 
-def errors(chain: Chain, of: Geometry) -> dict[str, float]:
-    """The relative error (Frobenius) of what a chain adds to the streams, by the way of computing."""
+def errors(kinds: Sequence[type[nn.Module]], of: Geometry, spread: float) -> dict[str, float]:
+    """The relative error (Frobenius) of what blocks add to streams, by the way of computing."""
     frames = torch.arange(1).unsqueeze(0)
     rope = rope_table(frames, 8, of.image // 8, (16, 56, 56), 256.0).flatten(2).transpose(1, 2).contiguous()
     ways = {"exact": (EXACT, Execution()), **WAYS}
-    at = {name: [way.as_stream(x.to(dtype)) for x in streams_of(of)] for name, (dtype, way) in ways.items()}
-    begun = torch.cat([x.to(EXACT) for x in at["exact"]], dim=1)
-    for number, kind in enumerate(chain.kinds):
+    at = {name: [way.as_stream(x.to(dtype)) for x in streams_of(of, spread)] for name, (dtype, way) in ways.items()}
+    begun = joined(at["exact"])
+    for number, kind in enumerate(kinds):
         made = block_of(kind, of, number + 1)
         vectors = 12 if kind is DoubleStreamBlock else 3
         modulation = (normal(1, vectors * of.dim, seed=77 + number) / 4).bfloat16().float()
         for name, (dtype, way) in ways.items():
             block, angles = copy.deepcopy(made).to(dtype), rope.to(EXACT if name == "exact" else torch.float32)
             at[name] = passed(block, at[name], modulation.to(dtype), angles, way)
-    exact = torch.cat(at.pop("exact"), dim=1) - begun
+    exact = joined(at.pop("exact")) - begun
     return {name: float((joined(found) - begun - exact).norm() / exact.norm()) for name, found in at.items()}
 
 
@@ -131,9 +125,10 @@ def tables(of: Geometry) -> str:
         f"| {of.image + of.text} tokens of width {of.dim} | {' | '.join(WAYS)} |",
         "| --- |" + " --- |" * len(WAYS),
     ]
-    for chain in CHAINS:
-        found = errors(chain, of)
-        lines.append(f"| {chain.name} | {' | '.join(f'{found[way]:.2g}' for way in WAYS)} |")
+    for name, kinds in CHAINS.items():
+        for spread in STREAMS:
+            found = errors(kinds, of, spread)
+            lines.append(f"| {name}, streams of {spread} | {' | '.join(f'{found[way]:.2g}' for way in WAYS)} |")
     lines += ["", "| what goes into the MLP, spread | largest product | error in float16 |", "| --- | --- | --- |"]
     lines += [f"| {size:,} | {most:,.0f} | {error:.2g} |" for size, most, error in overflows(of)]
     return "\n".join(lines) + "\n"
