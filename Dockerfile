@@ -1,4 +1,5 @@
 # FramePack's page for one GPU: PyTorch's wheels bring CUDA, NVIDIA's container toolkit the driver (docs/platforms.md).
+# scripts/try_rootfs goes these steps without an engine.
 FROM python:3.13-slim AS wheel
 WORKDIR /source
 COPY . .
@@ -15,13 +16,14 @@ COPY requirements.txt constraints.txt /tmp/
 RUN pip install --no-cache-dir ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
     --requirement /tmp/requirements.txt --constraint /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
+# A new volume takes the owner of the folder that it is mounted at.
 RUN pip install --no-cache-dir --no-deps /wheels/*.whl \
     && useradd --uid 10001 --create-home framepack \
-    && install --directory --owner framepack /data
+    && install --directory --owner framepack --group framepack /data /data/cache /data/hf_download
 
 USER framepack
 # All that is written is below /data; the rest may be read-only.
-ENV FRAMEPACK_DATA=/data XDG_CACHE_HOME=/data/.cache TRITON_CACHE_DIR=/data/.cache/triton
+ENV FRAMEPACK_DATA=/data XDG_CACHE_HOME=/data/cache/home TRITON_CACHE_DIR=/data/cache/triton
 VOLUME /data
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \

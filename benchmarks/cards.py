@@ -1,75 +1,82 @@
 """What streamed weights would cost on other cards: the product's own schedule on a device that has only clocks.
 
-Blocks compute alike, copies take their bytes' time on the bus, and slower cards hide more of them.
-`python -m benchmarks.cards` prints what a section of 25 steps would take by each rung of quality.
+Cards and their times are those of core/costs.py. Blocks compute alike, copies take their bytes' time on the bus, and
+slower cards hide more of them. `python -m benchmarks.cards` prints how long sections take by rungs of quality.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from diffusers_helper.core.quality import RUNGS
+from diffusers_helper.core.costs import CARDS, STEPS, card_named
+from diffusers_helper.core.quality import RUNGS, Rung
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.memory.feeds import BlockFeed
 from diffusers_helper.memory.schedule import Ring
 from diffusers_helper.models.step_caches import expected_share
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
 
-
-@dataclass(frozen=True)
-class Card:
-    """A card on a bus: 16-bit TFLOP/s with 32-bit sums by its data sheet, and GB/s of the bus as people measure it.
-
-    `in_8_bits` is how many times faster it multiplies the 8-bit numbers that drafts get there: fp8 with 32-bit sums, or
-    int8 where it has no fp8.
-    """
-
-    name: str
-    tflops: float
-    bus: float
-    in_8_bits: float = 2
-
-
-CARDS = (
-    Card("RTX 3060, PCIe 4 x16", 25.5, 25, 4),
-    Card("RTX 3060, PCIe 4 x8", 25.5, 12, 4),
-    Card("RTX 3090 Ti, PCIe 4 x16", 80, 25, 4),
-    Card("RTX 4060, PCIe 4 x8", 30, 12),
-    Card("RTX 4090, PCIe 4 x16", 165, 25),
-    Card("RTX 4090, PCIe 4 x8", 165, 12),
-    Card("RTX 5090, PCIe 5 x16", 210, 50),
-    Card("RTX 5090, PCIe 4 x8", 210, 12),
-    Card("H100 at 12 GB/s", 675, 12),
-)
-LINEARS_TFLOP, STEP_TFLOP = 248, 494
-"""One step at 640x608, window 9: in linear layers, and with the 246 in attention."""
+BUSES = {
+    "RTX 3060": {"PCIe 4 x16": 25, "PCIe 4 x8": 12},
+    "RTX 3090 Ti": {"PCIe 4 x16": 25},
+    "RTX 4060": {"PCIe 4 x8": 12},
+    "RTX 4090": {"PCIe 4 x16": 25, "PCIe 4 x8": 12},
+    "RTX 5090": {"PCIe 5 x16": 50, "PCIe 4 x8": 12},
+    "H100": {"PCIe 4 x8": 12},
+}
+"""GB/s of the buses that cards are on, as people measure them."""
+SIZES = ((384, 384), (512, 448), (640, 608))
+SIZE = SIZES[-1]
 
 
 def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Travelling blocks of `sizes` (bytes) on these cards, if they computed at their data sheet's rate."""
-    return [asdict(card) | prediction(sizes, STEP_TFLOP / card.tflops, card.bus) for card in CARDS]
+    """Travelling blocks of `sizes` (bytes) on these cards."""
+    return [
+        {"card": f"{name}, {bus}"} | prediction(sizes, card_named(name).step_seconds(*SIZE), rate)
+        for name, buses in BUSES.items()
+        for bus, rate in buses.items()
+    ]
 
 
-def sections(steps: int = 25) -> str:
-    """Seconds of a section by card and rung, original and F1, computed at the data sheet's rate; as Markdown.
+def shares(rung: Rung, steps: int = STEPS) -> list[float]:
+    """Which parts of a section's steps the published models compute, less first."""
+    settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
+    return sorted({expected_share(settings, variant, PUBLISHED[variant]) for variant in PUBLISHED})
 
-    Attention in 8 bits is for Hopper alone.
+
+def sections() -> str:
+    """Seconds of a section's steps on cards of `BUSES` by rung, original and F1; as Markdown.
+
+    8-bit attention is for Hopper alone, and not counted.
     """
-    names = [name for name in dict.fromkeys(card.name.partition(",")[0] for card in CARDS) if name.startswith("RTX")]
     lines = [f"| card | {' | '.join(RUNGS)} |", f"|{' --- |' * (1 + len(RUNGS))}"]
-    for name in names:
-        card = next(card for card in CARDS if card.name.startswith(f"{name},"))
+    for name in BUSES:
         cells = []
         for rung in RUNGS.values():
-            linears = LINEARS_TFLOP / (card.in_8_bits if rung.linears else 1)
-            step = (linears + STEP_TFLOP - LINEARS_TFLOP) / card.tflops
-            settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
-            found = [step * steps * expected_share(settings, variant, PUBLISHED[variant]) for variant in PUBLISHED]
-            cells.append(" to ".join(dict.fromkeys(f"{seconds:.0f}" for seconds in sorted(found))))
+            section = card_named(name).step_seconds(*SIZE, in_8_bits=bool(rung.linears)) * STEPS
+            cells.append(" to ".join(dict.fromkeys(f"{section * share:.0f}" for share in shares(rung))))
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def times() -> str:
+    """Seconds of a step, and minutes of a second of video by rung, on all cards at three sizes; as Markdown."""
+    sizes = [f"{width}x{height}" for width, height in SIZES]
+    per_second = f"minutes for a second of video, {', '.join(RUNGS)}: at {' | at '.join(sizes)}"
+    lines = [f"| card | TFLOP/s | a step at {', '.join(sizes)}, s | {per_second} |", "|" + " --- |" * (3 + len(SIZES))]
+    for card in CARDS:
+        steps = ", ".join(f"{card.step_seconds(*size):.3g}" for size in SIZES)
+        cells = [
+            ", ".join(
+                f"{card.seconds_per_second(*size, max(shares(rung)), in_8_bits=bool(rung.linears)) / 60:.2g}"
+                for rung in RUNGS.values()
+            )
+            for size in SIZES
+        ]
+        name = f"{card.name}, guessed" if card.guessed else card.name
+        lines.append(f"| {name} | {card.tflops:g} | {steps} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -133,4 +140,4 @@ class TimedGpu:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(sections())
+    sys.stdout.write(f"{sections()}\n{times()}")

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ def test_every_card_has_a_time_for_every_rung():
     lines = cards.sections().splitlines()
     assert lines[0] == f"| card | {' | '.join(RUNGS)} |"
     assert {line.count("|") for line in lines} == {2 + len(RUNGS)}
+    assert cards.sections() in (Path(__file__).parents[1] / "docs" / "quality.md").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+from diffusers_helper.app.first_estimate import card_of, expected_speed
 from diffusers_helper.core.buckets import video_size
+from diffusers_helper.core.costs import Card
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import START
@@ -26,16 +29,25 @@ from diffusers_helper.models.step_caches import expected_share
 class VideoTimes:
     """Estimates the time of a video by those that were made before, and notes what each one took.
 
+    Before the first one the published models' times are those that the card is expected to take.
+
     Args:
         file: where the times that were measured are kept; it need not exist.
         models: where they are from, and what is known of their steps.
         device: where they run.
         options: how they compute.
         precisions: what blocks multiply there.
+        known_card: tells what is known of a device.
     """
 
     def __init__(
-        self, file: Path, models: StepRatios, device: torch.device, options: ComputeOptions, precisions: Precisions
+        self,
+        file: Path,
+        models: StepRatios,
+        device: torch.device,
+        options: ComputeOptions,
+        precisions: Precisions,
+        known_card: Callable[[torch.device], Card | None] = card_of,
     ) -> None:
         self._known = KnownSpeeds(file)
         self._step_ratios = models
@@ -43,6 +55,11 @@ class VideoTimes:
         self._device = device
         self._options = options
         self._precisions = precisions
+        self._known_card = known_card
+
+    @cached_property
+    def _card(self) -> Card | None:
+        return self._known_card(self._device)  # which may start the driver: not before somebody asks
 
     def timed(
         self, events: Generator[Event, None, None], request: GenerationRequest, shape: tuple[int, int]
@@ -56,21 +73,27 @@ class VideoTimes:
         pictures: Collection[str] = (START,),
         videos: Mapping[str, object] | None = None,
     ) -> Estimate | None:
-        """Return how long a video takes here, as for a square photo; None if nothing like it was ever made.
+        """Return how long a video takes here, as for a square photo; None if nobody can tell.
 
         `pictures` and given `videos` are those that it is made from, by name: to lead to one F1 needs the original's
         weights, too. Raises SettingsError for pictures and times that do not fit.
         """
         variants = [section.variant for section in direct(request, pictures, videos).plan.sections]
         changes = sum(before != after for before, after in pairwise(variants))
-        return self._known.estimate(request, self.key(request, (1, 1)), changes)
+        key = self.key(request, (1, 1))
+        return self._known.estimate(request, key, changes) or self._expected(request, key, changes)
+
+    def _expected(self, request: GenerationRequest, key: SpeedKey, changes: int) -> Estimate | None:
+        if self._card is None or not self._step_ratios.is_published(request.variant):
+            return None
+        height, width = self._size(request, (1, 1))
+        speed = expected_speed(self._card, (width, height), request.steps, key.step_cost)
+        return Estimate(speed.total(request.sections, request.steps, changes), rough=True, expected=True)
 
     def key(self, request: GenerationRequest, shape: tuple[int, int]) -> SpeedKey:
         """Return what the times of a video depend on."""
         device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
-        resolution = request.resolution or self._source.defaults.resolution
-        assert resolution is not None, "every model folder has one"
-        height, width = video_size(request.model_copy(update={"resolution": resolution}), shape)
+        height, width = self._size(request, shape)
         form = FP8 if self.rounds(request.variant) else self._stored_form(request.variant)
         return SpeedKey(
             computer=f"{device}, {self._options.attention}, {form}",
@@ -80,6 +103,11 @@ class VideoTimes:
             loras=bool(request.loras),
             pixels=height * width,
         )
+
+    def _size(self, request: GenerationRequest, shape: tuple[int, int]) -> tuple[int, int]:
+        resolution = request.resolution or self._source.defaults.resolution
+        assert resolution is not None, "every model folder has one"
+        return video_size(request.model_copy(update={"resolution": resolution}), shape)
 
     def _share(self, request: GenerationRequest) -> float:
         settings = sampling_settings(request)

@@ -199,7 +199,7 @@ class _Run:
             loaded.sampler.begin(section)
             with loaded.sampler.use(loaded.sampler.denoiser):  # type: ignore[arg-type]  # a module, in the product
                 latents = yield from self._sampled(section, noise, loaded)
-            require_finite(latents, Message("The latents of section {number} of {sections}", **labels))
+            self._require_finite(latents, section, loaded)
             history.grow(section, latents)
             event = SectionSampled(section.index, latents.cpu(), self.generator.get_state())
             yield SampledSection(event, labels, history.to_decode(section), section.trim)
@@ -220,8 +220,14 @@ class _Run:
         denoised = noise
         for step in unipc_steps(model, noise, self._sigmas(noise)):
             denoised = step.denoised
+            if step.i == 0:  # what is not finite once stays so, and 24 more steps may take a quarter of an hour
+                self._require_finite(denoised, section, loaded)
             yield StepDone(section.index, len(self.plan.sections), step.i + 1, settings.steps, denoised)
         return denoised
+
+    def _require_finite(self, latents: Tensor, section: SectionPlan, loaded: _Loaded) -> None:
+        what = Message("The latents of section {number} of {sections}", **section_labels(section, self.plan))
+        require_finite(latents, what, loaded.sampler.dtype)
 
     def _sigmas(self, noise: Tensor) -> Tensor:
         return flux_sigmas(self.settings.steps, flux_mu(noise.shape))

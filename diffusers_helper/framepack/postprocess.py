@@ -111,16 +111,28 @@ class Postprocess:
             yield from background.items(wait=True)
 
 
-def require_finite(tensor: Tensor, what: str) -> None:
-    """Raise NumericsError if `tensor`, called `what` in the sentence, holds NaN or infinity."""
-    if not torch.isfinite(tensor).all():
+def require_finite(tensor: Tensor, what: str, computed_in: torch.dtype | None = None) -> None:
+    """Raise NumericsError if `tensor`, called `what` in the sentence, holds NaN or infinity.
+
+    `computed_in` is the dtype of the weights that made it, which decides about the advice; None is any other.
+    """
+    if torch.isfinite(tensor).all():
+        return
+    if computed_in == torch.float16:
         raise NumericsError(
             Message(
-                "{what} hold numbers that are not finite, so the video would be black. "
-                "Try again without TeaCache, with CFG at 1, or with another attention backend (--attention sdpa).",
+                "{what} hold numbers that are not finite, so the video would be black. This card computes in float16, "
+                "which ends at 65504: try another seed, prompt or size, or a card of the RTX 30 series or newer.",
                 what=what,
             )
         )
+    raise NumericsError(
+        Message(
+            "{what} hold numbers that are not finite, so the video would be black. "
+            "Try again without TeaCache, with CFG at 1, or with another attention backend (--attention sdpa).",
+            what=what,
+        )
+    )
 
 
 def _stream(device: torch.device, *, own: bool) -> AbstractContextManager[Any]:

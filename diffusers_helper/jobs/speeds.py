@@ -54,6 +54,11 @@ class SpeedKey(BaseModel):
     loras: bool = False
     pixels: int = Field(gt=0)
 
+    @property
+    def step_cost(self) -> float:
+        """What a step costs with these settings, over an exact one at the same size."""
+        return self.share * _GUIDED**self.cfg * _WITH_LORAS**self.loras
+
     @model_validator(mode="before")
     @classmethod
     def _as_kept_before(cls, fields: Any) -> Any:
@@ -91,10 +96,17 @@ _FILE = TypeAdapter(list[_Entry])
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a video takes, seconds; `rough` where only a similar one was ever made here, or with one model."""
+    """How long a video takes.
+
+    Attributes:
+        seconds: of all.
+        rough: only a similar one was ever made here, or with one model.
+        expected: none was; it is what such a card is expected to take.
+    """
 
     seconds: float
     rough: bool
+    expected: bool = False
 
 
 class KnownSpeeds:
@@ -141,8 +153,7 @@ class KnownSpeeds:
             return None
         one = min(alike, key=lambda one: (_others(one, key), one.loras != key.loras, abs(one.pixels - key.pixels)))
         size = key.pixels / one.pixels
-        steps = size * (1 + size) / 2 * _GUIDED ** (key.cfg - one.cfg) * key.share / one.share
-        steps *= _WITH_LORAS ** (key.loras - one.loras)
+        steps = size * (1 + size) / 2 * key.step_cost / one.step_cost
         load = next((each.load for each in [one, *alike] if each.load is not None), None)
         return Speed(one.setup, one.step * steps, one.end * size, one.gap * size, load), _others(one, key) > 0
 

@@ -60,11 +60,23 @@ class StepRatios:
             return kept
         if variant in self.source.step_ratios:
             return self.source.step_ratios[variant]
-        return PUBLISHED[variant] if self._is_published(variant) else None
+        return PUBLISHED[variant] if self.is_published(variant) else None
 
     def needed(self, settings: SamplingSettings, variant: str) -> tuple[float, ...] | None:
         """Return `of` the variant where the settings' step cache reads it; None where not, without a look at files."""
         return self.of(variant, settings.steps) if STEP_CACHES[settings.step_cache].by_ratios else None
+
+    def is_published(self, variant: str) -> bool:
+        """Tell whether the variant's transformer has the published size, as far as its files are here."""
+        part = transformer_part(variant)
+        place, problems = self.source.inspect(part)
+        if place is None or problems:
+            return not self.source.is_tiny  # what will be downloaded
+        try:
+            config = json.loads(part.config_file(place).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return all(config.get(name, size) == size for name, size in PUBLISHED_SIZE.items())
 
     def keep(self, variant: str, calibration: Calibration) -> Path | None:
         """Keep what was measured of the variant's transformer, for as many steps; raises OutputError."""
@@ -97,14 +109,3 @@ class StepRatios:
         if self._folder is None or place is None or problems:
             return None
         return self._folder / f"{key_of('step ratios', part.identity_in(place), variant, steps)[:32]}.json"
-
-    def _is_published(self, variant: str) -> bool:
-        part = transformer_part(variant)
-        place, problems = self.source.inspect(part)
-        if place is None or problems:
-            return not self.source.is_tiny  # what will be downloaded
-        try:
-            config = json.loads(part.config_file(place).read_bytes())
-        except (OSError, ValueError):
-            return False
-        return all(config.get(name, size) == size for name, size in PUBLISHED_SIZE.items())

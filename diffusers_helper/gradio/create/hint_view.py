@@ -129,11 +129,14 @@ def estimate(found: Estimate | None, t: Language = ENGLISH) -> str:
         return ""
     whole = rounded(found)
     time = duration(whole, t)
-    text = (
-        t("It will take very roughly {time} on this computer, going by a similar video.", time=time)
-        if found.rough
-        else t("It will take about {time} on this computer.", time=time)
-    )
+    if found.expected:
+        text = t(
+            "It will take very roughly {time}, by what such a card can do: no such video was made here yet.", time=time
+        )
+    elif found.rough:
+        text = t("It will take very roughly {time} on this computer, going by a similar video.", time=time)
+    else:
+        text = t("It will take about {time} on this computer.", time=time)
     return f'<p class="fp-hint" data-seconds="{whole}">{text}</p>'
 
 
