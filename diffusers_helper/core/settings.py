@@ -15,6 +15,7 @@ class SamplingSettings:
         cfg_scale: classifier-free guidance; 1 is off, above it every step runs the model twice.
         cfg_rescale: 0 to 1, see `k_diffusion.wrapper.guide`.
         step_cache: a name in `models.step_caches.STEP_CACHES`.
+        stagger: see `lag` of `core.stagger.schedule`.
     """
 
     steps: int = 25
@@ -22,3 +23,4 @@ class SamplingSettings:
     cfg_scale: float = 1.0
     cfg_rescale: float = 0.0
     step_cache: str = "none"
+    stagger: int | None = None

@@ -11,6 +11,7 @@ import torch
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import SectionPlan
 from diffusers_helper.framepack.decoding import Use
+from diffusers_helper.framepack.partners import Alone, Partners
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Denoiser
 
@@ -24,7 +25,8 @@ class Sampler:
         execution: how it computes; the step cache is chosen by the settings.
         device, dtype: where it runs, and its dtype.
         use: see `decoding.Use`.
-        begin: gets each section before it is sampled.
+        begin: gets each section before it is sampled, and again where it goes on after another one's steps.
+        partners: who sample the video together.
     """
 
     denoiser: Denoiser
@@ -33,6 +35,7 @@ class Sampler:
     execution: Execution = field(default_factory=Execution)
     use: Use = nullcontext
     begin: Callable[[SectionPlan], None] = lambda _section: None
+    partners: Partners = field(default_factory=Alone)
 
 
 Samplers = Callable[[str], Generator[Event, None, Sampler]]

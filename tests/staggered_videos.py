@@ -1,0 +1,90 @@
+"""The golden videos, sampled by a schedule: what tests run in one process and in several."""
+
+from dataclasses import replace
+
+import torch
+
+from diffusers_helper.core.errors import CancelledError, PartnerError
+from diffusers_helper.core.events import SectionSampled, StepDone
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.planning import plan_video
+from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.framepack.engine import EarlierRun, VideoInputs, sample_sections
+from diffusers_helper.framepack.partners import Alone, InTurns
+from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, one_sampler
+from tests.golden import golden_meta, load_golden
+from tests.models import golden_conditions, golden_transformer
+
+VIDEOS = {"original": "i2v_3", "f1": "f1_3"}
+
+
+def events_of(variant, lag=None, *, steps=4, sections=4, partners=None, earlier=(), cache="none", begin=None):
+    """Sample a golden video of more sections."""
+    name = VIDEOS[variant]
+    transformer = golden_transformer()
+    sampler = Sampler(
+        transformer, torch.device("cpu"), torch.float32, transformer.execution, partners=partners or Alone()
+    )
+    if begin:
+        sampler = replace(sampler, begin=begin)
+    return sample_sections(
+        plan_video(variant, sections, golden_meta()["video"][name]["win"]),
+        VideoInputs({START: load_golden(f"video_{name}")["start_latent"]}, {0: golden_conditions(name)}, 7),
+        one_sampler(sampler),
+        SamplingSettings(steps, step_cache=cache, stagger=lag),
+        Postprocess(None),
+        EarlierRun(earlier),
+    )
+
+
+def sampled(events):
+    """The sections among events."""
+    return [event for event in events if isinstance(event, SectionSampled)]
+
+
+def latents_in_turns(variant, lag):
+    """Take part in a video: the latents of all sections, and how many ticks it took."""
+    events = list(events_of(variant, lag, partners=partners()))
+    return [event.latents for event in sampled(events)], sum(isinstance(event, StepDone) for event in events)
+
+
+def partners():
+    return InTurns(torch.distributed.group.WORLD)
+
+
+def ended_by_the_first(lag, ticks):
+    """The first process closes its video after some ticks: how many each did, and how it ended."""
+    events = events_of("f1", lag, partners=partners())
+    done = 0
+    try:
+        for event in events:
+            done += isinstance(event, StepDone)
+            if done == ticks and torch.distributed.get_rank() == 0:
+                events.close()
+                return done, "closed"
+    except CancelledError:
+        return done, "told"
+    return done, "to its end"
+
+
+def failed_by_the_second(lag):
+    """The second process fails where it begins its first section: what each raised."""
+
+    def begin(section):
+        if section.index > 0 and torch.distributed.get_rank() == 1:
+            raise MemoryError("no room for a section")
+
+    try:
+        list(events_of("f1", lag, partners=partners(), begin=begin))
+    except (PartnerError, MemoryError) as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def all_cases():
+    """What this process sees of each."""
+    return {variant: latents_in_turns(variant, 2) for variant in VIDEOS} | {
+        "ended": ended_by_the_first(2, 5),
+        "failed": failed_by_the_second(2),
+    }
