@@ -19,8 +19,8 @@ from tests.models import golden_conditions, golden_transformer
 VIDEOS = {"original": "i2v_3", "f1": "f1_3"}
 
 
-def events_of(variant, lag=None, *, steps=4, sections=4, partners=None, earlier=(), cache="none", begin=None):
-    """Sample a golden video of more sections."""
+def events_of(variant, lag=None, *, partners=None, earlier=(), cache="none", begin=None):
+    """Sample four sections like those of a golden video."""
     name = VIDEOS[variant]
     transformer = golden_transformer()
     sampler = Sampler(
@@ -29,10 +29,10 @@ def events_of(variant, lag=None, *, steps=4, sections=4, partners=None, earlier=
     if begin:
         sampler = replace(sampler, begin=begin)
     return sample_sections(
-        plan_video(variant, sections, golden_meta()["video"][name]["win"]),
+        plan_video(variant, 4, golden_meta()["video"][name]["win"]),
         VideoInputs({START: load_golden(f"video_{name}")["start_latent"]}, {0: golden_conditions(name)}, 7),
         one_sampler(sampler),
-        SamplingSettings(steps, step_cache=cache, stagger=lag),
+        SamplingSettings(4, step_cache=cache, stagger=lag),
         Postprocess(None),
         EarlierRun(earlier),
     )

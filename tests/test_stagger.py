@@ -1,5 +1,7 @@
 """Staggered sections: the schedule, what a section sees by it, and processes that take turns."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def test_sections_that_read_each_other_take_n_and_m_more_for_each_further_one(va
 def test_every_section_does_every_step_once_and_in_its_turn(variant, lag):
     ticks = list(schedule(plan_video(variant, 5), 25, lag, first=1).ticks())
     assert sorted(number for at_work in ticks for number in at_work) == [n for n in range(1, 5) for _ in range(25)]
-    for before, after in zip(ticks, ticks[1:], strict=False):
+    for before, after in pairwise(ticks):
         assert before.start <= after.start <= before.stop <= after.stop
     assert all(at_work for at_work in ticks)
     assert max(map(len, ticks)) == (1 if lag is None else min(4, -(-25 // lag)))

@@ -8,6 +8,7 @@ any link will do and nobody's GPU waits inside a call that nothing ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -80,10 +81,8 @@ class Together:
     def leave(self, reason: str) -> None:
         """See `Partners`."""
         if not self._left:
-            try:
+            with suppress(CancelledError, PartnerError):  # they know
                 self._agree(FAILED if reason else END, reason)
-            except (CancelledError, PartnerError):
-                pass  # they know
 
     def _agree(self, state: int, reason: str = "") -> None:
         mine = torch.zeros(1 + REASON_BYTES, dtype=torch.uint8)

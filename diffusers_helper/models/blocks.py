@@ -12,7 +12,6 @@ flows through the block. So it is computed outside (`modulation`), for as many s
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import TimeTextEmbed
@@ -20,19 +19,7 @@ from .execution import Execution
 from .kernels import Heads, Kernels
 from .norms import EPS, Modulation
 from .sdpa import AttentionFunction
-
-Lengths = Sequence[int] | None
-
-
-def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
-    """Attention of each sample over its own valid prefix: q, k, v (B, L, heads, D) -> (B, L, heads * D).
-
-    `lengths` None means that all L tokens are valid. Padding gets zeros: no mask of L x L is ever made.
-    """
-    if lengths is None:
-        return attention(q, k, v).flatten(2)
-    samples = [attention(*(x[i : i + 1, :n] for x in (q, k, v))) for i, n in enumerate(lengths)]
-    return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
+from .spread import Lengths, prefix_attention
 
 
 def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Tensor) -> Tensor:
@@ -135,7 +122,7 @@ class JointAttention(Attention):
         self, image: Tensor, text: Tensor, rope: Tensor, execution: Execution, lengths: Lengths
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
-        attention, kernels = execution.attention, execution.kernels
+        kernels = execution.kernels
         q, k = (
             kernels.norm_rotate(
                 [
@@ -149,7 +136,7 @@ class JointAttention(Attention):
             )
         )
         v = self.in_heads(kernels.join_linear((image, text), (self.to_v, self.add_v_proj)))
-        out = prefix_attention(attention, q, k, v, lengths)
+        out = execution.spread.attend(execution.attention, q, k, v, lengths)()
         image, text = out.split([image.shape[1], text.shape[1]], dim=1)
         return self.to_out(image), self.to_add_out(text)
 
@@ -215,14 +202,18 @@ class SingleStreamBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, execution: Execution, lengths: Lengths) -> Tensor:
         """`x` (B, L, dim), with one step's modulation (B, 3 * dim)."""
-        attention, kernels = execution.attention, execution.kernels
+        kernels, spread = execution.kernels, execution.spread
         shift, scale, gate = _vectors(modulation, 3)
         x_in = kernels.modulate(x, shift, scale)
         q, k, v = self.attn.qkv(x_in)
         q = kernels.norm_rotate([Heads(q, self.attn.norm_q.weight, rope)])
         k = kernels.norm_rotate([Heads(k, self.attn.norm_k.weight, rope)])
-        attended = prefix_attention(attention, q, k, v, lengths)
+        attending = spread.attend(execution.attention, q, k, v, lengths)
         del q, k, v  # three of the fourteen tensors that would be held while the MLP runs
+        if spread.hides and execution.mlp_chunk is None:
+            hidden = kernels.linear_gelu(x_in, self.proj_mlp)  # while the tokens travel
+            return kernels.add_gated(x, kernels.linear_of_pair(attending(), hidden, self.proj_out), gate)
+        attended = attending()
 
         def joined(x_in: Tensor, attended: Tensor) -> Tensor:
             return kernels.linear_of_pair(attended, kernels.linear_gelu(x_in, self.proj_mlp), self.proj_out)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from .kernels import PLAIN, Kernels
 from .sdpa import AttentionFunction, sdpa
+from .spread import WHOLE, Spread
 from .step_caches import NoCache, StepCache
 
 
@@ -17,9 +18,11 @@ class Execution:
         mlp_chunk: tokens that a block's MLP takes at a time; None is all. A shortage of memory lowers it for the calls
             that follow.
         step_cache: decides whether a call runs the blocks.
+        spread: how the sequence lies on processes.
     """
 
     attention: AttentionFunction = sdpa
     kernels: Kernels = PLAIN
     mlp_chunk: int | None = None
     step_cache: StepCache = field(default_factory=NoCache)
+    spread: Spread = WHOLE

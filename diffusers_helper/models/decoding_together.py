@@ -1,0 +1,74 @@
+"""Windows of a section's decode, shared by the processes of a group: each decodes some, and the first one gets all."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor, distributed
+
+MOST_WINDOWS = 1000
+"""Of one decode: the messages of the next one are numbered from there."""
+
+
+class DecodesTogether:
+    """Gives a `vae_decoder.Share` for every decode of a video, the same for the same decode in all processes.
+
+    The first process fades the windows into each other, so that pixels are those of one process, bit for bit. The
+    others get no pixels.
+
+    Args:
+        group: one that moves tensors on the CPU (gloo), where the pixels go anyway.
+    """
+
+    def __init__(self, group: distributed.ProcessGroup) -> None:
+        self._group = group
+        self._decodes = count()
+
+    def __call__(self) -> "_Windows":
+        """Begin the next decode."""
+        return _Windows(self._group, next(self._decodes) * MOST_WINDOWS)
+
+
+class _Windows:
+    """One decode; called once more where the first call ran out of memory, it goes on with what is left."""
+
+    def __init__(self, group: distributed.ProcessGroup, tag: int) -> None:
+        self._group = group
+        self._rank, self._size = distributed.get_rank(group), distributed.get_world_size(group)
+        self._tag = tag
+        self._moving: dict[int, tuple[distributed.Work, Tensor]] = {}
+
+    def __call__(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
+        """See `vae_decoder.Share`."""
+        return self._collected(decode, windows) if self._rank == 0 else self._given(decode, windows)
+
+    def _given(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
+        for number in range(self._rank, len(windows), self._size):
+            if number not in self._moving:
+                pixels = decode(windows[number]).cpu().contiguous()
+                work = distributed.isend(pixels, group=self._group, group_dst=0, tag=self._tag + number)
+                assert work is not None, "this process is in the group"
+                self._moving[number] = (work, pixels)
+        for work, _ in self._moving.values():
+            work.wait()
+        yield windows[0].new_empty(1, 3, 0, 1, 1)
+
+    def _collected(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
+        first = decode(windows[0])
+        ratio = (first.shape[2] - 1) // (windows[0].shape[2] - 1)
+        for number, latents in enumerate(windows):
+            if number % self._size and number not in self._moving:
+                frames = (latents.shape[2] - 1) * ratio + 1
+                pixels = torch.empty(*first.shape[:2], frames, *first.shape[3:], dtype=first.dtype)
+                source, tag = number % self._size, self._tag + number
+                work = distributed.irecv(pixels, group=self._group, group_src=source, tag=tag)
+                assert work is not None, "this process is in the group"
+                self._moving[number] = (work, pixels)
+        yield first
+        for number, latents in enumerate(windows[1:], start=1):
+            if number % self._size == 0:
+                yield decode(latents)
+                continue
+            work, pixels = self._moving[number]
+            work.wait()
+            yield pixels.to(first.device)
