@@ -14,7 +14,14 @@ WAIT = datetime.timedelta(minutes=5)
 
 def run_together(function: Callable[..., Any], size: int, folder: Path, *args: Any) -> list[Any]:
     """Call `function(*args)` in `size` processes of one group; return what each gave. Raises what one of them did."""
-    multiprocessing.spawn(_one, (size, str(folder), function, args), nprocs=size)
+    args = (size, str(folder), function, args)
+    started = multiprocessing.start_processes(_one, args, size, join=False, daemon=True, start_method="spawn")
+    try:
+        while not started.join():
+            pass
+    finally:
+        for process in started.processes:  # those that wait for one that is gone
+            process.kill()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
