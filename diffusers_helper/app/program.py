@@ -141,7 +141,12 @@ class Program:
         components = Components(
             self.source,
             self.device,
-            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            ComputeOptions(
+                attention=self._config.attention,
+                fused=self._config.compile,
+                fp8=self._fp8,
+                stagger=self._config.stagger,
+            ),
             LoadingProgress(self._listener.downloading, self._listener.loading),
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,

@@ -60,6 +60,9 @@ class Alone:
 class Together:
     """Every process of a group takes part in every step.
 
+    Who fails has not come to the end of a step, where the others wait for it by other means: nothing that it could tell
+    them here would reach them. Whoever started the processes ends them.
+
     Args:
         group: one that moves tensors on the CPU (gloo).
     """
@@ -80,6 +83,10 @@ class Together:
 
     def leave(self, reason: str) -> None:
         """See `Partners`."""
+        if not reason:
+            self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
         if not self._left:
             with suppress(CancelledError, PartnerError):  # they know
                 self._agree(FAILED if reason else END, reason)
@@ -121,6 +128,10 @@ class InTurns(Together):
             distributed.broadcast(sent, group=self._group, group_src=self._owner(section))
             found[section] = sent.to(like.device) if mine is None else mine
         return found
+
+    def leave(self, reason: str) -> None:
+        """See `Partners`."""
+        self._tell(reason)
 
     def _owner(self, section: int) -> int:
         return section % self._size

@@ -22,12 +22,16 @@ class ComputeOptions:
         fused: compile kernels for the device where that works.
         fp8: folder of transformers' weights in 8 bits, which are made there where needed: an approximation in
             half the RAM. None uses the exact ones.
+        stagger: how many steps the sections that one reads are ahead of it; None for one section after the other.
+        gpus: how many share a sequence.
     """
 
     dtype: torch.dtype | None = None
     attention: str = "auto"
     fused: bool = True
     fp8: Path | None = None
+    stagger: int | None = None
+    gpus: int = 1
 
     def dtype_on(self, device: torch.device, *, transformer: bool) -> torch.dtype:
         """Return the dtype of the transformer on `device`, or that of the other models."""

@@ -17,7 +17,7 @@ from diffusers_helper.model_files import ModelSource, Part, parts_for, transform
 from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
-_BEFORE_IT_WAS_KEPT = {"numerics": "1"}
+_BEFORE_IT_WAS_KEPT = {"numerics": "1", "stagger": "none", "gpus": "1"}
 """What videos depend on that were begun before their environment named it."""
 
 
@@ -71,6 +71,8 @@ class Environment:
             "attention": options.attention,
             "fused kernels": options.fused,
             "weights": self._stored_as(variants),
+            "stagger": options.stagger or "none",
+            "gpus": options.gpus,
         }
         return environment(self._source, variants, self._device, **choices)
 

@@ -14,15 +14,16 @@ class DecodesTogether:
     """Gives a `vae_decoder.Share` for every decode of a video, the same for the same decode in all processes.
 
     The first process fades the windows into each other, so that pixels are those of one process, bit for bit. The
-    others get no pixels.
+    others get no pixels. A decode is not to be interrupted in some processes alone.
 
     Args:
         group: one that moves tensors on the CPU (gloo), where the pixels go anyway.
+        first: number of the first decode; a group's are counted on from video to video.
     """
 
-    def __init__(self, group: distributed.ProcessGroup) -> None:
+    def __init__(self, group: distributed.ProcessGroup, first: int = 0) -> None:
         self._group = group
-        self._decodes = count()
+        self._decodes = count(first)
 
     def __call__(self) -> "_Windows":
         """Begin the next decode."""
@@ -37,6 +38,7 @@ class _Windows:
         self._rank, self._size = distributed.get_rank(group), distributed.get_world_size(group)
         self._tag = tag
         self._moving: dict[int, tuple[distributed.Work, Tensor]] = {}
+        self._came: set[int] = set()
 
     def __call__(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
         """See `vae_decoder.Share`."""
@@ -70,5 +72,7 @@ class _Windows:
                 yield decode(latents)
                 continue
             work, pixels = self._moving[number]
-            work.wait()
+            if number not in self._came:
+                work.wait()
+                self._came.add(number)
             yield pixels.to(first.device)

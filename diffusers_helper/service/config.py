@@ -94,6 +94,15 @@ class RuntimeConfig(BaseSettings):
     )
     attention: str = _setting("auto", "machine", "auto, cudnn, sdpa, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
+    stagger: int | None = _setting(
+        None,
+        "machine",
+        "begin a section once the one that it reads has done M steps, and read that as it is by then, so that several "
+        "GPUs can work on one video: an approximation, unless M is a video's steps or more",
+        "M",
+        ge=1,
+        le=100,
+    )
     start_from: str | None = _setting(
         None,
         "machine",
