@@ -9,12 +9,15 @@ from diffusers_helper.core.events import SectionSampled, StepDone
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.encoders.hunyuan import vae_decode
 from diffusers_helper.framepack.engine import EarlierRun, VideoInputs, sample_sections
 from diffusers_helper.framepack.partners import Alone, InTurns
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.framepack.sampler import Sampler, one_sampler
+from diffusers_helper.models.decoding_together import DecodesTogether
+from diffusers_helper.models.kernels import PLAIN
 from tests.golden import golden_meta, load_golden
-from tests.models import golden_conditions, golden_transformer
+from tests.models import golden_conditions, golden_transformer, golden_vae
 
 VIDEOS = {"original": "i2v_3", "f1": "f1_3"}
 
@@ -82,9 +85,19 @@ def failed_by_the_second(lag):
     return "", ""
 
 
+def decoded():
+    """A decode of several windows, alone and shared, twice: whether the first process gets the same pixels."""
+    latents = torch.randn(1, 16, 9, 2, 2, generator=torch.Generator().manual_seed(0))
+    shares = DecodesTogether(torch.distributed.group.WORLD)
+    alone = vae_decode(latents, golden_vae(), kernels=PLAIN)
+    together = [vae_decode(latents, golden_vae(), kernels=PLAIN, share=shares()) for _ in range(2)]
+    return [torch.equal(alone, one) for one in together], [one.shape[2] for one in together]
+
+
 def all_cases():
     """What this process sees of each."""
     return {variant: latents_in_turns(variant, 2) for variant in VIDEOS} | {
+        "decoded": decoded(),
         "ended": ended_by_the_first(2, 5),
         "failed": failed_by_the_second(2),
     }

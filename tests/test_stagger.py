@@ -128,3 +128,11 @@ def test_who_fails_says_why(together, size):
         assert kind == ("MemoryError" if rank == 1 else "PartnerError")
         assert "no room for a section" in said
         assert rank == 1 or "GPU 1" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_decode_that_is_shared_gives_the_same_pixels(together, size):
+    first, *others = [found["decoded"] for found in together[size]]
+    assert first == ([True, True], [33, 33])
+    assert all(frames == [0, 0] for _, frames in others)

@@ -1,0 +1,127 @@
+"""Processes that make a video together, started and watched as the page does it."""
+
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_helper.app.group import Group
+from diffusers_helper.app.group_worker import STAGGER, ULYSSES, Seat
+from diffusers_helper.core.events import Finished, Note, StepDone
+from diffusers_helper.core.plan import START
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.generate import generate
+from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.photo import Photo
+from diffusers_helper.model_files import LocalFolder
+from tests.tiny import TINY_FOLDER
+
+STEPS = 3
+pytestmark = pytest.mark.slow
+
+
+def inputs():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    request = GenerationRequest(
+        prompt="pan left", variant="f1", seconds=3.6, steps=STEPS, seed=7, width=64, height=64, keep=("latents",)
+    )
+    return JobInputs(request, {START: Photo(Image.fromarray(pixels), "noise.png", ())})
+
+
+def group_of(mode, options):
+    source = LocalFolder(TINY_FOLDER)
+    return Group([Seat(rank, 2, "cpu", Path(), mode, source, options, None, (), True) for rank in range(2)])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Latents and the file of the video that one process makes."""
+    folder = tmp_path_factory.mktemp("alone")
+    checkpoint = Checkpoint(folder / "kept")
+    events = list(
+        generate(
+            inputs(),
+            components=Components(LocalFolder(TINY_FOLDER), "cpu"),
+            output=folder / "video",
+            checkpoint=checkpoint,
+        )
+    )
+    return [section.latents for section in checkpoint], events[-1].path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def group():
+    made = group_of(STAGGER, ComputeOptions(stagger=STEPS))
+    yield made
+    made.close()
+
+
+def made_by(group, folder, on_event=lambda _event: None):
+    """What the group's video is: its events, latents and file."""
+    events = []
+    for event in group.generate(inputs(), output=folder / "video", check=lambda: None, checkpoint=folder / "kept"):
+        events.append(event)
+        on_event(event)
+    assert isinstance(events[-1], Finished)
+    return events, [section.latents for section in Checkpoint(folder / "kept")], events[-1].path.read_bytes()
+
+
+def test_a_group_makes_the_video_of_one_process(group, alone, tmp_path):
+    events, latents, file = made_by(group, tmp_path)
+    assert all(map(torch.equal, latents, alone[0]))
+    assert file == alone[1], "decoded by both, to the same bits"
+    steps = [(event.section, event.step) for event in events if isinstance(event, StepDone)]
+    assert steps == [(section, step) for section in range(3) for step in range(1, STEPS + 1)]
+    assert group.mode == STAGGER
+
+
+def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, alone, tmp_path):
+    events = group.generate(inputs(), output=tmp_path / "video", check=lambda: None, checkpoint=tmp_path / "kept")
+    for event in events:
+        if isinstance(event, StepDone) and (event.section, event.step) == (1, 2):
+            events.close()
+    before = [process.pid for process in group._running.processes]
+    assert len(Checkpoint(tmp_path / "kept")) == 1
+    _, latents, file = made_by(group, tmp_path)
+    assert [process.pid for process in group._running.processes] == before
+    assert all(map(torch.equal, latents, alone[0]))
+    assert file == alone[1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_a_process_dies_another_group_goes_on_from_the_last_section(group, alone, tmp_path, rank):
+    killed = []
+
+    def kill(event):
+        if isinstance(event, StepDone) and (event.section, event.step) == (1, 1) and not killed:
+            killed.extend(group._running.processes)
+            os.kill(killed[rank].pid, signal.SIGKILL)
+
+    events, latents, file = made_by(group, tmp_path, kill)
+    assert all(map(torch.equal, latents, alone[0]))
+    assert file == alone[1]
+    assert any("goes on from its last section" in event.text for event in events if isinstance(event, Note))
+    assert not any(process.is_alive() for process in killed)
+    steps = [(event.section, event.step) for event in events if isinstance(event, StepDone)]
+    assert all(after > before for before, after in pairwise(steps[steps.index((1, 1)) + 1 :]))
+    assert steps.count((0, 1)) == 1, "a finished section is not made again"
+
+
+def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(alone, tmp_path):
+    group = group_of(ULYSSES, ComputeOptions())
+    try:
+        _, latents, _ = made_by(group, tmp_path)
+    finally:
+        processes = group._running.processes
+        group.close()
+    for one, other in zip(latents, alone[0], strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.std()
+    assert not any(process.is_alive() for process in processes)
