@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -26,6 +26,7 @@ from diffusers_helper.app.group_worker import (
     GENERATE,
     LEAD,
     READY,
+    STAGGER,
     STATUS,
     STOP,
     Call,
@@ -38,7 +39,10 @@ from diffusers_helper.core.errors import CancelledError, PartnerError
 from diffusers_helper.core.events import Event, Note, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files import ModelSource
+from diffusers_helper.service.config import RuntimeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ PATIENCE = 10.0
 """Seconds that a group gets to stop, and that it may be late with a step."""
 SLOW = 3
 """Times the longest step so far, which the next one may take beside that."""
+STEPS = 25
+"""Of a section, as most videos have."""
 TRIES = 3
 """Groups in a row that may end without one more section."""
 
@@ -84,6 +90,7 @@ class Group:
 
     Attributes:
         mode: how they share a video, once they are ready; empty before.
+        environments: what a video of variants depends on here, once they are ready.
     """
 
     def __init__(self, seats: Sequence[Seat], report: Callable[[str, int, int], None] = lambda *_: None) -> None:
@@ -93,6 +100,7 @@ class Group:
         self._last = 0.0
         self._longest = 0.0
         self.mode = ""
+        self.environments: Mapping[tuple[str, ...], dict[str, str]] = {}
 
     def generate(
         self,
@@ -102,16 +110,18 @@ class Group:
         check: Callable[[], None],
         checkpoint: Path,
         metadata: bool = True,
+        allow_env_change: bool = False,
     ) -> Generator[Event, None, None]:
         """Make one video, from the sections that are in the folder `checkpoint`; see `generation.generate`.
 
+        What was begun in another environment is begun anew, unless `allow_env_change`.
         Raises PartnerError where group after group ends without one more section.
         """
         tries, kept = 0, len(Checkpoint(checkpoint))
         inputs = inputs.with_seed()
         while True:
             try:
-                yield from self._video(Call(inputs, output, checkpoint, metadata), check)
+                yield from self._video(Call(inputs, output, checkpoint, metadata, allow_env_change), check)
                 return
             except GroupLostError as lost:
                 logger.warning("%s", lost)
@@ -226,7 +236,7 @@ class Group:
             for kind, content in self._messages(running, check):
                 ready += kind == READY
                 if ready == len(self._seats):
-                    self.mode = content[0]
+                    self.mode, self.environments = content
                     return running
         except BaseException:
             self.close()
@@ -244,3 +254,35 @@ def _unless(over: Callable[[], bool]) -> Callable[[], None]:
             raise CancelledError(Message("Stopped."))
 
     return check
+
+
+def seats_of(
+    config: RuntimeConfig,
+    source: ModelSource,
+    options: ComputeOptions,
+    loras: Sequence[Path],
+    embeddings: Path | None,
+) -> list[Seat]:
+    """Return the places of the processes that `config` wants, one per GPU; on a CPU as many processes.
+
+    Where the sections are shared and nothing else is said, each GPU has the next section begin when it is done with the
+    one before its own.
+    """
+    gpus = config.gpus or ()
+    if options.stagger is None:
+        options = replace(options, stagger=-(-STEPS // len(gpus)))
+    return [
+        Seat(
+            rank,
+            len(gpus),
+            "cpu" if config.device == "cpu" else f"cuda:{number}",
+            Path(),
+            config.parallel if config.device != "cpu" or config.parallel != "auto" else STAGGER,
+            source,
+            options,
+            embeddings,
+            tuple(loras),
+            config.offline,
+        )
+        for rank, number in enumerate(gpus)
+    ]

@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import queue
+import sys
 import threading
 import time
 from contextlib import closing
@@ -34,6 +35,7 @@ from diffusers_helper.generation.team import Member, VideoJob, follow
 from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
+from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
@@ -52,6 +54,12 @@ DECODES = 1000
 VIDEOS = 1000
 """Until the numbers begin anew."""
 ULYSSES, STAGGER = "ulysses", "stagger"
+CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"} | (
+    {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+)
+"""Variables of the libraries that connect the processes: on this computer alone, and without NVLink's multicast."""
+VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
+"""The variants that a video may take."""
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
 """What a process tells."""
 GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
@@ -93,6 +101,7 @@ class Call:
     output: Path
     checkpoint: Path
     metadata: bool
+    allow_env_change: bool = False
 
 
 def send(connection: Connection, kind: str, content: Any = None) -> None:
@@ -109,6 +118,8 @@ def received(message: bytes) -> tuple[str, Any]:
 def work(seat: Seat, connection: Connection) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name, value in CONNECTIONS.items():
+        os.environ.setdefault(name, value)
     code = 1
     try:
         _Worker(seat, connection).run()
@@ -151,7 +162,8 @@ class _Worker:
     def run(self) -> None:
         """Do what comes."""
         threading.Thread(target=self._listen, daemon=True).start()
-        send(self._connection, READY, (self._mode, self._components.environment.of_video()["device"]))
+        environments = {variants: self._components.environment.of_video(*variants) for variants in VARIANT_SETS}
+        send(self._connection, READY, (self._mode, environments))
         while True:
             kind, content = self._tasks.get()
             if kind == GENERATE:
@@ -178,12 +190,16 @@ class _Worker:
 
     def _lead(self, call: Call) -> None:
         try:
+            checkpoint = Checkpoint(call.checkpoint)
+            now = self._components.environment.of_video(*call.inputs.direction.plan.variants)
+            if not call.allow_env_change and differences(checkpoint.environment, now):
+                checkpoint.forget()
             events = generate(
                 call.inputs,
                 components=self._components,
                 output=call.output,
                 check=self._check,
-                checkpoint=Checkpoint(call.checkpoint),
+                checkpoint=checkpoint,
                 metadata=call.metadata,
                 team=self,
             )

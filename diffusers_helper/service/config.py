@@ -29,7 +29,7 @@ from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.validation import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
 from diffusers_helper.service.places import Folders
-from diffusers_helper.service.setting_types import Folder, FolderList, Level, Names, Tag, folder_of, paths_of
+from diffusers_helper.service.setting_types import Folder, FolderList, Gpus, Level, Names, Tag, folder_of, paths_of
 
 PREFIX = "FRAMEPACK_"
 FILE = "framepack.toml"
@@ -94,6 +94,13 @@ class RuntimeConfig(BaseSettings):
     )
     attention: str = _setting("auto", "machine", "auto, cudnn, sdpa, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
+    gpus: Gpus | None = _setting(None, "machine", "GPUs that make each video together, by their numbers: 0,1", "LIST")
+    parallel: Literal["auto", "ulysses", "stagger"] = _setting(
+        "auto",
+        "machine",
+        "how they do: ulysses shares every step and needs fast links between them, stagger shares the sections and "
+        "needs none; auto measures the links (auto)",
+    )
     stagger: int | None = _setting(
         None,
         "machine",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from diffusers_helper.core.messages import LANGUAGES
+from diffusers_helper.core.messages import LANGUAGES, Message
 from diffusers_helper.service.logs import LEVELS
 from diffusers_helper.service.places import folder_name
 
@@ -35,9 +35,22 @@ def paths_of(value: Any) -> Any:
     return [name for name in value.split(os.pathsep) if name] if isinstance(value, str) else value
 
 
+def _gpus(value: Any) -> Any:
+    """Return the numbers of a list with commas; raises ValueError."""
+    numbers = value.split(",") if isinstance(value, str) else value
+    try:
+        found = tuple(int(number) for number in numbers)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) < 2 or len(set(found)) < len(found) or min(found) < 0:
+        raise ValueError(Message("give two or more GPUs by their numbers, each once, such as 0,1"))
+    return found
+
+
 Folder = Annotated[Path, BeforeValidator(folder_of)]
 FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(paths_of)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Gpus = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_gpus)]
 if TYPE_CHECKING:
     Tag = str
     Level = str
