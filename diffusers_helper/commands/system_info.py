@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,9 @@ class Facts:
         wanted_attention: what `--attention` says.
         h264: whether the video library can write H.264.
         port_error: why the page could not be served; None if it could.
+        wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
+        gpus: how many there are.
+        links: whether each of the wanted ones reaches the memory of the others.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -109,6 +113,10 @@ class Facts:
     outputs_writable: bool
     h264: bool
     port_error: str | None
+    wanted_gpus: tuple[int, ...] = ()
+    parallel: str = "auto"
+    gpus: int = 0
+    links: bool = False
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -148,9 +156,21 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         outputs_writable=can_write(outputs),
         h264="libx264" in codecs_available,
         port_error=_port_error(config.server, config.port),
+        wanted_gpus=config.gpus or (),
+        parallel=config.parallel,
+        gpus=torch.cuda.device_count(),
+        links=_links(config.gpus or ()),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _links(gpus: tuple[int, ...]) -> bool:
+    import torch
+
+    if not gpus or max(gpus) >= torch.cuda.device_count():
+        return False
+    return all(torch.cuda.can_device_access_peer(one, other) for one, other in permutations(gpus, 2))
 
 
 def _device(choice: str) -> tuple[torch.device, str | None]:
