@@ -73,9 +73,10 @@ class Sections:
         Yields a StepDone per tick, of the section that is done next. Where this ends early, the partners are told.
         """
         try:
-            for numbers in schedule(self.plan, self.steps, self.lag, first).ticks():
+            order = schedule(self.plan, self.steps, self.lag, first)
+            for left, numbers in zip(range(order.length - 1, -1, -1), order.ticks(), strict=True):
                 yield from self._begun(numbers, model)
-                yield from self._tick(model)
+                yield from self._tick(model, left)
         except (GeneratorExit, CancelledError):
             self.partners.leave("")
             raise
@@ -105,8 +106,8 @@ class Sections:
         steps = model.steps(section, noise, self.history) if self.partners.samples(section.index) else None
         self._at_work[section.index] = _Section(section, self.generator.get_state(), steps)
 
-    def _tick(self, model: LoadedModel) -> Generator[Event | SampledSection, None, None]:
-        """Do one step of every section at work."""
+    def _tick(self, model: LoadedModel, left: int) -> Generator[Event | SampledSection, None, None]:
+        """Do one step of every section at work; `left` ticks follow."""
         sampled: dict[int, Tensor] = {}
         for number, section in self._at_work.items():
             if section.steps is not None:
@@ -118,7 +119,7 @@ class Sections:
             section.done += 1
             self.history.show(section.plan, latents[number])
         number, section = next(iter(self._at_work.items()))
-        yield StepDone(number, len(self.plan.sections), section.done, self.steps, latents[number])
+        yield StepDone(number, len(self.plan.sections), section.done, self.steps, latents[number], left)
         for number, section in list(self._at_work.items()):
             if section.done == self.steps:
                 del self._at_work[number]
