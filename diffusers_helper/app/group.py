@@ -164,7 +164,7 @@ class Group:
         """Let the group end its video; return whether it did."""
         try:
             send(running.connections[0], STOP)
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + PATIENCE + SLOW * self._longest  # a step and a decode are not interrupted
             for kind, _ in self._messages(running, _unless(lambda: time.monotonic() > until)):
                 if kind == DONE:  # too late to stop
                     return True

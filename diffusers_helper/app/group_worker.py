@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -40,7 +41,7 @@ from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
 from diffusers_helper.models.decoding_together import DecodesTogether
-from diffusers_helper.models.exchange import Collective, Copies, Exchange
+from diffusers_helper.models.exchange import Collective, Copies, Counts, Exchange
 from diffusers_helper.models.ulysses import Ulysses
 
 logger = logging.getLogger(__name__)
@@ -264,11 +265,12 @@ def _exchange(device: torch.device) -> Exchange:
     if device.type == "cuda":
         size = distributed.get_world_size()
         counts = [[1000] * size] * size
-        sent = torch.arange(1000 * size, device=device, dtype=torch.bfloat16)
-        expected = Collective(group).start(sent, counts, 0)()
+        sent = torch.arange(1000 * size, device=device, dtype=torch.bfloat16).split(1000)
+        expected = _exchanged(Collective(group), sent, counts)
+        found: Exchange | None = None
         try:
-            found: Exchange | None = Copies(group, device)
-            works = torch.equal(found.start(sent, counts, 0)(), expected) if found else False
+            found = Copies(group, device)
+            works = torch.equal(_exchanged(found, sent, counts), expected)
         except RuntimeError as error:
             logger.info("GPUs exchange by NCCL: %s", error)
             works = False
@@ -277,6 +279,11 @@ def _exchange(device: torch.device) -> Exchange:
         if all_work.item() and found is not None:
             return found
     return Collective(group)
+
+
+def _exchanged(exchange: Exchange, sent: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
+    exchange.room(counts, sent[0], 0).zero_()
+    return exchange.start(sent, counts, 0)()
 
 
 def _mode_for(device: torch.device, cpus: distributed.ProcessGroup) -> str:

@@ -19,20 +19,24 @@ class Exchange(Protocol):
 
     hides: bool
 
-    def start(self, sent: Tensor, counts: Counts, channel: int) -> Callable[[], Tensor]:
-        """Begin; the result is what came, in the order of the senders, and is good until the second next exchange.
+    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
+        """Where the next exchange of `channel` puts what comes, in the order of the senders: (n,), of `like`'s dtype.
 
-        Args:
-            sent: contiguous numbers (n,), in the order of the receivers.
-            counts: how many.
-            channel: 0 or 1; exchanges that are needed at the same time have different ones.
+        What this process sends itself is to be written there, if it is wanted. It is good until the second next
+        exchange. Exchanges that are needed at the same time have different channels, 0 and 1.
+        """
+
+    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
+        """Begin; the result is the room, filled but for this process' own.
+
+        `sent` has contiguous numbers for each process; nothing is done with its own.
         """
 
 
 class Collective:
-    """The group's own all-to-all: NCCL's between GPUs, gloo's between CPUs.
+    """The group's own messages: NCCL's between GPUs, gloo's between CPUs.
 
-    It does not hide: NCCL's kernel waits for multiprocessors that a matrix product has taken.
+    They do not hide: NCCL's kernel waits for multiprocessors that a matrix product has taken.
     """
 
     hides = False
@@ -40,13 +44,24 @@ class Collective:
     def __init__(self, group: distributed.ProcessGroup) -> None:
         self._group = group
         self._rank = distributed.get_rank(group)
+        self._rooms: dict[int, Tensor] = {}
 
-    def start(self, sent: Tensor, counts: Counts, channel: int) -> Callable[[], Tensor]:  # noqa: ARG002 - a protocol's
+    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
         """See `Exchange`."""
-        came = [row[self._rank] for row in counts]
-        received = sent.new_empty(sum(came))
-        distributed.all_to_all_single(received, sent, came, list(counts[self._rank]), group=self._group)
-        return lambda: received
+        self._rooms[channel] = like.new_empty(sum(row[self._rank] for row in counts))
+        return self._rooms[channel]
+
+    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
+        """See `Exchange`."""
+        room = self._rooms.pop(channel)
+        messages = []
+        for process, come in enumerate(room.split([row[self._rank] for row in counts])):
+            if process != self._rank:
+                for way, tensor in ((distributed.isend, sent[process]), (distributed.irecv, come)):
+                    messages.append(distributed.P2POp(way, tensor, group=self._group, group_peer=process))
+        for work in distributed.batch_isend_irecv(messages):
+            work.wait()  # on a GPU its stream does
+        return lambda: room
 
 
 class Copies:
@@ -72,35 +87,37 @@ class Copies:
         self._group = group
         self._rank, self._size = distributed.get_rank(group), distributed.get_world_size(group)
         self._device = device
-        self._streams = [torch.cuda.Stream(device) for _ in range(self._size)]
+        self._streams = {to: torch.cuda.Stream(device) for to in range(self._size) if to != self._rank}
+        self._side = torch.cuda.Stream(device)
         self._buffers: dict[tuple[int, int], tuple[Tensor, Any]] = {}
         self._turn = [0, 0]
 
-    def start(self, sent: Tensor, counts: Counts, channel: int) -> Callable[[], Tensor]:
+    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
         """See `Exchange`."""
-        turn = self._turn[channel] = 1 - self._turn[channel]
-        most = max(sum(row[to] for row in counts) for to in range(self._size))
-        buffer, handle = self._buffer((channel, turn), most, sent.dtype)
-        main, side = torch.cuda.current_stream(self._device), self._streams[self._rank]
-        start = 0
-        for stream in self._streams:
-            stream.wait_stream(main)
-        for to, (count, stream) in enumerate(zip(counts[self._rank], self._streams, strict=True)):
-            offset = sum(counts[sender][to] for sender in range(self._rank))
-            with torch.cuda.stream(stream):
-                there = handle.get_buffer(to, (count,), sent.dtype, offset)
-                there.copy_(sent[start : start + count], non_blocking=True)
-            start += count
-        for stream in self._streams:
-            if stream is not side:
-                side.wait_stream(stream)
-        with torch.cuda.stream(side):
-            handle.barrier(channel=channel)
-        came = buffer[: sum(row[self._rank] for row in counts)]
+        self._turn[channel] = 1 - self._turn[channel]
+        most = max(sum(row[to] for row in counts) for to in range(self._size))  # the same in all processes
+        buffer, _ = self._buffer((channel, self._turn[channel]), most, like.dtype)
+        return buffer[: sum(row[self._rank] for row in counts)]
 
-        def result(_held: Tensor = sent) -> Tensor:  # until then its memory is nobody else's
-            main.wait_stream(side)
-            return came
+    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
+        """See `Exchange`."""
+        buffer, handle = self._buffers[channel, self._turn[channel]]
+        main = torch.cuda.current_stream(self._device)
+        self._side.wait_stream(main)
+        for to, stream in self._streams.items():
+            offset = sum(counts[sender][to] for sender in range(self._rank))
+            there = handle.get_buffer(to, (counts[self._rank][to],), buffer.dtype, offset)
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                there.copy_(sent[to], non_blocking=True)
+            self._side.wait_stream(stream)
+        with torch.cuda.stream(self._side):
+            handle.barrier(channel=channel)
+        room = buffer[: sum(row[self._rank] for row in counts)]
+
+        def result(_held: Sequence[Tensor] = sent) -> Tensor:  # until then its memory is nobody else's
+            main.wait_stream(self._side)
+            return room
 
         return result
 

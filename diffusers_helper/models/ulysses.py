@@ -95,21 +95,38 @@ class Ulysses:
             )
         row = batch * mine * size  # numbers of one token's share of the heads
         lengths_of = self._layout.both
+        counts = [[3 * n * row] * self.processes for n in lengths_of]
+        room = self._exchange.room(counts, q, 0)
+        own = room.split([3 * n * row for n in lengths_of])[self._rank]
         sent = q.new_empty(self.processes, rows, batch, 3, mine, size)
         for number, x in enumerate((q, k, v)):
-            sent[:, :, :, number] = x.unflatten(2, (self.processes, mine)).permute(2, 1, 0, 3, 4)
-        counts = [[3 * n * row] * self.processes for n in lengths_of]
-        come = self._exchange.start(sent.flatten(), counts, 0)
+            shares_of = _wide(x).unflatten(2, (self.processes, mine)).permute(2, 1, 0, 3, 4)
+            for others in (slice(self._rank), slice(self._rank + 1, None)):
+                _wide(sent)[others, :, :, number] = shares_of[others]
+            _wide(own.view(rows, batch, 3, mine, size))[:, :, number] = shares_of[self._rank]
+        come = self._exchange.start([piece.flatten() for piece in sent], counts, 0)
 
         def attended() -> Tensor:
             whole = come().view(-1, batch, 3, mine, size)
-            out = self._attended(attention, whole, lengths)  # (B, L, heads / processes * D)
-            back = out.view(batch, -1, mine, size).transpose(0, 1).contiguous()
-            counts = [[n * row for n in lengths_of]] * self.processes
-            found = self._exchange.start(back.flatten(), counts, 1)().view(self.processes, rows, batch, mine, size)
-            return found.permute(2, 1, 0, 3, 4).reshape(batch, rows, heads * size)
+            return self._given_back(self._attended(attention, whole, lengths))
 
         return attended
+
+    def _given_back(self, out: Tensor) -> Tensor:
+        """This process' rows of all heads (B, L_part, heads * D), of all rows of its own heads (B, L, share * D)."""
+        batch, _, width = out.shape
+        rows_of, rows = self._layout.both, self._layout.both[self._rank]
+        pieces = out.transpose(0, 1).contiguous().split(rows_of)  # (rows, B, share * D) each; one sample is not copied
+        counts = [[n * batch * width for n in rows_of]] * self.processes
+        self._exchange.room(counts, out, 1)
+        found = self._exchange.start([piece.flatten() for piece in pieces], counts, 1)()
+        whole = out.new_empty(batch, rows, self.processes, width)
+        places = _wide(whole).permute(2, 1, 0, 3)
+        places[self._rank] = _wide(pieces[self._rank])
+        given = _wide(found.view(self.processes, rows, batch, width))
+        for others in (slice(self._rank), slice(self._rank + 1, None)):
+            places[others] = given[others]
+        return whole.flatten(2)
 
     def whole(self, image: Tensor) -> Tensor:
         """See `Spread`."""
@@ -127,3 +144,8 @@ class Ulysses:
         order = self._layout.order(whole.device)  # the valid tokens are the first ones of [image | text]
         out = prefix_attention(attention, q[:, order], k[:, order], v[:, order], lengths)
         return torch.empty_like(out).index_copy_(1, order, out)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in pieces of 16 bytes, which are copied faster than its numbers; as it is where that does not come out."""
+    return x.view(torch.complex128) if x.shape[-1] * x.element_size() % 16 == 0 else x
