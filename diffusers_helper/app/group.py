@@ -43,6 +43,7 @@ from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
 from diffusers_helper.service.config import RuntimeConfig
+from diffusers_helper.service.health import HANG_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -177,15 +178,20 @@ class Group:
     def _messages(self, running: _Running, check: Callable[[], None]) -> Generator[tuple[str, Any], None, None]:
         """Yield what the processes tell; raises what ends the video, and GroupLostError."""
         sentinels = [process.sentinel for process in running.processes]
+        heard = time.monotonic()
         while True:
             ready = wait([*running.connections, *sentinels], LOOK)
             for connection in running.connections:
                 if connection in ready:
+                    heard = time.monotonic()
                     yield from self._told(running, connection)
             if any(sentinel in ready for sentinel in sentinels):
                 raise GroupLostError(Message("A GPU's process ended."))
             check()
-            if self._last and time.monotonic() - self._last > PATIENCE + SLOW * self._longest:
+            now = time.monotonic()
+            # Before two steps were measured nobody knows how long one takes.
+            late = self._last and self._longest and now - self._last > PATIENCE + SLOW * self._longest
+            if late or now - heard > HANG_SECONDS:
                 raise GroupLostError(Message("A GPU's process does not answer any more."))
 
     def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
