@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_helper.app.group import Group
+from diffusers_helper.app.group import Group, GroupLostError, _Running
 from diffusers_helper.app.group_worker import STAGGER, ULYSSES, Seat
 from diffusers_helper.core.events import Finished, Note, StepDone
 from diffusers_helper.core.plan import START
@@ -26,7 +26,7 @@ from diffusers_helper.model_files import LocalFolder
 from tests.tiny import TINY_FOLDER
 
 STEPS = 3
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # processes that import everything, up to three times
 
 
 def inputs():
@@ -44,7 +44,8 @@ def frames_of(path):
 
 def group_of(mode, options):
     source = LocalFolder(TINY_FOLDER)
-    return Group([Seat(rank, 2, "cpu", Path(), mode, source, options, None, (), True) for rank in range(2)])
+    seats = [Seat(rank, 2, "cpu", Path(), mode, source, options, None, (), True) for rank in range(2)]
+    return Group(seats, patience=600)  # this is no test of time
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,34 @@ def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(alone
     for one, other in zip(latents, alone[0], strict=True):
         assert (one - other).abs().max() <= 1e-4 * other.std()
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_process_that_does_no_step_for_long_ends_the_group(monkeypatch):
+    """A step's time is known once two were measured; then the next one may take three times as long, and a while."""
+    now = [100.0]
+    monkeypatch.setattr("diffusers_helper.app.group.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("diffusers_helper.app.group.wait", lambda *_: [])
+    group = Group([], patience=10)
+
+    def told(step):
+        group._note(StepDone(0, 2, step, 25, torch.zeros(1)))
+
+    def look(at):
+        now[0] = at
+        with pytest.raises(LookedError if at < 120 else GroupLostError):
+            next(group._messages(_Running([], [], None), looked))
+
+    told(1)
+    look(115)  # the first step may have taken long
+    now[0] = 103.0
+    told(2)
+    look(119)
+    look(123)
+
+
+class LookedError(Exception):
+    pass
+
+
+def looked():
+    raise LookedError

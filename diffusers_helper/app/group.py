@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 LOOK = 0.2
 """Seconds between two looks at whether the video is still wanted."""
 PATIENCE = 10.0
-"""Seconds that a group gets to stop, and that it may be late with a step."""
+"""Seconds that a group may be late, with a step or where it is to stop."""
 SLOW = 3
 """Times the longest step so far, which the next one may take beside that."""
 STEPS = 25
@@ -88,14 +88,21 @@ class Group:
     Args:
         seats: the processes; where they meet is decided here.
         report: hears of what takes long: what it is, how much is done, and of how much.
+        patience: seconds that they may be late.
 
     Attributes:
         mode: how they share a video, once they are ready; empty before.
         environments: what a video of variants depends on here, once they are ready.
     """
 
-    def __init__(self, seats: Sequence[Seat], report: Callable[[str, int, int], None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        report: Callable[[str, int, int], None] = lambda *_: None,
+        patience: float = PATIENCE,
+    ) -> None:
         self._seats = seats
+        self._patience = patience
         self._report = report
         self._running: _Running | None = None
         self._last = 0.0
@@ -165,7 +172,7 @@ class Group:
         """Let the group end its video; return whether it did."""
         try:
             send(running.connections[0], STOP)
-            until = time.monotonic() + PATIENCE + SLOW * self._longest  # a step and a decode are not interrupted
+            until = time.monotonic() + self._patience + SLOW * self._longest  # a step and a decode are not interrupted
             for kind, _ in self._messages(running, _unless(lambda: time.monotonic() > until)):
                 if kind == DONE:  # too late to stop
                     return True
@@ -190,7 +197,7 @@ class Group:
             check()
             now = time.monotonic()
             # Before two steps were measured nobody knows how long one takes.
-            late = self._last and self._longest and now - self._last > PATIENCE + SLOW * self._longest
+            late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
             if late or now - heard > HANG_SECONDS:
                 raise GroupLostError(Message("A GPU's process does not answer any more."))
 
