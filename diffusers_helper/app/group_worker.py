@@ -137,6 +137,7 @@ class _Worker:
         self._seat, self._connection = seat, connection
         self._tasks: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._led: Member | None = None
         self._videos = 0
         device = torch.device(seat.device)
         if device.type == "cuda":
@@ -175,7 +176,8 @@ class _Worker:
     def lead(self, job: VideoJob) -> Member:
         """See `generation.team.Team`."""
         send(self._connection, LEAD, job)
-        return self._member()
+        self._led = self._member()
+        return self._led
 
     def _listen(self) -> None:
         try:
@@ -190,6 +192,7 @@ class _Worker:
             os._exit(0)
 
     def _lead(self, call: Call) -> None:
+        self._led = None
         try:
             checkpoint = Checkpoint(call.checkpoint)
             now = self._components.environment.of_video(*call.inputs.direction.plan.variants)
@@ -209,12 +212,18 @@ class _Worker:
                     send(self._connection, EVENT, _light(event))
                     self._check()
         except CancelledError:
+            self._end_led()
             send(self._connection, CANCELLED)
         except FramePackError as error:
             logger.error("The video failed: %s", error, exc_info=error.__cause__)
             send(self._connection, FAILED, error)
         else:
             send(self._connection, DONE)
+
+    def _end_led(self) -> None:
+        """Let the others end their part, wherever the video was: they may not even have begun."""
+        if self._led is not None:
+            self._led.partners.leave("")
 
     def _follow(self, job: VideoJob) -> None:
         try:

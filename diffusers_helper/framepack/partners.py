@@ -39,7 +39,13 @@ class Partners(Protocol):
         """
 
     def leave(self, reason: str) -> None:
-        """Let the others know, where they meet next, that this process comes no more; "" if the video was ended."""
+        """Let the others know, where they meet next, that this process comes no more; "" if the video was ended.
+
+        Does nothing the second time, and once the video is finished.
+        """
+
+    def finish(self) -> None:
+        """Know that all is sampled: nobody meets any more."""
 
 
 class Alone:
@@ -55,6 +61,9 @@ class Alone:
 
     def leave(self, _reason: str) -> None:
         """There is nobody to tell."""
+
+    def finish(self) -> None:
+        """There is nobody to meet."""
 
 
 class Together:
@@ -85,6 +94,10 @@ class Together:
         """See `Partners`."""
         if not reason:
             self._tell(reason)
+
+    def finish(self) -> None:
+        """See `Partners`."""
+        self._left = True
 
     def _tell(self, reason: str) -> None:
         if not self._left:

@@ -115,6 +115,8 @@ class Sections:
                 sampled[number] = next(section.steps).denoised
         like = self.history.like(self.plan.latent_window_size)
         latents = self.partners.meet(list(self._at_work), sampled, like)
+        if not left:
+            self.partners.finish()
         for number, section in self._at_work.items():
             section.done += 1
             self.history.show(section.plan, latents[number])

@@ -1,5 +1,6 @@
 """Windows of a section's decode, shared by the processes of a group: each decodes some, and the first one gets all."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
@@ -8,6 +9,8 @@ from torch import Tensor, distributed
 
 MOST_WINDOWS = 1000
 """Of one decode: the messages of the next one are numbered from there."""
+KEPT = 3
+"""Decodes whose pixels may be on their way."""
 
 
 class DecodesTogether:
@@ -24,10 +27,12 @@ class DecodesTogether:
     def __init__(self, group: distributed.ProcessGroup, first: int = 0) -> None:
         self._group = group
         self._decodes = count(first)
+        self._newest: deque[_Windows] = deque(maxlen=KEPT)
 
     def __call__(self) -> "_Windows":
         """Begin the next decode."""
-        return _Windows(self._group, next(self._decodes) * MOST_WINDOWS)
+        self._newest.append(_Windows(self._group, next(self._decodes) * MOST_WINDOWS))
+        return self._newest[-1]
 
 
 class _Windows:
@@ -51,8 +56,7 @@ class _Windows:
                 work = distributed.isend(pixels, group=self._group, group_dst=0, tag=self._tag + number)
                 assert work is not None, "this process is in the group"
                 self._moving[number] = (work, pixels)
-        for work, _ in self._moving.values():
-            work.wait()
+        # Not waited for: the first process may have ended the video, and tells so where all meet next.
         yield windows[0].new_empty(1, 3, 0, 1, 1)
 
     def _collected(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
