@@ -22,6 +22,9 @@ from tests.models import golden_conditions, golden_transformer, golden_vae
 VIDEOS = {"original": "i2v_3", "f1": "f1_3"}
 
 
+KEPT = []
+
+
 def events_of(variant, lag=None, *, partners=None, earlier=(), cache="none", begin=None):
     """Sample four sections like those of a golden video."""
     name = VIDEOS[variant]
@@ -89,6 +92,7 @@ def decoded():
     """A decode of several windows, alone and shared, twice: whether the first process gets the same pixels."""
     latents = torch.randn(1, 16, 9, 2, 2, generator=torch.Generator().manual_seed(0))
     shares = DecodesTogether(torch.distributed.group.WORLD)
+    KEPT.append(shares)  # until the first process has its pixels
     alone = vae_decode(latents, golden_vae(), kernels=PLAIN)
     together = [vae_decode(latents, golden_vae(), kernels=PLAIN, share=shares()) for _ in range(2)]
     return [torch.equal(alone, one) for one in together], [one.shape[2] for one in together]

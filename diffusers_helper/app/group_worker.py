@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ class _Worker:
         self._tasks: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._led: Member | None = None
+        self._members: deque[Member] = deque(maxlen=2)  # what they send may be on its way when their video is over
         self._videos = 0
         device = torch.device(seat.device)
         if device.type == "cuda":
@@ -238,10 +240,12 @@ class _Worker:
         self._videos = (self._videos + 1) % VIDEOS
         shares = DecodesTogether(self._decodes, self._videos * DECODES)
         if self._exchange is None:
-            return Member(InTurns(self._cpus), shares=shares)
-        group = distributed.group.WORLD
-        assert group is not None, "it was made at the start"
-        return Member(Together(self._cpus), Ulysses(group, self._exchange), shares)
+            self._members.append(Member(InTurns(self._cpus), shares=shares))
+        else:
+            group = distributed.group.WORLD
+            assert group is not None, "it was made at the start"
+            self._members.append(Member(Together(self._cpus), Ulysses(group, self._exchange), shares))
+        return self._members[-1]
 
     def _check(self) -> None:
         if self._stop.is_set():

@@ -17,7 +17,8 @@ class DecodesTogether:
     """Gives a `vae_decoder.Share` for every decode of a video, the same for the same decode in all processes.
 
     The first process fades the windows into each other, so that pixels are those of one process, bit for bit. The
-    others get no pixels. A decode is not to be interrupted in some processes alone.
+    others get no pixels. A decode is not to be interrupted in some processes alone, and this object is to be kept until
+    the first process has its pixels: the others do not wait for that.
 
     Args:
         group: one that moves tensors on the CPU (gloo), where the pixels go anyway.
