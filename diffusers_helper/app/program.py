@@ -22,7 +22,7 @@ from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.errors import CancelledError, SettingsError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
@@ -51,7 +51,9 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
+    from diffusers_helper.app.group import Group
     from diffusers_helper.loading.components import Components
+    from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,10 @@ logger = logging.getLogger(__name__)
 FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
+)
+NOT_TOGETHER = Message(
+    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
+    "without --gpus."
 )
 Generate = Callable[..., Generator[Event, None, None]]
 
@@ -97,8 +103,8 @@ class Program:
         best_device: Callable[[], torch.device] = default_device,
     ) -> None:
         folders = config.folders
-        with config.naming_source("device"):
-            self.device = pick_device(config.device, best_device)
+        with config.naming_source("device"):  # a group's processes have the GPUs, and this one has none
+            self.device = torch.device("cpu") if config.gpus else pick_device(config.device, best_device)
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
@@ -109,7 +115,7 @@ class Program:
         self._fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
         self.preload = Preload()
         self._listener = Listener()
-        if config.attention != "auto":
+        if config.attention != "auto" and not config.gpus:
             with config.naming_source("attention"):
                 resolve_attention(config.attention, self.device, half_precision(self.device))
         with config.naming_source("outputs"):
@@ -117,7 +123,7 @@ class Program:
         with config.naming_source("models"):
             self.source = resolve_models(
                 config.models,
-                accelerator=self.device.type != "cpu",
+                accelerator=self.device.type != "cpu" or (config.gpus is not None and config.device != "cpu"),
                 lock=folders.models_lock,
                 record=folders.cache / RECORD,
             )
@@ -130,11 +136,13 @@ class Program:
             folders.cache / "speeds.json",
             self.step_ratios,
             self.device,
-            attention=config.attention,
+            attention=f"{config.attention}, GPUs {config.gpus}" if config.gpus else config.attention,
             fp8=self._fp8 is not None,
         )
         unused = unused_card_note(self.device, config.device) or ""
-        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "")
+        together = _together(config) if config.gpus else ""
+        fp8 = FP8_NOTE if self.times.rounds(variant) else ""
+        notes = (self.source.note, unused, fp8, together, _staggered(config))
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
@@ -142,7 +150,6 @@ class Program:
     def components(self) -> Components:
         """The models; those of the encoders, the decoder and the transformer are loaded at their first use."""
         from diffusers_helper.loading.components import Components, LoadingProgress
-        from diffusers_helper.loading.compute import ComputeOptions
         from diffusers_helper.loading.embedding_cache import EmbeddingCache
         from diffusers_helper.loading.lora_files import LoraFiles
 
@@ -150,7 +157,7 @@ class Program:
         components = Components(
             self.source,
             self.device,
-            ComputeOptions(attention=self._config.attention, fused=self._config.compile, fp8=self._fp8),
+            self._options,
             LoadingProgress(self._listener.downloading, self._listener.loading),
             EmbeddingCache(folder if self._config.embedding_cache else None),
             offline=self._config.offline,
@@ -158,6 +165,23 @@ class Program:
         components.loras = LoraFiles(self.loras.folders)
         components.step_ratios = self.step_ratios
         return components
+
+    @cached_property
+    def group(self) -> Group | None:
+        """The processes that make videos together; None where this one makes them."""
+        if self._config.gpus is None:
+            return None
+        from diffusers_helper.app.group import Group, seats_of
+
+        seats = seats_of(self._config, self.source, self._options, self.loras.folders)
+        return Group(seats, self._listener.loading)
+
+    @property
+    def _options(self) -> ComputeOptions:
+        from diffusers_helper.loading.compute import ComputeOptions
+
+        config = self._config
+        return ComputeOptions(attention=config.attention, fused=config.compile, fp8=self._fp8, stagger=config.stagger)
 
     def prepare(self) -> None:
         """Import what the first video needs."""
@@ -191,6 +215,8 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
+        if self.group is not None and (request.frame or inputs.lead is None):
+            raise SettingsError(NOT_TOGETHER)
         with self._jobs.running(name, inputs) as (folder, output):
             maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
             if request.frame:
@@ -198,6 +224,17 @@ class Program:
                 return
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
+            if self.group is not None:
+                together = self.group.generate(
+                    with_kept_videos(inputs, folder),
+                    output=output,
+                    check=check,
+                    checkpoint=folder,
+                    metadata=self._config.metadata,
+                    allow_env_change=allow_env_change,
+                )
+                yield from self._timed(together, inputs, folder.name)
+                return
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, environment_of(self.components, request, inputs.direction.plan.variants)
@@ -211,11 +248,17 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            with closing(self.times.timed(events, request, inputs.shape)) as timed:
-                for event in timed:
-                    if isinstance(event, Finished) and event.made is not None:
-                        self.store.update(folder.name, frames=event.frames)
-                    yield event
+            yield from self._timed(events, inputs, folder.name)
+
+    def _timed(
+        self, events: Generator[Event, None, None], inputs: JobInputs, job_id: str
+    ) -> Generator[Event, None, None]:
+        """Pass the events of a job's video on, and note how long it took and how long it became."""
+        with closing(self.times.timed(events, inputs.request, inputs.shape)) as timed:
+            for event in timed:
+                if isinstance(event, Finished) and event.made is not None:
+                    self.store.update(job_id, frames=event.frames)
+                yield event
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
@@ -224,15 +267,19 @@ class Program:
     def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
-        from diffusers_helper.generation.sampling import environment_of
+        from diffusers_helper.generation.sampling import with_calibration
 
         record = self.store.record(job_id)
         plan = direct(record.request, record.pictures, record.videos).plan
-        now = environment_of(self.components, record.request, plan.variants)
+        if self.group is None:
+            found = self.components.environment.of_video(*plan.variants)
+        else:
+            found = self.group.environments.get(tuple(plan.variants), {})  # known once it has started
+        now = with_calibration(found, self.step_ratios, record.request, plan.variants)
         return differences(environment_in(self.store.path(job_id)), now)
 
     def release(self) -> None:
-        """Free what a failed run left on the device."""
+        """Free what a failed run left on the device; a group has ended with it."""
         if "components" in self.__dict__:
             self.components.release_all()
         empty_caches()
@@ -291,6 +338,7 @@ class Program:
             if not manager.stats.fatal_error:
                 self.release()
 
+        preload = preload and self.group is None  # whose processes load for themselves
         if preload:
             self.preload.expect()
         manager = JobManager(
@@ -314,7 +362,23 @@ class Program:
     def about(self, port: int) -> About:
         """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        return About(port, str(self.device), card, self._variant, self.source.title)
+        gpus = ", ".join(f"cuda:{number}" for number in self._config.gpus or ())
+        return About(port, gpus or str(self.device), card, self._variant, self.source.title)
+
+
+def _together(config: RuntimeConfig) -> Message:
+    numbers = ", ".join(map(str, config.gpus or ()))
+    return Message("The GPUs {numbers} make each video together ({mode}).", numbers=numbers, mode=config.parallel)
+
+
+def _staggered(config: RuntimeConfig) -> Message | str:
+    if config.stagger is None or config.parallel == "ulysses":
+        return ""
+    return Message(
+        "Sections begin {steps} steps after the ones that they read (--stagger): an approximation, unless a video has "
+        "no more steps.",
+        steps=config.stagger,
+    )
 
 
 def _new_previewer() -> Previewer:

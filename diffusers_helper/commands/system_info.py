@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,9 @@ class Facts:
         h264: whether the video library can write H.264.
         shares: which part of a section's steps each rung of quality computes.
         port_error: why the page could not be served; None if it could.
+        wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
+        gpus: how many there are.
+        links: whether each of the wanted ones reaches the memory of the others.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -110,6 +114,10 @@ class Facts:
     h264: bool
     port_error: str | None
     shares: tuple[tuple[str, float], ...] = ()
+    wanted_gpus: tuple[int, ...] = ()
+    parallel: str = "auto"
+    gpus: int = 0
+    links: bool = False
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -150,9 +158,21 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         h264="libx264" in codecs_available,
         port_error=_port_error(config.server, config.port),
         shares=_shares(config, variant, accelerator=device.type != "cpu"),
+        wanted_gpus=config.gpus or (),
+        parallel=config.parallel,
+        gpus=torch.cuda.device_count(),
+        links=_links(config.gpus or ()),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _links(gpus: tuple[int, ...]) -> bool:
+    import torch
+
+    if not gpus or max(gpus) >= torch.cuda.device_count():
+        return False
+    return all(torch.cuda.can_device_access_peer(one, other) for one, other in permutations(gpus, 2))
 
 
 def _device(choice: str) -> tuple[torch.device, str | None]:

@@ -23,6 +23,7 @@ class SamplingSettings:
         cfg_rescale: 0 to 1, see `k_diffusion.wrapper.guide`.
         step_cache: a name in `models.step_caches.STEP_CACHES`.
         cache_parameters: of the step cache, by name, in place of its defaults.
+        stagger: see `lag` of `core.stagger.schedule`.
     """
 
     steps: int = 25
@@ -31,10 +32,11 @@ class SamplingSettings:
     cfg_rescale: float = 0.0
     step_cache: str = "none"
     cache_parameters: Mapping[str, float] = field(default_factory=dict)
+    stagger: int | None = None
 
 
-def sampling_settings(request: GenerationRequest) -> SamplingSettings:
-    """Return how a request's sections are sampled."""
+def sampling_settings(request: GenerationRequest, stagger: int | None = None) -> SamplingSettings:
+    """Return how a request's sections are sampled, by a program that staggers them so."""
     step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
     return SamplingSettings(
         steps=request.steps,
@@ -43,4 +45,5 @@ def sampling_settings(request: GenerationRequest) -> SamplingSettings:
         cfg_rescale=request.cfg_rescale,
         step_cache=step_cache,
         cache_parameters=parameters,
+        stagger=stagger,
     )

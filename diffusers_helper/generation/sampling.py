@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffusers_helper.core.plan import LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings, sampling_settings
 from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES, new_step_cache
 
@@ -28,9 +29,15 @@ def require_step_cache(settings: SamplingSettings, components: Components, varia
 
 def environment_of(components: Components, request: GenerationRequest, variants: Sequence[str]) -> dict[str, str]:
     """Return what the bits of a video depend on besides its request, by name, as words."""
-    found = components.environment.of_video(*variants)
+    return with_calibration(components.environment.of_video(*variants), components.step_ratios, request, variants)
+
+
+def with_calibration(
+    environment: Mapping[str, str], step_ratios: StepRatios, request: GenerationRequest, variants: Sequence[str]
+) -> dict[str, str]:
+    """Return what all videos by models of `variants` depend on, and what that of `request` does besides."""
     settings = sampling_settings(request)
-    if STEP_CACHES[settings.step_cache].by_ratios:
-        ratios = [components.step_ratios.of(variant, settings.steps) for variant in variants]
-        found["calibration"] = hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]
-    return found
+    if not STEP_CACHES[settings.step_cache].by_ratios:
+        return dict(environment)
+    ratios = [step_ratios.of(variant, settings.steps) for variant in variants]
+    return {**environment, "calibration": hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]}
