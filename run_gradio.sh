@@ -6,6 +6,7 @@ usage="\
 ./run_gradio.sh [start] [--gpus LIST] [--base-port PORT] [--f1] [options of demo_gradio.py]
     Starts the page, or starts it again if it runs: GPU 0 on port 7860 unless told otherwise;
     --gpus 0,1 starts two, the second one on port 7861. --gpu N and --port PORT mean the same for one.
+    --together 0,1 starts one, whose GPUs make each video together (docs/several-gpus.md).
     The first time it makes the Python environment, which takes a few minutes.
 ./run_gradio.sh restart [PORT ...]   the same once more, with the options each was last started with
 ./run_gradio.sh stop [PORT ...]      ends them, by force where it takes longer than ten seconds

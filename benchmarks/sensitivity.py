@@ -27,7 +27,7 @@ from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN
-from diffusers_helper.models.linears import EightBitLinears, ExactLinears, Input
+from diffusers_helper.models.linears import Attending, EightBitLinears, ExactLinears, Input
 from diffusers_helper.models.rows import FORMS, Form, Shifted, rows_of
 from diffusers_helper.models.sdpa import sdpa
 
@@ -64,8 +64,9 @@ class SomeLinears(EightBitLinears):
         """See Linears."""
         return self.linear(F.gelu(self.linear(x, first), approximate="tanh"), last)
 
-    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
+        attended = attending()
         if isinstance(attended, Shifted):
             attended = attended.numbers(attended.x.dtype)
         hidden = F.gelu(self.linear(x, first), approximate="tanh")

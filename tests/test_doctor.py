@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusers_helper.commands import cli, system_info
-from diffusers_helper.commands.checks import Finding, Level
+from diffusers_helper.commands.checks import Finding, Level, together
 from diffusers_helper.commands.doctor import examine, report
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.commands.system_info import BackendProbe, Facts, Gpu, Models, gather
@@ -299,3 +299,18 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}")
     assert driver_version() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "says"),
+    [
+        ({"gpus": 2, "links": True}, Level.OK, "0, 1 reach each other's memory"),
+        ({"gpus": 2}, Level.OK, "0, 1 go through the computer's memory"),
+        ({"gpus": 2, "parallel": "ulysses"}, Level.NOTE, "Choose --parallel stagger"),
+        ({"gpus": 1}, Level.PROBLEM, "torch finds 1"),
+    ],
+)
+def test_gpus_that_are_to_work_together(changes, level, says):
+    finding = together(replace(GOOD, wanted_gpus=(0, 1), **changes))
+    assert finding.level is level
+    assert says in finding.sentence

@@ -315,6 +315,14 @@ def test_one_instance_sees_one_gpu(
     assert [plan.port for plan in plans] == list(range(7860, 7860 + len(expected)))
 
 
+def test_one_instance_sees_the_gpus_that_work_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their numbers among those that it sees."""
+    monkeypatch.setattr("shutil.which", lambda _name: "/bin/nvidia-smi")
+    [plan] = instances._plans(["--together", "2,3", "--stagger", "13"], Path("/data"))
+    assert (plan.gpu, plan.port) == ("2,3", 7860)
+    assert list(plan.options) == ["--stagger", "13", "--gpus", "0,1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "address"),
     [
@@ -343,7 +351,17 @@ def test_the_variant_is_a_program_of_its_own(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "arguments",
-    [["strat"], ["--port"], ["--port", "70000"], ["stop", "0"], ["--port", "x"], ["--gpus", "0,0"], ["--gpus", "0,"]],
+    [
+        ["strat"],
+        ["--port"],
+        ["--port", "70000"],
+        ["stop", "0"],
+        ["--port", "x"],
+        ["--gpus", "0,0"],
+        ["--gpus", "0,"],
+        ["--together", "0,0"],
+        ["--together", "0,1", "--gpus", "0,1"],
+    ],
 )
 def test_wrong_arguments_exit_2(arguments: list[str], tmp_path: Path) -> None:
     try:

@@ -127,3 +127,17 @@ def test_nothing_is_told_before_it_is_known():
     assert Pace().progress.left is None
     assert Pace().measured is None
     assert Pace().seconds_per_step is None
+
+
+def test_sections_that_are_sampled_at_the_same_time_take_less_time():
+    """Of the second section of two, half is done when the first one ends."""
+    left = {}
+    for ahead in (None, 1):
+        now = [0.0]
+        pace = Pace(lambda now=now: now[0])
+        for step in (1, 2, 3):
+            now[0] += 10
+            following = None if ahead is None else 4 - step + 2
+            pace.saw(StepDone(0, 2, step, 4, None, following))
+        left[ahead] = pace.progress.left
+    assert left[None] - left[1] == pytest.approx(2 * 10)

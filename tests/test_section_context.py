@@ -114,7 +114,7 @@ def test_a_prepared_model_is_the_wrapper_s_with_guidance():
     with torch.inference_mode():
         timesteps = timesteps_of(sigmas, torch.float32).unsqueeze(1)
         given = Guidance(condition(model, fixed, timesteps), condition(model, negative, timesteps), 2.5, 0.7)
-        prepared = prepared_model(model, pack(model, fixed | inputs), given, model.execution, torch.float32)
+        prepared = prepared_model(model, lambda: pack(model, fixed | inputs), given, model.execution, torch.float32)
         plain = fm_wrapper(model)
         for sigma in sigmas.split(1):
             expected = plain(inputs["hidden_states"], sigma, positive=fixed, negative=negative, **guidance)

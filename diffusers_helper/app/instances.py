@@ -118,18 +118,30 @@ def _plans(arguments: list[str], data: Path) -> list[InstanceConfig]:
     """Read the options that are ours; all others are the program's."""
     parser = argparse.ArgumentParser(prog="./run_gradio.sh start", add_help=False, allow_abbrev=False)
     parser.add_argument("--gpus", "--gpu", metavar="LIST")
+    parser.add_argument("--together", metavar="LIST")
     parser.add_argument("--base-port", "--port", metavar="PORT")
     parser.add_argument("--f1", action="store_true")
     if arguments and arguments[0].isdecimal():
         arguments = ["--port", *arguments]
     ours, options = parser.parse_known_args(arguments)
     [port] = _ports([ours.base_port or str(DEFAULT_PORT)])
-    gpus: list[str | None] = [None] if ours.gpus is None else [gpu.strip() for gpu in ours.gpus.split(",")]
-    if "" in gpus or len(set(gpus)) < len(gpus):
-        raise SettingsError(f"--gpus {ours.gpus}: give each GPU once, such as --gpus 0,1.")
-    _ports([str(port + len(gpus) - 1)])
     options = [option for option in options if option != "--"]
+    if ours.together is not None:
+        if ours.gpus is not None:
+            raise SettingsError("--gpus starts an instance for each GPU and --together one for all: give one of them.")
+        together = _gpus("--together", ours.together)
+        seen = ",".join(map(str, range(len(together))))  # by the numbers that they have in that instance
+        return [_plan(data, port, ",".join(together), [*options, "--gpus", seen], ours.f1)]
+    gpus: list[str | None] = [None] if ours.gpus is None else [*_gpus("--gpus", ours.gpus)]
+    _ports([str(port + len(gpus) - 1)])
     return [_plan(data, port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]
+
+
+def _gpus(option: str, text: str) -> list[str]:
+    gpus = [gpu.strip() for gpu in text.split(",")]
+    if "" in gpus or len(set(gpus)) < len(gpus):
+        raise SettingsError(f"{option} {text}: give each GPU once, such as {option} 0,1.")
+    return gpus
 
 
 def _plan(

@@ -23,10 +23,11 @@ from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
@@ -54,7 +55,9 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
+    from diffusers_helper.app.group import Group
     from diffusers_helper.loading.components import Components
+    from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,10 @@ logger = logging.getLogger(__name__)
 FP8_NOTE = Message(
     "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
     "2.6 %, so the pictures differ from those of the exact weights."
+)
+NOT_TOGETHER = Message(
+    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
+    "without --gpus."
 )
 Generate = Callable[..., Generator[Event, None, None]]
 
@@ -101,8 +108,8 @@ class Program:
         best_device: Callable[[], torch.device] = default_device,
     ) -> None:
         folders = config.folders
-        with config.naming_source("device"):
-            self.device = pick_device(config.device, best_device)
+        with config.naming_source("device"):  # a group's processes have the GPUs, and this one has none
+            self.device = torch.device("cpu") if config.gpus else pick_device(config.device, best_device)
         self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
@@ -111,10 +118,12 @@ class Program:
         with config.naming_source("name_template"):
             self._jobs = NamedJobs(self.store, self.outputs, config.name_template, config.models or "")
         fp8 = folders.cache / "eight_bit" if config.weights == "fp8" else None
-        self._options = ComputeOptions(attention=config.attention, fused=config.compile, fp8=fp8)
+        self._options = ComputeOptions(
+            attention=config.attention, fused=config.compile, fp8=fp8, stagger=config.stagger
+        )
         self.preload = Preload()
         self._listener = Listener()
-        if config.attention != "auto":
+        if config.attention != "auto" and not config.gpus:
             with config.naming_source("attention"):
                 resolve_attention(config.attention, self.device, half_precision(self.device))
         with config.naming_source("outputs"):
@@ -122,7 +131,7 @@ class Program:
         with config.naming_source("models"):
             self.source = resolve_models(
                 config.models,
-                accelerator=self.device.type != "cpu",
+                accelerator=self.device.type != "cpu" or (config.gpus is not None and config.device != "cpu"),
                 lock=folders.models_lock,
                 record=folders.cache / RECORD,
             )
@@ -132,11 +141,19 @@ class Program:
         self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.precisions = Precisions(self.source, TensorCores(self.device, self._options))
-        speeds = folders.cache / "speeds.json"
-        self.times = VideoTimes(speeds, self.step_ratios, self.device, self._options, self.precisions)
+        attention = f"{config.attention}, GPUs {config.gpus}" if config.gpus else config.attention
+        self.times = VideoTimes(
+            folders.cache / "speeds.json",
+            self.step_ratios,
+            self.device,
+            replace(self._options, attention=attention),
+            self.precisions,
+        )
         unused = unused_card_note(self.device, config.device) or ""
         self._new_previewer, unsharp = _previewers(config.preview_decoder or self.source.preview_decoder)
-        notes = (self.source.note, unused, FP8_NOTE if self.times.rounds(variant) else "", unsharp)
+        together = _together(config) if config.gpus else ""
+        fp8_note = FP8_NOTE if self.times.rounds(variant) else ""
+        notes = (self.source.note, unused, fp8_note, unsharp, together, _staggered(config))
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
@@ -160,6 +177,16 @@ class Program:
         components.precisions = self.precisions
         components.step_ratios = self.step_ratios
         return components
+
+    @cached_property
+    def group(self) -> Group | None:
+        """The processes that make videos together; None where this one makes them."""
+        if self._config.gpus is None:
+            return None
+        from diffusers_helper.app.group import Group, seats_of
+
+        seats = seats_of(self._config, self.source, self._options, self.loras.folders)
+        return Group(seats, self._listener.loading)
 
     def prepare(self) -> None:
         """Import what the first video needs."""
@@ -193,6 +220,8 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
+        if self.group is not None and (request.frame or inputs.lead is None):
+            raise SettingsError(NOT_TOGETHER)
         with self._jobs.running(name, inputs) as (folder, output):
             maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
             if request.frame:
@@ -200,6 +229,17 @@ class Program:
                 return
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
+            if self.group is not None:
+                together = self.group.generate(
+                    with_kept_videos(inputs, folder),
+                    output=output,
+                    check=check,
+                    checkpoint=folder,
+                    metadata=self._config.metadata,
+                    allow_env_change=allow_env_change,
+                )
+                yield from self._timed(together, inputs, folder.name)
+                return
             checkpoint = Checkpoint(folder)
             if not allow_env_change and differences(
                 checkpoint.environment, environment_of(self.components, request, inputs.direction.plan.variants)
@@ -213,11 +253,17 @@ class Program:
                 checkpoint=checkpoint,
                 metadata=self._config.metadata,
             )
-            with closing(self.times.timed(events, request, inputs.shape)) as timed:
-                for event in timed:
-                    if isinstance(event, Finished) and event.made is not None:
-                        self.store.update(folder.name, frames=event.frames)
-                    yield event
+            yield from self._timed(events, inputs, folder.name)
+
+    def _timed(
+        self, events: Generator[Event, None, None], inputs: JobInputs, job_id: str
+    ) -> Generator[Event, None, None]:
+        """Pass the events of a job's video on, and note how long it took and how long it became."""
+        with closing(self.times.timed(events, inputs.request, inputs.shape)) as timed:
+            for event in timed:
+                if isinstance(event, Finished) and event.made is not None:
+                    self.store.update(job_id, frames=event.frames)
+                yield event
 
     def identified(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with the digests of its LoRA files; raises SettingsError and LoraError for their faults."""
@@ -226,15 +272,19 @@ class Program:
     def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
-        from diffusers_helper.generation.sampling import environment_of
+        from diffusers_helper.generation.sampling import environment_at, with_calibration
 
         record = self.store.record(job_id)
         plan = direct(record.request, record.pictures, record.videos).plan
-        now = environment_of(self.components, record.request, plan.variants)
+        if self.group is None:
+            found = environment_at(self.components, sampling_settings(record.request), plan.variants)
+        else:  # known once it has started
+            found = self.group.environments.get((record.request.quality, tuple(plan.variants)), {})
+        now = with_calibration(found, self.step_ratios, record.request, plan.variants)
         return differences(environment_in(self.store.path(job_id)), now)
 
     def release(self) -> None:
-        """Free what a failed run left on the device."""
+        """Free what a failed run left on the device; a group has ended with it."""
         if "components" in self.__dict__:
             self.components.release_all()
         empty_caches()
@@ -293,6 +343,7 @@ class Program:
             if not manager.stats.fatal_error:
                 self.release()
 
+        preload = preload and self.group is None  # whose processes load for themselves
         if preload:
             self.preload.expect()
         manager = JobManager(
@@ -316,7 +367,23 @@ class Program:
     def about(self, port: int) -> About:
         """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        return About(port, str(self.device), card, self._variant, self.source.title)
+        gpus = ", ".join(f"cuda:{number}" for number in self._config.gpus or ())
+        return About(port, gpus or str(self.device), card, self._variant, self.source.title)
+
+
+def _together(config: RuntimeConfig) -> Message:
+    numbers = ", ".join(map(str, config.gpus or ()))
+    return Message("The GPUs {numbers} make each video together ({mode}).", numbers=numbers, mode=config.parallel)
+
+
+def _staggered(config: RuntimeConfig) -> Message | str:
+    if config.stagger is None or config.parallel == "ulysses":
+        return ""
+    return Message(
+        "Sections begin {steps} steps after the ones that they read (--stagger): an approximation, unless a video has "
+        "no more steps.",
+        steps=config.stagger,
+    )
 
 
 def _previewers(file: Path | None) -> tuple[Callable[[], Previewer], str]:

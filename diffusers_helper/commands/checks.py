@@ -111,6 +111,22 @@ def device(facts: Facts) -> Finding:
     return Finding(Level.OK, "device", f"{facts.gpu.name if facts.gpu else facts.device}.")
 
 
+def together(facts: Facts) -> Finding:
+    """Whether the GPUs that are to make a video together are there, and how they would."""
+    wanted = ", ".join(map(str, facts.wanted_gpus))
+    if not wanted:
+        return Finding(Level.OK, "several GPUs", "none are to make a video together (--gpus).")
+    if max(facts.wanted_gpus) >= facts.gpus:
+        text = f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
+        return Finding(Level.PROBLEM, "several GPUs", text)
+    if facts.parallel == "ulysses" and not facts.links:
+        text = f"{wanted} do not reach each other's memory, so sharing every step is slow. Choose --parallel stagger."
+        return Finding(Level.NOTE, "several GPUs", text)
+    if facts.links:
+        return Finding(Level.OK, "several GPUs", f"{wanted} reach each other's memory ({facts.parallel}).")
+    return Finding(Level.OK, "several GPUs", f"{wanted} go through the computer's memory ({facts.parallel}).")
+
+
 def gpu_memory(facts: Facts) -> Finding:
     """Whether the card has room for the work."""
     gpu = facts.gpu
@@ -270,6 +286,6 @@ def proxies(facts: Facts) -> Finding:
 
 Check = Callable[[Facts], Finding]
 CHECKS: tuple[Check, ...] = (
-    python, packages, torch_build, driver, device, gpu_memory, kernels, eight_bit, speed, memory, models, outputs,
-    encoder, port, proxies,
+    python, packages, torch_build, driver, device, together, gpu_memory, kernels, eight_bit, speed, memory, models,
+    outputs, encoder, port, proxies,
 )  # fmt: skip

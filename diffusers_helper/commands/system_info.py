@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,9 @@ class Facts:
         shares: which part of an exact section's time each rung of quality takes.
         draft: what drafts multiply.
         port_error: why the page could not be served; None if it could.
+        wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
+        gpus: how many there are.
+        links: whether each of the wanted ones reaches the memory of the others.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -115,6 +119,10 @@ class Facts:
     port_error: str | None
     shares: tuple[tuple[str, float], ...] = ()
     draft: Precision | None = None
+    wanted_gpus: tuple[int, ...] = ()
+    parallel: str = "auto"
+    gpus: int = 0
+    links: bool = False
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -157,9 +165,21 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         port_error=_port_error(config.server, config.port),
         shares=_shares(config, variant, precisions, accelerator=device.type != "cpu"),
         draft=precisions["draft"],
+        wanted_gpus=config.gpus or (),
+        parallel=config.parallel,
+        gpus=torch.cuda.device_count(),
+        links=_links(config.gpus or ()),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _links(gpus: tuple[int, ...]) -> bool:
+    import torch
+
+    if not gpus or max(gpus) >= torch.cuda.device_count():
+        return False
+    return all(torch.cuda.can_device_access_peer(one, other) for one, other in permutations(gpus, 2))
 
 
 def _device(choice: str) -> tuple[torch.device, str | None]:

@@ -10,6 +10,7 @@
     ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
     ├── NumericsError          NaN or infinite latents or pixels
     ├── OutOfMemoryError       the device or the machine ran out of memory
+    ├── PartnerError           a process that makes the same video failed or ended
     ├── OutputError            a result that could not be written (folder read-only or gone)
     │   └── DiskFullError      no room for it: worth another try when there is
     ├── QueueFullError         too many jobs are waiting
@@ -58,6 +59,10 @@ class NumericsError(FramePackError):
 
 class OutOfMemoryError(FramePackError):
     """The device or the machine ran out of memory."""
+
+
+class PartnerError(FramePackError):
+    """A process that takes part in the same video failed or ended."""
 
 
 class OutputError(FramePackError):

@@ -71,6 +71,8 @@ class StepDone(Event):
         section, sections: which section is being sampled (from 0, in sampling order), of how many.
         step, steps: which step of it is done (from 1), of how many.
         denoised: the model's current guess of the clean latents, (B, 16, w, H, W).
+        left: how many of these events follow until all sections are sampled, fewer than steps where sections are
+            sampled at the same time; None for one section after the other.
     """
 
     section: int
@@ -78,6 +80,7 @@ class StepDone(Event):
     step: int
     steps: int
     denoised: Tensor
+    left: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

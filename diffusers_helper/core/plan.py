@@ -110,6 +110,11 @@ class VideoPlan:
         """Those whose weights it takes, in the order of their first sections."""
         return list(dict.fromkeys(section.variant for section in self.sections))
 
+    def reads(self, section: SectionPlan) -> frozenset[int]:
+        """Return the earlier sections whose latents `section` reads, by their numbers."""
+        read = {position for piece in section.context if piece.source == LINE for position in piece.slot}
+        return frozenset(s.index for s in self.sections[: section.index] if not read.isdisjoint(s.positions))
+
     @property
     def section_frames(self) -> int:
         """The sampler's `frames` argument: pixel frames that one section's latents decode to, alone."""

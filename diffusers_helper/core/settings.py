@@ -24,6 +24,7 @@ class SamplingSettings:
         step_cache: a name in `models.step_caches.STEP_CACHES`.
         cache_parameters: of the step cache, by name, in place of its defaults.
         linears, attention_bits: what products are to be made of; see `core.quality.Rung`.
+        stagger: see `lag` of `core.stagger.schedule`.
     """
 
     steps: int = 25
@@ -34,10 +35,11 @@ class SamplingSettings:
     cache_parameters: Mapping[str, float] = field(default_factory=dict)
     linears: tuple[str, ...] = ()
     attention_bits: int = 16
+    stagger: int | None = None
 
 
-def sampling_settings(request: GenerationRequest) -> SamplingSettings:
-    """Return how a request's sections are sampled."""
+def sampling_settings(request: GenerationRequest, stagger: int | None = None) -> SamplingSettings:
+    """Return how a request's sections are sampled, by a program that staggers them so."""
     rung = RUNGS[request.quality]
     step_cache, parameters = step_cache_of(request.quality, request.step_cache, teacache=request.teacache)
     return SamplingSettings(
@@ -49,4 +51,5 @@ def sampling_settings(request: GenerationRequest) -> SamplingSettings:
         cache_parameters=parameters,
         linears=rung.linears,
         attention_bits=rung.attention_bits,
+        stagger=stagger,
     )

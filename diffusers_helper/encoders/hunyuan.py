@@ -18,7 +18,7 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.memory.devices import retry_on_oom
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import Kernels
-from diffusers_helper.models.vae_decoder import VaeDecoder
+from diffusers_helper.models.vae_decoder import Share, VaeDecoder
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
@@ -150,7 +150,11 @@ def _decode(pieces: Sequence[Tensor], decode: VaeDecoder) -> Tensor:
 
 @torch.no_grad()
 def vae_decode(
-    latents: Tensor, vae: AutoencoderKLHunyuanVideo, image_mode: bool = False, kernels: Kernels | None = None
+    latents: Tensor,
+    vae: AutoencoderKLHunyuanVideo,
+    image_mode: bool = False,
+    kernels: Kernels | None = None,
+    share: Share = map,
 ) -> Tensor:
     """Decode scaled latents into pixels.
 
@@ -160,6 +164,7 @@ def vae_decode(
             same numbers.
         image_mode: decode each latent frame as a picture by itself instead of as frames of one video.
         kernels: what to compute with; None is the fastest that works.
+        share: see `vae_decoder.Share`.
 
     Returns:
         (B, 3, 4n-3, 8H, 8W), about -1..1 and not clamped, on the autoencoder's device and in its dtype; n frames in
@@ -170,10 +175,10 @@ def vae_decode(
     kernels = kernels or resolve_kernels(vae.device, vae.dtype)
 
     def decode() -> Tensor:
-        return _decode(pieces, VaeDecoder(vae, kernels))
+        return _decode(pieces, VaeDecoder(vae, kernels, share=share))
 
     def decode_in_less_memory() -> Tensor:
-        return _decode(pieces, VaeDecoder(vae, kernels, short_of_memory=True))
+        return _decode(pieces, VaeDecoder(vae, kernels, short_of_memory=True, share=share))
 
     def decode_again() -> Tensor:
         logger.warning("Out of memory: these frames are decoded again, in smaller pieces.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffusers_helper.core.interrupt import interruptible
 from diffusers_helper.encoders.hunyuan import vae_decode
 from diffusers_helper.models.kernels import Kernels
+from diffusers_helper.models.vae_decoder import Share
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
@@ -34,14 +35,22 @@ class VaeSectionDecoder:
         vae: the autoencoder.
         kernels: what to compute with.
         use: see `Use`.
+        shares: gives for each decode who decodes its windows.
     """
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, use: Use) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLHunyuanVideo,
+        kernels: Kernels,
+        use: Use,
+        shares: Callable[[], Share] = lambda: map,
+    ) -> None:
         self._vae = vae
         self._kernels = kernels
         self._use = use
+        self._shares = shares
 
     def decode(self, latents: Tensor, check: Check) -> Tensor:
         """See `Decoder`; raises OutOfMemoryError of torch's."""
         with self._use(self._vae), interruptible(self._vae, check):
-            return vae_decode(latents, self._vae, kernels=self._kernels).float().cpu()
+            return vae_decode(latents, self._vae, kernels=self._kernels, share=self._shares()).float().cpu()

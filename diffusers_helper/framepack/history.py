@@ -22,6 +22,7 @@ class LatentHistory:
         self._given = given
         self._zero = torch.zeros_like(next(iter(given.values()))[:, :, :1])
         self._last_use = _last_uses(plan)
+        self._unfinished: dict[int, dict[int, Tensor]] = {}
         self._line = {
             piece.at + number: given[piece.name][:, :, number : number + 1]
             for piece in plan.given
@@ -39,16 +40,27 @@ class LatentHistory:
         """Where the latents are."""
         return self._zero.device
 
+    def like(self, frames: int) -> Tensor:
+        """Return latents (B, 16, frames, H, W) of zeros, of the size, dtype and device of a section's."""
+        return self._zero.expand(-1, -1, frames, -1, -1)
+
     def __len__(self) -> int:
         """Count the frames that are held."""
         return len(self._line)
 
     def context(self, section: SectionPlan) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the clean latents (B, 16, n, H, W) that `section` reads and their time indices (1, n), by factor."""
+        """Return the clean latents (B, 16, n, H, W) that `section` reads and their time indices (1, n), by factor.
+
+        Of earlier sections that are not finished it reads what was shown last.
+        """
+        line = dict(self._line)
+        for index, shown in self._unfinished.items():
+            if index < section.index:
+                line |= shown
         pieces: dict[int, list[Tensor]] = {}
         for piece in section.context:
             if piece.source == LINE:
-                found = self._at(piece.slot)
+                found = self._at(piece.slot, line)
             else:
                 found = [self._given[piece.source][:, :, piece.slot.start : piece.slot.stop]]
             pieces.setdefault(piece.factor, []).extend(found)
@@ -57,20 +69,32 @@ class LatentHistory:
             for factor, found in pieces.items()
         }
 
+    def settled(self, section: SectionPlan) -> bool:
+        """Whether all that `section` reads stays as it is: no section before it is shown unfinished."""
+        return all(index >= section.index for index in self._unfinished)
+
+    def show(self, section: SectionPlan, latents: Tensor) -> None:
+        """Let later sections read `latents` (B, 16, w, H, W) of a section that is not finished."""
+        self._unfinished[section.index] = _by_position(section, latents)
+
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
-        """Add the section's `latents` (B, 16, w, H, W)."""
+        """Add the section's `latents` (B, 16, w, H, W): those of all before it are there."""
+        self._unfinished.pop(section.index, None)
         for position in [p for p, use in self._last_use.items() if use < section.index]:
             self._line.pop(position, None)
             del self._last_use[position]
-        for number, position in enumerate(section.positions):
-            self._line[position] = latents[:, :, number : number + 1]
+        self._line |= _by_position(section, latents)
 
     def to_decode(self, section: SectionPlan) -> Tensor | None:
         """Return the latents that `section`, which has joined them, decodes: (B, 16, n, H, W); None if it does not."""
-        return torch.cat(self._at(section.decode), dim=2) if section.decode else None
+        return torch.cat(self._at(section.decode, self._line), dim=2) if section.decode else None
 
-    def _at(self, positions: range) -> list[Tensor]:
-        return [self._line.get(position, self._zero) for position in positions]
+    def _at(self, positions: range, line: Mapping[int, Tensor]) -> list[Tensor]:
+        return [line.get(position, self._zero) for position in positions]
+
+
+def _by_position(section: SectionPlan, latents: Tensor) -> dict[int, Tensor]:
+    return {position: latents[:, :, number : number + 1] for number, position in enumerate(section.positions)}
 
 
 def _last_uses(plan: VideoPlan) -> dict[int, int]:

@@ -12,6 +12,7 @@ from diffusers_helper.core.events import Event
 from diffusers_helper.core.plan import SectionPlan
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.framepack.decoding import Use
+from diffusers_helper.framepack.partners import Alone, Partners
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.section_context import Denoiser
 from diffusers_helper.models.step_caches import StepCache, new_step_cache
@@ -26,8 +27,9 @@ class Sampler:
         execution: how it computes, but for the step cache.
         device, dtype: where it runs, and its dtype.
         use: see `decoding.Use`.
-        begin: gets each section before it is sampled.
+        begin: gets each section before it is sampled, and again where it goes on after another one's steps.
         new_step_cache: makes the step cache that the settings choose.
+        partners: who sample the video together.
     """
 
     denoiser: Denoiser
@@ -37,6 +39,7 @@ class Sampler:
     use: Use = nullcontext
     begin: Callable[[SectionPlan], None] = lambda _section: None
     new_step_cache: Callable[[SamplingSettings], StepCache] = new_step_cache
+    partners: Partners = field(default_factory=Alone)
 
 
 Samplers = Callable[[str], Generator[Event, None, Sampler]]

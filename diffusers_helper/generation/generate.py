@@ -34,6 +34,7 @@ from diffusers_helper.generation.notes import notes_on
 from diffusers_helper.generation.pictures import Pictures, pixels_of, prepared
 from diffusers_helper.generation.results import keep_beside, remove_unwanted
 from diffusers_helper.generation.sampling import computed_in, environment_of, require_step_cache, work_of
+from diffusers_helper.generation.team import ALONE, Team, VideoJob, unstoppable
 from diffusers_helper.loading.components import Components
 from diffusers_helper.media.frames import require_picture
 from diffusers_helper.media.growing import GrowingVideo
@@ -43,7 +44,7 @@ from diffusers_helper.media.tags import Tags
 from diffusers_helper.memory import out_of_memory_as_error
 
 
-def generate(
+def generate(  # noqa: PLR0913 - a promised signature
     inputs: JobInputs,
     *,
     components: Components,
@@ -51,6 +52,7 @@ def generate(
     check: Check = lambda: None,
     checkpoint: Checkpoint | None = None,
     metadata: bool = True,
+    team: Team | None = None,
 ) -> Generator[Event, None, None]:
     """Make one video.
 
@@ -61,6 +63,7 @@ def generate(
         check: called between layers of long calls; it may raise (CancelledError, say) to stop there.
         checkpoint: what an earlier run of this very video kept; every sampled section is added to it.
         metadata: the picture and the video carry the request; see `media.recipe`.
+        team: processes that sample and decode it with this one.
 
     Yields events up to Finished; where the disk is full it waits. Raises a
     FramePackError for all that a user can mend; closing the iterator stops the work and keeps the sections that were
@@ -74,7 +77,7 @@ def generate(
     recipe = recipe_of(request, inputs.pictures, names, computed) if metadata else ""
     inputs = replace(inputs, request=request)
     with out_of_memory_as_error():
-        yield from _stages(_Run(inputs, components, output, check, kept), recipe)
+        yield from _stages(_Run(inputs, components, output, check, kept, team), recipe)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,7 @@ class _Run:
     output: Path
     check: Check
     checkpoint: Checkpoint
+    team: Team | None
 
 
 def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
@@ -106,22 +110,31 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     height, width = pictures.size
     yield from keep_beside(run.output, run.inputs, pictures, len(checkpoint), run.check)
     checkpoint.expect(height // VAE_SCALE, width // VAE_SCALE)
-    settings = sampling_settings(request)
+    settings = sampling_settings(request, components.stagger)
     require_step_cache(settings, components, plan.variants)
     work = work_of(settings, height, width)
-    models = ModelLoader(components, settings, work, run.check, request.loras, direction.cues)
+    in_step = unstoppable if run.team else run.check
+    models = ModelLoader(components, settings, work, in_step, request.loras, direction.cues)
     notes = notes_on(run.inputs, height * width, components.source.defaults.resolution or 0)
     for text in (*models.notes(plan.variants), *notes):
         yield Note(text)
     conditions, given = yield from _encoded(run, direction, pictures)
     done = yield from _reopened(video, plan, checkpoint)
+    # The newest section in the file is decoded again, for its edge.
+    decode_from = done - 1 if 0 < done < len(plan.sections) else done
+    made_from = VideoInputs(given, conditions, request.seed)
+    member = ALONE
+    if run.team:
+        sampled, preserved = list(checkpoint), request.preserved_memory_gb
+        job = VideoJob(plan, made_from, settings, sampled, decode_from, work, request.loras, direction.cues, preserved)
+        member = run.team.lead(job)
     yield from sample_sections(
         plan,
-        VideoInputs(given, conditions, request.seed),
-        models.sampler,
+        made_from,
+        member.samplers(models.sampler),
         settings,
         Postprocess(
-            ComponentsDecoder(components, lambda: models.kernels, run.check),
+            ComponentsDecoder(components, lambda: models.kernels, in_step, member.shares),
             wrap=lambda events, stopped: _saved(
                 _shown(events) if pictures.show_something else events,
                 video,
@@ -132,8 +145,7 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
             overlap=components.device.type == "cuda",  # a CPU has nothing left to do it with
             serialize_decode=not components.policy.resident,
         ),
-        # The newest section in the file is decoded again, for its edge.
-        EarlierRun(checkpoint, decode_from=done - 1 if 0 < done < len(plan.sections) else done),
+        EarlierRun(checkpoint, decode_from),
     )
     path = (yield from joined(run.inputs, video, recipe, run.check)) if run.inputs.videos else video.finish()
     remove_unwanted(run.output, request)

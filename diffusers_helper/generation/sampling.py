@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffusers_helper.core.plan import LATENT_WINDOW
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import SamplingSettings, sampling_settings
 from diffusers_helper.loading.components import Components
+from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.step_caches import STEP_CACHES, new_step_cache
 
@@ -36,9 +37,22 @@ def computed_in(components: Components, request: GenerationRequest) -> dict[str,
 
 def environment_of(components: Components, request: GenerationRequest, variants: Sequence[str]) -> dict[str, str]:
     """Return what the bits of a video depend on besides its request, by name, as words."""
-    found = components.environment.of_video(*variants)
+    found = environment_at(components, sampling_settings(request), variants)
+    return with_calibration(found, components.step_ratios, request, variants)
+
+
+def environment_at(components: Components, settings: SamplingSettings, variants: Sequence[str]) -> dict[str, str]:
+    """Return the part of it that follows from how sections are sampled here, step caches apart."""
+    precision = components.precisions.expected(settings, variants[0])
+    return components.environment.of_video(*variants) | precision.environment
+
+
+def with_calibration(
+    environment: Mapping[str, str], step_ratios: StepRatios, request: GenerationRequest, variants: Sequence[str]
+) -> dict[str, str]:
+    """Return `environment` and what a video of `request` by models of `variants` depends on besides."""
     settings = sampling_settings(request)
-    if STEP_CACHES[settings.step_cache].by_ratios:
-        ratios = [components.step_ratios.of(variant, settings.steps) for variant in variants]
-        found["calibration"] = hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]
-    return found | components.precisions.expected(settings, variants[0]).environment
+    if not STEP_CACHES[settings.step_cache].by_ratios:
+        return dict(environment)
+    ratios = [step_ratios.of(variant, settings.steps) for variant in variants]
+    return {**environment, "calibration": hashlib.sha256(repr(ratios).encode()).hexdigest()[:16]}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from diffusers_helper.core.events import Event, Forecast, StageStarted, StepDone, VideoGrown
@@ -66,12 +66,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Place:
-    """The last step that was done, without its picture; `ended`: the section's end is over, too."""
+    """The last step that was done, without its picture.
+
+    `later` steps follow this section's last; `ended`: the section's end is over, too.
+    """
 
     section: int
     sections: int
     step: int
     steps: int
+    later: int
     ended: bool = False
 
     @property
@@ -180,7 +184,10 @@ class Pace:
                 self._gaps.append((windows(before.section), now - self._last))
         self._loading = False
         self._first = now if self._first is None else self._first
-        self._place, self._last = _Place(event.section, event.sections, event.step, event.steps), now
+        section_left = event.steps - event.step
+        alone = (event.sections - event.section - 1) * event.steps
+        later = alone if event.left is None else event.left - section_left
+        self._place, self._last = _Place(event.section, event.sections, event.step, event.steps, later), now
         if self._place.sampled:
             self._sampled[event.section] = now
 
@@ -190,12 +197,12 @@ class Pace:
             self._ends.append((now - sampled) / windows(section))
         place = self._place
         if place is not None and place.section == section and place.sampled:
-            self._place = _Place(place.section, place.sections, place.step, place.steps, ended=True)
+            self._place = replace(place, ended=True)
 
 
 def _left(place: _Place, speed: Speed, own_end: float) -> tuple[float, float]:
     """Return the seconds left of what is being done, and of all."""
-    after = (place.sections - place.section - 1) * place.steps * speed.step
+    after = place.later * speed.step
     after += speed.gaps(place.section + 1, place.sections)
     after += 0.0 if place.last else windows(place.sections - 1) * speed.end
     if not place.sampled:

@@ -90,13 +90,17 @@ class Guidance:
 
 
 def prepared_model(
-    denoiser: Denoiser, history: PackedHistory, guidance: Guidance, execution: Execution, dtype: torch.dtype
+    denoiser: Denoiser,
+    history: Callable[[], PackedHistory],
+    guidance: Guidance,
+    execution: Execution,
+    dtype: torch.dtype,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Make `denoiser` a model for one section: the numbers of `fm_wrapper`'s, without its repeated work.
 
     Args:
         denoiser: the transformer.
-        history: of the section.
+        history: gives that of the section, for every step anew.
         guidance: its conditions.
         execution: how to compute.
         dtype: the transformer's.
@@ -106,10 +110,10 @@ def prepared_model(
     steps = itertools.count()
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
-        rounded, step = x.to(dtype), next(steps)
+        rounded, step, packed = x.to(dtype), next(steps), history()
 
         def velocity(branch: str, conditioning: Conditioning) -> Tensor:
-            return denoiser.denoise(rounded, step, conditioning, history, execution, branch).float()
+            return denoiser.denoise(rounded, step, conditioning, packed, execution, branch).float()
 
         v = velocity(POSITIVE, guidance.positive)
         if guidance.negative is not None:

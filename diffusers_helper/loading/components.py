@@ -87,6 +87,7 @@ class Components:
         precisions: what blocks multiply here.
         step_ratios: what MagCache knows of the transformers; as it came with them until somebody gives it a folder.
         dtype: the transformer's.
+        stagger: how many steps the sections that one reads are ahead of it; None for one section after the other.
         environment: what the numbers made here depend on.
         placement: where weights go.
         residency: places models on the device; the transformer's user goes through it.
@@ -110,6 +111,7 @@ class Components:
         self._options = options or ComputeOptions()
         self.progress = progress or LoadingProgress()
         self.dtype = self._options.dtype_on(self.device, transformer=True)
+        self.stagger = self._options.stagger
         self.environment = Environment(source, self.device, self._options)
         self.placement = Placement(self.device, self._options)
         self.free_gb: Callable[[torch.device], float] = get_cuda_free_memory_gb

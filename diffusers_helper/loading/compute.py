@@ -26,6 +26,8 @@ class ComputeOptions:
             half the RAM. None uses the exact ones.
         linears: what the transformer's linear layers multiply where a video says nothing else; see
             `models.eight_bit.NAMES`.
+        stagger: how many steps the sections that one reads are ahead of it; None for one section after the other.
+        gpus: how many share a sequence.
     """
 
     dtype: torch.dtype | None = None
@@ -33,6 +35,8 @@ class ComputeOptions:
     fused: bool = True
     fp8: Path | None = None
     linears: str = "exact"
+    stagger: int | None = None
+    gpus: int = 1
 
     def dtype_on(self, device: torch.device, *, transformer: bool) -> torch.dtype:
         """Return the dtype of the transformer on `device`, or that of the other models."""

@@ -19,7 +19,7 @@ from diffusers_helper.model_files.contents import EXACT, FP8, ROUNDED, form_of
 from diffusers_helper.models.attention import expected_attention
 
 LIBRARIES = ("torch", "diffusers", "transformers", "av")
-_UNLESS_NAMED = {"numerics": "1", "linear layers": EXACT, "attention bits": "16"}
+_UNLESS_NAMED = {"numerics": "1", "stagger": "none", "gpus": "1", "linear layers": EXACT, "attention bits": "16"}
 """What videos depend on whose environment does not name it."""
 
 
@@ -73,6 +73,8 @@ class Environment:
             "attention": self._attention(variants),
             "fused kernels": options.fused,
             "weights": self._stored_as(variants),
+            "stagger": options.stagger or "none",
+            "gpus": options.gpus,
         }
         if options.linears != EXACT:
             choices["linear layers"] = options.linears

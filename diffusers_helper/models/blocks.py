@@ -12,7 +12,6 @@ flows through the block. So it is computed outside (`modulation`), for as many s
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import TimeTextEmbed
@@ -22,36 +21,27 @@ from .linears import Input
 from .norms import EPS, Modulation
 from .rows import Shifted
 from .sdpa import AttentionFunction
-
-Lengths = Sequence[int] | None
-
-
-def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
-    """Attention of each sample over its own valid prefix: q, k, v (B, L, heads, D) -> (B, L, heads * D).
-
-    `lengths` None means that all L tokens are valid. Padding gets zeros: no mask of L x L is ever made.
-    """
-    if lengths is None:
-        return attention(q, k, v).flatten(2)
-    samples = [attention(*(x[i : i + 1, :n] for x in (q, k, v))) for i, n in enumerate(lengths)]
-    return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
+from .spread import Lengths, prefix_attention
 
 
 def attend(
     queries: list[Heads], keys: list[Heads], values: Tensor, execution: Execution, lengths: Lengths
-) -> Tensor | Shifted:
-    """Attention over streams that lie behind each other, their values (B, L, heads, D) -> (B, L, heads * D).
+) -> Callable[[], Tensor | Shifted]:
+    """Begin attention over streams that lie behind each other, with their values (B, L, heads, D).
 
-    Empties both lists: what is in them is let go when it has been used.
+    Empties both lists: what is in them is let go when it has been used. What it returns gives (B, L, heads * D), and
+    is called once; see `Spread.attend`.
     """
-    eight_bit = execution.eight_bit_attention
-    if eight_bit is not None:
-        return eight_bit.attend(queries, keys, values, lengths)
+    eight_bit, spread = execution.eight_bit_attention, execution.spread
+    if eight_bit is not None and spread.processes == 1:
+        attended = eight_bit.attend(queries, keys, values, lengths)
+        return lambda: attended
     q = execution.kernels.norm_rotate(queries)
     queries.clear()
     k = execution.kernels.norm_rotate(keys)
     keys.clear()
-    return prefix_attention(execution.attention, q, k, values, lengths)
+    # Scales are those of all tokens: what others have is quantised when it has come.
+    return spread.attend(eight_bit or execution.attention, q, k, values, lengths)
 
 
 def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Input) -> Tensor:
@@ -166,7 +156,7 @@ class JointAttention(Attention):
             )
         )
         v = self.in_heads(linears.join_linear((image, text), (self.to_v, self.add_v_proj)))
-        out = attend(q, k, v, execution, lengths)
+        out = attend(q, k, v, execution, lengths)()
         of_image, of_text = out[:, : image.shape[1]], out[:, image.shape[1] :]
         to_out = self.to_out[0]
         assert isinstance(to_out, nn.Linear)
@@ -240,13 +230,17 @@ class SingleStreamBlock(nn.Module):
         q, k, v = (attn.in_heads(linears.linear(x_in, layer)) for layer in (attn.to_q, attn.to_k, attn.to_v))
         heads = [Heads(q, attn.norm_q.weight, rope)], [Heads(k, attn.norm_k.weight, rope)]
         del q, k
-        attended = attend(*heads, v, execution, lengths)
+        attending = attend(*heads, v, execution, lengths)
         del heads, v  # three of the fourteen tensors that would be held while the MLP runs
 
         def joined(attended: Tensor | Shifted, x_in: Input) -> Tensor:
-            return linears.mlp_beside(attended, x_in, self.proj_mlp, self.proj_out)
+            return linears.mlp_beside(lambda: attended, x_in, self.proj_mlp, self.proj_out)
 
-        return execution.kernels.add_gated(x, chunked(joined, execution.mlp_chunk, attended, x_in), gate)
+        if execution.mlp_chunk is None:
+            out = linears.mlp_beside(attending, x_in, self.proj_mlp, self.proj_out)
+        else:
+            out = chunked(joined, execution.mlp_chunk, attending(), x_in)
+        return execution.kernels.add_gated(x, out, gate)
 
 
 def _vectors(modulation: Tensor, count: int) -> Sequence[Tensor]:

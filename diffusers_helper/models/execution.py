@@ -9,6 +9,7 @@ from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears, ExactLinears, Linears
 from .sdpa import AttentionFunction, sdpa
+from .spread import WHOLE, Spread
 from .step_caches import NoCache, StepCache
 
 
@@ -26,6 +27,7 @@ class Execution:
             the dtype of their modulation (`WideKernels`, the fused ones).
         eight_bit_linears: multiply the layers of the blocks; None computes in the model's dtype.
         eight_bit_attention: attends in the blocks in place of `attention`, which the text refiner keeps.
+        spread: how the sequence lies on processes.
     """
 
     attention: AttentionFunction = sdpa
@@ -35,6 +37,7 @@ class Execution:
     stream: torch.dtype | None = None
     eight_bit_linears: EightBitLinears | None = None
     eight_bit_attention: EightBitAttention | None = None
+    spread: Spread = WHOLE
 
     @property
     def linears(self) -> Linears:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from diffusers_helper.memory.budget import MLP_CHUNK
 from diffusers_helper.memory.devices import retry_on_oom
 
-from .blocks import DoubleStreamBlock, Lengths, SingleStreamBlock, TokenRefiner
+from .blocks import DoubleStreamBlock, SingleStreamBlock, TokenRefiner
 from .embeddings import CleanPatchEmbed, ImageProjection, PatchEmbed, TimeTextEmbed
 from .execution import Execution
 from .norms import Modulation, modulate
 from .rope import pool_table, rope_table, tokens_of
 from .section_context import Conditioning, ConditionInputs, Modulations, PackedHistory
+from .spread import Lengths
 from .step_caches import POSITIVE, NoCache, TeaCache
 
 logger = logging.getLogger(__name__)
@@ -307,24 +308,26 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
             execution.mlp_chunk = MLP_CHUNK
             return run()
 
-        is_last_resort = execution.mlp_chunk is not None or torch.is_grad_enabled()
+        alone = execution.spread.processes == 1  # or the others would wait for what this one has done
+        is_last_resort = execution.mlp_chunk is not None or torch.is_grad_enabled() or not alone
         return retry_on_oom(run, None if is_last_resort else run_chunked)
 
     def run_blocks(
         self, image: Tensor, step: int, conditioning: Conditioning, rope: Tensor, execution: Execution
     ) -> Tensor:
         """The image stream (B, L, dim) behind all blocks."""
-        image_length = image.shape[1]
-        lengths = conditioning.lengths and [image_length + n for n in conditioning.lengths]
+        lengths = conditioning.lengths and [image.shape[1] + n for n in conditioning.lengths]
+        spread = execution.spread
+        image, text, rope = spread.parts(image, execution.as_stream(conditioning.context(step)), rope)
         rest = (rope, execution, lengths)
-        text = execution.as_stream(conditioning.context(step))
+        image_length = image.shape[1]
         modulations = conditioning.modulations
         for block, modulation in zip(self.transformer_blocks, modulations.double_blocks, strict=True):
             image, text = self._call(block, image, text, modulation[step], *rest)
         x = torch.cat([image, text], dim=1)
         for block, modulation in zip(self.single_transformer_blocks, modulations.single_blocks, strict=True):
             x = self._call(block, x, modulation[step], *rest)
-        return x[:, :image_length]
+        return spread.whole(x[:, :image_length])
 
     def _call(self, block: nn.Module, *args: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

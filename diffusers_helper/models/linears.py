@@ -6,7 +6,7 @@ attention gave with a part still to be added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -20,6 +20,8 @@ from .rows import FP8, RowKernels, Rows, Shifted
 from .stored_linear import StoredLinear
 
 Input = Tensor | Rows | Shifted
+Attending = Callable[[], Tensor | Shifted]
+"""Gives what attention gave."""
 
 
 class Linears(Protocol):
@@ -42,8 +44,8 @@ class Linears(Protocol):
     def mlp(self, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """`first`, GELU (tanh), `last`."""
 
-    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
-        """`last` of [attended | GELU of `first` of x]."""
+    def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+        """`last` of [attended | GELU of `first` of x]; what may still be on its way is asked for late."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,10 @@ class ExactLinears:
         out: Tensor = last(self.kernels.linear_gelu(_tensor(x), first))
         return out
 
-    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
-        return self.kernels.linear_of_pair(_tensor(attended), self.kernels.linear_gelu(_tensor(x), first), last)
+        hidden = self.kernels.linear_gelu(_tensor(x), first)
+        return self.kernels.linear_of_pair(_tensor(attending()), hidden, last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +124,10 @@ class EightBitLinears:
         """See Linears."""
         return self.linear(self.kernels.gelu(self.linear(x, first)), last)
 
-    def mlp_beside(self, attended: Tensor | Shifted, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
+    def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
-        return self.linear(self.kernels.beside_gelu(attended, self.linear(x, first)), last)
+        hidden = self.linear(x, first)
+        return self.linear(self.kernels.beside_gelu(attending(), hidden), last)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .blocks import Lengths
 from .execution import Execution
+from .spread import Lengths
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ other; a window's group norms see all of its frames. Inside a window
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, cast
 
@@ -35,6 +35,8 @@ METAL = 200_000_000
 edges, and a convolution is computed by way of arrays of several times its size."""
 
 PieceFunction = Callable[[Iterator[Tensor]], Iterator[Tensor]]
+Share = Callable[[Callable[[Tensor], Tensor], Sequence[Tensor]], Iterator[Tensor]]
+"""Gives what the function makes of each window of latents (1, C, n, H, W), in their order, one when it is asked for."""
 
 
 class Activation:
@@ -70,11 +72,20 @@ class Activation:
 class VaeDecoder:
     """Decodes raw (unscaled) latents with the weights of `vae`, on its device and in its dtype.
 
-    `short_of_memory` halves the memory and takes longer: no activation above STORED bytes is kept.
+    `short_of_memory` halves the memory and takes longer: no activation above STORED bytes is kept. `share` has the
+    windows decoded; it may know others who do some of them.
     """
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo, kernels: Kernels, *, short_of_memory: bool = False) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLHunyuanVideo,
+        kernels: Kernels,
+        *,
+        short_of_memory: bool = False,
+        share: Share = map,
+    ) -> None:
         self.vae = vae
+        self.share = share
         self.kernels = kernels
         if vae.device.type == "cuda":  # once, instead of in every convolution; values and names stay
             to_channels_last(vae.decoder)
@@ -92,12 +103,13 @@ class VaeDecoder:
         stride, overlap = vae.tile_sample_stride_num_frames, vae.tile_sample_min_num_frames
         if not vae.use_framewise_decoding or latents.shape[2] <= overlap // ratio:
             return self._window(latents)
-        before = self._window(latents[:, :, : overlap // ratio + 1])
-        pieces = [before[:, :, : stride + 1]]
         # A window's first frame belongs to the one before, so one of a single latent frame adds nothing.
-        for start in range(stride // ratio, latents.shape[2] - 1, stride // ratio):
-            window = self._window(latents[:, :, start : start + overlap // ratio + 1])[:, :, 1:]
-            before = _fade(before, window, overlap - stride)
+        starts = range(0, latents.shape[2] - 1, stride // ratio)
+        windows = self.share(self._window, [latents[:, :, start : start + overlap // ratio + 1] for start in starts])
+        before = next(windows)
+        pieces = [before[:, :, : stride + 1]]
+        for window in windows:
+            before = _fade(before, window[:, :, 1:], overlap - stride)
             pieces.append(before[:, :, :stride])
         return torch.cat(pieces, dim=2)[:, :, : (latents.shape[2] - 1) * ratio + 1]
 

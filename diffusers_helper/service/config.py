@@ -32,6 +32,7 @@ from diffusers_helper.service.places import Folders
 from diffusers_helper.service.setting_types import (
     Folder,
     FolderList,
+    Gpus,
     Level,
     Names,
     Tag,
@@ -112,6 +113,22 @@ class RuntimeConfig(BaseSettings):
     )
     attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
+    gpus: Gpus | None = _setting(None, "machine", "GPUs that make each video together, by their numbers: 0,1", "LIST")
+    parallel: Literal["auto", "ulysses", "stagger"] = _setting(
+        "auto",
+        "machine",
+        "how they do: ulysses shares every step and needs fast links between them, stagger shares the sections and "
+        "needs none; auto measures the links (auto)",
+    )
+    stagger: int | None = _setting(
+        None,
+        "machine",
+        "begin a section once the one that it reads has done M steps, and read that as it is by then, so that several "
+        "GPUs can work on one video: an approximation, unless M is a video's steps or more",
+        "M",
+        ge=1,
+        le=100,
+    )
     start_from: str | None = _setting(
         None,
         "machine",

@@ -48,10 +48,23 @@ def _web_address(value: str) -> str:
     return value
 
 
+def _gpus(value: Any) -> Any:
+    """Return the numbers of a list with commas; raises ValueError."""
+    numbers = value.split(",") if isinstance(value, str) else value
+    try:
+        found = tuple(int(number) for number in numbers)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) < 2 or len(set(found)) < len(found) or min(found) < 0:
+        raise ValueError(Message("give two or more GPUs by their numbers, each once, such as 0,1"))
+    return found
+
+
 Folder = Annotated[Path, BeforeValidator(folder_of)]
 FolderList = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(paths_of)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Gpus = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_gpus)]
 if TYPE_CHECKING:
     Tag = str
     Level = str

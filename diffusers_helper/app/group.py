@@ -1,0 +1,305 @@
+"""A group of processes, one per GPU, that make each video together; seen from the process that has the page and no GPU.
+
+They are started with the first video. A process that ends, or does no step for much longer than steps take, ends the
+group: another one takes its place, and the video goes on from its last section.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from diffusers_helper.app.group_worker import (
+    CANCELLED,
+    DONE,
+    EVENT,
+    FAILED,
+    FOLLOW,
+    GENERATE,
+    LEAD,
+    READY,
+    STAGGER,
+    STATUS,
+    STOP,
+    Call,
+    Seat,
+    received,
+    send,
+    work,
+)
+from diffusers_helper.core.errors import CancelledError, PartnerError
+from diffusers_helper.core.events import Event, Note, StepDone
+from diffusers_helper.core.messages import Message
+from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files import ModelSource
+from diffusers_helper.service.config import RuntimeConfig
+from diffusers_helper.service.health import HANG_SECONDS
+
+logger = logging.getLogger(__name__)
+
+LOOK = 0.2
+"""Seconds between two looks at whether the video is still wanted."""
+PATIENCE = 10.0
+"""Seconds that a group may be late, with a step or where it is to stop."""
+SLOW = 3
+"""Times the longest step so far, which the next one may take beside that."""
+STEPS = 25
+"""Of a section, as most videos have."""
+TRIES = 3
+"""Groups in a row that may end without one more section."""
+
+
+class GroupLostError(PartnerError):
+    """A process of the group ended or hangs."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A group that is running."""
+
+    processes: Sequence[BaseProcess]
+    connections: Sequence[Connection]
+    folder: tempfile.TemporaryDirectory[str]
+
+    def end(self) -> None:
+        """Kill it, which is all that ends a process whose GPU waits for another one."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+        for connection in self.connections:
+            connection.close()
+        self.folder.cleanup()
+
+
+class Group:
+    """Makes videos by a group of processes; its `generate` is that of `generation.generate`, in another place.
+
+    Args:
+        seats: the processes; where they meet is decided here.
+        report: hears of what takes long: what it is, how much is done, and of how much.
+        patience: seconds that they may be late.
+        clock: gives the seconds by which that is measured.
+
+    Attributes:
+        mode: how they share a video, once they are ready; empty before.
+        environments: what a video of a quality and variants depends on here, once they are ready.
+    """
+
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        report: Callable[[str, int, int], None] = lambda *_: None,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seats = seats
+        self._patience = patience
+        self._clock = clock
+        self._report = report
+        self._running: _Running | None = None
+        self._last = 0.0
+        self._longest = 0.0
+        self.mode = ""
+        self.environments: Mapping[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+
+    def generate(
+        self,
+        inputs: JobInputs,
+        *,
+        output: Path,
+        check: Callable[[], None],
+        checkpoint: Path,
+        metadata: bool = True,
+        allow_env_change: bool = False,
+    ) -> Generator[Event, None, None]:
+        """Make one video, from the sections that are in the folder `checkpoint`; see `generation.generate`.
+
+        What was begun in another environment is begun anew, unless `allow_env_change`.
+        Raises PartnerError where group after group ends without one more section.
+        """
+        tries, kept = 0, len(Checkpoint(checkpoint))
+        inputs = inputs.with_seed()
+        while True:
+            try:
+                yield from self._video(Call(inputs, output, checkpoint, metadata, allow_env_change), check)
+                return
+            except GroupLostError as lost:
+                logger.warning("%s", lost)
+                before, kept = kept, len(Checkpoint(checkpoint))
+                tries = 1 if kept > before else tries + 1
+                if tries >= TRIES:
+                    raise
+                yield Note(Message("{reason} The video goes on from its last section.", reason=lost))
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._running is not None:
+            self._running.end()
+            self._running = None
+
+    def _video(self, call: Call, check: Callable[[], None]) -> Generator[Event, None, None]:
+        running = self._started(check)
+        done = False
+        try:
+            send(running.connections[0], GENERATE, call)
+            self._last = self._longest = 0.0
+            for kind, content in self._messages(running, check):
+                if kind == EVENT:
+                    self._note(content)
+                    yield content
+                elif kind == STATUS:
+                    self._report(*content)
+                else:
+                    done = kind == DONE
+                    assert done, "what else ends a video is raised"
+                    return
+        except (GeneratorExit, CancelledError):
+            done = self._stopped(running)
+            raise
+        finally:
+            if not done:
+                self.close()
+
+    def _stopped(self, running: _Running) -> bool:
+        """Let the group end its video; return whether it did."""
+        try:
+            send(running.connections[0], STOP)
+            until = self._clock() + self._patience + SLOW * self._longest  # a step and a decode are not interrupted
+            for kind, _ in self._messages(running, _unless(lambda: self._clock() > until)):
+                if kind == DONE:  # too late to stop
+                    return True
+        except CancelledError as cancelled:
+            return isinstance(cancelled, _ToldCancelledError)
+        except (PartnerError, OSError):
+            return False
+        return False
+
+    def _messages(self, running: _Running, check: Callable[[], None]) -> Generator[tuple[str, Any], None, None]:
+        """Yield what the processes tell; raises what ends the video, and GroupLostError."""
+        sentinels = [process.sentinel for process in running.processes]
+        heard = self._clock()
+        while True:
+            ready = wait([*running.connections, *sentinels], LOOK)
+            for connection in running.connections:
+                if connection in ready:
+                    heard = self._clock()
+                    yield from self._told(running, connection)
+            if any(sentinel in ready for sentinel in sentinels):
+                raise GroupLostError(Message("A GPU's process ended."))
+            check()
+            now = self._clock()
+            # Before two steps were measured nobody knows how long one takes.
+            late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
+            if late or now - heard > HANG_SECONDS:
+                raise GroupLostError(Message("A GPU's process does not answer any more."))
+
+    def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
+        try:
+            message = connection.recv_bytes()
+        except (EOFError, OSError):
+            raise GroupLostError(Message("A GPU's process ended.")) from None
+        kind = message.partition(b"\n")[0].decode()
+        if kind == LEAD:
+            for other in running.connections[1:]:
+                other.send_bytes(FOLLOW.encode() + message[len(LEAD) :])
+            return
+        kind, content = received(message)
+        if kind == FAILED:
+            raise content
+        if kind == CANCELLED:
+            raise _ToldCancelledError(Message("Stopped."))
+        yield kind, content
+
+    def _note(self, event: Event) -> None:
+        """Measure steps: while a section is sampled the next one is awaited."""
+        now = self._clock()
+        if isinstance(event, StepDone) and event.step < event.steps:
+            if self._last:
+                self._longest = max(self._longest, now - self._last)
+            self._last = now
+        else:
+            self._last = 0.0
+
+    def _started(self, check: Callable[[], None]) -> _Running:
+        if self._running is not None and all(process.is_alive() for process in self._running.processes):
+            return self._running
+        self.close()
+        context = get_context("spawn")  # a CUDA context does not survive a fork
+        folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
+        processes, connections = [], []
+        for seat in self._seats:
+            ours, theirs = context.Pipe()
+            placed = replace(seat, meeting=Path(folder.name) / "meeting")
+            process = context.Process(target=work, args=(placed, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            connections.append(ours)
+        self._running = running = _Running(processes, connections, folder)
+        self._last, ready = 0.0, 0
+        try:
+            for kind, content in self._messages(running, check):
+                ready += kind == READY
+                if ready == len(self._seats):
+                    self.mode, self.environments = content
+                    return running
+        except BaseException:
+            self.close()
+            raise
+        raise AssertionError("messages end by an error alone")
+
+
+class _ToldCancelledError(CancelledError):
+    """The group has ended its video."""
+
+
+def _unless(over: Callable[[], bool]) -> Callable[[], None]:
+    def check() -> None:
+        if over():
+            raise CancelledError(Message("Stopped."))
+
+    return check
+
+
+def seats_of(
+    config: RuntimeConfig,
+    source: ModelSource,
+    options: ComputeOptions,
+    loras: Sequence[Path],
+) -> list[Seat]:
+    """Return the places of the processes that `config` wants, one per GPU; on a CPU as many processes.
+
+    Where the sections are shared and nothing else is said, each GPU has the next section begin when it is done with the
+    one before its own.
+    """
+    gpus, cache = config.gpus or (), config.folders.cache
+    if options.stagger is None:
+        options = replace(options, stagger=-(-STEPS // len(gpus)))
+    return [
+        Seat(
+            rank,
+            len(gpus),
+            "cpu" if config.device == "cpu" else f"cuda:{number}",
+            Path(),
+            config.parallel if config.device != "cpu" or config.parallel != "auto" else STAGGER,
+            source,
+            options,
+            cache / "embeddings" if config.embedding_cache else None,
+            cache / STEP_RATIOS,
+            tuple(loras),
+            config.offline,
+        )
+        for rank, number in enumerate(gpus)
+    ]

@@ -1,0 +1,330 @@
+"""A process of a group: it has one GPU, and makes videos with the others as the process that started it asks.
+
+The first one leads: it goes through all stages of a video and tells what happens. The others take part in the sampling
+and the decoding. None is ever alone at work: when the process that started them is gone, they end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import product
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing in torch's types
+
+from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError
+from diffusers_helper.core.events import Event, SectionDone, StepDone
+from diffusers_helper.core.messages import Message
+from diffusers_helper.core.quality import RUNGS
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import sampling_settings
+from diffusers_helper.framepack.partners import InTurns, Together
+from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.generate import generate
+from diffusers_helper.generation.sampling import environment_at, environment_of
+from diffusers_helper.generation.team import Member, VideoJob, follow
+from diffusers_helper.loading.components import Components, LoadingProgress
+from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.embedding_cache import EmbeddingCache
+from diffusers_helper.loading.environment import differences
+from diffusers_helper.loading.lora_files import LoraFiles
+from diffusers_helper.loading.step_ratios import StepRatios
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files import ModelSource
+from diffusers_helper.models.decoding_together import DecodesTogether
+from diffusers_helper.models.exchange import Collective, Copies, Counts, Exchange
+from diffusers_helper.models.ulysses import Ulysses
+
+logger = logging.getLogger(__name__)
+
+LIMIT = timedelta(hours=12)
+"""Of the groups' own waiting; who waits for a process that is gone is ended long before."""
+FAST = 40e9
+"""Bytes per second between GPUs from which on a sequence is spread over them: below, exchanging takes too long."""
+DECODES = 1000
+"""Numbered ones of a video at most."""
+VIDEOS = 1000
+"""Until the numbers begin anew."""
+ULYSSES, STAGGER = "ulysses", "stagger"
+CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"} | (
+    {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+)
+"""Variables of the libraries that connect the processes: on this computer alone, and without NVLink's multicast."""
+VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
+"""The variants that a video may take."""
+EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
+"""What a process tells."""
+GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
+"""What it is told."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A process' place in a group.
+
+    Attributes:
+        rank, size: which one it is, of how many.
+        device: its own.
+        meeting: a file by which they find each other.
+        mode: ULYSSES, STAGGER, or "auto" for what suits the connection.
+        source: where the models are from.
+        options: how they compute.
+        embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
+        offline: never use a network.
+    """
+
+    rank: int
+    size: int
+    device: str
+    meeting: Path
+    mode: str
+    source: ModelSource
+    options: ComputeOptions
+    embeddings: Path | None
+    ratios: Path
+    loras: tuple[Path, ...]
+    offline: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A video that is asked for; see `generation.generate`."""
+
+    inputs: JobInputs
+    output: Path
+    checkpoint: Path
+    metadata: bool
+    allow_env_change: bool = False
+
+
+def send(connection: Connection, kind: str, content: Any = None) -> None:
+    """Send a message. Tensors travel as bytes: those that share memory would have to outlive their sender."""
+    connection.send_bytes(kind.encode() + b"\n" + pickle.dumps(content))
+
+
+def received(message: bytes) -> tuple[str, Any]:
+    """Take a message apart, which one of these processes sent."""
+    kind, _, content = message.partition(b"\n")
+    return kind.decode(), pickle.loads(content)
+
+
+def work(seat: Seat, connection: Connection) -> None:
+    """Be a process of a group, until the other end of `connection` is closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name, value in CONNECTIONS.items():
+        os.environ.setdefault(name, value)
+    code = 1
+    try:
+        _Worker(seat, connection).run()
+        code = 0
+    except BaseException:
+        logger.exception("GPU process %d of %d failed", seat.rank + 1, seat.size)
+    finally:
+        logging.shutdown()
+        os._exit(code)  # communicators of a group in which one is gone can hang where they end
+
+
+class _Worker:
+    def __init__(self, seat: Seat, connection: Connection) -> None:
+        self._seat, self._connection = seat, connection
+        self._tasks: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._led: Member | None = None
+        self._members: deque[Member] = deque(maxlen=2)  # what they send may be on its way when their video is over
+        self._videos = 0
+        device = torch.device(seat.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        store = FileStore(str(seat.meeting), seat.size)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size, timeout=LIMIT)
+        self._cpus, self._decodes = (distributed.new_group(backend="gloo", timeout=LIMIT) for _ in range(2))
+        self._mode = seat.mode if seat.mode != "auto" else _mode_for(device, self._cpus)
+        options = replace(seat.options, gpus=seat.size if self._mode == ULYSSES else 1)
+        if self._mode == ULYSSES:
+            options = replace(options, stagger=None)
+        self._components = Components(
+            seat.source,
+            device,
+            options,
+            LoadingProgress(self._loading, self._loading),
+            EmbeddingCache(seat.embeddings if seat.rank == 0 else None),
+            offline=seat.offline,
+        )
+        self._components.loras = LoraFiles(seat.loras)
+        self._components.step_ratios = StepRatios(seat.source, seat.ratios)
+        self._exchange = _exchange(device) if self._mode == ULYSSES else None
+
+    def run(self) -> None:
+        """Do what comes."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        settings = {quality: sampling_settings(GenerationRequest(quality=quality)) for quality in RUNGS}
+        environments = {
+            (quality, variants): environment_at(self._components, settings[quality], variants)
+            for quality, variants in product(RUNGS, VARIANT_SETS)
+        }
+        send(self._connection, READY, (self._mode, environments))
+        while True:
+            kind, content = self._tasks.get()
+            if kind == GENERATE:
+                self._lead(content)
+            else:
+                self._follow(content)
+
+    def lead(self, job: VideoJob) -> Member:
+        """See `generation.team.Team`."""
+        send(self._connection, LEAD, job)
+        self._led = self._member()
+        return self._led
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                kind, content = received(self._connection.recv_bytes())
+                if kind == STOP:
+                    self._stop.set()
+                else:
+                    self._stop.clear()
+                    self._tasks.put((kind, content))
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _lead(self, call: Call) -> None:
+        self._led = None
+        try:
+            checkpoint = Checkpoint(call.checkpoint)
+            now = environment_of(self._components, call.inputs.request, call.inputs.direction.plan.variants)
+            if not call.allow_env_change and differences(checkpoint.environment, now):
+                checkpoint.forget()
+            events = generate(
+                call.inputs,
+                components=self._components,
+                output=call.output,
+                check=self._check,
+                checkpoint=checkpoint,
+                metadata=call.metadata,
+                team=self,
+            )
+            with closing(events):
+                for event in events:
+                    send(self._connection, EVENT, _light(event))
+                    self._check()
+        except CancelledError:
+            self._end_led()
+            send(self._connection, CANCELLED)
+        except FramePackError as error:
+            logger.error("The video failed: %s", error, exc_info=error.__cause__)
+            send(self._connection, FAILED, error)
+        else:
+            send(self._connection, DONE)
+
+    def _end_led(self) -> None:
+        """Let the others end their part, wherever the video was: they may not even have begun."""
+        if self._led is not None:
+            self._led.partners.leave("")
+
+    def _follow(self, job: VideoJob) -> None:
+        try:
+            follow(job, self._components, self._member())
+        except (CancelledError, PartnerError):
+            logger.info("The video ended before its last section")
+        except FramePackError as error:
+            send(self._connection, FAILED, error)
+            raise
+
+    def _member(self) -> Member:
+        self._videos = (self._videos + 1) % VIDEOS
+        shares = DecodesTogether(self._decodes, self._videos * DECODES)
+        if self._exchange is None:
+            self._members.append(Member(InTurns(self._cpus), shares=shares))
+        else:
+            group = distributed.group.WORLD
+            assert group is not None, "it was made at the start"
+            self._members.append(Member(Together(self._cpus), Ulysses(group, self._exchange), shares))
+        return self._members[-1]
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise CancelledError(Message("Stopped."))
+
+    def _loading(self, text: str, done: int, total: int) -> None:
+        if self._seat.rank == 0:
+            self._check()
+            send(self._connection, STATUS, (text, done, total))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _light(event: Event) -> Event:
+    """Leave out of an event what nobody reads who gets it from another process."""
+    if isinstance(event, StepDone):
+        return replace(event, denoised=event.denoised.cpu())
+    return replace(event, pixels=None) if isinstance(event, SectionDone) else event
+
+
+def _exchange(device: torch.device) -> Exchange:
+    """Return the fastest way to exchange that works here; all processes of a group get the same one."""
+    group = distributed.group.WORLD
+    assert group is not None, "it was made at the start"
+    if device.type == "cuda":
+        size = distributed.get_world_size()
+        counts = [[1000] * size] * size
+        sent = torch.arange(1000 * size, device=device, dtype=torch.bfloat16).split(1000)
+        expected = _exchanged(Collective(group), sent, counts)
+        found: Exchange | None = None
+        try:
+            found = Copies(group, device)
+            works = torch.equal(_exchanged(found, sent, counts), expected)
+        except RuntimeError as error:
+            logger.info("GPUs exchange by NCCL: %s", error)
+            works = False
+        all_work = torch.tensor([works], dtype=torch.int64)
+        distributed.all_reduce(all_work, distributed.ReduceOp.MIN)
+        if all_work.item() and found is not None:
+            return found
+    return Collective(group)
+
+
+def _exchanged(exchange: Exchange, sent: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
+    exchange.room(counts, sent[0], 0).zero_()
+    return exchange.start(sent, counts, 0)()
+
+
+def _mode_for(device: torch.device, cpus: distributed.ProcessGroup) -> str:
+    """Return what suits the connection between the GPUs, by its measured speed; the same in all processes."""
+    rate = torch.zeros(1)
+    size = distributed.get_world_size()
+    if device.type == "cuda":
+        sent = torch.zeros(size, 16_000_000, device=device)
+        got = torch.empty_like(sent)
+        for _ in range(2):  # the first time it is set up
+            distributed.all_to_all_single(got, sent)
+            torch.cuda.synchronize(device)
+            begun = time.perf_counter()
+            distributed.all_to_all_single(got, sent)
+            torch.cuda.synchronize(device)
+        rate[0] = sent.nbytes * (size - 1) / size / (time.perf_counter() - begun)
+    distributed.all_reduce(rate, distributed.ReduceOp.MIN, cpus)
+    logger.info("GPUs exchange %.1f GB/s", rate.item() / 1e9)
+    return ULYSSES if rate.item() > FAST else STAGGER

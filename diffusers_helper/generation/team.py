@@ -1,0 +1,102 @@
+"""The processes that make one video together, as the stages of a video see them; usually there is one, alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from diffusers_helper.core.directing import Cue
+from diffusers_helper.core.events import Event, SectionSampled
+from diffusers_helper.core.loras import Lora
+from diffusers_helper.core.plan import VideoPlan
+from diffusers_helper.core.settings import SamplingSettings
+from diffusers_helper.framepack.engine import EarlierRun, VideoInputs, sample_sections
+from diffusers_helper.framepack.partners import Alone, Partners
+from diffusers_helper.framepack.postprocess import Postprocess
+from diffusers_helper.framepack.sampler import Sampler, Samplers
+from diffusers_helper.generation.decoding import ComponentsDecoder
+from diffusers_helper.generation.models import ModelLoader
+from diffusers_helper.loading.components import Components
+from diffusers_helper.memory.budget import Work
+from diffusers_helper.models.spread import WHOLE, Spread
+from diffusers_helper.models.vae_decoder import Share
+
+
+@dataclass(frozen=True, eq=False)
+class VideoJob:
+    """What every process of a team samples; tensors are on the CPU.
+
+    Attributes:
+        plan, inputs, settings: of the video.
+        sampled, decode_from: see `EarlierRun`.
+        work: what a step takes beside the weights.
+        loras, cues: the LoRA files, and where their weights are.
+        preserved_memory_gb: see the request.
+    """
+
+    plan: VideoPlan
+    inputs: VideoInputs
+    settings: SamplingSettings
+    sampled: Sequence[SectionSampled]
+    decode_from: int
+    work: Work
+    loras: Sequence[Lora]
+    cues: Mapping[int, Cue]
+    preserved_memory_gb: float
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """This process' part in one video.
+
+    Attributes:
+        partners: who sample it.
+        spread: how the sequence lies on them.
+        shares: gives for each decode who decodes its windows; None where this process does.
+    """
+
+    partners: Partners
+    spread: Spread = WHOLE
+    shares: Callable[[], Share] | None = None
+
+    def samplers(self, samplers: Samplers) -> Samplers:
+        """Return what loads the same models, as the team's."""
+
+        def load(variant: str) -> Generator[Event, None, Sampler]:
+            sampler = yield from samplers(variant)
+            return replace(sampler, execution=replace(sampler.execution, spread=self.spread), partners=self.partners)
+
+        return load
+
+
+ALONE = Member(Alone())
+
+
+class Team(Protocol):
+    """What leads or follows a video."""
+
+    def lead(self, job: VideoJob) -> Member:
+        """Let the others begin `job`; return this process' part, which is the first."""
+
+
+def follow(job: VideoJob, components: Components, member: Member) -> None:
+    """Take part in a video that another process leads, to its end.
+
+    Raises CancelledError where the video is ended, and PartnerError where another process failed.
+    """
+    components.plan_memory(job.preserved_memory_gb)
+    models = ModelLoader(components, job.settings, job.work, unstoppable, job.loras, job.cues)
+    decoder = ComponentsDecoder(components, lambda: models.kernels, unstoppable, member.shares)
+    postprocess = Postprocess(
+        decoder,
+        overlap=components.device.type == "cuda",
+        serialize_decode=not components.policy.resident,
+    )
+    earlier = EarlierRun(job.sampled, job.decode_from)
+    for _ in sample_sections(job.plan, job.inputs, member.samplers(models.sampler), job.settings, postprocess, earlier):
+        pass
+
+
+def unstoppable() -> None:
+    """Be a check that never raises: who stopped inside a step would leave the others waiting for the rest of it."""

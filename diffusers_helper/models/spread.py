@@ -1,0 +1,76 @@
+"""How a sequence lies on processes: whole on one of them, or (see ulysses.py) a part on each of several."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .sdpa import AttentionFunction
+
+Lengths = Sequence[int] | None
+"""Valid tokens of each sample, which come first; None where all are."""
+
+
+class Spread(Protocol):
+    """What the blocks ask of it. A call of the transformer begins with `parts` and ends with `whole`."""
+
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether time passes between `attend` and its result that a block can use for something else."""
+
+    def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """This process' part of the image's tokens (B, L, dim), of the text's, and of the image's rotary table."""
+
+    def attend(
+        self, attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths
+    ) -> Callable[[], Tensor]:
+        """Begin attention of this process' [image | text] over all tokens; see `prefix_attention`.
+
+        `q`, `k` and `v` are (B, L_part, heads, D), `lengths` those of the whole. What it returns gives (B, L_part,
+        heads * D), and is called once.
+        """
+
+    def whole(self, image: Tensor) -> Tensor:
+        """All image tokens (B, L, dim), of this process' part of them."""
+
+
+class Whole:
+    """One process has the whole sequence."""
+
+    processes = 1
+    hides = False
+
+    def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What it was given."""
+        return image, text, rope
+
+    def attend(
+        self, attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths
+    ) -> Callable[[], Tensor]:
+        """See `Spread`; it is computed here."""
+        attended = prefix_attention(attention, q, k, v, lengths)
+        return lambda: attended
+
+    def whole(self, image: Tensor) -> Tensor:
+        """What it was given."""
+        return image
+
+
+WHOLE = Whole()
+
+
+def prefix_attention(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
+    """Attention of each sample over its own valid prefix: q, k, v (B, L, heads, D) -> (B, L, heads * D).
+
+    `lengths` None means that all L tokens are valid. Padding gets zeros: no mask of L x L is ever made.
+    """
+    if lengths is None:
+        return attention(q, k, v).flatten(2)
+    samples = [attention(*(x[i : i + 1, :n] for x in (q, k, v))) for i, n in enumerate(lengths)]
+    return torch.cat([F.pad(x.flatten(2), (0, 0, 0, q.shape[1] - x.shape[1])) for x in samples])
