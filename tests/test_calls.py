@@ -11,14 +11,32 @@ from starlette.exceptions import HTTPException
 
 from diffusers_helper.gradio.door.calls import DEEPEST, LONGEST_NAME, MOST_VALUES, CheckedCalls
 from diffusers_helper.gradio.door.request_size import JSON_BYTES
+from diffusers_helper.gradio.history.api import SEARCH
+from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
 from tests.fakes import serve_page
+from tests.test_history_library import add
 
 pytestmark = pytest.mark.slow
 
 JSON = {"Content-Type": "application/json"}
-ODD = (None, True, -1, 1e308, "", "x", "\0", [], {}, [None], {"path": 7}, {"path": "\0"}, {"a": {"b": []}}, [[1]])
+LATE = f"[0s: a] [{'9' * 400}s: b]"
+"""A time that is no number any more."""
+ODD = (
+    *(None, True, -1, 1e308, "", "x", "\0", [], {}, [None], {"path": 7}, {"path": "\0"}, {"a": {"b": []}}, [[1]]),
+    *(10**400, [-(10**19)], "\ud83d", LATE),
+)
+HALF = ("\\ud83d", "\\uDE00\\uD83D", "\xed\xa0\xbd")
+"""Halves of characters, as JSON has them, and as bytes."""
+ACTIONS = ("ask", "use", "select")
+"""The events of the page's lists."""
+WORDS = (
+    *("more", "show", "edit", "move", "duplicate", "remove", "clear", "pause", "continue", "stop-later"),
+    *("star", "rate", "delete", "restore", "empty"),
+    *("open", "use_settings", "last_frame", "new_take", "full", "extend", "resume", "export", "nothing"),
+)
+"""What they ask for."""
 FILE = {"meta": {"_type": "gradio.FileData"}}
 NO_UPLOADS = (
     "/etc/passwd",
@@ -36,7 +54,10 @@ NO_UPLOADS = (
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    with serve_page(tmp_path_factory.mktemp("page")) as page:
+    folder = tmp_path_factory.mktemp("page")
+    store = JobStore(folder / "outputs/jobs")
+    add(store)
+    with serve_page(folder, store=store) as page:
         yield page
 
 
@@ -173,6 +194,38 @@ def test_no_handler_fails_over_the_type_of_a_value(page, web, quiet, value):
         answer = post(web, url, {"fn_index": index, "session_hash": "odd", "data": data})
         assert answer.status_code < 500, (function.fn, answer.text)
     page.wait_until_idle()
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1e308, [], {"path": 7}, 10**400, "\ud83d", LATE], ids=lambda one: repr(one)[:20]
+)
+def test_no_list_fails_over_what_an_event_says(page, web, quiet, value):
+    """What the lists' own scripts send: an action, whose it is, where to, and what is searched for."""
+    tried = set()
+    for index, function in page.blocks.fns.items():
+        events = {event for _, event in function.targets} & {*ACTIONS}
+        if function.fn is None or not events:
+            continue
+        tried |= events
+        wanted = dict.fromkeys(SEARCH, value)
+        told = dict.fromkeys(("id", "place", "rating", "starred", "form", "turn"), value)
+        for said in (value, {"action": value}, *({**told, "action": word, "wanted": wanted} for word in WORDS)):
+            data = [block.value for block in function.inputs]
+            body = {"fn_index": index, "session_hash": "odd", "data": data, "event_data": said}
+            answer = post(web, "run/predict", body)
+            assert answer.status_code < 500, (function.fn, said, answer.text)
+    assert tried == {*ACTIONS}
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("name", ["queue_move", "history_show", "presets_load"])
+def test_half_a_character_is_answered_with_a_sentence(page, web, quiet, half, name):
+    function = next(one for one in page.blocks.fns.values() if one.api_name == name)
+    data = ",".join(f'"{half}"' for _ in function.inputs).encode("latin-1")
+    answer = web.post(f"call/{name}", content=b'{"data": [' + data + b"]}", headers=JSON)
+    told = web.get(f"call/{name}/{answer.json()['event_id']}").text if answer.status_code == 200 else answer.text
+    assert "error" in told
+    assert "null" not in told
 
 
 @pytest.mark.parametrize("path", NO_UPLOADS, ids=repr)

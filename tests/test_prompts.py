@@ -1,7 +1,8 @@
 import pytest
 
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.prompts import by_section, spans, timed_prompts
+from diffusers_helper.core.prompts import LATEST, by_section, spans, timed_prompts, written
+from diffusers_helper.core.request import GenerationRequest
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,18 @@ def test_a_change_takes_effect_in_the_section_that_holds_it(times, sections, tab
 
 def test_the_table_as_seconds():
     assert list(spans([0, 0, 1, 2, 2])) == [(0, 2.4, 0), (2.4, 3.6, 1), (3.6, 6.0, 2)]
+
+
+@pytest.mark.parametrize("late", ["9" * 400, "1" + "0" * 308, "1000000"])
+def test_a_time_that_is_no_number_any_more_is_after_every_end(late):
+    request = GenerationRequest(prompt=f"[0s: a] [{late}s: b]", seconds=3, loras=f"film=[0s-{late}s: 0.5]")
+    assert request.timed_prompts == ((0.0, "a"), (LATEST, "b"))
+    assert by_section(request.timed_prompts, request.sections) == [0] * request.sections
+    assert request.loras[0].weights(2) == [0.5, 0.5]
+    assert written(request.timed_prompts) == "[0s: a] [1000000s: b]"
+
+
+@pytest.mark.parametrize("late", [1e308, 10**400, float("inf"), float("nan")])
+def test_a_list_of_times_has_no_later_one(late):
+    with pytest.raises(SettingsError, match="seconds and texts"):
+        GenerationRequest.from_field("prompt", [[0, "a"], [late, "b"]])

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.prompts import Timed, timed_prompts, written
+from diffusers_helper.core.prompts import LATEST, Timed, timed_prompts, written
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**53 - 1
@@ -41,7 +41,7 @@ def _written(prompts: Sequence[object]) -> str:
     timed: list[Timed] = []
     for entry in prompts:
         match entry:
-            case [int() | float() as seconds, str() as text]:
+            case [int() | float() as seconds, str() as text] if abs(seconds) <= LATEST:
                 timed.append((seconds, text))
             case _:
                 raise SettingsError(Message("A prompt is a text, or a list of seconds and texts."))

@@ -18,6 +18,8 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS, LATENT_WINDOW
 
 MAX_BLEND = 4
+LATEST = 1e6
+"""Seconds that are after every end; a later time counts as this one."""
 _SECONDS = r"(\d+(?:[.,]\d+)?)\s*s"
 TIMED = re.compile(rf"\[\s*{_SECONDS}\s*(?:-\s*(?:{_SECONDS}\s*)?)?:([^\[\]]*)\]", re.IGNORECASE)
 """A text with its time, and maybe the time where it ends."""
@@ -75,7 +77,7 @@ def by_section(prompts: Sequence[tuple[float, object]], sections: int, window: i
 
 def section_at(seconds: float, window: int = LATENT_WINDOW) -> int:
     """Return the section of the finished video that holds a time."""
-    return int(seconds * FPS + 1e-6) // (4 * window)
+    return int(min(seconds, LATEST) * FPS + 1e-6) // (4 * window)
 
 
 def blended(table: Sequence[int], blend: int) -> list[Mix]:
@@ -98,8 +100,8 @@ def blended(table: Sequence[int], blend: int) -> list[Mix]:
 
 
 def seconds_of(text: str) -> float:
-    """Return the number that a time is written as."""
-    return float(text.replace(",", "."))
+    """Return the time that is written so: of four hundred digits it would be no number."""
+    return min(float(text.replace(",", ".")), LATEST)
 
 
 def _plain(seconds: float) -> str:

@@ -6,13 +6,13 @@ Those after the end stay in the form and are left out of the video: a longer one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any
 
 from diffusers_helper.core.directing import key_section
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import sections_for
+from diffusers_helper.core.prompts import LATEST
 from diffusers_helper.core.request import MAX_KEYS
 
 KEY_PHOTOS = "key_photos"
@@ -47,7 +47,7 @@ def kept_keys(value: object, is_here: Callable[[str], bool]) -> list[dict[str, A
 
 def within(keys: list[dict[str, Any]], seconds: object) -> list[dict[str, Any]]:
     """Return those that are reached before the end of a video of that length; all of them for what is no length."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LATEST:
         return keys
     return [one for one in keys if key_section(one["seconds"]) < sections_for(seconds)]
 
@@ -64,5 +64,5 @@ def with_key_seconds(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def _is_key(one: object) -> bool:
     match one:
         case {"seconds": int() | float() as seconds, "path": str(), "name": str()} if not isinstance(seconds, bool):
-            return isfinite(seconds) and seconds >= 0
+            return 0 <= seconds <= LATEST
     return False

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from diffusers_helper.core.drafts import is_draft
 from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.fields import MAX_SEED
 from diffusers_helper.core.files import open_own, parsed_json
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.core.words import folded
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.media.tags import COMMENT, NoTagsError, read_tag
@@ -23,6 +27,8 @@ RECIPE = "framepack_recipe"
 _RECIPE_BYTES = 800_000
 _OF_ONE = ("user_", "hidden_")
 """How the folders begin whose results are one user's; see jobs/job.py."""
+_SAID = ("prompt", "photo_name", "error")
+_BEST_RATING = 5
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,31 @@ class Entry:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in hidden}
 
 
+def fit(entry: Entry) -> Entry:
+    """Return a row as an index can hold and a page can show it: what people say is UTF-8 throughout.
+
+    Raises ValueError for what no job of this program has: a path that is no text, a time without a date, a number that
+    is none.
+    """
+    said = {name: getattr(entry, name).encode("utf-8", "replace").decode("utf-8") for name in _SAID}
+    for each in fields(entry):
+        if each.type == "str" and each.name not in _SAID:
+            getattr(entry, each.name).encode("utf-8")
+    try:
+        for moment in (entry.at, entry.deleted):
+            datetime.fromtimestamp(moment)
+    except (OverflowError, OSError) as error:  # the year is none, or the system has no such time
+        raise ValueError(str(error)) from error
+    within = (0 <= entry.rating <= _BEST_RATING, abs(entry.seed) <= MAX_SEED, math.isfinite(entry.seconds))
+    if not all(within) or entry.variant not in VARIANTS:
+        raise ValueError("it is no video of this program")
+    return replace(entry, **said)
+
+
 def entry_of(record: JobRecord, state: str, file: str, *, resumable: bool = False) -> Entry:
-    """Return the row of a job that has a record; `file` is its newest playable file."""
+    """Return the row of a job that has a record; `file` is its newest playable file. Raises what `fit` raises."""
     request, stem = record.request, record.output or record.id
-    return Entry(
+    entry = Entry(
         id=record.id,
         state=state,
         at=record.finished or max(record.started, record.created),
@@ -102,6 +129,7 @@ def entry_of(record: JobRecord, state: str, file: str, *, resumable: bool = Fals
         error=record.error,
         resumable=resumable,
     )
+    return fit(entry)
 
 
 def entry_of_file(path: Path, outputs: Path) -> Entry | None:
@@ -151,7 +179,7 @@ def entry_from(found: Mapping[str, Any]) -> Entry:
         kinds: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
         if each.name in found and not isinstance(found[each.name], kinds[str(each.type)]):
             raise ValueError(each.name)
-    return Entry(**found)
+    return fit(Entry(**found))
 
 
 def _is_here(owner: str) -> bool:

@@ -142,7 +142,7 @@ class Search:
 
 def _whole(value: object, most: int) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= float(value) <= most and float(value).is_integer()  # type: ignore[arg-type]
+    return number and 0 <= value <= most and float(value).is_integer()  # type: ignore[operator,arg-type]
 
 
 def _day(name: str, value: object, later: timedelta = timedelta()) -> float | None:

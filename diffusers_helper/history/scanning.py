@@ -130,6 +130,9 @@ class Scanner:
         except (FramePackError, OSError) as error:  # the store's own look says so, and puts it aside
             logger.debug("%s", error)
             return None
+        except ValueError as error:  # one of the others: the history goes on without it
+            logger.warning("%s is not in the history: %s", path, error)
+            return None
         if entry is None:
             return None
         rating, starred = self._mark(entry.id)
@@ -215,9 +218,9 @@ class Scanner:
         """The videos that no record tells of, and that are new here; those that are gone are forgotten."""
         known = self._index.stems()
         there: dict[str, Signature] = {}
-        folders = [self._outputs, *(path for path in self._outputs.glob("user_*") if path.is_dir())]
         taken = {stem.partition("/")[0] for stem in known}
-        folders += [path for path in self._outputs.glob("hidden_*") if path.name not in taken]
+        folders = [self._outputs, *(path for path in self._outputs.glob("user_*") if is_text(path.name))]
+        folders += [path for path in self._outputs.glob("hidden_*") if is_text(path.name) and path.name not in taken]
         for folder in folders:
             there |= {
                 path: signature

@@ -101,8 +101,11 @@ class Trash:
     def complete(self) -> None:
         """Go on with what a process that died has left half done."""
         for place in self.places():
-            manifest = self._read(place)
             try:
+                if {*os.listdir(place)} <= {f"{MANIFEST}.part"}:  # it ended before anything was moved
+                    shutil.rmtree(place, ignore_errors=True)
+                    continue
+                manifest = self._read(place)
                 if manifest is not None and manifest.restoring:
                     self._back(place, manifest)
                 elif manifest is not None:

@@ -5,6 +5,7 @@ A file that is damaged is told of and harms no other one. What is deleted or rep
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -95,13 +96,15 @@ class PresetStore:
         settings = held(request, fields, fields)
         with self._lock:
             folder = self._made()
-            known = [(file, preset) for file, preset in self._read([]) if key_of(preset.name) == key_of(name)]
-            if not known:
+            file = self._file(name)
+            if file is not None:
+                self._away(file, name, stays=True)
+            else:
                 self._require_room(folder)
-            for file in (*(file for file, _ in known), folder / file_name(name)):
-                if file.exists():
+                file = folder / file_name(name)
+                if os.path.lexists(file):  # a damaged one
                     self._away(file, name)
-            _write(folder / file_name(name), to_bytes(name, request, settings))
+            _write(file, to_bytes(name, request, settings))
         return Preset(name, settings)
 
     def delete(self, name: object) -> Preset:
@@ -123,21 +126,20 @@ class PresetStore:
             folder = self._folder  # which is not made for this
             if folder is None:
                 raise SettingsError(Message("No presets can be kept here."))
-            file, deleted = folder / file_name(name), folder / _DELETED / file_name(name)
+            deleted, file = folder / _DELETED / file_name(name), self._file(name)
             aside = deleted.with_suffix(".back")
-            if not deleted.exists():
-                raise SettingsError(Message("No preset called “{name}” was deleted.", name=name))
-            replaced = next((found for found, preset in self._read([]) if key_of(preset.name) == key_of(name)), None)
             try:
-                if replaced is not None:  # a copy, so that whatever ends this in the middle leaves both
-                    aside.write_bytes(replaced.read_bytes())
-                deleted.replace(file)
-                if replaced is not None:
+                if os.path.lexists(aside) and not os.path.lexists(deleted):  # killed between the last two steps
                     aside.replace(deleted)
-                    if replaced != file:
-                        replaced.unlink()
+                if not os.path.lexists(deleted):
+                    raise SettingsError(Message("No preset called “{name}” was deleted.", name=name))
+                if file is not None:
+                    _copy(file, aside)
+                deleted.replace(file or folder / file_name(name))
+                if file is not None:
+                    aside.replace(deleted)
             except OSError as error:
-                raise output_error(file, error) from error
+                raise output_error(folder / file_name(name), error) from error
         return self.load(name)
 
     @property
@@ -173,6 +175,9 @@ class PresetStore:
     def _comes_along(self, preset: Preset) -> bool:
         return any(key_of(each.name) == key_of(preset.name) for each in self._along)
 
+    def _file(self, name: str) -> Path | None:
+        return next((file for file, preset in self._read([]) if key_of(preset.name) == key_of(name)), None)
+
     def _found(self, name: str) -> tuple[Path, Preset]:
         for file, preset in self._read([]):
             if key_of(preset.name) == key_of(name):
@@ -193,18 +198,26 @@ class PresetStore:
         if len(list(folder.glob("*.json"))) >= MOST or sum(1 for _ in strangers) >= MOST_OF_STRANGERS:
             raise SettingsError(Message("There are too many presets: delete one first."))
 
-    def _away(self, file: Path, name: str) -> None:
-        """Put a preset's file where `restore` finds it, and drop the oldest of those there."""
-        place = file.parent / _DELETED
+    def _away(self, file: Path, name: str, *, stays: bool = False) -> None:
+        """Put a preset's file where `restore` finds it, and drop the oldest of those there.
+
+        One that `stays` is copied: another one takes its place as a whole, and a kill leaves the menu with either.
+        """
+        place = file.parent / _DELETED / file_name(name)
         try:
-            place.mkdir(exist_ok=True)
-            file.replace(place / file_name(name))
+            place.parent.mkdir(exist_ok=True)
+            _copy(file, place) if stays else file.replace(place)
         except OSError as error:
             raise output_error(file, error) from error
         with suppress(OSError):  # a few more of them harm nobody
-            deleted = sorted(place.glob("*.json"), key=lambda each: each.stat().st_ctime_ns)
+            deleted = sorted(place.parent.glob("*.json"), key=lambda each: each.stat().st_ctime_ns)
             for old in deleted[:-MOST_DELETED]:
                 old.unlink(missing_ok=True)
+
+
+def _copy(file: Path, place: Path) -> None:
+    with atomic_write(place) as part:
+        part.write_bytes(read_own(file, MAX_BYTES))
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -32,6 +32,10 @@ LONGEST_NAME = 200
 LEAST_VALUES = {"generate": 14, "loop": 18, **dict.fromkeys(("extend", "connect", "redo", "insert"), 19)}
 """How many values a call by name needs where scripts are older than the last ones: those are then the controls' own."""
 _IN_LOOP_BYTES = 65_536
+_LARGEST = 2**63 - 1
+"""The largest whole number in an answer or a database."""
+_ODD = re.compile(rb"\\u[dD]|\xed[\xa0-\xbf]|\d{19}|\x00")
+"""What may be half a character, or such a number, or a JSON that is not in UTF-8."""
 _TOKENS = re.compile(rb'[\[{,]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 """What of a JSON text makes a value: each of these is one at most."""
 _CALL = re.compile(r"/gradio_api/(?:(?:run|call)/(?P<name>[^/]+)/?|queue/join|cancel)")
@@ -93,7 +97,7 @@ async def _checked(request: Request, name: str | None, receive: Receive) -> Rece
         body = await asyncio.to_thread(_parsed, content)
     else:
         body = _parsed(content)
-    if _check(body, request.scope["app"].get_blocks(), name):
+    if _check(body, request.scope["app"].get_blocks(), name) or _ODD.search(content):
         content = json.dumps(body).encode()
     given = False
 
@@ -111,7 +115,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     if next(islice(_TOKENS.finditer(content), 4 * MOST_VALUES, None), None) is not None:
         raise RefusedCallError("The JSON has too many values.", 413)  # a million lists hold all threads up for seconds
     try:
-        body = parsed_json(content)
+        body = _held(content) if _ODD.search(content) else parsed_json(content)
     except ValueError as error:
         raise RefusedCallError("This is no JSON.") from error
     if not isinstance(body, dict):
@@ -128,6 +132,15 @@ def _parsed(content: bytes) -> dict[str, Any]:
         values = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
         level = [value for value in values if isinstance(value, dict | list)]
     return body
+
+
+def _held(content: bytes) -> Any:
+    """Return what JSON holds as answers, files and databases can hold it, too; raises ValueError.
+
+    Half a character becomes a question mark, and a whole number that is too large the largest one.
+    """
+    found = parsed_json(content, parse_int=lambda digits: max(-_LARGEST, min(int(digits), _LARGEST)))
+    return parsed_json(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _is_file(value: Any) -> TypeGuard[dict[str, Any]]:
