@@ -136,9 +136,6 @@ def _lay_out_form(model: ModelCard, t: Language) -> tuple[Form, PresetPanel]:
         elem_id="ideas",
     )
     timing = _html(hint_view.timing(defaults, t), "timing")
-    with gr.Row(elem_id="beside-prompt"):
-        keys = lay_out_over_time(t)
-        lay_out_prompt_history(t)
     blend = gr.Slider(
         0,
         MAX_BLEND,
@@ -155,6 +152,9 @@ def _lay_out_form(model: ModelCard, t: Language) -> tuple[Form, PresetPanel]:
         info=t("F1 stays sharper after a change: in a trial it lost a third less sharpness."),
         elem_id="forget-at-changes",
     )
+    with gr.Row(elem_id="beside-prompt"):
+        keys = lay_out_over_time(t)
+        lay_out_prompt_history(t)
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )

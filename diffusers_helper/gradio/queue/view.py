@@ -76,7 +76,7 @@ def _row(row: Row, t: Language) -> str:
     job, said = row.job, words(row.job)
     name = {"words": said}
     facts = [
-        f"{job.total_frames / FPS:.1f} s",
+        t("{seconds:.1f} s", seconds=job.total_frames / FPS),
         t(variant_named(job.variant).choice),
         *_time(row.estimate, t),
         _state(job, t),
