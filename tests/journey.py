@@ -1,5 +1,5 @@
-"""One person's way through the page, timed and filmed as screenshots: a directed video with an end picture, two takes
-compared, one extended, and the settings brought back from its MP4 in a browser that knows nothing.
+"""One person's way through the page, timed and filmed as screenshots: a video directed on the timeline with an end
+picture, two takes compared, one extended, and the settings brought back from its MP4 in a browser that knows nothing.
 
 tests/test_journey.py goes through it once. To look at it: `python -m tests.journey FOLDER --width 420 --scheme dark
 --language ja-JP`.
@@ -16,17 +16,17 @@ from playwright.sync_api import expect
 from tests.browsing import START, headless, visit
 from tests.conftest import chromium_path
 from tests.fakes import LION, wait_for
-from tests.test_end_to_end import PATIENCE, add_end_photo, finished, program
+from tests.test_end_to_end import PATIENCE, finished, program
 
-TIMES = (
-    "[0s-1.2s: The camera pans left.] [1.2s-2.4s: The camera pans right.] "
-    "[2.4s-3.6s: The camera pans left.] [3.6s-4.8s: The camera zooms in.]"
-)
+FIRST = "The camera pans left."
+LATER = {1: "The camera pans right.", 3: "The camera zooms in."}
+"""By the number of a section; the one between goes on with the words before it."""
+TIMES = f"[0s: {FIRST}] [1.2s: {LATER[1]}] [3.6s: {LATER[3]}]"
 
 
 @dataclass
 class Film:
-    """Pictures of a tab, with the seconds since the one before."""
+    """Pictures of a tab, as it is in the window and as a whole, with the seconds since the one before."""
 
     folder: Path
     stops: list = field(default_factory=list)
@@ -36,13 +36,15 @@ class Film:
         tab.wait_for_timeout(300)  # what moves has come to rest
         now = time.monotonic()
         self.stops.append((name, round(now - self.since, 1)))
-        tab.screenshot(path=self.folder / f"{len(self.stops):02d}_{name}.png")
+        file = self.folder / f"{len(self.stops):02d}_{name}.png"
+        tab.screenshot(path=file)
+        tab.screenshot(path=file.with_stem(f"{file.stem}_whole"), full_page=True)
         self.since = time.monotonic()
 
 
 def see(tab, place):
     """Open a part of the page by the tabs of a wide window or by the bar of a phone."""
-    phone = tab.locator(f"[data-see={place}]:visible")
+    phone = tab.locator(f".fp-bar [data-see={place}]:visible")
     if phone.count():
         phone.click()
     else:
@@ -60,14 +62,13 @@ def directed(tab, folder, film):
     """From an empty page to a directed video of four sections with an end picture."""
     film.take(tab, "empty")
     tab.locator("#seconds input[type=number]").fill("4.8")
-    last = folder / "last.png"
-    with Image.open(LION) as lion:
-        lion.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(last)
     tab.locator("#photo input[type=file]").set_input_files(LION)  # in any language
     expect(tab.locator("#photo img")).to_be_visible()
-    tab.locator("#prompt textarea").fill(TIMES)
-    add_end_photo(tab, last)
+    tab.locator("#prompt textarea").fill(FIRST)
     film.take(tab, "form")
+    write_timeline(tab, folder)
+    film.take(tab, "timeline")
+    tab.locator("#timeline [data-action=close]").click()
     tab.locator(START).click()
     see(tab, "watch")
     expect(tab.locator("#stage img")).to_be_visible(timeout=PATIENCE)
@@ -76,6 +77,25 @@ def directed(tab, folder, film):
     expect(tab.locator("#video video")).to_be_visible()
     film.take(tab, "done")
     return first
+
+
+def write_timeline(tab, folder):
+    """Say on the timeline what happens when, and with which picture it ends."""
+    last = folder / "last.png"
+    with Image.open(LION) as lion:
+        lion.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(last)
+    tab.locator("#timeline-open").click()
+    words = tab.locator("#timeline textarea")
+    expect(words).to_have_count(4)
+    expect(words.nth(0)).to_have_value(FIRST)
+    for number, text in LATER.items():
+        words.nth(number).fill(text)
+    end = tab.locator("#timeline [data-number=end]")
+    with tab.expect_file_chooser() as chooser:
+        end.locator("[data-action=choose]").click()
+    chooser.value.set_files(last)
+    expect(end.locator("img")).to_be_visible()
+    expect(tab.locator("#prompt textarea")).to_have_value(TIMES)
 
 
 def compared(tab, folder, film):

@@ -273,7 +273,8 @@ def test_a_point_that_makes_no_sense_is_no_setting(told):
 
 def test_times_in_a_prompt_are_told_while_they_are_typed():
     hints = HintHandlers()
-    assert "To change it on the way" in hints.timing("A lion roars.", 5)
+    assert hints.timing("A lion roars.", 5) == "", "the timeline says how, to those who open it"
+    assert "To change it on the way" in hints.timing("A lion [roars].", 5)
     assert "fp-times" in hints.timing("[0s: a] [1.2s: b]", 5)
     wrong = hints.timing("[2s-1s: a]", 5)
     assert "ends before it begins" in wrong

@@ -14,6 +14,7 @@ def test_from_an_empty_page_to_a_directed_video_two_takes_and_its_settings_elsew
     assert [name for name, _ in stops] == [
         "empty",
         "form",
+        "timeline",
         "running",
         "done",
         "history",

@@ -63,7 +63,7 @@ REMEMBERED_SESSIONS = 50
 """How many page loads Gradio keeps copies of the controls for; nothing here reads them."""
 _TITLE = "FramePack"
 _TINY, _MODELS = Message("Tiny model"), Message("About the models")
-_CAMERA = Message("This model knows moves of the camera alone: the ideas beside the prompt are of that kind.")
+_CAMERA = Message("This model knows moves of the camera alone: the ideas below the prompt are of that kind.")
 _PEOPLE = Message("Say who moves, and how: “She turns her head and smiles.” The ideas are a beginning.")
 _QUICK = RAW | QUIET
 

@@ -45,7 +45,7 @@ class ModelSource(ABC):
         noise = [] if self.trained else [Message("Its weights are random, so its pictures are noise.")]
         if not self.is_tiny:
             return join_sentences(noise)
-        advice = Message("For real videos: --models framepack, on a computer with a GPU.")
+        advice = Message("For people who move, start the program with --models framepack on a computer with a GPU.")
         return join_sentences(
             [Message("The tiny model is at work: it moves the camera and changes the light."), *noise, advice]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -75,8 +76,10 @@ class VideoPanelHandlers:
 def lay_out_video_panel(t: Language) -> VideoPanel:
     """Make the panel, folded, inside the current column."""
     with gr.Accordion(t("Go on from a video"), open=False, elem_id="video-panel"):
+        about = t("The new seconds have this video's size, and the prompt and the settings of this page.")
+        gr.HTML(view.hint(escape(about)), apply_default_css=False)
         file = gr.File(
-            label=t("A video: its size counts, and prompt and settings of this page"),
+            label=t("Video"),
             file_types=["video", "image"],  # page.js calls every file a picture, so that the server judges it
             height=150,
             elem_id="given-video",

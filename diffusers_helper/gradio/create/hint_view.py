@@ -74,10 +74,10 @@ def _crop(framing: Framing, size: tuple[int, int]) -> str:
 
 
 def timing(request: GenerationRequest, t: Language = ENGLISH) -> str:
-    """Return which part of the video follows which text, as a table; how to write times for a prompt without any."""
+    """Return which part of the video follows which text, as a table; how to write times where brackets say none."""
     timed = request.timed_prompts
     if len(timed) == 1 and timed[0][1] == request.prompt:
-        return hint(t("To change it on the way: {example}", example=TIMES_EXAMPLE))
+        return hint(t("To change it on the way: {example}", example=TIMES_EXAMPLE)) if "[" in request.prompt else ""
     table = by_section(timed, request.sections)
     rows = "".join(
         f'<tr><th scope="row">{t("{begin:.1f} to {end:.1f} s", begin=begin, end=end)}</th>'

@@ -25,6 +25,7 @@ from diffusers_helper.gradio.fields import slider
 from diffusers_helper.gradio.presets.layout import PresetPanel, lay_out_presets
 from diffusers_helper.gradio.timeline.toggle import lay_out_over_time
 
+_PEOPLE, _CAMERA = Message("Say who moves, and how."), Message("Say how the camera moves.")
 _FRAMED = "document.addEventListener('fp-framed', ({ detail }) => trigger('framed', { point: detail }));"
 """The event of the size's hint: page.js says which point of the photo stays in sight."""
 IDEAS = {  # the prompts stay English, which the models know best
@@ -96,13 +97,15 @@ class CreatePanel:
 def lay_out_create(model: ModelCard, t: Language) -> CreatePanel:
     """Make the column's parts inside the current one."""
     dropped = lay_out_dropped(t)
-    presets = lay_out_presets(t)
-    form = _lay_out_form(model.defaults, t, CAMERA_IDEAS if model.camera_only else IDEAS)
+    form, presets = _lay_out_form(model, t)
     no_photo = lay_out_no_photo(model.defaults, model.start_from, t)
     return CreatePanel(presets, form, no_photo, lay_out_video_panel(t), dropped, _lay_out_buttons(t))
 
 
-def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message, str]) -> Form:
+def _lay_out_form(model: ModelCard, t: Language) -> tuple[Form, PresetPanel]:
+    """Make what every video needs first, then the presets and what they fill."""
+    defaults = model.defaults
+    ideas, about = (CAMERA_IDEAS, _CAMERA) if model.camera_only else (IDEAS, _PEOPLE)
     image = gr.Image(
         type="filepath",
         image_mode=None,
@@ -118,14 +121,21 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
     prompt = gr.Textbox(
         defaults.prompt,
         label=t("What should happen?"),
-        placeholder=t("Say who moves, and how."),
+        placeholder=t(about),
         lines=2,
         max_lines=8,
         max_length=MAX_PROMPT_CHARACTERS,
         elem_id="prompt",
     )
+    dataset = gr.Dataset(
+        components=[prompt],
+        samples=[[idea] for idea in ideas.values()],
+        sample_labels=[t(label) for label in ideas],
+        label=t("Ideas"),
+        show_label=False,
+        elem_id="ideas",
+    )
     timing = _html(hint_view.timing(defaults, t), "timing")
-    keys = lay_out_over_time(t)
     blend = gr.Slider(
         0,
         MAX_BLEND,
@@ -142,19 +152,14 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
         info=t("F1 stays sharper after a change: in a trial it lost a third less sharpness."),
         elem_id="forget-at-changes",
     )
-    dataset = gr.Dataset(
-        components=[prompt],
-        samples=[[idea] for idea in ideas.values()],
-        sample_labels=[t(label) for label in ideas],
-        label=t("Ideas"),
-        show_label=False,
-        elem_id="ideas",
-    )
-    lay_out_prompt_history(t)
+    with gr.Row(elem_id="beside-prompt"):
+        keys = lay_out_over_time(t)
+        lay_out_prompt_history(t)
     seconds = gr.Slider(
         1, MAX_SECONDS, defaults.seconds, step=0.1, label=t("Length in seconds"), buttons=[], elem_id="seconds"
     )
     length_hint = _html(hint_view.length_hint(defaults.seconds, t), "length-hint")
+    presets = lay_out_presets(t)
     variant = lay_out_variant(defaults, t)
     sizes = lay_out_sizes(defaults, t)
     quality = lay_out_quality(defaults, t)
@@ -172,7 +177,7 @@ def _lay_out_form(defaults: GenerationRequest, t: Language, ideas: dict[Message,
     }
     named = {**own, **end_photo.named, **sizes, **more}
     told = image, size_hint, end_photo, prompt, timing, keys, dataset, seconds, length_hint
-    return Form(*told, random_seed, loras, named)
+    return Form(*told, random_seed, loras, named), presets
 
 
 def _lay_out_buttons(t: Language) -> Buttons:

@@ -27,12 +27,16 @@
     mirror();
     scrollTo(0, 0);
   };
+  const showKeys = () => {
+    byId("keys")?.showModal();
+    byId("keys")?.scrollTo(0, 0); // the button at its end has the focus
+  };
   document.addEventListener("click", ({ target, detail }) => {
     const { see: place, press } = target.closest?.(".fp-bar button")?.dataset ?? {};
     if (place) see(place);
     if (press && detail < 2) byId(press)?.click();
     if (target.closest?.("#settings-open")) see("settings");
-    if (target.closest?.("#keys-open")) byId("keys").showModal();
+    if (target.closest?.("#keys-open")) showKeys();
     const badge = document.querySelector(".fp-badge[open]");
     if (badge && !badge.contains(target)) badge.open = false;
   });
@@ -62,7 +66,7 @@
   };
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.repeat || event.ctrlKey || event.metaKey) return;
-    if (event.key === "?" && !typing(event.target)) byId("keys")?.showModal();
+    if (event.key === "?" && !typing(event.target)) showKeys();
     else if (event.altKey && keys[event.code]) keys[event.code]();
     else return;
     event.preventDefault();

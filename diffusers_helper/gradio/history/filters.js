@@ -7,6 +7,8 @@ const tell = () => {
     state: state.value, rating: Number(rating.value), starred: starred.checked, deleted: deleted.checked, page: 1,
   } }));
 };
+const unfold = form.querySelector(".fph-unfold"); // on a phone
+unfold.addEventListener("click", () => { unfold.ariaExpanded = form.toggleAttribute("data-open"); });
 let pause = null;
 form.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(pause); tell(); });
 form.addEventListener("input", ({ target }) => {

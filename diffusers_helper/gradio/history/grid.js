@@ -48,8 +48,12 @@ const together = () => {
     Object.assign(film, { src: url, muted: true, playsInline: true, loop: true, preload: "auto" });
     film.setAttribute("aria-label", prompt);
     film.onloadedmetadata = () => { film.style.maxWidth = `${3 * film.videoWidth}px`; }; // as on the stage
-    const text = document.createElement("figcaption");
-    text.textContent = `${prompt} · ${facts}`;
+    const text = document.createElement("figcaption"); // what tells them apart first
+    text.append(...Object.entries({ strong: facts, span: prompt }).map(([name, said]) => {
+      const line = document.createElement(name);
+      line.textContent = said;
+      return line;
+    }));
     figure.append(film, text);
     return figure;
   }));

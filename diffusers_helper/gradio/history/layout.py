@@ -64,6 +64,7 @@ def _labels(t: Language) -> dict[str, str]:
     return {
         "search": t("Search the history"),
         "words": t("Words of the prompt, or a file's name"),
+        "filters": t("Filters"),
         "since": t("From"),
         "until": t("To"),
         "model": t("Model"),

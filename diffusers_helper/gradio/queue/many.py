@@ -1,4 +1,4 @@
-"""The folded panel "Several at once": what one press of its button queues, and the queue as a file."""
+"""The folded panel "Several videos at once": what one press of its button queues, and the queue as a file."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class ManyHandlers:
 
 def lay_out_many(t: Language) -> ManyPanel:
     """Make the panel, folded, inside the current column."""
-    with gr.Accordion(t("Several at once"), open=False, elem_id="many"):
+    with gr.Accordion(t("Several videos at once"), open=False, elem_id="many"):
         explained = t(
             "In the prompt, {words} stands for each of its words, and {wildcard} for a line of the file {file}.",
             words="<code>{red|blue}</code>",

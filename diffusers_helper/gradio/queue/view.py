@@ -67,7 +67,7 @@ def words(job: JobSnapshot) -> str:
 
 def _running(job: JobSnapshot, t: Language) -> str:
     show = _button("show", t("Show"), "", job=job.id)
-    later = _button("stop-later", t("Stop after this section"), "", job=job.id) if not job.stopping else ""
+    later = _button("stop-later", t("End after this section"), "", job=job.id) if not job.stopping else ""
     said = f"{escape(words(job))} · {job.total_progress:.0%}"
     return f'<p class="fp-queue-running" data-job="{escape(job.id)}">{_icon(job)}<span>{said}</span>{show}{later}</p>'
 
@@ -76,7 +76,7 @@ def _row(row: Row, t: Language) -> str:
     job, said = row.job, words(row.job)
     name = {"words": said}
     facts = [
-        f"{job.total_frames / FPS:.1f} s",
+        t("{seconds:.1f} s", seconds=job.total_frames / FPS),
         t(variant_named(job.variant).choice),
         *_time(row.estimate, t),
         _state(job, t),

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from diffusers_helper.core.messages import Language
+from diffusers_helper.gradio.create.hint_view import TIMES_EXAMPLE
 from diffusers_helper.gradio.timeline.view import NOTHING
 
 _HERE = Path(__file__).parent
@@ -29,6 +30,7 @@ def _labels(t: Language) -> dict[str, str]:
     return {
         "title": t("Timeline"),
         "help": t("An empty section goes on with the words before it. A picture is reached where its section begins."),
+        "syntax": t("The same in the prompt: {example}", example=TIMES_EXAMPLE),
         "close": t("Close"),
         "sections": t("Sections of the video"),
         "words": t("Words of this section"),
