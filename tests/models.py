@@ -11,6 +11,7 @@ from tests.golden import golden_meta, load_golden
 
 
 @cache
+@torch.inference_mode(False)  # or who asks first in that mode makes it useless for others
 def golden_transformer(dtype: torch.dtype = torch.float32) -> HunyuanVideoTransformer3DModelPacked:
     model = HunyuanVideoTransformer3DModelPacked(**golden_meta()["transformer_config"])
     model.load_state_dict(load_golden("transformer"))
@@ -18,6 +19,7 @@ def golden_transformer(dtype: torch.dtype = torch.float32) -> HunyuanVideoTransf
 
 
 @cache
+@torch.inference_mode(False)  # or who asks first in that mode makes it useless for others
 def golden_vae() -> AutoencoderKLHunyuanVideo:
     vae = AutoencoderKLHunyuanVideo(**golden_meta()["vae_config"])
     vae.load_state_dict(load_golden("vae"))

@@ -51,6 +51,7 @@ def redux_of(folder: Path) -> Path:
 
 
 @cache
+@torch.inference_mode(False)
 def tiny_text(folder: Path = TINY) -> TinyText:
     parts = hunyuan_of(folder)
     return TinyText(
@@ -62,6 +63,7 @@ def tiny_text(folder: Path = TINY) -> TinyText:
 
 
 @cache
+@torch.inference_mode(False)
 def tiny_vision(folder: Path = TINY) -> tuple[SiglipImageProcessorPil, SiglipVisionModel]:
     return (
         SiglipImageProcessorPil.from_pretrained(redux_of(folder) / "feature_extractor"),
@@ -70,5 +72,6 @@ def tiny_vision(folder: Path = TINY) -> tuple[SiglipImageProcessorPil, SiglipVis
 
 
 @cache
+@torch.inference_mode(False)
 def tiny_vae(folder: Path = TINY) -> AutoencoderKLHunyuanVideo:
     return AutoencoderKLHunyuanVideo.from_pretrained(hunyuan_of(folder) / "vae", torch_dtype=torch.float32).eval()

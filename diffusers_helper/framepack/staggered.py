@@ -113,6 +113,10 @@ class Sections:
             if section.steps is not None:
                 model.ready(section.plan)
                 sampled[number] = next(section.steps).denoised
+                if (
+                    section.done == 0
+                ):  # what is not finite once stays so, and 24 more steps may take a quarter of an hour
+                    _require_finite(sampled[number], section.plan, self.plan, model)
         like = self.history.like(self.plan.latent_window_size)
         latents = self.partners.meet(list(self._at_work), sampled, like)
         if not left:
@@ -128,11 +132,16 @@ class Sections:
                 for _ in section.steps or ():  # to its end
                     pass
                 model.rest()
+                _require_finite(latents[number], section.plan, self.plan, model)
                 yield self._finished(section, latents[number])
 
     def _finished(self, section: _Section, latents: Tensor) -> SampledSection:
         plan, labels = section.plan, section_labels(section.plan, self.plan)
-        require_finite(latents, Message("The latents of section {number} of {sections}", **labels))
         self.history.grow(plan, latents)
         event = SectionSampled(plan.index, latents.cpu(), section.generator_state)
         return SampledSection(event, labels, self.history.to_decode(plan), plan.trim)
+
+
+def _require_finite(latents: Tensor, section: SectionPlan, plan: VideoPlan, model: LoadedModel) -> None:
+    what = Message("The latents of section {number} of {sections}", **section_labels(section, plan))
+    require_finite(latents, what, model.sampler.dtype)
