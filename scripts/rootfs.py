@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             started = time.monotonic()
             (image.note if parsed.built else image.go)(step)
             if step.word in ("RUN", "COPY") and not parsed.built:
-                say(f"{name}: {step.word} {step.text} ({time.monotonic() - started:.0f} s)")
+                say(f"{stage.name or 'image'}: {step.word} {step.text} ({time.monotonic() - started:.0f} s)")
         roots[stage.name] = image.root
     return attempt(image.root, image.environment, stage, say)
 

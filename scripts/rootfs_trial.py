@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def attempt(root: Path, environment: Mapping[str, str], image: Stage, say: Calla
         started = time.monotonic()
         with page.running([*command, *INSTEAD_OF_A_GPU], service, Path(volumes)):
             check = image.last("HEALTHCHECK").command
-            while page.ask(check).returncode:
+            while page.process.poll() is not None or page.ask(check).returncode:
                 if page.process.poll() is not None or time.monotonic() - started > PATIENCE:
                     say("the page did not become healthy")
                     return 1
@@ -68,6 +68,7 @@ def attempt(root: Path, environment: Mapping[str, str], image: Stage, say: Calla
             wrong += [
                 f"{what} should work" for what, text in OUGHT_TO_WORK.items() if page.ask(["sh", "-c", text]).returncode
             ]
+            say(f"refused: {', '.join(OUGHT_TO_FAIL)}; written: {', '.join(OUGHT_TO_WORK)}" if not wrong else "WRONG")
             made = page.ask(["python", "-c", CLIENT])
             say(made.stdout.strip() or made.stderr.strip())
             ended = time.monotonic()
@@ -125,6 +126,8 @@ class Page:
         with log.open("wb") as output:
             self.process = subprocess.Popen(outside, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
             try:
+                while not self._children and self.process.poll() is None:
+                    time.sleep(0.05)
                 yield
             finally:
                 self.process.kill()
@@ -134,20 +137,22 @@ class Page:
 
     def ask(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command inside, beside the page and as its user."""
-        inside = ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--root", "--wd"]
+        inside = ["nsenter", f"--target={self._children[0]}", "--mount", "--net", "--pid", "--root", "--wd"]
         asked = [*inside, *self._as_user, *command]
         return subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Ask it to end, as an engine does, and wait."""
-        os.kill(self._first, signal.SIGTERM)
+        os.kill(self._children[0], signal.SIGTERM)
         self.process.wait(60)
 
     @property
-    def _first(self) -> int:
-        """The process that is the first of its namespace."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(children.read_text().split()[0])
+    def _children(self) -> list[int]:
+        """The process that is the first of its namespaces, and no other."""
+        with suppress(OSError):
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            return [int(word) for word in children.read_text().split()]
+        return []
 
 
 def filled(volume: Path, place: Path) -> None:
