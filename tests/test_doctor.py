@@ -112,7 +112,7 @@ def test_a_good_computer_has_nothing_but_ok():
             "int8 numbers; their attention is that of other videos (old)",
         ),
         (GOOD, {"draft": Precision(None, 16, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
-        (ON_CPU, {}, "8 bits", "ok", "drafts are computed without on cpu."),
+        (ON_CPU, {}, "8 bits", "ok", "none on cpu: drafts only skip steps."),
         (GOOD, {}, "proxies", "ok", "none."),
         (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),
         (GOOD, PROXY | {"proxy_error": "Unknown scheme."}, "proxies", "problem", "cannot be used: Unknown scheme."),
