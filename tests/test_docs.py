@@ -14,7 +14,7 @@ HISTORY = {"CHANGELOG.md", "performance-log.md"}
 """These may speak of what is no longer there."""
 WRITTEN = ("outputs", "cache", "run/", "logs", "uploads", "hf_download", "FOLDER", ".cache")
 """Folders that the program writes to, and examples."""
-NOT_SETTINGS = {"Original", "F1", "Use", "Report a vulnerability"}
+NOT_SETTINGS = {"Original", "F1", "Use", "Report a vulnerability", "Code", "Download ZIP"}
 
 
 def read(page: Path) -> str:

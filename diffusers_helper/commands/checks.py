@@ -181,7 +181,7 @@ def eight_bit(facts: Facts) -> Finding:
     """What drafts compute in 8 bits."""
     subject, draft = "8 bits", facts.draft
     if draft is None or facts.device != "cuda":
-        return Finding(Level.OK, subject, f"drafts are computed without on {facts.device}.")
+        return Finding(Level.OK, subject, f"none on {facts.device}: drafts only skip steps.")
     linears = f"multiply {draft.linears} numbers" if draft.linears else f"are exact ({draft.linears_misfit})"
     in_8_bits = draft.attention_bits == 8
     attention = "is computed in 8 bits" if in_8_bits else f"is that of other videos ({draft.attention_misfit})"
