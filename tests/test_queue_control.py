@@ -181,6 +181,50 @@ def test_an_edit_is_whole_or_did_not_happen(life, lives, monkeypatch):
     assert life.manager.waiting.inputs(ANN, job).start.image.size == (112, 64)
 
 
+def test_a_full_disk_leaves_the_order_and_the_pauses_as_they_were(life, lives):
+    a, b, c = add(life, "a b c")
+    queue_file = life.store.folder / "queue.json"
+    queue_file.mkdir()  # nothing can be put in its place
+    waiting = life.manager.waiting
+    for change in (lambda: waiting.move(ANN, c, 1), lambda: waiting.pause(ANN, paused=True)):
+        with pytest.raises(OutputError):
+            change()
+        assert words(life) == "a b c"
+        assert not waiting.paused(ANN)
+    waiting.duplicate(ANN, a)  # the copy is there, though not behind the first
+    assert words(life) == "a b c a"
+    queue_file.rmdir()
+    waiting.move(ANN, c, 1)
+    waiting.pause(ANN, paused=True)
+    queue_file.unlink()
+    queue_file.mkdir()
+    with pytest.raises(OutputError):
+        waiting.pause(ANN, paused=False)
+    assert waiting.paused(ANN)
+    queue_file.rmdir()
+    waiting.move(ANN, b, 1)
+    assert words(after_a_kill(lives, life)) == words(life) == "b c a a"
+
+
+def test_what_is_changed_can_be_saved_again_after_a_fault(life):
+    """Or the old video would begin, and what its user has typed would be in nobody's form any more."""
+    [job] = add(life, "a")
+    waiting, folder = life.manager.waiting, life.store.path(job)
+    waiting.hold(ANN, job)
+    (folder / "photo.1.png").mkdir()
+    with pytest.raises(OutputError):
+        waiting.edit(ANN, job, inputs("new"))
+    assert life.manager.snapshot(job).held
+    (folder / "photo.1.png").rmdir()
+    waiting.edit(ANN, job, inputs("new"))
+    assert words(life) == "new"
+    assert not life.manager.snapshot(job).held
+    (folder / "photo.2.png").mkdir()  # a script's edit held nothing, so nothing is
+    with pytest.raises(OutputError):
+        waiting.edit(ANN, job, inputs("newer"))
+    assert not life.manager.snapshot(job).held
+
+
 def test_what_is_held_is_not_taken_and_what_runs_is_not_changed(life):
     first, second = add(life, "first second")
     life.manager.waiting.hold(ANN, first)

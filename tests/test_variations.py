@@ -95,6 +95,16 @@ def test_wildcards_are_lines_of_files(tmp_path):
     assert made("__animal__ __animal__", pick="one")[0] in [f"{one} {two}" for one in animals for two in animals]
 
 
+@pytest.mark.parametrize("last", ["{|}", "x" * 9000])
+def test_wildcards_that_name_each_other_a_hundred_times_come_to_an_end(last):
+    def lines(name):
+        level = int(name[1:])
+        return [f"__w{level + 1}__" * 100 if level < 7 else last]
+
+    with pytest.raises(SettingsError, match=r"too many others|10000 characters"):
+        variations("__w0__", how=Many(pick="one"), wildcards=lines)
+
+
 def test_wildcards_that_cannot_be_used(tmp_path):
     (tmp_path / "round.txt").write_text("__round__")
     (tmp_path / "empty.txt").write_text("# nothing")

@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
+from itertools import count, islice
 from typing import Literal, TypeVar
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.fields import MAX_PROMPT_CHARACTERS
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.request import GenerationRequest
 
 MOST_AT_ONCE = 500
 """Videos that one click may queue."""
@@ -24,6 +26,8 @@ MOST_TAKES = 4
 _DEEPEST = 8
 """How often a wildcard's line may lead to another one."""
 _MOST_PLACES = 100
+_MOST_ASKED = 60_000
+"""How often the files of wildcards are asked for: a hundred in each of the most videos need fewer."""
 _WILDCARD = re.compile(r"__([A-Za-z0-9](?:[A-Za-z0-9-]|_(?!_)){0,59})__")
 
 Wildcards = Callable[[str], Sequence[str]]
@@ -70,7 +74,7 @@ def variations(
 
     Raises SettingsError for more than `MOST_AT_ONCE`, for numbers that do not pair, and what `wildcards` raises.
     """
-    how, wildcards = how or Many(), cache(wildcards)  # a file may be asked for in thousands of places
+    how, wildcards = how or Many(), _bounded_often(cache(wildcards))  # each file is read once
     if not 1 <= how.takes <= MOST_TAKES:
         raise SettingsError(Message("takes: should be from 1 to {most}.", most=MOST_TAKES))
     lines = [line.strip() for line in prompt.splitlines() if line.strip()] if how.lines else [prompt]
@@ -131,7 +135,26 @@ def _resolved(text: str, wildcards: Wildcards, choose: _Choose, depth: int = 0) 
         inside = (one for alternative in choose(alternatives) for one in inner(alternative))
     for one in inside:
         for rest in _resolved(text[end:], wildcards, choose, depth):
-            yield f"{text[:begin]}{one}{rest}"
+            yield _bounded_long(f"{text[:begin]}{one}{rest}")
+
+
+def _bounded_often(wildcards: Wildcards) -> Wildcards:
+    """Return `wildcards` that are asked so often and not more: files that name each other never come to an end."""
+    asked = count(1)
+
+    def lines(name: str) -> Sequence[str]:
+        if next(asked) > _MOST_ASKED:
+            raise SettingsError(Message("The wildcard {name} leads to itself, or to too many others.", name=name))
+        return wildcards(name)
+
+    return lines
+
+
+def _bounded_long(text: str) -> str:
+    """Return a prompt, or a part of one; raises SettingsError for a text that is longer than one may be."""
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        GenerationRequest.from_field("prompt", text)
+    return text
 
 
 def _first(text: str) -> tuple[int, int, list[str] | None] | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from diffusers_helper.core.errors import FramePackError, SettingsError, UnknownJobError
+from diffusers_helper.core.errors import FramePackError, OutputError, SettingsError, UnknownJobError
 from diffusers_helper.core.events import Cancelled
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import RANDOM_SEED
@@ -111,8 +111,9 @@ class QueueControl:
         """Take no more jobs of theirs, or take them again; the running one goes on. Raises OutputError."""
         if whose.name:
             with self._writing.of("queue"):
+                before = self.paused(whose)
                 self._dispatcher.pause([whose.name], paused=paused)
-                self._keep()
+                self._keep(or_else=lambda: self._dispatcher.pause([whose.name], paused=before))
 
     def move(self, whose: Whose, job_id: str, place: int) -> None:
         """Make a job the one of this `place` among theirs that wait, from 1; other people's turns stay as they are.
@@ -121,8 +122,9 @@ class QueueControl:
         """
         self._own(whose, job_id)
         with self._writing.of("queue"):
+            before = self._places(whose).get(job_id, 0)
             self._dispatcher.move(job_id, place - 1, whose.owns)
-            self._keep()
+            self._keep(or_else=lambda: self._dispatcher.move(job_id, before, whose.owns))
 
     def hold(self, whose: Whose, job_id: str) -> None:
         """Keep a job from being taken while its user changes it, and no other one of theirs.
@@ -159,7 +161,7 @@ class QueueControl:
                         yield PackedJob(seen.request, pictures)
 
     def edit(self, whose: Whose, job_id: str, inputs: JobInputs) -> None:
-        """Let a job that waits be made from `inputs`, at its place. It may be taken afterwards.
+        """Let a job that waits be made from `inputs`, at its place. It may be taken afterwards, unless this fails.
 
         Raises UnknownJobError, OutputError, SettingsError if it has been begun, and what `require` does.
         """
@@ -168,12 +170,14 @@ class QueueControl:
             seen = self._own(whose, job_id)
             if not self._dispatcher.hold(job_id, held=True):
                 raise SettingsError(_BEGUN)
+            held = seen.held  # after a fault, what its user has typed can be saved again
             try:
                 if self._kept.sections(job_id):
                     raise SettingsError(_PARTLY_DONE)
                 self._replace(seen, inputs.with_seed())
+                held = False
             finally:
-                self._dispatcher.hold(job_id, held=False)
+                self._dispatcher.hold(job_id, held=held)
 
     def duplicate(self, whose: Whose, job_id: str) -> str:
         """Queue a job once more, with a new seed and behind the first; return the new one's id.
@@ -183,10 +187,10 @@ class QueueControl:
         seen, inputs = self._own(whose, job_id), self.inputs(whose, job_id)
         inputs = replace(inputs, request=inputs.request.model_copy(update={"seed": RANDOM_SEED}))
         new = self._submit(inputs, owner=seen.owner, client_id=seen.client_id, batch=seen.batch)
-        waiting = [job.id for job in self.jobs(whose) if job.position]
-        behind = waiting.index(job_id) + 2 if job_id in waiting else 1
-        with suppress(UnknownJobError):  # it was taken at once
-            self.move(whose, new, behind)
+        try:
+            self.move(whose, new, self._places(whose).get(job_id, -1) + 2)
+        except (UnknownJobError, OutputError) as error:  # it was taken at once; or else it is the last one
+            logger.warning("%s", error)
         return new
 
     def remove(self, whose: Whose, job_id: str) -> None:
@@ -237,6 +241,16 @@ class QueueControl:
             raise UnknownJobError(UNKNOWN_JOB)
         return seen
 
-    def _keep(self) -> None:
+    def _places(self, whose: Whose) -> dict[str, int]:
+        """Return the places, from 0, of their jobs that wait."""
+        waiting = [job.id for job in self.jobs(whose) if job.position]
+        return {job_id: place for place, job_id in enumerate(waiting)}
+
+    def _keep(self, or_else: Callable[[], None]) -> None:
+        """Keep the order and the pauses; where that cannot be, take back in memory what was changed there."""
         orders = {job.id: job.order for job in self._board.jobs() if not job.ended}
-        self._kept.keep_queue(QueueState(self._dispatcher.paused, orders))
+        try:
+            self._kept.keep_queue(QueueState(self._dispatcher.paused, orders))
+        except FramePackError:
+            or_else()
+            raise

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.files import display_name, parsed_json
 from diffusers_helper.core.messages import Message
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.request import MAX_KEYS, GenerationRequest
 from diffusers_helper.core.variations import MOST_AT_ONCE
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo, open_photo
@@ -34,8 +34,8 @@ LIST_BYTES, PICTURE_BYTES, ALL_BYTES = 30_000_000, 600_000_000, 2_000_000_000
 """The most of the list, of one picture, and of everything."""
 _PICTURE = re.compile(r"pictures/[0-9a-f]{64}\.png")
 DIRECTORY_BYTES = 4 << 20
-_END_BYTES = 22 + 65_535
-"""Where the end record of a ZIP file is, a comment of the greatest length included."""
+_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How what is inside may be compressed: with the others little can become very much, or needs a reader of its own."""
 _TOO_MUCH = Message("This file holds too much: {most} videos and 2 GB at most.", most=MOST_AT_ONCE)
 _FOREIGN = Message("This is no file of waiting videos that FramePack exported, or it is damaged.")
 
@@ -45,14 +45,14 @@ class _Picture(BaseModel):
 
     file: str
     name: str = Field(default="", max_length=1000)
-    notes: list[str] = Field(default=[], max_length=100)
+    notes: list[Annotated[str, Field(max_length=300)]] = Field(default=[], max_length=8)
 
 
 class _Job(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     request: dict[str, Any]
-    pictures: dict[str, _Picture] = Field(default={}, max_length=40)
+    pictures: dict[str, _Picture] = Field(default={}, max_length=MAX_KEYS + 2)
 
 
 class _List(BaseModel):
@@ -105,17 +105,36 @@ def write_queue_zip(jobs: Iterable[PackedJob], file: Path) -> int:
     return len(listed)
 
 
-def read_queue_zip(file: Path) -> Iterator[JobInputs]:
+class _ShortDirectory(FileIO):
+    """A ZIP file whose directory has no more entries than a queue: Python reads the directory in one call.
+
+    What the file says elsewhere of its length counts for nothing, as Python believes some of it and not the rest.
+    """
+
+    most = DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise SettingsError(_TOO_MUCH)
+        return super().read(size)
+
+
+def read_queue_zip(file: Path, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[JobInputs]:
     """Yield the jobs in `file`, in order; raises SettingsError for one that cannot be used.
 
     One after the other: of all their pictures few are in memory at a time. What is wrong with the list is told before
-    the first of them.
+    the first of them. Each picture is read in a `turn`.
     """
     try:
-        _require_short_directory(file)
-        with zipfile.ZipFile(file) as archive:
+        with _ShortDirectory(file) as content, zipfile.ZipFile(content) as archive:
+            content.most = PICTURE_BYTES  # from now on
             listed = _list(archive)
-            read = lru_cache(maxsize=4)(lambda inside: open_photo(_content(archive, inside, PICTURE_BYTES)))
+
+            @lru_cache(maxsize=4)
+            def read(inside: str) -> Photo:
+                with turn():
+                    return open_photo(_content(archive, inside, PICTURE_BYTES))
+
             for number, job in enumerate(listed, start=1):
                 try:
                     yield _inputs(job, read)
@@ -133,20 +152,11 @@ def read_queue_zip(file: Path) -> Iterator[JobInputs]:
         raise SettingsError(_FOREIGN) from error
 
 
-def _require_short_directory(file: Path) -> None:
-    """Raise SettingsError for a file whose directory has more entries than a queue: Python reads them all at once."""
-    with open(file, "rb") as content:
-        size = content.seek(0, os.SEEK_END)
-        content.seek(max(0, size - _END_BYTES))
-        end = content.read()
-    found = end.rfind(b"PK\x05\x06")
-    if found >= 0 and int.from_bytes(end[found + 12 : found + 16], "little") > DIRECTORY_BYTES:
-        raise SettingsError(_TOO_MUCH)
-
-
 def _list(archive: zipfile.ZipFile) -> list[_Job]:
     infos = archive.infolist()
-    if len(infos) > MOST_AT_ONCE * 40 or sum(info.file_size for info in infos) > ALL_BYTES + LIST_BYTES:
+    if {info.compress_type for info in infos} - {*_KINDS}:
+        raise SettingsError(_FOREIGN)
+    if len(infos) > MOST_AT_ONCE * (MAX_KEYS + 2) or sum(info.file_size for info in infos) > ALL_BYTES + LIST_BYTES:
         raise SettingsError(_TOO_MUCH)
     try:
         return _List.model_validate(parsed_json(_content(archive, LIST, LIST_BYTES))).jobs

@@ -85,6 +85,15 @@ class PhotoReader:
         """Return the size of the photo at `path`, which is decoded unless it is very large; raises as `read` does."""
         return size_if_large(path) or self.read(path, owner).image.size
 
+    @contextmanager
+    def alone(self, owner: str = "") -> Iterator[None]:
+        """Wait until nothing is decoded here, and let nothing else be meanwhile: for pictures that are no files.
+
+        Raises PhotosBusyError.
+        """
+        with self._turn(("", threading.get_ident(), 0, 0), MAX_PIXELS, owner):
+            yield
+
     def _read_now(self, path: Path, key: Key) -> Photo | PhotoError:
         found: Photo | PhotoError
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from diffusers_helper.core.errors import SettingsError
@@ -40,8 +41,9 @@ class WildcardFolder:
         file = None if self._folder is None else self._folder / f"{name}.txt"
         if file is None or not _NAME.fullmatch(name) or not file.is_file():
             return no_wildcards(name)
-        if file.stat().st_size > MOST_BYTES:
-            raise SettingsError(Message("The wildcard file {file} is longer than 1 MB.", file=file.name))
+        with suppress(OSError):  # of one that is gone meanwhile, `read_text` says so
+            if file.stat().st_size > MOST_BYTES:
+                raise SettingsError(Message("The wildcard file {file} is longer than 1 MB.", file=file.name))
         found = [line.strip() for line in read_text(file).splitlines()]
         found = [line for line in found if line and not line.startswith("#")]
         if not found or len(found) > MOST_LINES or max(map(len, found)) > MAX_PROMPT_CHARACTERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -17,6 +18,7 @@ from diffusers_helper.gradio.inputs import stored_file, with_known_loras
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue_control import Whose
 from diffusers_helper.jobs.queue_zip import read_queue_zip, write_queue_zip
+from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
 
 FILE_NAME = "framepack-queue.zip"
@@ -27,11 +29,13 @@ class QueueExchange:
 
     Args:
         manager: runs the jobs.
+        photos: whose turns the pictures are read in.
         library: the LoRA files; None for none.
     """
 
-    def __init__(self, manager: JobManager, library: LoraLibrary | None = None) -> None:
+    def __init__(self, manager: JobManager, photos: PhotoReader, library: LoraLibrary | None = None) -> None:
         self._manager = manager
+        self._photos = photos
         self._library = library
 
     def exported(self, whose: Whose, owner: str) -> Path:
@@ -61,7 +65,7 @@ class QueueExchange:
         """
         ids: list[str] = []
         try:
-            for inputs in read_queue_zip(file):
+            for inputs in read_queue_zip(file, partial(self._photos.alone, owner)):
                 inputs = replace(inputs, request=with_known_loras(inputs.request, self._library))
                 ids.append(self._manager.submit(inputs, owner=owner, client_id=whose.client_id, batch=True))
         except FramePackError as error:

@@ -55,7 +55,7 @@ class QueueApi:
         self._wildcards = model.wildcards
         self._form = JobForm(model, photos)
         self._estimate = Estimates(model.estimate)
-        self._exchange = QueueExchange(manager, model.loras)
+        self._exchange = QueueExchange(manager, photos, model.loras)
 
     def listed(self, client: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Return the jobs that run or wait, in their order, and whether they are paused."""

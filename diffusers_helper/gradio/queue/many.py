@@ -58,7 +58,7 @@ class ManyHandlers:
     def __init__(self, model: ModelCard, backend: Backend, t: Language = ENGLISH) -> None:
         self._model = model
         self._backend = backend
-        self._exchange = QueueExchange(backend.manager, model.loras)
+        self._exchange = QueueExchange(backend.manager, backend.photos, model.loras)
         self._t = t
 
     def add(
