@@ -1,0 +1,149 @@
+"""The page on a phone: one heading, a bar that hides nothing, and everything large enough for a finger."""
+
+import pytest
+from playwright.sync_api import expect
+
+from diffusers_helper.core.messages import LANGUAGES
+from diffusers_helper.jobs.store import JobStore
+from tests.browsing import START, fill, headless, start, visit
+from tests.fakes import LION, serve_page
+from tests.test_history_tab import film
+
+pytestmark = pytest.mark.browser
+
+PHONE = {"width": 420, "height": 900}
+NOTE = "The tiny model is at work: it moves the camera and changes the light. " * 2
+LEAST = 38
+SMALL = """least => [...document.querySelectorAll("button, summary, select, .fp-actions a, input[type=search]")]
+  .filter(one => one.checkVisibility({ visibilityProperty: true }) && !one.closest("#video"))
+  .map(one => [one.id || one.className, one.textContent.trim(), one.getBoundingClientRect()])
+  .filter(([, , { width, height }]) => width > 1 && (height < least || width < 30))
+  .map(([name, text, { width, height }]) => `${name} ${text} ${width} x ${height}`)"""
+"""What is pressed and too small for that; the player's own buttons are the browser's and Gradio's."""
+ABOVE_BAR = (
+    """one => one.getBoundingClientRect().bottom <= document.querySelector("#bar").getBoundingClientRect().top"""
+)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with headless(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    store = JobStore(folder / "outputs" / "jobs")
+    for number in (1, 2):
+        film(store, number, f"A lion of {number} winters looks at the sea.")
+    with serve_page(folder, models_note=NOTE, languages=list(LANGUAGES), store=store) as served:
+        yield served
+
+
+@pytest.fixture
+def server(served):
+    yield served
+    served.run.hold_at = 0
+    served.run.hold.set()
+    served.wait_until_idle()
+
+
+@pytest.fixture(params=["en", "ja"])
+def tab(browser, server, request):
+    locale = {"en": "en-US"}.get(request.param, request.param)
+    with visit(browser, server.url, viewport=PHONE, locale=locale) as user:
+        yield user.open()
+
+
+def see(tab, place):
+    tab.locator(f".fp-bar [data-see={place}]").click()
+
+
+def test_everything_is_large_enough_and_the_heading_is_one_line(tab, server):
+    lines = tab.locator(".fp-head > *, .fp-menus > *").evaluate_all(
+        "all => new Set(all.filter(one => one.offsetHeight && one.matches('h1, details, button'))"
+        ".map(one => Math.round(one.getBoundingClientRect().top + one.offsetHeight / 2))).size"
+    )
+    assert lines == 1
+    assert tab.evaluate(SMALL, LEAST) == [], "in the form"
+    server.run.hold_at = 1
+    server.run.hold.clear()
+    tab.locator("#seconds input[type=number]").fill("2.4")
+    tab.locator("#photo input[type=file]").set_input_files(LION)
+    expect(tab.locator("#photo img")).to_be_visible()
+    tab.locator("#prompt textarea").fill(
+        "She turns her head, smiles and waves, and then she walks away into the hills."
+    )
+    start(tab)
+    see(tab, "watch")
+    expect(tab.locator("#stage img")).to_be_visible()
+    assert tab.evaluate(SMALL, LEAST) == [], "while a video is made"
+    see(tab, "queue")
+    running = tab.locator(".fp-queue-running > span").last
+    expect(running).to_be_visible()
+    assert running.bounding_box()["width"] > 150, "its words are not squeezed beside the buttons"
+    assert tab.evaluate(SMALL, LEAST) == [], "in the queue"
+    server.run.hold.set()
+    see(tab, "watch")
+    expect(tab.locator("#actions a")).to_be_visible()
+    tab.locator("#actions summary").click()
+    assert tab.evaluate(SMALL, LEAST) == [], "with a finished video"
+    see(tab, "history")
+    expect(tab.locator(".fph-card").first).to_be_visible()
+    tab.locator(".fph-more summary").first.click()
+    assert tab.evaluate(SMALL, LEAST) == [], "in the history"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.fixture
+def english(browser, server):
+    with visit(browser, server.url, viewport=PHONE, locale="en-US") as user:
+        yield user.open()
+
+
+def test_the_bar_hides_no_message_and_has_start_only_beside_what_it_takes(english):
+    start(english)
+    said = english.locator("#message [role=alert]")
+    expect(said).to_be_in_viewport()
+    assert said.evaluate(ABOVE_BAR)
+    for place, count in (("watch", 1), ("queue", 0), ("history", 0), ("create", 1)):
+        see(english, place)
+        expect(english.locator(START)).to_have_count(count)
+    english.locator(".fp-badge summary").click()
+    box = english.locator(".fp-badge .fp-note").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_language_and_colours_are_among_the_settings_and_keys_begin_at_the_top(english):
+    expect(english.locator("#language")).to_be_hidden()
+    english.locator("#settings-open").click()
+    expect(english.locator("#language")).to_be_visible()
+    expect(english.locator("#colours")).to_be_visible()
+    english.set_viewport_size({"width": PHONE["width"], "height": 500})
+    english.locator("#keys-open").click()
+    expect(english.locator("#keys-title")).to_be_in_viewport()
+
+
+def test_two_compared_videos_and_their_buttons_are_in_sight(english):
+    see(english, "history")
+    expect(english.locator("[name=since]")).to_be_hidden()
+    english.locator(".fph-unfold").click()
+    expect(english.locator("[name=since]")).to_be_visible()
+    english.locator(".fph-unfold").click()
+    expect(english.locator("[name=since]")).to_be_hidden()
+    for number in range(2):
+        english.locator(".fph-card [data-action=compare]").nth(number).click()
+    english.locator("[data-action=side_by_side]").click()
+    for part in ("video >> nth=0", "video >> nth=1", "[data-action=play]", "[data-action=close]"):
+        expect(english.locator(f".fph-compare >> {part}")).to_be_in_viewport(ratio=1)
+
+
+def test_a_chosen_photo_is_where_a_newcomer_looks_first(english):
+    fill(english)
+    places = english.evaluate(
+        "['photo', 'prompt', 'ideas', 'timeline-open', 'seconds', 'preset', 'variant']"
+        ".map(id => document.getElementById(id).getBoundingClientRect().top)"
+    )
+    assert places == sorted(places)
