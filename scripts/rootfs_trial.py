@@ -151,7 +151,7 @@ class Page:
         """The process that is the first of its namespaces, and no other."""
         with suppress(OSError):
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            return [int(word) for word in children.read_text().split()]
+            return [int(word) for word in children.read_text(encoding="utf-8").split()]
         return []
 
 

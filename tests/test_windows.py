@@ -57,6 +57,7 @@ GUARDS = {
     ("diffusers_helper/service/signals.py", "signal.SIGQUIT"): "hasattr",
     ("diffusers_helper/service/watchdog.py", "os.execv"): "WINDOWS: the supervisor starts the program again",
     ("scripts/environment.py", "fcntl"): "sys.platform: msvcrt",
+    ("scripts/rootfs_trial.py", "os.kill"): "Linux alone: its namespaces are what is tried",
 }
 """Every use of a name that Windows has not, or has with another meaning, in the program and its set-up."""
 
