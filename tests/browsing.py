@@ -29,6 +29,7 @@ SOUGHT = """(video, share) => new Promise((done, fail) => {
 })"""
 """Seeks to a share of a video; the time that it then shows."""
 
+WIDE = {"width": 1400, "height": 1000}
 START = ":is(#start, [data-press='start']):visible"
 """Start, on a phone the one of the bar."""
 END = ":is(#end, [data-press='end']):visible"
@@ -72,6 +73,18 @@ def visit(browser, url, **options):
     assert user.errors == [], user.errors
     foreign = [url for url in user.requested if not url.startswith((user.url, "data:", "blob:"))]
     assert foreign == []
+
+
+@contextmanager
+def left_idle(page):
+    """A page that other tests go on with: what one scripts ends with it."""
+    page.run.hold_at = 0
+    yield
+    page.run.hold_at = 0
+    page.run.hold.set()
+    page.run.decoded.set()
+    page.wait_until_idle()
+    page.run.fault, page.run.notes = None, ()
 
 
 def fill(tab, prompt="A lion roars.", photo=LION):

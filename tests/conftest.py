@@ -137,6 +137,33 @@ def chromium() -> str:
     return path
 
 
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """Headless Chromium, for one file of tests."""
+    from tests.browsing import headless
+
+    with headless(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A page of a test's own; a file whose tests share one, or that needs another one, says so."""
+    from tests.fakes import serve_page
+
+    with serve_page(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def user(browser, server):
+    """A person's browser, wide enough for everything, that looks at `server`."""
+    from tests.browsing import WIDE, visit
+
+    with visit(browser, server.url, viewport=WIDE) as user:
+        yield user
+
+
 @pytest.fixture(scope="session")
 def ffprobe() -> str:
     """Path of ffprobe."""

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from diffusers_helper.core.errors import OUT_OF_MEMORY, OutOfMemoryError
 from diffusers_helper.core.messages import LANGUAGES, language
-from tests.browsing import END, fill, headless, shows_idle, shows_running, start, visit
+from tests.browsing import END, fill, left_idle, shows_idle, shows_running, start, visit
 from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
@@ -25,12 +25,6 @@ FOCUSED = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     with serve_page(tmp_path_factory.mktemp("page"), languages=list(LANGUAGES)) as served:
         yield served
@@ -38,10 +32,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def server(served):
-    yield served
-    served.run.hold_at = 0
-    served.run.hold.set()
-    served.wait_until_idle()
+    with left_idle(served):
+        yield served
 
 
 def unfold(tab):

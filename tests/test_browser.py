@@ -30,7 +30,7 @@ from tests.browsing import (
     SOUGHT,
     START,
     fill,
-    headless,
+    left_idle,
     preview,
     shows_idle,
     shows_running,
@@ -48,12 +48,6 @@ EVIL = "<img src=x onerror=\"document.title='owned'\">"
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     with serve_page(tmp_path_factory.mktemp("page"), models_note="The pictures are noise.") as served:
         yield served
@@ -62,12 +56,8 @@ def served(tmp_path_factory):
 @pytest.fixture
 def server(served):
     """The page's server with nothing to do and nothing scripted."""
-    served.run.hold_at = 0
-    yield served
-    served.run.hold.set()
-    served.run.decoded.set()
-    served.wait_until_idle()
-    served.run.fault, served.run.notes = None, ()
+    with left_idle(served):
+        yield served
 
 
 @pytest.fixture

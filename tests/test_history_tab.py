@@ -13,19 +13,13 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.history.library import History, Page
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
-from tests.browsing import headless, visit
+from tests.browsing import visit
 from tests.fakes import wait_for
 from tests.history_page import serve_history
 from tests.test_history_library import ANN, add, many, settled, with_recipe
 from tests.test_unfinished import SECONDS, Life
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
 
 
 @pytest.fixture

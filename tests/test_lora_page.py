@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
 from diffusers_helper.media.recipe import read_recipe
-from tests.browsing import bring_back, fill, headless, shows_idle, start, visit
+from tests.browsing import bring_back, fill, shows_idle, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.lora_files import write_lora
 from tests.test_browser import DRAFT_IS_KEPT
@@ -18,12 +18,6 @@ from tests.test_end_to_end import PATIENCE, finished, frames, program
 pytestmark = pytest.mark.browser
 
 TEXT = "#lora-text textarea"
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
 
 
 @pytest.fixture

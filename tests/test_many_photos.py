@@ -9,10 +9,11 @@ from PIL import Image
 from diffusers_helper.core.messages import ENGLISH
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
+from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.dropped import DropHandlers
-from diffusers_helper.gradio.create.many_photos import ManyPhotos
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.inputs import SETTINGS
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.queue import QueueLimits
 from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
@@ -30,14 +31,30 @@ def fake(tmp_path):
     assert manager.close(60)
 
 
+def handlers_of(manager, reader=None):
+    reader = reader or PhotoReader()
+    return DropHandlers(RecipeHandlers(), Adder(manager, reader, ModelCard(GenerationRequest())), reader, ENGLISH)
+
+
+class Many:
+    """Queues photos; returns those that are left, and what is told."""
+
+    def __init__(self, manager, reader=None):
+        self._handlers = handlers_of(manager, reader)
+
+    def queue(self, client_id, files, **settings):
+        shown = self._handlers.queue(client_id, files, **settings)
+        return shown["kept"] or [], shown["told"]
+
+
 @pytest.fixture
 def many(fake):
-    return ManyPhotos(fake[1])
+    return Many(fake[1])
 
 
 @pytest.fixture
-def dropped(many):
-    return DropHandlers(RecipeHandlers(), many, PhotoReader(), ENGLISH)
+def dropped(fake):
+    return handlers_of(fake[1])
 
 
 @pytest.fixture
@@ -137,7 +154,7 @@ def test_photos_that_cannot_be_read_just_now_stay(fake, photo):
                 raise PhotosBusyError("Many photos are being read.")
             return super().read(path, owner)
 
-    many = ManyPhotos(fake[1], photos=Busy())
+    many = Many(fake[1], Busy())
     photos, ann = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg")], new_client_id()
     left, told = many.queue(ann, photos, **GOOD)
     assert left == photos[1:]
@@ -155,7 +172,7 @@ def test_a_file_that_is_no_upload_is_refused(many):
 def test_after_a_kill_all_of_a_clients_photos_go_on_in_their_order(photo, tmp_path):
     ann, bob = new_client_id(), new_client_id()
     first = Life(tmp_path / "out")
-    many = ManyPhotos(first.manager)
+    many = Many(first.manager)
     many.queue(ann, [photo(f"{name}.jpg") for name in "abcd"], **GOOD | {"seconds": 3.6})
     many.queue(bob, [photo("e.jpg")], **GOOD)
     assert first.reached.wait(60)

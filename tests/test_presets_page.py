@@ -3,28 +3,9 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browsing import fill, headless, visit
-from tests.fakes import serve_page
+from tests.browsing import fill
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
-@pytest.fixture
-def server(tmp_path):
-    with serve_page(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def user(browser, server):
-    with visit(browser, server.url, viewport={"width": 1400, "height": 1000}) as user:
-        yield user
 
 
 def seconds(tab):

@@ -159,6 +159,32 @@ def test_a_form_is_never_saved_into_another_video(life, handlers):
     assert handlers.act(ANN, "", SHOWN, {"action": "edit", "id": second})["message"] == ""
 
 
+DRAFT = {"prompt": "unsaved", "seconds": 3.5, "photo": "/etc/passwd"}
+
+
+@pytest.mark.parametrize("end", ["save", "leave", "remove"])
+def test_what_was_in_the_form_comes_back_once_it_shows_no_job(life, handlers, end):
+    job = life.manager.submit(JobInputs(GenerationRequest(prompt="one", steps=9), {"start": photo()}), client_id=ANN)
+    edit = {"action": "edit", "id": job}
+    shown = handlers.act(ANN, "", SHOWN, edit, draft=DRAFT, aside=None)
+    assert (shown["prompt"], shown["steps"], shown["aside"]) == ("one", 9, DRAFT)
+    again = handlers.act(ANN, "", SHOWN, edit, draft={"prompt": "other"}, aside=DRAFT)
+    assert "aside" not in again, "what was in the form is not what the job has"
+    if end == "save":
+        bad = handlers.save(ANN, "", SHOWN, aside=DRAFT, **{name: shown[name] for name in NAMES} | {"steps": 0})
+        assert "prompt" not in bad, "what cannot be saved is still to be mended"
+        back = handlers.save(ANN, "", SHOWN, aside=DRAFT, **{name: shown[name] for name in NAMES})
+    elif end == "leave":
+        back = handlers.leave(ANN, "", SHOWN, aside=DRAFT)
+    else:
+        back = handlers.act(ANN, "", SHOWN, {"action": "remove", "id": job}, draft={"prompt": "other"}, aside=DRAFT)
+    assert (back["message"], back["prompt"], back["seconds"], back["aside"]) == ("", "unsaved", 3.5, None)
+    assert (back["image"], back["end_photo"], back["key_photos"]) == (None, None, []), "nothing of the job stays"
+    assert back["steps"] == GenerationRequest().steps
+    assert {*NAMES} <= back.keys()
+    assert "prompt" not in handlers.leave(ANN, "", SHOWN, aside=None), "without a job in it the form stays"
+
+
 def test_where_one_photo_is_bad_none_of_them_is_queued(life):
     def bad():
         raise PhotoError("it is no picture")

@@ -9,19 +9,13 @@ from playwright.sync_api import expect
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import open_photo
-from tests.browsing import fill, headless, visit
+from tests.browsing import fill, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.test_unfinished import Life
 
 pytestmark = pytest.mark.browser
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -116,24 +110,28 @@ def test_edit_fills_the_form_and_saves_in_its_place(tab, life):
     client = whose(tab, life)
     one, two = add(life, client, ["one", "two"])
     shows(tab, "one", "two")
+    prompt = tab.locator("#prompt textarea")
+    prompt.fill("not saved anywhere")
     press(tab, "one", "edit")
-    expect(tab.locator("#prompt textarea")).to_have_value("one")
+    expect(prompt).to_have_value("one")
     expect(tab.locator("#queue-editing")).to_contain_text("“one”")
     expect(tab.locator("#photo img")).to_be_visible()
     assert life.manager.snapshot(one).held
-    tab.locator("#prompt textarea").fill("other")
+    prompt.fill("other")
     tab.locator("#queue-save").click()
     shows(tab, "other", "two")
+    expect(prompt).to_have_value("not saved anywhere")
     expect(tab.locator("#queue-save")).to_be_hidden()
     seen = life.manager.snapshot(one)
     assert (seen.request.prompt, seen.held, seen.photo_name) == ("other", False, "lion.jpg")
 
     press(tab, "two", "edit")
-    expect(tab.locator("#prompt textarea")).to_have_value("two")
+    expect(prompt).to_have_value("two")
     tab.reload()
     expect(tab.locator("#queue-editing")).to_contain_text("“two”")
-    expect(tab.locator("#prompt textarea")).to_have_value("two")
+    expect(prompt).to_have_value("two")
     tab.locator("#queue-leave").click()
+    expect(prompt).to_have_value("not saved anywhere")
     expect(tab.locator("#queue-leave")).to_be_hidden()
     assert not life.manager.snapshot(two).held
 

@@ -8,8 +8,8 @@ from diffusers_helper.gradio.create.prompt_history import MOST
 from diffusers_helper.gradio.stage import view
 from diffusers_helper.jobs.progress import first_snapshot
 from diffusers_helper.jobs.record import JobRecord
-from tests.browsing import fill, headless, visit
-from tests.fakes import serve_page, wait_for
+from tests.browsing import fill
+from tests.fakes import wait_for
 from tests.test_drafts import MADE
 
 STUBS = """
@@ -47,23 +47,10 @@ def test_only_the_newest_that_is_done_or_failed_is_told():
     assert "Your video did not get done." in told
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
 @pytest.fixture
-def server(tmp_path):
-    with serve_page(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def user(browser, server):
-    with visit(browser, server.url, viewport={"width": 1400, "height": 1000}) as user:
-        user.context.add_init_script(STUBS)
-        yield user
+def user(user):
+    user.context.add_init_script(STUBS)
+    return user
 
 
 def settings(tab):

@@ -14,10 +14,11 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.scores import BEFORE
 from diffusers_helper.gradio.api.video_edits import VideoReader
 from diffusers_helper.gradio.client_jobs import ClientJobs, new_client_id
+from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.hints import HintHandlers
-from diffusers_helper.gradio.create.many_photos import ManyPhotos
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.gradio.keys import KEY_PHOTOS, kept_keys, key_photo, key_photos, with_key_seconds, within
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 from diffusers_helper.gradio.timeline.cells import prompt_from, timeline_of
 from diffusers_helper.gradio.timeline.edits import MOST_CELLS, with_weights
@@ -287,8 +288,8 @@ def test_hints_and_other_starts_know_the_key_pictures(fake, upload):
     hints = HintHandlers(estimate=lambda request, pictures: asked.append((request.key_seconds, [*pictures])))
     assert hints.review("something is wrong", photo, end_photo=photo, **form)[0] == ""
     assert asked == [((2.4,), ["start", "key_1", "end"])]
-    left, _ = ManyPhotos(manager).queue(new_client_id(), [photo], **form)
-    assert left == []
+    adder = Adder(manager, PhotoReader(), ModelCard(GenerationRequest()))
+    assert [why for _, why in adder.each(new_client_id(), [photo], **form)] == [""]
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"
     assert sorted(run.jobs[0].inputs.pictures) == ["key_1", "start"]
 

@@ -9,12 +9,11 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffusers_helper.core.messages import LANGUAGES, language
-from tests.browsing import fill, headless, start, visit
+from tests.browsing import WIDE, fill, left_idle, start, visit
 from tests.fakes import serve_page, wait_for
 
 pytestmark = pytest.mark.browser
 
-WIDE = {"width": 1400, "height": 1000}
 DROP = """(cell, picture) => {
   const bytes = Uint8Array.from(atob(picture), (character) => character.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -35,12 +34,6 @@ GATE = picture("teal")
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     (folder / "loras").mkdir()
@@ -50,10 +43,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def server(served):
-    yield served
-    served.run.hold_at = 0
-    served.run.hold.set()
-    served.wait_until_idle()
+    with left_idle(served):
+        yield served
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from diffusers_helper.gradio.create.given_video import VideoPanelHandlers, conne
 from diffusers_helper.gradio.create.hints import HintHandlers
 from diffusers_helper.gradio.create.layout import CreatePanel, lay_out_create
 from diffusers_helper.gradio.create.loras import LoraHandlers
-from diffusers_helper.gradio.create.many_photos import ManyPhotos
 from diffusers_helper.gradio.create.no_photo import NoPhotoHandlers, connect_no_photo
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
 from diffusers_helper.gradio.create.sizes import shown_resolution
@@ -44,6 +43,7 @@ from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.presets.api import PresetApi, connect_presets_api
 from diffusers_helper.gradio.presets.connect import connect_presets
 from diffusers_helper.gradio.presets.handlers import PresetHandlers
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.queue.connect import add_queue
 from diffusers_helper.gradio.queue.http import QueueApi, connect_queue_api
 from diffusers_helper.gradio.queue.layout import PageForm, QueuePanel, lay_out_queue
@@ -190,7 +190,7 @@ def _connect_page(
         HintHandlers(t, model.estimate, photos, shown_resolution(model.defaults), library),
         LoraHandlers(library, t, photos),
         recipes,
-        DropHandlers(recipes, ManyPhotos(manager, t, photos, library), photos, t),
+        DropHandlers(recipes, Adder(manager, photos, model), photos, t),
     )
     stage = Stage(regions.stage, panel.buttons, browser, page)
     over_time = TimelineHandlers(backend.client_jobs, photos, t)
@@ -205,7 +205,7 @@ def _connect_page(
     saved = PresetHandlers(model, recipes, t)
     for event in connect_presets(panel.presets, saved, browser.client_id, inputs, reloaded):
         create.filled(event)
-    add_queue(app, regions.queue, PageForm(browser.client_id, inputs, create.keep, browser.shown), model, backend, t)
+    add_queue(app, regions.queue, PageForm(browser, inputs, create.filled), model, backend, t)
     starts = NoPhotoHandlers(manager, backend.client_jobs, t, library)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
     brought = {**browser.about, **inputs}

@@ -36,6 +36,7 @@ class Browser:
         seen: what of the stage the tab has; see `PageHandlers.tick`.
         shown: the job that the stage shows; empty for what the client's newest is.
         click: a word for the latest click of Start, by which a double click makes one job.
+        aside: the draft from before the form showed a job that waits, until that is saved or left.
     """
 
     client_id: gr.BrowserState
@@ -43,6 +44,7 @@ class Browser:
     seen: gr.Textbox
     shown: gr.Textbox
     click: gr.Textbox
+    aside: gr.BrowserState
 
     @property
     def about(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def lay_out_browser() -> Browser:
         gr.Textbox("", visible=False),
         gr.Textbox("", visible=False, elem_id="shown"),
         gr.Textbox("", visible=False),
+        gr.BrowserState(None, storage_key="framepack-aside", secret=_STORAGE_SECRET),
     )
 
 

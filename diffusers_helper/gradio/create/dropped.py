@@ -13,16 +13,17 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
+from diffusers_helper.core.errors import FramePackError, PhotoError, QueueFullError, SettingsError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Language, Message
-from diffusers_helper.gradio.create.many_photos import ManyPhotos
+from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.door.privacy import user_of
+from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.inputs import SETTINGS, file_value, photo_size, uploaded_file
 from diffusers_helper.gradio.keys import KEY_PHOTOS
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.view import fault, hint
-from diffusers_helper.media.decoding import PhotoReader
+from diffusers_helper.media.decoding import PhotoReader, PhotosBusyError
 from diffusers_helper.media.recipe import Recipe, read_recipe
 
 _BUTTONS: dict[str, tuple[Message, Literal["primary", "secondary"], str]] = {
@@ -76,14 +77,14 @@ class DropHandlers:
 
     Args:
         recipes: fills the form.
-        many: queues several photos.
+        adder: queues several photos.
         photos: reads photos.
         t: the language of the page.
     """
 
-    def __init__(self, recipes: RecipeHandlers, many: ManyPhotos, photos: PhotoReader, t: Language) -> None:
+    def __init__(self, recipes: RecipeHandlers, adder: Adder, photos: PhotoReader, t: Language) -> None:
         self._recipes = recipes
-        self._many = many
+        self._adder = adder
         self._photos = photos
         self._t = t
 
@@ -127,9 +128,24 @@ class DropHandlers:
     def queue(
         self, client_id: object, kept: object, request: gr.Request | None = None, **values: Any
     ) -> dict[str, Any]:
-        """Queue a job for each photo; return what is offered of those that are left."""
+        """Queue a job for each photo; return what is offered of those that found no place.
+
+        All videos end at the same end photo, if there is one. A photo that cannot be used is told, and not left.
+        """
         files = kept if isinstance(kept, list) else []
-        left, told = self._many.queue(client_id, files, request, **values)
+        done, refused, message = 0, list[str](), ""
+        try:
+            known = require_client_id(client_id_of(client_id, request))
+            for name, why in self._adder.each(known, files, request, **values):
+                done += 1
+                refused += [f"{name}: {self._t(why)}"] if why else []
+        except (QueueFullError, PhotosBusyError) as error:
+            message = self._t("{reason} The photos that are left stay here.", reason=self._t(str(error)))
+        except FramePackError as error:
+            message = self._t(str(error))
+        left, queued = files[done:], done - len(refused)
+        told = hint(self._t("In the queue: {count}", count=queued)) if queued else ""
+        told += "".join(map(fault, refused)) + fault(message)
         return self._offer(left, told, queue=bool(left)) if left else self._nothing(told)
 
     def leave(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def connect_history(
     for event in refreshing:
         event(None, None, None, js=_REFRESH)
     used: Dependency = panel.grid.use(
-        inputs=[targets.client_id, targets.seconds],
+        inputs_kwargs={"client_id": targets.client_id, "seconds": targets.seconds},
         **fills(actions.use, {"grid": panel.grid, **targets.brought, "tabs": targets.tabs}),
         trigger_mode="once",
         **_QUICK,

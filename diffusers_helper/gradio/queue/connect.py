@@ -19,4 +19,4 @@ def add_queue(
     job_form = JobForm(model, backend.photos)
     handlers = QueueHandlers(backend.manager, job_form, model.estimate, t)
     connect_queue(app, panel, handlers, form)
-    connect_many(panel.many, ManyHandlers(model, backend, t), form.client_id, form.inputs)
+    connect_many(panel.many, ManyHandlers(model, backend, t), form.browser.client_id, form.inputs)

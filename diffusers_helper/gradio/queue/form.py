@@ -20,7 +20,8 @@ from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.create.sizes import shown_resolution
-from diffusers_helper.gradio.door.privacy import owner_of
+from diffusers_helper.gradio.door.privacy import owner_of, user_of
+from diffusers_helper.gradio.draft import form_of
 from diffusers_helper.gradio.inputs import (
     SETTINGS,
     control_value,
@@ -64,6 +65,13 @@ class JobForm:
             key_photo(times[name], file["path"], file["orig_name"]) for name, file in keys.items() if file
         ]
         return {**settings, **pictures}
+
+    def back(self, draft: object, request: gr.Request | None = None) -> dict[str, Any]:
+        """Return what the controls show of a draft, and what they show at first where it has nothing."""
+        defaults = self._model.defaults
+        first = {name: control_value(name, getattr(defaults, name)) for name in SETTINGS}
+        first["resolution"] = shown_resolution(defaults)
+        return {**first, **dict.fromkeys(PICTURES), KEY_PHOTOS: [], **form_of(draft, user_of(request))}
 
     def read(self, values: Mapping[str, Any], before: JobInputs, request: gr.Request | None = None) -> JobInputs:
         """Return the job `before` as the controls have it now. Raises what `read_request` and `read_inputs` do.

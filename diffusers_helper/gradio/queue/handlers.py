@@ -91,12 +91,22 @@ class QueueHandlers:
         return news(self._values(whose_of(client_id, request), _whole(number, view.SHOWN)), seen)
 
     def act(
-        self, client_id: object, seen: object, number: object, command: object, request: gr.Request | None = None
+        self,
+        client_id: object,
+        seen: object,
+        number: object,
+        command: object,
+        request: gr.Request | None = None,
+        **drafts: object,
     ) -> dict[str, Any]:
         """Do what a button says; return the message, the number of rows that are drawn, everything `tick` returns and,
-        where they are others now, which job the stage shows and the form's values."""
+        where they are others now, which job the stage shows and the form's values.
+
+        Before the form shows a job its `draft` is put `aside`, and comes back once it shows none.
+        """
         whose, done = whose_of(client_id, request), command if isinstance(command, dict) else {}
         drawn, message, brought = _whole(number, view.SHOWN), "", dict[str, Any]()
+        held = self._held(whose)
         try:
             match done.get("action"):
                 case "more":
@@ -105,18 +115,21 @@ class QueueHandlers:
                     brought = {"shown": str(done.get("id"))}
                 case "edit":
                     job_id = str(done.get("id"))
-                    if (held := self._held(whose)) is not None and held.id != job_id:  # in whose form this one is not
+                    if held is not None and held.id != job_id:  # in whose form this one is not
                         raise SettingsError(_ONE_AT_A_TIME)
                     inputs = self._waiting.inputs(whose, job_id)
                     filled = self._form.filled(inputs, request)
                     self._waiting.hold(whose, job_id)
-                    brought = filled
+                    draft = drafts.get("draft")
+                    brought = filled if held else {**filled, "aside": draft if isinstance(draft, dict) else {}}
                     stays = self._t(what_stays(inputs))
                     message = hint(escape(stays)) if stays else ""
                 case action:
                     self._do(whose, str(action), str(done.get("id")), _whole(done.get("place"), 1))
         except FramePackError as error:
             message = fault(self._t(str(error)))
+        if held is not None and self._held(whose) is None:  # it was removed
+            brought |= self._back(drafts.get("aside"), request)
         return {"message": message, "number": drawn, **self.tick(client_id, seen, drawn, request), **brought}
 
     def save(
@@ -125,24 +138,40 @@ class QueueHandlers:
         seen: object,
         number: object,
         request: gr.Request | None = None,
+        *,
+        aside: object = None,
         **values: Any,
     ) -> dict[str, Any]:
-        """Make the job that the form shows from what the form says now; return message and everything `tick` does."""
-        whose, message = whose_of(client_id, request), ""
+        """Make the job that the form shows from what the form says now.
+
+        Return message and everything `tick` does, and then the form from before.
+        """
+        whose, message, brought = whose_of(client_id, request), "", dict[str, Any]()
         try:
             if (job := self._held(whose)) is not None:
                 before = self._waiting.inputs(whose, job.id)
                 self._waiting.edit(whose, job.id, self._form.read(values, before, request))
+                brought = self._back(aside, request)
         except FramePackError as error:
             message = fault(self._t(str(error)))
-        return {"message": message, **self.tick(client_id, seen, number, request)}
+        return {"message": message, **self.tick(client_id, seen, number, request), **brought}
 
     def leave(
-        self, client_id: object, seen: object, number: object, request: gr.Request | None = None
+        self,
+        client_id: object,
+        seen: object,
+        number: object,
+        request: gr.Request | None = None,
+        *,
+        aside: object = None,
     ) -> dict[str, Any]:
-        """Let the job that the form shows be as it was; return message and everything `tick` does."""
+        """Let the job that the form shows be as it was; return what `save` does."""
         self._waiting.let_go(whose_of(client_id, request))
-        return {"message": "", **self.tick(client_id, seen, number, request)}
+        return {"message": "", **self.tick(client_id, seen, number, request), **self._back(aside, request)}
+
+    def _back(self, aside: object, request: gr.Request | None) -> dict[str, Any]:
+        """Return the form from before, if one was put aside."""
+        return {**self._form.back(aside, request), "aside": None} if isinstance(aside, dict) else {}
 
     def _do(self, whose: Whose, action: str, job_id: str, place: int) -> None:
         match action:

@@ -18,16 +18,9 @@ from diffusers_helper.core.plan import FPS
 from diffusers_helper.gradio.client_jobs import NO_WORD, is_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import (
-    begins_without,
-    file_value,
-    read_end_photo,
-    read_photo,
-    read_request,
-    uploaded_file,
-)
+from diffusers_helper.gradio.inputs import file_value, uploaded_file
 from diffusers_helper.gradio.listeners import RAW
-from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.queue.exchange import QueueExchange
 from diffusers_helper.gradio.queue.form import JobForm
 from diffusers_helper.gradio.queue.handlers import Estimates, whose_of
@@ -50,9 +43,7 @@ class QueueApi:
     def __init__(self, manager: JobManager, photos: PhotoReader, model: ModelCard) -> None:
         self._manager = manager
         self._waiting = manager.waiting
-        self._photos = photos
-        self._library = model.loras
-        self._wildcards = model.wildcards
+        self._adder = Adder(manager, photos, model)
         self._form = JobForm(model, photos)
         self._estimate = Estimates(model.estimate)
         self._exchange = QueueExchange(manager, photos, model.loras)
@@ -68,11 +59,12 @@ class QueueApi:
         *,
         client: object = None,
         photos: object = None,
-        end_photo: object = None,
+        end_photo: object = None,  # Gradio lets scripts leave out what is None here
         **settings: Any,
     ) -> list[str]:
         """Queue the videos that one form stands for; return their ids."""
-        return _answer(lambda: self._add(image, photos, end_photo, client, settings, request))
+        whose, form = _whose(client, request), {**settings, "end_photo": end_photo}
+        return _answer(lambda: self._adder.add(whose.client_id, image, photos, request, **form))
 
     def edit(
         self,
@@ -136,25 +128,6 @@ class QueueApi:
             return self._exchange.imported(path, _whose(client, request), owner_of(request))
 
         return _answer(read)
-
-    def _add(
-        self, image: object, photos: object, end: object, client: object, settings: dict[str, Any], request: Any
-    ) -> list[str]:
-        whose = _whose(client, request)
-        how = read_many({name: settings.pop(name, None) for name in MANY})
-        wanted = read_request(settings, self._library)
-        many = photos if isinstance(photos, list) else []
-        files = many or ([] if image is None and begins_without(wanted.start) else [image])
-        return add_many(
-            self._manager,
-            wanted,
-            [partial(read_photo, file, self._photos, request) for file in files],
-            how,
-            pictures=read_end_photo(end, self._photos, request),
-            wildcards=self._wildcards.lines,
-            owner=owner_of(request),
-            client_id=whose.client_id,
-        )
 
     def _done(self, client: object, request: gr.Request | None, do: Callable[[Whose], object]) -> dict[str, Any]:
         def told() -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from diffusers_helper.core.messages import Language
+from diffusers_helper.gradio.browser import Browser
 from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
 from diffusers_helper.gradio.queue.many import ManyPanel, lay_out_many
@@ -21,13 +24,11 @@ _QUICK = RAW | QUIET
 
 @dataclass(frozen=True)
 class PageForm:
-    """The page's form: who uses it, its controls, the event that keeps the draft, and which
-    job the stage shows."""
+    """The page's form: what its tab brings along, its controls, and what follows an event after which it is another."""
 
-    client_id: gr.BrowserState
+    browser: Browser
     inputs: dict[str, Any]
-    keep: dict[str, Any]
-    shown: gr.Textbox
+    filled: Callable[[Dependency], Dependency]
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,24 @@ def lay_out_queue(t: Language) -> QueuePanel:
 
 def connect_queue(app: gr.Blocks, panel: QueuePanel, handlers: QueueHandlers, form: PageForm) -> None:
     """Connect the strip."""
-    about: dict[str, Any] = {"client_id": form.client_id, "seen": panel.seen, "number": panel.number}
+    browser, aside = form.browser, {"aside": form.browser.aside}
+    about: dict[str, Any] = {"client_id": browser.client_id, "seen": panel.seen, "number": panel.number}
     told = {"message": panel.message, **panel.shown}
+    filled = {**told, **form.inputs, **aside}
 
-    def act(client_id: Any, seen: Any, number: Any, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        return handlers.act(client_id, seen, number, event._data, request)
+    def act(
+        client_id: Any, seen: Any, number: Any, event: gr.EventData, request: gr.Request, **drafts: Any
+    ) -> dict[str, Any]:
+        return handlers.act(client_id, seen, number, event._data, request, **drafts)
 
     looked = {"inputs_kwargs": about, **fills(handlers.tick, panel.shown)}
     app.load(**looked, **_QUICK)
     gr.Timer(POLL_SECONDS).tick(trigger_mode="once", **looked, **_QUICK)
-    acted = fills(act, {**told, "number": panel.number, "shown": form.shown, **form.inputs})
-    for strip in (panel.head, panel.rows):  # events come after the values, so that these have no names
-        strip.select(inputs=[*about.values()], **acted, trigger_mode="multiple", **_QUICK).then(**form.keep)
-    saved = {"inputs_kwargs": {**about, **form.inputs}, **fills(handlers.save, told)}
-    panel.save.click(trigger_mode="once", **saved, **_QUICK)
-    panel.leave.click(inputs_kwargs=about, **fills(handlers.leave, told), trigger_mode="once", **_QUICK)
+    acted = fills(act, {**filled, "number": panel.number, "shown": browser.shown})
+    asked = {"inputs_kwargs": {**about, "draft": browser.draft, **aside}, **acted}
+    for strip in (panel.head, panel.rows):
+        form.filled(strip.select(trigger_mode="multiple", **asked, **_QUICK))
+    saved = {"inputs_kwargs": {**about, **aside, **form.inputs}, **fills(handlers.save, filled)}
+    form.filled(panel.save.click(trigger_mode="once", **saved, **_QUICK))
+    left = {"inputs_kwargs": {**about, **aside}, **fills(handlers.leave, filled)}
+    form.filled(panel.leave.click(trigger_mode="once", **left, **_QUICK))

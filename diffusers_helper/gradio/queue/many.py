@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, PhotoError, SettingsError
+from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.variations import MOST_TAKES
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.content import Backend, ModelCard
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import (
-    begins_without,
-    file_value,
-    read_end_photo,
-    read_keys,
-    read_photo,
-    read_request,
-    uploaded_file,
-)
-from diffusers_helper.gradio.keys import KEY_PHOTOS
+from diffusers_helper.gradio.inputs import file_value, uploaded_file
 from diffusers_helper.gradio.listeners import QUIET, RAW
-from diffusers_helper.gradio.queue.adding import MANY, add_many, read_many
+from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.queue.exchange import QueueExchange
 from diffusers_helper.gradio.queue.handlers import whose_of
 from diffusers_helper.gradio.view import fault, hint
@@ -56,8 +46,7 @@ class ManyHandlers:
     """
 
     def __init__(self, model: ModelCard, backend: Backend, t: Language = ENGLISH) -> None:
-        self._model = model
-        self._backend = backend
+        self._adder = Adder(backend.manager, backend.photos, model)
         self._exchange = QueueExchange(backend.manager, backend.photos, model.loras)
         self._t = t
 
@@ -67,13 +56,12 @@ class ManyHandlers:
         image: object,
         photos: object,
         request: gr.Request | None = None,
-        *,
-        end_photo: object = None,
         **settings: Any,
     ) -> list[Any]:
         """Queue all videos; return the message, and the field of photos, empty once they are queued."""
         try:
-            ids = self._add(client_id, image, photos, end_photo, settings, request)
+            whose = require_client_id(whose_of(client_id, request).client_id)
+            ids = self._adder.add(whose, image, photos, request, **settings)
         except FramePackError as error:
             return [fault(self._t(str(error))), gr.skip()]
         return [self._told(len(ids)), None]
@@ -98,30 +86,6 @@ class ManyHandlers:
         except FramePackError as error:
             return [fault(self._t(str(error))), None]
         return [self._told(len(ids)), None]
-
-    def _add(
-        self, client_id: object, image: object, photos: object, end: object, settings: dict[str, Any], request: Any
-    ) -> list[str]:
-        whose, reader = whose_of(client_id, request), self._backend.photos
-        require_client_id(whose.client_id)
-        how = read_many({name: settings.pop(name, None) for name in MANY})
-        keys = settings.get(KEY_PHOTOS)
-        wanted = read_request(settings, self._model.loras)
-        files = photos if isinstance(photos, list) and photos else [image]
-        if files == [None]:
-            if not begins_without(wanted.start):
-                raise PhotoError(Message("Add photos first: drop them on the field, or click it to choose files."))
-            files = []
-        return add_many(
-            self._backend.manager,
-            wanted,
-            [partial(read_photo, file, reader, request) for file in files],
-            how,
-            pictures=read_end_photo(end, reader, request) | read_keys(wanted, keys, reader, request),
-            wildcards=self._model.wildcards.lines,
-            owner=owner_of(request),
-            client_id=whose.client_id,
-        )
 
     def _told(self, count: int) -> str:
         return hint(self._t("{count} videos were added to the queue.", count=count))

@@ -55,7 +55,13 @@ def editing(job: JobSnapshot | None, t: Language = ENGLISH) -> str:
     """Return what is said while the form shows a job that waits; empty while it shows none."""
     if job is None:
         return ""
-    text = escape(t("The form shows “{words}”. Change it, then save; until then it does not begin.", words=words(job)))
+    text = escape(
+        t(
+            "The form shows “{words}”. Change it, then save; until then it does not begin. What was in the form comes "
+            "back afterwards.",
+            words=words(job),
+        )
+    )
     return f'<div class="fp-note" role="status">{text}</div>'
 
 

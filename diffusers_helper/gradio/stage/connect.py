@@ -101,9 +101,8 @@ def connect_actions(
     """
     saved = stage.panel.saved
     filled = fills(use, {"message": stage.buttons.message, "saved": saved, **outputs})
-    used: Dependency = stage.panel.actions.use(
-        inputs=[stage.browser.client_id, seconds], **filled, trigger_mode="multiple", **_QUICK
-    )
+    asked = {"client_id": stage.browser.client_id, "seconds": seconds}
+    used: Dependency = stage.panel.actions.use(inputs_kwargs=asked, **filled, trigger_mode="multiple", **_QUICK)
     used.then(None, saved, None, js=_SAVE).then(None, None, None, js=ACTED)
     return used
 

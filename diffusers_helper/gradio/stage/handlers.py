@@ -20,10 +20,10 @@ from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_cl
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.same_again import LastAsked
 from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
-from diffusers_helper.gradio.faults import kept_settings
+from diffusers_helper.gradio.draft import form_of
 from diffusers_helper.gradio.history.handlers import viewer_of
-from diffusers_helper.gradio.inputs import file_value, read_inputs, read_request, uploaded_file
-from diffusers_helper.gradio.keys import KEY_PHOTOS, kept_keys, key_photos
+from diffusers_helper.gradio.inputs import file_value, read_inputs, read_request
+from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photos
 from diffusers_helper.gradio.listeners import news
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.history.query import Viewer
@@ -64,15 +64,7 @@ class PageHandlers:
     def restore(self, client_id: object, draft: object, request: gr.Request | None = None) -> dict[str, Any]:
         """On load: return the client id, the values of the draft, and what `tick` does."""
         client_id = client_id if is_client_id(client_id) else new_client_id()
-        draft = draft if isinstance(draft, dict) else {}
-        settings = kept_settings(draft)
-        user = user_of(request)
-        for control, name in (("image", "photo"), ("end_photo", "end_photo")):
-            if (file := uploaded_file(draft.get(name), user)) is not None:
-                settings[control] = file_value(file)
-        if keys := kept_keys(draft.get(KEY_PHOTOS), lambda path: uploaded_file(path, user) is not None):
-            settings[KEY_PHOTOS] = keys
-        return {"client_id": client_id, **settings, **self.tick(client_id, "", request)}
+        return {"client_id": client_id, **form_of(draft, user_of(request)), **self.tick(client_id, "", request)}
 
     def tick(
         self, client_id: object, seen: object, request: gr.Request | None = None, *, shown: object = ""
