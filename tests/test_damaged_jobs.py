@@ -20,7 +20,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.app import build_pages
 from diffusers_helper.gradio.content import ModelCard, ProgramStatus
 from diffusers_helper.jobs.manager import JobManager
-from diffusers_helper.jobs.record import JobRecord
+from diffusers_helper.jobs.record import JobRecord, PictureRecord, VideoRecord
 from diffusers_helper.jobs.store import JobStore
 from diffusers_helper.jobs.sweeping import sweep
 from diffusers_helper.jobs.unfinished import StoredJobs
@@ -190,6 +190,19 @@ def test_where_nothing_can_be_put_aside_the_others_still_go_on(tmp_path, in_the_
     assert DAMAGED not in whole(victim.store)
     assert victim.folder.exists()
     assert f"{DAMAGED} could not be written" in caplog.text
+
+
+def test_what_a_record_says_is_text_that_a_page_can_show():
+    """Or all that its client's page asks for would be answered with a fault."""
+    half = "\ud83d"
+    about = {
+        "pictures": {"start": PictureRecord(half, (half,))},
+        "videos": {"before": VideoRecord(half)},
+        "error": half,
+    }
+    record = JobRecord.from_json(JobRecord("a", GenerationRequest(), **about).to_json().encode())
+    told = [record.pictures["start"].name, *record.pictures["start"].notes, record.videos["before"].name, record.error]
+    assert told == ["?"] * 4
 
 
 def test_what_another_process_has_is_not_looked_at(tmp_path):

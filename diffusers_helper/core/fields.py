@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.files import as_text
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.prompts import LATEST, Timed, timed_prompts, written
 
@@ -33,7 +34,7 @@ def _clean_text(value: object) -> object:
         value = _written(value)
     if not isinstance(value, str):
         return value
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return as_text(value.replace("\0", ""))
 
 
 def _written(prompts: Sequence[object]) -> str:

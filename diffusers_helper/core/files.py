@@ -105,6 +105,11 @@ def parsed_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def as_text(text: str) -> str:
+    """Return `text` without halves of characters and bytes of foreign names, which no answer or database can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def json_bytes(content: Any) -> bytes:
     """Return `content` as JSON in UTF-8; a name that is not Unicode keeps its bytes, as the escape of a surrogate."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from typing import Any
 from diffusers_helper.core.drafts import is_draft
 from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.fields import MAX_SEED
-from diffusers_helper.core.files import open_own, parsed_json
+from diffusers_helper.core.files import as_text, open_own, parsed_json
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.core.words import folded
@@ -92,7 +92,7 @@ def fit(entry: Entry) -> Entry:
     Raises ValueError for what no job of this program has: a path that is no text, a time without a date, a number that
     is none.
     """
-    said = {name: getattr(entry, name).encode("utf-8", "replace").decode("utf-8") for name in _SAID}
+    said: dict[str, Any] = {name: as_text(getattr(entry, name)) for name in _SAID}
     for each in fields(entry):
         if each.type == "str" and each.name not in _SAID:
             getattr(entry, each.name).encode("utf-8")

@@ -90,7 +90,7 @@ class History:
 
     def start(self) -> None:
         """Begin to read, in the background, and to complete and empty the trash."""
-        self._reader.begin(self._trash.complete)
+        self._reader.begin(self._complete)
 
     def close(self) -> None:
         """End the reading."""
@@ -245,6 +245,10 @@ class History:
         """Read all that changed while the caller waits; return how many videos there are."""
         self._reader.read_all()
         return self._index.search(EVERYBODY, Search())[1]
+
+    def _complete(self) -> None:
+        with self._deleting:  # what is being deleted just now is not half done
+            self._trash.complete()
 
     def _expire(self) -> None:
         oldest = self._clock() - self._days * _DAY

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import FramePackError, UnknownJobError
-from diffusers_helper.core.files import parsed_json, read_own
+from diffusers_helper.core.files import as_text, parsed_json, read_own
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
@@ -188,9 +188,16 @@ class JobRecord:
         pictures = known.pop("pictures")
         if request.start == "photo" and not request.frame and not known.get("videos") and START not in pictures:
             raise ValueError("pictures")
-        kept = {use: PictureRecord(about["name"], tuple(about["notes"])) for use, about in pictures.items()}
-        videos = {use: VideoRecord(**about) for use, about in known.pop("videos", {}).items()}
-        return cls(request=request, pictures=kept, videos=videos, **known)
+        known["pictures"] = {
+            use: PictureRecord(as_text(about["name"]), tuple(map(as_text, about["notes"])))
+            for use, about in pictures.items()
+        }
+        known["videos"] = {
+            use: VideoRecord(as_text(about["name"]), about["size"], about["changed"])
+            for use, about in known.get("videos", {}).items()
+        }
+        known["error"] = as_text(known.get("error", ""))
+        return cls(request=request, **known)
 
 
 def read_record(folder: Path) -> JobRecord:
