@@ -96,6 +96,7 @@ def write_timeline(tab, folder):
     chooser.value.set_files(last)
     expect(end.locator("img")).to_be_visible()
     expect(tab.locator("#prompt textarea")).to_have_value(TIMES)
+    tab.locator("#timeline").scroll_into_view_if_needed()
 
 
 def compared(tab, folder, film):
