@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import distributed
 
+from diffusers_helper.app.group_links import Ways
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
 from diffusers_helper.models.exchange import Collective
@@ -12,7 +13,7 @@ from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.linears import EightBitLinears
 from diffusers_helper.models.rows import FORMS, PlainRows
 from diffusers_helper.models.section_context import ConditionInputs
-from diffusers_helper.models.step_caches import EasyCache, MagCache, TeaCache
+from diffusers_helper.models.step_caches import EasyCache, MagCache, NoCache, TeaCache
 from diffusers_helper.models.ulysses import Ulysses
 from tests.test_hunyuan_video_packed import build, random_inputs
 
@@ -90,6 +91,15 @@ def spread_outputs():
     spread = Ulysses(group, Hiding(group))
     found = outputs(spread)
     return found, guided(model(), Execution(spread=spread))
+
+
+def halved():
+    """`guided` of a process of a group whose halves compute a branch each, and the calls that ran its blocks."""
+    spread, branches = Ways(torch.device("cpu")).of(guided=True)
+    caches = [new() for new in CACHES.values()]
+    executions = [Execution(spread=spread, branches=branches, step_cache=cache) for cache in (NoCache(), *caches)]
+    with torch.inference_mode():
+        return [guided(model(), execution) for execution in executions], [dict(cache.passes) for cache in caches]
 
 
 class Hiding(Collective):

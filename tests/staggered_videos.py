@@ -28,7 +28,7 @@ PARAMETERS = {"easycache": {"threshold": 10.0, "first": 2}, "magcache": {"extrap
 KEPT = []
 
 
-def events_of(variant, lag=None, *, partners=None, earlier=(), cache="none", begin=None):
+def events_of(variant, lag=None, *, partners=None, earlier=None, cache="none", begin=None):
     """Sample four sections like those of a golden video."""
     name = VIDEOS[variant]
     transformer = golden_transformer()
@@ -43,7 +43,7 @@ def events_of(variant, lag=None, *, partners=None, earlier=(), cache="none", beg
         one_sampler(sampler),
         SamplingSettings(4, step_cache=cache, stagger=lag, cache_parameters=PARAMETERS.get(cache, {})),
         Postprocess(None),
-        EarlierRun(earlier),
+        earlier or EarlierRun(),
     )
 
 

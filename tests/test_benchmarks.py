@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import cards, common, decode, gguf, loading, long_video, lora, memory, step, timeline
+from benchmarks import cards, common, decode, gguf, group_times, loading, long_video, lora, memory, step, timeline
 from benchmarks.model_folder import Sizes, write_folder
 from tests.tiny import TINY
 
@@ -170,3 +170,25 @@ def test_all_runs_what_exists(tmp_path):
         assert arguments[0] == "-c" or find_spec(arguments[1])
         assert all(Path(name).exists() for name in arguments if name.startswith("tests/"))
         assert seconds <= 600
+
+
+@pytest.mark.parametrize(
+    ("way", "gpus", "measured"),
+    [(group_times.by_ulysses, 1, 63.9 / 3), (group_times.by_ulysses, 4, 18.73 / 3), (group_times.by_ulysses, 2, 11.94)],
+)
+def test_what_is_foretold_of_several_gpus_is_near_what_was_measured(way, gpus, measured):
+    """Sections of videos on H200, decodes included; docs/several-gpus.md."""
+    assert way(0.815, gpus, group_times.NVLINK) == pytest.approx(measured, rel=0.05)
+
+
+def test_what_is_foretold_of_staggered_sections_is_near_what_was_measured():
+    """Three sections on four GPUs took 32.5 s: the first one whole, then two more."""
+    link = group_times.NVLINK
+    more = group_times.staggered(0.815, 4, link)
+    first = 25 * 0.815 + group_times.decode_seconds(0.815, 4)
+    assert first + 2 * more == pytest.approx(32.5, rel=0.05)
+
+
+def test_the_table_of_several_gpus_is_the_documented_one():
+    document = (Path(__file__).parents[1] / "docs" / "several-gpus.md").read_text("utf-8")
+    assert group_times.table() in document

@@ -39,3 +39,8 @@ def test_steps_are_checked_at_once(steps, capsys):
     with pytest.raises(SystemExit):
         cli.main(["calibrate", str(LION), "p", "--steps", steps])
     assert "steps" in capsys.readouterr().err
+
+
+def test_several_gpus_do_not_measure(options, capsys):
+    assert cli.main(["calibrate", str(LION), "p", *options, "--gpus", "0,1"]) != 0
+    assert "leave out --gpus" in capsys.readouterr().err

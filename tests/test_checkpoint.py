@@ -197,6 +197,37 @@ def test_forgetting_leaves_nothing(tmp_path):
     assert (len(found), found.environment, list(tmp_path.iterdir())) == (0, {}, [])
 
 
+def with_trail(seed, trails_from, *, like=None):
+    latents = section(seed).latents
+    trail = torch.stack([latents + 1, latents + 2]) if like is None else like
+    return replace(section(seed), trail=trail, trails_from=trails_from)
+
+
+def test_what_was_read_of_unfinished_sections_is_kept_as_long_as_somebody_needs_it(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "job")
+    checkpoint.begin({}, *conditions())
+    for seed, trails_from in ((0, 0), (1, 0), (2, 1)):
+        checkpoint.append(with_trail(seed, trails_from))
+    found = Checkpoint(tmp_path / "job").trails()
+    assert list(found) == [1, 2]
+    assert all(torch.equal(found[seed], with_trail(seed, 0).trail) for seed in found)
+    checkpoint.append(replace(section(3), trails_from=4))
+    assert not Checkpoint(tmp_path / "job").trails()
+    assert not list((tmp_path / "job").glob("trail_*"))
+
+
+def test_what_does_not_fit_its_section_is_not_read(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "job")
+    checkpoint.begin({}, *conditions())
+    for seed, like in enumerate((torch.zeros(2, 1, 16, 9, 3, 3), torch.full((1, 1, 16, 9, 2, 3), torch.nan))):
+        checkpoint.append(with_trail(seed, 0, like=like))
+    filled(tmp_path / "other", 1)
+    TensorFile("digest").write(tmp_path / "other" / "trail_000.safetensors", {"steps": torch.zeros(1)})
+    assert checkpoint.trails() == Checkpoint(tmp_path / "other").trails() == {}
+    checkpoint.forget()
+    assert not list((tmp_path / "job").glob("*.safetensors"))
+
+
 def test_a_section_that_changes_meanwhile_is_not_read(tmp_path):
     last = filled(tmp_path)
     found = Checkpoint(tmp_path)

@@ -10,8 +10,8 @@ from diffusers_helper.service.system_monitor import GpuSample, Sample
 GPU = GpuSample("NVIDIA <H100>", int(80e9), int(60e9), int(20e9), int(50e9), utilisation=0.75, celsius=61)
 
 
-def reading(gpu=None):
-    return Sample(int(64e9), int(16e9), int(2e9), 0.5, int(1e12), int(4e11), gpu)
+def reading(*gpus):
+    return Sample(int(64e9), int(16e9), int(2e9), 0.5, int(1e12), int(4e11), gpus)
 
 
 def words(html):
@@ -41,6 +41,12 @@ def test_a_gpu(changes, shown):
     assert "60.0 GB of 80.0 GB used, 50.0 GB of it here, 20.0 GB free" in words(html)
     assert ("NVIDIA &lt;H100&gt;" in html) == (shown is not None)
     assert shown is None or shown in words(html)
+
+
+def test_the_gpus_of_a_group_have_their_numbers_and_their_part_of_a_step():
+    shown = words(panel(reading(replace(GPU, step_seconds=0.5), replace(GPU, step_seconds=0.75, used=int(7e9))), []))
+    for number, seconds, used in ((0, "0.50", "60.0"), (1, "0.75", "7.0")):
+        assert f"&lt;H100&gt; {number} 75%, 61 °C, {seconds} s per step GPU memory {number} {used} GB of" in shown
 
 
 def test_the_times_of_the_latest_steps_are_a_line():

@@ -17,6 +17,7 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.loading.precision import Precision
 from diffusers_helper.service import options
 from diffusers_helper.service.nvidia import driver_version, has_kernels
+from diffusers_helper.service.system_monitor import GpuSample
 from diffusers_helper.service.versions import Package
 
 GB = 1_000_000_000
@@ -301,6 +302,12 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
     assert driver_version() == expected
 
 
+CARDS = (
+    GpuSample("H100", int(80e9), int(60e9), int(20e9), 0, 0.75, 61),
+    GpuSample("H100", int(80e9), int(1e9), int(79e9), 0, None, None),
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "level", "says"),
     [
@@ -308,6 +315,8 @@ def test_driver_as_nvidia_smi_has_it(script, expected, monkeypatch, tmp_path):
         ({"gpus": 2}, Level.OK, "0, 1 go through the computer's memory"),
         ({"gpus": 2, "parallel": "ulysses"}, Level.NOTE, "Choose --parallel stagger"),
         ({"gpus": 1}, Level.PROBLEM, "torch finds 1"),
+        ({"gpus": 2, "parallel": "jobs"}, Level.OK, "0, 1 make a video each"),
+        ({"gpus": 2, "cards": CARDS}, Level.OK, "(auto): 0: 20.0 GB free, 75% busy; 1: 79.0 GB free."),
     ],
 )
 def test_gpus_that_are_to_work_together(changes, level, says):

@@ -1,66 +1,21 @@
 """Processes that make a video together, started and watched as the page does it."""
 
-import os
-import signal
-from pathlib import Path
+import threading
 
-import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from diffusers_helper.app.group import Group, GroupLostError, _Running
-from diffusers_helper.app.group_worker import STAGGER, ULYSSES, Seat
-from diffusers_helper.core.events import Finished, Note, StepDone
-from diffusers_helper.core.plan import START
-from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.app.group_links import STAGGER, ULYSSES
+from diffusers_helper.app.groups import Groups
+from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.events import StepDone
 from diffusers_helper.generation.checkpoint import Checkpoint
-from diffusers_helper.generation.generate import generate
-from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.compute import ComputeOptions
-from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.media.photo import Photo
-from diffusers_helper.model_files import LocalFolder
-from tests.tiny import TINY_FOLDER
+from tests.groups import STEPS, alone, calibration, group_of, inputs, made_by
 
-STEPS = 3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # processes that import everything, up to three times
-
-
-def inputs():
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    request = GenerationRequest(
-        prompt="pan left", variant="f1", seconds=3.6, steps=STEPS, seed=7, width=64, height=64, keep=("latents",)
-    )
-    return JobInputs(request, {START: Photo(Image.fromarray(pixels), "noise.png", ())})
-
-
-def frames_of(path):
-    with av.open(str(path)) as file:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
-
-
-def group_of(mode, options, size=2):
-    source = LocalFolder(TINY_FOLDER)
-    seats = [Seat(rank, size, "cpu", Path(), mode, source, options, None, Path(), (), True) for rank in range(size)]
-    return Group(seats, patience=600)  # this is no test of time
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Latents and frames of the video that one process makes."""
-    folder = tmp_path_factory.mktemp("alone")
-    checkpoint = Checkpoint(folder / "kept")
-    events = list(
-        generate(
-            inputs(),
-            components=Components(LocalFolder(TINY_FOLDER), "cpu"),
-            output=folder / "video",
-            checkpoint=checkpoint,
-        )
-    )
-    return [section.latents for section in checkpoint], frames_of(events[-1].path)
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +25,19 @@ def group():
     made.close()
 
 
-def made_by(group, folder, on_event=lambda _event: None):
-    """What the group's video is: its events, latents and frames."""
-    events = []
-    for event in group.generate(inputs(), output=folder / "video", check=lambda: None, checkpoint=folder / "kept"):
-        events.append(event)
-        on_event(event)
-    assert isinstance(events[-1], Finished)
-    return events, [section.latents for section in Checkpoint(folder / "kept")], frames_of(events[-1].path)
-
-
-def test_a_group_makes_the_video_of_one_process(group, alone, tmp_path):
+def test_a_group_makes_the_video_of_one_process(group, tmp_path):
     events, latents, frames = made_by(group, tmp_path)
-    assert all(map(torch.equal, latents, alone[0]))
-    assert np.array_equal(frames, alone[1]), "decoded by both, to the same bits"
+    assert all(map(torch.equal, latents, alone()[0]))
+    assert np.array_equal(frames, alone()[1]), "decoded by both, to the same bits"
     steps = [(event.section, event.step) for event in events if isinstance(event, StepDone)]
     assert steps == [(section, step) for section in range(3) for step in range(1, STEPS + 1)]
     assert group.mode == STAGGER
+    told = [event.gpus for event in events if isinstance(event, StepDone)][-1]
+    assert len(told) == 2
+    assert all(0 < use.step_seconds < 600 for use in told), "each its own part of a step"
 
 
-def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, alone, tmp_path):
+def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, tmp_path):
     events = group.generate(inputs(), output=tmp_path / "video", check=lambda: None, checkpoint=tmp_path / "kept")
     for event in events:
         if isinstance(event, StepDone) and (event.section, event.step) == (1, 2):
@@ -98,38 +46,94 @@ def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, alone,
     assert len(Checkpoint(tmp_path / "kept")) == 1
     _, latents, frames = made_by(group, tmp_path)
     assert [process.pid for process in group._running.processes] == before
-    assert all(map(torch.equal, latents, alone[0]))
-    assert np.array_equal(frames, alone[1])
+    assert all(map(torch.equal, latents, alone()[0]))
+    assert np.array_equal(frames, alone()[1])
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_where_a_process_dies_another_group_goes_on_from_the_last_section(group, alone, tmp_path, rank):
-    killed = []
-
-    def kill(event):
-        if isinstance(event, StepDone) and (event.section, event.step) == (1, 1) and not killed:
-            killed.extend(group._running.processes)
-            os.kill(killed[rank].pid, signal.SIGKILL)
-
-    events, latents, frames = made_by(group, tmp_path, kill)
-    assert all(map(torch.equal, latents, alone[0]))
-    assert np.array_equal(frames, alone[1])
-    [note] = [n for n, event in enumerate(events) if isinstance(event, Note) and "its last section" in event.text]
-    assert not any(process.is_alive() for process in killed)
-    steps = [(event.section, event.step) for event in events[note:] if isinstance(event, StepDone)]
-    assert steps == [(section, step) for section in (1, 2) for step in range(1, STEPS + 1)]
-
-
-def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(alone, tmp_path):
+def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(tmp_path):
     group = group_of(ULYSSES, ComputeOptions(), size=3)  # as many as the micro model has heads
     try:
         _, latents, _ = made_by(group, tmp_path)
         processes = group._running.processes
     finally:
         group.close()
-    for one, other in zip(latents, alone[0], strict=True):
+    for one, other in zip(latents, alone()[0], strict=True):
         assert (one - other).abs().max() <= 1e-4 * other.std()
     assert not any(process.is_alive() for process in processes)
+
+
+def test_each_gpu_makes_a_video_of_its_own(tmp_path):
+    groups = Groups([group_of(STAGGER, ComputeOptions(), size=1) for _ in range(2)])
+    both, found = threading.Barrier(2), {}
+
+    def make(number):
+        met = []
+
+        def meet(event):
+            if isinstance(event, StepDone) and not met:
+                met.append(both.wait(600))  # neither is done before the other has begun
+
+        found[number] = made_by(groups, tmp_path / str(number), meet)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(groups.gpus) == 2
+    finally:
+        groups.close()
+    for number in range(2):
+        _, latents, frames = found[number]
+        assert all(map(torch.equal, latents, alone()[0]))
+        assert np.array_equal(frames, alone()[1])
+
+
+@pytest.fixture(scope="module")
+def ratios(tmp_path_factory):
+    return calibration(tmp_path_factory.mktemp("ratios"))
+
+
+def test_of_a_guided_video_each_half_of_a_group_computes_a_branch(tmp_path, ratios):
+    """Two halves of one process: the three heads of the model are not shared, and the bits are those of one."""
+    guided = {"cfg_scale": 2.0, "cfg_rescale": 0.7, "negative_prompt": "blurred", "quality": "draft", "steps": 8}
+    group = group_of(ULYSSES, ComputeOptions(), ratios=ratios)
+    try:
+        _, latents, frames = made_by(group, tmp_path, **guided)
+    finally:
+        group.close()
+    expected, pixels = alone(ratios, **guided)
+    assert all(map(torch.equal, latents, expected))
+    assert np.array_equal(frames, pixels)
+
+
+@pytest.mark.parametrize("mode", [STAGGER, ULYSSES])
+def test_a_group_samples_by_the_rungs_of_quality(tmp_path, ratios, mode):
+    """MagCache leaves out the same steps in all processes."""
+    size = 3 if mode == ULYSSES else 2
+    draft = {"quality": "draft", "steps": 8, "seconds": 2.4}
+    group = group_of(mode, ComputeOptions(stagger=8), size=size, ratios=ratios)
+    try:
+        _, latents, _ = made_by(group, tmp_path, **draft)
+    finally:
+        group.close()
+    for one, other in zip(latents, alone(ratios, **draft)[0], strict=True):
+        assert (one - other).abs().max() <= (1e-4 * other.std() if mode == ULYSSES else 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "match"),
+    [
+        ("cpu", ComputeOptions(attention="nonsense"), "nonsense"),  # where the video is begun
+        ("cuda:99", ComputeOptions(), "There is no GPU 99"),  # where the processes are
+    ],
+)
+def test_who_cannot_begin_says_why_at_once(tmp_path, device, options, match):
+    group = group_of(STAGGER, options, device=device)
+    with pytest.raises(SettingsError, match=match):
+        made_by(group, tmp_path)
+    assert group._running is None
 
 
 def test_a_process_that_does_no_step_for_long_ends_the_group():

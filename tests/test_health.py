@@ -173,8 +173,17 @@ def test_metrics_count(server):
 
 def test_metrics_of_a_gpu(server):
     gpu = GpuSample("NVIDIA H100", 80, 60, 20, 50, utilisation=None, celsius=61)
-    server.look_at(SimpleNamespace(read=lambda: Sample(1, 1, 1, 0.5, 1, 1, gpu)))
+    server.look_at(SimpleNamespace(read=lambda: Sample(1, 1, 1, 0.5, 1, 1, (gpu,))))
     found = {name[0].removeprefix("framepack_gpu_"): value for name, value in server.metrics().items()}
     sizes = [found[f"memory_{kind}_bytes"] for kind in ("total", "used", "free", "reserved")]
     assert (sizes, found["temperature_celsius"]) == ([80, 60, 20, 50], 61)
-    assert "utilisation_ratio" not in found
+    assert not {"utilisation_ratio", "step_seconds"} & found.keys()
+
+
+def test_metrics_of_the_gpus_of_a_group_have_their_numbers(server):
+    gpus = tuple(GpuSample("NVIDIA H100", 80, used, 20, 50, 0.5, None, used / 100) for used in (40, 60))
+    server.look_at(SimpleNamespace(read=lambda: Sample(1, 1, 1, 0.5, 1, 1, gpus)))
+    found = server.metrics()
+    assert [found["framepack_gpu_memory_used_bytes", number] for number in "01"] == [40, 60]
+    assert [found["framepack_gpu_step_seconds", number] for number in "01"] == [0.4, 0.6]
+    assert ("framepack_gpu_memory_used_bytes",) not in found

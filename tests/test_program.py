@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusers_helper.app.device import pick_device, sole_process
+from diffusers_helper.app.device import pick_device, sole_process, sole_user
 from diffusers_helper.app.named_jobs import EXACT_NAMES
 from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
@@ -415,12 +415,15 @@ def test_a_cpu_is_shared(tiny, tmp_path):
 def test_a_gpu_is_not(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     tiny.device = torch.device("cuda", 0)
     with sole_process(tiny.device, tiny.outputs, 7860):
         message = f"process {os.getpid()}, port 7860"
         tiny.outputs = tmp_path / "other"
         with pytest.raises(SettingsError, match=message), sole_process(tiny.device, tiny.outputs, 7861):
             pytest.fail("two on one GPU")
+        with pytest.raises(SettingsError, match=message), sole_user(tiny.device, "one of a group"):
+            pytest.fail("a group's process beside it")
         with sole_user_of("56-78", "me", lock_folder()):
             pass
     with sole_process(tiny.device, tiny.outputs, 7861):
@@ -462,3 +465,11 @@ def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tmp_path, 
     video = manager.wait(job, 60).video
     assert manager.close(60)
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))
+
+
+@pytest.mark.parametrize(("parallel", "workers"), [("auto", 1), ("jobs", 2)])
+def test_a_queue_has_a_worker_for_each_video_that_is_made_at_a_time(tmp_path, parallel, workers):
+    program = on_tiny(tmp_path, "--gpus", "0,1", "--parallel", parallel)
+    assert len(program.make_manager()._workers) == workers
+    assert program.gpus() == (), "before the first step"
+    assert ("a video each" in program.note) == (parallel == "jobs")

@@ -14,7 +14,7 @@ def job(name):
 
 
 def add(queue, name, running=None):
-    ticket = queue.enqueue(name, name[0], running and running[0])
+    ticket = queue.enqueue(name, name[0], [running[0]] if running else [])
     queue.fill(job(name))
     return ticket
 
@@ -70,7 +70,7 @@ def test_what_comes_back_goes_where_it_was_and_what_is_new_behind_it():
 
 def test_a_job_is_taken_when_it_is_here_and_its_place_counts_before():
     queue = JobQueue(2, None)
-    queue.enqueue("a1", "a", None)
+    queue.enqueue("a1", "a", [])
     assert (len(queue), queue.ready) == (1, False)
     with pytest.raises(LookupError):
         queue.take()
@@ -85,7 +85,7 @@ def test_a_job_is_taken_when_it_is_here_and_its_place_counts_before():
 
 def test_clearing_gives_the_jobs_that_are_here_in_order():
     queue = line("a1 a2 b1")
-    queue.enqueue("c1", "c", None)
+    queue.enqueue("c1", "c", [])
     assert [found.id for found in queue.clear()] == ["a1", "b1", "a2"]
     assert (len(queue), queue.ready) == (0, False)
 

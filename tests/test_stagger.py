@@ -11,9 +11,12 @@ from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.stagger import schedule
+from diffusers_helper.framepack.engine import EarlierRun
 from diffusers_helper.models.step_caches import STEP_CACHES
 from tests.several import run_together
 from tests.staggered_videos import all_cases, events_of, sampled
+
+pytestmark = pytest.mark.timeout(1200)  # processes that import everything
 
 
 @pytest.mark.parametrize("variant", ["original", "f1"])
@@ -91,11 +94,36 @@ def test_every_section_draws_the_noise_that_it_draws_alone():
     assert all(map(torch.equal, *states))
 
 
-def test_what_an_earlier_run_finished_is_read_as_it_is():
-    """A video that is cut off goes on from finished sections: to the same bits where nothing else was read."""
+def test_what_an_earlier_run_finished_is_read_as_it_is_where_that_is_what_was_read():
     whole = sampled(events_of("f1", 4))
-    again = sampled(events_of("f1", 4, earlier=whole[:2]))
+    assert all(section.trail is None for section in whole)
+    again = sampled(events_of("f1", 4, earlier=EarlierRun(whole[:2])))
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(whole[2:], again[2:], strict=True))
+
+
+@pytest.mark.parametrize("variant", ["original", "f1"])
+@pytest.mark.parametrize("lag", [1, 2, 3])
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_video_that_was_cut_off_goes_on_to_the_same_bits_by_what_was_read(variant, lag, done):
+    whole = sampled(events_of(variant, lag))
+    trails = {section.index: section.trail for section in whole[whole[done - 1].trails_from : done]}
+    assert len(trails) == min(done, 3 // lag)
+    again = sampled(events_of(variant, lag, earlier=EarlierRun(whole[:done], trails=trails)))
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(whole[done:], again[done:], strict=True))
+    for one, other in zip(whole[done:], again[done:], strict=True):
+        assert torch.equal(one.trail, other.trail), "and so it goes on once more"
+        assert one.trails_from == other.trails_from
+    lost = sampled(events_of(variant, lag, earlier=EarlierRun(whole[:done])))
+    assert not torch.equal(whole[done].latents, lost[done].latents), "without it the bits are others"
+
+
+def test_what_was_read_by_another_lag_is_not_read():
+    whole, other = sampled(events_of("f1", 2)), sampled(events_of("f1", 1))
+    again = [
+        sampled(events_of("f1", 2, earlier=EarlierRun(whole[:1], trails=trails)))
+        for trails in ({}, {0: other[0].trail})
+    ]
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(*again, strict=True))
 
 
 @pytest.fixture(scope="module")

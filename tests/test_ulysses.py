@@ -6,7 +6,9 @@ import torch
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.models.ulysses import Ulysses, shares
 from tests.several import run_together
-from tests.spread_models import CACHES, CASES, EIGHT_BIT, outputs, spread_outputs
+from tests.spread_models import CACHES, CASES, EIGHT_BIT, halved, outputs, spread_outputs
+
+pytestmark = pytest.mark.timeout(1200)  # processes that import everything
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,16 @@ def test_8_bit_mathematics_is_off_by_no_more_than_in_one_process(alone, together
 def test_so_many_processes_give_the_same_bits_every_time(together, size):
     for found, again in together[size]:
         assert torch.equal(found["guidance"], again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_each_half_computes_one_branch_of_guidance(alone, tmp_path, size):
+    for rank, (found, passes) in enumerate(run_together(halved, size, tmp_path)):
+        for one, name in zip(found, ("guidance", *CACHES), strict=True):
+            torch.testing.assert_close(one, alone[name], atol=0 if size == 2 else 1e-5, rtol=0)
+        branch = "positive" if rank < size // 2 else "negative"
+        assert all(set(each) == {branch} for each in passes)
 
 
 @pytest.mark.parametrize(("length", "processes"), [(18269, 2), (18269, 3), (849, 8), (5, 4), (2, 3)])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.memory import default_device
 from diffusers_helper.service.locks import lock_folder, sole_user_of, sole_writer_of
 from diffusers_helper.service.nvidia import driver_version, kernels_fault, unused_card
-from diffusers_helper.service.system_monitor import SystemMonitor
 
 
 def pick_device(choice: str, best: Callable[[], torch.device] = default_device) -> torch.device:
@@ -82,11 +82,11 @@ def device_fault(device: torch.device) -> str:
     return ""
 
 
-def system_monitor(device: torch.device, outputs: Path) -> SystemMonitor:
-    """Return what looks at this computer, the disk of `outputs` included, and at the GPU if `device` is one."""
+def gpu_use(device: torch.device, step_seconds: float | None = None) -> GpuUse:
+    """Return how this process uses `device`."""
     if device.type != "cuda":
-        return SystemMonitor(outputs)
-    return SystemMonitor(outputs, _uuid(device), lambda: torch.cuda.memory_reserved(device))
+        return GpuUse("", 0, step_seconds)
+    return GpuUse(uuid_of(device), torch.cuda.memory_reserved(device), step_seconds)
 
 
 @contextmanager
@@ -96,12 +96,28 @@ def sole_process(device: torch.device, outputs: Path, port: int) -> Iterator[Non
     Raises SettingsError if another one has them.
     """
     who = f"process {os.getpid()}, port {port}"
-    with ExitStack() as held:
-        if device.type == "cuda":
-            held.enter_context(sole_user_of(_uuid(device), who, lock_folder()))
-        held.enter_context(sole_writer_of(outputs, who))
+    with sole_user(device, who), sole_writer_of(outputs, who):
         yield
 
 
-def _uuid(device: torch.device) -> str:
+def sole_user(device: torch.device, who: str) -> AbstractContextManager[None]:
+    """Hold a GPU inside, where `device` is one; `who` is what a second process is told of this one.
+
+    Raises SettingsError if another process holds it, and if it is not there.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            Message(
+                "There is no GPU {number}: PyTorch finds {count}. Choose among those that nvidia-smi lists, from 0.",
+                number=device.index or 0,
+                count=torch.cuda.device_count(),
+            )
+        )
+    return sole_user_of(uuid_of(device), who, lock_folder())
+
+
+def uuid_of(device: torch.device) -> str:
+    """Return what a GPU is called wherever it is."""
     return str(torch.cuda.get_device_properties(device).uuid)

@@ -24,26 +24,23 @@ from diffusers_helper.app.group_worker import (
     FAILED,
     FOLLOW,
     GENERATE,
+    GPU,
     LEAD,
     READY,
-    STAGGER,
     STATUS,
     STOP,
     Call,
     Seat,
+    message_of,
     received,
-    send,
     work,
 )
 from diffusers_helper.core.errors import CancelledError, PartnerError
 from diffusers_helper.core.events import Event, Note, StepDone
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
-from diffusers_helper.loading.compute import ComputeOptions
-from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
-from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.health import HANG_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -54,10 +51,17 @@ PATIENCE = 10.0
 """Seconds that a group may be late, with a step or where it is to stop."""
 SLOW = 3
 """Times the longest step so far, which the next one may take beside that."""
-STEPS = 25
-"""Of a section, as most videos have."""
+SILENT = 0.8 * HANG_SECONDS
+"""Seconds without a word that a group may take for anything: it is ended before the watchdog replaces the program."""
 TRIES = 3
 """Groups in a row that may end without one more section."""
+
+
+Report = Callable[[str, int, int], None]
+
+
+def _unheard(*_said: object) -> None:
+    pass
 
 
 class GroupLostError(PartnerError):
@@ -88,7 +92,6 @@ class Group:
 
     Args:
         seats: the processes; where they meet is decided here.
-        report: hears of what takes long: what it is, how much is done, and of how much.
         patience: seconds that they may be late.
         clock: gives the seconds by which that is measured.
 
@@ -100,21 +103,21 @@ class Group:
     def __init__(
         self,
         seats: Sequence[Seat],
-        report: Callable[[str, int, int], None] = lambda *_: None,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seats = seats
         self._patience = patience
         self._clock = clock
-        self._report = report
+        self._report: Report = _unheard
         self._running: _Running | None = None
         self._last = 0.0
         self._longest = 0.0
+        self._gpus: dict[int, GpuUse] = {}
         self.mode = ""
         self.environments: Mapping[tuple[str, tuple[str, ...]], dict[str, str]] = {}
 
-    def generate(
+    def generate(  # noqa: PLR0913 - those of `generation.generate`, and who hears of it
         self,
         inputs: JobInputs,
         *,
@@ -123,12 +126,15 @@ class Group:
         checkpoint: Path,
         metadata: bool = True,
         allow_env_change: bool = False,
+        report: Report = _unheard,
     ) -> Generator[Event, None, None]:
         """Make one video, from the sections that are in the folder `checkpoint`; see `generation.generate`.
 
+        `report` hears of what takes long: what it is, how much is done, and of how much.
         What was begun in another environment is begun anew, unless `allow_env_change`.
         Raises PartnerError where group after group ends without one more section.
         """
+        self._report = report
         tries, kept = 0, len(Checkpoint(checkpoint))
         inputs = inputs.with_seed()
         while True:
@@ -143,8 +149,14 @@ class Group:
                     raise
                 yield Note(Message("{reason} The video goes on from its last section.", reason=lost))
 
+    @property
+    def gpus(self) -> tuple[GpuUse, ...]:
+        """How the processes use their GPUs, by what they told at their newest steps; empty before."""
+        return tuple(use for _, use in sorted(self._gpus.copy().items()))
+
     def close(self) -> None:
         """End the processes."""
+        self._gpus.clear()
         if self._running is not None:
             self._running.end()
             self._running = None
@@ -153,12 +165,12 @@ class Group:
         running = self._started(check)
         done = False
         try:
-            send(running.connections[0], GENERATE, call)
+            _tell(running.connections[0], message_of(GENERATE, call))
             self._last = self._longest = 0.0
             for kind, content in self._messages(running, check):
                 if kind == EVENT:
                     self._note(content)
-                    yield content
+                    yield replace(content, gpus=self.gpus) if isinstance(content, StepDone) else content
                 elif kind == STATUS:
                     self._report(*content)
                 else:
@@ -175,14 +187,14 @@ class Group:
     def _stopped(self, running: _Running) -> bool:
         """Let the group end its video; return whether it did."""
         try:
-            send(running.connections[0], STOP)
+            _tell(running.connections[0], message_of(STOP))
             until = self._clock() + self._patience + SLOW * self._longest  # a step and a decode are not interrupted
             for kind, _ in self._messages(running, _unless(lambda: self._clock() > until)):
                 if kind == DONE:  # too late to stop
                     return True
         except CancelledError as cancelled:
             return isinstance(cancelled, _ToldCancelledError)
-        except (PartnerError, OSError):
+        except PartnerError:
             return False
         return False
 
@@ -202,7 +214,7 @@ class Group:
             now = self._clock()
             # Before two steps were measured nobody knows how long one takes.
             late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
-            if late or now - heard > HANG_SECONDS:
+            if late or now - heard > SILENT:
                 raise GroupLostError(Message("A GPU's process does not answer any more."))
 
     def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
@@ -213,9 +225,12 @@ class Group:
         kind = message.partition(b"\n")[0].decode()
         if kind == LEAD:
             for other in running.connections[1:]:
-                other.send_bytes(FOLLOW.encode() + message[len(LEAD) :])
+                _tell(other, FOLLOW.encode() + message[len(LEAD) :])
             return
         kind, content = received(message)
+        if kind == GPU:
+            self._gpus[running.connections.index(connection)] = content
+            return
         if kind == FAILED:
             raise content
         if kind == CANCELLED:
@@ -261,6 +276,13 @@ class Group:
         raise AssertionError("messages end by an error alone")
 
 
+def _tell(connection: Connection, message: bytes) -> None:
+    try:
+        connection.send_bytes(message)
+    except OSError:  # it has just gone
+        raise GroupLostError(Message("A GPU's process ended.")) from None
+
+
 class _ToldCancelledError(CancelledError):
     """The group has ended its video."""
 
@@ -271,35 +293,3 @@ def _unless(over: Callable[[], bool]) -> Callable[[], None]:
             raise CancelledError(Message("Stopped."))
 
     return check
-
-
-def seats_of(
-    config: RuntimeConfig,
-    source: ModelSource,
-    options: ComputeOptions,
-    loras: Sequence[Path],
-) -> list[Seat]:
-    """Return the places of the processes that `config` wants, one per GPU; on a CPU as many processes.
-
-    Where the sections are shared and nothing else is said, each GPU has the next section begin when it is done with the
-    one before its own.
-    """
-    gpus, cache = config.gpus or (), config.folders.cache
-    if options.stagger is None:
-        options = replace(options, stagger=-(-STEPS // len(gpus)))
-    return [
-        Seat(
-            rank,
-            len(gpus),
-            "cpu" if config.device == "cpu" else f"cuda:{number}",
-            Path(),
-            config.parallel if config.device != "cpu" or config.parallel != "auto" else STAGGER,
-            source,
-            options,
-            cache / "embeddings" if config.embedding_cache else None,
-            cache / STEP_RATIOS,
-            tuple(loras),
-            config.offline,
-        )
-        for rank, number in enumerate(gpus)
-    ]

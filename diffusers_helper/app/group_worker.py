@@ -12,12 +12,9 @@ import pickle
 import queue
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -28,8 +25,10 @@ import torch
 from torch import distributed
 from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing in torch's types
 
+from diffusers_helper.app.device import gpu_use, sole_user
+from diffusers_helper.app.group_links import LIMIT, ULYSSES, Ways, mode_for
 from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError
-from diffusers_helper.core.events import Event, SectionDone, StepDone
+from diffusers_helper.core.events import Event, SectionDone, SectionSampled, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.quality import RUNGS
 from diffusers_helper.core.request import GenerationRequest
@@ -48,20 +47,13 @@ from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
 from diffusers_helper.models.decoding_together import DecodesTogether
-from diffusers_helper.models.exchange import Collective, Copies, Counts, Exchange
-from diffusers_helper.models.ulysses import Ulysses
 
 logger = logging.getLogger(__name__)
 
-LIMIT = timedelta(hours=12)
-"""Of the groups' own waiting; who waits for a process that is gone is ended long before."""
-FAST = 40e9
-"""Bytes per second between GPUs from which on a sequence is spread over them: below, exchanging takes too long."""
 DECODES = 1000
 """Numbered ones of a video at most."""
 VIDEOS = 1000
 """Until the numbers begin anew."""
-ULYSSES, STAGGER = "ulysses", "stagger"
 CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"} | (
     {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
@@ -69,6 +61,7 @@ CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
 VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
 """The variants that a video may take."""
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
+GPU = "gpu"
 """What a process tells."""
 GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
 """What it is told."""
@@ -113,9 +106,14 @@ class Call:
     allow_env_change: bool = False
 
 
+def message_of(kind: str, content: Any = None) -> bytes:
+    """Return a message. Tensors travel as bytes: those that share memory would have to outlive their sender."""
+    return kind.encode() + b"\n" + pickle.dumps(content)
+
+
 def send(connection: Connection, kind: str, content: Any = None) -> None:
-    """Send a message. Tensors travel as bytes: those that share memory would have to outlive their sender."""
-    connection.send_bytes(kind.encode() + b"\n" + pickle.dumps(content))
+    """Send a message."""
+    connection.send_bytes(message_of(kind, content))
 
 
 def received(message: bytes) -> tuple[str, Any]:
@@ -133,6 +131,9 @@ def work(seat: Seat, connection: Connection) -> None:
     try:
         _Worker(seat, connection).run()
         code = 0
+    except FramePackError as error:  # before it was ready; later ones end a video alone
+        logger.error("GPU process %d of %d cannot begin: %s", seat.rank + 1, seat.size, error)
+        send(connection, FAILED, error)
     except BaseException:
         logger.exception("GPU process %d of %d failed", seat.rank + 1, seat.size)
     finally:
@@ -149,13 +150,15 @@ class _Worker:
         self._members: deque[Member] = deque(maxlen=2)  # what they send may be on its way when their video is over
         self._videos = 0
         device = torch.device(seat.device)
+        self._held = ExitStack()
+        self._held.enter_context(sole_user(device, f"process {os.getpid()}, for several GPUs by {os.getppid()}"))
         if device.type == "cuda":
             torch.cuda.set_device(device)
         store = FileStore(str(seat.meeting), seat.size)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size, timeout=LIMIT)
         self._cpus, self._decodes = (distributed.new_group(backend="gloo", timeout=LIMIT) for _ in range(2))
-        self._mode = seat.mode if seat.mode != "auto" else _mode_for(device, self._cpus)
+        self._mode = seat.mode if seat.mode != "auto" else mode_for(device, self._cpus)
         options = replace(seat.options, gpus=seat.size if self._mode == ULYSSES else 1)
         if self._mode == ULYSSES:
             options = replace(options, stagger=None)
@@ -169,7 +172,9 @@ class _Worker:
         )
         self._components.loras = LoraFiles(seat.loras)
         self._components.step_ratios = StepRatios(seat.source, seat.ratios)
-        self._exchange = _exchange(device) if self._mode == ULYSSES else None
+        self._ways = Ways(device)
+        if self._mode == ULYSSES:
+            self._ways.of(guided=False)  # what does not work is better known before the first video
 
     def run(self) -> None:
         """Do what comes."""
@@ -190,7 +195,7 @@ class _Worker:
     def lead(self, job: VideoJob) -> Member:
         """See `generation.team.Team`."""
         send(self._connection, LEAD, job)
-        self._led = self._member()
+        self._led = self._member(job)
         return self._led
 
     def _listen(self) -> None:
@@ -219,10 +224,11 @@ class _Worker:
                 check=self._check,
                 checkpoint=checkpoint,
                 metadata=call.metadata,
-                team=self,
+                team=self if self._seat.size > 1 else None,
             )
             with closing(events):
                 for event in events:
+                    self._tell_gpu(event)
                     send(self._connection, EVENT, _light(event))
                     self._check()
         except CancelledError:
@@ -241,22 +247,27 @@ class _Worker:
 
     def _follow(self, job: VideoJob) -> None:
         try:
-            follow(job, self._components, self._member())
+            for event in follow(job, self._components, self._member(job)):
+                self._tell_gpu(event)
         except (CancelledError, PartnerError):
             logger.info("The video ended before its last section")
         except FramePackError as error:
             send(self._connection, FAILED, error)
             raise
 
-    def _member(self) -> Member:
+    def _tell_gpu(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            seconds = self._members[-1].partners.seconds if self._members else None
+            send(self._connection, GPU, gpu_use(self._components.device, seconds))
+
+    def _member(self, job: VideoJob) -> Member:
         self._videos = (self._videos + 1) % VIDEOS
         shares = DecodesTogether(self._decodes, self._videos * DECODES)
-        if self._exchange is None:
-            self._members.append(Member(InTurns(self._cpus), shares=shares))
+        if self._mode == ULYSSES:
+            spread, branches = self._ways.of(guided=job.settings.cfg_scale != 1.0)
+            self._members.append(Member(Together(self._cpus), spread, branches, shares))
         else:
-            group = distributed.group.WORLD
-            assert group is not None, "it was made at the start"
-            self._members.append(Member(Together(self._cpus), Ulysses(group, self._exchange), shares))
+            self._members.append(Member(InTurns(self._cpus), shares=shares))
         return self._members[-1]
 
     def _check(self) -> None:
@@ -280,51 +291,6 @@ def _light(event: Event) -> Event:
     """Leave out of an event what nobody reads who gets it from another process."""
     if isinstance(event, StepDone):
         return replace(event, denoised=event.denoised.cpu())
+    if isinstance(event, SectionSampled):
+        return replace(event, trail=None)
     return replace(event, pixels=None) if isinstance(event, SectionDone) else event
-
-
-def _exchange(device: torch.device) -> Exchange:
-    """Return the fastest way to exchange that works here; all processes of a group get the same one."""
-    group = distributed.group.WORLD
-    assert group is not None, "it was made at the start"
-    if device.type == "cuda":
-        size = distributed.get_world_size()
-        counts = [[1000] * size] * size
-        sent = torch.arange(1000 * size, device=device, dtype=torch.bfloat16).split(1000)
-        expected = _exchanged(Collective(group), sent, counts)
-        found: Exchange | None = None
-        try:
-            found = Copies(group, device)
-            works = torch.equal(_exchanged(found, sent, counts), expected)
-        except RuntimeError as error:
-            logger.info("GPUs exchange by NCCL: %s", error)
-            works = False
-        all_work = torch.tensor([works], dtype=torch.int64)
-        distributed.all_reduce(all_work, distributed.ReduceOp.MIN)
-        if all_work.item() and found is not None:
-            return found
-    return Collective(group)
-
-
-def _exchanged(exchange: Exchange, sent: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
-    exchange.room(counts, sent[0], 0).zero_()
-    return exchange.start(sent, counts, 0)()
-
-
-def _mode_for(device: torch.device, cpus: distributed.ProcessGroup) -> str:
-    """Return what suits the connection between the GPUs, by its measured speed; the same in all processes."""
-    rate = torch.zeros(1)
-    size = distributed.get_world_size()
-    if device.type == "cuda":
-        sent = torch.zeros(size, 16_000_000, device=device)
-        got = torch.empty_like(sent)
-        for _ in range(2):  # the first time it is set up
-            distributed.all_to_all_single(got, sent)
-            torch.cuda.synchronize(device)
-            begun = time.perf_counter()
-            distributed.all_to_all_single(got, sent)
-            torch.cuda.synchronize(device)
-        rate[0] = sent.nbytes * (size - 1) / size / (time.perf_counter() - begun)
-    distributed.all_reduce(rate, distributed.ReduceOp.MIN, cpus)
-    logger.info("GPUs exchange %.1f GB/s", rate.item() / 1e9)
-    return ULYSSES if rate.item() > FAST else STAGGER

@@ -95,7 +95,7 @@ def _run(
     allow_open_files()
 
     with importing():
-        from diffusers_helper.app.device import sole_process, system_monitor
+        from diffusers_helper.app.device import sole_process
 
     program = open_one(config, variant.name)
     port = listener.getsockname()[1]
@@ -112,6 +112,7 @@ def _run(
             from diffusers_helper.media.wildcards import WildcardFolder
             from diffusers_helper.presets.along import come_along
             from diffusers_helper.presets.store import PresetFolders
+            from diffusers_helper.service.system_monitor import SystemMonitor
             from diffusers_helper.service.watchdog import Watchdog
 
         if config.allow_anonymous and not access.accounts:
@@ -124,7 +125,7 @@ def _run(
             max_per_owner=JOBS_PER_STRANGER if config.allow_anonymous and not access.accounts else JOBS_PER_OWNER,
         )
         history = History(program.store, manager)
-        monitor = Monitor(manager, program.about(port), system_monitor(program.device, program.outputs), program.loaded)
+        monitor = Monitor(manager, program.about(port), SystemMonitor(program.outputs, program.gpus), program.loaded)
         pages = build_pages(
             [config.language] if config.language else LANGUAGES,
             ModelCard(

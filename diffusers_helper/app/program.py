@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.app.device import device_fault, pick_device, unused_card_note
+from diffusers_helper.app.device import device_fault, gpu_use, pick_device, unused_card_note
 from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
 from diffusers_helper.app.named_jobs import NamedJobs
@@ -25,6 +25,7 @@ from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Event, Finished
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
@@ -55,7 +56,7 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
-    from diffusers_helper.app.group import Group
+    from diffusers_helper.app.groups import Groups
     from diffusers_helper.loading.components import Components
     from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.media.inputs import JobInputs
@@ -141,7 +142,7 @@ class Program:
         self.step_ratios = StepRatios(self.source, folders.cache / STEP_RATIOS)
         self.defaults = self.source.defaults.model_copy(update={"variant": variant})
         self.precisions = Precisions(self.source, TensorCores(self.device, self._options))
-        attention = f"{config.attention}, GPUs {config.gpus}" if config.gpus else config.attention
+        attention = f"{config.attention}, GPUs {config.gpus}, {config.parallel}" if config.gpus else config.attention
         self.times = VideoTimes(
             folders.cache / "speeds.json",
             self.step_ratios,
@@ -179,19 +180,24 @@ class Program:
         return components
 
     @cached_property
-    def group(self) -> Group | None:
-        """The processes that make videos together; None where this one makes them."""
+    def group(self) -> Groups | None:
+        """The processes that make videos; None where this one makes them."""
         if self._config.gpus is None:
             return None
-        from diffusers_helper.app.group import Group, seats_of
+        from diffusers_helper.app.groups import groups_of
 
-        seats = seats_of(self._config, self.source, self._options, self.loras.folders)
-        return Group(seats, self._listener.loading)
+        return groups_of(self._config, self.source, self._options, self.loras.folders)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether each GPU makes a video of its own."""
+        return self._config.gpus is not None and self._config.parallel == "jobs"
 
     def prepare(self) -> None:
         """Import what the first video needs."""
         with importing():
             import_late()
+        _ = self.group  # before several workers ask for it at the same time
 
     def generate(
         self,
@@ -230,6 +236,8 @@ class Program:
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
             if self.group is not None:
+                listener = Listener()  # other videos may be made at the same time
+                listener.be_job(check, report)
                 together = self.group.generate(
                     with_kept_videos(inputs, folder),
                     output=output,
@@ -237,6 +245,7 @@ class Program:
                     checkpoint=folder,
                     metadata=self._config.metadata,
                     allow_env_change=allow_env_change,
+                    report=listener.loading,
                 )
                 yield from self._timed(together, inputs, folder.name)
                 return
@@ -297,6 +306,13 @@ class Program:
         """Return why the device computes no more; empty if it does."""
         return device_fault(self.device)
 
+    def gpus(self) -> tuple[GpuUse, ...]:
+        """Return how the GPUs are used that make videos here; those of a group from its first step on."""
+        if self._config.gpus is not None:
+            group: Groups | None = self.__dict__.get("group")  # a look makes none
+            return group.gpus if group is not None else ()
+        return (gpu_use(self.device),) if self.device.type == "cuda" else ()
+
     def make_manager(
         self,
         *,
@@ -349,7 +365,7 @@ class Program:
         manager = JobManager(
             run,
             hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
-            limits=QueueLimits(per_owner=max_per_owner),
+            limits=QueueLimits(per_owner=max_per_owner, at_once=len(self._config.gpus or ()) if self._apart else 1),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,
         )
@@ -373,6 +389,8 @@ class Program:
 
 def _together(config: RuntimeConfig) -> Message:
     numbers = ", ".join(map(str, config.gpus or ()))
+    if config.parallel == "jobs":
+        return Message("The GPUs {numbers} make a video each, from one queue.", numbers=numbers)
     return Message("The GPUs {numbers} make each video together ({mode}).", numbers=numbers, mode=config.parallel)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_helper.commands.terminal import steps_bar, table
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import StageStarted, StepDone
-from diffusers_helper.core.messages import language
+from diffusers_helper.core.messages import Message, language
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.service import options
@@ -34,6 +35,8 @@ def run(parsed: argparse.Namespace) -> int:
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
+    if parsed.config.gpus:
+        raise SettingsError(Message("One GPU measures the model's steps, for any number of them: leave out --gpus."))
     photo = open_photo(parsed.photo)
     program = parsed.program(parsed.config, parsed.variant)
     fields = {"prompt": parsed.prompt, "seconds": SECONDS, "seed": 0}

@@ -119,12 +119,22 @@ def together(facts: Facts) -> Finding:
     if max(facts.wanted_gpus) >= facts.gpus:
         text = f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
         return Finding(Level.PROBLEM, "several GPUs", text)
+    if facts.parallel == "jobs":
+        return Finding(Level.OK, "several GPUs", f"{wanted} make a video each (jobs){_now(facts)}.")
     if facts.parallel == "ulysses" and not facts.links:
         text = f"{wanted} do not reach each other's memory, so sharing every step is slow. Choose --parallel stagger."
         return Finding(Level.NOTE, "several GPUs", text)
-    if facts.links:
-        return Finding(Level.OK, "several GPUs", f"{wanted} reach each other's memory ({facts.parallel}).")
-    return Finding(Level.OK, "several GPUs", f"{wanted} go through the computer's memory ({facts.parallel}).")
+    way = "reach each other's memory" if facts.links else "go through the computer's memory"
+    return Finding(Level.OK, "several GPUs", f"{wanted} {way} ({facts.parallel}){_now(facts)}.")
+
+
+def _now(facts: Facts) -> str:
+    cards = [
+        f"{number}: {readable_size(card.free)} free"
+        + ("" if card.utilisation is None else f", {card.utilisation:.0%} busy")
+        for number, card in zip(facts.wanted_gpus, facts.cards, strict=False)
+    ]
+    return f": {'; '.join(cards)}" if cards else ""
 
 
 def gpu_memory(facts: Facts) -> Finding:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.quality import RUNGS, Quality
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.model_files import ModelSource, Part, free_bytes, parts_for, resolve_models
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffusers_helper.loading.precision import Precision
+    from diffusers_helper.service.system_monitor import GpuSample
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Facts:
         wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
         gpus: how many there are.
         links: whether each of the wanted ones reaches the memory of the others.
+        cards: the wanted ones now, as far as they tell.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -123,6 +126,7 @@ class Facts:
     parallel: str = "auto"
     gpus: int = 0
     links: bool = False
+    cards: tuple[GpuSample, ...] = ()
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -169,9 +173,20 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         parallel=config.parallel,
         gpus=torch.cuda.device_count(),
         links=_links(config.gpus or ()),
+        cards=_cards(config.gpus or (), outputs),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _cards(gpus: tuple[int, ...], outputs: Path) -> tuple[GpuSample, ...]:
+    import torch
+
+    from diffusers_helper.app.device import uuid_of
+    from diffusers_helper.service.system_monitor import SystemMonitor
+
+    there = [torch.device("cuda", number) for number in gpus if number < torch.cuda.device_count()]
+    return SystemMonitor(outputs, lambda: [GpuUse(uuid_of(device), 0) for device in there]).read().gpus
 
 
 def _links(gpus: tuple[int, ...]) -> bool:

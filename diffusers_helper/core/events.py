@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusers_helper.core.gpus import GpuUse
+
 
 @dataclass(frozen=True)
 class Event:
@@ -73,6 +75,7 @@ class StepDone(Event):
         denoised: the model's current guess of the clean latents, (B, 16, w, H, W).
         left: how many of these events follow until all sections are sampled, fewer than steps where sections are
             sampled at the same time; None for one section after the other.
+        gpus: those that did it together; empty where one did.
     """
 
     section: int
@@ -81,6 +84,7 @@ class StepDone(Event):
     steps: int
     denoised: Tensor
     left: int | None = None
+    gpus: tuple[GpuUse, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +95,16 @@ class SectionSampled(Event):
         index: its place in sampling order, from 0.
         latents: the section as sampled, (B, 16, w, H, W) float32, on the CPU.
         generator_state: of the CPU generator that draws the noise of the sections after it.
+        trail: its latents as later sections read them while it was sampled, one after another, the last one `latents`
+            excepted, (n, B, 16, w, H, W) on the CPU; None where they read it when it was done.
+        trails_from: the number of the first section whose trail is read by one that has not ended.
     """
 
     index: int
     latents: Tensor
     generator_state: Tensor
+    trail: Tensor | None = None
+    trails_from: int = 0
 
 
 @dataclass(frozen=True, eq=False)

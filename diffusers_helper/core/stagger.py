@@ -21,11 +21,13 @@ class Schedule:
         steps: of each.
         first: the number of the first one.
         begins: the tick at which each begins, never before the section in front of it.
+        earlier: the ticks at which those that are done began, counted from the same one: negative or 0.
     """
 
     steps: int
     first: int
     begins: tuple[int, ...]
+    earlier: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -39,6 +41,13 @@ class Schedule:
             done = sum(begin + self.steps <= tick for begin in self.begins)
             yield range(self.first + done, self.first + begun)
 
+    def at_work_with(self, number: int) -> int:
+        """Return the first section that is not done when the one of that `number` begins; where there is none, that."""
+        begins = (*self.earlier, *self.begins)
+        if number >= len(begins):
+            return number
+        return next(before for before in range(number + 1) if begins[before] + self.steps > begins[number])
+
 
 def schedule(plan: VideoPlan, steps: int, lag: int | None = None, first: int = 0) -> Schedule:
     """Return when the sections of `plan` from `first` on are sampled.
@@ -48,15 +57,17 @@ def schedule(plan: VideoPlan, steps: int, lag: int | None = None, first: int = 0
         steps: of each section.
         lag: how many steps the sections that one reads are ahead of it, at least 1; with `steps` or more they are done.
             None samples one section after the other, whatever they read.
-        first: those before it are done.
+        first: those before it are done. When the others begin does not depend on that, but for what is counted from.
     """
     begins: list[int] = []
-    for section in plan.sections[first:]:
+    for section in plan.sections:
         newest = begins[-1] if begins else 0
         waits = [newest]
         if begins and (lag is None or section.variant != plan.sections[section.index - 1].variant):
             waits.append(newest + steps)  # two models at once would take twice the memory
         elif lag is not None:
-            waits += [begins[read - first] + min(lag, steps) for read in plan.reads(section) if read >= first]
+            waits += [begins[read] + min(lag, steps) for read in plan.reads(section)]
         begins.append(max(waits))
-    return Schedule(steps, first, tuple(begins))
+    start = begins[first] if first < len(begins) else 0
+    counted = [begin - start for begin in begins]
+    return Schedule(steps, first, tuple(counted[first:]), tuple(counted[:first]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -52,10 +52,13 @@ class EarlierRun:
     Attributes:
         sampled: its first sections: they are not sampled again, and the others come out as if they had been.
         decode_from: the first of those that is postprocessed again.
+        trails: by number, those of sections that others were reading before they were done; see `SectionSampled`. Where
+            one lacks, the others read that section as it ended, and get other bits, nearer to the exact video.
     """
 
     sampled: Sequence[SectionSampled] = ()
     decode_from: int = 0
+    trails: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def sample_video(  # noqa: PLR0913 - a promised signature
@@ -124,9 +127,16 @@ def sample_sections(
     device = model.sampler.device
     history = LatentHistory(plan, {name: latents.to(device, torch.float32) for name, latents in inputs.given.items()})
     again = _sampled_before(plan, history, generator, earlier)
-    sections = Sections(plan, settings.steps, settings.stagger, history, generator, model.sampler.partners)
+    fitting = {number: trail for number, trail in earlier.trails.items() if _is_of(trail, settings)}
+    partners = model.sampler.partners
+    sections = Sections(plan, settings.steps, settings.stagger, history, generator, partners, fitting)
     with closing(sections.sample(first, model)) as new:
         yield from postprocess.run(chain(again, new), device)
+
+
+def _is_of(trail: Tensor, settings: SamplingSettings) -> bool:
+    """Whether sections that are sampled so leave such a trail: it may be that of another lag."""
+    return settings.stagger is not None and len(trail) == settings.steps - settings.stagger
 
 
 def _sampled_before(

@@ -74,8 +74,12 @@ class LatentHistory:
         return all(index >= section.index for index in self._unfinished)
 
     def show(self, section: SectionPlan, latents: Tensor) -> None:
-        """Let later sections read `latents` (B, 16, w, H, W) of a section that is not finished."""
+        """Let later sections read `latents` (B, 16, w, H, W) of a section, until it joins the others or is settled."""
         self._unfinished[section.index] = _by_position(section, latents)
+
+    def settle(self, section: SectionPlan) -> None:
+        """Let later sections read the latents with which `section` has joined the others, whatever was shown of it."""
+        self._unfinished.pop(section.index, None)
 
     def grow(self, section: SectionPlan, latents: Tensor) -> None:
         """Add the section's `latents` (B, 16, w, H, W): those of all before it are there."""

@@ -7,7 +7,8 @@ any link will do and nobody's GPU waits inside a call that nothing ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -23,6 +24,10 @@ REASON_BYTES = 400
 
 class Partners(Protocol):
     """The processes of one video, seen from one of them."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long this process' part of the newest tick took; None as long as that is not known."""
 
     def samples(self, section: int) -> bool:
         """Whether this process samples the section of that number."""
@@ -51,6 +56,8 @@ class Partners(Protocol):
 class Alone:
     """One process samples all."""
 
+    seconds = None
+
     def samples(self, _section: int) -> bool:
         """All of them."""
         return True
@@ -74,9 +81,15 @@ class Together:
 
     Args:
         group: one that moves tensors on the CPU (gloo).
+        clock: gives seconds.
+
+    Attributes:
+        seconds: see `Partners`; a tick, which all share.
     """
 
-    def __init__(self, group: distributed.ProcessGroup) -> None:
+    def __init__(self, group: distributed.ProcessGroup, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds: float | None = None
+        self._clock, self._met = clock, 0.0
         self._group = group
         self._rank, self._size = distributed.get_rank(group), distributed.get_world_size(group)
         self._left = False
@@ -88,6 +101,8 @@ class Together:
     def meet(self, _sections: Sequence[int], latents: Mapping[int, Tensor], _like: Tensor) -> Mapping[int, Tensor]:
         """See `Partners`; all have the same latents."""
         self._agree(GO)
+        self._note_work()
+        self._met = self._clock()
         return latents
 
     def leave(self, reason: str) -> None:
@@ -98,6 +113,10 @@ class Together:
     def finish(self) -> None:
         """See `Partners`."""
         self._left = True
+
+    def _note_work(self) -> None:
+        if self._met:
+            self.seconds = self._clock() - self._met
 
     def _tell(self, reason: str) -> None:
         if not self._left:
@@ -133,13 +152,16 @@ class InTurns(Together):
 
     def meet(self, sections: Sequence[int], latents: Mapping[int, Tensor], like: Tensor) -> Mapping[int, Tensor]:
         """See `Partners`."""
+        own = {section: mine.cpu().contiguous() for section, mine in latents.items()}  # they are done with that
+        if own:
+            self._note_work()
         self._agree(GO)
         found = {}
         for section in sections:
-            mine = latents.get(section)
-            sent = torch.empty(like.shape, dtype=like.dtype) if mine is None else mine.cpu().contiguous()
+            sent = own[section] if section in own else torch.empty(like.shape, dtype=like.dtype)
             distributed.broadcast(sent, group=self._group, group_src=self._owner(section))
-            found[section] = sent.to(like.device) if mine is None else mine
+            found[section] = latents[section] if section in own else sent.to(like.device)
+        self._met = self._clock()
         return found
 
     def leave(self, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from diffusers_helper.core.errors import CancelledError
 from diffusers_helper.core.events import Event, SectionSampled, StageStarted, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import SectionPlan, VideoPlan
-from diffusers_helper.core.stagger import schedule
+from diffusers_helper.core.stagger import Schedule, schedule
 from diffusers_helper.framepack.history import LatentHistory
 from diffusers_helper.framepack.loaded import LoadedModel
 from diffusers_helper.framepack.partners import Partners
@@ -33,12 +33,14 @@ class _Section:
         generator_state: behind its noise.
         steps: its sampling; None where a partner does it.
         done: how many steps are.
+        trail: what sections after it read meanwhile.
     """
 
     plan: SectionPlan
     generator_state: Tensor
     steps: Generator[Step, None, Tensor] | None
     done: int = 0
+    trail: list[Tensor] = field(default_factory=list)
 
 
 def section_labels(section: SectionPlan, plan: VideoPlan) -> dict[str, int]:
@@ -56,6 +58,7 @@ class Sections:
         history: its latents; sections join it here.
         generator: draws the noise of all sections, in their order.
         partners: who sample it.
+        trails: see `engine.EarlierRun`.
     """
 
     plan: VideoPlan
@@ -64,6 +67,7 @@ class Sections:
     history: LatentHistory
     generator: torch.Generator
     partners: Partners
+    trails: Mapping[int, Tensor] = field(default_factory=dict)
     _at_work: dict[int, _Section] = field(default_factory=dict, init=False)
     _told: int = field(default=-1, init=False)
 
@@ -74,9 +78,10 @@ class Sections:
         """
         try:
             order = schedule(self.plan, self.steps, self.lag, first)
-            for left, numbers in zip(range(order.length - 1, -1, -1), order.ticks(), strict=True):
+            for tick, numbers in enumerate(order.ticks()):
+                self._recall(order, tick)
                 yield from self._begun(numbers, model)
-                yield from self._tick(model, left)
+                yield from self._tick(model, order, order.length - 1 - tick)
         except (GeneratorExit, CancelledError):
             self.partners.leave("")
             raise
@@ -85,6 +90,16 @@ class Sections:
             raise
         finally:
             model.rest()
+
+    def _recall(self, order: Schedule, tick: int) -> None:
+        """Show sections that an earlier run finished as they were before this tick, where they were not done then."""
+        for number, trail in self.trails.items():
+            section = self.plan.sections[number]
+            left = self.steps - (tick - order.earlier[number])
+            if 0 < left <= len(trail):
+                self.history.show(section, trail[-left].to(self.history.device))
+            elif left <= 0:
+                self.history.settle(section)
 
     def _begun(self, numbers: range, model: LoadedModel) -> Generator[Event | Settle, None, None]:
         """Let the sections of these numbers be at work."""
@@ -106,7 +121,7 @@ class Sections:
         steps = model.steps(section, noise, self.history) if self.partners.samples(section.index) else None
         self._at_work[section.index] = _Section(section, self.generator.get_state(), steps)
 
-    def _tick(self, model: LoadedModel, left: int) -> Generator[Event | SampledSection, None, None]:
+    def _tick(self, model: LoadedModel, order: Schedule, left: int) -> Generator[Event | SampledSection, None, None]:
         """Do one step of every section at work; `left` ticks follow."""
         sampled: dict[int, Tensor] = {}
         for number, section in self._at_work.items():
@@ -124,6 +139,8 @@ class Sections:
         for number, section in self._at_work.items():
             section.done += 1
             self.history.show(section.plan, latents[number])
+            if self.lag is not None and self.lag <= section.done < self.steps:
+                section.trail.append(latents[number].cpu())
         number, section = next(iter(self._at_work.items()))
         yield StepDone(number, len(self.plan.sections), section.done, self.steps, latents[number], left)
         for number, section in list(self._at_work.items()):
@@ -133,12 +150,14 @@ class Sections:
                     pass
                 model.rest()
                 _require_finite(latents[number], section.plan, self.plan, model)
-                yield self._finished(section, latents[number])
+                yield self._finished(section, latents[number], order)
 
-    def _finished(self, section: _Section, latents: Tensor) -> SampledSection:
+    def _finished(self, section: _Section, latents: Tensor, order: Schedule) -> SampledSection:
         plan, labels = section.plan, section_labels(section.plan, self.plan)
         self.history.grow(plan, latents)
-        event = SectionSampled(plan.index, latents.cpu(), section.generator_state)
+        trail = torch.stack(section.trail) if section.trail else None
+        trails_from = order.at_work_with(plan.index + 1)
+        event = SectionSampled(plan.index, latents.cpu(), section.generator_state, trail, trails_from)
         return SampledSection(event, labels, self.history.to_decode(plan), plan.trim)
 
 

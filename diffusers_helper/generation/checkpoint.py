@@ -3,6 +3,7 @@
 Files of a checkpoint: `environment.json` (what the numbers depend on), `conditions.safetensors` (prompt and picture
 as the transformer gets them) and `section_NNN.safetensors` (latents, and the noise generator's state after them).
 Each is written once, whole or not at all, and never touched again, so a section costs the same however long the video.
+`trail_NNN.safetensors` holds what staggered sections read of one before it was done; it goes once all these are done.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from diffusers_helper.core.plan import LATENT_WINDOW
 from diffusers_helper.framepack.conditions import Conditions
 from diffusers_helper.generation.saved_conditions import is_latent, packed, unpacked
 from diffusers_helper.loading.tensor_file import DamagedFileError, TensorFile
-from diffusers_helper.media.partials import CONDITIONS, ENVIRONMENT, section_file, section_files
+from diffusers_helper.media.partials import (
+    CONDITIONS,
+    ENVIRONMENT,
+    section_file,
+    section_files,
+    trail_file,
+    trail_files,
+)
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT_BYTES = 1_000_000
@@ -78,9 +86,24 @@ class Checkpoint(Sequence[SectionSampled]):
             return
         assert section.index == self._count, "sections come in order"
         self._remove_from(self._count)
+        if section.trail is not None:
+            self._write(trail_file(self._count), {"trail": section.trail})
         tensors = {"latents": section.latents, "generator_state": section.generator_state}
         self._write(section_file(self._count), tensors)
         self._count += 1
+        for number, path in trail_files(self._folder).items():
+            if number < section.trails_from:
+                path.unlink(missing_ok=True)
+
+    def trails(self) -> dict[int, Tensor]:
+        """Return the trails of sections that are here, by number, as far as they are whole; see `SectionSampled`."""
+        found = {}
+        for number in trail_files(self._folder) if self._folder else ():
+            tensors = self._read(trail_file(number)) or {}
+            trail = tensors.get("trail")
+            if number < self._count and trail is not None and _is_trail(trail, self[number].latents):
+                found[number] = trail
+        return found
 
     def expect(self, height: int, width: int) -> None:
         """Count what is of another size, in latents, as not there: it is another video's."""
@@ -123,9 +146,10 @@ class Checkpoint(Sequence[SectionSampled]):
     def _remove_from(self, number: int) -> None:
         """Remove sections that follow a damaged one: they may not be what will be sampled after it now."""
         assert self._folder is not None
-        for found, path in section_files(self._folder).items():
-            if found >= number:
-                path.unlink(missing_ok=True)
+        for files in (section_files, trail_files):
+            for found, path in files(self._folder).items():
+                if found >= number:
+                    path.unlink(missing_ok=True)
 
     def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         assert self._folder is not None
@@ -139,7 +163,7 @@ class Checkpoint(Sequence[SectionSampled]):
         tensors = self._read(section_file(number))
         if tensors is None or not _is_section(tensors):
             return None
-        return SectionSampled(number, **tensors)
+        return SectionSampled(number, tensors["latents"], tensors["generator_state"])
 
     def _read(self, name: str) -> dict[str, Tensor] | None:
         if self._folder is None:
@@ -163,6 +187,11 @@ def environment_in(folder: Path) -> dict[str, str]:
     except (OSError, ValueError, AttributeError) as error:
         logger.warning("%s cannot be used: %s", folder / ENVIRONMENT, error)
         return {}
+
+
+def _is_trail(trail: Tensor, latents: Tensor) -> bool:
+    fits = trail.shape[1:] == latents.shape and trail.dtype == latents.dtype
+    return fits and len(trail) > 0 and bool(torch.isfinite(trail).all())
 
 
 def _is_section(tensors: Mapping[str, Tensor]) -> bool:

@@ -122,11 +122,13 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     done = yield from _reopened(video, plan, checkpoint)
     # The newest section in the file is decoded again, for its edge.
     decode_from = done - 1 if 0 < done < len(plan.sections) else done
-    made_from = VideoInputs(given, conditions, request.seed)
+    made_from, trails = VideoInputs(given, conditions, request.seed), checkpoint.trails()
     member = ALONE
     if run.team:
         sampled, preserved = list(checkpoint), request.preserved_memory_gb
-        job = VideoJob(plan, made_from, settings, sampled, decode_from, work, request.loras, direction.cues, preserved)
+        job = VideoJob(
+            plan, made_from, settings, sampled, decode_from, trails, work, request.loras, direction.cues, preserved
+        )
         member = run.team.lead(job)
     yield from sample_sections(
         plan,
@@ -145,7 +147,7 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
             overlap=components.device.type == "cuda",  # a CPU has nothing left to do it with
             serialize_decode=not components.policy.resident,
         ),
-        EarlierRun(checkpoint, decode_from),
+        EarlierRun(checkpoint, decode_from, trails),
     )
     path = (yield from joined(run.inputs, video, recipe, run.check)) if run.inputs.videos else video.finish()
     remove_unwanted(run.output, request)
@@ -180,7 +182,8 @@ def _saved(
     for event in events:
         if isinstance(event, SectionSampled) and event.index == len(checkpoint):
             keep = partial(checkpoint.append, event)
-            yield from retry_when_disk_full(keep, video.folder, 2 * event.latents.nbytes, check)
+            need = event.latents.nbytes + (0 if event.trail is None else event.trail.nbytes)
+            yield from retry_when_disk_full(keep, video.folder, 2 * need, check)
         yield event
         if isinstance(event, SectionDone) and event.pixels is not None:
             overlap = plan.sections[event.index].overlap_pixels

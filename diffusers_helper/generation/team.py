@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+from torch import Tensor
 
 from diffusers_helper.core.directing import Cue
 from diffusers_helper.core.events import Event, SectionSampled
@@ -19,6 +21,7 @@ from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.loading.components import Components
 from diffusers_helper.memory.budget import Work
+from diffusers_helper.models.branches import Branches, both
 from diffusers_helper.models.spread import WHOLE, Spread
 from diffusers_helper.models.vae_decoder import Share
 
@@ -29,7 +32,7 @@ class VideoJob:
 
     Attributes:
         plan, inputs, settings: of the video.
-        sampled, decode_from: see `EarlierRun`.
+        sampled, decode_from, trails: see `EarlierRun`.
         work: what a step takes beside the weights.
         loras, cues: the LoRA files, and where their weights are.
         preserved_memory_gb: see the request.
@@ -40,6 +43,7 @@ class VideoJob:
     settings: SamplingSettings
     sampled: Sequence[SectionSampled]
     decode_from: int
+    trails: Mapping[int, Tensor]
     work: Work
     loras: Sequence[Lora]
     cues: Mapping[int, Cue]
@@ -53,11 +57,13 @@ class Member:
     Attributes:
         partners: who sample it.
         spread: how the sequence lies on them.
+        branches: how they compute both branches of guidance.
         shares: gives for each decode who decodes its windows; None where this process does.
     """
 
     partners: Partners
     spread: Spread = WHOLE
+    branches: Branches = both
     shares: Callable[[], Share] | None = None
 
     def samplers(self, samplers: Samplers) -> Samplers:
@@ -65,7 +71,8 @@ class Member:
 
         def load(variant: str) -> Generator[Event, None, Sampler]:
             sampler = yield from samplers(variant)
-            return replace(sampler, execution=replace(sampler.execution, spread=self.spread), partners=self.partners)
+            execution = replace(sampler.execution, spread=self.spread, branches=self.branches)
+            return replace(sampler, execution=execution, partners=self.partners)
 
         return load
 
@@ -80,8 +87,8 @@ class Team(Protocol):
         """Let the others begin `job`; return this process' part, which is the first."""
 
 
-def follow(job: VideoJob, components: Components, member: Member) -> None:
-    """Take part in a video that another process leads, to its end.
+def follow(job: VideoJob, components: Components, member: Member) -> Iterator[Event]:
+    """Take part in a video that another process leads, to its end; yields what happens here.
 
     Raises CancelledError where the video is ended, and PartnerError where another process failed.
     """
@@ -93,9 +100,8 @@ def follow(job: VideoJob, components: Components, member: Member) -> None:
         overlap=components.device.type == "cuda",
         serialize_decode=not components.policy.resident,
     )
-    earlier = EarlierRun(job.sampled, job.decode_from)
-    for _ in sample_sections(job.plan, job.inputs, member.samplers(models.sampler), job.settings, postprocess, earlier):
-        pass
+    earlier = EarlierRun(job.sampled, job.decode_from, job.trails)
+    return sample_sections(job.plan, job.inputs, member.samplers(models.sampler), job.settings, postprocess, earlier)
 
 
 def unstoppable() -> None:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Moves jobs from the queue to the worker and to their end.
+    """Moves jobs from the queue to the workers and to their end.
 
     Args:
         queue: the jobs that wait.
@@ -45,7 +45,7 @@ class Dispatcher:
         self._changed = board.changed
         self._stats = stats
         self._on_end = on_end
-        self._running: Job | None = None
+        self._running: dict[int, Job] = {}
         self._in_use = True
         self._wanted_back = False
         self.closing = False
@@ -66,7 +66,7 @@ class Dispatcher:
             if reason := self.full() or self._queue.full_for(owner):
                 raise QueueFullError(reason)
             if order is None:
-                return self._queue.enqueue(job_id, owner, self._running.owner if self._running else None, client_id)
+                return self._queue.enqueue(job_id, owner, [job.owner for job in self._running.values()], client_id)
             ticket = Ticket(job_id, owner, order, client_id)
             self._queue.put_back(ticket)
             return ticket
@@ -94,8 +94,8 @@ class Dispatcher:
             self._board.void(job_id)
             self._renumber()
 
-    def take(self, free: Callable[[], None] = lambda: None) -> Job | None:
-        """Wait for the next job and begin it; return None once the server is stopping.
+    def take(self, free: Callable[[], None] = lambda: None, worker: int = 0) -> Job | None:
+        """Wait for the next job and begin it, by the worker of that number; return None once the server is stopping.
 
         Where somebody has paused their jobs and nobody's can be taken, `free` gives back meanwhile what is in use.
         """
@@ -105,7 +105,7 @@ class Dispatcher:
                 if self.closing:
                     return None
                 if self._can_take:
-                    return self._begin()
+                    return self._begin(worker)
                 self._in_use = self._wanted_back = False
             free()
 
@@ -115,33 +115,37 @@ class Dispatcher:
 
     @property
     def _can_free(self) -> bool:
-        return self._in_use and not self._queue.ready and (self._wanted_back or self._queue.keeps_back)
+        idle = not self._queue.ready and not self._running
+        return self._in_use and idle and (self._wanted_back or self._queue.keeps_back)
 
-    def _begin(self) -> Job:
-        self._running = job = self._queue.take()
+    def _begin(self, worker: int) -> Job:
+        self._running[worker] = job = self._queue.take()
         self._in_use = True
-        self._stats.job_started()
+        self._stats.job_started(job.id)
         self._board.update(job.id, state=JobState.RUNNING, position=0, started=time.time())
         self._renumber()
         return job
 
-    @property
-    def running(self) -> Job | None:
-        """The job that was taken and has not been finished."""
-        return self._running
+    def running(self, worker: int = 0) -> Job | None:
+        """The job that a worker took and that has not been finished."""
+        return self._running.get(worker)
+
+    def _named(self, job_id: str) -> Job | None:
+        """The job of that name, if it runs."""
+        return next((job for job in self._running.values() if job.id == job_id), None)
 
     def set_status(self, job_id: str, text: str) -> None:
         """Show a sentence as what the running job does, unless it is stopping."""
-        self._stats.beat()
+        self._stats.beat(job_id)
         with self._changed:
-            if self._running is not None and self._running.id == job_id and not self._running.stopping:
+            if (job := self._named(job_id)) is not None and not job.stopping:
                 self._board.update(job_id, description=text)
 
     def stop(self, job_id: str, *, after_section: bool) -> bool:
         """Stop a job; return whether it waited, and is now nowhere until it is finished. Raises UnknownJobError."""
         with self._changed:
             seen = self._board.snapshot(job_id)
-            running = self._running if self._running is not None and self._running.id == job_id else None
+            running = self._named(job_id)
             if seen.ended:
                 return False
             if running is None:
@@ -207,8 +211,7 @@ class Dispatcher:
     def job(self, job_id: str) -> Job | None:
         """Return a job that waits or runs."""
         with self._changed:
-            running = self._running
-            return running if running is not None and running.id == job_id else self._queue.job(job_id)
+            return self._named(job_id) or self._queue.job(job_id)
 
     @property
     def paused(self) -> frozenset[str]:
@@ -220,29 +223,30 @@ class Dispatcher:
         """Give a job its last state, if it has none yet, and let the worker go on."""
         with self._changed:
             settled = self._settle(job_id, outcome, resume)
-            if self._running is not None and self._running.id == job_id:
-                self._running = None  # last: after a fault before this the job is finished once more
-                self._stats.job_left()
+            for worker, job in list(self._running.items()):
+                if job.id == job_id:
+                    del self._running[worker]  # last: after a fault before this the job is finished once more
+                    self._stats.job_left(job_id)
             self._renumber()
         if settled:
             logger.info("Job %s: %s", public_name(job_id), type(outcome).__name__.lower())
 
     def abandon(self, message: str) -> None:
-        """Fail the running job, though its run hangs; whatever it does later is no longer shown."""
+        """Fail what runs, though it may hang; whatever it does later is no longer shown."""
         with self._changed:
-            if self._running is not None:
-                self._running.stop()
-                self._settle(self._running.id, Failed(message, None), ResumeInfo())
+            for job in self._running.values():
+                job.stop()
+                self._settle(job.id, Failed(message, None), ResumeInfo())
 
     def close(self) -> list[Job]:
-        """Take no new jobs, end those that wait, stop the running one; return those that waited."""
+        """Take no new jobs, end those that wait, stop those that run; return those that waited."""
         with self._changed:
             self.closing = True
             waiting = self._queue.clear()
             for job in waiting:
                 self._settle(job.id, Cancelled(None), ResumeInfo())
-            if self._running is not None:
-                self._running.stop()
+            for job in self._running.values():
+                job.stop()
             self._renumber()
             return waiting
 
@@ -270,5 +274,5 @@ class Dispatcher:
 
     def _renumber(self) -> None:
         self._board.number({ticket.job_id: position for position, ticket in enumerate(self._queue, start=1)})
-        self._stats.backlog(self._queue.ready and self._running is None)
+        self._stats.backlog(self._queue.ready and not self._running)
         self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Jobs live in the server: one worker runs them in order, and whoever knows a job's id may look or cancel.
+"""Jobs live in the server: workers, one or one per GPU, run them in order; whoever knows a job's id may look or cancel.
 
 The computation is injected as `run(job)`, an iterator of events that the worker closes to stop it, so this module
 needs neither torch nor a model. The disk is read and written here and never under a lock: a look at a job waits for no
@@ -73,7 +73,9 @@ class JobManager:
         self.waiting = QueueControl(self._kept, self._dispatcher, self._board, self._job, self.submit, require)
         self._require = require
         work = Work(run, self._finish, hooks)
-        self._worker = Worker(work, self._dispatcher, self._board, self.stats)
+        self._workers = [
+            Worker(work, self._dispatcher, self._board, self.stats, number) for number in range(limits.at_once)
+        ]
         self._recovered = False
 
     def start(self) -> None:
@@ -90,7 +92,8 @@ class JobManager:
                     self._restore(found)
                 except QueueFullError:  # told to close meanwhile
                     self._kept.let_go(found.record.id)
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
 
     def submit(
         self,
@@ -225,18 +228,20 @@ class JobManager:
     @property
     def worker_dead(self) -> bool:
         """Whether nothing takes jobs any more, until `start` is called."""
-        return self._worker.dead and not self.closing
+        return any(worker.dead for worker in self._workers) and not self.closing
 
     def abandon(self, message: str) -> None:
         """Fail the running job with `message`, though its run hangs; whatever it does later is no longer told."""
         self._dispatcher.abandon(message)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Take no new jobs, drop those that wait, stop the running one; return whether the worker ended in time."""
+        """Take no new jobs, drop those that wait, stop those that run; return whether the workers ended in time."""
         self._kept.closing()
         for job in self._dispatcher.close():
             self._kept.let_go(job.id)
-        return self._worker.join(timeout)
+        until = None if timeout is None else time.monotonic() + timeout
+        ended = [worker.join(until and max(0.0, until - time.monotonic())) for worker in self._workers]
+        return all(ended)
 
     def _restore(self, found: Recovered) -> None:
         record, resume = found.record, found.resume
@@ -262,7 +267,8 @@ class JobManager:
 
     def _job(self, record: JobRecord, read: ReadInputs, *, allow_env_change: bool = False) -> Job:
         set_status = partial(self._dispatcher.set_status, record.id)
-        return Job(record.id, record.request, read, set_status, record.owner, allow_env_change, _beat=self.stats.beat)
+        beat = partial(self.stats.beat, record.id)
+        return Job(record.id, record.request, read, set_status, record.owner, allow_env_change, _beat=beat)
 
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Give a job its last state, with what its files say about going on."""

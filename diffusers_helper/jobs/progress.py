@@ -22,6 +22,7 @@ from diffusers_helper.core.events import (
     StepDone,
     VideoGrown,
 )
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.jobs.record import JobRecord
@@ -91,6 +92,7 @@ class JobSnapshot:
         photo_name: the name of the photo's file, as its user knows it.
         icon: its first picture, very small, as a `data:` URL; empty if it has none.
         held: it waits and is not taken, since its user changes it.
+        gpus: those that make it together, at their newest step; empty where one does.
     """
 
     id: str
@@ -136,6 +138,7 @@ class JobSnapshot:
     photo_name: str = ""
     icon: str = ""
     held: bool = False
+    gpus: tuple[GpuUse, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -147,7 +150,8 @@ class JobSnapshot:
         fields = asdict(replace(self, request=None))
         for name in _UNTOLD:
             del fields[name]
-        return fields | {"state": str(self.state)}
+        gpus = [{"memory": gpu.reserved, "step_seconds": gpu.step_seconds} for gpu in self.gpus]
+        return fields | {"state": str(self.state), "gpus": gpus}
 
 
 def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
@@ -228,6 +232,7 @@ def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> Chan
         "sections": event.sections,
         "step": event.step,
         "steps": event.steps,
+        "gpus": event.gpus,
     }
     picture = previews(event.denoised) if previews else None
     return fields if picture is None else fields | {"preview": picture, "preview_version": seen.preview_version + 1}

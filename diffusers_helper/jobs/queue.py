@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from diffusers_helper.core.messages import Message
@@ -37,11 +37,13 @@ class QueueLimits:
         waiting: how many jobs may wait.
         per_owner: how many of them may be for one owner; None for no limit.
         remembered: how many ended jobs are remembered, beside those that can go on.
+        at_once: how many run at the same time.
     """
 
     waiting: int = 1000
     per_owner: int | None = JOBS_PER_OWNER
     remembered: int = 100
+    at_once: int = 1
 
 
 MOST_IDLE_PAUSES = 500
@@ -114,12 +116,12 @@ class JobQueue:
             return ""
         return Message("{waiting} of your jobs are waiting already; try again when one is done.", waiting=own)
 
-    def enqueue(self, job_id: str, owner: str, running_owner: str | None, client_id: str = "") -> Ticket:
+    def enqueue(self, job_id: str, owner: str, running: Collection[str], client_id: str = "") -> Ticket:
         """Give a new job its place: before those that are a later one of their owner's.
 
-        So nobody's first job waits for somebody else's second; what runs, of `running_owner`, counts.
+        So nobody's first job waits for somebody else's second; what runs, of the owners `running`, counts.
         """
-        ahead = Counter([] if running_owner is None else [running_owner])
+        ahead = Counter(running)
         own = ahead[owner] + self._of(owner)
         for index, other in enumerate(self._tickets):
             if ahead[other.owner] > own:

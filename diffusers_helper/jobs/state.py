@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from diffusers_helper.core.gpus import GpuUse
     from diffusers_helper.core.request import GenerationRequest
 
 
@@ -83,6 +84,7 @@ class Changes(TypedDict, total=False):
     total_frames: int
     icon: str
     held: bool
+    gpus: tuple[GpuUse, ...]
 
 
 @dataclass(frozen=True)

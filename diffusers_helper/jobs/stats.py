@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from diffusers_helper.core.events import Event, StepDone
 from diffusers_helper.core.messages import Message
@@ -22,8 +23,17 @@ ENOUGH_STEPS = 20
 """So many steps tell what is usual."""
 
 
+@dataclass(eq=False)
+class _Watched:
+    """A job that runs: its last sign of life, its last step, and whether somebody heard that one was slow."""
+
+    beat: float
+    step: tuple[int, float] | None = None
+    warned: bool = False
+
+
 class WorkerStats:
-    """The record of one worker; any thread may read it.
+    """The record of the workers; any thread may read it. Jobs that run at the same time are told apart by their names.
 
     Args:
         clock: seconds that only grow.
@@ -40,9 +50,7 @@ class WorkerStats:
         self._clock = clock
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=100)
-        self._last_step: tuple[int, float] | None = None
-        self._last_beat: float | None = None
-        self._warned = False
+        self._jobs: dict[str, _Watched] = {}
         self._untaken_since: float | None = None
         self.prepared = False
         self.fatal_error = ""
@@ -58,43 +66,44 @@ class WorkerStats:
             if self._untaken_since is not None:
                 self._untaken_since = self._clock()
 
-    def job_started(self) -> None:
+    def job_started(self, job: str = "") -> None:
         """A job is running from now on."""
-        with self._lock:
-            self._last_step, self._warned = None, False
-            self._last_beat = self._clock()
+        self._jobs[job] = _Watched(self._clock())
 
-    def beat(self) -> None:
-        """The running job does something; cheap enough for every layer of a model."""
-        self._last_beat = self._clock()
+    def beat(self, job: str = "") -> None:
+        """A running job does something; cheap enough for every layer of a model."""
+        if (watched := self._jobs.get(job)) is not None:
+            watched.beat = self._clock()
 
-    def record(self, event: Event) -> str:
-        """Note an event of the running job; return a sentence for its user at the first step that was far too slow."""
-        self.beat()
+    def record(self, event: Event, job: str = "") -> str:
+        """Note an event of a running job; return a sentence for its user at the first step that was far too slow."""
+        self.beat(job)
         if not isinstance(event, StepDone):
             return ""
         with self._lock:
-            now, before = self._clock(), self._last_step
-            self._last_step = event.section, now
+            watched = self._jobs.setdefault(job, _Watched(self._clock()))
+            now, before = self._clock(), watched.step
+            watched.step = event.section, now
             if before is None or before[0] != event.section:
                 return ""  # decoding and writing lie between the sections
             seconds = now - before[1]
             usual = self._time(seconds)
-        return "" if usual is None else self._slow(event, seconds, usual)  # the log is a file: not under the lock
+        # The log is a file: not under the lock.
+        return "" if usual is None else self._slow(watched, event, seconds, usual)
 
     def job_ended(self, state: str) -> None:
         """A job has reached its last state; one that never ran, too."""
         with self._lock:
             self.ended[state] += 1
 
-    def job_left(self) -> None:
-        """No job is running any more."""
-        self._last_beat = None
+    def job_left(self, job: str = "") -> None:
+        """A job is running no more."""
+        self._jobs.pop(job, None)
 
     @property
     def silent_seconds(self) -> float:
-        """How long the running job has given no sign of life; 0 while none runs."""
-        last = self._last_beat
+        """How long the most silent of the running jobs has given no sign of life; 0 while none runs."""
+        last = min((watched.beat for watched in list(self._jobs.values())), default=None)
         return 0.0 if last is None else self._clock() - last
 
     def backlog(self, waiting: bool) -> None:
@@ -127,13 +136,13 @@ class WorkerStats:
         self.slow_steps += 1
         return usual
 
-    def _slow(self, event: StepDone, seconds: float, usual: float) -> str:
+    def _slow(self, watched: _Watched, event: StepDone, seconds: float, usual: float) -> str:
         logger.warning(
             "Step %d of section %d took %.1f s; %.2f s are usual", event.step, event.section + 1, seconds, usual
         )
-        if self._warned:
+        if watched.warned:
             return ""
-        self._warned = True
+        watched.warned = True
         return Message(
             "Step {step} of section {section} took {seconds:.1f} s, where {usual:.1f} s are usual. "
             "Another program may be using this computer or its GPU.",

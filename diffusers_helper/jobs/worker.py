@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusers_helper.core.errors import CancelledError, FramePackError
@@ -58,11 +58,13 @@ class Work:
         run: makes the events of a job; ended by `close()` on what it returns.
         finish: gives a job its last state.
         hooks: what else it calls.
+        preparing: held by the one of several workers that prepares.
     """
 
     run: Run
     finish: Callable[[str, Outcome], None]
     hooks: WorkerHooks
+    preparing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Worker:
@@ -73,9 +75,11 @@ class Worker:
         dispatcher: gives the jobs.
         board: where progress is shown.
         stats: where times, signs of life and ends are recorded.
+        number: which one it is of those that work at the same time, from 0.
     """
 
-    def __init__(self, work: Work, dispatcher: Dispatcher, board: Board, stats: WorkerStats) -> None:
+    def __init__(self, work: Work, dispatcher: Dispatcher, board: Board, stats: WorkerStats, number: int = 0) -> None:
+        self._number = number
         self._work = work
         self._dispatcher = dispatcher
         self._board = board
@@ -112,7 +116,7 @@ class Worker:
         try:
             self._bury()
             self._prepare()
-            while (job := self._dispatcher.take(self._free)) is not None:
+            while (job := self._dispatcher.take(self._free, self._number)) is not None:
                 self._make(job)
                 self._deaths = 0
         except BaseException:  # the border of the thread
@@ -131,16 +135,17 @@ class Worker:
         if self._deaths > 1:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._deaths - 2))
             self._board.wait(lambda: self._dispatcher.closing, pause)
-        if (job := self._dispatcher.running) is not None:
+        if (job := self._dispatcher.running(self._number)) is not None:
             error_id = secrets.token_hex(3)
             logger.error("Job %s failed with the worker (error %s)", public_name(job.id), error_id)
             self._work.finish(job.id, Failed(_sentence(RuntimeError(), error_id), None))
 
     def _prepare(self) -> None:
-        if not self._stats.prepared:
-            if self._work.hooks.prepare is not None:
-                _guarded(self._work.hooks.prepare, "Preparing for the first job failed")
-            self._stats.worker_prepared()
+        with self._work.preparing:
+            if not self._stats.prepared:
+                if self._work.hooks.prepare is not None:
+                    _guarded(self._work.hooks.prepare, "Preparing for the first job failed")
+                self._stats.worker_prepared()
 
     def _free(self) -> None:
         if self._work.hooks.on_pause is not None:
@@ -175,7 +180,7 @@ class Worker:
         pace, previews, finished = Pace(), self._previews(), None
         with closing(self._work.run(job)) as events:
             for event in events:
-                slow = self._stats.record(event)
+                slow = self._stats.record(event, job.id)
                 seen = self._board.snapshot(job.id)
                 self._board.update(job.id, **changes(event, seen, pace, previews))
                 if slow:

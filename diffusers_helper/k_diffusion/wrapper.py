@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,9 +116,12 @@ def prepared_model(
         def velocity(branch: str, conditioning: Conditioning) -> Tensor:
             return denoiser.denoise(rounded, step, conditioning, packed, execution, branch).float()
 
-        v = velocity(POSITIVE, guidance.positive)
-        if guidance.negative is not None:
-            v = guide(v, velocity(NEGATIVE, guidance.negative), guidance.scale, guidance.rescale)
+        if guidance.negative is None:
+            v = velocity(POSITIVE, guidance.positive)
+        else:
+            with_prompt = partial(velocity, POSITIVE, guidance.positive)
+            against = partial(velocity, NEGATIVE, guidance.negative)
+            v = guide(*execution.branches(with_prompt, against), guidance.scale, guidance.rescale)
         return _x0(x, rounded, sigma, v)
 
     return model

@@ -1,7 +1,8 @@
 """Names of the files that a video leaves while it is made: numbered partial videos and numbered sections.
 
-`STEM_partial_NN.mp4` holds the first `NN` sections, `section_NNN.safetensors` the latents of one. Numbers are
-compared as numbers: 100 follows 99. Whatever is called otherwise is somebody else's file: neither read nor removed.
+`STEM_partial_NN.mp4` holds the first `NN` sections, `section_NNN.safetensors` the latents of one and
+`trail_NNN.safetensors` what others read of it before it was done. Numbers are compared as numbers: 100 follows 99.
+Whatever is called otherwise is somebody else's file: neither read nor removed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ ICON = "icon.webp"
 PART = ".part"
 """What `atomic_write` appends to the name of a file that it has not completed."""
 _SECTION = re.compile(r"section_(\d{3,9})\.safetensors")
+_TRAIL = re.compile(r"trail_(\d{3,9})\.safetensors")
 _PARTIAL = re.compile(r"_partial_(\d{2,9})\.mp4")
 _PICTURE = re.compile(r"(photo|picture_[a-z0-9_]{1,40})(\.\d{1,9})?\.png|video_[a-z0-9_]{1,40}")
 
@@ -62,12 +64,23 @@ def section_files(folder: Path) -> dict[int, Path]:
     return _numbered(folder, "", _SECTION, section_file)
 
 
+def trail_file(number: int) -> str:
+    """Return the name of the file that holds what was read of section `number` before it was done."""
+    return f"trail_{number:03d}.safetensors"
+
+
+def trail_files(folder: Path) -> dict[int, Path]:
+    """Return the files of trails in `folder` by the number of their sections, damaged ones included."""
+    return _numbered(folder, "", _TRAIL, trail_file)
+
+
 def half_written(folder: Path) -> Iterator[Path]:
     """Yield what was left half-written in `folder`, that of one job."""
     ours = {RECORD, ENVIRONMENT, CONDITIONS, ICON}
     for name in _names(folder):
         whole = name.removesuffix(PART)
-        if whole != name and (whole in ours or _SECTION.fullmatch(whole) or _PICTURE.fullmatch(whole)):
+        numbered = any(pattern.fullmatch(whole) for pattern in (_SECTION, _TRAIL, _PICTURE))
+        if whole != name and (whole in ours or numbered):
             yield folder / name
 
 

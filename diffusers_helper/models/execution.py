@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .branches import Branches, both
 from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears, ExactLinears, Linears
@@ -28,6 +29,7 @@ class Execution:
         eight_bit_linears: multiply the layers of the blocks; None computes in the model's dtype.
         eight_bit_attention: attends in the blocks in place of `attention`, which the text refiner keeps.
         spread: how the sequence lies on processes.
+        branches: how both branches of guidance are computed.
     """
 
     attention: AttentionFunction = sdpa
@@ -38,6 +40,7 @@ class Execution:
     eight_bit_linears: EightBitLinears | None = None
     eight_bit_attention: EightBitAttention | None = None
     spread: Spread = WHOLE
+    branches: Branches = both
 
     @property
     def linears(self) -> Linears:

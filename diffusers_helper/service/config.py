@@ -114,11 +114,11 @@ class RuntimeConfig(BaseSettings):
     attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash or xformers")
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
     gpus: Gpus | None = _setting(None, "machine", "GPUs that make each video together, by their numbers: 0,1", "LIST")
-    parallel: Literal["auto", "ulysses", "stagger"] = _setting(
+    parallel: Literal["auto", "ulysses", "stagger", "jobs"] = _setting(
         "auto",
         "machine",
         "how they do: ulysses shares every step and needs fast links between them, stagger shares the sections and "
-        "needs none; auto measures the links (auto)",
+        "needs none; auto measures the links; with jobs each makes a video of its own from one queue (auto)",
     )
     stagger: int | None = _setting(
         None,

@@ -5,7 +5,7 @@ Names follow Prometheus' conventions: base units, `_total` for what only grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,7 +16,7 @@ from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.service.health import State, assess
-from diffusers_helper.service.system_monitor import Sample, SystemMonitor
+from diffusers_helper.service.system_monitor import GpuSample, Sample, SystemMonitor
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -73,16 +73,26 @@ def _of_the_computer(now: Sample) -> Iterator[Metric]:
         "framepack_cpu_ratio": ("Load of all cores.", now.cpu),
         "framepack_disk_free_bytes": ("Room on the disk of the results.", now.disk_free),
     }
-    if now.gpu is not None:
-        gauges |= {
-            "framepack_gpu_memory_total_bytes": ("The GPU's memory.", now.gpu.total),
-            "framepack_gpu_memory_used_bytes": ("Of it, what all programs hold.", now.gpu.used),
-            "framepack_gpu_memory_free_bytes": ("Of it, what nobody holds.", now.gpu.free),
-            "framepack_gpu_memory_reserved_bytes": ("Of it, what this program holds.", now.gpu.reserved),
-        }
-        if now.gpu.utilisation is not None:
-            gauges["framepack_gpu_utilisation_ratio"] = ("How busy the GPU is.", now.gpu.utilisation)
-        if now.gpu.celsius is not None:
-            gauges["framepack_gpu_temperature_celsius"] = ("The GPU's temperature.", now.gpu.celsius)
     for name, (text, value) in gauges.items():
         yield GaugeMetricFamily(name, text, value)
+    yield from _of_gpus(now.gpus)
+
+
+def _of_gpus(gpus: Sequence[GpuSample]) -> Iterator[Metric]:
+    """Yield figures of the GPU or, each with its number, of those of a group."""
+    gauges: dict[str, tuple[str, Callable[[GpuSample], float | None]]] = {
+        "memory_total_bytes": ("The GPU's memory.", lambda gpu: gpu.total),
+        "memory_used_bytes": ("Of it, what all programs hold.", lambda gpu: gpu.used),
+        "memory_free_bytes": ("Of it, what nobody holds.", lambda gpu: gpu.free),
+        "memory_reserved_bytes": ("Of it, what this program holds.", lambda gpu: gpu.reserved),
+        "utilisation_ratio": ("How busy the GPU is.", lambda gpu: gpu.utilisation),
+        "temperature_celsius": ("The GPU's temperature.", lambda gpu: gpu.celsius),
+        "step_seconds": ("The GPU's own part of the newest step.", lambda gpu: gpu.step_seconds),
+    }
+    for name, (text, figure) in gauges.items():
+        metric = GaugeMetricFamily(f"framepack_gpu_{name}", text, labels=["gpu"] if len(gpus) > 1 else [])
+        for number, gpu in enumerate(gpus):
+            if (value := figure(gpu)) is not None:
+                metric.add_metric([str(number)] if len(gpus) > 1 else [], value)
+        if metric.samples:
+            yield metric

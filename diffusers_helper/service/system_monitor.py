@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from diffusers_helper.core.gpus import GpuUse
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class GpuSample:
         reserved: memory that this program holds on it.
         utilisation: how much of the last moment it computed, 0 to 1; None if it does not tell.
         celsius: its temperature; None if it does not tell.
+        step_seconds: as in `GpuUse`.
     """
 
     name: str
@@ -39,6 +42,7 @@ class GpuSample:
     reserved: int
     utilisation: float | None
     celsius: int | None
+    step_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Sample:
     cpu: float
     disk_total: int
     disk_free: int
-    gpu: GpuSample | None
+    gpus: tuple[GpuSample, ...] = ()
 
 
 class SystemMonitor:
@@ -59,20 +63,19 @@ class SystemMonitor:
 
     Args:
         outputs: the folder on whose disk results go.
-        gpu_uuid: of the NVIDIA card in use, as torch writes it; None for none.
-        reserved: says how much of the card's memory this program holds.
+        used: tells which NVIDIA cards are in use now.
         clock: seconds that only grow.
     """
 
     def __init__(
         self,
         outputs: Path,
-        gpu_uuid: str | None = None,
-        reserved: Callable[[], int] = lambda: 0,
+        used: Callable[[], Sequence[GpuUse]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outputs = outputs
-        self._card = _Card(gpu_uuid, reserved) if gpu_uuid else None
+        self._used = used
+        self._cards: dict[str, _Card] = {}
         self._clock = clock
         self._lock = threading.Lock()
         self._process = psutil.Process()
@@ -99,20 +102,25 @@ class SystemMonitor:
             cpu=psutil.cpu_percent() / 100,
             disk_total=disk.total,
             disk_free=disk.free,
-            gpu=self._card.read() if self._card else None,
+            gpus=tuple(self._gpus()),
         )
+
+    def _gpus(self) -> Iterator[GpuSample]:
+        for use in filter(lambda use: use.uuid, self._used()):
+            card = self._cards.setdefault(use.uuid, _Card(use.uuid))
+            if (found := card.read(use)) is not None:
+                yield found
 
 
 class _Card:
     """One NVIDIA card through nvidia-ml-py; asked no more after it once failed to answer."""
 
-    def __init__(self, uuid: str, reserved: Callable[[], int]) -> None:
+    def __init__(self, uuid: str) -> None:
         self._uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        self._reserved = reserved
         self._handle: Any = None
         self._failed = False
 
-    def read(self) -> GpuSample | None:
+    def read(self, use: GpuUse) -> GpuSample | None:
         if self._failed:
             return None
         import pynvml
@@ -136,9 +144,10 @@ class _Card:
             total=int(memory.total),
             used=int(memory.used),
             free=int(memory.free),
-            reserved=self._reserved(),
+            reserved=use.reserved,
             utilisation=None if load is None else load / 100,
             celsius=celsius,
+            step_seconds=use.step_seconds,
         )
 
 

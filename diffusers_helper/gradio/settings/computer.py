@@ -38,7 +38,7 @@ def lay_out_computer(computer: SystemMonitor, stats: WorkerStats, t: Language) -
 def panel(now: Sample, steps: Sequence[float], t: Language = ENGLISH) -> str:
     """Return the panel's HTML; `steps` are the times of the latest steps, oldest first, seconds."""
     rows = [
-        *(_of_gpu(now.gpu, t) if now.gpu else ()),
+        *(row for number, gpu in enumerate(now.gpus) for row in _of_gpu(gpu, number if len(now.gpus) > 1 else None, t)),
         _row(
             t("Memory"),
             t("{free:.1f} GB of {total:.1f} GB free", free=now.memory_free / GB, total=now.memory_total / GB),
@@ -54,7 +54,8 @@ def panel(now: Sample, steps: Sequence[float], t: Language = ENGLISH) -> str:
     return f'<dl class="fp-computer">{"".join(rows)}</dl>{_plot(steps[-PLOT_STEPS:], t)}'
 
 
-def _of_gpu(gpu: GpuSample, t: Language) -> list[str]:
+def _of_gpu(gpu: GpuSample, number: int | None, t: Language) -> list[str]:
+    """Return the rows of a GPU; `number` is which one of several."""
     memory = t(
         "{used:.1f} GB of {total:.1f} GB used, {own:.1f} GB of it here, {free:.1f} GB free",
         used=gpu.used / GB,
@@ -64,9 +65,11 @@ def _of_gpu(gpu: GpuSample, t: Language) -> list[str]:
     )
     load = [] if gpu.utilisation is None else [f"{gpu.utilisation:.0%}"]
     load += [] if gpu.celsius is None else [f"{gpu.celsius} °C"]
-    rows = [_row(t("GPU memory"), memory, gpu.used / gpu.total)]
+    load += [] if gpu.step_seconds is None else [t("{seconds:.2f} s per step", seconds=gpu.step_seconds)]
+    which = "" if number is None else f" {number}"
+    rows = [_row(t("GPU memory") + which, memory, gpu.used / gpu.total)]
     if load:
-        rows.insert(0, _row(gpu.name, ", ".join(load), gpu.utilisation))
+        rows.insert(0, _row(gpu.name + which, ", ".join(load), gpu.utilisation))
     return rows
 
 
