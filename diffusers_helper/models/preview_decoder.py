@@ -71,7 +71,7 @@ class PreviewDecoder(nn.Module):
                     grown *= layer.frames if all_frames else 1
                 case _:
                     x = layer(x)
-        frames = x.unflatten(0, (batch, grown * count)).transpose(1, 2)
+        frames: Tensor = x.unflatten(0, (batch, grown * count)).transpose(1, 2)
         return frames[:, :, grown - 1 :] if begins else frames  # the first latent is of one frame
 
     @classmethod
@@ -128,8 +128,8 @@ class _GrowInTime(nn.Module):
     def forward(self, x: Tensor, *, all_frames: bool) -> Tensor:
         if not all_frames:
             return F.conv2d(x, self.conv.weight[-x.shape[1] :])  # the last frame alone
-        out: Tensor = self.conv(x)
-        return out.unflatten(1, (self.frames, -1)).flatten(0, 1)
+        out: Tensor = self.conv(x).unflatten(1, (self.frames, -1))
+        return out.flatten(0, 1)
 
 
 def _conv(width: int, out: int, *, bias: bool = True) -> nn.Conv2d:
