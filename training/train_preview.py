@@ -54,7 +54,7 @@ class Pairs:
         return len(self._kept)
 
     @torch.no_grad()
-    def draw(self, count: int = DRAWN) -> None:
+    def draw(self, count: int) -> None:
         """Make `count` more."""
         first = self.made // count % 2
         latents, pixels = pairs_of(self._vae, self._source.sample(count, CLIP_FRAMES, SIDE, SIDE), first)
@@ -75,16 +75,22 @@ def pairs_of(vae: AutoencoderKLHunyuanVideo, clips: Tensor, first: int = 0) -> t
     return raw * vae.config.scaling_factor, (decode(vae, raw) / 2 + 0.5).clamp(0, 1)
 
 
-def train_preview(folder: Path, budget: Budget, output: Path, *, device_name: str | None = None) -> Run:
-    """Train for the autoencoder in `folder` and write the file `output`; nothing in the folder changes but a record."""
+def train_preview(
+    folder: Path, budget: Budget, output: Path, *, device_name: str | None = None, scale: float = 1.0
+) -> Run:
+    """Train for the autoencoder in `folder` and write the file `output`; nothing in the folder changes but a record.
+
+    `scale` below 1 shrinks the batches, for trials.
+    """
     device = pick_device(device_name)
     (folder / f"{NAME}.json").unlink(missing_ok=True)  # every call begins anew
     run = Run(folder, NAME, budget, None, {"widths": WIDTHS, "batch": BATCH, "rates": RATES})
     torch.manual_seed(0)
     vae = load_vae(folder).to(device)
     pairs = Pairs(vae, ClipSource(device, 0))
+    drawn = max(1, int(DRAWN * scale))
     for _ in range(FIRST_DRAWS):
-        pairs.draw()
+        pairs.draw(drawn)
     model = begun(PreviewDecoder(WIDTHS), *pairs.batch(len(pairs))).to(device).train()
     average = Average(model, 0.99)
     optimizers = muon_and_adam(*_groups(model), RATES, betas=(0.9, 0.99), momentum=0.9)
@@ -92,10 +98,12 @@ def train_preview(folder: Path, budget: Budget, output: Path, *, device_name: st
     while not run.over:
         if filling < FILL_SHARE * run.elapsed:
             before = run.elapsed
-            pairs.draw()
+            pairs.draw(drawn)
             filling += run.elapsed - before
         set_rates(optimizers, run.rate(DECAY_FROM, warm_up=20))
-        losses = losses_of(model, *pairs.batch(BATCH), all_frames=run.steps % ALL_FRAMES_EVERY == 0)
+        losses = losses_of(
+            model, *pairs.batch(max(1, int(BATCH * scale))), all_frames=run.steps % ALL_FRAMES_EVERY == 0
+        )
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -105,7 +113,7 @@ def train_preview(folder: Path, budget: Budget, output: Path, *, device_name: st
         run.step(losses)
     average.swap()
     run.note("pairs_made", pairs.made)
-    for name, value in evaluate(model.eval(), vae, device).items():
+    for name, value in evaluate(model.eval(), vae, device, max(1, int(8 * scale))).items():
         run.note(name, value)
     run.save_record()
     save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, output)
@@ -154,11 +162,13 @@ def losses_of(model: PreviewDecoder, latents: Tensor, pixels: Tensor, *, all_fra
 
 
 @torch.no_grad()
-def evaluate(model: PreviewDecoder, vae: AutoencoderKLHunyuanVideo, device: torch.device) -> dict[str, float]:
+def evaluate(
+    model: PreviewDecoder, vae: AutoencoderKLHunyuanVideo, device: torch.device, clips: int = 8
+) -> dict[str, float]:
     """PSNR to the autoencoder's frames on clips of photographs never trained on, dB; of colours alone beside it."""
     source = ClipSource(device, 987_654, HELD_OUT_PHOTOS)
     source.pictures.photo_share = 1.0
-    latents, pixels = pairs_of(vae, source.sample(8, CLIP_FRAMES, 128, 128))
+    latents, pixels = pairs_of(vae, source.sample(clips, CLIP_FRAMES, 128, 128))
     single = pixels[:, :, ::4]
     colours = vae_decode_fake(latents)
     shown = {

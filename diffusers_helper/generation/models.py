@@ -52,6 +52,7 @@ class ModelLoader:
         self._loras = loras
         self._weights = {number: cue.loras for number, cue in (cues or {}).items()}
         self._kernels: Kernels = PLAIN
+        self._told: set[str] = {""}
 
     def notes(self, variants: Sequence[str]) -> Iterator[Message]:
         """Say what of the LoRA files is used; raises LoraError for one that does not fit, before a model is loaded."""
@@ -77,8 +78,9 @@ class ModelLoader:
             transformer, self._work, linears=precision.linears, attention_bits=precision.attention_bits
         )
         self._kernels = execution.kernels
-        for text in (told, *components.notes_on(transformer), precision.note):
-            if text:
+        for text in (told or "", *components.notes_on(transformer), precision.note):
+            if text not in self._told:  # said when another variant was loaded
+                self._told.add(text)
                 yield Note(text)
 
         at: tuple[float, ...] = ()

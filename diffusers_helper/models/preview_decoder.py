@@ -128,9 +128,8 @@ class _GrowInTime(nn.Module):
     def forward(self, x: Tensor, *, all_frames: bool) -> Tensor:
         if not all_frames:
             return F.conv2d(x, self.conv.weight[-x.shape[1] :])  # the last frame alone
-        out: Tensor = self.conv(x)
-        grown: Tensor = out.unflatten(1, (self.frames, -1)).flatten(0, 1)
-        return grown
+        out: Tensor = self.conv(x).unflatten(1, (self.frames, -1))
+        return out.flatten(0, 1)
 
 
 def _conv(width: int, out: int, *, bias: bool = True) -> nn.Conv2d:
