@@ -6,13 +6,13 @@ processor multiplies half-precision numbers, sums in float32 and rounds once, as
 """
 
 import argparse
-import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from diffusers_helper.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from diffusers_helper.models.execution import Execution
@@ -40,14 +40,14 @@ class Geometry:
 
     dim: int = 3072
     heads: int = 24
-    image: int = 48
-    text: int = 16
+    image: int = 16
+    text: int = 8
 
 
 CHAINS: dict[str, tuple[type[nn.Module], ...]] = {
-    "a double-stream block": (DoubleStreamBlock,),
     "a single-stream block": (SingleStreamBlock,),
-    "two of each": (DoubleStreamBlock,) * 2 + (SingleStreamBlock,) * 2,
+    "a double-stream block": (DoubleStreamBlock,),
+    "two of each": (DoubleStreamBlock, DoubleStreamBlock, SingleStreamBlock, SingleStreamBlock),
 }
 
 
@@ -56,14 +56,15 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def block_of(kind: type[nn.Module], of: Geometry, seed: int) -> nn.Module:
-    """A block of float32 weights that are exact in float16 and bfloat16 alike."""
-    block = kind(of.dim, of.heads, 4 * of.dim).requires_grad_(False)
+    """A block of bfloat16 weights that are exact in float16, too."""
+    with torch.device("meta"):
+        block = kind(of.dim, of.heads, 4 * of.dim).requires_grad_(False)
+    block.to_empty(device="cpu").bfloat16()
     for number, (name, weight) in enumerate(block.named_parameters()):
-        if weight.dim() == 2:
-            values = normal(*weight.shape, seed=1000 * seed + number) / weight.shape[1] ** 0.5
+        if weight.dim() == 2 and "norm" not in name:
+            weight.copy_((normal(*weight.shape, seed=1000 * seed + number) / weight.shape[1] ** 0.5).half().bfloat16())
         else:
-            values = 1 + normal(*weight.shape, seed=1000 * seed + number) / 10 if "norm" in name else torch.zeros(())
-        weight.copy_(values.bfloat16().float().half().float().expand(weight.shape))
+            weight.fill_(float("norm" in name))
     return block
 
 
@@ -72,29 +73,35 @@ def streams_of(of: Geometry, spread: float) -> list[Tensor]:
     return [(spread * normal(1, n, of.dim, seed=n)).bfloat16().half().float() for n in (of.image, of.text)]
 
 
-def errors(kinds: Sequence[type[nn.Module]], of: Geometry, spread: float) -> dict[str, float]:
-    """The relative error (Frobenius) of what blocks add to streams, by the way of computing."""
+def errors(kinds: Sequence[type[nn.Module]], of: Geometry) -> dict[float, dict[str, float]]:
+    """The relative error (Frobenius) of what blocks add to streams, by the streams' spread and the way of computing."""
     frames = torch.arange(1).unsqueeze(0)
     rope = rope_table(frames, 8, of.image // 8, (16, 56, 56), 256.0).flatten(2).transpose(1, 2).contiguous()
     ways = {"exact": (EXACT, Execution()), **WAYS}
-    at = {name: [way.as_stream(x.to(dtype)) for x in streams_of(of, spread)] for name, (dtype, way) in ways.items()}
-    begun = joined(at["exact"])
+    begun = {spread: streams_of(of, spread) for spread in STREAMS}
+    at = {
+        (spread, name): [way.as_stream(x.to(dtype)) for x in streams]
+        for spread, streams in begun.items()
+        for name, (dtype, way) in ways.items()
+    }
     for number, kind in enumerate(kinds):
-        made = block_of(kind, of, number + 1)
+        block = block_of(kind, of, number + 1)
         vectors = 12 if kind is DoubleStreamBlock else 3
         modulation = (normal(1, vectors * of.dim, seed=77 + number) / 4).bfloat16().float()
         for name, (dtype, way) in ways.items():
-            block, angles = copy.deepcopy(made).to(dtype), rope.to(EXACT if name == "exact" else torch.float32)
-            at[name] = passed(block, at[name], modulation.to(dtype), angles, way)
-    exact = joined(at.pop("exact")) - begun
-    return {name: float((joined(found) - begun - exact).norm() / exact.norm()) for name, found in at.items()}
-
-
-def passed(block: nn.Module, streams: list[Tensor], modulation: Tensor, rope: Tensor, way: Execution) -> list[Tensor]:
-    """Streams behind a block; single-stream ones take them as one."""
-    if isinstance(block, DoubleStreamBlock):
-        return list(block(*streams, modulation, rope, way, None))
-    return [block(torch.cat(streams, dim=1), modulation, rope, way, None)]
+            weights = {each: weight.to(dtype) for each, weight in block.named_parameters()}
+            given = (modulation.to(dtype), rope.to(EXACT if name == "exact" else torch.float32), way, None)
+            for spread in STREAMS:
+                streams = at[spread, name]
+                streams = streams if kind is DoubleStreamBlock else [torch.cat(streams, dim=1)]
+                passed = functional_call(block, weights, (*streams, *given))
+                at[spread, name] = list(passed) if kind is DoubleStreamBlock else [passed]
+    found = dict[float, dict[str, float]]()
+    for spread, streams in begun.items():
+        exact = joined(at[spread, "exact"]) - joined(streams)
+        off = {name: joined(at[spread, name]) - joined(streams) - exact for name in WAYS}
+        found[spread] = {name: float(each.norm() / exact.norm()) for name, each in off.items()}
+    return found
 
 
 def joined(streams: list[Tensor]) -> Tensor:
@@ -106,12 +113,12 @@ def overflows(of: Geometry, sizes: Sequence[float] = SIZES) -> Iterator[tuple[fl
     block = block_of(SingleStreamBlock, of, 1)
     first, second = block.proj_mlp.weight, block.proj_out.weight[:, of.dim :]
     x = normal(of.text, of.dim, seed=5).half().float()
-    half, exact = ((first.to(dtype), second.to(dtype)) for dtype in (torch.float16, EXACT))
+    half, exact = ([first.to(dtype), second.to(dtype)] for dtype in (torch.float16, EXACT))
     for size in sizes:
         given = (x * size).half()
         exactly = mlp(given.to(EXACT), *exact)
         error = float((mlp(given, *half).to(EXACT) - exactly).norm() / exactly.norm())
-        yield size, float((given.to(EXACT) @ exact[0].T).abs().max()), error
+        yield size, size * float((x.to(EXACT) @ exact[0].T).abs().max()), error
 
 
 def mlp(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -126,9 +133,9 @@ def tables(of: Geometry) -> str:
         "| --- |" + " --- |" * len(WAYS),
     ]
     for name, kinds in CHAINS.items():
-        for spread in STREAMS:
-            found = errors(kinds, of, spread)
+        for spread, found in errors(kinds, of).items():
             lines.append(f"| {name}, streams of {spread} | {' | '.join(f'{found[way]:.2g}' for way in WAYS)} |")
+            print(lines[-1], file=sys.stderr, flush=True)
     lines += ["", "| what goes into the MLP, spread | largest product | error in float16 |", "| --- | --- | --- |"]
     lines += [f"| {size:,} | {most:,.0f} | {error:.2g} |" for size, most, error in overflows(of)]
     return "\n".join(lines) + "\n"

@@ -102,7 +102,9 @@ class Page:
     def __init__(self, root: Path, environment: Mapping[str, str], user: str) -> None:
         self._root = root
         fields = next(
-            line.split(":") for line in (root / "etc/passwd").read_text().splitlines() if line.startswith(f"{user}:")
+            line.split(":")
+            for line in (root / "etc/passwd").read_text("utf-8").splitlines()
+            if line.startswith(f"{user}:")
         )
         values = {"HOME": fields[5], **environment}
         privileges = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
@@ -151,7 +153,7 @@ class Page:
         """The process that is the first of its namespaces, and no other."""
         with suppress(OSError):
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            return [int(word) for word in children.read_text(encoding="utf-8").split()]
+            return [int(word) for word in children.read_text("utf-8").split()]
         return []
 
 

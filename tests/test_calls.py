@@ -224,7 +224,7 @@ def test_half_a_character_is_answered_with_a_sentence(page, web, quiet, half, na
     data = ",".join(f'"{half}"' for _ in function.inputs).encode("latin-1")
     answer = web.post(f"call/{name}", content=b'{"data": [' + data + b"]}", headers=JSON)
     told = web.get(f"call/{name}/{answer.json()['event_id']}").text if answer.status_code == 200 else answer.text
-    assert "error" in told
+    assert "error" in told or '"message":' in told
     assert "null" not in told
 
 

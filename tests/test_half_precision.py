@@ -22,7 +22,7 @@ LARGEST = 65504
 @torch.inference_mode()
 @pytest.mark.parametrize("kinds", CHAINS.values(), ids=CHAINS)
 def test_float32_streams_make_half_precision_as_good_as_its_products(kinds):
-    small, large = (errors(kinds, SMALL, spread) for spread in STREAMS)
+    small, large = (errors(kinds, SMALL)[spread] for spread in STREAMS)
     for found in (small, large):
         wide_half, wide_brain, _, _ = (found[way] for way in WAYS)
         assert wide_half < 0.001

@@ -57,7 +57,10 @@ GUARDS = {
     ("diffusers_helper/service/signals.py", "signal.SIGQUIT"): "hasattr",
     ("diffusers_helper/service/watchdog.py", "os.execv"): "WINDOWS: the supervisor starts the program again",
     ("scripts/environment.py", "fcntl"): "sys.platform: msvcrt",
-    ("scripts/rootfs_trial.py", "os.kill"): "Linux alone: its namespaces are what is tried",
+    (
+        "scripts/rootfs_trial.py",
+        "os.kill",
+    ): "chroots are Linux's: scripts/try_rootfs asks for debootstrap and unshare first",
 }
 """Every use of a name that Windows has not, or has with another meaning, in the program and its set-up."""
 
