@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from diffusers_helper.core.drafts import is_draft
-from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.errors import OutputError, SettingsError
 from diffusers_helper.core.messages import LANGUAGES, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.presets.along import come_along
@@ -89,6 +89,18 @@ def test_what_is_deleted_comes_back_and_what_is_replaced_too(store):
         store.restore("b")
     with pytest.raises(SettingsError, match="no preset called “b”"):
         store.delete("b")
+
+
+def test_where_the_new_one_cannot_be_written_the_old_one_stays(store, tmp_path):
+    store.save("a", MADE, ["steps"])
+    part = tmp_path / "presets" / f"{file_name('a')}.part"
+    part.mkdir()
+    with pytest.raises(OutputError):
+        store.save("a", MADE, ["seconds"])
+    assert store.load("a").settings == {"steps": 30}
+    part.rmdir()
+    store.save("a", MADE, ["seconds"])
+    assert store.restore("a").settings == {"steps": 30}
 
 
 def test_only_the_newest_deleted_ones_are_kept(store, tmp_path):
