@@ -91,6 +91,18 @@ def test_what_is_deleted_comes_back_and_what_is_replaced_too(store):
         store.delete("b")
 
 
+def test_where_the_new_one_cannot_be_written_the_old_one_stays(store, tmp_path):
+    store.save("a", MADE, ["steps"])
+    part = tmp_path / "presets" / f"{file_name('a')}.part"
+    part.mkdir()
+    with pytest.raises(OutputError):
+        store.save("a", MADE, ["seconds"])
+    assert store.load("a").settings == {"steps": 30}
+    part.rmdir()
+    store.save("a", MADE, ["seconds"])
+    assert store.restore("a").settings == {"steps": 30}
+
+
 def test_only_the_newest_deleted_ones_are_kept(store, tmp_path):
     for number in range(MOST_DELETED + 3):
         store.save(str(number), MADE, ["steps"])
