@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.core.events import Cancelled, Failed, Finished, Note, StageStarted, StepDone, VideoGrown
+from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.jobs.pace import Pace
 from diffusers_helper.jobs.progress import PREVIEW_INTERVAL, JobSnapshot, Previews, changes, ending
 
@@ -140,3 +141,10 @@ def test_a_snapshot_goes_through_json_without_its_picture():
     sent = json.loads(json.dumps(replace(QUEUED, preview=b"\xff", notes=("a",)).to_dict()))
     assert "preview" not in sent
     assert JobSnapshot(**(sent | {"notes": tuple(sent["notes"])})) == replace(QUEUED, notes=("a",))
+
+
+def test_a_snapshot_tells_of_the_gpus_that_make_it_together():
+    gpus = (GpuUse("secret", 10, 0.5), GpuUse("too", 20, 0.75))
+    seen = replace(QUEUED, **changes(replace(step(0, 1), gpus=gpus), QUEUED, Pace(), None))
+    assert seen.to_dict()["gpus"] == [{"memory": 10, "step_seconds": 0.5}, {"memory": 20, "step_seconds": 0.75}]
+    assert replace(seen, **changes(step(0, 2), seen, Pace(), None)).gpus == gpus, "until they tell more"

@@ -46,6 +46,7 @@ _UNTOLD = (
     "photo_name",
     "icon",
     "held",
+    "gpus",
 )
 Outcome = Finished | Cancelled | Failed
 Previewer = Callable[["Tensor"], bytes | None]
@@ -146,12 +147,14 @@ class JobSnapshot:
         return JobState(self.state).ended
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: everything but pictures, the request, and for whom it is."""
+        """Return what JSON can hold: everything but pictures, the request, and for whom it is; GPUs only of a group."""
         fields = asdict(replace(self, request=None))
         for name in _UNTOLD:
             del fields[name]
-        gpus = [{"memory": gpu.reserved, "step_seconds": gpu.step_seconds} for gpu in self.gpus]
-        return fields | {"state": str(self.state), "gpus": gpus}
+        fields["state"] = str(self.state)
+        if self.gpus:
+            fields["gpus"] = [{"memory": gpu.reserved, "step_seconds": gpu.step_seconds} for gpu in self.gpus]
+        return fields
 
 
 def first_snapshot(record: JobRecord, **changes: Unpack[Changes]) -> JobSnapshot:
@@ -232,8 +235,9 @@ def _step(event: StepDone, seen: JobSnapshot, previews: Previews | None) -> Chan
         "sections": event.sections,
         "step": event.step,
         "steps": event.steps,
-        "gpus": event.gpus,
     }
+    if event.gpus:
+        fields["gpus"] = event.gpus
     picture = previews(event.denoised) if previews else None
     return fields if picture is None else fields | {"preview": picture, "preview_version": seen.preview_version + 1}
 
