@@ -114,7 +114,8 @@ class Section:
     def run(self, execution: Execution) -> Iterator[Tensor]:
         """Sample, yielding after each step."""
         guidance = Guidance(self.conditioning(execution))
-        model = prepared_model(self.model, self.packed(), guidance, execution, self.latents.dtype)
+        packed = self.packed()
+        model = prepared_model(self.model, lambda: packed, guidance, execution, self.latents.dtype)
         for step in unipc_steps(model, self.latents.float(), self.sigmas):
             yield step.denoised
 
