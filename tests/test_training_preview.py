@@ -58,7 +58,7 @@ def test_it_learns(all_frames):
 def test_a_toy_run_writes_a_file_that_previews_are_made_with(tmp_path):
     torch.manual_seed(0)
     save_weights(build_vae().state_dict(), tmp_path, VAE)
-    output = tmp_path / "preview_decoder.safetensors"
+    output = tmp_path / "out" / "preview_decoder.safetensors"
     train_preview(tmp_path, Budget(5, 5, steps=2), output, device_name="cpu", scale=0.125)
     record = json.loads((tmp_path / "preview.json").read_text())
     assert record["steps"] == 2

@@ -116,6 +116,7 @@ def train_preview(
     for name, value in evaluate(model.eval(), vae, device, max(1, int(8 * scale))).items():
         run.note(name, value)
     run.save_record()
+    output.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, output)
     return run
 
