@@ -51,7 +51,7 @@ def uploads(tmp_path, monkeypatch):
 
 
 def handlers(variant, manager):
-    return PageHandlers(manager, ClientJobs(manager))
+    return PageHandlers(ClientJobs(manager))
 
 
 PROGRESS, STAGE, VIDEO, DETAILS, CARD, BUTTONS, START, END, LATER = (
@@ -391,13 +391,13 @@ def test_of_visitors_no_more_is_remembered_than_of_their_jobs(tmp_path):
     photo = SimpleNamespace(name="", notes=())
     for word in words:
         inputs = JobInputs(GenerationRequest(seconds=1, steps=1), {"start": photo})
-        visitors.start(word, lambda word=word, inputs=inputs: manager.submit(inputs, client_id=word))
+        visitors.start(word, inputs)
         visitors.stop(word)
         assert manager.wait(visitors.job(word).id, 60).state == "cancelled"
     assert [visitors.job(word) is None for word in words] == [True, True, False, False]
     assert len(visitors._stopped) <= 3
     with pytest.raises(SettingsError):
-        visitors.start("me", lambda: "job")
+        visitors.start("me", inputs)
     assert manager.close(60)
 
 

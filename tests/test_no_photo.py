@@ -238,7 +238,7 @@ def page(tmp_path, monkeypatch):
 
 def test_the_button_puts_a_new_picture_into_the_photos_field(page):
     run, manager, client_jobs = page
-    handlers, ann = NoPhotoHandlers(manager, client_jobs), new_client_id()
+    handlers, ann = NoPhotoHandlers(client_jobs), new_client_id()
     seeds = set()
     for _ in range(2):
         made = handlers.make(ann, **FULL | {"start": "colour"})
@@ -260,17 +260,17 @@ def test_the_button_puts_a_new_picture_into_the_photos_field(page):
 def test_the_page_shows_no_video_for_a_picture(page):
     _, manager, client_jobs = page
     ann = new_client_id()
-    job_id = NoPhotoHandlers(manager, client_jobs).make(ann, **GOOD)["waited_for"]
+    job_id = NoPhotoHandlers(client_jobs).make(ann, **GOOD)["waited_for"]
     wait_for(lambda: manager.snapshot(job_id).ended)
-    shown = PageHandlers(manager, client_jobs).tick(ann, "")
+    shown = PageHandlers(client_jobs).tick(ann, "")
     assert not shown["video"]["visible"]
     assert "frames" not in shown["details"]
     assert "seed" in shown["details"]
 
 
 def test_start_without_a_photo(page):
-    run, manager, client_jobs = page
-    handlers, ann = PageHandlers(manager, client_jobs), new_client_id()
+    run, _, client_jobs = page
+    handlers, ann = PageHandlers(client_jobs), new_client_id()
     assert "Add a photo first" in handlers.start(ann, "", None, **GOOD)["message"]
     assert handlers.start(ann, "", None, **FULL | {"start": "text"})["message"] == ""
     wait_for(lambda: run.jobs)

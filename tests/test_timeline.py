@@ -260,7 +260,7 @@ def test_key_pictures_are_in_the_order_of_time_and_those_after_the_end_are_left_
 
 def test_start_makes_a_request_with_exactly_these_pictures(fake, upload):
     run, manager = fake
-    page, ann = PageHandlers(manager, ClientJobs(manager)), new_client_id()
+    page, ann = PageHandlers(ClientJobs(manager)), new_client_id()
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     keys = [key_photo(2.4, **upload("b.png", "2")), key_photo(1.2, **upload("a.png", "1")), key_photo(60, **upload())]
     form = GOOD | {"variant": "f1", "seconds": 3.6, KEY_PHOTOS: keys}
@@ -295,7 +295,7 @@ def test_hints_and_other_starts_know_the_key_pictures(fake, upload):
 
 
 def test_a_draft_keeps_the_pictures_that_are_still_here(fake, upload):
-    page = PageHandlers(fake[1], ClientJobs(fake[1]))
+    page = PageHandlers(ClientJobs(fake[1]))
     keys = [key_photo(1.2, **upload()), key_photo(2.4, "/gone.png", "gone.png")]
     restored = page.restore(None, {"photo": None, KEY_PHOTOS: keys})
     assert restored[KEY_PHOTOS] == keys[:1]
@@ -367,7 +367,7 @@ def test_what_is_made_anew_follows_what_its_sections_did(seed):
 def test_a_finished_video_is_made_anew_from_a_section_on(fake, uploads, upload):
     _, manager = fake
     jobs, ann, bob = ClientJobs(manager), new_client_id(), new_client_id()
-    page = PageHandlers(manager, jobs)
+    page = PageHandlers(jobs)
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     assert finished(jobs, ann, "") is None
     page.start(ann, "", photo, **GOOD | {"seconds": 4.8})
@@ -394,7 +394,7 @@ def test_a_finished_video_is_made_anew_from_a_section_on(fake, uploads, upload):
 def test_only_a_whole_video_of_pictures_is_made_anew(fake, uploads, upload):
     run, manager = fake
     jobs, ann = ClientJobs(manager), new_client_id()
-    page = PageHandlers(manager, jobs)
+    page = PageHandlers(jobs)
     photo = {"path": upload("lion.jpg", "3", LION.read_bytes())["path"]}
     page.start(ann, "", photo, **GOOD | {"seconds": 1})
     assert manager.wait(manager.jobs()[0].id, 60).state == "done"

@@ -183,7 +183,7 @@ def _connect_page(
 ) -> None:
     manager, photos, library = backend.manager, backend.photos, model.loras
     browser, panel, inputs = regions.browser, regions.create, regions.inputs
-    page = PageHandlers(manager, backend.client_jobs, t, photos, library)
+    page = PageHandlers(backend.client_jobs, t, photos, library)
     recipes = RecipeHandlers(t, loras=library)
     handlers = FormHandlers(
         page,
@@ -206,7 +206,7 @@ def _connect_page(
     for event in connect_presets(panel.presets, saved, browser.client_id, inputs, reloaded):
         create.filled(event)
     add_queue(app, regions.queue, PageForm(browser, inputs, create.filled), model, backend, t)
-    starts = NoPhotoHandlers(manager, backend.client_jobs, t, library)
+    starts = NoPhotoHandlers(backend.client_jobs, t, library)
     connect_no_photo(panel.no_photo, starts, browser.client_id, inputs, create.filled)
     brought = {**browser.about, **inputs}
     stage.shows_newest(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TypeGuard
+
+import gradio as gr
 
 from diffusers_helper.core.errors import SettingsError, UnknownJobError
 from diffusers_helper.core.messages import Message
+from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.history.index import HistoryBusyError
 from diffusers_helper.history.library import History
 from diffusers_helper.history.query import Viewer
@@ -21,6 +23,7 @@ from diffusers_helper.jobs.claims import Claims
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.progress import JobSnapshot
 from diffusers_helper.jobs.state import JobState
+from diffusers_helper.media.inputs import JobInputs
 
 MOST_CLICKS = 10_000
 """How many clicks are known, those of all clients together."""
@@ -91,17 +94,17 @@ class ClientJobs:
         """Tell whether `job` has neither ended nor been told to stop."""
         return job is not None and not job.ended and job.id not in self._stopped
 
-    def start(self, client_id: object, submit: Callable[[], str], click: object = "") -> str:
-        """Let `submit` start a job of this client's and return its id; empty if that `click` started one already.
+    def start(self, client_id: object, inputs: JobInputs, request: gr.Request | None = None, click: object = "") -> str:
+        """Start a job of this client's, or queue it; return its id, empty if that `click` started one already.
 
-        Raises what `require_client_id` and `submit` raise.
+        Raises what `require_client_id` and `JobManager.submit` raise.
         """
-        known = require_client_id(client_id)
+        known = require_client_id(client_id_of(client_id, request))
         with self._claims.of(known):
             made_by = (known, click) if isinstance(click, str) and click else None
             if made_by in self._clicks:
                 return ""
-            job_id = submit()
+            job_id = self._manager.submit(inputs, owner=owner_of(request), client_id=known)
             if made_by:
                 self._clicks[made_by] = None
                 while len(self._clicks) > MOST_CLICKS:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
+import gradio as gr
+
+from diffusers_helper.core.errors import FramePackError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import SIDES, GenerationRequest
 from diffusers_helper.gradio.inputs import SETTINGS, read_request
@@ -14,22 +17,38 @@ from diffusers_helper.model_files.lora_library import LoraLibrary
 PAIR_FAULT = Message("A width needs a height, and a height a width.")
 
 
-def lora_fault(loras: object, library: LoraLibrary | None) -> str:
-    """Return what is wrong with the LoRA files of a request; empty if nothing is."""
+@contextmanager
+def told_to_scripts() -> Iterator[None]:
+    """Let what goes wrong here be a call's answer."""
     try:
-        read_request({"loras": loras}, library)
+        yield
+    except FramePackError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def fault_of(check: Callable[[], object]) -> str:
+    """Return what `check` raises as a sentence; empty if nothing."""
+    try:
+        check()
     except FramePackError as error:
         return str(error)
     return ""
 
 
+def validity(fault: str) -> dict[str, Any]:
+    """Return the answer of a validator."""
+    answer: dict[str, Any] = gr.validate(not fault, fault)
+    return answer
+
+
+def lora_fault(loras: object, library: LoraLibrary | None) -> str:
+    """Return what is wrong with the LoRA files of a request; empty if nothing is."""
+    return fault_of(lambda: read_request({"loras": loras}, library))
+
+
 def setting_fault(name: str, value: object) -> str:
     """Return what is wrong with one setting, without its name; empty if nothing is."""
-    try:
-        GenerationRequest.from_field(name, value)
-    except SettingsError as error:
-        return str(error).removeprefix(f"{name}: ")
-    return ""
+    return fault_of(lambda: GenerationRequest.from_field(name, value)).removeprefix(f"{name}: ")
 
 
 def setting_faults(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from diffusers_helper.core.directing import key_name
-from diffusers_helper.core.errors import PhotoError
+from diffusers_helper.core.errors import PhotoError, SettingsError
 from diffusers_helper.core.files import atomic_write, output_error
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import END, START
@@ -92,6 +92,14 @@ def uploaded_file(path: object, user: str = "") -> Path | None:
     if not inside or not os.path.isfile(file):  # which takes a name that is too long for one that is not there
         return None
     return file if not user or Uploads(folder).belongs(file, user) else None
+
+
+def sent_file(value: object, request: gr.Request | None) -> Path:
+    """Return the upload in a control; raises SettingsError where there is none, or it is not this user's."""
+    file = uploaded_file(value.get("path") if isinstance(value, dict) else None, user_of(request))
+    if file is None:
+        raise SettingsError(Message("The file is no longer here: choose it again."))
+    return file
 
 
 def stored_picture(content: bytes, owner: str) -> Path | None:

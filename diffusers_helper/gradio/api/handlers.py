@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, UnknownJobError
+from diffusers_helper.core.errors import UnknownJobError
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.faults import lora_fault, setting_faults
+from diffusers_helper.gradio.faults import fault_of, lora_fault, setting_faults, told_to_scripts, validity
 from diffusers_helper.gradio.inputs import (
     CALL,
     FRAME_SETTINGS,
@@ -50,7 +50,7 @@ class ApiHandlers:
         none = image is None and begins_without(settings.get("start"))
         photo_fault = "" if none else self._photo_fault(image, request)
         faults = self._faults(photo_fault, end_photo, request, settings)
-        return [_answer(faults[name]) for name in CALL if name in faults]
+        return [validity(faults[name]) for name in CALL if name in faults]
 
     def check_frame(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
@@ -60,7 +60,7 @@ class ApiHandlers:
         photo_fault = "" if image is None else self._photo_fault(image, request)
         faults = self._faults(photo_fault, end_photo, request, settings)
         in_order = [faults[name] for name in CALL if name in faults]
-        return [_answer(fault) for fault in (*in_order, *alone.values())]
+        return [validity(fault) for fault in (*in_order, *alone.values())]
 
     def frame(
         self, image: object, request: gr.Request | None = None, *, end_photo: object = None, **settings: Any
@@ -77,28 +77,19 @@ class ApiHandlers:
         **settings: Any,
     ) -> str:
         """Start a video and return its job id: the right to look at it and to cancel it."""
-        try:
+        with told_to_scripts():
             wanted = read_request(settings, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request)
             return self._manager.submit(inputs, owner=owner_of(request))
-        except FramePackError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
     def check_job(self, job_id: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Validate a job id: that of a job here, and of the user's own where users sign in."""
-        fault = ""
-        try:
-            self._own(str(job_id), request)
-        except UnknownJobError as error:
-            fault = str(error)
-        return _answer(fault)
+        return validity(fault_of(lambda: self._own(str(job_id), request)))
 
     def resume(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
         """Go on with a job that ended before it was done, and return its snapshot."""
-        try:
+        with told_to_scripts():
             self._manager.resume(self._own(job_id, request).id)
-        except FramePackError as error:
-            raise gr.Error(str(error), print_exception=False) from error
         return self._manager.snapshot(job_id).to_dict()
 
     def end_after_section(self, job_id: str, request: gr.Request | None = None) -> dict[str, Any]:
@@ -110,26 +101,18 @@ class ApiHandlers:
         return self._cancel(job_id, request, after_section=False)
 
     def _cancel(self, job_id: str, request: gr.Request | None, *, after_section: bool) -> dict[str, Any]:
-        try:
+        with told_to_scripts():
             self._manager.cancel(self._own(job_id, request).id, after_section=after_section)
-        except UnknownJobError as error:
-            raise gr.Error(str(error), print_exception=False) from error
         return self._manager.snapshot(job_id).to_dict()
 
     def snapshot(self, job_id: str, request: gr.Request | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return how far a job is and, once it has ended, the file it made; None until then or if there is none."""
-        try:
+        with told_to_scripts():
             job = self._own(job_id, request)
-        except UnknownJobError as error:
-            raise gr.Error(str(error), print_exception=False) from error
         return job.to_dict(), file_value(job.video) if job.ended else None
 
     def _photo_fault(self, image: object, request: gr.Request | None) -> str:
-        try:
-            read_photo(image, self._photos, request)
-        except FramePackError as error:
-            return str(error)
-        return ""
+        return fault_of(lambda: read_photo(image, self._photos, request))
 
     def _faults(
         self, photo_fault: str, end_photo: object, request: gr.Request | None, settings: dict[str, Any]
@@ -146,8 +129,3 @@ class ApiHandlers:
         if user and job.owner != user:
             raise UnknownJobError(UNKNOWN_JOB)
         return job
-
-
-def _answer(fault: str) -> dict[str, Any]:
-    answer: dict[str, Any] = gr.validate(not fault, fault)
-    return answer

@@ -10,15 +10,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import ClipError, FramePackError, SettingsError
+from diffusers_helper.core.errors import ClipError, SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.faults import lora_fault, setting_faults
+from diffusers_helper.gradio.faults import fault_of, lora_fault, setting_faults, told_to_scripts, validity
 from diffusers_helper.gradio.inputs import SETTINGS, read_request, uploaded_file
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.clip import Clip, open_clip
@@ -108,14 +109,12 @@ class VideoEdits:
         edit = EDITS[name]
 
         def start(request: gr.Request | None = None, **values: Any) -> str:
-            try:
+            with told_to_scripts():
                 return self._manager.submit(self.inputs(edit, values, request), owner=owner_of(request))
-            except FramePackError as error:
-                raise gr.Error(str(error), print_exception=False) from error
 
         def check(request: gr.Request | None = None, **values: Any) -> list[dict[str, Any]]:
             faults = self._faults(edit, values, request)
-            return [gr.validate(not faults.get(name), faults.get(name, "")) for name in values]
+            return [validity(faults.get(name, "")) for name in values]
 
         return start, check
 
@@ -123,33 +122,23 @@ class VideoEdits:
         """Return what a job is made from; raises SettingsError and ClipError."""
         wanted = read_request({name: values[name] for name in edit.settings}, self._library)
         with self._reader.turn():
-            clips = [self._clip(values[name], request) for name in edit.videos]
+            clips = [open_clip(video_file(values[name], request)) for name in edit.videos]
             return edit.make(wanted, *clips, *(_number(values[name], like) for name, like in edit.numbers.items()))
 
     def _faults(self, edit: Edit, values: Mapping[str, Any], request: gr.Request | None) -> dict[str, str]:
         faults = setting_faults({name: values[name] for name in edit.settings})
         faults["loras"] = faults["loras"] or lora_fault(values["loras"], self._library)
         for name, like in edit.numbers.items():
-            try:
-                _number(values[name], like)
-            except SettingsError as error:
-                faults[name] = str(error)
+            faults[name] = fault_of(partial(_number, values[name], like))
         for name in edit.videos:
-            try:
-                with self._reader.turn():
-                    self._clip(values[name], request)
-            except FramePackError as error:
-                faults[name] = str(error)
+            faults[name] = fault_of(partial(self._in_turn, values[name], request))
         if not any(faults.values()):
-            try:
-                self.inputs(edit, values, request)
-            except FramePackError as error:
-                faults[edit.videos[0]] = str(error)
+            faults[edit.videos[0]] = fault_of(lambda: self.inputs(edit, values, request))
         return faults
 
-    def _clip(self, value: object, request: gr.Request | None) -> Clip:
-        file = video_file(value, request)
-        return open_clip(file)
+    def _in_turn(self, value: object, request: gr.Request | None) -> Clip:
+        with self._reader.turn():
+            return open_clip(video_file(value, request))
 
 
 def video_file(value: object, request: gr.Request | None) -> Path:

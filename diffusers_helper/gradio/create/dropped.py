@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, PhotoError, QueueFullError, SettingsError
+from diffusers_helper.core.errors import FramePackError, PhotoError, QueueFullError
 from diffusers_helper.core.files import display_name
 from diffusers_helper.core.messages import Language, Message
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.create.recipe import RecipeHandlers
-from diffusers_helper.gradio.door.privacy import client_id_of, user_of
-from diffusers_helper.gradio.inputs import SETTINGS, file_value, photo_size, uploaded_file
+from diffusers_helper.gradio.door.privacy import client_id_of
+from diffusers_helper.gradio.inputs import SETTINGS, file_value, photo_size, sent_file
 from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.view import fault, hint
@@ -153,9 +153,7 @@ class DropHandlers:
         return self._nothing()
 
     def _recipe(self, file: object, request: gr.Request | None) -> tuple[Recipe, Path]:
-        path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
-        if path is None:
-            raise SettingsError(Message("The file is no longer here: choose it again."))
+        path = sent_file(file, request)
         return read_recipe(path), path
 
     def _plain(self, file: dict[str, Any], no_settings: str, request: gr.Request | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from diffusers_helper.core.scores import AFTER, AROUND, BEFORE
 from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api.video_edits import EDITS, VideoEdits
 from diffusers_helper.gradio.content import Backend
-from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.stage.handlers import PageHandlers
 
@@ -63,10 +62,7 @@ class VideoPanelHandlers:
         message = ""
         try:
             inputs = self.edits.inputs(EDITS[name], {"video": video, "anchor": "last", **numbers, **values}, request)
-            whose, owner = client_id_of(client_id, request), owner_of(request)
-            self.backend.client_jobs.start(
-                whose, lambda: self.backend.manager.submit(inputs, owner=owner, client_id=str(whose))
-            )
+            self.backend.client_jobs.start(client_id, inputs, request)
         except FramePackError as error:
             message = self.t(str(error))
         stage = self.page.tick(client_id, seen, request, shown=shown if message else "")

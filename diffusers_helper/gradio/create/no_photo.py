@@ -21,7 +21,6 @@ from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import control_value, file_value, read_request, stored_picture
 from diffusers_helper.gradio.keys import KEY_PHOTOS
 from diffusers_helper.gradio.listeners import QUIET, RAW, fills
-from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.state import JobState
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files.lora_library import LoraLibrary
@@ -71,7 +70,6 @@ class NoPhotoHandlers:
     """What the button does.
 
     Args:
-        manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
         library: the LoRA files that may be used.
@@ -79,26 +77,21 @@ class NoPhotoHandlers:
 
     def __init__(
         self,
-        manager: JobManager,
         client_jobs: ClientJobs,
         t: Language = ENGLISH,
         library: LoraLibrary | None = None,
     ) -> None:
         self._library = library
-        self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
 
     def make(self, client_id: object, request: gr.Request | None = None, **settings: Any) -> dict[str, Any]:
         """Start to make a picture with a new seed; return a message, the job waited for, and a timer for it."""
-        whose, owner = client_id_of(client_id, request), owner_of(request)
         start = "model" if settings.get("start") == "model" else "photo"
         alone = {"frame": True, "start": start, "seed": RANDOM_SEED, "frame_seed": None, KEY_PHOTOS: None}
         try:
             inputs = JobInputs.of(read_request(settings | alone, self._library), {})
-            job_id = self._client_jobs.start(
-                whose, lambda: self._manager.submit(inputs, owner=owner, client_id=str(whose))
-            )
+            job_id = self._client_jobs.start(client_id, inputs, request)
         except FramePackError as error:
             return {"message": view.fault(self._t(str(error))), **_waits_no_more()}
         return {"message": "", "waited_for": job_id, "timer": gr.Timer(active=True)}

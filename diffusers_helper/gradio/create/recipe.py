@@ -18,8 +18,8 @@ from diffusers_helper.core.messages import ENGLISH, Language, Message
 from diffusers_helper.core.plan import END
 from diffusers_helper.core.request import BEST_CRF, WORST_CRF
 from diffusers_helper.gradio import view
-from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, stored_picture, uploaded_file
+from diffusers_helper.gradio.door.privacy import owner_of
+from diffusers_helper.gradio.inputs import SETTINGS, control_value, file_value, sent_file, stored_picture
 from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photo
 from diffusers_helper.media.recipe import Recipe, read_recipe
 from diffusers_helper.model_files.lora_library import LoraLibrary, named
@@ -48,11 +48,8 @@ class RecipeHandlers:
 
     def restore(self, value: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Do as `fill`, of an upload."""
-        user = user_of(request)
-        path = uploaded_file(value.get("path") if isinstance(value, dict) else None, user)
         try:
-            if path is None:
-                raise SettingsError(Message("The file is no longer here: choose it again."))
+            path = sent_file(value, request)
             recipe = self._read(path)
         except FramePackError as error:
             return {"told": view.fault(self._t(str(error)))}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.gradio.faults import fault_of, told_to_scripts, validity
 from diffusers_helper.gradio.history.handlers import viewer_of
 from diffusers_helper.gradio.inputs import file_value
 from diffusers_helper.history.entry import Entry
@@ -40,28 +41,24 @@ class HistoryApi:
 
     def check_search(self, **values: Any) -> list[dict[str, Any]]:
         """Validate every value of a search on its own."""
-        return [_answer(lambda name=name: Search.asked({name: values[name]})) for name in values]  # type: ignore[misc]
+        return [validity(fault_of(partial(Search.asked, {name: value}))) for name, value in values.items()]
 
     def search(self, request: gr.Request | None = None, **values: Any) -> dict[str, Any]:
         """Return one page of what this user, or whoever sits at this computer, has made, newest first."""
-        try:
+        with told_to_scripts():
             page = self._history.search(viewer_of(None, request), Search.asked(values))
-        except FramePackError as error:
-            raise _error(error) from error
         pages = max(1, -(-page.count // PAGE))
         return {"videos": [entry.public() for entry in page.entries], "count": page.count, "pages": pages}
 
     def check_job(self, job_id: object, request: gr.Request | None = None) -> dict[str, Any]:
         """Validate the id of a video in the history."""
-        return _answer(lambda: self._entry(job_id, request))
+        return validity(fault_of(lambda: self._entry(job_id, request)))
 
     def show(self, job_id: str, request: gr.Request | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return what is known of a video, with its settings, and its file; None if there is none."""
-        try:
+        with told_to_scripts():
             viewer, entry = self._entry(job_id, request)
             told = {**entry.public(), "settings": self._history.request(viewer, entry.id).model_dump(mode="json")}
-        except FramePackError as error:
-            raise _error(error) from error
         there = entry.file and not entry.deleted
         return told, file_value(self._history.outputs / entry.file) if there else None
 
@@ -71,7 +68,7 @@ class HistoryApi:
         """Validate an id, a rating and a star; None leaves what there is."""
         return [
             self.check_job(job_id, request),
-            _answer(lambda: None if rating is None else Search.asked({"rating": rating})),
+            validity("" if rating is None else fault_of(lambda: Search.asked({"rating": rating}))),
             gr.validate(starred is None or isinstance(starred, bool), "should be true or false"),
         ]
 
@@ -88,10 +85,8 @@ class HistoryApi:
         return self._do(lambda viewer: self._history.restore(viewer, job_id), job_id, request)
 
     def _do(self, work: Callable[[Viewer], Entry], job_id: str, request: gr.Request | None) -> dict[str, Any]:
-        try:
+        with told_to_scripts():
             return work(self._entry(job_id, request)[0]).public()
-        except FramePackError as error:
-            raise _error(error) from error
 
     def _entry(self, job_id: object, request: gr.Request | None) -> tuple[Viewer, Entry]:
         """Return for whom a script acts, and the video; raises UnknownJobError."""
@@ -118,17 +113,3 @@ def _control(name: str, usual: Any) -> Any:
     if isinstance(usual, bool):
         return gr.Checkbox(usual, visible=False, label=name)
     return (gr.Number if isinstance(usual, int) else gr.Textbox)(usual, visible=False, label=name)
-
-
-def _answer(check: Callable[[], object]) -> dict[str, Any]:
-    fault = ""
-    try:
-        check()
-    except FramePackError as error:
-        fault = str(error)
-    answer: dict[str, Any] = gr.validate(not fault, fault)
-    return answer
-
-
-def _error(error: FramePackError) -> gr.Error:
-    return gr.Error(str(error), print_exception=False)

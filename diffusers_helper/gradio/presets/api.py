@@ -11,10 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.content import ModelCard
+from diffusers_helper.gradio.faults import told_to_scripts
 from diffusers_helper.gradio.inputs import SETTINGS, control_value, with_known_loras
 from diffusers_helper.gradio.presets.handlers import presets_of
 from diffusers_helper.presets.preset import ASKED, HELD, Preset
@@ -81,10 +82,8 @@ class PresetApi:
     def _do(
         self, client: object, request: gr.Request | None, do: Callable[[PresetStore], dict[str, Any]]
     ) -> dict[str, Any]:
-        try:
+        with told_to_scripts():
             return do(presets_of(self._model.presets, client, request))
-        except FramePackError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
 
 def _told(preset: Preset) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import FPS
 from diffusers_helper.gradio.client_jobs import NO_WORD, is_client_id
 from diffusers_helper.gradio.content import ModelCard
 from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import file_value, uploaded_file
+from diffusers_helper.gradio.faults import told_to_scripts
+from diffusers_helper.gradio.inputs import file_value, sent_file
 from diffusers_helper.gradio.listeners import RAW
 from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.queue.exchange import QueueExchange
@@ -122,9 +122,7 @@ class QueueApi:
         """Queue the jobs in a file that `export` gave; return their ids."""
 
         def read() -> list[str]:
-            path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
-            if path is None:
-                raise SettingsError(Message("The file is no longer here: choose it again."))
+            path = sent_file(file, request)
             return self._exchange.imported(path, _whose(client, request), owner_of(request))
 
         return _answer(read)
@@ -160,10 +158,8 @@ class QueueApi:
 
 
 def _answer(do: Callable[[], _T]) -> _T:
-    try:
+    with told_to_scripts():
         return do()
-    except FramePackError as error:
-        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _whose(client: object, request: gr.Request | None) -> Whose:

@@ -7,13 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_helper.core.errors import FramePackError, SettingsError
-from diffusers_helper.core.messages import ENGLISH, Language, Message
+from diffusers_helper.core.errors import FramePackError
+from diffusers_helper.core.messages import ENGLISH, Language
 from diffusers_helper.core.variations import MOST_TAKES
 from diffusers_helper.gradio.client_jobs import require_client_id
 from diffusers_helper.gradio.content import Backend, ModelCard
-from diffusers_helper.gradio.door.privacy import owner_of, user_of
-from diffusers_helper.gradio.inputs import file_value, uploaded_file
+from diffusers_helper.gradio.door.privacy import owner_of
+from diffusers_helper.gradio.inputs import file_value, sent_file
 from diffusers_helper.gradio.listeners import QUIET, RAW
 from diffusers_helper.gradio.queue.adding import Adder
 from diffusers_helper.gradio.queue.exchange import QueueExchange
@@ -79,10 +79,7 @@ class ManyHandlers:
         try:
             whose = whose_of(client_id, request)
             require_client_id(whose.client_id)
-            path = uploaded_file(file.get("path") if isinstance(file, dict) else None, user_of(request))
-            if path is None:
-                raise SettingsError(Message("The file is no longer here: choose it again."))
-            ids = self._exchange.imported(path, whose, owner_of(request))
+            ids = self._exchange.imported(sent_file(file, request), whose, owner_of(request))
         except FramePackError as error:
             return [fault(self._t(str(error))), None]
         return [self._told(len(ids)), None]

@@ -19,7 +19,7 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.client_jobs import ClientJobs, is_client_id, new_client_id
 from diffusers_helper.gradio.create import hint_view
 from diffusers_helper.gradio.create.same_again import LastAsked
-from diffusers_helper.gradio.door.privacy import client_id_of, owner_of, user_of
+from diffusers_helper.gradio.door.privacy import client_id_of, user_of
 from diffusers_helper.gradio.draft import form_of
 from diffusers_helper.gradio.history.handlers import viewer_of
 from diffusers_helper.gradio.inputs import file_value, read_inputs, read_request
@@ -27,7 +27,6 @@ from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photos
 from diffusers_helper.gradio.listeners import news
 from diffusers_helper.gradio.stage import view as stage_view
 from diffusers_helper.history.query import Viewer
-from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.media.decoding import PhotoReader
 from diffusers_helper.model_files.lora_library import LoraLibrary
 
@@ -39,7 +38,6 @@ class PageHandlers:
     """The handlers of one page.
 
     Args:
-        manager: runs the jobs.
         client_jobs: which job is whose.
         t: the language of the page.
         photos: reads photos; None for a reader of its own.
@@ -48,13 +46,11 @@ class PageHandlers:
 
     def __init__(
         self,
-        manager: JobManager,
         client_jobs: ClientJobs,
         t: Language = ENGLISH,
         photos: PhotoReader | None = None,
         library: LoraLibrary | None = None,
     ) -> None:
-        self._manager = manager
         self._client_jobs = client_jobs
         self._t = t
         self._asked = LastAsked()
@@ -93,16 +89,11 @@ class PageHandlers:
         try:
             wanted = read_request(values, self._library)
             inputs = read_inputs(wanted, image, end_photo, self._photos, request, keys)
-            owner = owner_of(request)
             whose = client_id_of(client_id, request)
             pictures = (image, end_photo, *key_photos(keys))
             if self._asked.again(str(whose), pictures, inputs.request, self._client_jobs.all(whose)):
                 return {"message": hint_view.same_again(self._t), **self.tick(client_id, seen, request)}
-
-            def submit() -> str:
-                return self._manager.submit(inputs, owner=owner, client_id=str(whose))
-
-            if job_id := self._client_jobs.start(whose, submit, click):
+            if job_id := self._client_jobs.start(client_id, inputs, request, click):
                 self._asked.note(str(whose), pictures, self._client_jobs.job(whose, job_id))
         except FramePackError as error:
             message = view.fault(self._t(str(error)))

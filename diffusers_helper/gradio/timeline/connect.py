@@ -15,7 +15,6 @@ from diffusers_helper.gradio import view
 from diffusers_helper.gradio.api.video_edits import EDITS
 from diffusers_helper.gradio.browser import Browser
 from diffusers_helper.gradio.content import Backend, ModelCard
-from diffusers_helper.gradio.door.privacy import client_id_of, owner_of
 from diffusers_helper.gradio.inputs import read_request
 from diffusers_helper.gradio.keys import KEY_PHOTOS, key_photos
 from diffusers_helper.gradio.listeners import QUIET, RAW, fills
@@ -61,8 +60,7 @@ class RedoHandlers:
             if job is not None:
                 wanted = read_request(settings_from(settings, section), self.model.loras)
                 inputs = redo_inputs(job, wanted, section, self.backend.videos)
-                whose, owner = str(client_id_of(client_id, request)), owner_of(request)
-                jobs.start(whose, lambda: self.backend.manager.submit(inputs, owner=owner, client_id=whose))
+                jobs.start(client_id, inputs, request)
                 if end_photo is not None or key_photos(settings.get(KEY_PHOTOS)):
                     message = view.hint(
                         self.t(
