@@ -11,6 +11,7 @@ from diffusers_helper.loading.preview_decoder import read_preview_decoder
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.models.preview_decoder import PreviewDecoder
 from tests.test_previewer import size_of
+from tests.tiny import SHIPPED
 
 SMALL = (8, 6, 4, 4)
 PUBLIC = {
@@ -135,3 +136,9 @@ def test_a_model_folder_may_have_one(file):
     assert LocalFolder(file.parent).preview_decoder == file
     file.unlink()
     assert LocalFolder(file.parent).preview_decoder is None
+
+
+def test_the_tiny_model_comes_with_one():
+    file = LocalFolder(SHIPPED).preview_decoder
+    assert file.stat().st_size < 2_000_000
+    assert read_preview_decoder(file)(torch.zeros(1, 16, 1, 2, 2)).shape == (1, 3, 1, 16, 16)
