@@ -84,7 +84,7 @@ def test_one_that_is_killed_as_the_video_is_ended_leaves_nothing_behind(group, t
 def test_staggered_sections_go_on_to_the_bits_of_a_video_that_nothing_interrupted(tmp_path):
     """Others had read the last whole section before it was done; what they had read is kept."""
     group = group_of(STAGGER, ComputeOptions(stagger=2))
-    killer = Killer(group, PHASES["sampling"])
+    killer = Killer(group, lambda event: isinstance(event, StepDone) and event.section)  # first steps are not told
     try:
         _, latents, frames = made_by(group, tmp_path, killer)
     finally:
