@@ -146,7 +146,7 @@ def process(rank: int, args: argparse.Namespace, folder: str) -> None:
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    store = FileStore(f"{folder}/meeting", args.gpus)
+    store = FileStore(f"{folder}/rendezvous", args.gpus)
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=args.gpus, timeout=LIMIT
     )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from diffusers_helper.app.group import Group
-from diffusers_helper.app.group_worker import Seat
+from diffusers_helper.app.group_worker import WorkerConfig
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
@@ -48,8 +48,10 @@ def calibration(folder):
 
 def group_of(mode, options, size=2, device="cpu", ratios=Path()):
     source = LocalFolder(TINY_FOLDER)
-    seats = [Seat(rank, size, device, Path(), mode, source, options, None, ratios, (), True) for rank in range(size)]
-    return Group(seats, patience=600)  # this is no test of time
+    workers = [
+        WorkerConfig(rank, size, device, Path(), mode, source, options, None, ratios, (), True) for rank in range(size)
+    ]
+    return Group(workers, patience=600)  # this is no test of time
 
 
 @cache

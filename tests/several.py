@@ -28,7 +28,7 @@ def run_together(function: Callable[..., Any], size: int, folder: Path, *args: A
 def _one(rank: int, size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/meeting", size)
+    store = distributed.FileStore(f"{folder}/rendezvous", size)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=WAIT)
     try:
         torch.save(function(*args), f"{folder}/{rank}.pt")

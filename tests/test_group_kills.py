@@ -36,7 +36,7 @@ class Killer:
 
     def __init__(self, group, is_phase):
         self.group, self.is_phase = group, is_phase
-        self.left = list(range(len(group._seats)))
+        self.left = list(range(len(group._workers)))
         self.killed = []
 
     def __call__(self, event):

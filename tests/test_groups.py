@@ -10,12 +10,12 @@ from diffusers_helper.service.config import RuntimeConfig
 from tests.tiny import TINY_FOLDER
 
 
-def seats(tmp_path, **settings):
+def workers(tmp_path, **settings):
     config = RuntimeConfig(data=tmp_path, gpus="2,0,5", **settings)
     options = ComputeOptions(stagger=config.stagger)
     groups = groups_of(config, LocalFolder(TINY_FOLDER), options, ())
     return [
-        [(seat.rank, seat.size, seat.device, seat.mode, seat.options.stagger) for seat in group._seats]
+        [(worker.rank, worker.size, worker.device, worker.mode, worker.options.stagger) for worker in group._workers]
         for group in groups._groups
     ]
 
@@ -31,16 +31,16 @@ def seats(tmp_path, **settings):
 def test_all_gpus_are_one_group(tmp_path, settings, mode, stagger):
     numbers = (2, 0, 5)
     expected = [(rank, 3, f"cuda:{number}", mode, stagger) for rank, number in enumerate(numbers)]
-    assert seats(tmp_path, **settings) == [expected]
+    assert workers(tmp_path, **settings) == [expected]
 
 
 def test_for_jobs_each_gpu_is_a_group_of_its_own_that_staggers_nothing(tmp_path):
     expected = [[(0, 1, f"cuda:{number}", "stagger", None)] for number in (2, 0, 5)]
-    assert seats(tmp_path, parallel="jobs") == expected
+    assert workers(tmp_path, parallel="jobs") == expected
 
 
 def test_on_a_cpu_there_are_as_many_processes(tmp_path):
-    [group] = seats(tmp_path, device="cpu")
+    [group] = workers(tmp_path, device="cpu")
     assert {(device, mode) for _, _, device, mode, _ in group} == {("cpu", "stagger")}
 
 

@@ -30,7 +30,7 @@ from diffusers_helper.app.group_worker import (
     STATUS,
     STOP,
     Call,
-    Seat,
+    WorkerConfig,
     message_of,
     received,
     work,
@@ -91,7 +91,7 @@ class Group:
     """Makes videos by a group of processes; its `generate` is that of `generation.generate`, in another place.
 
     Args:
-        seats: the processes; where they meet is decided here.
+        workers: the processes; where they meet is decided here.
         patience: seconds that they may be late.
         clock: gives the seconds by which that is measured.
 
@@ -102,11 +102,11 @@ class Group:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        workers: Sequence[WorkerConfig],
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._seats = seats
+        self._workers = workers
         self._patience = patience
         self._clock = clock
         self._report: Report = _unheard
@@ -254,9 +254,9 @@ class Group:
         context = get_context("spawn")  # a CUDA context does not survive a fork
         folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
         processes, connections = [], []
-        for seat in self._seats:
+        for config in self._workers:
             ours, theirs = context.Pipe()
-            placed = replace(seat, meeting=Path(folder.name) / "meeting")
+            placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
             process = context.Process(target=work, args=(placed, theirs), daemon=True)
             process.start()
             theirs.close()
@@ -267,7 +267,7 @@ class Group:
         try:
             for kind, content in self._messages(running, check):
                 ready += kind == READY
-                if ready == len(self._seats):
+                if ready == len(self._workers):
                     self.mode, self.environments = content
                     return running
         except BaseException:

@@ -68,13 +68,13 @@ GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
 
 
 @dataclass(frozen=True)
-class Seat:
+class WorkerConfig:
     """A process' place in a group.
 
     Attributes:
         rank, size: which one it is, of how many.
         device: its own.
-        meeting: a file by which they find each other.
+        rendezvous: a file by which they find each other.
         mode: ULYSSES, STAGGER, or "auto" for what suits the connection.
         source: where the models are from.
         options: how they compute.
@@ -85,7 +85,7 @@ class Seat:
     rank: int
     size: int
     device: str
-    meeting: Path
+    rendezvous: Path
     mode: str
     source: ModelSource
     options: ComputeOptions
@@ -122,56 +122,56 @@ def received(message: bytes) -> tuple[str, Any]:
     return kind.decode(), pickle.loads(content)
 
 
-def work(seat: Seat, connection: Connection) -> None:
+def work(config: WorkerConfig, connection: Connection) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name, value in CONNECTIONS.items():
         os.environ.setdefault(name, value)
     code = 1
     try:
-        _Worker(seat, connection).run()
+        _Worker(config, connection).run()
         code = 0
     except FramePackError as error:  # before it was ready; later ones end a video alone
-        logger.error("GPU process %d of %d cannot begin: %s", seat.rank + 1, seat.size, error)
+        logger.error("GPU process %d of %d cannot begin: %s", config.rank + 1, config.size, error)
         send(connection, FAILED, error)
     except BaseException:
-        logger.exception("GPU process %d of %d failed", seat.rank + 1, seat.size)
+        logger.exception("GPU process %d of %d failed", config.rank + 1, config.size)
     finally:
         logging.shutdown()
         os._exit(code)  # communicators of a group in which one is gone can hang where they end
 
 
 class _Worker:
-    def __init__(self, seat: Seat, connection: Connection) -> None:
-        self._seat, self._connection = seat, connection
+    def __init__(self, config: WorkerConfig, connection: Connection) -> None:
+        self._config, self._connection = config, connection
         self._tasks: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._led: Member | None = None
         self._members: deque[Member] = deque(maxlen=2)  # what they send may be on its way when their video is over
         self._videos = 0
-        device = torch.device(seat.device)
+        device = torch.device(config.device)
         self._held = ExitStack()
         self._held.enter_context(sole_user(device, f"process {os.getpid()}, for several GPUs by {os.getppid()}"))
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        store = FileStore(str(seat.meeting), seat.size)
+        store = FileStore(str(config.rendezvous), config.size)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size, timeout=LIMIT)
+        distributed.init_process_group(backend, store=store, rank=config.rank, world_size=config.size, timeout=LIMIT)
         self._cpus, self._decodes = (distributed.new_group(backend="gloo", timeout=LIMIT) for _ in range(2))
-        self._mode = seat.mode if seat.mode != "auto" else mode_for(device, self._cpus)
-        options = replace(seat.options, gpus=seat.size if self._mode == ULYSSES else 1)
+        self._mode = config.mode if config.mode != "auto" else mode_for(device, self._cpus)
+        options = replace(config.options, gpus=config.size if self._mode == ULYSSES else 1)
         if self._mode == ULYSSES:
             options = replace(options, stagger=None)
         self._components = Components(
-            seat.source,
+            config.source,
             device,
             options,
             LoadingProgress(self._loading, self._loading),
-            EmbeddingCache(seat.embeddings if seat.rank == 0 else None),
-            offline=seat.offline,
+            EmbeddingCache(config.embeddings if config.rank == 0 else None),
+            offline=config.offline,
         )
-        self._components.loras = LoraFiles(seat.loras)
-        self._components.step_ratios = StepRatios(seat.source, seat.ratios)
+        self._components.loras = LoraFiles(config.loras)
+        self._components.step_ratios = StepRatios(config.source, config.ratios)
         self._ways = Ways(device)
         if self._mode == ULYSSES:
             self._ways.of(guided=False)  # what does not work is better known before the first video
@@ -224,7 +224,7 @@ class _Worker:
                 check=self._check,
                 checkpoint=checkpoint,
                 metadata=call.metadata,
-                team=self if self._seat.size > 1 else None,
+                team=self if self._config.size > 1 else None,
             )
             with closing(events):
                 for event in events:
@@ -275,7 +275,7 @@ class _Worker:
             raise CancelledError(Message("Stopped."))
 
     def _loading(self, text: str, done: int, total: int) -> None:
-        if self._seat.rank == 0:
+        if self._config.rank == 0:
             self._check()
             send(self._connection, STATUS, (text, done, total))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_links import STAGGER
-from diffusers_helper.app.group_worker import Seat
+from diffusers_helper.app.group_worker import WorkerConfig
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.loading.compute import ComputeOptions
@@ -73,9 +73,9 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
     if options.stagger is None and not apart:
         options = replace(options, stagger=-(-STEPS // len(gpus)))
 
-    def seat(rank: int, size: int, number: int) -> Seat:
+    def worker(rank: int, size: int, number: int) -> WorkerConfig:
         on_cpu = config.device == "cpu"
-        return Seat(
+        return WorkerConfig(
             rank,
             size,
             "cpu" if on_cpu else f"cuda:{number}",
@@ -90,5 +90,5 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
         )
 
     if apart:
-        return Groups([Group([seat(0, 1, number)]) for number in gpus])
-    return Groups([Group([seat(rank, len(gpus), number) for rank, number in enumerate(gpus)])])
+        return Groups([Group([worker(0, 1, number)]) for number in gpus])
+    return Groups([Group([worker(rank, len(gpus), number) for rank, number in enumerate(gpus)])])

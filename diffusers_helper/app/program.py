@@ -21,6 +21,7 @@ from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
 from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
+from diffusers_helper.app.notices import FP8_NOTE, staggered, together
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
@@ -58,15 +59,10 @@ from diffusers_helper.service.preload import Preload
 if TYPE_CHECKING:
     from diffusers_helper.app.groups import Groups
     from diffusers_helper.loading.components import Components
-    from diffusers_helper.loading.compute import ComputeOptions
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
 
-FP8_NOTE = Message(
-    "The transformer's weights are rounded to 8 bits (--weights fp8): half the memory, but each weight is off by about "
-    "2.6 %, so the pictures differ from those of the exact weights."
-)
 NOT_TOGETHER = Message(
     "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
     "without --gpus."
@@ -152,9 +148,9 @@ class Program:
         )
         unused = unused_card_note(self.device, config.device) or ""
         self._new_previewer, unsharp = _previewers(config.preview_decoder or self.source.preview_decoder)
-        together = _together(config) if config.gpus else ""
+        together_note = together(config) if config.gpus else ""
         fp8_note = FP8_NOTE if self.times.rounds(variant) else ""
-        notes = (self.source.note, unused, fp8_note, unsharp, together, _staggered(config))
+        notes = (self.source.note, unused, fp8_note, unsharp, together_note, staggered(config))
         self.note = join_sentences([note for note in notes if note])
         logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
 
@@ -385,23 +381,6 @@ class Program:
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         gpus = ", ".join(f"cuda:{number}" for number in self._config.gpus or ())
         return About(port, gpus or str(self.device), card, self._variant, self.source.title)
-
-
-def _together(config: RuntimeConfig) -> Message:
-    numbers = ", ".join(map(str, config.gpus or ()))
-    if config.parallel == "jobs":
-        return Message("The GPUs {numbers} make a video each, from one queue.", numbers=numbers)
-    return Message("The GPUs {numbers} make each video together ({mode}).", numbers=numbers, mode=config.parallel)
-
-
-def _staggered(config: RuntimeConfig) -> Message | str:
-    if config.stagger is None or config.parallel == "ulysses":
-        return ""
-    return Message(
-        "Sections begin {steps} steps after the ones that they read (--stagger): an approximation, unless a video has "
-        "no more steps.",
-        steps=config.stagger,
-    )
 
 
 def _previewers(file: Path | None) -> tuple[Callable[[], Previewer], str]:
