@@ -110,6 +110,21 @@ def test_it_is_searched_by_words_days_states_and_stars(browser, served):
         expect(cards(tab)).to_have_count(2)
 
 
+def test_a_card_that_moves_while_it_is_pressed(browser, served):
+    url, _, life = served
+    lion = film(life.store, 1, "A lion")
+    with visit(browser, url) as user:
+        tab = opened(user, 1)
+        card(tab, lion).locator(".fph-pick").hover()
+        tab.mouse.down()
+        tiger = film(life.store, 2, "A tiger")
+        tab.evaluate("document.dispatchEvent(new CustomEvent('fp-history'))")
+        expect(card(tab, tiger)).to_be_visible()  # in the lion's place
+        tab.mouse.up()
+        expect(card(tab, lion).locator(".fph-pick")).to_have_attribute("aria-pressed", "true")
+        expect(card(tab, tiger).locator(".fph-pick")).to_have_attribute("aria-pressed", "false")
+
+
 class StillReading(History):
     """Knows of nothing when it is asked first, because the files are still being read."""
 

@@ -106,6 +106,17 @@ def test_every_button_of_a_row(tab, life):
     assert tab.title() != "owned"
 
 
+def test_a_row_that_moves_up_while_a_button_of_it_is_pressed(tab, life):
+    one, *_ = add(life, whose(tab, life), ["one", "two", "three"])
+    shows(tab, "one", "two", "three")
+    rows(tab).nth(1).locator("[data-action=remove]").hover()
+    tab.mouse.down()
+    life.manager.cancel(one)
+    shows(tab, "two", "three")  # the pointer is over three now
+    tab.mouse.up()
+    shows(tab, "three")
+
+
 def test_edit_fills_the_form_and_saves_in_its_place(tab, life):
     client = whose(tab, life)
     one, two = add(life, client, ["one", "two"])
