@@ -45,6 +45,16 @@ def require_fitting(config: RuntimeConfig) -> None:
         _refuse(config, "start_from", NOT_TOGETHER)
 
 
+def require_one_at_a_time(config: RuntimeConfig) -> None:
+    """Raise SettingsError where each GPU was to make a video of its own, for what makes one after the other."""
+    if config.gpus is not None and config.parallel == JOBS:
+        text = Message(
+            "--parallel jobs is for the queue of the page; here one video is made after the other. Add --parallel auto, "
+            "or leave out --gpus."
+        )
+        _refuse(config, "parallel", text)
+
+
 def require_heads(config: RuntimeConfig, source: ModelSource) -> None:
     """Raise SettingsError where so many GPUs cannot share every step of the models of `source`."""
     if config.gpus is None or config.parallel != ULYSSES:
