@@ -19,6 +19,7 @@ from diffusers_helper.service import options
 from diffusers_helper.service.nvidia import driver_version, has_kernels
 from diffusers_helper.service.system_monitor import GpuSample
 from diffusers_helper.service.versions import Package
+from tests.tiny import TINY_FOLDER
 
 GB = 1_000_000_000
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
@@ -290,6 +291,17 @@ def test_a_device_that_is_not_there_is_a_finding(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--parallel", "jobs"], "add --gpus"),
+        (["--gpus", "0,1", "--device", "cpu", "--parallel", "ulysses"], "heads cannot be shared by 2 GPUs"),
+    ],
+)
+def test_choices_for_several_gpus_that_a_start_would_refuse_are_a_finding(argv, says):
+    assert says in together(gather(config("--models", str(TINY_FOLDER), *argv), "f1")).sentence
+
+
+@pytest.mark.parametrize(
     ("script", "expected"),
     [("echo 590.48.01", "590.48.01"), ("exit 9", None), ("true", None), (None, None)],
 )
@@ -315,6 +327,8 @@ CARDS = (
         ({"gpus": 2}, Level.OK, "0, 1 go through the computer's memory"),
         ({"gpus": 2, "parallel": "ulysses"}, Level.NOTE, "Choose --parallel stagger"),
         ({"gpus": 1}, Level.PROBLEM, "torch finds 1"),
+        ({"wanted_device": "cpu"}, Level.NOTE, "2 processes share the processor"),
+        ({"gpus_error": "Leave out one."}, Level.PROBLEM, "Leave out one."),
         ({"gpus": 2, "parallel": "jobs"}, Level.OK, "0, 1 make a video each"),
         ({"gpus": 2, "cards": CARDS}, Level.OK, "(auto): 0: 20.0 GB free, 75% busy; 1: 79.0 GB free."),
     ],

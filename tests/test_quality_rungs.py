@@ -1,20 +1,23 @@
 """Rungs of quality: what a request leads to, and what a video's numbers then depend on."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from diffusers_helper.core.errors import OutputError, SettingsError
+from diffusers_helper.core.errors import ModelFilesError, NumericsError, OutputError, SettingsError
 from diffusers_helper.core.quality import RUNGS, Rung, step_cache_of
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
+from diffusers_helper.generation.calibration import comparable
 from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.step_ratios import PUBLISHED_SIZE, StepRatios
 from diffusers_helper.model_files import LocalFolder, resolve_models
+from diffusers_helper.model_files.settings_file import read_settings
 from diffusers_helper.models.step_caches import STEP_CACHES, cache_inputs, expected_share
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
@@ -123,6 +126,45 @@ def test_an_unknown_model_has_none_until_it_is_calibrated(tmp_path):
     for damaged in (b"", b"{}", b"[" * 10000, b'{"variant":"f1","ratios":["nan"]}', b'{"variant":"f1","ratios":[1]}'):
         file.write_bytes(damaged)
         assert ratios.of("f1", 4) is None
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    ["[1, NaN, 1, 1]", "[1, Infinity, 1, 1]", "[1, -1, 1, 1]", "[1, 1e999, 1, 1]", "[1, 1, 1]", "[1, 1, 1, 1, 1]"],
+)
+def test_ratios_that_none_can_be_do_not_count(tmp_path, ratios):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    known.keep("f1", MEASURED).write_text(f'{{"variant": "f1", "ratios": {ratios}}}')
+    assert known.of("f1", 4) is None
+
+
+def test_another_variants_calibration_does_not_count(tmp_path):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    files = [known.keep(variant, MEASURED) for variant in ("f1", "original")]
+    files[1].replace(files[0])
+    assert known.of("f1", 4) is None
+
+
+def test_steps_that_change_nothing_are_not_kept():
+    assert comparable(MEASURED) is MEASURED
+    with pytest.raises(NumericsError, match="cannot be compared"):
+        comparable(replace(MEASURED, ratios=(1.0, float("nan"), float("inf"), 1.0)))
+
+
+def test_a_file_of_any_length_in_its_place_is_not_read(tmp_path):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    with known.keep("f1", MEASURED).open("ab") as file:
+        file.truncate(10**12)  # takes no room on the disk
+    assert known.of("f1", 4) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["[]", "123", '"123"', "[NaN]", "[1, -1]", "[1e999]", f"[{10**400}]", '{"1": 1}', "null"]
+)
+def test_a_model_folder_whose_ratios_are_none_is_a_sentence(tmp_path, given):
+    (tmp_path / "framepack.json").write_text(f'{{"step_ratios": {{"f1": {given}}}}}')
+    with pytest.raises(ModelFilesError, match=r"framepack\.json cannot be used"):
+        read_settings(tmp_path)
 
 
 def test_a_calibration_counts_before_what_the_folder_says(tmp_path):

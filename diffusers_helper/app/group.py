@@ -35,13 +35,14 @@ from diffusers_helper.app.group_worker import (
     received,
     work,
 )
-from diffusers_helper.core.errors import CancelledError, PartnerError
+from diffusers_helper.core.errors import CancelledError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Event, Note, StepDone
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.service.health import HANG_SECONDS
+from diffusers_helper.service.signals import deaf_to_interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ class GroupLostError(PartnerError):
 class _Running:
     """A group that is running."""
 
-    processes: Sequence[BaseProcess]
-    connections: Sequence[Connection]
+    processes: list[BaseProcess]
+    connections: list[Connection]
     folder: tempfile.TemporaryDirectory[str]
 
     def end(self) -> None:
@@ -146,8 +147,14 @@ class Group:
                 before, kept = kept, len(Checkpoint(checkpoint))
                 tries = 1 if kept > before else tries + 1
                 if tries >= TRIES:
-                    raise
-                yield Note(Message("{reason} The video goes on from its last section.", reason=lost))
+                    text = Message(
+                        "{reason} That was so {tries} times in a row. The log says what went wrong; what is finished "
+                        "is kept, so go on once that is mended, or with one GPU (without --gpus).",
+                        reason=str(lost),
+                        tries=tries,
+                    )
+                    raise PartnerError(text) from lost
+                yield Note(Message("{reason} The video goes on from its last section.", reason=str(lost)))
 
     @property
     def gpus(self) -> tuple[GpuUse, ...]:
@@ -214,7 +221,7 @@ class Group:
             now = self._clock()
             # Before two steps were measured nobody knows how long one takes.
             late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
-            if late or now - heard > SILENT:
+            if not ready and (late or now - heard > SILENT):  # who reads late has not waited for them
                 raise GroupLostError(Message("A GPU's process does not answer any more."))
 
     def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
@@ -232,7 +239,9 @@ class Group:
             self._gpus[running.connections.index(connection)] = content
             return
         if kind == FAILED:
-            raise content
+            raise (
+                GroupLostError(Message("A GPU's process ended.")) if isinstance(content, PartnerGoneError) else content
+            )
         if kind == CANCELLED:
             raise _ToldCancelledError(Message("Stopped."))
         yield kind, content
@@ -253,18 +262,17 @@ class Group:
         self.close()
         context = get_context("spawn")  # a CUDA context does not survive a fork
         folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
-        processes, connections = [], []
-        for config in self._workers:
-            ours, theirs = context.Pipe()
-            placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
-            process = context.Process(target=work, args=(placed, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            connections.append(ours)
-        self._running = running = _Running(processes, connections, folder)
+        self._running = running = _Running([], [], folder)
         self._last, ready = 0.0, 0
         try:
+            for config in self._workers:
+                ours, theirs = context.Pipe()
+                running.connections.append(ours)
+                placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
+                process = context.Process(target=work, args=(placed, theirs), daemon=True)
+                with theirs, deaf_to_interrupts():
+                    process.start()
+                running.processes.append(process)
             for kind, content in self._messages(running, check):
                 ready += kind == READY
                 if ready == len(self._workers):

@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from diffusers_helper.app.gpu_choices import STAGGER as STAGGER
+from diffusers_helper.app.gpu_choices import ULYSSES as ULYSSES
 from diffusers_helper.models.branches import Branches, Halves, both
 from diffusers_helper.models.exchange import Collective, Copies, Counts, Exchange
 from diffusers_helper.models.spread import WHOLE, Spread
@@ -21,7 +23,6 @@ LIMIT = timedelta(hours=12)
 """Of the groups' own waiting; who waits for a process that is gone is ended long before."""
 FAST = 40e9
 """Bytes per second between GPUs from which on a sequence is spread over them: below, exchanging takes too long."""
-ULYSSES, STAGGER = "ulysses", "stagger"
 
 
 class Ways:

@@ -58,8 +58,8 @@ CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
     {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
 """Variables of the libraries that connect the processes: on this computer alone, and without NVLink's multicast."""
-VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
-"""The variants that a video may take."""
+VARIANT_SETS = (("original",), ("f1",), ("f1", "original"), ("original", "f1"))
+"""The variants that a video may take, in the order of their first sections."""
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
 GPU = "gpu"
 """What a process tells."""

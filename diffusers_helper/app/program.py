@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffusers_helper.app.device import device_fault, gpu_use, pick_device, unused_card_note
+from diffusers_helper.app.gpu_choices import require_fitting, require_heads, require_together
 from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
 from diffusers_helper.app.named_jobs import NamedJobs
@@ -24,10 +25,10 @@ from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.notices import FP8_NOTE, staggered, together
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.gpus import GpuUse
-from diffusers_helper.core.messages import Message, join_sentences, language
+from diffusers_helper.core.messages import join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
@@ -47,6 +48,7 @@ from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.model_files.lora_library import LoraLibrary
+from diffusers_helper.models.attention import NAMES as ATTENTION_BACKENDS
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.dtypes import half_precision
 from diffusers_helper.service.config import RuntimeConfig
@@ -63,10 +65,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_TOGETHER = Message(
-    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
-    "without --gpus."
-)
 Generate = Callable[..., Generator[Event, None, None]]
 
 
@@ -105,6 +103,7 @@ class Program:
         best_device: Callable[[], torch.device] = default_device,
     ) -> None:
         folders = config.folders
+        require_fitting(config)
         with config.naming_source("device"):  # a group's processes have the GPUs, and this one has none
             self.device = torch.device("cpu") if config.gpus else pick_device(config.device, best_device)
         self._generate = generate
@@ -120,7 +119,7 @@ class Program:
         )
         self.preload = Preload()
         self._listener = Listener()
-        if config.attention != "auto" and not config.gpus:
+        if config.attention != "auto" and (not config.gpus or config.attention not in ATTENTION_BACKENDS):
             with config.naming_source("attention"):
                 resolve_attention(config.attention, self.device, half_precision(self.device))
         with config.naming_source("outputs"):
@@ -132,6 +131,7 @@ class Program:
                 lock=folders.models_lock,
                 record=folders.cache / RECORD,
             )
+        require_heads(config, self.source)
         self._files = NeededFiles(self.source, offline=config.offline)
         self._files.of_variants((variant,))
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
@@ -222,8 +222,7 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
-        if self.group is not None and (request.frame or inputs.lead is None):
-            raise SettingsError(NOT_TOGETHER)
+        require_together(self._config, inputs)
         with self._jobs.running(name, inputs) as (folder, output):
             maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
             if request.frame:
@@ -281,12 +280,12 @@ class Program:
 
         record = self.store.record(job_id)
         plan = direct(record.request, record.pictures, record.videos).plan
-        if self.group is None:
-            found = environment_at(self.components, sampling_settings(record.request), plan.variants)
-        else:  # known once it has started
-            found = self.group.environments.get((record.request.quality, tuple(plan.variants)), {})
+        before = environment_in(self.store.path(job_id))
+        found = environment_at(self.components, sampling_settings(record.request), plan.variants)
+        if self.group is not None:
+            found = self.group.environment(record.request.quality, plan.variants, before, found)
         now = with_calibration(found, self.step_ratios, record.request, plan.variants)
-        return differences(environment_in(self.store.path(job_id)), now)
+        return differences(before, now)
 
     def release(self) -> None:
         """Free what a failed run left on the device; a group has ended with it."""
@@ -363,9 +362,14 @@ class Program:
             hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
             limits=QueueLimits(per_owner=max_per_owner, at_once=len(self._config.gpus or ()) if self._apart else 1),
             unfinished=StoredJobs(self.store, self.env_warning),
-            require=self._files.of_job,
+            require=self._require,
         )
         return manager
+
+    def _require(self, inputs: JobInputs) -> None:
+        """Raise a FramePackError for a job that cannot be made here, before it waits for its turn."""
+        require_together(self._config, inputs)
+        self._files.of_job(inputs)
 
     def _on_end(self) -> Callable[[JobSnapshot], None] | None:
         """Return what tells the operator's address of a job that has ended; None where there is none."""

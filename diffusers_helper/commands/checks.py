@@ -114,11 +114,13 @@ def device(facts: Facts) -> Finding:
 def together(facts: Facts) -> Finding:
     """Whether the GPUs that are to make a video together are there, and how they would."""
     wanted = ", ".join(map(str, facts.wanted_gpus))
+    if fault := facts.gpus_error or _lacking(facts, wanted):
+        return Finding(Level.PROBLEM, "several GPUs", fault)
     if not wanted:
         return Finding(Level.OK, "several GPUs", "none are to make a video together (--gpus).")
-    if max(facts.wanted_gpus) >= facts.gpus:
-        text = f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
-        return Finding(Level.PROBLEM, "several GPUs", text)
+    if facts.wanted_device == "cpu":
+        text = f"--device cpu: {len(facts.wanted_gpus)} processes share the processor, which makes no video sooner."
+        return Finding(Level.NOTE, "several GPUs", text)
     if facts.parallel == "jobs":
         return Finding(Level.OK, "several GPUs", f"{wanted} make a video each (jobs){_now(facts)}.")
     if facts.parallel == "ulysses" and not facts.links:
@@ -126,6 +128,12 @@ def together(facts: Facts) -> Finding:
         return Finding(Level.NOTE, "several GPUs", text)
     way = "reach each other's memory" if facts.links else "go through the computer's memory"
     return Finding(Level.OK, "several GPUs", f"{wanted} {way} ({facts.parallel}){_now(facts)}.")
+
+
+def _lacking(facts: Facts, wanted: str) -> str:
+    if facts.wanted_device == "cpu" or max(facts.wanted_gpus, default=-1) < facts.gpus:
+        return ""
+    return f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
 
 
 def _now(facts: Facts) -> str:

@@ -10,6 +10,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusers_helper.app.gpu_choices import require_fitting, require_heads
 from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
@@ -94,6 +95,7 @@ class Facts:
         port_error: why the page could not be served; None if it could.
         wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
         gpus: how many there are.
+        gpus_error: which of the choices for several GPUs do not fit; empty for none.
         links: whether each of the wanted ones reaches the memory of the others.
         cards: the wanted ones now, as far as they tell.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
@@ -125,6 +127,7 @@ class Facts:
     wanted_gpus: tuple[int, ...] = ()
     parallel: str = "auto"
     gpus: int = 0
+    gpus_error: str = ""
     links: bool = False
     cards: tuple[GpuSample, ...] = ()
     proxies: tuple[tuple[str, str], ...] = ()
@@ -172,11 +175,24 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         wanted_gpus=config.gpus or (),
         parallel=config.parallel,
         gpus=torch.cuda.device_count(),
+        gpus_error=_gpus_error(config),
         links=_links(config.gpus or ()),
         cards=_cards(config.gpus or (), outputs),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _gpus_error(config: RuntimeConfig) -> str:
+    try:
+        require_fitting(config)
+        wanted, lock = config.device != "cpu", config.folders.models_lock
+        require_heads(config, resolve_models(config.models, accelerator=wanted, lock=lock))
+    except SettingsError as error:
+        return str(error)
+    except ModelFilesError:  # the models' own line says it
+        return ""
+    return ""
 
 
 def _cards(gpus: tuple[int, ...], outputs: Path) -> tuple[GpuSample, ...]:
