@@ -1,9 +1,11 @@
 """A group of processes where something goes wrong around them; none of them does any work here."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from diffusers_helper.app.group import Group, GroupLostError, _Running
 from diffusers_helper.app.group_links import STAGGER
 from diffusers_helper.app.group_worker import EVENT, FAILED, WorkerConfig, send
-from diffusers_helper.core.errors import OutOfMemoryError, PartnerError, PartnerGoneError
+from diffusers_helper.core.errors import OutOfMemoryError, OutputError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.loading.compute import ComputeOptions
@@ -101,3 +103,48 @@ def test_ctrl_c_reaches_who_started_a_process_and_not_the_process():
     with deaf_to_interrupts():
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 1
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+PROGRAM = """
+import os, signal, sys, threading
+from pathlib import Path
+from tests.groups import inputs
+from tests.test_group_faults import Group, LocalFolder, TINY_FOLDER, worker
+
+if __name__ == "__main__":
+    group, here = Group([worker(0, LocalFolder(TINY_FOLDER))]), Path(sys.argv[1])  # it waits for a second one
+    started = threading.Event()
+
+    def make():
+        for _ in group.generate(inputs(), output=here, check=look, checkpoint=here / "kept"):
+            pass
+
+    def look():
+        started.set()
+        threading.Event().wait()  # what would start it anew
+
+    threading.Thread(target=make, daemon=True).start()
+    started.wait()
+    [process] = group._running.processes
+    os.kill(process.pid, signal.SIGSTOP)
+    print(process.pid)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows stops no process")
+def test_a_process_that_is_stopped_keeps_no_program_from_its_end(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "video")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}, capture_output=True, check=True
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_no_room_for_where_processes_meet_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    group = Group([worker(0, LocalFolder(TINY_FOLDER))])
+    with pytest.raises(OutputError, match="gone"):
+        next(group.generate(inputs(), output=tmp_path / "video", check=lambda: None, checkpoint=tmp_path / "kept"))

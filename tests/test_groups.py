@@ -81,32 +81,5 @@ def test_videos_at_the_same_time_have_different_groups_and_the_next_one_that_is_
     assert all(group.closed for group in lent)
 
 
-BEGUN = {"device": "a card", "stagger": "13", "gpus": "1", "torch": "2", "calibration": "old"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "changed"),
-    [
-        ({"parallel": "stagger", "stagger": 13}, {}),
-        ({"parallel": "stagger"}, {"stagger": "9"}),
-        ({"parallel": "ulysses"}, {"stagger": "none", "gpus": "3"}),
-        ({"parallel": "jobs"}, {"stagger": "none"}),
-        ({}, {}),  # the processes measure
-    ],
-)
-def test_before_a_process_has_told_what_depends_on_cards_counts_as_it_was(tmp_path, settings, changed):
-    """After a new start of the program a video of its own GPUs is no other environment's."""
-    groups = groups_of(config_of(tmp_path, **settings), LocalFolder(TINY_FOLDER), options_of(settings), ())
-    here = {"device": "cpu", "stagger": "none", "gpus": "1", "torch": "3"}
-    found = groups.environment("exact", ("f1",), BEGUN, here)
-    assert found == {"device": "a card", "stagger": "13", "gpus": "1", "torch": "3"} | changed
-
-
-def test_what_processes_have_told_counts(tmp_path):
-    groups = groups_of(config_of(tmp_path), LocalFolder(TINY_FOLDER), ComputeOptions(), ())
-    groups._groups[0].environments = {("exact", ("f1",)): {"device": "another card"}}
-    assert groups.environment("exact", ["f1"], BEGUN, {}) == {"device": "another card"}
-
-
 def test_every_order_in_which_a_video_takes_its_models_is_told():
     assert set(VARIANT_SETS) == {("original",), ("f1",), ("f1", "original"), ("original", "f1")}

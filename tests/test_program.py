@@ -19,9 +19,6 @@ from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesEr
 from diffusers_helper.core.events import Finished, StageStarted
 from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.settings import sampling_settings
-from diffusers_helper.generation.checkpoint import Checkpoint
-from diffusers_helper.generation.sampling import environment_at
 from diffusers_helper.jobs.pace import Speed
 from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.speeds import Estimate
@@ -476,19 +473,6 @@ def test_a_queue_has_a_worker_for_each_video_that_is_made_at_a_time(tmp_path, pa
     assert len(program.make_manager()._workers) == workers
     assert program.gpus() == (), "before the first step"
     assert ("a video each" in program.note) == (parallel == "jobs")
-
-
-def test_a_video_of_several_gpus_is_of_no_other_environment_after_a_new_start(tmp_path):
-    """Its processes have told nothing yet: it goes on without a question, unless it is begun to be shared otherwise."""
-    program = on_tiny(tmp_path, "--gpus", "0,1", "--parallel", "stagger")
-    request = GenerationRequest(prompt="Pan left", variant="f1", seed=7)
-    program.store.add(JobRecord("video", request), {"start": PHOTO})
-    own = program.group.environment("exact", ("f1",), {}, {})
-    begun = environment_at(program.components, sampling_settings(request), ("f1",)) | own | {"device": "a card"}
-    Checkpoint(program.store.path("video")).begin(begun, {}, {})
-    assert program.env_warning("video") == ""
-    program = on_tiny(tmp_path, "--gpus", "0,1", "--parallel", "stagger", "--stagger", "5")
-    assert program.env_warning("video").startswith("It was begun with stagger 13; here it is 5. The rest")
 
 
 def test_what_several_gpus_do_not_make_is_refused_before_it_waits(tmp_path):

@@ -311,5 +311,9 @@ def test_the_start_for_windows_goes_by_the_same_programs() -> None:
     assert ".venv\\Scripts\\python.exe -m diffusers_helper.app.instances %*" in text
     assert "scripts\\environment.py" in text
     assert re.findall(r"in \(([\d. ]+)\) do", text) == ["3.13 3.12 3.11"]
+    assert "--together 0,1" in text
+    shell = (ROOT / "run_gradio.ps1").read_text("utf-8")
+    assert "$_ -join ','" in shell, "PowerShell makes a list of 0,1"
+    assert "& (Join-Path $PSScriptRoot 'run_gradio.bat') @given" in shell
     jumps, labels = set(re.findall(r"goto (\w+)", text)), set(re.findall(r"^:(\w+)", text, re.MULTILINE))
     assert jumps == labels == {"run", "help"}

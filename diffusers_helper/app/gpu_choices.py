@@ -29,7 +29,12 @@ def require_fitting(config: RuntimeConfig) -> None:
     """Raise SettingsError, which says where the value is from, for choices of which one would mean nothing."""
     if config.gpus is None and config.parallel != "auto":
         _refuse(
-            config, "parallel", Message("--parallel says how several GPUs share the work: add --gpus, or leave it out.")
+            config,
+            "parallel",
+            Message(
+                "--parallel says how several GPUs share the work: add --gpus (./run_gradio.sh start --together), or "
+                "leave it out."
+            ),
         )
     if config.gpus is None:
         return
@@ -49,8 +54,8 @@ def require_one_at_a_time(config: RuntimeConfig) -> None:
     """Raise SettingsError where each GPU was to make a video of its own, for what makes one after the other."""
     if config.gpus is not None and config.parallel == JOBS:
         text = Message(
-            "--parallel jobs is for the queue of the page; here one video is made after the other. Add --parallel auto, "
-            "or leave out --gpus."
+            "--parallel jobs is for the queue of the page; here one video is made after the other. "
+            "Add --parallel auto, or leave out --gpus."
         )
         _refuse(config, "parallel", text)
 

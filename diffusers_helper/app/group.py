@@ -6,6 +6,7 @@ group: another one takes its place, and the video goes on from its last section.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import tempfile
 import time
@@ -37,6 +38,7 @@ from diffusers_helper.app.group_worker import (
 )
 from diffusers_helper.core.errors import CancelledError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Event, Note, StepDone
+from diffusers_helper.core.files import output_error
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
@@ -78,7 +80,8 @@ class _Running:
     folder: tempfile.TemporaryDirectory[str]
 
     def end(self) -> None:
-        """Kill it, which is all that ends a process whose GPU waits for another one."""
+        """Kill it, which is all that ends a process whose GPU waits for another one, or one that is stopped."""
+        atexit.unregister(self.end)
         for process in self.processes:
             process.kill()
         for process in self.processes:
@@ -261,8 +264,12 @@ class Group:
             return self._running
         self.close()
         context = get_context("spawn")  # a CUDA context does not survive a fork
-        folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
+        except OSError as error:
+            raise output_error(tempfile.gettempdir(), error) from error
         self._running = running = _Running([], [], folder)
+        atexit.register(running.end)  # multiprocessing would ask politely and wait for them, for ever if one is stopped
         self._last, ready = 0.0, 0
         try:
             for config in self._workers:

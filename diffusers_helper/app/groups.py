@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.app.gpu_choices import JOBS, STAGGER, ULYSSES, mode_of
+from diffusers_helper.app.gpu_choices import JOBS, mode_of
 from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_worker import WorkerConfig
 from diffusers_helper.core.events import Event
@@ -19,8 +19,6 @@ from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
 from diffusers_helper.service.config import RuntimeConfig
 
-OF_CARDS = ("device", "threads", "precision", "attention", "linear layers", "attention bits", "stagger", "gpus")
-"""What a video depends on that the processes know, by name."""
 STEPS = 25
 """Of a section, as most videos have."""
 
@@ -30,12 +28,10 @@ class Groups:
 
     Args:
         groups: as many as videos are made at the same time.
-        way: how each shares a video, as what this depends on; empty if the processes decide.
     """
 
-    def __init__(self, groups: Sequence[Group], way: Mapping[str, str] | None = None) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
         self._groups = groups
-        self._way = way or {}
         self._free: queue.SimpleQueue[Group] = queue.SimpleQueue()
         for group in groups:
             self._free.put(group)
@@ -53,21 +49,10 @@ class Groups:
         """See `Group.gpus`; of all groups."""
         return tuple(use for group in self._groups for use in group.gpus)
 
-    def environment(
-        self, quality: str, variants: Sequence[str], before: Mapping[str, str], here: Mapping[str, str]
-    ) -> Mapping[str, str]:
-        """Return what a video depends on here; see `Group.environments`, which are the same in all groups.
-
-        As long as no process has told, what depends on the cards counts as it was `before`, and the rest as it is
-        `here`, in this process.
-        """
-        told = next((group.environments for group in self._groups if group.environments), None)
-        if told is not None:
-            return told.get((quality, tuple(variants)), before)
-        return {name: value for name, value in before.items() if name in OF_CARDS} | {
-            **{name: value for name, value in here.items() if name not in OF_CARDS},
-            **self._way,
-        }
+    @property
+    def environments(self) -> Mapping[tuple[str, tuple[str, ...]], dict[str, str]]:
+        """See `Group.environments`; they are the same in all groups."""
+        return next((group.environments for group in self._groups if group.environments), {})
 
     def close(self) -> None:
         """End the processes."""
@@ -101,10 +86,6 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             config.offline,
         )
 
-    ways = {
-        STAGGER: {"stagger": str(options.stagger or "none"), "gpus": "1"},
-        ULYSSES: {"stagger": "none", "gpus": str(len(gpus))},
-    }
-    together = [[worker(rank, len(gpus), number) for rank, number in enumerate(gpus)]]
-    workers = [[worker(0, 1, number)] for number in gpus] if apart else together
-    return Groups([Group(of_one) for of_one in workers], ways.get(mode))
+    if apart:
+        return Groups([Group([worker(0, 1, number)]) for number in gpus])
+    return Groups([Group([worker(rank, len(gpus), number) for rank, number in enumerate(gpus)])])

@@ -280,12 +280,12 @@ class Program:
 
         record = self.store.record(job_id)
         plan = direct(record.request, record.pictures, record.videos).plan
-        before = environment_in(self.store.path(job_id))
-        found = environment_at(self.components, sampling_settings(record.request), plan.variants)
-        if self.group is not None:
-            found = self.group.environment(record.request.quality, plan.variants, before, found)
+        if self.group is None:
+            found = environment_at(self.components, sampling_settings(record.request), plan.variants)
+        else:  # known once it has started
+            found = self.group.environments.get((record.request.quality, tuple(plan.variants)), {})
         now = with_calibration(found, self.step_ratios, record.request, plan.variants)
-        return differences(before, now)
+        return differences(environment_in(self.store.path(job_id)), now)
 
     def release(self) -> None:
         """Free what a failed run left on the device; a group has ended with it."""
