@@ -7,8 +7,8 @@ python -m benchmarks.ladder --output ladder --settings exact+fp8 exact+int8 exac
 Numbers in 8 bits are those that a setting asks for: `draft` does, and `+fp8`, `+int8`, `+attention` behind any other; a
 CPU simulates them.
 
-For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR and SSIM of
-the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
+For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR, SSIM and
+HaarPSI of the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
 ladder.json and ladder.md.
 """
 
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.haarpsi import haarpsi_of_clips
 from benchmarks.metrics import Frames, drift, joint_ratio, movement, psnr, ssim
 from benchmarks.quality import PROMPTS, SEED, SPAN, held_out_photos, judge
 from benchmarks.studio import SECTION_FRAMES, Studio, joined
@@ -123,6 +124,7 @@ def compared(clip: Clip, exact: Clip, family: str) -> dict[str, Any]:
         "latent_error": float((clip.latents - exact.latents).norm() / exact.latents.norm()),
         "psnr": psnr(clip.frames, exact.frames),
         "ssim": fmean(ssim(a, b) for a, b in zip(clip.frames, exact.frames, strict=True)),
+        "haarpsi": haarpsi_of_clips(clip.frames, exact.frames),
         "right": judge(family, movement(first, last), side, min(SPAN, len(clip.frames) - 1)),
         "joints": joint_ratio(clip.frames, SECTION_FRAMES),
         "seconds": clip.seconds,
@@ -159,18 +161,18 @@ def drifted(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The means by setting and variant, as Markdown."""
     lines = [
-        "| setting | variant | steps computed | latent error | PSNR, dB (least) | SSIM | motion right | joints |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| setting | variant | steps computed | latent error | PSNR, dB (least) | SSIM | HaarPSI (least) "
+        "| motion right | joints |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title in dict.fromkeys(row["setting"] for row in rows):
         for variant in (*dict.fromkeys(row["variant"] for row in rows), "both"):
             chosen = [r for r in rows if r["setting"] == title and variant in (r["variant"], "both")]
-            mean = {
-                key: fmean(r[key] for r in chosen) for key in ("computed", "latent_error", "psnr", "ssim", "joints")
-            }
+            averaged = ("computed", "latent_error", "psnr", "ssim", "haarpsi", "joints")
+            mean, least = ({key: by(r[key] for r in chosen) for key in averaged} for by in (fmean, min))
             lines.append(
                 f"| {title} | {variant} | {mean['computed']:.0%} | {mean['latent_error']:.4f} | {mean['psnr']:.1f} "
-                f"({min(r['psnr'] for r in chosen):.1f}) | {mean['ssim']:.4f} | "
+                f"({least['psnr']:.1f}) | {mean['ssim']:.4f} | {mean['haarpsi']:.4f} ({least['haarpsi']:.4f}) | "
                 f"{sum(r['right'] for r in chosen)} of {len(chosen)} | {mean['joints']:.3f} |"
             )
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.haarpsi import haarpsi_of_clips
 from benchmarks.metrics import Frames, drift, joint_ratio, movement, psnr
 from benchmarks.quality import PROMPTS, SEED, SPAN, held_out_photos, judge
 from benchmarks.studio import SECTION_FRAMES, Studio
@@ -56,6 +57,7 @@ def compared(
             "takes": round(schedule(plan, steps, lag).length / (len(plan.sections) * steps), 3),
             "psnr": round(psnr(frames, exact), 2),
             "worst": round(min(psnr(a, b) for a, b in zip(frames, exact, strict=True)), 2),
+            "haarpsi": round(haarpsi_of_clips(frames, exact), 4),
             "right": clip == CHANGING or judge(clip, moved, min(picture.shape[:2]), span),
             "joints": round(joints, 3) if math.isfinite(joints) else None,
             **{f"drift, {name}": round(value, 3) for name, value in drift(frames).items()},

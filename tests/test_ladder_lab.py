@@ -26,6 +26,7 @@ def row(setting, variant, **changes):
         "latent_error": 0.02,
         "psnr": 45.0,
         "ssim": 0.99,
+        "haarpsi": 0.98,
         "joints": 1.1,
         "right": True,
     }
@@ -41,10 +42,16 @@ def test_a_setting_is_a_rung_or_a_step_cache_with_its_parameters():
 
 
 def test_the_table_has_means_by_variant_and_of_both():
-    rows = [row("quick", "original", psnr=40.0), row("quick", "f1"), row("quick", "f1", right=False, psnr=47.0)]
+    rows = [
+        row("quick", "original", psnr=40.0),
+        row("quick", "f1"),
+        row("quick", "f1", right=False, psnr=47.0, haarpsi=0.96),
+    ]
     lines = ladder.table(rows).splitlines()
-    assert lines[2].startswith("| quick | original | 50% | 0.0200 | 40.0 (40.0) | 0.9900 | 1 of 1 | 1.100 |")
-    assert lines[3].startswith("| quick | f1 | 50% | 0.0200 | 46.0 (45.0) | 0.9900 | 1 of 2 |")
+    assert lines[2].startswith(
+        "| quick | original | 50% | 0.0200 | 40.0 (40.0) | 0.9900 | 0.9800 (0.9800) | 1 of 1 | 1.100 |"
+    )
+    assert lines[3].startswith("| quick | f1 | 50% | 0.0200 | 46.0 (45.0) | 0.9900 | 0.9700 (0.9600) | 1 of 2 |")
     assert lines[4].startswith("| quick | both | 50% | 0.0200 | 44.0 (40.0) |")
 
 
@@ -56,7 +63,9 @@ def test_a_clip_is_compared_with_the_exact_one():
     assert (found["computed"], found["right"]) == (0.5, True)
     assert found["latent_error"] == pytest.approx(0.5 / math.sqrt(2))
     assert found["psnr"] == pytest.approx(20 * math.log10(255))
-    assert ladder.compared(exact, exact, "still")["psnr"] == 99
+    assert 0.9 < found["haarpsi"] < 1
+    same = ladder.compared(exact, exact, "still")
+    assert (same["psnr"], same["haarpsi"]) == (99, pytest.approx(1))
 
 
 def test_the_plot_is_a_picture(tmp_path):
