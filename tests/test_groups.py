@@ -1,8 +1,14 @@
 """Which processes a program starts for its GPUs, and how videos get them; none is started here."""
 
+from multiprocessing import Pipe
+from types import SimpleNamespace
+
 import pytest
 
+from diffusers_helper.app.group import Group, _Running
+from diffusers_helper.app.group_messages import CANCELLED, FAILED, send
 from diffusers_helper.app.groups import Groups, groups_of
+from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.model_files import LocalFolder
@@ -71,3 +77,12 @@ def test_videos_at_the_same_time_have_different_groups_and_the_next_one_that_is_
     assert [use.uuid for use in groups.gpus] == ["a", "b"]
     groups.close()
     assert all(group.closed for group in lent)
+
+
+@pytest.mark.parametrize(("kind", "content", "ready"), [(CANCELLED, None, True), (FAILED, SettingsError("no"), False)])
+def test_a_video_that_fails_while_it_is_being_ended_is_ended(kind, content, ready):
+    """The group is as good as before where it says that it stopped; it is let go where it says anything else."""
+    (ours, theirs), (sentinel, _alive) = Pipe(), Pipe()
+    send(theirs, kind, content)
+    running = _Running([SimpleNamespace(sentinel=sentinel)], [ours], None)
+    assert Group([], patience=600)._stopped(running) is ready

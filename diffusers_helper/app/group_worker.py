@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import queue
 import sys
 import threading
 from collections import deque
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +25,22 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing
 
 from diffusers_helper.app.device import gpu_use, sole_user
 from diffusers_helper.app.group_links import LIMIT, ULYSSES, Ways, mode_for
+from diffusers_helper.app.group_messages import (
+    CANCELLED,
+    DONE,
+    EVENT,
+    FAILED,
+    GENERATE,
+    GPU,
+    LEAD,
+    READY,
+    STATUS,
+    STOP,
+    Call,
+    WorkerConfig,
+    received,
+    send,
+)
 from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError
 from diffusers_helper.core.events import Event, SectionDone, SectionSampled, StepDone
 from diffusers_helper.core.messages import Message
@@ -39,13 +53,10 @@ from diffusers_helper.generation.generate import generate
 from diffusers_helper.generation.sampling import environment_at, environment_of
 from diffusers_helper.generation.team import Member, VideoJob, follow
 from diffusers_helper.loading.components import Components, LoadingProgress
-from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.step_ratios import StepRatios
-from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
 from diffusers_helper.models.decoding_together import DecodesTogether
 
 logger = logging.getLogger(__name__)
@@ -60,66 +71,6 @@ CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
 """Variables of the libraries that connect the processes: on this computer alone, and without NVLink's multicast."""
 VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
 """The variants that a video may take."""
-EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
-GPU = "gpu"
-"""What a process tells."""
-GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
-"""What it is told."""
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """A process' place in a group.
-
-    Attributes:
-        rank, size: which one it is, of how many.
-        device: its own.
-        rendezvous: a file by which they find each other.
-        mode: ULYSSES, STAGGER, or "auto" for what suits the connection.
-        source: where the models are from.
-        options: how they compute.
-        embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
-        offline: never use a network.
-    """
-
-    rank: int
-    size: int
-    device: str
-    rendezvous: Path
-    mode: str
-    source: ModelSource
-    options: ComputeOptions
-    embeddings: Path | None
-    ratios: Path
-    loras: tuple[Path, ...]
-    offline: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A video that is asked for; see `generation.generate`."""
-
-    inputs: JobInputs
-    output: Path
-    checkpoint: Path
-    metadata: bool
-    allow_env_change: bool = False
-
-
-def message_of(kind: str, content: Any = None) -> bytes:
-    """Return a message. Tensors travel as bytes: those that share memory would have to outlive their sender."""
-    return kind.encode() + b"\n" + pickle.dumps(content)
-
-
-def send(connection: Connection, kind: str, content: Any = None) -> None:
-    """Send a message."""
-    connection.send_bytes(message_of(kind, content))
-
-
-def received(message: bytes) -> tuple[str, Any]:
-    """Take a message apart, which one of these processes sent."""
-    kind, _, content = message.partition(b"\n")
-    return kind.decode(), pickle.loads(content)
 
 
 def work(config: WorkerConfig, connection: Connection) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_links import STAGGER
-from diffusers_helper.app.group_worker import WorkerConfig
+from diffusers_helper.app.group_messages import WorkerConfig
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.loading.compute import ComputeOptions
