@@ -29,12 +29,12 @@ from diffusers_helper.app.group_messages import (
     READY,
     STATUS,
     STOP,
-    Call,
     Environments,
     WorkerConfig,
     message_of,
     received,
 )
+from diffusers_helper.app.makers import Call, Report
 from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError
 from diffusers_helper.core.events import Event, Note, StepDone
 from diffusers_helper.core.gpus import GpuUse
@@ -55,7 +55,6 @@ SILENT = 0.8 * HANG_SECONDS
 """Seconds without a word that a group may take for anything: it is ended before the watchdog replaces the program."""
 TRIES = 3
 """Groups in a row that may end without one more section."""
-Report = Callable[[str, int, int], None]
 
 
 def _unheard(*_said: object) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_helper.loading.compute import ComputeOptions
-from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import ModelSource
 
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
@@ -48,17 +47,6 @@ class WorkerConfig:
     ratios: Path
     loras: tuple[Path, ...]
     offline: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A video that is asked for; see `generation.generate`."""
-
-    inputs: JobInputs
-    output: Path
-    checkpoint: Path
-    metadata: bool
-    allow_env_change: bool = False
 
 
 def message_of(kind: str, content: Any = None) -> bytes:
