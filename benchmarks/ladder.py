@@ -93,8 +93,7 @@ def made(studio: Studio, picture: Frames, family: str, variant: str, seconds: fl
             caches.append(new(settings))
             return caches[-1]
 
-        object.__setattr__(sampler, "new_step_cache", noted)
-        return sampler
+        return replace(sampler, new_step_cache=noted)
 
     inputs = studio.inputs(
         {START: picture}, prompt=PROMPTS[family][0], variant=variant, seconds=seconds, quality="draft"

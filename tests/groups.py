@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from diffusers_helper.app.group import Group
-from diffusers_helper.app.group_worker import WorkerConfig
+from diffusers_helper.app.group_messages import WorkerConfig
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest

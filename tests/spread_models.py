@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import distributed
 
-from diffusers_helper.app.group_links import Ways
+from diffusers_helper.app.sharing import SharedSteps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
 from diffusers_helper.models.eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
 from diffusers_helper.models.exchange import Collective
@@ -95,7 +95,7 @@ def spread_outputs():
 
 def halved():
     """`guided` of a process of a group whose halves compute a branch each, and the calls that ran its blocks."""
-    spread, branches = Ways(torch.device("cpu")).of(guided=True)
+    spread, branches = SharedSteps(torch.device("cpu"), distributed.group.WORLD).spread(guided=True)
     caches = [new() for new in CACHES.values()]
     executions = [Execution(spread=spread, branches=branches, step_cache=cache) for cache in (NoCache(), *caches)]
     with torch.inference_mode():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from diffusers_helper.app.gpu_choices import mode_of, require_fitting, require_heads, require_together
+from diffusers_helper.app.gpu_choices import mode_of, require_fitting, require_heads
+from diffusers_helper.app.groups import Groups
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.inputs import JobInputs
@@ -91,9 +92,8 @@ def test_gpus_among_which_no_heads_can_be_shared_are_refused_at_the_start(tmp_pa
 
 def test_what_several_gpus_do_not_make_is_refused():
     without, frame = JobInputs(GenerationRequest(start="text"), {}), inputs(frame=True)
-    for config in (RuntimeConfig(gpus="0,1"), RuntimeConfig(gpus="0,1", parallel="jobs")):
-        require_together(config, inputs())
-        for refused in (without, frame):
-            with pytest.raises(SettingsError, match="no single pictures and no videos without a photo"):
-                require_together(config, refused)
-    require_together(RuntimeConfig(), without)
+    groups = Groups([])
+    groups.require(inputs())
+    for refused in (without, frame):
+        with pytest.raises(SettingsError, match="no single pictures and no videos without a photo"):
+            groups.require(refused)

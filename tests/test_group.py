@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from diffusers_helper.app.group import Group, GroupLostError, _Running
-from diffusers_helper.app.group_links import STAGGER, ULYSSES
 from diffusers_helper.app.groups import Groups
+from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import StepDone
 from diffusers_helper.generation.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_helper.app.gpu_choices import STAGGER
 from diffusers_helper.app.group import Group, GroupLostError, _Running
-from diffusers_helper.app.group_links import STAGGER
-from diffusers_helper.app.group_worker import EVENT, FAILED, WorkerConfig, send
+from diffusers_helper.app.group_messages import EVENT, FAILED, WorkerConfig, send
 from diffusers_helper.core.errors import OutOfMemoryError, OutputError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.core.messages import Message

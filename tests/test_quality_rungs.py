@@ -3,21 +3,33 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
 from diffusers_helper.core.errors import ModelFilesError, NumericsError, OutputError, SettingsError
-from diffusers_helper.core.quality import RUNGS, Rung, step_cache_of
+from diffusers_helper.core.quality import (
+    RUNGS,
+    STEP_CACHE_TITLES,
+    EightBitForm,
+    Quality,
+    Rung,
+    StepCacheName,
+    step_cache_of,
+)
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.generation.calibration import comparable
 from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
+from diffusers_helper.gradio.create.quality import WORDS
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.step_ratios import PUBLISHED_SIZE, StepRatios
 from diffusers_helper.model_files import LocalFolder, resolve_models
 from diffusers_helper.model_files.settings_file import read_settings
+from diffusers_helper.models.eight_bit import NEEDED, SAVED
+from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.step_caches import STEP_CACHES, cache_inputs, expected_share
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
@@ -30,9 +42,16 @@ def test_exact_is_the_default_and_skips_nothing():
     assert GenerationRequest().quality == "exact"
     assert RUNGS["exact"] == Rung()
     settings = sampling_settings(GenerationRequest())
-    assert (settings.step_cache, STEP_CACHES[settings.step_cache].lossy) == ("none", False)
+    assert settings.step_cache == "none"
     assert all(rung.linears == () and rung.attention_bits == 16 for rung in (RUNGS["steady"], RUNGS["quick"]))
     assert (settings.linears, settings.attention_bits) == ((), 16)
+
+
+def test_the_names_of_requests_are_those_of_the_registries():
+    """A new step cache or rung is chosen everywhere once it has its line; the words of the page are its own."""
+    assert {*get_args(StepCacheName)} == {*STEP_CACHES} == {"none", *STEP_CACHE_TITLES}
+    assert {*get_args(Quality)} == {*RUNGS} == {*WORDS}
+    assert {*get_args(EightBitForm)} == {*FORMS} == {*SAVED} == {*NEEDED}
 
 
 def test_a_draft_asks_for_8_bits_whatever_its_step_cache():
@@ -79,12 +98,9 @@ def test_names_of_earlier_videos_stay():
 def test_every_rung_makes_its_step_cache_with_fewer_steps_on_each(rung, variant):
     request = GenerationRequest(quality=next(name for name, one in RUNGS.items() if one is rung))
     settings = sampling_settings(request)
-    inputs = cache_inputs(settings, variant, PUBLISHED[variant])
+    inputs = cache_inputs(settings, PUBLISHED[variant])
     STEP_CACHES[settings.step_cache].make(inputs)
-    shares = [
-        expected_share(sampling_settings(GenerationRequest(quality=name)), variant, PUBLISHED[variant])
-        for name in RUNGS
-    ]
+    shares = [expected_share(sampling_settings(GenerationRequest(quality=name)), PUBLISHED[variant]) for name in RUNGS]
     assert shares == sorted(shares, reverse=True)
     assert len(set(shares)) == len(RUNGS)
 
@@ -94,11 +110,11 @@ def test_every_rung_makes_its_step_cache_with_fewer_steps_on_each(rung, variant)
 )
 def test_the_published_models_compute_as_many_of_25_steps_as_the_documentation_says(quality, steps):
     settings = sampling_settings(GenerationRequest(quality=quality))
-    assert {name: round(25 * expected_share(settings, name, PUBLISHED[name])) for name in PUBLISHED} == steps
+    assert {name: round(25 * expected_share(settings, PUBLISHED[name])) for name in PUBLISHED} == steps
 
 
 def test_an_unknown_model_skips_nothing_in_an_estimate():
-    assert expected_share(sampling_settings(GenerationRequest(quality="quick")), "f1", None) == 1
+    assert expected_share(sampling_settings(GenerationRequest(quality="quick")), None) == 1
 
 
 def test_the_memory_plan_counts_what_a_step_cache_holds():

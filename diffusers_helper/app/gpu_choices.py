@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import ModelSource, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
-
-if TYPE_CHECKING:
-    from diffusers_helper.media.inputs import JobInputs
 
 JOBS = "jobs"
 """The mode in which each GPU makes a video of its own."""
@@ -72,12 +68,6 @@ def require_heads(config: RuntimeConfig, source: ModelSource) -> None:
                 gpus=len(config.gpus),
             )
             _refuse(config, "gpus", text)
-
-
-def require_together(config: RuntimeConfig, inputs: JobInputs) -> None:
-    """Raise SettingsError for a job that several GPUs do not make."""
-    if config.gpus is not None and (inputs.request.frame or inputs.lead is None):
-        raise SettingsError(NOT_TOGETHER)
 
 
 def mode_of(config: RuntimeConfig, source: ModelSource) -> str:

@@ -10,7 +10,7 @@ import atexit
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.app.group_worker import (
+from diffusers_helper.app.group_messages import (
     CANCELLED,
     DONE,
     EVENT,
@@ -30,13 +30,13 @@ from diffusers_helper.app.group_worker import (
     READY,
     STATUS,
     STOP,
-    Call,
+    Environments,
     WorkerConfig,
     message_of,
     received,
-    work,
 )
-from diffusers_helper.core.errors import CancelledError, PartnerError, PartnerGoneError
+from diffusers_helper.app.makers import Call, Report
+from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Event, Note, StepDone
 from diffusers_helper.core.files import output_error
 from diffusers_helper.core.gpus import GpuUse
@@ -58,9 +58,6 @@ SILENT = 0.8 * HANG_SECONDS
 """Seconds without a word that a group may take for anything: it is ended before the watchdog replaces the program."""
 TRIES = 3
 """Groups in a row that may end without one more section."""
-
-
-Report = Callable[[str, int, int], None]
 
 
 def _unheard(*_said: object) -> None:
@@ -119,7 +116,7 @@ class Group:
         self._longest = 0.0
         self._gpus: dict[int, GpuUse] = {}
         self.mode = ""
-        self.environments: Mapping[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+        self.environments: Environments = {}
 
     def generate(  # noqa: PLR0913 - those of `generation.generate`, and who hears of it
         self,
@@ -204,7 +201,7 @@ class Group:
                     return True
         except CancelledError as cancelled:
             return isinstance(cancelled, _ToldCancelledError)
-        except PartnerError:
+        except FramePackError:  # it failed, or is gone: the video is ended all the same
             return False
         return False
 
@@ -263,6 +260,8 @@ class Group:
         if self._running is not None and all(process.is_alive() for process in self._running.processes):
             return self._running
         self.close()
+        from diffusers_helper.app.group_worker import work  # imports everything, which takes seconds
+
         context = get_context("spawn")  # a CUDA context does not survive a fork
         try:
             folder = tempfile.TemporaryDirectory(prefix="framepack-group-")

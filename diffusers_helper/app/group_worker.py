@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import queue
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,100 +25,46 @@ from torch import distributed
 from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing in torch's types
 
 from diffusers_helper.app.device import gpu_use, sole_user
-from diffusers_helper.app.group_links import LIMIT, ULYSSES, Ways, mode_for
+from diffusers_helper.app.group_links import LIMIT, exchange_rate
+from diffusers_helper.app.group_messages import (
+    CANCELLED,
+    DONE,
+    EVENT,
+    FAILED,
+    GENERATE,
+    GPU,
+    LEAD,
+    READY,
+    STATUS,
+    STOP,
+    WorkerConfig,
+    received,
+    send,
+)
+from diffusers_helper.app.makers import Call, begun, env_change
+from diffusers_helper.app.sharing import WAYS, Way, way_for
 from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError
-from diffusers_helper.core.events import Event, SectionDone, SectionSampled, StepDone
+from diffusers_helper.core.events import Event, Note, SectionDone, SectionSampled, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.quality import RUNGS
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
-from diffusers_helper.framepack.partners import InTurns, Together
-from diffusers_helper.generation.checkpoint import Checkpoint
-from diffusers_helper.generation.generate import generate
-from diffusers_helper.generation.sampling import environment_at, environment_of
+from diffusers_helper.generation.sampling import environment_at
 from diffusers_helper.generation.team import Member, VideoJob, follow
 from diffusers_helper.loading.components import Components, LoadingProgress
-from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
-from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.step_ratios import StepRatios
-from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
 from diffusers_helper.models.decoding_together import DecodesTogether
 
 logger = logging.getLogger(__name__)
 
-DECODES = 1000
-"""Numbered ones of a video at most."""
-VIDEOS = 1000
-"""Until the numbers begin anew."""
 CONNECTIONS = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"} | (
     {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
 """Variables of the libraries that connect the processes: on this computer alone, and without NVLink's multicast."""
 VARIANT_SETS = (("original",), ("f1",), ("f1", "original"), ("original", "f1"))
 """The variants that a video may take, in the order of their first sections."""
-EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
-GPU = "gpu"
-"""What a process tells."""
-GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
-"""What it is told."""
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """A process' place in a group.
-
-    Attributes:
-        rank, size: which one it is, of how many.
-        device: its own.
-        rendezvous: a file by which they find each other.
-        mode: ULYSSES, STAGGER, or "auto" for what suits the connection.
-        source: where the models are from.
-        options: how they compute.
-        embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
-        offline: never use a network.
-    """
-
-    rank: int
-    size: int
-    device: str
-    rendezvous: Path
-    mode: str
-    source: ModelSource
-    options: ComputeOptions
-    embeddings: Path | None
-    ratios: Path
-    loras: tuple[Path, ...]
-    offline: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A video that is asked for; see `generation.generate`."""
-
-    inputs: JobInputs
-    output: Path
-    checkpoint: Path
-    metadata: bool
-    allow_env_change: bool = False
-
-
-def message_of(kind: str, content: Any = None) -> bytes:
-    """Return a message. Tensors travel as bytes: those that share memory would have to outlive their sender."""
-    return kind.encode() + b"\n" + pickle.dumps(content)
-
-
-def send(connection: Connection, kind: str, content: Any = None) -> None:
-    """Send a message."""
-    connection.send_bytes(message_of(kind, content))
-
-
-def received(message: bytes) -> tuple[str, Any]:
-    """Take a message apart, which one of these processes sent."""
-    kind, _, content = message.partition(b"\n")
-    return kind.decode(), pickle.loads(content)
 
 
 def work(config: WorkerConfig, connection: Connection) -> None:
@@ -158,23 +103,20 @@ class _Worker:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=config.rank, world_size=config.size, timeout=LIMIT)
         self._cpus, self._decodes = (distributed.new_group(backend="gloo", timeout=LIMIT) for _ in range(2))
-        self._mode = config.mode if config.mode != "auto" else mode_for(device, self._cpus)
-        options = replace(config.options, gpus=config.size if self._mode == ULYSSES else 1)
-        if self._mode == ULYSSES:
-            options = replace(options, stagger=None)
+        self._mode = config.mode if config.mode != "auto" else way_for(exchange_rate(device, self._cpus))
+        way = WAYS[self._mode]
+        self._options = way.options(config.options, config.size)
         self._components = Components(
             config.source,
             device,
-            options,
+            self._options,
             LoadingProgress(self._loading, self._loading),
             EmbeddingCache(config.embeddings if config.rank == 0 else None),
             offline=config.offline,
         )
         self._components.loras = LoraFiles(config.loras)
         self._components.step_ratios = StepRatios(config.source, config.ratios)
-        self._ways = Ways(device)
-        if self._mode == ULYSSES:
-            self._ways.of(guided=False)  # what does not work is better known before the first video
+        self._way: Way = way(device, self._cpus)
 
     def run(self) -> None:
         """Do what comes."""
@@ -213,19 +155,10 @@ class _Worker:
     def _lead(self, call: Call) -> None:
         self._led = None
         try:
-            checkpoint = Checkpoint(call.checkpoint)
-            now = environment_of(self._components, call.inputs.request, call.inputs.direction.plan.variants)
-            if not call.allow_env_change and differences(checkpoint.environment, now):
-                checkpoint.forget()
-            events = generate(
-                call.inputs,
-                components=self._components,
-                output=call.output,
-                check=self._check,
-                checkpoint=checkpoint,
-                metadata=call.metadata,
-                team=self if self._config.size > 1 else None,
-            )
+            for note in self._notes(call):
+                send(self._connection, EVENT, Note(note))
+            team = self if self._config.size > 1 else None
+            events = begun(call, self._components, self._check, team)
             with closing(events):
                 for event in events:
                     self._tell_gpu(event)
@@ -239,6 +172,13 @@ class _Worker:
             send(self._connection, FAILED, error)
         else:
             send(self._connection, DONE)
+
+    def _notes(self, call: Call) -> Iterator[str]:
+        """Say how a video is shared, and what is different here from where it was begun, if it goes on all the same."""
+        if self._config.size > 1:
+            yield self._way.note(self._options, call.inputs.request)
+        if call.allow_env_change and (change := env_change(call, self._components)):
+            yield change
 
     def _end_led(self) -> None:
         """Let the others end their part, wherever the video was: they may not even have begun."""
@@ -261,13 +201,9 @@ class _Worker:
             send(self._connection, GPU, gpu_use(self._components.device, seconds))
 
     def _member(self, job: VideoJob) -> Member:
-        self._videos = (self._videos + 1) % VIDEOS
-        shares = DecodesTogether(self._decodes, self._videos * DECODES)
-        if self._mode == ULYSSES:
-            spread, branches = self._ways.of(guided=job.settings.cfg_scale != 1.0)
-            self._members.append(Member(Together(self._cpus), spread, branches, shares))
-        else:
-            self._members.append(Member(InTurns(self._cpus), shares=shares))
+        self._videos += 1
+        shares = DecodesTogether(self._decodes, self._videos)
+        self._members.append(self._way.member(shares, guided=job.settings.cfg_scale != 1.0))
         return self._members[-1]
 
     def _check(self) -> None:

@@ -312,7 +312,7 @@ def _shares(
     source = resolve_models(config.models, accelerator=accelerator, lock=config.folders.models_lock)
     settings = [sampling_settings(source.defaults.model_copy(update={"quality": quality})) for quality in RUNGS]
     ratios = StepRatios(source, config.folders.cache / FOLDER).of(variant, source.defaults.steps)
-    shares = (expected_share(one, variant, ratios) for one in settings)
+    shares = (expected_share(one, ratios) for one in settings)
     return tuple((name, share * precisions[name].cost) for name, share in zip(RUNGS, shares, strict=True))
 
 

@@ -128,9 +128,7 @@ class Sections:
             if section.steps is not None:
                 model.ready(section.plan)
                 sampled[number] = next(section.steps).denoised
-                if (
-                    section.done == 0
-                ):  # what is not finite once stays so, and 24 more steps may take a quarter of an hour
+                if section.done == 0:  # what is not finite stays so, and the other steps may take a quarter of an hour
                     _require_finite(sampled[number], section.plan, self.plan, model)
         like = self.history.like(self.plan.latent_window_size)
         latents = self.partners.meet(list(self._at_work), sampled, like)

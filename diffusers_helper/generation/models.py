@@ -99,6 +99,6 @@ class ModelLoader:
                 yield
 
         def new_cache(settings: SamplingSettings) -> StepCache:
-            return new_step_cache(settings, variant, components.step_ratios.needed(settings, variant))
+            return new_step_cache(settings, components.step_ratios.needed(settings, variant))
 
         return Sampler(transformer, components.device, transformer.dtype, execution, use, begin, new_cache)
