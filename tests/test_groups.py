@@ -126,7 +126,7 @@ GPUS = {"parallel": "ulysses"}, {"parallel": "stagger"}, {"parallel": "auto"}, {
 @pytest.mark.parametrize("settings", GPUS, ids=lambda settings: settings["parallel"])
 def test_before_there_are_processes_what_only_they_know_is_as_it_was(tmp_path, settings):
     """A video that was begun here is not said to be of another environment because nobody has looked yet."""
-    config = RuntimeConfig(data=tmp_path, gpus="0,1", **settings)
+    config = RuntimeConfig(data=tmp_path, gpus="0,1,2", **settings)
     source = LocalFolder(TINY_FOLDER)
     groups = groups_of(config, source, ComputeOptions(), ())
     mode = STAGGER if config.parallel == "jobs" else config.parallel.replace("auto", ULYSSES)
@@ -139,10 +139,10 @@ def test_before_there_are_processes_what_only_they_know_is_as_it_was(tmp_path, s
 
     assert told(begun) == ""
     assert "torch 0.1; here it is" in told(begun | {"torch": "0.1"})
-    other = {"stagger": "none", "gpus": "3"}
+    other = {"stagger": "none", "gpus": "5"}
     assert (told(begun | other) == "") is (config.parallel == "auto"), "a way that is chosen is known at once"
     groups._groups[0].environments = {("exact", ("f1",)): begun}
-    assert "with gpus 3; here it is" in told(begun | other)
+    assert "with gpus 5; here it is" in told(begun | other)
 
 
 @pytest.mark.parametrize(("rate", "way"), [(200e9, ULYSSES), (20e9, STAGGER), (0, STAGGER)])
