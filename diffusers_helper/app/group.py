@@ -41,6 +41,7 @@ from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.memory.shared import SharedFiles
 from diffusers_helper.service.health import HANG_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,10 @@ class Group:
 
     Args:
         workers: the processes; where they meet is decided here.
+        memory: where they have weights in RAM once, with other groups, too.
         patience: seconds that they may be late.
         clock: gives the seconds by which that is measured.
+        work: what each process does.
 
     Attributes:
         mode: how they share a video, once they are ready; empty before.
@@ -103,10 +106,15 @@ class Group:
     def __init__(
         self,
         workers: Sequence[WorkerConfig],
+        memory: SharedFiles | None = None,
+        *,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
+        work: Callable[[WorkerConfig, Connection], None] = work,
     ) -> None:
         self._workers = workers
+        self._memory = memory or SharedFiles(())
+        self._work = work
         self._patience = patience
         self._clock = clock
         self._report: Report = _unheard
@@ -160,6 +168,7 @@ class Group:
         if self._running is not None:
             self._running.end()
             self._running = None
+            self._memory.free_unused()
 
     def _video(self, call: Call, check: Callable[[], None]) -> Generator[Event, None, None]:
         running = self._started(check)
@@ -256,8 +265,8 @@ class Group:
         processes, connections = [], []
         for config in self._workers:
             ours, theirs = context.Pipe()
-            placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
-            process = context.Process(target=work, args=(placed, theirs), daemon=True)
+            placed = replace(config, rendezvous=Path(folder.name) / "rendezvous", shared=self._memory.paths)
+            process = context.Process(target=self._work, args=(placed, theirs), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)

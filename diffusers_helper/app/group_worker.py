@@ -13,8 +13,9 @@ import queue
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -45,6 +46,8 @@ from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.memory.pinning import CudaPinningOn
+from diffusers_helper.memory.shared import SharedFile
 from diffusers_helper.model_files import ModelSource
 from diffusers_helper.models.decoding_together import DecodesTogether
 
@@ -80,6 +83,7 @@ class WorkerConfig:
         options: how they compute.
         embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
         offline: never use a network.
+        shared: files of memory for the weights of parts, by name (see `memory.shared`).
     """
 
     rank: int
@@ -93,6 +97,7 @@ class WorkerConfig:
     ratios: Path
     loras: tuple[Path, ...]
     offline: bool
+    shared: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +127,20 @@ def received(message: bytes) -> tuple[str, Any]:
     return kind.decode(), pickle.loads(content)
 
 
-def work(config: WorkerConfig, connection: Connection) -> None:
+Prepare = Callable[[Components], None]
+"""Changes how a process has its models, before it has any."""
+
+
+def work(config: WorkerConfig, connection: Connection, prepare: Prepare = lambda _components: None) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name, value in CONNECTIONS.items():
         os.environ.setdefault(name, value)
     code = 1
     try:
-        _Worker(config, connection).run()
+        worker = _Worker(config, connection)
+        prepare(worker.components)
+        worker.run()
         code = 0
     except FramePackError as error:  # before it was ready; later ones end a video alone
         logger.error("GPU process %d of %d cannot begin: %s", config.rank + 1, config.size, error)
@@ -162,7 +173,7 @@ class _Worker:
         options = replace(config.options, gpus=config.size if self._mode == ULYSSES else 1)
         if self._mode == ULYSSES:
             options = replace(options, stagger=None)
-        self._components = Components(
+        self.components = Components(
             config.source,
             device,
             options,
@@ -170,8 +181,10 @@ class _Worker:
             EmbeddingCache(config.embeddings if config.rank == 0 else None),
             offline=config.offline,
         )
-        self._components.loras = LoraFiles(config.loras)
-        self._components.step_ratios = StepRatios(config.source, config.ratios)
+        self.components.loras = LoraFiles(config.loras)
+        self.components.step_ratios = StepRatios(config.source, config.ratios)
+        pinning = CudaPinningOn(device)
+        self.components.placement.shared = {part: SharedFile(path, pinning) for part, path in config.shared.items()}
         self._ways = Ways(device)
         if self._mode == ULYSSES:
             self._ways.of(guided=False)  # what does not work is better known before the first video
@@ -181,7 +194,7 @@ class _Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         settings = {quality: sampling_settings(GenerationRequest(quality=quality)) for quality in RUNGS}
         environments = {
-            (quality, variants): environment_at(self._components, settings[quality], variants)
+            (quality, variants): environment_at(self.components, settings[quality], variants)
             for quality, variants in product(RUNGS, VARIANT_SETS)
         }
         send(self._connection, READY, (self._mode, environments))
@@ -214,12 +227,12 @@ class _Worker:
         self._led = None
         try:
             checkpoint = Checkpoint(call.checkpoint)
-            now = environment_of(self._components, call.inputs.request, call.inputs.direction.plan.variants)
+            now = environment_of(self.components, call.inputs.request, call.inputs.direction.plan.variants)
             if not call.allow_env_change and differences(checkpoint.environment, now):
                 checkpoint.forget()
             events = generate(
                 call.inputs,
-                components=self._components,
+                components=self.components,
                 output=call.output,
                 check=self._check,
                 checkpoint=checkpoint,
@@ -247,7 +260,7 @@ class _Worker:
 
     def _follow(self, job: VideoJob) -> None:
         try:
-            for event in follow(job, self._components, self._member(job)):
+            for event in follow(job, self.components, self._member(job)):
                 self._tell_gpu(event)
         except (CancelledError, PartnerError):
             logger.info("The video ended before its last section")
@@ -258,7 +271,7 @@ class _Worker:
     def _tell_gpu(self, event: Event) -> None:
         if isinstance(event, StepDone):
             seconds = self._members[-1].partners.seconds if self._members else None
-            send(self._connection, GPU, gpu_use(self._components.device, seconds))
+            send(self._connection, GPU, gpu_use(self.components.device, seconds))
 
     def _member(self, job: VideoJob) -> Member:
         self._videos = (self._videos + 1) % VIDEOS

@@ -13,10 +13,12 @@ from diffusers_helper.app.group_links import STAGGER
 from diffusers_helper.app.group_worker import WorkerConfig
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
+from diffusers_helper.memory.shared import SharedFiles
+from diffusers_helper.model_files import ModelSource, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
 
 STEPS = 25
@@ -89,6 +91,7 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             config.offline,
         )
 
+    memory = SharedFiles(transformer_part(variant).name for variant in VARIANTS)
     if apart:
-        return Groups([Group([worker(0, 1, number)]) for number in gpus])
-    return Groups([Group([worker(rank, len(gpus), number) for rank, number in enumerate(gpus)])])
+        return Groups([Group([worker(0, 1, number)], memory) for number in gpus])
+    return Groups([Group([worker(rank, len(gpus), number) for rank, number in enumerate(gpus)], memory)])
