@@ -17,6 +17,7 @@ from diffusers_helper.memory import DynamicSwapInstaller, Residency, choose_poli
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.memory.shared import SharedFile
 from diffusers_helper.model_files import LocalFolder, parts
+from tests.calls import call
 from tests.gpus import PatientGpu
 
 FILE = "/memfd:framepack-"
@@ -84,20 +85,17 @@ def mapped_here():
 
 def run_tiny(folder, path, variant, connection, everybody):
     """Load, tell what is mapped once all have it, and tell what the transformer computes."""
-    from tests.test_fp8_files import call  # imports much, of which the parent needs nothing
-
     pinning = Pinned()
     part, source = parts.transformer_part(variant), LocalFolder(folder)
-    shared = SharedFile(path, pinning) if path else None
+    shared = SharedFile(path, pinning)
     place = Place(torch.device("cpu"), pin=True, stream=True, shared=shared)
     model = build(part, source.folder(part), torch.float32, place, lambda *_: None)
     blocks = blocks_of(model)
     sizes = [block_layout(block).streamed_bytes for block in blocks]
     assert [len(packed(block)[1]) for block in blocks] == sizes, "they lie in one piece"
-    if shared:
-        starts = [packed(block)[1].data_ptr() for block in blocks]
-        assert sorted(pinning.held) == sorted(starts), "each process registers every block"
-        _ = [int(packed(block)[1].sum()) for block in blocks]  # what is not read is not resident here
+    starts = [packed(block)[1].data_ptr() for block in blocks]
+    assert shared.refused or sorted(pinning.held) == sorted(starts), "each process registers every block"
+    _ = [int(packed(block)[1].sum()) for block in blocks]  # what is not read is not resident here
     everybody.wait()
     found = mapped_here()
     everybody.wait()
@@ -105,8 +103,7 @@ def run_tiny(folder, path, variant, connection, everybody):
     with torch.inference_mode():
         result = call(model)
     DynamicSwapInstaller.uninstall_model(model)
-    refused = shared is not None and shared.refused
-    connection.send((found, sum(sizes), result.numpy(), refused))
+    connection.send((found, sum(sizes), result.numpy(), shared.refused))
     everybody.wait()
     del model, blocks
     gc.collect()

@@ -4,17 +4,22 @@ import gc
 import os
 import signal
 import threading
+from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
 import pytest
+import torch
 
 from diffusers_helper.app.groups import groups_of
+from diffusers_helper.loading.building import build
 from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import shared as sharing
 from diffusers_helper.memory.shared import SharedFile, SharedFiles, can_share
-from diffusers_helper.model_files import LocalFolder
+from diffusers_helper.model_files import LocalFolder, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
+from tests.calls import call
 from tests.sharing import Pinned, run_tiny
 from tests.tiny import TINY_FOLDER
 
@@ -226,18 +231,24 @@ def results_of(count, path, variant="f1"):
     return found, left
 
 
+@cache
+def expected():
+    part, source = transformer_part("f1"), LocalFolder(TINY_FOLDER)
+    model = build(part, source.folder(part), torch.float32, Place(torch.device("cpu")), lambda *_: None)
+    return call(model).numpy()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_have_the_weights_once_and_compute_the_same_bits(files, count):
-    alone, _ = results_of(1, None)
     found, left = results_of(count, files.paths["one"])
-    [(_, nbytes, expected, _)] = alone
     assert {frozenset(names) for (names, _, _), *_ in found} == {frozenset(found[0][0][0])}
     assert len(found[0][0][0]) == 1, "one file, by its device and number"
+    nbytes = found[0][1]
     for (_, resident, _), size, result, refused in found:
         assert size == nbytes <= resident, "each sees all of it"
-        assert np.array_equal(result, expected)
+        assert np.array_equal(result, expected())
         assert not refused
     proportional = sum(mapped[2] for mapped, *_ in found)
     assert nbytes <= proportional <= nbytes + sharing.STEP, "and together they have it once"
@@ -247,11 +258,11 @@ def test_processes_have_the_weights_once_and_compute_the_same_bits(files, count)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_what_decides_about_a_byte_tells_weights_from_others(files, file):
-    """The two variants have the same layout; they never share, even where they would be in one file."""
+def test_a_process_whose_memory_others_use_for_something_else_has_its_own(files, file):
     kept = fill(take(file))
-    [(mapped, _, result, refused)], _ = results_of(1, files.paths["one"])
+    [(mapped, _, result, refused)], left = results_of(1, files.paths["one"])
     assert refused
     assert mapped[1] == 0
-    assert np.array_equal(result, results_of(1, None)[0][0][2])
+    assert np.array_equal(result, expected())
+    assert left == [0]
     assert (kept[0] == 7).all()
