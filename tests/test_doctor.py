@@ -163,6 +163,17 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"memory": 4 * GB}, "RAM", "ok", "straight to the card"),
         (GOOD, {"memory": 26 * GB, "gpu": SMALL_GPU}, "RAM", "ok", "need 26.0 GB"),
         (GOOD, {"memory": 25 * GB, "gpu": SMALL_GPU}, "RAM", "note", "need 26.0 GB: the rest is read from the disk"),
+        (
+            GOOD,
+            {"memory": 26 * GB, "gpu": SMALL_GPU, "wanted_gpus": (0, 1)},
+            "RAM",
+            "ok",
+            "26.0 GB (all GPUs have them",
+        ),
+        (
+            *(GOOD, {"memory": 51 * GB, "gpu": SMALL_GPU, "wanted_gpus": (0, 1), "copies": 2}),
+            *("RAM", "note", "need 52.0 GB (each GPU has its own): the rest is read"),
+        ),
         (ON_CPU, {"memory": 30 * GB, "swap": 0}, "RAM", "problem", "12.0 GB are lacking"),
         (ON_CPU, {"memory": 30 * GB, "swap": 12 * GB}, "RAM", "note", "swap, which is slow"),
         (ON_CPU, {"memory": 42 * GB}, "RAM", "ok", "need 42.0 GB"),

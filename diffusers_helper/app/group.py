@@ -43,6 +43,7 @@ from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.memory.shared import SharedFiles
 from diffusers_helper.service.health import HANG_SECONDS
 from diffusers_helper.service.signals import deaf_to_interrupts
 
@@ -58,6 +59,15 @@ SILENT = 0.8 * HANG_SECONDS
 """Seconds without a word that a group may take for anything: it is ended before the watchdog replaces the program."""
 TRIES = 3
 """Groups in a row that may end without one more section."""
+
+
+Work = Callable[[WorkerConfig, Connection], None]
+
+
+def _working() -> Work:
+    from diffusers_helper.app.group_worker import work  # imports everything, which takes seconds
+
+    return work
 
 
 def _unheard(*_said: object) -> None:
@@ -93,8 +103,10 @@ class Group:
 
     Args:
         workers: the processes; where they meet is decided here.
+        memory: where they have weights in RAM once, with other groups, too.
         patience: seconds that they may be late.
         clock: gives the seconds by which that is measured.
+        work: what each process does; None is `group_worker.work`.
 
     Attributes:
         mode: how they share a video, once they are ready; empty before.
@@ -104,10 +116,15 @@ class Group:
     def __init__(
         self,
         workers: Sequence[WorkerConfig],
+        memory: SharedFiles | None = None,
+        *,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
+        work: Work | None = None,
     ) -> None:
         self._workers = workers
+        self._memory = memory or SharedFiles(())
+        self._work = work
         self._patience = patience
         self._clock = clock
         self._report: Report = _unheard
@@ -167,6 +184,7 @@ class Group:
         if self._running is not None:
             self._running.end()
             self._running = None
+            self._memory.free_unused()
 
     def _video(self, call: Call, check: Callable[[], None]) -> Generator[Event, None, None]:
         running = self._started(check)
@@ -260,8 +278,7 @@ class Group:
         if self._running is not None and all(process.is_alive() for process in self._running.processes):
             return self._running
         self.close()
-        from diffusers_helper.app.group_worker import work  # imports everything, which takes seconds
-
+        work = self._work or _working()
         context = get_context("spawn")  # a CUDA context does not survive a fork
         try:
             folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
@@ -274,7 +291,7 @@ class Group:
             for config in self._workers:
                 ours, theirs = context.Pipe()
                 running.connections.append(ours)
-                placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
+                placed = replace(config, rendezvous=Path(folder.name) / "rendezvous", shared=self._memory.paths)
                 process = context.Process(target=work, args=(placed, theirs), daemon=True)
                 with theirs, deaf_to_interrupts():
                     process.start()

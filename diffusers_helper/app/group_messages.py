@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class WorkerConfig:
         options: how they compute.
         embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
         offline: never use a network.
+        shared: files of memory for the weights of parts, by name (see `memory.shared`).
     """
 
     rank: int
@@ -47,6 +48,7 @@ class WorkerConfig:
     ratios: Path
     loras: tuple[Path, ...]
     offline: bool
+    shared: Mapping[str, Path] = field(default_factory=dict)
 
 
 def message_of(kind: str, content: Any = None) -> bytes:

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import product
@@ -55,6 +55,8 @@ from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.loading.step_ratios import StepRatios
+from diffusers_helper.memory.pinning import CudaPinningOn
+from diffusers_helper.memory.shared import SharedFile
 from diffusers_helper.models.decoding_together import DecodesTogether
 
 logger = logging.getLogger(__name__)
@@ -67,14 +69,20 @@ VARIANT_SETS = (("original",), ("f1",), ("f1", "original"), ("original", "f1"))
 """The variants that a video may take, in the order of their first sections."""
 
 
-def work(config: WorkerConfig, connection: Connection) -> None:
+Prepare = Callable[[Components], None]
+"""Changes how a process has its models, before it has any."""
+
+
+def work(config: WorkerConfig, connection: Connection, prepare: Prepare = lambda _components: None) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name, value in CONNECTIONS.items():
         os.environ.setdefault(name, value)
     code = 1
     try:
-        _Worker(config, connection).run()
+        worker = _Worker(config, connection)
+        prepare(worker.components)
+        worker.run()
         code = 0
     except FramePackError as error:  # before it was ready; later ones end a video alone
         logger.error("GPU process %d of %d cannot begin: %s", config.rank + 1, config.size, error)
@@ -106,7 +114,7 @@ class _Worker:
         self._mode = config.mode if config.mode != "auto" else way_for(exchange_rate(device, self._cpus))
         way = WAYS[self._mode]
         self._options = way.options(config.options, config.size)
-        self._components = Components(
+        self.components = Components(
             config.source,
             device,
             self._options,
@@ -114,8 +122,10 @@ class _Worker:
             EmbeddingCache(config.embeddings if config.rank == 0 else None),
             offline=config.offline,
         )
-        self._components.loras = LoraFiles(config.loras)
-        self._components.step_ratios = StepRatios(config.source, config.ratios)
+        self.components.loras = LoraFiles(config.loras)
+        self.components.step_ratios = StepRatios(config.source, config.ratios)
+        pinning = CudaPinningOn(device)
+        self.components.placement.shared = {part: SharedFile(path, pinning) for part, path in config.shared.items()}
         self._way: Way = way(device, self._cpus)
 
     def run(self) -> None:
@@ -123,7 +133,7 @@ class _Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         settings = {quality: sampling_settings(GenerationRequest(quality=quality)) for quality in RUNGS}
         environments = {
-            (quality, variants): environment_at(self._components, settings[quality], variants)
+            (quality, variants): environment_at(self.components, settings[quality], variants)
             for quality, variants in product(RUNGS, VARIANT_SETS)
         }
         send(self._connection, READY, (self._mode, environments))
@@ -158,7 +168,7 @@ class _Worker:
             for note in self._notes(call):
                 send(self._connection, EVENT, Note(note))
             team = self if self._config.size > 1 else None
-            events = begun(call, self._components, self._check, team)
+            events = begun(call, self.components, self._check, team)
             with closing(events):
                 for event in events:
                     self._tell_gpu(event)
@@ -177,7 +187,7 @@ class _Worker:
         """Say how a video is shared, and what is different here from where it was begun, if it goes on all the same."""
         if self._config.size > 1:
             yield self._way.note(self._options, call.inputs.request)
-        if call.allow_env_change and (change := env_change(call, self._components)):
+        if call.allow_env_change and (change := env_change(call, self.components)):
             yield change
 
     def _end_led(self) -> None:
@@ -187,7 +197,7 @@ class _Worker:
 
     def _follow(self, job: VideoJob) -> None:
         try:
-            for event in follow(job, self._components, self._member(job)):
+            for event in follow(job, self.components, self._member(job)):
                 self._tell_gpu(event)
         except (CancelledError, PartnerError):
             logger.info("The video ended before its last section")
@@ -198,7 +208,7 @@ class _Worker:
     def _tell_gpu(self, event: Event) -> None:
         if isinstance(event, StepDone):
             seconds = self._members[-1].partners.seconds if self._members else None
-            send(self._connection, GPU, gpu_use(self._components.device, seconds))
+            send(self._connection, GPU, gpu_use(self.components.device, seconds))
 
     def _member(self, job: VideoJob) -> Member:
         self._videos += 1

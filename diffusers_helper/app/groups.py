@@ -21,11 +21,13 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import OF_DEVICE, Environment
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
+from diffusers_helper.memory.shared import SharedFiles
+from diffusers_helper.model_files import ModelSource, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
 
 Known = Callable[[Sequence[str]], dict[str, str]]
@@ -114,11 +116,12 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             config.offline,
         )
 
+    memory = SharedFiles(transformer_part(variant).name for variant in VARIANTS)
     if apart:
         groups = [[worker(0, 1, number)] for number in gpus]
     else:
         groups = [[worker(rank, len(gpus), number) for rank, number in enumerate(gpus)]]
-    return Groups([Group(workers) for workers in groups], partial(_known, groups[0][0]))
+    return Groups([Group(workers, memory) for workers in groups], partial(_known, groups[0][0]))
 
 
 def _known(worker: WorkerConfig, variants: Sequence[str]) -> dict[str, str]:

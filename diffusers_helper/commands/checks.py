@@ -236,8 +236,10 @@ def memory(facts: Facts) -> Finding:
     free = f"{readable_size(facts.memory)} are free"
     if facts.gpu is not None and facts.gpu.resident:
         return Finding(Level.OK, "RAM", f"{free}; the weights go straight to the card.")
-    need = facts.models.largest if facts.gpu is not None else facts.models.size
+    need = facts.models.largest * facts.copies if facts.gpu is not None else facts.models.size
     text = f"{free}, and the weights need {readable_size(need)}"
+    if len(facts.wanted_gpus) > 1 and facts.gpu is not None:
+        text += " (each GPU has its own)" if facts.copies > 1 else " (all GPUs have them together)"
     if facts.memory >= need:
         return Finding(Level.OK, "RAM", f"{text}.")
     if facts.gpu is not None:

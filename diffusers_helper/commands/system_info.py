@@ -98,6 +98,7 @@ class Facts:
         gpus_error: which of the choices for several GPUs do not fit; empty for none.
         links: whether each of the wanted ones reaches the memory of the others.
         cards: the wanted ones now, as far as they tell.
+        copies: how many times weights that travel to the GPUs are in RAM.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -130,6 +131,7 @@ class Facts:
     gpus_error: str = ""
     links: bool = False
     cards: tuple[GpuSample, ...] = ()
+    copies: int = 1
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -143,6 +145,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
     from av.codec import codecs_available
 
     from diffusers_helper.memory.ram import free_ram
+    from diffusers_helper.memory.shared import can_share
 
     device, device_error = _device(config.device)
     precisions = _precisions(config, variant, device)
@@ -178,6 +181,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         gpus_error=_gpus_error(config),
         links=_links(config.gpus or ()),
         cards=_cards(config.gpus or (), outputs),
+        copies=1 if can_share() else max(1, len(config.gpus or ())),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )

@@ -274,7 +274,8 @@ class Components:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
         form = next((self._quantised[name] for name in names if self._quantised.get(name)), "")
-        return weight_notes(transformer, form)
+        refused = any(file.refused for name, file in self.placement.shared.items() if name in names)
+        return weight_notes(transformer, form, refused=refused)
 
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""
