@@ -51,12 +51,10 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.generation.sampling import environment_at
 from diffusers_helper.generation.team import Member, VideoJob, follow
-from diffusers_helper.loading.building import attention_heads
 from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
 from diffusers_helper.loading.lora_files import LoraFiles
-from diffusers_helper.loading.step_ratios import PUBLISHED_SIZE, StepRatios
-from diffusers_helper.model_files import transformer_part
+from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.models.decoding_together import DecodesTogether
 
 logger = logging.getLogger(__name__)
@@ -105,7 +103,7 @@ class _Worker:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=config.rank, world_size=config.size, timeout=LIMIT)
         self._cpus, self._decodes = (distributed.new_group(backend="gloo", timeout=LIMIT) for _ in range(2))
-        self._mode = config.mode if config.mode != "auto" else self._suitable(device)
+        self._mode = config.mode if config.mode != "auto" else way_for(exchange_rate(device, self._cpus))
         way = WAYS[self._mode]
         self._options = way.options(config.options, config.size)
         self._components = Components(
@@ -207,15 +205,6 @@ class _Worker:
         shares = DecodesTogether(self._decodes, self._videos)
         self._members.append(self._way.member(shares, guided=job.settings.cfg_scale != 1.0))
         return self._members[-1]
-
-    def _suitable(self, device: torch.device) -> str:
-        """The way that suits the connections and the models."""
-        source = self._config.source
-        part = transformer_part(source.defaults.variant)
-        place, problems = source.inspect(part)
-        published = PUBLISHED_SIZE["num_attention_heads"]  # of what will be downloaded
-        heads = attention_heads(part, place) if place is not None and not problems else published
-        return way_for(exchange_rate(device, self._cpus), self._config.size, heads)
 
     def _check(self) -> None:
         if self._stop.is_set():

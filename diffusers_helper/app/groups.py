@@ -16,10 +16,8 @@ from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_messages import WorkerConfig
 from diffusers_helper.app.sharing import STAGGER, WAYS
 from diffusers_helper.core.costs import STEPS
-from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
-from diffusers_helper.core.messages import Message
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import OF_DEVICE, Environment
@@ -30,10 +28,6 @@ from diffusers_helper.service.config import RuntimeConfig
 
 JOBS = "jobs"
 """The mode in which each GPU makes a video of its own."""
-NOT_TOGETHER = Message(
-    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
-    "without --gpus."
-)
 Known = Callable[[Sequence[str]], dict[str, str]]
 """Gives what a video by models of some variants depends on, as far as that is known before there are processes."""
 
@@ -66,11 +60,6 @@ class Groups:
     def gpus(self) -> Sequence[GpuUse]:
         """See `Group.gpus`; of all groups."""
         return tuple(use for group in self._groups for use in group.gpus)
-
-    def require(self, inputs: JobInputs) -> None:
-        """See `makers.Maker`."""
-        if inputs.request.frame or inputs.lead is None:
-            raise SettingsError(NOT_TOGETHER)
 
     def environment(
         self, before: Mapping[str, str], request: GenerationRequest, variants: Sequence[str]

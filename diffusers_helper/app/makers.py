@@ -46,17 +46,17 @@ class Call:
 class Maker(Protocol):
     """What a program asks of what makes its videos."""
 
-    at_once: int
-    """Videos that it makes at the same time."""
-    generate: Generate
-    """Makes one video, by the fields of `Call` as its arguments, `check` and `report` (see `Report`)."""
+    @property
+    def at_once(self) -> int:
+        """How many videos it makes at the same time."""
+
+    @property
+    def generate(self) -> Generate:
+        """What makes one video: its arguments are the fields of `Call`, `check`, and `report` (see `Report`)."""
 
     @property
     def gpus(self) -> Sequence[GpuUse]:
         """How the GPUs are used that make videos."""
-
-    def require(self, inputs: JobInputs) -> None:
-        """Raise SettingsError for what it cannot make."""
 
     def environment(
         self, before: Mapping[str, str], request: GenerationRequest, variants: Sequence[str]
@@ -104,9 +104,6 @@ class OwnModels:
     def gpus(self) -> Sequence[GpuUse]:
         """See `Maker`."""
         return (gpu_use(self._device),) if self._device.type == "cuda" else ()
-
-    def require(self, inputs: JobInputs) -> None:
-        """Everything can be made."""
 
     def environment(
         self,

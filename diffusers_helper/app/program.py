@@ -26,10 +26,10 @@ from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.notices import FP8_NOTE, staggered, together
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError, ModelFilesError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.gpus import GpuUse
-from diffusers_helper.core.messages import join_sentences, language
+from diffusers_helper.core.messages import Message, join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
@@ -62,6 +62,11 @@ if TYPE_CHECKING:
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
+
+NOT_TOGETHER = Message(
+    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
+    "without --gpus."
+)
 
 
 class Program:
@@ -202,7 +207,8 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
-        self._maker.require(inputs)
+        if self._config.gpus is not None and (request.frame or inputs.lead is None):
+            raise SettingsError(NOT_TOGETHER)
         with self._jobs.running(name, inputs) as (folder, output):
             maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
             if request.frame:

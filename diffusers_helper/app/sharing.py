@@ -137,6 +137,6 @@ class SharedSteps:
 WAYS: dict[str, type[SharedSections] | type[SharedSteps]] = {ULYSSES: SharedSteps, STAGGER: SharedSections}
 
 
-def way_for(rate: float, processes: int, heads: int) -> str:
-    """Return what suits GPUs that exchange `rate` bytes per second, and a model of so many attention heads."""
-    return ULYSSES if rate > FAST and heads % processes == 0 else STAGGER
+def way_for(rate: float) -> str:
+    """Return what suits GPUs that exchange `rate` bytes per second."""
+    return ULYSSES if rate > FAST else STAGGER

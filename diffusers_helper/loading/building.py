@@ -112,17 +112,8 @@ def _require_ram(part: Part, need: int, place: Place) -> None:
 
 def attention_head_dim(part: Part, folder: Path) -> int:
     """Width of a transformer's attention heads, by its configuration; raises ModelFilesError if that does not say."""
-    return _configured(part, folder, "attention_head_dim")
-
-
-def attention_heads(part: Part, folder: Path) -> int:
-    """How many attention heads a transformer has, likewise."""
-    return _configured(part, folder, "num_attention_heads")
-
-
-def _configured(part: Part, folder: Path, name: str) -> int:
     with _loading_errors(part, folder):
-        return int(json.loads(part.config_file(folder).read_bytes())[name])
+        return int(json.loads(part.config_file(folder).read_bytes())["attention_head_dim"])
 
 
 def empty_transformer(part: Part, folder: Path) -> nn.Module:
