@@ -8,7 +8,22 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import cards, common, decode, gguf, group_times, loading, long_video, lora, memory, step, timeline
+from benchmarks import (
+    cards,
+    common,
+    decode,
+    gguf,
+    group_times,
+    loading,
+    long_video,
+    lora,
+    memory,
+    sensitivity,
+    several_gpus,
+    stagger,
+    step,
+    timeline,
+)
 from benchmarks.model_folder import Sizes, write_folder
 from tests.tiny import TINY
 
@@ -72,6 +87,44 @@ def test_a_long_videos_sections_take_the_same_work(capsys):
     for name in ("files", "calls"):
         assert third[name] == fourth[name] > 0
     assert fourth["steps"] - third["steps"] == 4  # the frames of the start latent, which joins the last section
+
+
+@pytest.mark.slow
+def test_sensitivity(capsys):
+    sensitivity.main(["--tiny", "--blocks", "1", "1", "--size", "64", "48"])
+    found = last_line(capsys)["results"]
+    exact, everything = found.pop("exact")["exact error"], found["all of the blocks"]
+    assert exact < 1e-5 < everything["int8 error"] < everything["fp8 error"]
+    assert {"proj_out", "transformer_blocks.*.attn.to_q", "single_transformer_blocks.*.proj_out"} < found.keys()
+    assert all(exact < error < 0.2 for kind in found.values() for error in kind.values())
+
+
+@pytest.mark.slow
+def test_stagger(capsys):
+    given = ["--clips", "pan left", "--variants", "f1", "--seconds", "2.4", "--steps", "3", "--lags", "3", "1"]
+    stagger.main([*given, "--device", "cpu"])
+    rows = last_line(capsys)["rows"]
+    assert [(row["m"], row["takes"], row["psnr"] == 99) for row in rows] == [
+        (3, 1, True),
+        (3, 1, True),
+        (1, 0.667, False),
+    ]
+    assert rows[2]["psnr"] > rows[2]["worst"] > 10
+
+
+@pytest.mark.slow
+def test_several_gpus(capfd):
+    several_gpus.main(["--tiny", "--gpus", "2", "--repeat", "1", "--steps", "2", "--sections", "2"])
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])["results"]
+    shared = found["step, Ulysses, nccl"]
+    assert shared["relative_error"] < 1e-5
+    assert (shared["same_again"], shared["same_everywhere"]) == (True, True)
+    assert found["sections in turns, m = 2 of 2"]["same_bits"]
+    assert found["sections in turns, m = 1 of 2"]["by_formula"] == pytest.approx(4 / 3)
+    assert found["decode, shared"]["same_bits"]
+    assert {name for name, numbers in found.items() if "failed" in numbers} == {"step, Ulysses, copies"}, (
+        "GPUs have them"
+    )
 
 
 @pytest.mark.slow

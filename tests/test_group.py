@@ -10,7 +10,7 @@ from diffusers_helper.app.group import Group, GroupLostError, _Running
 from diffusers_helper.app.groups import Groups
 from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.events import StepDone
+from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.loading.compute import ComputeOptions
 from tests.groups import STEPS, alone, calibration, group_of, inputs, made_by
@@ -32,6 +32,7 @@ def test_a_group_makes_the_video_of_one_process(group, tmp_path):
     steps = [(event.section, event.step) for event in events if isinstance(event, StepDone)]
     assert steps == [(section, step) for section in range(3) for step in range(1, STEPS + 1)]
     assert group.mode == STAGGER
+    assert "the same numbers" in next(event.text for event in events if isinstance(event, Note))
     told = [event.gpus for event in events if isinstance(event, StepDone)][-1]
     assert len(told) == 2
     assert all(0 < use.step_seconds < 600 for use in told), "each its own part of a step"
@@ -53,13 +54,14 @@ def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, tmp_pa
 def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(tmp_path):
     group = group_of(ULYSSES, ComputeOptions(), size=3)  # as many as the micro model has heads
     try:
-        _, latents, _ = made_by(group, tmp_path)
+        events, latents, _ = made_by(group, tmp_path)
         processes = group._running.processes
     finally:
         group.close()
     for one, other in zip(latents, alone()[0], strict=True):
         assert (one - other).abs().max() <= 1e-4 * other.std()
     assert not any(process.is_alive() for process in processes)
+    assert "share every step" in next(event.text for event in events if isinstance(event, Note))
 
 
 def test_each_gpu_makes_a_video_of_its_own(tmp_path):

@@ -46,8 +46,9 @@ class Call:
 class Maker(Protocol):
     """What a program asks of what makes its videos."""
 
-    at_once: int
-    """Videos that it makes at the same time."""
+    @property
+    def at_once(self) -> int:
+        """How many videos it makes at the same time."""
 
     @property
     def generate(self) -> Generate:

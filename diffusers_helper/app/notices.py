@@ -20,9 +20,8 @@ def together(config: RuntimeConfig) -> Message:
 
 
 def staggered(config: RuntimeConfig) -> Message | str:
-    """Return what `--stagger` means for videos; empty where it is not used, or where each video tells."""
-    chosen_later = config.gpus is not None and config.parallel == "auto"
-    if config.stagger is None or config.parallel == "ulysses" or chosen_later:
+    """Return what `--stagger` means for videos; empty where it is not used."""
+    if config.stagger is None or config.parallel == "ulysses":
         return ""
     return Message(
         "Sections begin {steps} steps after the ones that they read (--stagger): an approximation, unless a video has "
