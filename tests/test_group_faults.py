@@ -8,6 +8,7 @@ import sys
 import tempfile
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,18 @@ import torch
 from diffusers_helper.app.gpu_choices import STAGGER
 from diffusers_helper.app.group import Group, GroupLostError, _Running
 from diffusers_helper.app.group_messages import EVENT, FAILED, WorkerConfig, send
-from diffusers_helper.core.errors import OutOfMemoryError, OutputError, PartnerError, PartnerGoneError
+from diffusers_helper.core.errors import (
+    OUT_OF_MEMORY,
+    OutOfMemoryError,
+    OutputError,
+    PartnerError,
+    PartnerGoneError,
+)
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.core.messages import Message
+from diffusers_helper.core.planning import plan_video
+from diffusers_helper.framepack.staggered import Sections
+from diffusers_helper.generation.team import ALONE, follow
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.service.signals import deaf_to_interrupts
@@ -103,6 +113,29 @@ def test_ctrl_c_reaches_who_started_a_process_and_not_the_process():
     with deaf_to_interrupts():
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 1
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def full(*_given):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def test_who_follows_tells_a_shortage_of_memory_as_who_leads():
+    job = SimpleNamespace(preserved_memory_gb=6)
+    with pytest.raises(OutOfMemoryError) as caught:
+        next(follow(job, SimpleNamespace(plan_memory=full), ALONE))
+    assert str(caught.value) == OUT_OF_MEMORY
+
+
+def test_partners_are_told_of_a_shortage_in_words_for_users():
+    told = []
+    model = SimpleNamespace(variant="f1", rest=lambda: None, load=full)
+    partners = SimpleNamespace(leave=told.append, samples=full)
+    plan = plan_video("f1", 2)
+    history = SimpleNamespace(shape=(1, 16, 1, 2, 2))
+    sections = Sections(plan, 4, None, history, torch.Generator(), partners)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(sections.sample(0, model))
+    assert told == [OUT_OF_MEMORY]
 
 
 PROGRAM = """
