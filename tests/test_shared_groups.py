@@ -1,4 +1,4 @@
-"""Groups whose processes have the transformer's weights in RAM once, where these travel to a GPU: same bits, less RAM."""
+"""Groups whose processes have the transformer's weights in RAM once, as these travel to a GPU from there."""
 
 import os
 from functools import partial
