@@ -1,4 +1,4 @@
-"""Groups whose processes have the transformer's weights in RAM once, where these travel to a GPU: same bits, less."""
+"""Groups whose processes have the transformer's weights in RAM once, as these travel to a GPU from there."""
 
 import os
 from functools import partial
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.app.group_links import STAGGER
+from diffusers_helper.app.gpu_choices import STAGGER
 from diffusers_helper.app.group_worker import work
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.loading.compute import ComputeOptions
