@@ -18,6 +18,7 @@ from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.model_files import HubSource, LocalFolder, parts, parts_for, transformer_part
 from diffusers_helper.model_files.copying import copy_model
 from diffusers_helper.model_files.hub import HuggingFaceHub
+from diffusers_helper.model_files.local_folder import read_sums
 from diffusers_helper.service import options
 from diffusers_helper.service.config import RuntimeConfig
 from tests.fake_hub import fake_hub
@@ -267,6 +268,34 @@ def test_the_settings_of_a_model_folder_are_copied(tmp_path):
     assert run("copy", tmp_path / "copy", "--models", "tiny", "--variant", "f1") == 0
     assert LocalFolder(tmp_path / "copy").defaults == LocalFolder(SHIPPED).defaults
     LocalFolder(tmp_path / "copy").check(["original", "f1"])  # one transformer serves both
+
+
+def test_what_is_used_with_a_model_is_copied_with_it(folder, tmp_path):
+    """A preview decoder and LoRA files, with the notes, the picture and the settings of peft beside them."""
+    used = ["preview_decoder.safetensors", "loras/lean.safetensors", "loras/lean.preview.webp"]
+    for name in used:
+        place = folder / name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(SHIPPED / name, place)
+    (folder / "loras/of a friend").mkdir()
+    for name in ("adapter_model.safetensors", "adapter_model.txt", "adapter_config.json"):
+        (folder / "loras/of a friend" / name).write_bytes(b"{}")
+        used.append(f"loras/of a friend/{name}")
+    for name in ("diary.txt", "loras/old.ckpt", "loras/diary.txt"):
+        (folder / name).write_text("mine")
+    target = tmp_path / "copy"
+    assert copy_to(LocalFolder(folder), target) == 0
+    copied = LocalFolder(target)
+    assert copied.preview_decoder == target / used[0]
+    for name in used:
+        assert (target / name).read_bytes() == (folder / name).read_bytes(), name
+        assert name in read_sums(target)
+    assert not [name for name in ("diary.txt", "loras/old.ckpt", "loras/diary.txt") if (target / name).exists()]
+    shutil.copytree(folder, tmp_path / "whole")
+    (tmp_path / "whole/preview_decoder.safetensors").unlink()  # a model without one is copied as before
+    shutil.rmtree(tmp_path / "whole/loras")
+    assert copy_to(LocalFolder(tmp_path / "whole"), tmp_path / "plain") == 0
+    assert not (tmp_path / "plain/loras").exists()
 
 
 def test_offline_and_missing_says_how_to_fetch(source, hub):

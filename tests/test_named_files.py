@@ -332,9 +332,14 @@ def test_the_list_says_what_each_source_is(models, capsys):
 
 def test_a_copy_names_the_files_again(models, tmp_path):
     target, source = tmp_path / "copy", opened(models)
+    assert source.preview_decoder is None
+    shutil.copyfile(SHIPPED / "preview_decoder.safetensors", models / "preview_decoder.safetensors")
+    (models / "loras/of another model.safetensors").write_bytes(b"{}")
     copy_model(source, parts_for(["f1"]), target)
     shutil.rmtree(models)
     copied = resolve_models(str(target), accelerator=False)
+    assert copied.preview_decoder == target / "preview_decoder.safetensors"
+    assert not (target / "loras").exists()
     copied.check(["f1"])
     for part in parts_for(["f1"]):
         place = copied.folder(part)

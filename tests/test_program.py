@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusers_helper.app.device import pick_device, sole_process, sole_user
+from diffusers_helper.app.device import pick_device, require_gpus, sole_process, sole_user
 from diffusers_helper.app.named_jobs import EXACT_NAMES
 from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
@@ -467,6 +467,19 @@ def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tmp_path, 
     video = manager.wait(job, 60).video
     assert manager.close(60)
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, "PyTorch finds no GPU here"), (1, "There is no GPU 1: PyTorch finds 1")]
+)
+def test_gpus_that_are_not_here_are_told_before_weights_are_looked_for(tmp_path, count, told):
+    with pytest.raises(SettingsError, match=told):
+        require_gpus((0, 1), lambda: count)
+    require_gpus((0, 1), lambda: 2)
+    if not torch.cuda.is_available():
+        empty = ["--models", "framepack", "--gpus", "0,1", "--data", str(tmp_path), "--offline"]
+        with pytest.raises(SettingsError, match="PyTorch finds no GPU here"):
+            Program(options(*empty), "f1")
 
 
 @pytest.mark.parametrize(("parallel", "workers"), [("auto", 1), ("jobs", 2)])

@@ -62,6 +62,23 @@ def test_only_what_changed_is_sent(life, handlers):
     assert later.keys() == {"seen", "head"}
 
 
+def test_only_who_has_a_video_or_has_paused_can_pause_or_continue(life, handlers):
+    def buttons():
+        head = handlers.tick(ANN, "", SHOWN)["head"]
+        return [name for name in ("pause", "continue", "clear") if f'data-action="{name}"' in head]
+
+    queue(life, "one", BOB)
+    assert buttons() == []
+    life.manager.waiting.pause(Whose(ANN), paused=True)  # by a script, say
+    assert buttons() == ["continue"]
+    [job] = queue(life, "two")
+    assert buttons() == ["continue", "clear"]
+    life.manager.waiting.pause(Whose(ANN), paused=False)
+    assert buttons() == ["pause", "clear"]
+    life.manager.waiting.remove(Whose(ANN), job)
+    assert buttons() == []
+
+
 def test_few_rows_are_drawn_and_more_when_asked_for(life, handlers):
     queue(life, " ".join(f"w{number}" for number in range(SHOWN + 7)))
     rows = handlers.tick(ANN, "", SHOWN)["rows"]

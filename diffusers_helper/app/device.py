@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -44,6 +44,24 @@ def pick_device(choice: str, best: Callable[[], torch.device] = default_device) 
         )
     _require_kernels(device)
     return device
+
+
+def require_gpus(numbers: Iterable[int], count: Callable[[], int] = torch.cuda.device_count) -> None:
+    """Raise SettingsError if one of the GPUs with these numbers is not among the `count` ones that are here.
+
+    Only looks: no GPU is begun to be used.
+    """
+    number, here = max(numbers), count()
+    if not here:
+        raise SettingsError(Message("PyTorch finds no GPU here. Start FramePack without --gpus and --together."))
+    if number >= here:
+        raise SettingsError(
+            Message(
+                "There is no GPU {number}: PyTorch finds {count}. Choose among those that nvidia-smi lists, from 0.",
+                number=number,
+                count=here,
+            )
+        )
 
 
 def _require_kernels(device: torch.device) -> None:
@@ -107,14 +125,7 @@ def sole_user(device: torch.device, who: str) -> AbstractContextManager[None]:
     """
     if device.type != "cuda":
         return nullcontext()
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(
-            Message(
-                "There is no GPU {number}: PyTorch finds {count}. Choose among those that nvidia-smi lists, from 0.",
-                number=device.index or 0,
-                count=torch.cuda.device_count(),
-            )
-        )
+    require_gpus([device.index or 0])
     return sole_user_of(uuid_of(device), who, lock_folder())
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.app.device import device_fault, pick_device, unused_card_note
+from diffusers_helper.app.device import device_fault, pick_device, require_gpus, unused_card_note
 from diffusers_helper.app.gpu_choices import require_fitting, require_heads
 from diffusers_helper.app.groups import groups_of
 from diffusers_helper.app.late_imports import import_late
@@ -104,6 +104,9 @@ class Program:
         require_fitting(config)
         with config.naming_source("device"):  # a group's processes have the GPUs, and this one has none
             self.device = torch.device("cpu") if config.gpus else pick_device(config.device, best_device)
+        if config.gpus and config.device != "cpu":
+            with config.naming_source("gpus"):  # before weights are fetched for GPUs that are not here
+                require_gpus(config.gpus)
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant

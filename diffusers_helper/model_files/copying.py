@@ -9,12 +9,15 @@ from pathlib import Path
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.files import atomic_write, parsed_json
+from diffusers_helper.core.loras import SUFFIX
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.model_files.check import SHA256
 from diffusers_helper.model_files.checksums import CHUNK
 from diffusers_helper.model_files.hub_source import HubSource
 from diffusers_helper.model_files.local_folder import SUMS_FILE, LocalFolder, read_sums
+from diffusers_helper.model_files.lora_library import LoraLibrary
 from diffusers_helper.model_files.parts import PUBLISHED, Part
+from diffusers_helper.model_files.peft_settings import SETTINGS_NAME
 from diffusers_helper.model_files.settings_file import SETTINGS_FILE
 from diffusers_helper.model_files.sizes import free_bytes, readable_size
 from diffusers_helper.model_files.source import ModelSource
@@ -25,8 +28,9 @@ _DOWNLOAD = "./framepack models download"
 def copy_model(
     source: ModelSource, parts: Iterable[Part], target: Path, on_bytes: Callable[[int], None] = lambda _n: None
 ) -> int:
-    """Copy `parts` into `target` and return the bytes that are there then; what is there already stays.
+    """Copy `parts`, and what is used with them, into `target`; return the bytes that are there then.
 
+    What is there already stays. With them are used a preview decoder and, where they come with the model, LoRA files.
     Each file is whole or not there, and its SHA-256 is written to `target`/SHA256SUMS, which `models verify
     --checksums` and `sha256sum -c` read. `on_bytes` gets the bytes of every piece; what it raises stops the copy, which
     goes on from there the next time. Raises ModelFilesError for files that are missing, or changed while they lay
@@ -42,6 +46,7 @@ def copy_model(
             if file.parent != PUBLISHED  # the configuration of a file of weights, which needs none
         )
     )
+    files += [(file, target / place) for place, file in _beside(source).items()]
     target.mkdir(parents=True, exist_ok=True)
     sums = read_sums(target)
     todo = [(file, to) for file, to in files if not _is_there(file, to, sums, target)]
@@ -73,6 +78,24 @@ def _found(source: ModelSource, part: Part) -> Path:
             join_sentences([problems[0].sentence(part), Message("Fetch it first: {command}", command=_DOWNLOAD)])
         )
     return folder
+
+
+def _beside(source: ModelSource) -> dict[Path, Path]:
+    """What is used with a model and is no part of it, by its place below the target.
+
+    LoRA files beside files that have names of their own stay: ComfyUI's are of all kinds of models.
+    """
+    found: dict[Path, Path] = {}
+    if source.preview_decoder:
+        found[Path(source.preview_decoder.name)] = source.preview_decoder
+    for folder in source.lora_folders if isinstance(source, LocalFolder) else ():
+        for lora in LoraLibrary([folder]).files():
+            if lora.path.suffix.lower() == SUFFIX and lora.path.is_file():
+                settings = lora.path.parent / SETTINGS_NAME
+                beside = (lora.picture, settings if settings.is_file() else None, *lora.notes)
+                files = [lora.path, *(file for file in beside if file)]
+                found |= {Path(folder.name) / file.relative_to(folder): file for file in files}
+    return found
 
 
 def _place(source: ModelSource, part: Part, found: Path) -> Path:

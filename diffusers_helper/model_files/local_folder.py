@@ -47,8 +47,7 @@ class LocalFolder(ModelSource):
     @property
     def preview_decoder(self) -> Path | None:
         """As in the base class: PREVIEW_FILE in it."""
-        file = self.path / PREVIEW_FILE
-        return file if file.is_file() else None
+        return preview_in(self.path)
 
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class."""
@@ -93,6 +92,12 @@ class LocalFolder(ModelSource):
         else:
             advice = [Message("Put the files of {repository} there instead.", repository=part.repository)]
         raise ModelFilesError(join_sentences([text, *advice]))
+
+
+def preview_in(folder: Path) -> Path | None:
+    """The file of a preview decoder in a folder of models, if there is one."""
+    file = folder / PREVIEW_FILE
+    return file if file.is_file() else None
 
 
 def read_sums(folder: Path) -> dict[str, str]:

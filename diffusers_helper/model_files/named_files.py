@@ -14,7 +14,7 @@ from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.model_files import parts
 from diffusers_helper.model_files.check import find_problems
 from diffusers_helper.model_files.comfyui import FOLDERS, Found
-from diffusers_helper.model_files.local_folder import read_sums
+from diffusers_helper.model_files.local_folder import preview_in, read_sums
 from diffusers_helper.model_files.parts import PUBLISHED, Part, parts_for
 from diffusers_helper.model_files.problems import Fault, Problem
 from diffusers_helper.model_files.settings_file import FolderSettings
@@ -54,6 +54,11 @@ class NamedFiles(ModelSource):
     def lora_folders(self) -> tuple[Path, ...]:
         """As in the base class: `loras` in it."""
         return (self.path / "loras",)
+
+    @property
+    def preview_decoder(self) -> Path | None:
+        """As in the base class: as in other folders of models."""
+        return preview_in(self.path)
 
     def inspect(self, part: Part) -> tuple[Path | None, list[Problem]]:
         """As in the base class; the path is a file of weights, or a folder."""

@@ -29,10 +29,12 @@ class Row:
 
 
 def head(jobs: Sequence[JobSnapshot], *, paused: bool, t: Language = ENGLISH) -> str:
-    """Return the heading: how many wait, what runs, and the buttons for all of them."""
+    """Return the heading: how many wait, what runs, and the buttons for all of them, where there are some."""
     waiting = sum(job.state == "queued" for job in jobs)
     title = t("Queue: {waiting} waiting", waiting=waiting) if waiting else t("Queue")
-    pause = _button("continue", t("Continue"), "") if paused else _button("pause", t("Pause"), "")
+    pause = _button("pause", t("Pause"), "") if jobs else ""
+    if paused:
+        pause = _button("continue", t("Continue"), "")
     ask = t("Remove all {waiting} waiting videos?", waiting=waiting)
     clear = _button("clear", t("Remove all"), "", ask=ask) if waiting else ""
     about = t("Paused: nothing new begins. Once no video is being made, the models leave the memory until one is.")
