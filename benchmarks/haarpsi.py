@@ -2,8 +2,8 @@
 
 Reisenhofer, Bosse, Kutyniok and Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
 assessment", Signal Processing: Image Communication 61 (2018), arXiv 1607.06140. It needs no trained weights, as LPIPS
-does, and has two constants, which were fitted to what people said of pictures. GMSD (Xue et al., 2014) is simpler, and
-blind to a loss that is the same everywhere, such as a softer picture: just what skipped steps may do.
+does, and has two constants, which were fitted to what people said of pictures. GMSD (Xue et al., 2014) is simpler, but
+measures how unevenly pictures differ: what is lost everywhere alike counts little there, and colour nothing.
 """
 
 from __future__ import annotations
