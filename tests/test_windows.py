@@ -59,7 +59,7 @@ GUARDS = {
     ("diffusers_helper/service/open_files.py", "resource"): "ImportError is caught: there is no limit",
     ("diffusers_helper/service/processes.py", "os.kill"): "Ctrl+Break, on Windows alone",
     ("diffusers_helper/service/signals.py", "signal.SIGQUIT"): "hasattr",
-    ("diffusers_helper/service/signals.py", "signal.pthread_sigmask"): "hasattr",
+    ("diffusers_helper/service/signals.py", "signal.pthread_sigmask"): "hasattr: the processes of a group hear Ctrl+C",
     ("diffusers_helper/service/watchdog.py", "os.execv"): "WINDOWS: the supervisor starts the program again",
     ("scripts/environment.py", "fcntl"): "sys.platform: msvcrt",
     (

@@ -47,10 +47,9 @@ def pick_device(choice: str, best: Callable[[], torch.device] = default_device) 
 
 
 def require_gpus(numbers: Iterable[int], count: Callable[[], int] | None = None) -> None:
-    """Raise SettingsError if one of the GPUs with these numbers is not among the `count` ones that are here;
-    None counts those of PyTorch.
+    """Raise SettingsError if one of the GPUs with these numbers is not among the `count` ones that are here.
 
-    Only looks: no GPU is begun to be used.
+    Only looks: no GPU is begun to be used. `count` None is PyTorch's.
     """
     number, here = max(numbers), (count or torch.cuda.device_count)()
     if not here:
