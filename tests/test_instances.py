@@ -19,6 +19,7 @@ from diffusers_helper.app import instances
 from diffusers_helper.app.supervisor import Backoff, InstanceConfig, State, files, is_process, read, write
 from diffusers_helper.service import options
 from diffusers_helper.service.places import ROOT
+from tests.ports import own_port
 
 pytestmark = pytest.mark.slow
 
@@ -100,13 +101,12 @@ class Launcher:
 
 def two_free_ports() -> int:
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return port
-            except OSError:
-                continue
+        port = own_port()
+        try:
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
+        except OSError:
+            continue
 
 
 def alive(pid: int) -> bool:

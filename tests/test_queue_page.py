@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import open_photo
-from tests.browsing import fill, visit
+from tests.browsing import fill, keeps, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.test_unfinished import Life
 
@@ -137,7 +137,7 @@ def test_edit_fills_the_form_and_saves_in_its_place(tab, life):
     assert (seen.request.prompt, seen.held, seen.photo_name) == ("other", False, "lion.jpg")
 
     press(tab, "two", "edit")
-    expect(prompt).to_have_value("two")
+    keeps(tab, prompt="two")
     tab.reload()
     expect(tab.locator("#queue-editing")).to_contain_text("“two”")
     expect(prompt).to_have_value("two")
@@ -165,7 +165,7 @@ def test_keys_and_dragging(tab, life):
     tab.keyboard.press("Delete")
     shows(tab, "two", "one")
     expect(focused).to_have_attribute("aria-label", "Duplicate: one")
-    assert rows(tab).locator("button[tabindex='0']").count() == 5
+    expect(rows(tab).locator("button[tabindex='0']")).to_have_count(5)
     rows(tab).nth(1).drag_to(rows(tab).nth(0))
     shows(tab, "one", "two")
 

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import textwrap
@@ -22,6 +21,7 @@ from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.service import processes, watchdog
 from tests.fakes import wait_for
+from tests.ports import own_port
 from tests.tiny import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -157,8 +157,7 @@ def test_a_supervisor_without_posix_starts_tells_restarts_and_stops_by_a_file(tm
     program = tmp_path / "page"
     program.write_text(PAGE.format(python=sys.executable))
     program.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = own_port()
     config, state_file, log = files(tmp_path, port)
     config.parent.mkdir()
     write(InstanceConfig(port), config)
