@@ -49,7 +49,7 @@ def shares(rung: Rung, steps: int = STEPS) -> list[float]:
 def sections() -> str:
     """Seconds of a section's steps on cards of `BUSES` by rung, original and F1; as Markdown.
 
-    8-bit attention is for Hopper alone, and not counted.
+    8-bit attention of Hopper is not counted.
     """
     lines = [f"| card | {' | '.join(RUNGS)} |", f"|{' --- |' * (1 + len(RUNGS))}"]
     for name in BUSES:

@@ -7,7 +7,7 @@ from torch import distributed
 
 from diffusers_helper.app.sharing import SharedSteps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
-from diffusers_helper.models.eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
+from diffusers_helper.models.eight_bit import ATTENTION, simulated_attention
 from diffusers_helper.models.exchange import Collective
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.linears import EightBitLinears
@@ -34,7 +34,7 @@ CACHES = {
 }
 EIGHT_BIT = {
     **{f"{name} products": {"eight_bit_linears": EightBitLinears(PlainRows(form))} for name, form in FORMS.items()},
-    "8-bit attention": {"eight_bit_attention": EightBitAttention(PlainHeads(), multiplied_codes)},
+    **{name: {"eight_bit_attention": simulated_attention(name)} for name in ATTENTION},
 }
 CONDITIONS = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance", "image_embeddings")
 

@@ -60,7 +60,7 @@ GOOD = Facts(
     outputs_writable=True,
     h264=True,
     port_error=None,
-    draft=Precision("fp8", 8),
+    draft=Precision("fp8", "fa3-fp8"),
 )
 ON_CPU = replace(GOOD, device="cpu", gpu=None, driver=None, cuda_build=None, plain_kernels="they run on CUDA")
 TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
@@ -104,16 +104,16 @@ def test_a_good_computer_has_nothing_but_ok():
             {},
             "8 bits",
             "ok",
-            "linear layers of drafts multiply fp8 numbers; their attention is computed in 8 bits.",
+            "linear layers of drafts multiply fp8 numbers; their attention is computed in 8 bits (fa3-fp8).",
         ),
         (
             GOOD,
-            {"draft": Precision("int8", 16, None, "old")},
+            {"draft": Precision("int8", None, None, "old")},
             "8 bits",
             "ok",
             "int8 numbers; their attention is that of other videos (old)",
         ),
-        (GOOD, {"draft": Precision(None, 16, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
+        (GOOD, {"draft": Precision(None, None, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
         (ON_CPU, {}, "8 bits", "ok", "none on cpu: drafts only skip steps."),
         (GOOD, {}, "proxies", "ok", "none."),
         (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),

@@ -201,8 +201,8 @@ def eight_bit(facts: Facts) -> Finding:
     if draft is None or facts.device != "cuda":
         return Finding(Level.OK, subject, f"none on {facts.device}: drafts only skip steps.")
     linears = f"multiply {draft.linears} numbers" if draft.linears else f"are exact ({draft.linears_misfit})"
-    in_8_bits = draft.attention_bits == 8
-    attention = "is computed in 8 bits" if in_8_bits else f"is that of other videos ({draft.attention_misfit})"
+    by = f"is computed in 8 bits ({draft.attention})"
+    attention = by if draft.attention else f"is that of other videos ({draft.attention_misfit})"
     return Finding(Level.OK, subject, f"linear layers of drafts {linears}; their attention {attention}.")
 
 

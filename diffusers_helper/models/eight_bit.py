@@ -8,8 +8,8 @@ from torch import Tensor
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 
-from .attention import resolve_attention
-from .eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
+from .attention import BACKENDS, resolve_attention
+from .eight_bit_attention import EightBitAttention, PlainHeads, PlainInt8Heads, multiplied_codes
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears
 from .rows import FORMS, Form, PlainRows, RowKernels, Rows, rows_of
@@ -23,8 +23,10 @@ NEEDED = {"fp8": (8, 9), "int8": (8, 0)}
 """Compute capability from which tensor cores multiply these numbers."""
 SAVED = {"fp8": 0.19, "int8": 0.30}
 """Which part of an exact step linear layers of these numbers save: fp8 on an H100; int8 predicted for an RTX 3090."""
-ATTENTION_SAVED = 0.11
-"""Which part 8-bit attention saves besides, on an H100."""
+ATTENTION_SAVED = {"fa3-fp8": 0.11, "triton-int8": 0.21}
+"""Which part 8-bit attention saves besides, by its backend: on an H100; predicted for an RTX 3090."""
+ATTENTION = tuple(ATTENTION_SAVED)
+"""Backends that attend in 8 bits; a device fits at most one of them."""
 TOLERANCE = 0.02
 """Relative error (Frobenius norm) against the plain operations that small calls let pass: a code may be another where a
 number lies between two."""
@@ -136,16 +138,27 @@ def _relative_error(result: Tensor | Rows, expected: Tensor | Rows) -> float:
     return float((a.cpu() - b).norm() / b.norm())
 
 
-def resolve_eight_bit_attention(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> EightBitAttention:
-    """The blocks' attention in 8 bits; on a CPU simulated, as products are. Raises SettingsError where it is not."""
+def attention_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The backend of `ATTENTION` that is for such a device; the first where none is. Nothing is run."""
+    fitting = (name for name in ATTENTION if BACKENDS[name].constraint(device, dtype, head_dim) is None)
+    return next(fitting, ATTENTION[0])
+
+
+def resolve_eight_bit_attention(
+    name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int
+) -> EightBitAttention:
+    """The blocks' attention by a backend of `ATTENTION`; on a CPU simulated, as products are.
+
+    Raises SettingsError where it does not work.
+    """
     device = torch.device(device)
     if device.type == "cpu":
-        return simulated_attention()
-    attention = resolve_attention("fa3-fp8", device, dtype, head_dim).load()
+        return simulated_attention(name)
+    attention = resolve_attention(name, device, dtype, head_dim).load()
     assert isinstance(attention, EightBitAttention)
     return attention
 
 
-def simulated_attention() -> EightBitAttention:
+def simulated_attention(name: str = ATTENTION[0]) -> EightBitAttention:
     """8-bit attention in torch's own operations, for measurements anywhere; slow."""
-    return EightBitAttention(PlainHeads(), multiplied_codes)
+    return EightBitAttention({"fa3-fp8": PlainHeads, "triton-int8": PlainInt8Heads}[name](), multiplied_codes)

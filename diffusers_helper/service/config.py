@@ -112,7 +112,9 @@ class RuntimeConfig(BaseSettings):
         "machine",
         "fp8: the transformer in 8 bits, half the RAM and the transfers; an approximation, made once, in --cache",
     )
-    attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash or xformers")
+    attention: str = _setting(
+        "auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, triton-int8, sage, sage3, flash or xformers"
+    )
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
     gpus: Gpus | None = _setting(None, "machine", "GPUs that make each video together, by their numbers: 0,1", "LIST")
     parallel: Literal["auto", "ulysses", "stagger", "jobs"] = _setting(
