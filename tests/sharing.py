@@ -64,7 +64,7 @@ class Stream:
     def __call__(self, components: Components) -> None:
         components.placement = Placement(torch.device("cuda"), ComputeOptions())
         components.placement.shared = {name: SharedFile(path, self.pinning) for name, path in self.paths.items()}
-        components.free_gb = lambda _device: 8
+        components.plan_memory = lambda _preserved_gb: None  # which keeps all on a CPU
         components.residency = Residency("cpu", choose_policy(8, 2), streams=PatientGpu())
 
 

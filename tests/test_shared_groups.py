@@ -56,7 +56,7 @@ def test_videos_of_both_variants_are_those_of_one_process(files, tmp_path):
             folder = tmp_path / variant
             events, latents, frames = made_by(group, folder, look, variant=variant, seconds=2.4)
             assert is_expected(latents, frames, variant=variant, seconds=2.4)
-            assert not [event for event in events if isinstance(event, Note) and "share" in event.text]
+            assert not [event for event in events if isinstance(event, Note) and "cannot share" in event.text]
     finally:
         group.close()
     assert during == [[True, False], [False, True]], "what nobody uses any more is gone"
