@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import torch
 
 from benchmarks import attention_count
 from diffusers_helper.core.costs import card_named, step_operations
-from diffusers_helper.models.eight_bit import ATTENTION_SAVED, resolve_eight_bit_attention
+from diffusers_helper.models.attention import BACKENDS
+from diffusers_helper.models.eight_bit import (
+    ATTENTION,
+    ATTENTION_SAVED,
+    reason_against_attention,
+    resolve_eight_bit_attention,
+    simulated_attention,
+)
 from diffusers_helper.models.eight_bit_attention import CodedHeads, EightBitAttention, PlainInt8Heads, multiplied_codes
 from diffusers_helper.models.kernels import PLAIN, Heads
 from diffusers_helper.models.rows import INT8, rows_of
@@ -78,6 +86,39 @@ def test_one_large_token_takes_no_precision_from_others():
     wanted = exactly(q, k, v)
     others = [i for i in range(300) if i != 3]
     assert relative(attention()(q, k, v)[:, others], wanted[:, others]) < 0.06
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (None, None),
+        ("queries", "its result is off by"),
+        ("keys", "its result is off by"),
+        ("values", "its result is off by"),
+        ("normed", "its result is off by"),
+        ("fails", "ZeroDivisionError"),
+    ],
+)
+def test_small_calls_find_whatever_is_off_in_blocks(monkeypatch, name, broken, reason):
+    attention = simulated_attention(name)
+    made = getattr(attention.kernels, broken or "", None)
+
+    def worse(*arguments):
+        found = made(*arguments)
+        return CodedHeads(found.codes, found.scales * 3) if isinstance(found, CodedHeads) else worse_of(found)
+
+    def worse_of(found):
+        return tuple(CodedHeads(x.codes, x.scales * 3) if isinstance(x, CodedHeads) else x for x in found)
+
+    if broken == "fails":
+        attention.kernels.queries = lambda _: 1 / 0
+    elif broken:
+        setattr(attention.kernels, broken, worse)
+    limits = {"devices": None, "dtypes": None, "head_dims": None, "smoke_lengths": (30,)}
+    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], load=lambda: attention, **limits))
+    found = reason_against_attention(name, torch.device("cpu"), torch.float32, 32)
+    assert found is None if reason is None else reason in found
 
 
 def test_samples_are_cut_to_their_lengths():

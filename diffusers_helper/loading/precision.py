@@ -20,6 +20,7 @@ from diffusers_helper.models.eight_bit import (
     SAVED,
     attention_for,
     misfit,
+    reason_against_attention,
     reason_against_linears,
 )
 from diffusers_helper.models.kernel_selection import resolve_kernels
@@ -107,7 +108,7 @@ class TensorCores:
     def fault(self, name: str, head_dim: int) -> str | None:
         """Return why small calls of the same fail; None where they are right."""
         if name in ATTENTION:
-            return BACKENDS[name].reason_unavailable(self._device, self._dtype, head_dim)
+            return reason_against_attention(name, self._device, self._dtype, head_dim)
         kernels = resolve_kernels(self._device, self._dtype, fused=self._options.fused)
         return reason_against_linears(name, kernels, self._device, self._dtype)
 

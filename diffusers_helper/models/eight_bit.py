@@ -10,9 +10,10 @@ from diffusers_helper.core.messages import Message
 
 from .attention import BACKENDS, resolve_attention
 from .eight_bit_attention import EightBitAttention, PlainHeads, PlainInt8Heads, multiplied_codes
-from .kernels import PLAIN, Kernels
+from .kernels import PLAIN, Heads, Kernels
 from .linears import EightBitLinears
 from .rows import FORMS, Form, PlainRows, RowKernels, Rows, rows_of
+from .sdpa import sdpa
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,52 @@ def resolve_eight_bit_attention(
     attention = resolve_attention(name, device, dtype, head_dim).load()
     assert isinstance(attention, EightBitAttention)
     return attention
+
+
+def reason_against_attention(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why a backend of `ATTENTION` cannot attend in blocks on `device`, after small calls; None when it can.
+
+    They are the registry's, and one of streams that it norms and rotates itself.
+    """
+    backend = BACKENDS[name]
+    reason = backend.reason_unavailable(device, dtype, head_dim)
+    if reason:
+        return reason
+    attention = backend.load()
+    assert isinstance(attention, EightBitAttention)
+    try:
+        error = streams_error(attention, device, dtype, head_dim)
+    except Exception as failure:  # noqa: BLE001 - a compiler may raise anything; the reason is kept and shown
+        return f"{type(failure).__name__}: {failure}"
+    return None if error <= backend.tolerance else f"its result is off by {error:.3g} (allowed {backend.tolerance:g})"
+
+
+@torch.inference_mode()
+def streams_error(attention: EightBitAttention, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
+    """Relative error of `attention` over two streams against exact ones on the CPU, on small random inputs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    rope = torch.cat([normal(1, 150, head_dim).cos(), normal(1, 150, head_dim).sin()], dim=-1).float()
+    weight, added = 1 + normal(head_dim) / 10, 1 + normal(head_dim) / 10
+    queries, keys = (
+        [Heads(normal(1, 170, 2, head_dim), weight, rope), Heads(normal(1, 33, 2, head_dim), added, None)]
+        for _ in range(2)
+    )
+    values = normal(1, 203, 2, head_dim)
+    wide = ([Heads(x.float(), weight.float(), rope) for x, weight, rope in streams] for streams in (queries, keys))
+    exact = sdpa(*map(PLAIN.norm_rotate, wide), values.float()).flatten(2)
+    there = (
+        [
+            Heads(x.to(device), weight.to(device), None if rope is None else rope.to(device))
+            for x, weight, rope in streams
+        ]
+        for streams in (queries, keys)
+    )
+    out = attention.attend(*there, values.to(device), None).numbers(torch.float32)
+    return float((out.cpu() - exact).norm() / exact.norm())
 
 
 def simulated_attention(name: str = ATTENTION[0]) -> EightBitAttention:
