@@ -6,7 +6,7 @@ here is imported or run before it is asked for, and no other library's classes a
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +50,14 @@ class AttentionBackend:
 
     def constraint(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         """Why the backend does not fit this device, dtype or head size; None when it does."""
-        limits = [
+        limits: list[tuple[str, object, Sequence[object] | None]] = [
             ("device type", device.type, self.devices),
             ("dtype", dtype, self.dtypes),
             ("head size", head_dim, self.head_dims),
         ]
         if device.type == "cuda" and self.capabilities is not None:
-            allowed = tuple(map(_dotted, self.capabilities))
-            limits.append(("compute capability", _dotted(torch.cuda.get_device_capability(device)), allowed))
+            versions = tuple(map(_dotted, self.capabilities))
+            limits.append(("compute capability", _dotted(torch.cuda.get_device_capability(device)), versions))
         for what, value, allowed in limits:
             if allowed is not None and value not in allowed:
                 return f"it takes {what} {' or '.join(map(str, allowed))}, not {value}"

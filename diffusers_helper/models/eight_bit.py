@@ -193,16 +193,18 @@ def streams_error(attention: EightBitAttention, device: torch.device, dtype: tor
         for _ in range(2)
     )
     values = normal(1, 203, 2, head_dim)
-    wide = ([Heads(x.float(), weight.float(), rope) for x, weight, rope in streams] for streams in (queries, keys))
-    exact = sdpa(*map(PLAIN.norm_rotate, wide), values.float()).flatten(2)
-    there = (
-        [
+
+    def wide(streams: list[Heads]) -> Tensor:
+        return PLAIN.norm_rotate([Heads(x.float(), weight.float(), rope) for x, weight, rope in streams])
+
+    def there(streams: list[Heads]) -> list[Heads]:
+        return [
             Heads(x.to(device), weight.to(device), None if rope is None else rope.to(device))
             for x, weight, rope in streams
         ]
-        for streams in (queries, keys)
-    )
-    out = attention.attend(*there, values.to(device), None).numbers(torch.float32)
+
+    exact = sdpa(wide(queries), wide(keys), values.float()).flatten(2)
+    out = attention.attend(there(queries), there(keys), values.to(device), None).numbers(torch.float32)
     return float((out.cpu() - exact).norm() / exact.norm())
 
 
