@@ -128,7 +128,7 @@ def test_a_group_samples_by_the_rungs_of_quality(tmp_path, ratios, mode):
     ("device", "options", "match"),
     [
         ("cpu", ComputeOptions(attention="nonsense"), "nonsense"),  # where the video is begun
-        ("cuda:99", ComputeOptions(), "There is no GPU 99"),  # where the processes are
+        ("cuda:99", ComputeOptions(), "There is no GPU 99|PyTorch finds no GPU here"),  # where the processes are
     ],
 )
 def test_who_cannot_begin_says_why_at_once(tmp_path, device, options, match):
