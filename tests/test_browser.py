@@ -619,7 +619,7 @@ def test_size_shape_and_what_is_in_sight_reach_the_job_and_come_back(user, serve
     expect(tab.locator("#size-hint")).to_contain_text("blurred border")
     tab.locator("#focus input").click()
     tab.get_by_role("option", name="Bottom right").click()
-    keeps(tab, "photo", width="320", height="192", fit="blur", focus="1,1")
+    keeps(tab, "photo", width="320", height="192", fit="blur", focus="1.0,1.0")
     tab.reload()
     expect(tab.locator("#size-hint")).to_contain_text("320 × 192")
     start(tab)

@@ -16,7 +16,7 @@ from diffusers_helper.jobs.progress import first_snapshot
 from diffusers_helper.jobs.record import JobRecord
 from tests.browsing import fill, headless, keeps, visit
 from tests.fakes import serve_page, wait_for
-from tests.test_history_library import LOCAL, add, with_recipe
+from tests.test_history_library import LOCAL, add
 from tests.test_history_tab import card, cards, unfold
 from tests.test_unfinished import SECONDS, Life
 
@@ -72,8 +72,7 @@ def life(tmp_path):
 def film(life, number, **settings):
     """A finished video with its photo beside it."""
     request = MADE.model_copy(update={"seed": number, **settings})
-    job = add(life.store, number, client_id="", request=request.model_dump(exclude={"seed"}), file=False)
-    with_recipe(life.outputs / f"{job}.mp4", request)
+    job = add(life.store, number, client_id="", request=request.model_dump(exclude={"seed"}), recipe=request)
     Image.new("RGB", (128, 96), "red").save(life.outputs / f"{job}.png")
     return job
 

@@ -13,7 +13,7 @@ from diffusers_helper.gradio.history.actions import Means, VideoActions
 from diffusers_helper.gradio.history.handlers import HistoryHandlers
 from diffusers_helper.history.library import History
 from diffusers_helper.model_files.lora_library import LoraLibrary
-from tests.test_history_library import add, with_recipe
+from tests.test_history_library import add
 from tests.test_unfinished import SECONDS, Life
 
 
@@ -22,8 +22,9 @@ def asked(tmp_path, monkeypatch):
     """Asks for something to be done with a finished video of this computer's."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     life = Life(tmp_path / "outputs")
-    job = add(life.store, 1, client_id="", file=False, request={"start": "colour"})
-    with_recipe(life.outputs / f"{job}.mp4", GenerationRequest(start="colour", seed=1))
+    job = add(
+        life.store, 1, client_id="", request={"start": "colour"}, recipe=GenerationRequest(start="colour", seed=1)
+    )
     history = History(life.store, life.manager)
     means = Means(history, life.manager, RecipeHandlers(), VideoReader(), LoraLibrary(()))
     actions = VideoActions(means, HistoryHandlers(history), ENGLISH)

@@ -43,8 +43,7 @@ def call(url, name, *data, **headers):
 
 def test_the_example_runs_as_it_stands(store, served, tmp_path, monkeypatch, capsys):
     url, _ = served
-    job = add(store, 1, client_id="", request={"prompt": "A lion roars."}, file=False, finished=1.78e9)
-    with_recipe(store.folder.parent / f"{job}.mp4", REQUEST)
+    job = add(store, 1, client_id="", request={"prompt": "A lion roars."}, recipe=REQUEST, finished=1.78e9)
     [example] = re.findall(r"^```python\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     exec(example.replace("http://127.0.0.1:7860", url), {})

@@ -68,8 +68,11 @@ def store(tmp_path):
     return JobStore(tmp_path / "outputs/jobs")
 
 
-def add(store, number=1, *, file=True, **about):
-    """Keep the record of a video that is done, with something in the place of the video."""
+def add(store, number=1, *, file=True, recipe=None, **about):
+    """Keep the record of a video that is done, with something in the place of the video: one with settings, if given.
+
+    A history that reads meanwhile takes a record whose video is not there yet for one whose video is gone.
+    """
     request = {"prompt": "A lion roars.", "variant": "original", **about.pop("request", {})}
     record = JobRecord(
         f"20260101_120000_{number:016x}",
@@ -77,10 +80,14 @@ def add(store, number=1, *, file=True, **about):
         state="done",
         **{"finished": float(number), "client_id": ANN.client_id, **about},
     )
+    place = store.video_of(record)
+    if file or recipe:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    if recipe:
+        with_recipe(place, recipe)
+    elif file:
+        place.write_bytes(b"video")
     store.done.add(record)
-    if file:
-        store.video_of(record).parent.mkdir(parents=True, exist_ok=True)
-        store.video_of(record).write_bytes(b"video")
     return record.id
 
 

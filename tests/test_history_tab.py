@@ -16,7 +16,7 @@ from diffusers_helper.jobs.store import JobStore
 from tests.browsing import until, visit
 from tests.fakes import wait_for
 from tests.history_page import serve_history
-from tests.test_history_library import ANN, add, many, settled, with_recipe
+from tests.test_history_library import ANN, add, many, settled
 from tests.test_unfinished import SECONDS, Life
 
 pytestmark = pytest.mark.browser
@@ -41,9 +41,7 @@ def film(store, number, prompt, *, variant="original", **about):
     """A finished video of nobody in particular, with its settings inside."""
     request = GenerationRequest(seed=number, prompt=prompt, variant=variant)
     asked = {"prompt": prompt, "variant": variant}
-    job = add(store, number, client_id="", request=asked, file=False, **about)
-    with_recipe(store.folder.parent / f"{job}.mp4", request)
-    return job
+    return add(store, number, client_id="", request=asked, recipe=request, **about)
 
 
 def cards(tab):
