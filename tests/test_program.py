@@ -7,6 +7,7 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -465,6 +466,40 @@ def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tmp_path, 
     video = manager.wait(job, 60).video
     assert manager.close(60)
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))
+
+
+class Elsewhere:
+    """In the place of several GPUs: a red picture, and a video that is noted."""
+
+    def __init__(self):
+        self.pictures, self.videos = [], []
+
+    def picture(self, inputs, *, check, report):
+        self.pictures.append(inputs.request)
+        yield StageStarted("sample", "Sampling")
+        return np.full((64, 64, 3), (255, 0, 0), np.uint8), {"linear layers": "fp8"}
+
+    def generate(self, inputs, *, output, **_):
+        self.videos.append(inputs)
+        output.with_name(f"{output.name}.mp4").write_bytes(b"whole")
+        yield Finished(output.with_name(f"{output.name}.mp4"), 37)
+
+
+def test_pictures_and_first_pictures_are_made_where_the_gpus_are(tmp_path):
+    program = on_tiny(tmp_path, "--gpus", "0,1")
+    program.group = there = Elsewhere()
+    how = {"check": lambda: None, "report": lambda text: None}
+    frame = JobInputs(PAN.model_copy(update={"frame": True, "variant": "original"}), {})
+    [*_, done] = program.generate(frame, "a", **how)
+    picture = Image.open(done.path)
+    assert picture.getpixel((9, 9)) == (255, 0, 0)
+    assert "fp8" in str(picture.info), "what its process computed with"
+
+    video = JobInputs(PAN.model_copy(update={"start": "text"}), {})
+    list(program.generate(video, "b", **how))
+    assert [request.frame for request in there.pictures] == [True, False]
+    [made] = there.videos
+    assert made.pictures["start"].image.getpixel((9, 9)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 from collections import deque
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
@@ -37,6 +38,7 @@ from diffusers_helper.framepack.partners import InTurns, Together
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.generation.sampling import environment_at, environment_of
+from diffusers_helper.generation.start import PictureMaker
 from diffusers_helper.generation.team import Member, VideoJob, follow
 from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.loading.compute import ComputeOptions
@@ -63,7 +65,7 @@ VARIANT_SETS = (("original",), ("f1",), ("f1", "original"))
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
 GPU = "gpu"
 """What a process tells."""
-GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
+GENERATE, PICTURE, FOLLOW, STOP = "generate", "picture", "follow", "stop"
 """What it is told."""
 
 
@@ -80,6 +82,7 @@ class WorkerConfig:
         options: how they compute.
         embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
         offline: never use a network.
+        start_from: the text-to-image model of first pictures; empty for none.
     """
 
     rank: int
@@ -93,6 +96,7 @@ class WorkerConfig:
     ratios: Path
     loras: tuple[Path, ...]
     offline: bool
+    start_from: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +192,10 @@ class _Worker:
         while True:
             kind, content = self._tasks.get()
             if kind == GENERATE:
-                self._lead(content)
+                self._lead(self._video(content))
+            elif kind == PICTURE:
+                maker = PictureMaker(self._components, self._check, self._config.start_from)
+                self._lead(maker.make(content))
             else:
                 self._follow(content)
 
@@ -210,24 +217,33 @@ class _Worker:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _lead(self, call: Call) -> None:
+    def _video(self, call: Call) -> Generator[Event, None, None]:
+        checkpoint = Checkpoint(call.checkpoint)
+        now = environment_of(self._components, call.inputs.request, call.inputs.direction.plan.variants)
+        if not call.allow_env_change and differences(checkpoint.environment, now):
+            checkpoint.forget()
+        yield from generate(
+            call.inputs,
+            components=self._components,
+            output=call.output,
+            check=self._check,
+            checkpoint=checkpoint,
+            metadata=call.metadata,
+            team=self if self._config.size > 1 else None,
+        )
+
+    def _lead(self, asked: Generator[Event, None, Any]) -> None:
+        """Do what is asked of this process, tell its events, and then what it returns."""
         self._led = None
+        made = None
+
+        def whole() -> Iterator[Event]:
+            nonlocal made
+            made = yield from asked
+
         try:
-            checkpoint = Checkpoint(call.checkpoint)
-            now = environment_of(self._components, call.inputs.request, call.inputs.direction.plan.variants)
-            if not call.allow_env_change and differences(checkpoint.environment, now):
-                checkpoint.forget()
-            events = generate(
-                call.inputs,
-                components=self._components,
-                output=call.output,
-                check=self._check,
-                checkpoint=checkpoint,
-                metadata=call.metadata,
-                team=self if self._config.size > 1 else None,
-            )
-            with closing(events):
-                for event in events:
+            with closing(asked):
+                for event in whole():
                     self._tell_gpu(event)
                     send(self._connection, EVENT, _light(event))
                     self._check()
@@ -238,7 +254,7 @@ class _Worker:
             logger.error("The video failed: %s", error, exc_info=error.__cause__)
             send(self._connection, FAILED, error)
         else:
-            send(self._connection, DONE)
+            send(self._connection, DONE, made)
 
     def _end_led(self) -> None:
         """Let the others end their part, wherever the video was: they may not even have begun."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from diffusers_helper.app.group_links import STAGGER
 from diffusers_helper.app.group_worker import WorkerConfig
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
+from diffusers_helper.generation.start import Made
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.media.inputs import JobInputs
@@ -40,9 +42,19 @@ class Groups:
 
     def generate(self, inputs: JobInputs, **how: Any) -> Generator[Event, None, None]:
         """Make one video; see `Group.generate`. Waits as long as all groups have one."""
+        with self._lent() as group:
+            yield from group.generate(inputs, **how)
+
+    def picture(self, inputs: JobInputs, **how: Any) -> Generator[Event, None, Made]:
+        """Make one picture; see `Group.picture`. Waits likewise."""
+        with self._lent() as group:
+            return (yield from group.picture(inputs, **how))
+
+    @contextmanager
+    def _lent(self) -> Iterator[Group]:
         group = self._free.get()
         try:
-            yield from group.generate(inputs, **how)
+            yield group
         finally:
             self._free.put(group)
 
@@ -87,6 +99,7 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             cache / STEP_RATIOS,
             tuple(loras),
             config.offline,
+            config.start_from or "",
         )
 
     if apart:

@@ -24,10 +24,10 @@ from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.notices import FP8_NOTE, staggered, together
 from diffusers_helper.app.video_times import VideoTimes
 from diffusers_helper.core.directing import direct
-from diffusers_helper.core.errors import CancelledError, ModelFilesError, SettingsError
+from diffusers_helper.core.errors import CancelledError, ModelFilesError
 from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.gpus import GpuUse
-from diffusers_helper.core.messages import Message, join_sentences, language
+from diffusers_helper.core.messages import join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
@@ -63,10 +63,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_TOGETHER = Message(
-    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
-    "without --gpus."
-)
 Generate = Callable[..., Generator[Event, None, None]]
 
 
@@ -225,19 +221,20 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
-        if self.group is not None and (request.frame or inputs.lead is None):
-            raise SettingsError(NOT_TOGETHER)
+        listener = Listener()  # other videos may be made at the same time
+        listener.be_job(check, report)
+        group = self.group
+        elsewhere = None if group is None else partial(group.picture, check=check, report=listener.loading)
         with self._jobs.running(name, inputs) as (folder, output):
-            maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
+            model, metadata = self._config.start_from or "", self._config.metadata
+            maker = start.PictureMaker(self.components, check, model, metadata, elsewhere)
             if request.frame:
                 yield from start.generate_frame(inputs, maker, output)
                 return
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
-            if self.group is not None:
-                listener = Listener()  # other videos may be made at the same time
-                listener.be_job(check, report)
-                together = self.group.generate(
+            if group is not None:
+                together = group.generate(
                     with_kept_videos(inputs, folder),
                     output=output,
                     check=check,
