@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browsing import headless, visit
+from tests.browsing import fill, headless, visit
 from tests.fakes import serve_page, wait_for
 from tests.test_history_tab import card, cards, film, unfold
 from tests.test_unfinished import SECONDS, Life
@@ -32,6 +32,41 @@ def test_a_video_of_long_ago_is_on_the_stage_and_its_settings_in_the_form(chromi
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
         tab.reload()
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
+    assert life.manager.close(SECONDS)
+
+
+def test_a_video_that_ends_while_the_history_is_open_appears_there(chromium, tmp_path):
+    """At once, or as soon as the pointer has left the grid."""
+    life = Life(tmp_path / "outputs")
+    life.manager.start()
+    job = film(life.store, 1, "A lion of long ago.")
+    with (
+        headless(chromium) as browser,
+        serve_page(tmp_path, manager=life.manager, store=life.store) as server,
+        visit(browser, server.url) as user,
+    ):
+        tab = user.open()
+
+        def begin():
+            life.gate.clear()
+            tab.get_by_role("tab", name="Create").click()
+            fill(tab, "A lion of today.")
+            tab.locator("#start").click()
+            expect(tab.locator("#progress")).to_contain_text("%")
+            tab.get_by_role("tab", name="History").click()
+
+        begin()
+        expect(cards(tab)).to_have_count(1)
+        life.gate.set()
+        expect(cards(tab)).to_have_count(2)
+        begin()
+        card(tab, job).hover()
+        life.gate.set()
+        wait_for(lambda: tab.wait_for_timeout(50) or all(one.state == "done" for one in life.manager.jobs()))
+        expect(tab.locator(f"#progress [data-ended='{life.manager.jobs()[-1].id}']")).to_be_attached()
+        expect(cards(tab)).to_have_count(2)
+        tab.mouse.move(1, 1)
+        expect(cards(tab)).to_have_count(3)
     assert life.manager.close(SECONDS)
 
 

@@ -140,6 +140,20 @@ const refresh = ({ detail }) => { // of the filters, or of whatever else may hav
   look();
 };
 document.addEventListener("fp-history", refresh);
+let news = false; // a video has ended: its card comes first, but moves none that the pointer is on
+const renew = () => {
+  if (!news || element.matches(":hover") || shown()?.open) return;
+  news = false;
+  look();
+};
+const ended = () => {
+  if (!element.isConnected) return document.removeEventListener("fp-ended", ended);
+  news = true;
+  renew();
+};
+document.addEventListener("fp-ended", ended);
+element.addEventListener("pointerleave", renew);
+element.addEventListener("close", renew, true);
 watch("value", () => {
   const late = props.value.turn < answered;
   answered = Math.max(answered, props.value.turn);

@@ -54,6 +54,7 @@
     const mark = ended(), id = mark?.dataset.ended;
     if (known === null || !id || id === known) return;
     known = id;
+    document.dispatchEvent(new Event("fp-ended")); // the history shows it, too
     if (localStorage.getItem("framepack-told") === id) return; // another tab was first
     localStorage.setItem("framepack-told", id);
     if (wanted("sound")) sound();
