@@ -30,5 +30,6 @@ exit /b %ERRORLEVEL%
 echo run_gradio.bat [start] [--gpus LIST] [--base-port PORT] [--f1] [options of demo_gradio.py]
 echo     Starts the page in the background, on http://127.0.0.1:7860 unless told otherwise. The first time it makes the
 echo     Python environment, which takes a few minutes.
+echo     --gpus 0,1 starts two, the second one on port 7861; --together 0,1 starts one, whose GPUs make each video together.
 echo run_gradio.bat restart, stop, status, logs [-f]
 exit /b 0

@@ -43,13 +43,13 @@ def predictions(sizes: Sequence[int]) -> list[dict[str, Any]]:
 def shares(rung: Rung, steps: int = STEPS) -> list[float]:
     """Which parts of a section's steps the published models compute, less first."""
     settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
-    return sorted({expected_share(settings, variant, PUBLISHED[variant]) for variant in PUBLISHED})
+    return sorted({expected_share(settings, ratios) for ratios in PUBLISHED.values()})
 
 
 def sections() -> str:
     """Seconds of a section's steps on cards of `BUSES` by rung, original and F1; as Markdown.
 
-    8-bit attention is for Hopper alone, and not counted.
+    8-bit attention of Hopper is not counted.
     """
     lines = [f"| card | {' | '.join(RUNGS)} |", f"|{' --- |' * (1 + len(RUNGS))}"]
     for name in BUSES:

@@ -20,7 +20,7 @@ from benchmarks.step import PUBLISHED, SHALLOW, TINY, prepare, random_inputs, to
 from diffusers_helper.memory import DynamicSwapInstaller, MemoryPolicy, Residency
 from diffusers_helper.memory.packing import blocks_of
 from diffusers_helper.models.attention import resolve_attention
-from diffusers_helper.models.eight_bit import resolve_eight_bit_attention, resolve_linears
+from diffusers_helper.models.eight_bit import attention_for, resolve_eight_bit_attention, resolve_linears
 from diffusers_helper.models.eight_bit_attention import EightBitAttention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.fp8 import Fp8Linear, quantize, use_kernels
@@ -74,8 +74,10 @@ class Ways:
         self.kernels = resolve_kernels(device, dtype)
         self.exact = Execution(self._attention(bench), self.kernels)
         self.attention: EightBitAttention | None = None
+        self.attention_name = ""
         with attempt(bench, "8-bit attention"):
-            self.attention = resolve_eight_bit_attention(device, dtype, 128)
+            self.attention_name = attention_for(device, dtype, 128)
+            self.attention = resolve_eight_bit_attention(self.attention_name, device, dtype, 128)
 
     def linears(self, form: str) -> Execution:
         """8-bit linears of this form."""
@@ -86,7 +88,9 @@ class Ways:
         found: dict[str, Callable[[], Execution]] = {"exact": lambda: self.exact}
         found |= {f"{form} linears": partial(self.linears, form) for form in FORMS}
         if self.attention is not None:
-            found |= {f"{name}, fp8 attention": partial(self._with_attention, make) for name, make in found.items()}
+            found |= {
+                f"{name}, {self.attention_name}": partial(self._with_attention, make) for name, make in found.items()
+            }
         return found
 
     def _with_attention(self, make: Callable[[], Execution]) -> Execution:
@@ -131,7 +135,7 @@ def steps(bench: Bench, model: Any, inputs: dict[str, Tensor], ways: Ways, args:
         bench.measure("16-bit weights are gone; exact again", step(ways.exact), reference)
     if "profile" in args.parts and ways.device.type == "cuda":
         with attempt(bench, "profile"):
-            profile(step(ways.all().get("fp8 linears, fp8 attention", lambda: ways.linears("fp8"))()))
+            profile(step(ways.all().get(f"fp8 linears, {ways.attention_name}", lambda: ways.linears("fp8"))()))
     if "memory" in args.parts and ways.device.type == "cuda":
         with attempt(bench, "memory"):
             within(bench, model, step, ways, args.limit)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import Bench, errors
-from diffusers_helper.models.eight_bit import resolve_linears, simulated_attention
+from diffusers_helper.models.eight_bit import attention_for, resolve_linears, simulated_attention
 from diffusers_helper.models.eight_bit_attention import CodedHeads, EightBitAttention
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.kernels import Heads
-from diffusers_helper.models.rows import FORMS, FP8, PlainRows, RowKernels, codes_of, rows_of, scales_of
+from diffusers_helper.models.rows import FORMS, FP8, PlainRows, RowKernels, rows_of, scales_of
 
 SHAPES = ((3072, 3072), (3072, 9216), (3072, 12288), (12288, 3072), (15360, 3072))
 """Inputs and outputs of the blocks' layers, and of queries, keys and values as one."""
@@ -118,24 +118,26 @@ def attention(bench: Bench, execution: Execution, eight_bit: EightBitAttention) 
     milliseconds(bench, "norm and rotation of q", lambda: execution.kernels.norm_rotate(q))
     normed = execution.kernels.norm_rotate(q), execution.kernels.norm_rotate(k)
     milliseconds(bench, "attention, exact", lambda: execution.attention(*normed, v))
-    milliseconds(bench, "q to float8", lambda: eight_bit.kernels.queries(q))
-    milliseconds(bench, "k to float8", lambda: eight_bit.kernels.keys(k))
-    milliseconds(bench, "v to float8", lambda: eight_bit.kernels.values(v))
+    milliseconds(bench, "q to 8 bits", lambda: eight_bit.kernels.queries(q))
+    milliseconds(bench, "k to 8 bits", lambda: eight_bit.kernels.keys(k))
+    milliseconds(bench, "v to 8 bits", lambda: eight_bit.kernels.values(v))
     coded = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), eight_bit.kernels.values(v)[0]
-    milliseconds(bench, "attention, float8", lambda: eight_bit.multiply(*coded))
+    milliseconds(bench, "attention, 8 bits", lambda: eight_bit.multiply(*coded))
 
 
 def attention_error(bench: Bench, execution: Execution, eight_bit: EightBitAttention) -> None:
     """Relative errors against float32: of more and more tokens, of values with nothing and with much in common."""
+    simulated = simulated_attention(attention_for(torch.device("cuda"), torch.bfloat16, 128))
     for length in (3000, 9000, LENGTH):
         q, k, v = streams(length)
         for common, values in (("", v), (", values with much in common", v + 4 * normal(1, 1, 24, 128))):
             normed = execution.kernels.norm_rotate(q), execution.kernels.norm_rotate(k)
             expected = execution.attention(normed[0], normed[1], values).flatten(2)
-            unsmoothed = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), _coded(values)
+            form = eight_bit.kernels.values(values)[0].codes.dtype
+            unsmoothed = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), _coded(values, form)
             results = {
                 "apart": eight_bit(normed[0], normed[1], values).flatten(2),
-                "simulated": simulated_attention().attend([*q], [*k], values, None).numbers(torch.float32),
+                "simulated": simulated.attend([*q], [*k], values, None).numbers(torch.float32),
                 "fused": eight_bit.attend([*q], [*k], values, None).numbers(torch.float32),
                 "values_not_smoothed": eight_bit.multiply(*unsmoothed).flatten(2),
             }
@@ -144,10 +146,9 @@ def attention_error(bench: Bench, execution: Execution, eight_bit: EightBitAtten
             bench.show(variant)
 
 
-def _coded(values: Tensor) -> CodedHeads:
-    largest = values.float().abs().amax(dim=(1, 3))
-    scales = scales_of(largest, FP8)
-    return CodedHeads(codes_of(values.float(), scales[:, None, :, None], FP8), scales)
+def _coded(values: Tensor, dtype: torch.dtype) -> CodedHeads:
+    scales = scales_of(values.float().abs().amax(dim=(1, 3)).unsqueeze(1), FP8)
+    return CodedHeads((values.float() / scales.unsqueeze(-1)).to(dtype), scales)
 
 
 def streams(length: int) -> tuple[list[Heads], list[Heads], Tensor]:

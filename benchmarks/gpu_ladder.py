@@ -211,7 +211,7 @@ def rung_caches(steps: int) -> Iterator[tuple[str, StepCache]]:
 def cache_of(rung: Rung, steps: int, variant: str) -> StepCache:
     """The rung's step cache with the published ratios."""
     settings = SamplingSettings(steps, step_cache=rung.step_cache, cache_parameters=rung.parameters)
-    return new_step_cache(settings, variant, RATIOS[variant])
+    return new_step_cache(settings, RATIOS[variant])
 
 
 def executions(lab: Lab, head_dim: int) -> dict[str, Execution]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from diffusers_helper.core.costs import BLOCKS, CARDS, DIM, SECTION_SECONDS, STEPS, sequence_tokens
 from diffusers_helper.core.quality import RUNGS
-from diffusers_helper.models.step_caches.magcache import PUBLISHED, computed_steps
+from diffusers_helper.models.step_caches import CacheInputs
+from diffusers_helper.models.step_caches.magcache import PUBLISHED, scheduled
 
 WIDTH, HEIGHT = 640, 608
 DECODE_STEPS = 1.4
@@ -51,8 +52,7 @@ def computed(quality: str) -> list[int]:
     rung = RUNGS[quality]  # type: ignore[index]
     if rung.step_cache == "none":
         return list(range(STEPS))
-    schedule = {name: value for name, value in rung.parameters.items() if name != "extrapolate"}
-    return computed_steps(PUBLISHED["f1"], STEPS, **schedule)  # type: ignore[arg-type]  # `skips` is whole
+    return scheduled(CacheInputs(STEPS, PUBLISHED["f1"], rung.parameters))
 
 
 def exchanged_gb(gpus: int) -> float:

@@ -5,7 +5,7 @@ python -m benchmarks.ladder --output ladder --settings magcache:error=0.1,skips=
 python -m benchmarks.ladder --output ladder --settings exact+fp8 exact+int8 exact+attention draft
 
 Numbers in 8 bits are those that a setting asks for: `draft` does, and `+fp8`, `+int8`, `+attention` behind any other; a
-CPU simulates them.
+CPU simulates them. `+attention` is Hopper's, `+int8-attention` that of GeForce 30 and 40.
 
 For every setting it prints the share of steps that were computed, the relative error of the latents, PSNR, SSIM and
 HaarPSI of the frames to the exact ones, whether things move as asked, and the joints of sections; both variants. Writes
@@ -40,6 +40,7 @@ from diffusers_helper.core.quality import RUNGS, Rung
 from diffusers_helper.generation.generate import generate
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.loading.precision import Precision, Precisions, TensorCores
+from diffusers_helper.models.eight_bit import ATTENTION
 from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.step_caches import StepCache
 
@@ -57,12 +58,17 @@ class Clip:
     seconds: float
 
 
+class WithInt8Attention(Rung):
+    """A rung whose 8-bit attention is that of GeForce cards."""
+
+
 def setting(text: str) -> Rung:
     """A rung by its name, or what `name:parameter=value,...` says of a step cache; and what `+...` behind it adds."""
     text, *in_8_bits = text.split("+")
     if in_8_bits:
         forms: Any = tuple(name for name in in_8_bits if name in FORMS)
-        return replace(setting(text), linears=forms, attention_bits=8 if "attention" in in_8_bits else 16)
+        rung = replace(setting(text), linears=forms, attention_bits=8 if "attention" in in_8_bits else 16)
+        return WithInt8Attention(**vars(rung) | {"attention_bits": 8}) if "int8-attention" in in_8_bits else rung
     if text in RUNGS:
         return RUNGS[text]
     name, _, rest = text.partition(":")
@@ -73,11 +79,20 @@ def setting(text: str) -> Rung:
 class Simulated(TensorCores):
     """A device that multiplies every kind of 8-bit numbers, as a CPU does in simulation."""
 
+    def attention(self, head_dim: int) -> str:  # noqa: ARG002 - any size
+        """What the draft that is made asks for."""
+        return attention_of(RUNGS["draft"])
+
     def misfit(self, name: str, head_dim: int) -> str | None:  # noqa: ARG002 - any name, any size
         """Nothing is in the way."""
         return None
 
     fault = misfit
+
+
+def attention_of(rung: Rung) -> str:
+    """The backend of a rung's 8-bit attention."""
+    return ATTENTION[isinstance(rung, WithInt8Attention)]
 
 
 def made(studio: Studio, picture: Frames, family: str, variant: str, seconds: float, rung: Rung) -> Clip:
@@ -93,8 +108,7 @@ def made(studio: Studio, picture: Frames, family: str, variant: str, seconds: fl
             caches.append(new(settings))
             return caches[-1]
 
-        object.__setattr__(sampler, "new_step_cache", noted)
-        return sampler
+        return replace(sampler, new_step_cache=noted)
 
     inputs = studio.inputs(
         {START: picture}, prompt=PROMPTS[family][0], variant=variant, seconds=seconds, quality="draft"
@@ -143,7 +157,8 @@ def measured(
         for title, rung in settings.items():
             clip = exact if rung == RUNGS["exact"] else made(studio, picture, family, variant, seconds, rung)
             about = {"setting": title, "picture": name, "family": family, "variant": variant}
-            step = Precision(next(iter(rung.linears), None), rung.attention_bits).cost
+            attention = attention_of(rung) if rung.attention_bits == 8 else None
+            step = Precision(next(iter(rung.linears), None), attention).cost
             yield about | compared(clip, exact, family) | {"time": step * clip.passes / exact.passes}
 
 

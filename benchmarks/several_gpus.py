@@ -2,7 +2,7 @@
 
 `python -m benchmarks.several_gpus` measures the full size with random weights on two GPUs and starts its processes
 itself; `--gpus 4` takes four, `--tiny` a small model on any computer's CPU. Each figure is printed when it is there, by
-the first process; what fails is told and the rest goes on. `--ways`, `--no-videos` choose what is measured.
+the first process; what fails is told and the rest goes on. `--no-videos` leaves steps alone.
 """
 
 import argparse

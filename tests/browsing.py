@@ -1,21 +1,31 @@
-"""Headless Chromium on the page, and what a person does there."""
+"""Headless Chromium on the page, and what a person does there.
 
+A busy computer shows late what it was told. So what is read once, without waiting, is read after something that can be
+seen only then: `expect`, `until` and `keeps` wait, `inner_text`, `count`, `evaluate` and their like do not.
+"""
+
+import base64
+import hashlib
+import json
 from contextlib import contextmanager
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.fakes import LION
+from diffusers_helper.gradio.browser import STORAGE_SECRET
+from tests.chromium import headless as headless
+from tests.fakes import LION, wait_for
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+HEARD = """polls => new Promise(done => {
+  const count = () => { if (!--polls) { document.removeEventListener("fp-heard", count); done(); } };
+  document.addEventListener("fp-heard", count);
+})"""
+"""Waits until so many polls were answered, of which there is one a second."""
+LATE = """() => {
+  const now = Date.now;
+  let late = 0;
+  Date.now = () => now() + (late += 3000);
+}"""
+"""From here on three seconds pass between any two looks at the clock, as on a busy computer."""
 PLAYED = """video => new Promise(done => {
   const look = () => video.currentTime > 0.1 ? done([video.duration, video.loop, video.error]) : setTimeout(look, 50);
   look();
@@ -29,19 +39,19 @@ SOUGHT = """(video, share) => new Promise((done, fail) => {
 })"""
 """Seeks to a share of a video; the time that it then shows."""
 
+DECRYPTED = """([key, vector, text]) => {
+  const [bytes, iv, data] = [key, vector, text].map((list) => Uint8Array.from(list));
+  return crypto.subtle.importKey("raw", bytes, "AES-CBC", false, ["decrypt"])
+    .then((usable) => crypto.subtle.decrypt({ name: "AES-CBC", iv }, usable, data))
+    .then((plain) => new TextDecoder().decode(plain));
+}"""
+FITS = "width => document.documentElement.scrollWidth <= width"
+"""True where nothing stands beside a window so wide."""
+
 WIDE = {"width": 1400, "height": 1000}
 START = ":is(#start, [data-press='start']):visible"
 """Start, on a phone the one of the bar."""
 END = ":is(#end, [data-press='end']):visible"
-
-
-@contextmanager
-def headless(chromium, *flags):
-    expect.set_options(timeout=60_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *flags])
-        yield browser
-        browser.close()
 
 
 class User:
@@ -85,6 +95,38 @@ def left_idle(page):
     page.run.decoded.set()
     page.wait_until_idle()
     page.run.fault, page.run.notes = None, ()
+
+
+def until(tab, condition):
+    """Wait for what the browser may still tell."""
+    wait_for(lambda: tab.wait_for_timeout(20) or condition())
+
+
+def kept(tab):
+    """The form as the browser keeps it: photos and settings by their names; nothing before it keeps one.
+
+    Gradio writes something unused, a colon, and what `openssl enc -aes-256-cbc -md md5` makes of it, anew each time.
+    The password is a digest of its secret.
+    """
+    written = tab.evaluate("localStorage.getItem('framepack-draft')")
+    if not written:
+        return {}
+    whole, digest = base64.b64decode(written.partition(":")[2]), b""
+    password, salt, made = hashlib.sha256(STORAGE_SECRET.encode()).hexdigest().encode(), whole[8:16], b""
+    while len(made) < 48:
+        digest = hashlib.md5(digest + password + salt).digest()
+        made += digest
+    return json.loads(tab.evaluate(DECRYPTED, [list(made[:32]), list(made[32:48]), list(whole[16:])])) or {}
+
+
+def keeps(tab, *names, **values):
+    """Wait until a reload would bring back these values, and anything by these names."""
+
+    def does():
+        draft = kept(tab)
+        return all(draft.get(name) for name in names) and values.items() <= draft.items()
+
+    until(tab, does)
 
 
 def fill(tab, prompt="A lion roars.", photo=LION):

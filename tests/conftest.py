@@ -37,14 +37,15 @@ NO_CHROMIUM = "no Chromium is installed"
 NO_START = "Chromium does not start here"
 START = """
 import sys
-from tests.browsing import headless
+from tests.chromium import headless
 with headless(sys.argv[1]) as browser:
     browser.new_page().goto("about:blank")
 """
 ROOT = Path(__file__).parents[1]
 LONGEST = (
-    "attacks", "benchmarks", "clip_generation", "given_videos", "instances", "kills", "main_path", "models_command",
-    "options",
+    "accessibility", "after_a_kill", "attacks", "benchmarks", "browser", "clip_generation", "end_to_end",
+    "given_videos", "group_kills", "groups", "instances", "journey", "kills", "main_path", "models_command", "options",
+    "starts", "timeline_page", "training", "ulysses", "variants_on_page",
 )  # fmt: skip
 """Files that take half a minute or more, whatever their number of tests: they begin first, so that all workers end
 together."""
@@ -140,7 +141,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def browser(chromium):
     """Headless Chromium, for one file of tests."""
-    from tests.browsing import headless
+    from tests.chromium import headless
 
     with headless(chromium) as browser:
         yield browser

@@ -81,7 +81,8 @@ FULL = GOOD | {
 class FakeRun:
     """What `JobManager` calls for every job: stages, steps, one video per section, the end.
 
-    `hold` stops every job after the first step of section `hold_at` until it is set; `fault` is raised there.
+    `hold` stops every job after the first step of section `hold_at` until it is set, or `hold_at` is another one;
+    `fault` is raised there.
     `decoded` stops one in the same way while that section is decoded.
     """
 
@@ -113,19 +114,19 @@ class FakeRun:
                 time.sleep(self.step_seconds)
                 yield StepDone(section, request.sections, step, request.steps, np.array([section, step, request.steps]))
                 if (section, step) == (self.hold_at, 1):
-                    self._wait(self.hold, job)
+                    self._wait(self.hold, job, section)
                     if self.fault is not None:
                         raise self.fault
             if section == self.hold_at and not self.decoded.is_set():
                 yield StageStarted("decode", Message("Decoding section {number} of {sections}", **place))
-                self._wait(self.decoded, job)
+                self._wait(self.decoded, job, section)
             frames = 4 * LATENT_WINDOW * (section + 1) + 1
             path = write_video(outputs / f"{job.id}_partial_{section:02d}.mp4", frames)
             yield VideoGrown(path, frames, section + 1)
         yield Finished(path.rename(outputs / f"{job.id}.mp4"), request.total_frames)
 
-    def _wait(self, event, job):
-        while not event.wait(0.02):
+    def _wait(self, event, job, section):
+        while section == self.hold_at and not event.wait(0.02):
             job.check()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from diffusers_helper.app.group import Group
-from diffusers_helper.app.group_worker import WorkerConfig
+from diffusers_helper.app.group_messages import WorkerConfig
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
@@ -46,12 +46,12 @@ def calibration(folder):
     return folder
 
 
-def group_of(mode, options, size=2, device="cpu", ratios=Path()):
+def group_of(mode, options, size=2, device="cpu", ratios=Path(), **how):
     source = LocalFolder(TINY_FOLDER)
     workers = [
         WorkerConfig(rank, size, device, Path(), mode, source, options, None, ratios, (), True) for rank in range(size)
     ]
-    return Group(workers, patience=600)  # this is no test of time
+    return Group(workers, patience=600, **how)  # this is no test of time
 
 
 @cache

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from tests.fakes import wait_for
+from tests.ports import own_port
 
 CONF = Path(__file__).parents[1] / "docs" / "deploy" / "nginx.conf"
 NAMES = ("video.example.org", "www.example.org")
@@ -42,8 +42,7 @@ class Nginx:
 
     def __init__(self, folder, pages):
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = own_port()
         conf = CONF.read_text()
         for old, new in {
             "listen 443 ": f"listen 127.0.0.1:{self.port} ",

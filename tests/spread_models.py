@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import distributed
 
-from diffusers_helper.app.group_links import Ways
+from diffusers_helper.app.sharing import SharedSteps
 from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model, timesteps_of
-from diffusers_helper.models.eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
+from diffusers_helper.models.eight_bit import ATTENTION, simulated_attention
 from diffusers_helper.models.exchange import Collective
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.linears import EightBitLinears
@@ -34,7 +34,7 @@ CACHES = {
 }
 EIGHT_BIT = {
     **{f"{name} products": {"eight_bit_linears": EightBitLinears(PlainRows(form))} for name, form in FORMS.items()},
-    "8-bit attention": {"eight_bit_attention": EightBitAttention(PlainHeads(), multiplied_codes)},
+    **{name: {"eight_bit_attention": simulated_attention(name)} for name in ATTENTION},
 }
 CONDITIONS = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance", "image_embeddings")
 
@@ -95,7 +95,7 @@ def spread_outputs():
 
 def halved():
     """`guided` of a process of a group whose halves compute a branch each, and the calls that ran its blocks."""
-    spread, branches = Ways(torch.device("cpu")).of(guided=True)
+    spread, branches = SharedSteps(torch.device("cpu"), distributed.group.WORLD).spread(guided=True)
     caches = [new() for new in CACHES.values()]
     executions = [Execution(spread=spread, branches=branches, step_cache=cache) for cache in (NoCache(), *caches)]
     with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from itertools import groupby
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -9,7 +10,7 @@ from playwright.sync_api import expect
 
 from diffusers_helper.core.errors import OUT_OF_MEMORY, OutOfMemoryError
 from diffusers_helper.core.messages import LANGUAGES, language
-from tests.browsing import END, fill, left_idle, shows_idle, shows_running, start, visit
+from tests.browsing import END, FITS, fill, left_idle, shows_idle, shows_running, start, until, visit
 from tests.fakes import LION, serve_page, wait_for
 
 pytestmark = pytest.mark.browser
@@ -41,11 +42,6 @@ def unfold(tab):
     for heading in tab.locator("button.label-wrap").all():
         if heading.is_visible():
             heading.click()
-
-
-def until(tab, condition):
-    """Wait while the browser may still tell something."""
-    wait_for(lambda: tab.wait_for_timeout(50) or condition(), 60)
 
 
 def latin_words(tab):
@@ -82,6 +78,7 @@ def test_axe_finds_no_serious_violation(browser, server, scheme, width, locale):
                 tab.locator(["[data-see=history]", "#settings-open"][place - 1]).click()
             else:
                 tab.locator("#tabs > .tab-wrapper [role=tab]").nth(place).click()
+            expect(tab.locator("#tabs > .tab-wrapper [role=tab]").nth(place)).to_have_attribute("aria-selected", "true")
             assert serious(tab) == [], "in another tab"
         tab.keyboard.press("Alt+1")
 
@@ -154,13 +151,17 @@ def test_nothing_moves_by_itself_where_motion_is_reduced(browser, server):
         tab = user.open()
         server.run.hold_at = 1
         server.run.hold.clear()
+        tab.evaluate("""() => {
+          window.stopped = 0;
+          document.addEventListener("pause", ({ target }) => { stopped += !!target.closest("#video"); }, true);
+        }""")
         tab.locator("#seconds input[type=number]").fill("2.4")
         fill(tab)
         start(tab)
         expect(tab.locator("#stage img")).to_be_visible()
         expect(tab.locator("#video video")).to_be_visible()
         tab.wait_for_function("document.querySelector('#video video').readyState >= 2")
-        assert tab.locator("#video video").evaluate("video => video.paused")
+        tab.wait_for_function("stopped && document.querySelector('#video video').paused")  # which Gradio had played
         moving = "document.getAnimations().filter(one => one.playState === 'running' && one instanceof CSSAnimation)"
         own = f"{moving}.filter(one => /^fp-/.test(one.animationName)).length"
         assert tab.evaluate(own) == 0
@@ -201,7 +202,7 @@ def test_the_keyboard_alone_makes_a_video_and_ends_one(browser, server):
         assert not server.manager.snapshot(job).ended
         tab.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
         tab.keyboard.press("Escape")
-        wait_for(lambda: server.manager.snapshot(job).ended)
+        until(tab, lambda: server.manager.snapshot(job).ended)
         shows_idle(tab)
         assert asked == ["Stop the video now? What is finished is kept."] * 2
 
@@ -238,8 +239,10 @@ def test_a_screen_reader_hears_each_status_once(browser, server):
         start(tab)
         expect(tab.locator("#progress")).to_have_text("Done")
         server.run.step_seconds = 0.02
-        heard = tab.evaluate("heard")
-        assert heard[-1] == "Done"
+        until(tab, lambda: tab.evaluate("heard.at(-1)") == "Done")
+        # A busy computer may be said not to answer, and then what was there before is said again.
+        here = (text for text in tab.evaluate("heard") if not text.startswith("FramePack does not answer."))
+        heard = [text for text, _ in groupby(here)]
         assert len(heard) == len(set(heard)) <= 4
 
 
@@ -260,12 +263,13 @@ def test_a_page_is_in_one_language_and_fits(browser, server, tag):
         expect(tab.locator("#end")).to_have_text(language(tag)("End"))
         expect(tab.locator("#video")).not_to_contain_text("NaN")  # Gradio's player before it knows the length
         if tag != "en":
-            with suppress(AssertionError):
-                until(tab, lambda: not latin_words(tab))  # Gradio shows its own timer, "0.1s", during a request
-            assert latin_words(tab) == set()
+            left = [latin_words(tab)]
+            with suppress(AssertionError):  # Gradio shows its own timer, "0.1s", during a request
+                until(tab, lambda: not left[-1] or left.append(latin_words(tab)))
+            assert left[-1] == set()
         for width in (1400, 420):
             tab.set_viewport_size({"width": width, "height": 900})
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            tab.wait_for_function(FITS, arg=width)
         tab.locator(END).click()
 
 

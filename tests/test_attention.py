@@ -42,12 +42,12 @@ def test_the_default_is_torchs_exact_one(name, dtype):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    known = r"no attention backend 'sdap'.*auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash, xformers"
+    known = r"no attention backend 'sdap'.*auto, fa3, cudnn, sdpa, fa3-fp8, triton-int8, sage, sage3, flash, xformers"
     with pytest.raises(SettingsError, match=known):
         resolve_attention("sdap", "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("name", ["fa3", "sage", "flash", "xformers"])
+@pytest.mark.parametrize("name", ["fa3", "triton-int8", "sage", "sage3", "flash", "xformers"])
 def test_an_explicit_choice_that_does_not_fit_is_an_error_with_its_reason_in_the_log(name, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(SettingsError, match=f"'{name}' cannot be used here.*cuda"):
         resolve_attention(name, "cpu", torch.bfloat16)
@@ -105,12 +105,19 @@ def sageattn(q, k, v, tensor_layout, is_causal):
     return sdpa(q, k, v)
 
 
+def sageattn3_blackwell(q, k, v, is_causal):
+    assert not is_causal
+    k -= k.mean(dim=2, keepdim=True)  # as the package does
+    return sdpa(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "stand_in"),
     [
         ("fa3", "fa3_fwd_interface", SimpleNamespace(flash_attn_func=sdpa)),
         ("fa3", "fa3_fwd_interface", SimpleNamespace(flash_attn_func=lambda q, k, v: (sdpa(q, k, v), None))),
         ("sage", "sageattention", SimpleNamespace(sageattn=sageattn)),
+        ("sage3", "sageattn3", SimpleNamespace(sageattn3_blackwell=sageattn3_blackwell)),
         ("flash", "flash_attn", SimpleNamespace(flash_attn_func=sdpa)),
         ("xformers", "xformers.ops", SimpleNamespace(memory_efficient_attention=sdpa)),
     ],
@@ -123,7 +130,10 @@ def test_a_library_is_called_in_its_own_way_when_installed(name, module, stand_i
     monkeypatch.setitem(sys.modules, module, stand_in)
     assert backend.reason_unavailable(CPU, torch.float32) is None
     q, k, v = qkv()
-    assert torch.equal(backend.load()(q, k, v), sdpa(q, k, v))
+    keys = k.clone()
+    with torch.inference_mode():
+        torch.testing.assert_close(backend.load()(q, k, v), sdpa(q, k, v), atol=1e-6, rtol=1e-5)
+    assert torch.equal(k, keys)
 
 
 def fa3(monkeypatch, function):
@@ -131,14 +141,16 @@ def fa3(monkeypatch, function):
     return dataclasses.replace(BACKENDS["fa3"], devices=None, dtypes=None)
 
 
-def test_fa3_is_proved_at_the_real_head_size_by_two_uneven_lengths(monkeypatch):
+@pytest.mark.parametrize("name", ["fa3", "triton-int8", "sage", "sage3"])
+def test_a_backend_is_proved_at_the_real_head_size_by_two_uneven_lengths(name):
     seen = []
 
     def function(q, k, v):
         seen.append(tuple(q.shape[1:]))
         return sdpa(q, k, v)
 
-    assert fa3(monkeypatch, function).reason_unavailable(CPU, torch.float32, 64) is None
+    backend = dataclasses.replace(BACKENDS[name], load=lambda: function, devices=None, dtypes=None, head_dims=None)
+    assert backend.reason_unavailable(CPU, torch.float32, 64) is None
     assert seen == [(300, 2, 64), (4097, 2, 64)]
 
 
@@ -149,8 +161,19 @@ def test_fa3_that_errs_at_many_tokens_alone_is_not_used(monkeypatch):
     assert "off by 0.1" in fa3(monkeypatch, function).reason_unavailable(CPU, torch.float32)
 
 
-def test_fa3_leaves_gradients_to_torch(monkeypatch):
-    function = fa3(monkeypatch, lambda q, k, v: pytest.fail("the package has no gradients")).load()
+PACKAGES = {
+    "fa3": ("fa3_fwd_interface", "flash_attn_func"),
+    "sage": ("sageattention", "sageattn"),
+    "sage3": ("sageattn3", "sageattn3_blackwell"),
+}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_without_gradients_leave_them_to_torch(name, monkeypatch):
+    module, called = PACKAGES[name]
+    refuse = lambda *_, **__: pytest.fail("the package has no gradients")  # noqa: E731
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{called: refuse}))
+    function = BACKENDS[name].load()
     q, k, v = (x.requires_grad_() for x in qkv())
     function(q, k, v).sum().backward()
     assert v.grad is not None

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import cards, common, decode, gguf, group_times, loading, long_video, lora, memory, step, timeline
+from benchmarks import (
+    cards,
+    common,
+    decode,
+    gguf,
+    group_times,
+    loading,
+    long_video,
+    lora,
+    memory,
+    sensitivity,
+    step,
+    timeline,
+)
 from benchmarks.model_folder import Sizes, write_folder
 from tests.tiny import TINY
 
@@ -72,6 +85,16 @@ def test_a_long_videos_sections_take_the_same_work(capsys):
     for name in ("files", "calls"):
         assert third[name] == fourth[name] > 0
     assert fourth["steps"] - third["steps"] == 4  # the frames of the start latent, which joins the last section
+
+
+@pytest.mark.slow
+def test_sensitivity(capsys):
+    sensitivity.main(["--tiny", "--blocks", "1", "1", "--size", "64", "48"])
+    found = last_line(capsys)["results"]
+    exact, everything = found.pop("exact")["exact error"], found["all of the blocks"]
+    assert exact < 1e-5 < everything["int8 error"] < everything["fp8 error"]
+    assert {"proj_out", "transformer_blocks.*.attn.to_q", "single_transformer_blocks.*.proj_out"} < found.keys()
+    assert all(exact < error < 0.2 for kind in found.values() for error in kind.values())
 
 
 @pytest.mark.slow

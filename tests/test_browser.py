@@ -26,20 +26,25 @@ from diffusers_helper.media.recipe import png_comment, recipe_of
 from diffusers_helper.media.tags import Tags
 from diffusers_helper.service.system_monitor import SystemMonitor
 from tests.browsing import (
+    HEARD,
+    LATE,
     PLAYED,
     SOUGHT,
     START,
     fill,
+    keeps,
     left_idle,
     preview,
     shows_idle,
     shows_running,
     start,
     unfold,
+    until,
     visit,
 )
 from tests.fakes import LION, SIZE, serve_page, wait_for
 from tests.odd_videos import video
+from tests.ports import own_port
 from tests.test_unfinished import Life
 
 pytestmark = pytest.mark.browser
@@ -78,7 +83,7 @@ def started(tab, server):
 @pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
 def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
     with serve_page(tmp_path, variant, seconds=2.4, steps=8) as server, visit(browser, server.url) as user:
-        server.run.step_seconds, server.run.hold_at = 0.15, 1
+        server.run.step_seconds = 0.15
         server.run.hold.clear()
         tab = user.open()
         expect(tab).to_have_title("FramePack")
@@ -86,13 +91,15 @@ def test_a_photo_and_a_prompt_become_a_video(browser, tmp_path, variant):
         start(tab)
         expect(tab.locator("#stage img")).to_be_visible()
         first = preview(tab)
-        wait_for(lambda: tab.locator("#stage img").count() and preview(tab) != first)
+        server.run.hold_at = 1
+        expect(tab.locator("#stage img")).not_to_have_attribute("src", first)
         bars = tab.locator("#progress [role=progressbar]")
         expect(bars).to_have_count(1)
         expect(tab.locator("#progress")).to_contain_text(re.compile(r"Section \d of 2, step \d of 8"))
         expect(tab.locator("#progress")).to_contain_text(re.compile("about .* left"))
         expect(tab).to_have_title(re.compile(r"\d+ % · .+ · FramePack"))
-        assert ("ending is generated first" in tab.locator("#details").inner_text()) is bool(variant.note)
+        told = expect(tab.locator("#details"))
+        (told.to_contain_text if variant.note else told.not_to_contain_text)("ending is generated first")
 
         server.run.hold.set()
         expect(tab.locator("#progress")).to_have_text("Done")
@@ -270,6 +277,7 @@ def test_what_is_in_a_file_decides_and_not_its_name(user, tmp_path, way):
     tab = user.open()
     give("#photo", "photo", LION.read_bytes())
     expect(tab.locator("#size-hint")).to_contain_text("pixels")
+    keeps(tab, "photo")
     tab.reload()
     tab.locator("#photo button[aria-label='Remove Image'], #photo button[aria-label='Clear']").first.click()
     give("#photo", "letter.pdf", b"%PDF-1.4")
@@ -305,6 +313,7 @@ def test_what_a_user_or_a_file_says_stays_text(user, server, tmp_path):
     expect(tab.locator("#size-hint [role=alert]")).to_contain_text("not an image")
     start(tab)
     expect(tab.locator("#message [role=alert]")).to_contain_text("not an image")
+    keeps(tab, "photo")
 
     tab.reload()
     expect(tab.locator("#start")).to_be_visible()
@@ -315,7 +324,7 @@ def test_what_a_user_or_a_file_says_stays_text(user, server, tmp_path):
     expect(tab.locator("#details")).to_contain_text("{{constructor}} ${1+1}")
     expect(tab.locator("#prompt textarea")).to_have_value(EVIL)
     shows_idle(tab)
-    assert tab.title() == ORIGINAL.title
+    expect(tab).to_have_title(ORIGINAL.title)
 
 
 def test_a_poll_from_before_the_start_leaves_nothing_behind(user, server):
@@ -358,14 +367,6 @@ def test_length_size_and_notes_are_told_before_the_start(user):
     expect(tab.locator("#size-hint")).to_contain_text("640")
 
 
-DRAFT_IS_KEPT = """() => {
-  const draft = localStorage.getItem('framepack-draft'), now = performance.now();
-  if (draft !== window.lastDraft) [window.lastDraft, window.lastChange] = [draft, now];
-  return now - window.lastChange > 2000;
-}"""
-"""True once the browser has written nothing for two seconds: a busy computer takes that long."""
-
-
 def test_quick_choices_fill_the_form_and_are_kept(user):
     tab = user.open()
     tab.locator("#ideas").get_by_text("Wave").click()
@@ -379,7 +380,7 @@ def test_quick_choices_fill_the_form_and_are_kept(user):
     expect(seed).not_to_have_value("-1")
     kept = seed.input_value()
 
-    tab.wait_for_function(DRAFT_IS_KEPT)
+    keeps(tab, prompt=IDEAS["Wave"], seed=int(kept))
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(IDEAS["Wave"])
     unfold(tab, "more")
@@ -418,8 +419,14 @@ def test_every_video_has_a_new_seed_until_the_switch_keeps_one(user, server):
 
 
 def clear_of_each_other(tab, selector):
-    boxes = [hint.bounding_box() for hint in tab.locator(selector).filter(visible=True).all()]
-    return all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
+    boxes = (
+        tab.locator(selector)
+        .filter(visible=True)
+        .evaluate_all(
+            "hints => hints.map(hint => hint.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
+        )
+    )
+    return all(above[1] <= below[0] for above, below in pairwise(boxes))
 
 
 @pytest.mark.parametrize("width", [420, 1400])
@@ -431,8 +438,8 @@ def test_hints_stand_below_each_other_and_go_when_they_are_followed(browser, ser
         hint = tab.get_by_text("This picture was made here")
         fill(tab, photo=file)
         expect(hint).to_be_visible()
-        assert tab.locator("#create .fp-hint").count() >= 4
-        assert clear_of_each_other(tab, "#create .fp-hint")
+        expect(tab.locator("#create .fp-hint").nth(3)).to_be_attached()
+        until(tab, lambda: clear_of_each_other(tab, "#create .fp-hint"))
         tab.locator("#use-settings").click()
         expect(tab.locator("#dropped-told")).to_contain_text("The settings are restored.")
         expect(hint).to_have_count(0)
@@ -468,7 +475,7 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
     expect(tab.locator("#start")).to_be_visible()
     job = JobSnapshot("1", "original", 7, 73, 2, 4, 0.0, state="running", section=2, step=4, section_progress=0.5,
                       total_progress=0.6, eta_seconds=125, eta_now_seconds=125, eta_at=1000)  # fmt: skip
-    tab.clock.pause_at(tab.evaluate("Date.now()") + 1000)
+    tab.clock.pause_at(tab.evaluate("Date.now()") + 3_600_000)  # time passes on the way, more on a busy computer
     tab.evaluate("setInterval(() => document.dispatchEvent(new Event('fp-heard')), 1)")  # the server answers all along
     tab.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", stage_view.progress(job, now=1000))
     bars = tab.locator("body > [data-title] .fp-progress")
@@ -478,7 +485,7 @@ def test_the_bar_and_the_time_left_go_on_between_two_polls_as_the_server_would_s
         tab.clock.fast_forward(30_000)
         tab.clock.run_for(600)
         passed = (tab.evaluate("Date.now()") - began) / 1000
-        shown = bars.nth(0).inner_text()
+        shown = bars.nth(0).inner_text()  # time stands still
         near = [stage_view.progress(job, now=1000 + passed - late) for late in (0, 0.25, 0.5, 0.75, 1)]
         texts = [re.findall("(?:about [^<]+ left|nearly done)", html)[-1] for html in near]
         assert any(text in shown for text in texts), (shown, texts)
@@ -561,7 +568,7 @@ def test_a_picture_or_a_video_brings_its_settings_back(user, tmp_path, kind):
         expect(tab.locator("#resolution input")).to_have_value("512")
 
     shows_them()
-    tab.wait_for_function(DRAFT_IS_KEPT)
+    keeps(tab, "photo", prompt=made.prompt, resolution=512, **{name: getattr(made, name) for name in ("seed", "steps")})
     tab.reload()
     shows_them()
 
@@ -612,7 +619,7 @@ def test_size_shape_and_what_is_in_sight_reach_the_job_and_come_back(user, serve
     expect(tab.locator("#size-hint")).to_contain_text("blurred border")
     tab.locator("#focus input").click()
     tab.get_by_role("option", name="Bottom right").click()
-    tab.wait_for_function(DRAFT_IS_KEPT)
+    keeps(tab, "photo", width="320", height="192", fit="blur", focus="1,1")
     tab.reload()
     expect(tab.locator("#size-hint")).to_contain_text("320 × 192")
     start(tab)
@@ -662,10 +669,13 @@ def test_the_panel_about_the_computer_asks_only_while_it_is_open(user, server, m
     wait_for(lambda: len(looks) >= 2)  # the timer's, after the one that opened it
     button.click()
     expect(panel.locator(".fp-computer")).to_be_hidden()
-    tab.wait_for_timeout(300)
-    before = len(looks)
-    tab.wait_for_timeout(2500)
-    assert len(looks) == before
+
+    def no_more():
+        before = len(looks)
+        tab.evaluate(HEARD, 4)  # one more look may be under way, and no third
+        return len(looks) == before
+
+    until(tab, no_more)
 
 
 DROPPED_AT_ONCE = """([selector, files]) => {
@@ -718,6 +728,19 @@ def test_start_adds_to_the_queue_while_a_video_is_made(user, server):
     assert [job.request.prompt for job in server.run.jobs[-2:]] == ["A lion roars.", "A second one."]
 
 
+PAUSED_AT = """(video, time) => new Promise(done => {
+  video.addEventListener("timeupdate", () => { // the page has heard of it before
+    if (!video.paused || video.seeking || Math.abs(video.currentTime - time) > 0.01) return;
+    window.stopped = 0;
+    document.addEventListener("pause", ({ target }) => { window.stopped += !!target.closest("#video"); }, true);
+    done();
+  });
+  video.pause();
+  video.currentTime = time;
+})"""
+"""Stops a video at a time in seconds; from then on `stopped` counts how often the page stops one again."""
+
+
 @pytest.mark.parametrize("variant", [ORIGINAL, F1], ids=lambda variant: variant.name)
 def test_a_growing_video_goes_on_where_it_was_at_three_times_its_size_at_most(browser, tmp_path, variant):
     with serve_page(tmp_path, variant, seconds=2.4) as server, visit(browser, server.url) as user:
@@ -733,16 +756,15 @@ def test_a_growing_video_goes_on_where_it_was_at_three_times_its_size_at_most(br
         preview_box, video_box = tab.locator("#stage").bounding_box(), tab.locator("#screen").bounding_box()
         assert preview_box["width"] <= 150
         assert preview_box["y"] < video_box["y"] + video_box["height"], "an inset, not a picture below"
-        video.evaluate("video => { video.pause(); video.currentTime = 0.8; }")
-        tab.wait_for_function("Math.abs(document.querySelector('#video video').currentTime - 0.8) < 0.01")
-        tab.wait_for_timeout(300)
+        video.evaluate(PAUSED_AT, 0.8)
+        tab.evaluate(LATE)
         server.run.hold.set()
         expect(tab.locator("#progress")).to_have_text("Done")
         tab.wait_for_function("document.querySelector('#video video').duration > 2")
         moved = 73 / 30 - duration if variant == ORIGINAL else 0
         tab.wait_for_function("document.querySelector('#video video').readyState >= 2")
+        tab.wait_for_function("stopped && document.querySelector('#video video').paused")
         assert video.evaluate("video => video.currentTime") == pytest.approx(0.8 + moved, abs=0.1)
-        assert video.evaluate("video => video.paused")
 
 
 def test_a_video_that_failed_for_want_of_memory_says_what_to_do_with_buttons_that_do_it(browser, tmp_path):
@@ -771,10 +793,13 @@ def test_the_frame_over_the_photo_says_what_stays_in_sight(user, server):
     tab.get_by_role("option", name="9:16").click()
     frame = tab.locator(".fp-crop")
     expect(frame).to_be_visible()
-    photo, box = tab.locator("#photo img").bounding_box(), frame.bounding_box()
-    assert box["width"] < photo["width"]
+    tab.wait_for_function(
+        "document.querySelector('.fp-crop')?.offsetWidth < document.querySelector('#photo img')?.width"
+    )
+    box = frame.bounding_box()
+    tab.evaluate(LATE)
     frame.focus()
-    for _ in range(10):
+    for _ in range(20):
         tab.keyboard.press("ArrowRight")
     tab.wait_for_function("document.querySelector('#size-hint [data-crop]').dataset.crop.endsWith(',1.0000,0.5000')")
     moved = frame.bounding_box()
@@ -806,7 +831,8 @@ def test_language_and_colours_are_chosen_on_the_page_and_kept(browser, tmp_path)
 def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_open_page(browser, tmp_path):
     first = Life(tmp_path / "one/outputs")
     with ExitStack() as served:
-        page = served.enter_context(serve_page(tmp_path / "one", manager=first.manager))
+        port = own_port()
+        page = served.enter_context(serve_page(tmp_path / "one", manager=first.manager, port=port))
         with visit(browser, page.url) as user:
             tab = user.open()
             tab.locator("#seconds input[type=number]").fill("3.6")
@@ -817,11 +843,10 @@ def test_a_server_that_was_killed_and_started_again_offers_the_video_under_the_o
             shutil.copytree(first.outputs, tmp_path / "two/outputs", ignore=shutil.ignore_patterns("*.lock"))
             served.close()
             expect(tab.locator("body.fp-away")).to_have_count(1)  # three polls without an answer
-            assert float(tab.locator("#screen").evaluate("element => getComputedStyle(element).opacity")) < 0.7
+            tab.wait_for_function("getComputedStyle(document.getElementById('screen')).opacity < 0.7")
 
             second = Life(tmp_path / "two/outputs")
             second.manager.start()
-            port = int(page.url.rpartition(":")[2])
             with serve_page(tmp_path / "two", manager=second.manager, port=port):
                 card = tab.locator("#unfinished")
                 expect(card).to_contain_text("An unfinished video was found. Go on with it?")

@@ -44,3 +44,9 @@ def test_steps_are_checked_at_once(steps, capsys):
 def test_several_gpus_do_not_measure(options, capsys):
     assert cli.main(["calibrate", str(LION), "p", *options, "--gpus", "0,1"]) != 0
     assert "leave out --gpus" in capsys.readouterr().err
+
+
+def test_staggered_sections_are_not_measured(options, capsys, monkeypatch):
+    monkeypatch.setenv("FRAMEPACK_STAGGER", "3")
+    assert cli.main(["calibrate", str(LION), "p", *options]) != 0
+    assert "leave out --stagger. The value comes from FRAMEPACK_STAGGER." in capsys.readouterr().err

@@ -290,3 +290,58 @@ def test_nowhere_keeps_nothing():
     checkpoint.begin({}, *conditions())
     checkpoint.append(section(0))
     assert (len(checkpoint), checkpoint.conditions(), checkpoint.environment) == (0, None, {})
+
+
+def swapped(one, other):
+    one.rename(aside := one.with_suffix(".aside"))
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize(("places", "left"), [((0, 1), 0), ((1, 2), 1), ((0, 2), 0)])
+def test_a_section_in_another_ones_place_does_not_count(tmp_path, places, left):
+    filled(tmp_path)
+    swapped(*(tmp_path / f"section_{place:03d}.safetensors" for place in places))
+    assert len(Checkpoint(tmp_path)) == left
+
+
+def test_a_section_of_another_video_does_not_count(tmp_path):
+    filled(tmp_path / "job")
+    other = Checkpoint(tmp_path / "other")
+    other.begin({}, *conditions())
+    for number in range(3):
+        other.append(replace(section(10 + number), index=number))
+    found = Checkpoint(tmp_path / "job")
+    (tmp_path / "other/section_001.safetensors").replace(tmp_path / "job/section_001.safetensors")
+    with pytest.raises(OutputError, match="deleted or changed meanwhile"):
+        found[1]
+    assert len(Checkpoint(tmp_path / "job")) == 1
+
+
+def test_sections_that_an_older_version_kept_count(tmp_path):
+    (tmp_path / "job").mkdir()
+    for seed in range(3):
+        old = {"latents": section(seed).latents, "generator_state": section(seed).generator_state}
+        TensorFile("digest").write(tmp_path / f"job/section_{seed:03d}.safetensors", old)
+    found = Checkpoint(tmp_path / "job")
+    assert len(found) == 3
+    found.append(section(3))
+    assert len(Checkpoint(tmp_path / "job")) == 4
+
+
+def test_a_trail_in_another_ones_place_is_not_read(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.begin({}, *conditions())
+    for seed in range(3):
+        checkpoint.append(with_trail(seed, 0))
+    swapped(tmp_path / "trail_001.safetensors", tmp_path / "trail_002.safetensors")
+    assert list(Checkpoint(tmp_path).trails()) == [0]
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path):
+    written = set()
+    for number in range(10):
+        TensorFile("digest").write(path := tmp_path / str(number), {"a": torch.zeros(1)}, b="c", d="e")
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert TensorFile("digest").read(path)[1].items() >= {"b": "c", "d": "e"}.items()

@@ -457,3 +457,10 @@ def test_a_video_made_here_goes_on_with_its_own_settings(program, options, capsy
 def test_what_has_no_meaning_for_a_given_video_is_no_option(program, option):
     with pytest.raises(SystemExit):
         program.main(["loop", "a.mp4", option, "1"])
+
+
+def test_where_one_video_is_made_after_the_other_gpus_make_none_of_their_own(program, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(photo := tmp_path / "photo.png")
+    assert cli.main(["generate", str(photo), "p", "--gpus", "0,1", "--parallel", "jobs"], program) == 2
+    assert "--parallel jobs is for the queue of the page" in capsys.readouterr().err
+    assert program.made == []

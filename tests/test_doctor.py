@@ -19,6 +19,7 @@ from diffusers_helper.service import options
 from diffusers_helper.service.nvidia import driver_version, has_kernels
 from diffusers_helper.service.system_monitor import GpuSample
 from diffusers_helper.service.versions import Package
+from tests.tiny import TINY_FOLDER
 
 GB = 1_000_000_000
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
@@ -59,7 +60,7 @@ GOOD = Facts(
     outputs_writable=True,
     h264=True,
     port_error=None,
-    draft=Precision("fp8", 8),
+    draft=Precision("fp8", "fa3-fp8"),
 )
 ON_CPU = replace(GOOD, device="cpu", gpu=None, driver=None, cuda_build=None, plain_kernels="they run on CUDA")
 TINY = replace(MODELS, small=True, size=8_000_000, largest=4_000_000)
@@ -103,16 +104,16 @@ def test_a_good_computer_has_nothing_but_ok():
             {},
             "8 bits",
             "ok",
-            "linear layers of drafts multiply fp8 numbers; their attention is computed in 8 bits.",
+            "linear layers of drafts multiply fp8 numbers; their attention is computed in 8 bits (fa3-fp8).",
         ),
         (
             GOOD,
-            {"draft": Precision("int8", 16, None, "old")},
+            {"draft": Precision("int8", None, None, "old")},
             "8 bits",
             "ok",
             "int8 numbers; their attention is that of other videos (old)",
         ),
-        (GOOD, {"draft": Precision(None, 16, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
+        (GOOD, {"draft": Precision(None, None, "too old", "old")}, "8 bits", "ok", "drafts are exact (too old); their"),
         (ON_CPU, {}, "8 bits", "ok", "none on cpu: drafts only skip steps."),
         (GOOD, {}, "proxies", "ok", "none."),
         (GOOD, PROXY, "proxies", "ok", "through ALL_PROXY=socks5://127.0.0.1:1080; this computer"),
@@ -162,6 +163,17 @@ def test_a_good_computer_has_nothing_but_ok():
         (GOOD, {"memory": 4 * GB}, "RAM", "ok", "straight to the card"),
         (GOOD, {"memory": 26 * GB, "gpu": SMALL_GPU}, "RAM", "ok", "need 26.0 GB"),
         (GOOD, {"memory": 25 * GB, "gpu": SMALL_GPU}, "RAM", "note", "need 26.0 GB: the rest is read from the disk"),
+        (
+            GOOD,
+            {"memory": 26 * GB, "gpu": SMALL_GPU, "wanted_gpus": (0, 1)},
+            "RAM",
+            "ok",
+            "26.0 GB (all GPUs have them",
+        ),
+        (
+            *(GOOD, {"memory": 51 * GB, "gpu": SMALL_GPU, "wanted_gpus": (0, 1), "copies": 2}),
+            *("RAM", "note", "need 52.0 GB (each GPU has its own): the rest is read"),
+        ),
         (ON_CPU, {"memory": 30 * GB, "swap": 0}, "RAM", "problem", "12.0 GB are lacking"),
         (ON_CPU, {"memory": 30 * GB, "swap": 12 * GB}, "RAM", "note", "swap, which is slow"),
         (ON_CPU, {"memory": 42 * GB}, "RAM", "ok", "need 42.0 GB"),
@@ -290,6 +302,17 @@ def test_a_device_that_is_not_there_is_a_finding(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--parallel", "jobs"], "add --gpus"),
+        (["--gpus", "0,1", "--device", "cpu", "--parallel", "ulysses"], "heads cannot be shared by 2 GPUs"),
+    ],
+)
+def test_choices_for_several_gpus_that_a_start_would_refuse_are_a_finding(argv, says):
+    assert says in together(gather(config("--models", str(TINY_FOLDER), *argv), "f1")).sentence
+
+
+@pytest.mark.parametrize(
     ("script", "expected"),
     [("echo 590.48.01", "590.48.01"), ("exit 9", None), ("true", None), (None, None)],
 )
@@ -315,6 +338,8 @@ CARDS = (
         ({"gpus": 2}, Level.OK, "0, 1 go through the computer's memory"),
         ({"gpus": 2, "parallel": "ulysses"}, Level.NOTE, "Choose --parallel stagger"),
         ({"gpus": 1}, Level.PROBLEM, "torch finds 1"),
+        ({"wanted_device": "cpu"}, Level.NOTE, "2 processes share the processor"),
+        ({"gpus_error": "Leave out one."}, Level.PROBLEM, "Leave out one."),
         ({"gpus": 2, "parallel": "jobs"}, Level.OK, "0, 1 make a video each"),
         ({"gpus": 2, "cards": CARDS}, Level.OK, "(auto): 0: 20.0 GB free, 75% busy; 1: 79.0 GB free."),
     ],

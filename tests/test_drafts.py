@@ -14,7 +14,7 @@ from diffusers_helper.gradio.stage import view
 from diffusers_helper.history.library import History
 from diffusers_helper.jobs.progress import first_snapshot
 from diffusers_helper.jobs.record import JobRecord
-from tests.browsing import fill, headless, visit
+from tests.browsing import fill, headless, keeps, visit
 from tests.fakes import serve_page, wait_for
 from tests.test_history_library import LOCAL, add, with_recipe
 from tests.test_history_tab import card, cards, unfold
@@ -100,10 +100,9 @@ def test_a_draft_is_chosen_kept_through_a_reload_and_made_in_full(chromium, tmp_
         tab = user.open()
         fill(tab)
         choice = tab.locator("#quality input")
-        kept = tab.evaluate("localStorage['framepack-draft']")
         choice.click()
         tab.get_by_role("option", name="Draft").click()
-        tab.wait_for_function("kept => localStorage['framepack-draft'] !== kept", arg=kept)
+        keeps(tab, "photo", quality="draft")
         tab.reload()
         expect(choice).to_have_value(re.compile("Draft"))
         life.gate.set()

@@ -28,8 +28,8 @@ def eight_bit_linears(form, dtype=torch.float32):
     return Execution(eight_bit_linears=resolve_linears(form.name, PLAIN, CPU, dtype))
 
 
-def eight_bit_attention():
-    return Execution(eight_bit_attention=resolve_eight_bit_attention(CPU, torch.float32, 16))
+def eight_bit_attention(name="fa3-fp8"):
+    return Execution(eight_bit_attention=resolve_eight_bit_attention(name, CPU, torch.float32, 16))
 
 
 def output(model, execution=None, inputs=None):
@@ -46,8 +46,9 @@ def output(model, execution=None, inputs=None):
         (eight_bit_linears(FP8), 0.01, 0.06),
         (eight_bit_linears(INT8), 0.003, 0.02),
         (eight_bit_attention(), 0.001, 0.03),
+        (eight_bit_attention("triton-int8"), 0.0001, 0.01),
     ],
-    ids=["fp8 linears", "int8 linears", "fp8 attention"],
+    ids=["fp8 linears", "int8 linears", "fp8 attention", "int8 attention"],
 )
 def test_a_step_is_off_by_about_what_8_bits_cost(execution, least, most):
     """Exact bfloat16 is off by 0.008 at full width; the golden model is a narrow one."""
@@ -65,7 +66,11 @@ def test_a_shortage_of_memory_changes_nothing_but_the_order(form):
     assert relative(chunked, output(model, execution)) < 1e-6
 
 
-@pytest.mark.parametrize("execution", [eight_bit_linears(FP8), eight_bit_attention()], ids=["linears", "attention"])
+@pytest.mark.parametrize(
+    "execution",
+    [eight_bit_linears(FP8), eight_bit_attention(), eight_bit_attention("triton-int8")],
+    ids=["linears", "attention", "int8 attention"],
+)
 def test_samples_of_a_batch_are_computed_as_alone(execution):
     model = golden_transformer()
     inputs = random_inputs(model, batch=2, text=(9, 4))

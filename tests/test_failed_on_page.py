@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from diffusers_helper.core.errors import LoraError
-from tests.browsing import fill, headless, shows_idle, start, visit
+from tests.browsing import fill, shows_idle, start, visit
 from tests.fakes import serve_page, wait_for
 from tests.test_history_tab import card
 from tests.test_unfinished import Life
@@ -14,12 +14,11 @@ REASON = "LoRA film is no file that can be used."
 
 
 @pytest.mark.parametrize("place", ["stage", "history"])
-def test_it_is_shown_with_its_reason_and_starts_again(chromium, tmp_path, place):
+def test_it_is_shown_with_its_reason_and_starts_again(browser, tmp_path, place):
     life = Life(tmp_path / "outputs", wait_before=0)
     life.fault = LoraError(REASON)
     life.gate.set()
     with (
-        headless(chromium) as browser,
         serve_page(tmp_path, manager=life.manager, store=life.store) as server,
         visit(browser, server.url) as user,
     ):

@@ -14,6 +14,7 @@ from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.models.fp8 import quantize
+from tests.calls import call
 from tests.tiny import TINY_FOLDER
 
 PART = transformer_part("f1")
@@ -22,26 +23,6 @@ PART = transformer_part("f1")
 def components(folder, told=None):
     progress = LoadingProgress(loading=lambda *said: told.append(said)) if told is not None else None
     return Components(LocalFolder(TINY_FOLDER), "cpu", ComputeOptions(fp8=folder), progress)
-
-
-def call(transformer):
-    """One call on random inputs of the model's sizes."""
-    generator, config = torch.Generator().manual_seed(0), transformer.config
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator)
-
-    with torch.inference_mode():
-        return transformer(
-            hidden_states=normal(1, 16, 3, 8, 8),
-            timestep=torch.tensor([500.0]),
-            encoder_hidden_states=normal(1, 6, config.text_embed_dim),
-            encoder_attention_mask=torch.ones(1, 6, dtype=torch.bool),
-            pooled_projections=normal(1, config.pooled_projection_dim),
-            guidance=torch.tensor([10000.0]),
-            image_embeddings=normal(1, 4, config.image_proj_dim),
-            return_dict=False,
-        )[0]
 
 
 def test_the_transformer_in_eight_bits(tmp_path, caplog):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffusers_helper.app.group import Group, GroupLostError, _Running
-from diffusers_helper.app.group_links import STAGGER, ULYSSES
 from diffusers_helper.app.groups import Groups
+from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.generation.checkpoint import Checkpoint
@@ -38,6 +38,7 @@ def test_a_group_makes_the_video_of_one_process(group, tmp_path):
     steps = [(event.section, event.step) for event in events if isinstance(event, StepDone)]
     assert steps == [(section, step) for section in range(3) for step in range(1, STEPS + 1)]
     assert group.mode == STAGGER
+    assert "the same numbers" in next(event.text for event in events if isinstance(event, Note))
     told = [event.gpus for event in events if isinstance(event, StepDone)][-1]
     assert len(told) == 2
     assert all(0 < use.step_seconds < 600 for use in told), "each its own part of a step"
@@ -106,13 +107,14 @@ def returned(events, on_event=lambda _event: None):
 def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(tmp_path):
     group = group_of(ULYSSES, ComputeOptions(), size=3)  # as many as the micro model has heads
     try:
-        _, latents, _ = made_by(group, tmp_path)
+        events, latents, _ = made_by(group, tmp_path)
         processes = group._running.processes
     finally:
         group.close()
     for one, other in zip(latents, alone()[0], strict=True):
         assert (one - other).abs().max() <= 1e-4 * other.std()
     assert not any(process.is_alive() for process in processes)
+    assert "share every step" in next(event.text for event in events if isinstance(event, Note))
 
 
 def test_each_gpu_makes_a_video_of_its_own(tmp_path):
@@ -179,7 +181,7 @@ def test_a_group_samples_by_the_rungs_of_quality(tmp_path, ratios, mode):
     ("device", "options", "match"),
     [
         ("cpu", ComputeOptions(attention="nonsense"), "nonsense"),  # where the video is begun
-        ("cuda:99", ComputeOptions(), "There is no GPU 99"),  # where the processes are
+        ("cuda:99", ComputeOptions(), "There is no GPU 99|PyTorch finds no GPU here"),  # where the processes are
     ],
 )
 def test_who_cannot_begin_says_why_at_once(tmp_path, device, options, match):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.app.group_links import STAGGER, ULYSSES
+from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.events import Note, SectionSampled, StageStarted, StepDone, VideoGrown
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.loading.compute import ComputeOptions

@@ -279,7 +279,7 @@ SEEN = """async ([data, times, levels]) => {
       await new Promise(done => setTimeout(done, 20));
       canvas.drawImage(video, 0, 0);
       level = canvas.getImageData(9, 9, 1, 1).data[0];
-    } while (Math.abs(level - levels[index]) > 4 && ++tries < 100);
+    } while (Math.abs(level - levels[index]) > 4 && ++tries < 1000);
     seen.push(level);
   }
   video.playbackRate = 4;
@@ -291,7 +291,8 @@ SEEN = """async ([data, times, levels]) => {
 }"""
 """Seeks to the times in seconds, plays to the end; the duration, and the red level of the picture at every time.
 
-A busy browser says that it is there before it paints: the expected levels tell how long to look, at most two seconds.
+A busy browser says that it is there before it paints: the expected levels tell how long to look, at most
+twenty seconds.
 """
 
 

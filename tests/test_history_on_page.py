@@ -75,8 +75,10 @@ def on_stage(tab, job):
     expect(tab.locator("#video video")).to_have_attribute("src", re.compile(job))
 
 
-def bring_to_the_stage(tab, job):
+def bring_to_the_stage(tab, job, *, of):
+    """Click the card of `job`, once all of them, `of` in number, have come to their places."""
     tab.get_by_role("tab", name="History").click()
+    expect(cards(tab)).to_have_count(of)
     card(tab, job).locator(".fph-open").click()
     on_stage(tab, job)
 
@@ -93,14 +95,14 @@ def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
         visit(browser, server.url) as user,
     ):
         tab = user.open()
-        bring_to_the_stage(tab, job)
+        bring_to_the_stage(tab, job, of=1)
         actions = tab.locator("#actions")
         expect(actions.get_by_role("link", name="Download")).to_be_visible()
         actions.get_by_role("button", name="Use settings").click()
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
         tab.reload()  # the form is kept, the stage shows the newest again
         expect(tab.locator("#prompt textarea")).to_have_value("A lion of long ago.")
-        bring_to_the_stage(tab, job)
+        bring_to_the_stage(tab, job, of=1)
         actions.get_by_role("button", name="Last frame as photo").click()
         expect(tab.locator("#photo img")).to_be_visible()
         for form in ("GIF", "PNG"):
@@ -111,8 +113,10 @@ def test_what_a_video_on_the_stage_can_be_used_for(chromium, tmp_path):
         for made, button in enumerate(("New take", "Extend"), start=1):
             actions.get_by_role("button", name=button).click()
             wait_for(lambda made=made: len(life.manager.jobs()) == made)
-            on_stage(tab, life.manager.jobs()[-1].id)
-            bring_to_the_stage(tab, job)
+            new = life.manager.jobs()[-1].id
+            on_stage(tab, new)
+            assert life.manager.wait(new, SECONDS).state == "done"
+            bring_to_the_stage(tab, job, of=1 + made)
         take, longer = life.manager.jobs()
         assert take.request.seed != 1
         assert longer.photo_name == f"{job}.mp4"

@@ -13,7 +13,7 @@ from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.history.library import History, Page
 from diffusers_helper.jobs.manager import JobManager
 from diffusers_helper.jobs.store import JobStore
-from tests.browsing import visit
+from tests.browsing import until, visit
 from tests.fakes import wait_for
 from tests.history_page import serve_history
 from tests.test_history_library import ANN, add, many, settled, with_recipe
@@ -110,6 +110,21 @@ def test_it_is_searched_by_words_days_states_and_stars(browser, served):
         expect(cards(tab)).to_have_count(2)
 
 
+def test_a_card_that_moves_while_it_is_pressed(browser, served):
+    url, _, life = served
+    lion = film(life.store, 1, "A lion")
+    with visit(browser, url) as user:
+        tab = opened(user, 1)
+        card(tab, lion).locator(".fph-pick").hover()
+        tab.mouse.down()
+        tiger = film(life.store, 2, "A tiger")
+        tab.evaluate("document.dispatchEvent(new CustomEvent('fp-history'))")
+        expect(card(tab, tiger)).to_be_visible()  # in the lion's place
+        tab.mouse.up()
+        expect(card(tab, lion).locator(".fph-pick")).to_have_attribute("aria-pressed", "true")
+        expect(card(tab, tiger).locator(".fph-pick")).to_have_attribute("aria-pressed", "false")
+
+
 class StillReading(History):
     """Knows of nothing when it is asked first, because the files are still being read."""
 
@@ -141,14 +156,14 @@ def test_all_of_it_goes_by_the_keyboard(browser, served):
         assert focused(tab) == [jobs[1], "open"]
         tab.keyboard.press("s")
         expect(card(tab, jobs[1]).locator("[data-action=star]")).to_have_attribute("aria-pressed", "true")
-        assert focused(tab) == [jobs[1], "open"], "a new drawing keeps the place"
+        until(tab, lambda: focused(tab) == [jobs[1], "open"])  # a new drawing keeps the place
         tab.keyboard.press("4")
         expect(card(tab, jobs[1])).to_have_attribute("data-rating", "4")
         tab.keyboard.press("End")
         assert focused(tab) == [jobs[2], "open"]
         tab.keyboard.press("Delete")
         expect(cards(tab)).to_have_count(2)
-        assert focused(tab)[0] == jobs[1], "what is next has the focus"
+        until(tab, lambda: focused(tab)[0] == jobs[1])  # what is next has the focus
         undo = tab.get_by_role("button", name="Undo")
         undo.focus()
         tab.keyboard.press("Enter")
@@ -167,8 +182,7 @@ def test_the_trash(browser, served):
     with visit(browser, url) as user:
         tab = opened(user, 2)
         for job in jobs:
-            card(tab, job).locator("summary").click()
-            card(tab, job).get_by_role("button", name="Delete").click()
+            unfold(tab, job).get_by_role("button", name="Delete").click()
             expect(card(tab, job)).to_have_count(0)
         tab.reload()
         expect(tab.locator(".fph-told")).to_have_text("0 videos")
@@ -256,7 +270,7 @@ def test_what_can_be_made_of_a_video(browser, served):
             assert (made.request.prompt, made.variant, made.request.seed != 1) == ("A lion roars.", "f1", True)
             tab.reload()
             expect(card(tab, made.id)).to_be_visible()
-        assert cards(tab).count() == 3
+        expect(cards(tab)).to_have_count(3)
 
 
 def test_what_is_not_finished_says_so_and_goes_on_after_a_kill(browser, tmp_path):

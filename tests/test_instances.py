@@ -19,6 +19,7 @@ from diffusers_helper.app import instances
 from diffusers_helper.app.supervisor import Backoff, InstanceConfig, State, files, is_process, read, write
 from diffusers_helper.service import options
 from diffusers_helper.service.places import ROOT
+from tests.ports import own_port
 
 pytestmark = pytest.mark.slow
 
@@ -100,13 +101,12 @@ class Launcher:
 
 def two_free_ports() -> int:
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return port
-            except OSError:
-                continue
+        port = own_port()
+        try:
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
+        except OSError:
+            continue
 
 
 def alive(pid: int) -> bool:
@@ -323,6 +323,13 @@ def test_one_instance_sees_the_gpus_that_work_together(monkeypatch: pytest.Monke
     assert list(plan.options) == ["--stagger", "13", "--gpus", "0,1"]
 
 
+def test_where_others_cannot_be_hidden_gpus_have_their_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AMD's cards, which CUDA_VISIBLE_DEVICES is not set for."""
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    [plan] = instances._plans(["--together", "2,3"], Path("/data"))
+    assert (plan.gpu, list(plan.options)) == (None, ["--gpus", "2,3"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "address"),
     [
@@ -360,6 +367,7 @@ def test_the_variant_is_a_program_of_its_own(tmp_path: Path, monkeypatch: pytest
         ["--gpus", "0,0"],
         ["--gpus", "0,"],
         ["--together", "0,0"],
+        ["--together", "1"],
         ["--together", "0,1", "--gpus", "0,1"],
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from tests.journey import travel
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_from_an_empty_page_to_a_directed_video_two_takes_and_its_settings_elsewhere(chromium, tmp_path):

@@ -39,6 +39,10 @@ def test_a_setting_is_a_rung_or_a_step_cache_with_its_parameters():
     assert ladder.setting("teacache") == Rung("teacache")
     assert ladder.setting("exact+int8") == Rung(linears=("int8",))
     assert ladder.setting("quick+fp8+attention") == replace(RUNGS["quick"], linears=("fp8",), attention_bits=8)
+    of_geforce = ladder.setting("quick+int8+int8-attention")
+    assert (of_geforce.step_cache, of_geforce.linears, of_geforce.attention_bits) == ("magcache", ("int8",), 8)
+    assert ladder.attention_of(of_geforce) == "triton-int8"
+    assert ladder.attention_of(RUNGS["draft"]) == "fa3-fp8"
 
 
 def test_the_table_has_means_by_variant_and_of_both():

@@ -9,10 +9,9 @@ from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
 from diffusers_helper.media.recipe import read_recipe
-from tests.browsing import bring_back, fill, shows_idle, start, visit
+from tests.browsing import bring_back, fill, keeps, shows_idle, start, visit
 from tests.fakes import LION, serve_page, wait_for
 from tests.lora_files import write_lora
-from tests.test_browser import DRAFT_IS_KEPT
 from tests.test_end_to_end import PATIENCE, finished, frames, program
 
 pytestmark = pytest.mark.browser
@@ -67,6 +66,7 @@ def test_files_are_chosen_weighed_and_reach_the_job(tab, server, folder):
     expect(card.locator("input[type=number]")).to_have_value("0.45")
     expect(tab.locator(TEXT)).to_have_value("film.safetensors=0.45; style/ink.safetensors=0.65")
     tab.locator("[data-lora]").last.locator("input[type=number]").fill("-3")
+    expect(tab.locator(TEXT)).to_have_value("film.safetensors=0.45; style/ink.safetensors=-3")
     card.get_by_role("button", name="Put them into the prompt").click()
     card.get_by_role("button", name="Put them into the prompt").click()
     expect(tab.locator("#prompt textarea")).to_have_value("old film, grain, A lion roars.")
@@ -85,7 +85,7 @@ def test_what_was_chosen_is_there_after_a_reload_and_can_be_given_up(tab):
     choose(tab, "film")
     choose(tab, "ink")
     tab.locator("[data-lora] input[type=range]").first.fill("0.3")
-    tab.wait_for_function(DRAFT_IS_KEPT)
+    keeps(tab, loras="film.safetensors=0.3; style/ink.safetensors=0.65")
     tab.reload()
     expect(tab.locator(TEXT)).to_have_value("film.safetensors=0.3; style/ink.safetensors=0.65")
     expect(tab.locator("[data-lora] input[type=number]").first).to_have_value("0.3")
@@ -147,6 +147,7 @@ def write_real(path, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_video_with_a_lora_brings_it_back_and_another_file_is_told(browser, tmp_path):
     folder = tmp_path / "loras"
     write_real(folder / "wild.safetensors", seed=1)
@@ -179,6 +180,7 @@ def test_a_video_with_a_lora_brings_it_back_and_another_file_is_told(browser, tm
             assert frames(again) == frames(video), "the same file at the same weight"
 
             tab.locator("[data-lora] input[type=range]").fill("0")
+            expect(tab.locator(TEXT)).to_have_value("wild.safetensors=0")
             start(tab)
             wait_for(lambda: tab.wait_for_timeout(100) or len(finished(tmp_path)) == 3, PATIENCE / 1000)
             [plain] = finished(tmp_path) - {video, again}

@@ -31,7 +31,7 @@ def test_the_published_ratios_are_the_golden_ones():
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: "{ratios}-{steps}-{E}-{K}-{R}".format(**case))
 def test_computed_steps_are_the_golden_ones(case):
-    inputs = CacheInputs(case["steps"], "f1", PUBLISHED[NAMES[case["ratios"]]], parameters(case))
+    inputs = CacheInputs(case["steps"], PUBLISHED[NAMES[case["ratios"]]], parameters(case))
     assert list(STEP_CACHES["magcache"].make(inputs).computed) == case["computed"]
     assert STEP_CACHES["magcache"].share(inputs) == len(case["computed"]) / case["steps"]
 
@@ -43,7 +43,7 @@ def test_few_steps_begin_with_a_computed_one(steps):
 
 def test_a_model_that_nobody_measured_is_refused_with_what_to_do():
     with pytest.raises(SettingsError, match=r"run \./framepack calibrate"):
-        STEP_CACHES["magcache"].make(CacheInputs(25, "f1"))
+        STEP_CACHES["magcache"].make(CacheInputs(25))
 
 
 def drive(cache, added, branch=POSITIVE):

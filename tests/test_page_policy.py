@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browsing import fill, headless, start, visit
+from tests.browsing import fill, headless, start, until, visit
 from tests.fakes import serve_page
 
 pytestmark = pytest.mark.slow
@@ -65,8 +65,7 @@ def test_a_video_is_made_under_it_and_nothing_injected_runs(page, chromium):
         expect(tab.locator("#progress")).to_have_text("Done")
         assert user.errors == []
         assert tab.evaluate(INJECTED) == []
-        while len(user.errors) < 3:  # the browser says so for each, the handler's as late as it likes
-            tab.wait_for_event("console")
+        until(tab, lambda: len(user.errors) >= 3)  # the browser says so for each, the handler's as late as it likes
         assert len(user.errors) == 3
         user.errors.clear()
         user.requested[:] = [url for url in user.requested if "203.0.113.1" not in url]

@@ -1,11 +1,13 @@
 """The page on a phone: one heading, a bar that hides nothing, and everything large enough for a finger."""
 
+from contextlib import suppress
+
 import pytest
 from playwright.sync_api import expect
 
 from diffusers_helper.core.messages import LANGUAGES
 from diffusers_helper.jobs.store import JobStore
-from tests.browsing import START, fill, headless, start, visit
+from tests.browsing import FITS, START, fill, left_idle, start, until, visit
 from tests.fakes import LION, serve_page
 from tests.test_history_tab import film
 
@@ -26,12 +28,6 @@ ABOVE_BAR = (
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
-    with headless(chromium) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     store = JobStore(folder / "outputs" / "jobs")
@@ -43,10 +39,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def server(served):
-    yield served
-    served.run.hold_at = 0
-    served.run.hold.set()
-    served.wait_until_idle()
+    with left_idle(served):
+        yield served
 
 
 @pytest.fixture(params=["en", "ja"])
@@ -60,12 +54,20 @@ def see(tab, place):
     tab.locator(f".fp-bar [data-see={place}]").click()
 
 
+def nothing_is_small(tab, where):
+    """Wait for what is still being drawn."""
+    found = [tab.evaluate(SMALL, LEAST)]
+    with suppress(AssertionError):
+        until(tab, lambda: not found[-1] or found.append(tab.evaluate(SMALL, LEAST)))
+    assert found[-1] == [], where
+
+
 def test_everything_is_large_enough_and_the_heading_is_one_line(tab, server):
     middles = tab.locator(".fp-head h1, .fp-badge, .fp-menus button").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect()).map(({ top, height }) => top + height / 2)"
     )
     assert max(middles) - min(middles) < 5
-    assert tab.evaluate(SMALL, LEAST) == [], "in the form"
+    nothing_is_small(tab, "in the form")
     server.run.hold_at = 1
     server.run.hold.clear()
     tab.locator("#seconds input[type=number]").fill("2.4")
@@ -77,22 +79,22 @@ def test_everything_is_large_enough_and_the_heading_is_one_line(tab, server):
     start(tab)
     see(tab, "watch")
     expect(tab.locator("#stage img")).to_be_visible()
-    assert tab.evaluate(SMALL, LEAST) == [], "while a video is made"
+    nothing_is_small(tab, "while a video is made")
     see(tab, "queue")
     running = tab.locator(".fp-queue-running > span").last
     expect(running).to_be_visible()
     assert running.bounding_box()["width"] > 150, "its words are not squeezed beside the buttons"
-    assert tab.evaluate(SMALL, LEAST) == [], "in the queue"
+    nothing_is_small(tab, "in the queue")
     server.run.hold.set()
     see(tab, "watch")
     expect(tab.locator("#actions a")).to_be_visible()
     tab.locator("#actions summary").click()
-    assert tab.evaluate(SMALL, LEAST) == [], "with a finished video"
+    nothing_is_small(tab, "with a finished video")
     see(tab, "history")
     expect(tab.locator(".fph-card").first).to_be_visible()
     tab.locator(".fph-more summary").first.click()
-    assert tab.evaluate(SMALL, LEAST) == [], "in the history"
-    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    nothing_is_small(tab, "in the history")
+    tab.wait_for_function(FITS, arg=PHONE["width"])
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_the_bar_hides_no_message_and_has_start_only_beside_what_it_takes(englis
     start(english)
     said = english.locator("#message [role=alert]")
     expect(said).to_be_in_viewport()
-    assert said.evaluate(ABOVE_BAR)
+    until(english, lambda: said.evaluate(ABOVE_BAR))
     for place, count in (("watch", 1), ("queue", 0), ("history", 0), ("create", 1)):
         see(english, place)
         expect(english.locator(START)).to_have_count(count)

@@ -18,7 +18,7 @@ from diffusers_helper.generation.sampling import computed_in, environment_of, wo
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import differences
-from diffusers_helper.loading.precision import ATTENTION, Precision, Precisions, TensorCores
+from diffusers_helper.loading.precision import Precision, Precisions, TensorCores
 from diffusers_helper.loading.step_ratios import StepRatios
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.media.photo import Photo
@@ -26,10 +26,11 @@ from diffusers_helper.media.recipe import read_recipe, recipe_of
 from diffusers_helper.media.tags import COMMENT, read_tag
 from diffusers_helper.model_files import LocalFolder, resolve_models
 from diffusers_helper.models.attention import BACKENDS
-from diffusers_helper.models.eight_bit import misfit
+from diffusers_helper.models.eight_bit import ATTENTION, attention_for, misfit
 from tests.tiny import TINY_FOLDER
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
+FA3, INT8 = ATTENTION
 DRAFT = sampling_settings(GenerationRequest(quality="draft"))
 EXACT = sampling_settings(GenerationRequest())
 TINY = LocalFolder(TINY_FOLDER)
@@ -40,6 +41,9 @@ class Cores:
 
     def __init__(self, *names, faulty=()):
         self.names, self.faulty, self.calls = names, faulty, []
+
+    def attention(self, _head_dim):
+        return next((name for name in self.names if name in ATTENTION), FA3)
 
     def misfit(self, name, _head_dim):
         return None if name in self.names else "it is too old"
@@ -61,11 +65,12 @@ def card(*names, faulty=()):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (("fp8", "int8", ATTENTION), Precision("fp8", 8)),
-        (("fp8", "int8"), Precision("fp8", 16, None, "it is too old")),
-        (("int8",), Precision("int8", 16, None, "it is too old")),
-        ((ATTENTION,), Precision(None, 8, "it is too old")),
-        ((), Precision(None, 16, "it is too old", "it is too old")),
+        (("fp8", "int8", FA3), Precision("fp8", FA3)),
+        (("int8", INT8), Precision("int8", INT8)),
+        (("fp8", "int8"), Precision("fp8", None, None, "it is too old")),
+        (("int8",), Precision("int8", None, None, "it is too old")),
+        ((FA3,), Precision(None, FA3, "it is too old")),
+        ((), Precision(None, None, "it is too old", "it is too old")),
     ],
 )
 def test_a_card_computes_a_draft_in_what_it_has(names, expected):
@@ -78,11 +83,11 @@ def test_a_card_computes_a_draft_in_what_it_has(names, expected):
 
 
 def test_what_fails_its_small_calls_is_done_without_and_not_tried_again():
-    cores = Cores("fp8", "int8", ATTENTION, faulty=("fp8", ATTENTION))
+    cores = Cores("fp8", "int8", INT8, faulty=("fp8", INT8))
     precisions = Precisions(TINY, cores)
     found = precisions.proven(DRAFT, "f1")
-    assert found == Precision("int8", 16, None, "its result is off")
-    assert sorted(cores.calls) == sorted(["fp8", ATTENTION, "int8"])
+    assert found == Precision("int8", None, None, "its result is off")
+    assert sorted(cores.calls) == sorted(["fp8", INT8, "int8"])
     assert precisions.proven(DRAFT, "f1") == precisions.expected(DRAFT, "f1") == found
     assert len(cores.calls) == 3
 
@@ -106,24 +111,52 @@ def test_cards_are_told_apart_by_what_their_tensor_cores_multiply(monkeypatch, c
 
 def test_a_processor_computes_a_draft_exactly_and_says_so():
     precision = Precisions(TINY, TensorCores(CPU, ComputeOptions())).proven(DRAFT, "f1")
-    assert (precision.linears, precision.attention_bits, precision.cost, precision.environment) == (None, 16, 1, {})
+    assert (precision.linears, precision.attention, precision.cost, precision.environment) == (None, None, 1, {})
     assert "linear layers of this draft are computed exactly, not in 8 bits: it takes an NVIDIA card" in precision.note
     assert "attention of this draft is that of other videos" in precision.note
-    assert Precision().note == Precision("fp8", 8).note == ""
+    assert Precision().note == Precision("fp8", FA3).note == ""
 
 
 def test_8_bit_attention_needs_its_package_and_gives_way_to_the_option(monkeypatch):
-    fits = replace(BACKENDS[ATTENTION], module="not_here", devices=None, dtypes=None, head_dims=None)
-    monkeypatch.setitem(BACKENDS, ATTENTION, fits)
-    assert TensorCores(CPU, ComputeOptions()).misfit(ATTENTION, 128) == "not_here is not installed"
-    chosen = TensorCores(CPU, ComputeOptions(attention="sdpa")).misfit(ATTENTION, 128)
+    fits = replace(BACKENDS[FA3], module="not_here", devices=None, dtypes=None, head_dims=None)
+    monkeypatch.setitem(BACKENDS, FA3, fits)
+    assert TensorCores(CPU, ComputeOptions()).misfit(FA3, 128) == "not_here is not installed"
+    chosen = TensorCores(CPU, ComputeOptions(attention="sdpa")).misfit(FA3, 128)
     assert chosen == "it is sdpa, as --attention says"
-    same = TensorCores(CPU, ComputeOptions(attention=ATTENTION)).misfit(ATTENTION, 128)
+    same = TensorCores(CPU, ComputeOptions(attention=FA3)).misfit(FA3, 128)
     assert same == "not_here is not installed", "the option asks for it, too"
 
 
-def test_without_fused_kernels_8_bits_gain_nothing():
-    assert TensorCores(CPU, ComputeOptions(fused=False)).fault("fp8", 128) == "it takes the fused kernels"
+def test_without_fused_kernels_8_bits_gain_nothing(monkeypatch):
+    cores = TensorCores(CPU, ComputeOptions(fused=False))
+    assert cores.fault("fp8", 128) == "it takes the fused kernels"
+    for name in ATTENTION:
+        fits = replace(BACKENDS[name], module=None, devices=None, dtypes=None, head_dims=None)
+        monkeypatch.setitem(BACKENDS, name, fits)
+        assert cores.misfit(name, 128) == "it takes the fused kernels"
+
+
+@pytest.mark.parametrize(
+    ("card", "capability", "name", "against"),
+    [
+        ("NVIDIA H100 80GB HBM3", (9, 0), FA3, None),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", (8, 9), INT8, None),
+        ("NVIDIA GeForce RTX 3090 Ti", (8, 6), INT8, None),
+        ("NVIDIA RTX A6000", (8, 6), FA3, "it takes compute capability 9.0, not 8.6"),
+        ("NVIDIA L20", (8, 9), FA3, "it takes compute capability 9.0, not 8.9"),
+        ("NVIDIA A100-SXM4-80GB", (8, 0), FA3, "it takes compute capability 9.0, not 8.0"),
+        ("NVIDIA GeForce RTX 5090", (12, 0), FA3, "it takes compute capability 9.0, not 12.0"),
+    ],
+)
+def test_a_card_has_one_8_bit_attention_or_none(monkeypatch, card, capability, name, against):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device=None: card)
+    assert attention_for(CARD, torch.bfloat16, 128) == name
+    for backend in ATTENTION:
+        monkeypatch.setitem(BACKENDS, backend, replace(BACKENDS[backend], module=None))
+    cores = TensorCores(CARD, ComputeOptions())
+    assert cores.attention(128) == name
+    assert cores.misfit(name, 128) == against
 
 
 # what follows from it
@@ -151,7 +184,7 @@ def loaded(components, settings, *, twice=False):
 
 
 def test_the_sampler_of_a_draft_multiplies_what_was_chosen():
-    execution, notes = loaded(components_with(card("fp8", ATTENTION)), DRAFT)
+    execution, notes = loaded(components_with(card("fp8", FA3)), DRAFT)
     assert execution.eight_bit_linears.kernels.form.name == "fp8"
     assert execution.eight_bit_attention is not None
     assert notes == []
@@ -163,12 +196,12 @@ def test_the_sampler_of_a_draft_multiplies_what_was_chosen():
 
 
 def test_exact_is_exact_on_every_card():
-    execution, notes = loaded(components_with(card("fp8", ATTENTION)), EXACT)
+    execution, notes = loaded(components_with(card("fp8", FA3)), EXACT)
     assert (execution.eight_bit_linears, execution.eight_bit_attention, notes) == (None, None, [])
 
 
 def test_what_was_computed_is_part_of_the_environment_and_of_the_recipe(tmp_path):
-    able, unable = components_with(card("fp8", ATTENTION)), components_with(card())
+    able, unable = components_with(card("fp8", FA3)), components_with(card())
     draft, exact = GenerationRequest(steps=4, quality="draft"), GenerationRequest(steps=4)
     before, now = environment_of(able, draft, ["f1"]), environment_of(unable, draft, ["f1"])
     assert (before["linear layers"], before["attention bits"]) == ("fp8", "8")
@@ -179,6 +212,7 @@ def test_what_was_computed_is_part_of_the_environment_and_of_the_recipe(tmp_path
     assert computed == {"linear layers": "fp8", "attention bits": "8"}
     text = recipe_of(draft, computed=computed)
     assert json.loads(text)["framepack_computed"] == computed
+    assert computed_in(components_with(card(INT8)), draft) == {"attention bits": "8 (int8)"}
     assert recipe_of(draft, computed=computed_in(unable, draft)) == recipe_of(draft)
     (tmp_path / "a.json").write_text(text)
     recipe = read_recipe(tmp_path / "a.json")
@@ -189,12 +223,12 @@ def test_estimates_know_what_8_bits_save(tmp_path):
     source = resolve_models("tiny", accelerator=False)
     draft, exact = GenerationRequest(quality="draft"), GenerationRequest()
     keys = []
-    for precisions in card(), card("fp8"), card("fp8", ATTENTION):
+    for precisions in card(), card("fp8"), card("fp8", FA3), card("int8", INT8):
         times = VideoTimes(tmp_path / "speeds.json", StepRatios(source), CPU, ComputeOptions(), precisions)
         keys.append(times.key(draft, (1, 1)))
         assert times.key(exact, (1, 1)).share == 1
     shares = [key.share for key in keys]
-    assert shares == pytest.approx([shares[0], 0.81 * shares[0], 0.70 * shares[0]])
+    assert shares == pytest.approx([shares[0], 0.81 * shares[0], 0.70 * shares[0], 0.49 * shares[0]])
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browsing import fill
+from tests.browsing import fill, keeps
 
 pytestmark = pytest.mark.browser
 
@@ -41,6 +41,7 @@ def test_saved_loaded_deleted_and_brought_back(user, server):
     save(tab, "Night <b>")
     seconds(tab).fill("7")
     seconds(tab).blur()
+    keeps(tab, seconds=7)
     tab.reload()
     expect(seconds(tab)).to_have_value("7")
     choose(tab, "Night <b>")
@@ -53,7 +54,9 @@ def test_saved_loaded_deleted_and_brought_back(user, server):
     tab.locator("#preset-undo").click()
     expect(menu(tab)).to_have_value("Night <b>")
     expect(tab.locator("#preset-undo")).to_be_hidden()
+    keeps(tab, seconds=3)
     tab.reload()
+    expect(seconds(tab)).to_have_value("3")
     choose(tab, "Quick look")
     expect(seconds(tab)).to_have_value("2.4")
     expect(tab.locator("#preset-message")).to_contain_text("“Quick look” is in the form.")
@@ -67,10 +70,13 @@ def test_a_new_tab_begins_with_the_chosen_one_and_a_reload_keeps_what_was_typed(
     choose(tab, "Long walk")
     expect(seconds(tab)).to_have_value("12")
     unfold(tab)
+    expect(tab.locator("#preset-message")).to_contain_text("is in the form.")
     tab.get_by_label("Begin with the chosen one in every new tab").check()
+    expect(tab.locator("#preset-message")).to_have_text("")  # the server has heard it
     expect(tab.get_by_label("Begin with the chosen one in every new tab")).to_be_checked()
     seconds(tab).fill("4")
     seconds(tab).blur()
+    keeps(tab, seconds=4)
     tab.reload()
     expect(menu(tab)).to_have_value("")
     expect(seconds(tab)).to_have_value("4")
@@ -78,7 +84,10 @@ def test_a_new_tab_begins_with_the_chosen_one_and_a_reload_keeps_what_was_typed(
     expect(menu(other)).to_have_value("Long walk")
     expect(seconds(other)).to_have_value("12")
     unfold(other)
+    expect(other.locator("#preset-message")).to_contain_text("is in the form.")
     other.get_by_label("Begin with the chosen one in every new tab").uncheck()
+    expect(other.locator("#preset-message")).to_have_text("")
+    keeps(other, seconds=12)
     third = user.open()
     expect(seconds(third)).to_have_value("12")
     expect(menu(third)).to_have_value("")
@@ -91,8 +100,10 @@ def test_the_prompt_and_the_seed_are_kept_where_they_are_asked_for(user, server)
     tab.locator("#preset-asked").get_by_label("The prompt").check()
     save(tab, "Tiger")
     tab.locator("#prompt textarea").fill("Something else")
+    keeps(tab, prompt="Something else")
     tab.reload()
+    expect(tab.locator("#prompt textarea")).to_have_value("Something else")
     choose(tab, "Tiger")
-    expect(tab.locator("#prompt textarea")).to_have_value("A tiger sleeps.")
+    keeps(tab, prompt="A tiger sleeps.")
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value("A tiger sleeps.")  # the draft has it

@@ -1,5 +1,8 @@
 """The small decoder of previews: what it makes of latents, which files it takes, and what is shown without one."""
 
+import json
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -89,17 +92,60 @@ def test_a_file_tells_its_widths_and_an_encoder_beside_is_left_out(decoder, file
     assert torch.equal(found(latents), decoder(latents))
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"GGUF", {"a": torch.zeros(1)}, {"decoder.1.weight": torch.zeros(8, 16, 3, 3)}]
-)
+def changed(name, change):
+    """What a file holds in which one of the weights was changed."""
+    return {**(weights := PreviewDecoder(SMALL).state_dict()), name: change(weights[name].clone())}
+
+
+LAST = "decoder.22.weight"
+OTHERS = {
+    "none": None,
+    "empty": b"",
+    "GGUF": b"GGUF",
+    "a pointer to it": b"version https://git-lfs.github.com/spec/v1\n",
+    "another model's": {"a": torch.zeros(1)},
+    "one weight": {"decoder.1.weight": torch.zeros(8, 16, 3, 3)},
+    "a weight without axes": {"decoder.1.weight": torch.tensor(1.0)},
+    "NaN": changed(LAST, lambda weight: weight.fill_(torch.nan)),
+    "infinity": changed("decoder.1.bias", lambda weight: weight.fill_(torch.inf)),
+    "whole numbers": changed(LAST, torch.Tensor.int),
+    "complex numbers": changed(LAST, lambda weight: weight * 1j),
+    "one weight more": changed(LAST, lambda weight: weight) | {"decoder.23.weight": torch.zeros(3)},
+    "widths beyond any memory": changed("decoder.8.weight", lambda _weight: torch.zeros(10**12, 0)),
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_another_file_is_a_sentence(tmp_path, content):
     path = tmp_path / "other.safetensors"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         save_file(content, path)
+    require_sentence(path)
+
+
+def test_what_is_no_file_is_a_sentence(tmp_path):
+    (tmp_path / "other.safetensors").mkdir()
+    require_sentence(tmp_path / "other.safetensors")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe_other.safetensors")  # nobody writes to it
+        require_sentence(tmp_path / "pipe_other.safetensors")
+
+
+def test_a_large_model_is_refused_before_it_takes_memory(tmp_path):
+    """The file is as large as its header says, and takes no room on the disk."""
+    size = 4 * 10**12
+    header = json.dumps({"decoder.1.weight": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, size]}}).encode()
+    with (path := tmp_path / "other.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    require_sentence(path, "larger than a preview decoder")
+
+
+def require_sentence(path, reason=""):
     with pytest.raises(
-        ModelFilesError, match=r"other\.safetensors cannot be used, so previews show rough colours alone"
+        ModelFilesError, match=rf"other\.safetensors cannot be used, so previews show rough colours alone: .*{reason}"
     ):
         read_preview_decoder(path)
 
@@ -130,6 +176,19 @@ def test_without_memory_previews_go_on_with_colours_alone(decoder):
     assert torch.equal(decode(latents), vae_decode_fake(latents))
     assert torch.equal(decode(latents), vae_decode_fake(latents))
     assert len(calls) == 1
+
+
+def test_numbers_that_half_precision_cannot_hold_are_shown_as_black(decoder):
+    decoder.decoder[-1].bias.fill_(torch.nan)
+    assert SmallDecoder(decoder)(torch.randn(1, 16, 2, 4, 4)).eq(0).all()
+
+
+def test_weights_in_half_precision_are_taken(decoder, tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_file({name: weight.half() for name, weight in decoder.state_dict().items()}, path)
+    assert torch.allclose(
+        read_preview_decoder(path)(torch.ones(1, 16, 1, 2, 2)), decoder(torch.ones(1, 16, 1, 2, 2)), atol=0.01
+    )
 
 
 def test_a_model_folder_may_have_one(file):

@@ -1,5 +1,6 @@
 import argparse
 import hashlib
+import json
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from diffusers_helper.jobs.record import JobRecord
 from diffusers_helper.jobs.speeds import Estimate
 from diffusers_helper.media.clip import open_clip
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.media.partials import ENVIRONMENT
 from diffusers_helper.media.photo import Photo
 from diffusers_helper.model_files import transformer_part
 from diffusers_helper.service.locks import lock_folder, sole_user_of
@@ -521,3 +523,40 @@ def test_a_queue_has_a_worker_for_each_video_that_is_made_at_a_time(tmp_path, pa
     assert len(program.make_manager()._workers) == workers
     assert program.gpus() == (), "before the first step"
     assert ("a video each" in program.note) == (parallel == "jobs")
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--parallel", "jobs"], "add --gpus"),
+        (["--gpus", "0,1", "--parallel", "ulysses", "--stagger", "3"], "leave out one of them"),
+        (["--gpus", "0,1", "--attention", "nonsense"], "no attention backend 'nonsense'"),
+        (["--gpus", "0,1,2,3,4", "--parallel", "ulysses"], "cannot be shared by 5 GPUs"),
+    ],
+)
+def test_choices_for_several_gpus_that_mean_nothing_are_refused_at_the_start(tmp_path, argv, match):
+    with pytest.raises(SettingsError, match=match):
+        on_tiny(tmp_path, *argv)
+
+
+def test_a_video_that_several_gpus_began_goes_on_before_they_have_started(tmp_path):
+    """As after a restart: nobody is asked a question that has no reason."""
+    program = on_tiny(tmp_path, "--gpus", "0,1", "--parallel", "stagger")
+    program.store.add(JobRecord("id1", PAN.model_copy(update={"variant": "f1"})), {"start": PHOTO})
+    begun = program.components.environment.of_video("f1") | {"stagger": "13", "device": "NVIDIA L20"}
+    file = program.store.path("id1") / ENVIRONMENT
+    file.write_text(json.dumps(begun))
+    assert program.env_warning("id1") == ""
+    file.write_text(json.dumps(begun | {"stagger": "7"}))
+    assert "with stagger 7; here it is 13" in program.env_warning("id1")
+
+
+def test_what_is_released_includes_the_processes_of_several_gpus_that_wait(tmp_path):
+    """A failed video ends its own group, so the others keep what they have loaded."""
+    program = on_tiny(tmp_path, "--gpus", "0,1", "--parallel", "jobs")
+    released = []
+    program._maker.release = lambda: released.append(True)
+    program._release_own()
+    assert released == []
+    program.release()
+    assert released == [True]

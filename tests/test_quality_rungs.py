@@ -1,20 +1,35 @@
 """Rungs of quality: what a request leads to, and what a video's numbers then depend on."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
-from diffusers_helper.core.errors import OutputError, SettingsError
-from diffusers_helper.core.quality import RUNGS, Rung, step_cache_of
+from diffusers_helper.core.errors import ModelFilesError, NumericsError, OutputError, SettingsError
+from diffusers_helper.core.quality import (
+    RUNGS,
+    STEP_CACHE_TITLES,
+    EightBitForm,
+    Quality,
+    Rung,
+    StepCacheName,
+    step_cache_of,
+)
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
+from diffusers_helper.generation.calibration import comparable
 from diffusers_helper.generation.sampling import environment_of, require_step_cache, work_of
+from diffusers_helper.gradio.create.quality import WORDS
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.environment import differences
 from diffusers_helper.loading.step_ratios import PUBLISHED_SIZE, StepRatios
 from diffusers_helper.model_files import LocalFolder, resolve_models
+from diffusers_helper.model_files.settings_file import read_settings
+from diffusers_helper.models.eight_bit import NEEDED, SAVED
+from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.step_caches import STEP_CACHES, cache_inputs, expected_share
 from diffusers_helper.models.step_caches.calibration import Calibration
 from diffusers_helper.models.step_caches.magcache import PUBLISHED
@@ -27,9 +42,16 @@ def test_exact_is_the_default_and_skips_nothing():
     assert GenerationRequest().quality == "exact"
     assert RUNGS["exact"] == Rung()
     settings = sampling_settings(GenerationRequest())
-    assert (settings.step_cache, STEP_CACHES[settings.step_cache].lossy) == ("none", False)
+    assert settings.step_cache == "none"
     assert all(rung.linears == () and rung.attention_bits == 16 for rung in (RUNGS["steady"], RUNGS["quick"]))
     assert (settings.linears, settings.attention_bits) == ((), 16)
+
+
+def test_the_names_of_requests_are_those_of_the_registries():
+    """A new step cache or rung is chosen everywhere once it has its line; the words of the page are its own."""
+    assert {*get_args(StepCacheName)} == {*STEP_CACHES} == {"none", *STEP_CACHE_TITLES}
+    assert {*get_args(Quality)} == {*RUNGS} == {*WORDS}
+    assert {*get_args(EightBitForm)} == {*FORMS} == {*SAVED} == {*NEEDED}
 
 
 def test_a_draft_asks_for_8_bits_whatever_its_step_cache():
@@ -76,12 +98,9 @@ def test_names_of_earlier_videos_stay():
 def test_every_rung_makes_its_step_cache_with_fewer_steps_on_each(rung, variant):
     request = GenerationRequest(quality=next(name for name, one in RUNGS.items() if one is rung))
     settings = sampling_settings(request)
-    inputs = cache_inputs(settings, variant, PUBLISHED[variant])
+    inputs = cache_inputs(settings, PUBLISHED[variant])
     STEP_CACHES[settings.step_cache].make(inputs)
-    shares = [
-        expected_share(sampling_settings(GenerationRequest(quality=name)), variant, PUBLISHED[variant])
-        for name in RUNGS
-    ]
+    shares = [expected_share(sampling_settings(GenerationRequest(quality=name)), PUBLISHED[variant]) for name in RUNGS]
     assert shares == sorted(shares, reverse=True)
     assert len(set(shares)) == len(RUNGS)
 
@@ -91,11 +110,11 @@ def test_every_rung_makes_its_step_cache_with_fewer_steps_on_each(rung, variant)
 )
 def test_the_published_models_compute_as_many_of_25_steps_as_the_documentation_says(quality, steps):
     settings = sampling_settings(GenerationRequest(quality=quality))
-    assert {name: round(25 * expected_share(settings, name, PUBLISHED[name])) for name in PUBLISHED} == steps
+    assert {name: round(25 * expected_share(settings, PUBLISHED[name])) for name in PUBLISHED} == steps
 
 
 def test_an_unknown_model_skips_nothing_in_an_estimate():
-    assert expected_share(sampling_settings(GenerationRequest(quality="quick")), "f1", None) == 1
+    assert expected_share(sampling_settings(GenerationRequest(quality="quick")), None) == 1
 
 
 def test_the_memory_plan_counts_what_a_step_cache_holds():
@@ -123,6 +142,45 @@ def test_an_unknown_model_has_none_until_it_is_calibrated(tmp_path):
     for damaged in (b"", b"{}", b"[" * 10000, b'{"variant":"f1","ratios":["nan"]}', b'{"variant":"f1","ratios":[1]}'):
         file.write_bytes(damaged)
         assert ratios.of("f1", 4) is None
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    ["[1, NaN, 1, 1]", "[1, Infinity, 1, 1]", "[1, -1, 1, 1]", "[1, 1e999, 1, 1]", "[1, 1, 1]", "[1, 1, 1, 1, 1]"],
+)
+def test_ratios_that_none_can_be_do_not_count(tmp_path, ratios):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    known.keep("f1", MEASURED).write_text(f'{{"variant": "f1", "ratios": {ratios}}}')
+    assert known.of("f1", 4) is None
+
+
+def test_another_variants_calibration_does_not_count(tmp_path):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    files = [known.keep(variant, MEASURED) for variant in ("f1", "original")]
+    files[1].replace(files[0])
+    assert known.of("f1", 4) is None
+
+
+def test_steps_that_change_nothing_are_not_kept():
+    assert comparable(MEASURED) is MEASURED
+    with pytest.raises(NumericsError, match="cannot be compared"):
+        comparable(replace(MEASURED, ratios=(1.0, float("nan"), float("inf"), 1.0)))
+
+
+def test_a_file_of_any_length_in_its_place_is_not_read(tmp_path):
+    known = StepRatios(LocalFolder(TINY_FOLDER), tmp_path)
+    with known.keep("f1", MEASURED).open("ab") as file:
+        file.truncate(10**12)  # takes no room on the disk
+    assert known.of("f1", 4) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["[]", "123", '"123"', "[NaN]", "[1, -1]", "[1e999]", f"[{10**400}]", '{"1": 1}', "null"]
+)
+def test_a_model_folder_whose_ratios_are_none_is_a_sentence(tmp_path, given):
+    (tmp_path / "framepack.json").write_text(f'{{"step_ratios": {{"f1": {given}}}}}')
+    with pytest.raises(ModelFilesError, match=r"framepack\.json cannot be used"):
+        read_settings(tmp_path)
 
 
 def test_a_calibration_counts_before_what_the_folder_says(tmp_path):

@@ -3,6 +3,7 @@
 What the parts' own files have of reloads and kills goes deeper; here all of them meet the same ones.
 """
 
+import re
 import secrets
 import shutil
 from contextlib import ExitStack
@@ -12,30 +13,28 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browsing import fill, headless, start, visit
-from tests.fakes import LION, serve_page, wait_for
+from tests.browsing import fill, headless, keeps, start, until, visit
+from tests.fakes import LION, serve_page
+from tests.ports import own_port
 from tests.test_history_tab import card
 from tests.test_presets_page import menu, save, unfold
 from tests.test_telling import settings
 from tests.test_unfinished import Life
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
-SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Evening:
     """The program in a folder of its own, always at the same port: the state is what a kill left."""
 
-    def __init__(self, folder, name, port=0):
+    def __init__(self, folder, name, port):
         self.folder, self.uploads = folder / name, folder / "uploads"
         self.life = Life(self.folder / "outputs", wait_before=0)
         self.port = port
 
     def serve(self, stack):
         about = {"manager": self.life.manager, "store": self.life.store, "uploads": self.uploads, "port": self.port}
-        page = stack.enter_context(serve_page(self.folder, **about))
-        self.port = int(page.url.rpartition(":")[2])
-        return page
+        return stack.enter_context(serve_page(self.folder, **about))
 
     def killed(self):
         """What is left of it, as another one's state."""
@@ -68,7 +67,7 @@ def begin(tab, life):
     life.gate.clear()
     life.reached.clear()
     new_take(tab).click()
-    wait_for(lambda: tab.wait_for_timeout(50) or life.reached.is_set())
+    until(tab, life.reached.is_set)
     tab.locator("#prompt textarea").fill("A lion sleeps.")
     start(tab)
     expect(queue(tab)).to_have_text(["A lion sleeps."])
@@ -89,6 +88,7 @@ def begin_script(client, script, made):
 
 def finds_all(tab):
     """What a person has set, and what waits, after a reload."""
+    keeps(tab, prompt="A lion sleeps.")
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value("A lion sleeps.")
     expect(queue(tab)).to_have_text(["A lion sleeps."])
@@ -114,18 +114,19 @@ def goes_on(tab, made, life):
     """The old video's buttons do what they say, and a phone has its bar and nothing beside the screen."""
     tab.get_by_role("tab", name="History").click()
     card(tab, made).locator(".fph-open").click()
+    expect(tab.locator("#video video")).to_have_attribute("src", re.compile(made))
     before = len(life.manager.jobs())
     new_take(tab).click()
-    wait_for(lambda: tab.wait_for_timeout(50) or len(life.manager.jobs()) > before)
+    until(tab, lambda: len(life.manager.jobs()) > before)
     tab.set_viewport_size({"width": 420, "height": 800})
     tab.reload()
     expect(tab.locator("[data-press=start]")).to_be_visible()
     expect(tab.locator("#prompt textarea")).to_have_value("A lion sleeps.")
-    assert tab.evaluate(SIDEWAYS) <= 0
+    tab.wait_for_function("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_everything_is_there_after_a_reload_and_after_a_kill(chromium, tmp_path):
-    first, script = Evening(tmp_path, "evening"), secrets.token_urlsafe(16)
+    first, script = Evening(tmp_path, "evening", own_port()), secrets.token_urlsafe(16)
     with ExitStack() as served, headless(chromium) as browser:
         page = first.serve(served)
         with visit(browser, page.url, viewport={"width": 1400, "height": 1000}) as user:

@@ -19,7 +19,7 @@ from diffusers_helper.gradio.door.sign_in import QUEUE, QUEUE_FOR_FAMILIAR, SESS
 from diffusers_helper.gradio.door.uploads import Uploads
 from diffusers_helper.service.access import Access
 from diffusers_helper.service.accounts import Accounts, PasswordHash
-from tests.browsing import headless, visit
+from tests.browsing import headless, keeps, visit
 from tests.fakes import LION, serve_page
 
 pytestmark = pytest.mark.slow
@@ -320,7 +320,7 @@ def test_the_page_asks_again_and_keeps_the_draft_when_a_session_is_over(page, ch
         sign_in_here()
         tab.locator("#prompt textarea").fill("A lion yawns.")
         tab.locator("#prompt textarea").blur()
-        tab.wait_for_function("localStorage.getItem('framepack-draft')")
+        keeps(tab, prompt="A lion yawns.")
         with closing(httpx.Client(base_url=page.url, timeout=60)) as elsewhere:
             elsewhere.post("/login", data={"username": "ann", "password": "correct horse"})
             elsewhere.get("/logout")  # ends all sessions of this user

@@ -8,7 +8,7 @@ from diffusers_helper.gradio.create.prompt_history import MOST
 from diffusers_helper.gradio.stage import view
 from diffusers_helper.jobs.progress import first_snapshot
 from diffusers_helper.jobs.record import JobRecord
-from tests.browsing import fill
+from tests.browsing import fill, keeps
 from tests.fakes import wait_for
 from tests.test_drafts import MADE
 
@@ -101,6 +101,7 @@ def test_a_refusal_is_told_and_the_switch_is_off(user):
 
 def reopen(tab, prompt="A tiger <b>sleeps</b>."):
     """Open the list once a reload has brought the form back: until then Gradio may draw everything anew."""
+    keeps(tab, prompt=prompt)
     tab.reload()
     expect(tab.locator("#prompt textarea")).to_have_value(prompt)
     tab.keyboard.press("Alt+r")
@@ -113,8 +114,9 @@ def earlier(tab):
 @pytest.mark.browser
 def test_earlier_prompts_are_found_used_removed_and_cleared(user, server):
     tab = user.open()
+    fill(tab)
     for prompt in ("A lion roars.", "A tiger <b>sleeps</b>.", "A lion roars."):
-        fill(tab, prompt)
+        tab.locator("#prompt textarea").fill(prompt)
         start(tab, server)
     tab.keyboard.press("Alt+r")
     search = tab.get_by_placeholder("Search the earlier prompts")

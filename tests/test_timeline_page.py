@@ -9,8 +9,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffusers_helper.core.messages import LANGUAGES, language
-from tests.browsing import WIDE, fill, left_idle, start, visit
+from tests.browsing import FITS, WIDE, fill, keeps, left_idle, start, until, visit
 from tests.fakes import serve_page, wait_for
+from tests.ports import own_port
 
 pytestmark = pytest.mark.browser
 
@@ -110,7 +111,7 @@ def test_cells_and_syntax_are_two_faces_of_one_thing(tab, server):
     written = "[0s: A lion roars.] [2.4s: It yawns ${document.title = 'owned'} `x` \\u0041.]"
     expect(prompt(tab)).to_have_value(written)
     expect(words(tab, 3)).to_have_attribute("placeholder", "→ It yawns ${document.title = 'owned'} `x` \\u0041.")
-    assert cell(tab, 2, "[data-action=left]").evaluate("button => button === document.activeElement")
+    expect(cell(tab, 2, "[data-action=left]")).to_be_focused()
     assert tab.title() == "FramePack"
     prompt(tab).fill("[0s-1.2s: one] [1.2s-9s: <b>two</b>] [9s: late]")
     shows(tab, "one", "<b>two</b>", "", "")
@@ -147,7 +148,7 @@ def test_what_is_typed_while_the_server_thinks_is_not_lost(tab, server):
     tab.route("**/gradio_api/run/**", hold)
     words(tab, 1).fill("first")
     words(tab, 2).click()
-    wait_for(lambda: tab.wait_for_timeout(20) or calls)
+    until(tab, lambda: calls)
     tab.keyboard.type("second, ")
     calls[0].continue_()
     expect(prompt(tab)).to_have_value("[0s: A lion roars.] [1.2s: first] [2.4s: second,]")
@@ -191,7 +192,7 @@ def test_sections_are_exchanged_by_buttons_by_keys_and_by_dragging(tab, server):
     shows(tab, "one", "", "two", "four")
     expect(cell(tab, 2, "img")).to_be_visible()
     expect(prompt(tab)).to_have_value("[0s: one] [2.4s: two] [3.6s: four]")
-    assert cell(tab, 2, "[data-action=right]").evaluate("button => button === document.activeElement")
+    expect(cell(tab, 2, "[data-action=right]")).to_be_focused()
     tab.keyboard.press("Alt+ArrowRight")
     shows(tab, "one", "", "four", "two")
     expect(cell(tab, 3, "img")).to_be_visible()
@@ -228,7 +229,7 @@ def test_a_reload_in_the_middle_and_a_file_bring_everything_back(tab, server):
     expect(cell(tab, 2, "img")).to_be_visible()
     dropped(tab, "end", picture("red"))
     expect(cell(tab, "end", "img")).to_be_visible()
-    expect(prompt(tab)).to_have_value("[0s: A lion roars.] [2.4s: It yawns.]")
+    keeps(tab, "photo", "key_photos", "end_photo", prompt="[0s: A lion roars.] [2.4s: It yawns.]")
     tab.reload()
     shows(tab, "A lion roars.", "", "It yawns.", "")
     for number in (0, 2, "end"):
@@ -242,10 +243,9 @@ def test_a_reload_in_the_middle_and_a_file_bring_everything_back(tab, server):
 
 
 def test_a_killed_server_finds_the_pictures_again(browser, tmp_path):
-    with visit(browser, "about:blank") as user:
-        with serve_page(tmp_path, seconds=4.8, uploads=tmp_path / "uploads") as server:
-            user.url = server.url
-            port = int(server.url.rpartition(":")[2])
+    port = own_port()
+    with visit(browser, f"http://127.0.0.1:{port}") as user:
+        with serve_page(tmp_path, seconds=4.8, uploads=tmp_path / "uploads", port=port) as server:
             tab = opened(user.open())
             fill(tab)
             choose(tab, 1)
@@ -253,7 +253,7 @@ def test_a_killed_server_finds_the_pictures_again(browser, tmp_path):
             words(tab, 3).fill("It yawns.")
             words(tab, 3).press("Tab")
             expect(prompt(tab)).to_have_value("[0s: A lion roars.] [3.6s: It yawns.]")
-            tab.wait_for_timeout(100)  # the browser keeps the draft in its own time
+            keeps(tab, "photo", "key_photos", prompt="[0s: A lion roars.] [3.6s: It yawns.]")
             tab.close()
         with serve_page(tmp_path, seconds=4.8, uploads=tmp_path / "uploads", port=port) as server:
             tab = opened(user.open())
@@ -300,7 +300,7 @@ def test_everything_by_keyboard_alone(browser, server):
         tab.keyboard.press("Shift+Tab")
         expect(cell(tab, 1, "[data-action=choose]")).to_be_focused()
         tab.keyboard.press("Enter")
-        wait_for(lambda: tab.wait_for_timeout(20) or choosers)
+        until(tab, lambda: choosers)
         choosers[0].set_files({"name": "gate.png", "mimeType": "image/png", "buffer": GATE})
         expect(cell(tab, 1, "img")).to_be_visible()
         tab.keyboard.press("Tab")
@@ -330,7 +330,7 @@ def test_it_fits_in_every_language_and_axe_finds_nothing_serious(browser, server
         expect(cell(tab, 1, "img")).to_be_visible()
         for width in (1920, 1400, 420):
             tab.set_viewport_size({"width": width, "height": 900})
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            tab.wait_for_function(FITS, arg=width)
         tab.wait_for_function("document.getAnimations().every(one => !(one instanceof CSSTransition))")
         found = Axe().run(tab, context="#timeline-place").response["violations"]
         assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []

@@ -7,7 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,9 +22,19 @@ from triton.compiler import ASTSource, CompiledKernel  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from diffusers_helper.models.attention import BACKENDS  # noqa: E402
+from diffusers_helper.models.eight_bit_attention import CodedHeads  # noqa: E402
 from diffusers_helper.models.gguf_blocks import BLOCKS  # noqa: E402
 from diffusers_helper.models.kernels import Affine, Heads  # noqa: E402
-from diffusers_helper.models.triton_kernels import TritonKernels, attention, decoder, gguf, transformer  # noqa: E402
+from diffusers_helper.models.triton_kernels import (  # noqa: E402
+    TritonInt8Heads,
+    TritonKernels,
+    attend_to_codes,
+    attention,
+    decoder,
+    gguf,
+    int8_attention,
+    transformer,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,14 +46,14 @@ NVIDIA = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 89: 99 * KIB, 90: 227 * KIB
 """Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, table of capabilities)."""
 AMD = {"gfx1100": 32, "gfx1201": 32, "gfx942": 64}
 """Threads of a wavefront; all have 64 KiB of local memory."""
-CALLED = ("_half", "normed_rotated")
+CALLED = ("_half", "attend_to_block", "normed_rotated")
 """Parts of kernels, which are never launched."""
 REGISTERS = 255
 SPILLED = 64
 """Bytes per thread that may lie outside of registers, as in Hopper's attention: so few stay in the cache."""
 TYPES = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.uint8: "*u8",
-    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e4m3fn: "*fp8e4nv", torch.int8: "*i8",
 }  # fmt: skip
 
 
@@ -100,16 +110,34 @@ def kernels_of(module: Any) -> Iterator[JITFunction]:
 @cache
 def launches(dtype: torch.dtype) -> list[Launch]:
     """Every launch of a step and a decode at 640x608, once."""
+    return recorded((attention, decoder, gguf, transformer), lambda: call_all(TritonKernels(), dtype))
+
+
+def recorded(modules: Sequence[Any], call: Callable[[], object]) -> list[Launch]:
+    """The launches of kernels of `modules` by a call."""
     found: list[Launch] = []
-    kernels = [kernel for module in (attention, decoder, gguf, transformer) for kernel in kernels_of(module)]
+    kernels = [kernel for module in modules for kernel in kernels_of(module)]
     try:
         for kernel in kernels:
             kernel.run = recorder(kernel, found)
-        call_all(TritonKernels(), dtype)
+        call()
     finally:
         for kernel in kernels:
             del kernel.run
     return found
+
+
+def attend_in_int8() -> None:
+    """int8 attention of a step at 640x608, of streams and of what is normed already."""
+
+    def empty(*shape: int, of: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(shape, dtype=of, device="meta")
+
+    heads, kernels = empty(1, 18269, 24, 128), TritonInt8Heads()
+    streams = [Heads(heads[:, :17500], empty(128), empty(1, 17500, 256, of=torch.float32))]
+    keys = CodedHeads(*kernels.queries(streams))
+    kernels.normed(heads, heads)
+    attend_to_codes(keys, keys, CodedHeads(heads.to(torch.float16), empty(1, 1, 24, of=torch.float32)))
 
 
 def call_all(kernels: TritonKernels, dtype: torch.dtype) -> None:
@@ -179,13 +207,35 @@ def test_nvidias_cards_hold_every_kernel(capability: int, tmp_path: Path, monkey
     for launch in launches(torch.float16 if capability < 80 else torch.bfloat16):
         if launch.kernel is attention._attend_to_rest and capability // 10 not in majors:
             continue  # that attention is chosen on other cards alone
-        kernel = compiled(launch, GPUTarget("cuda", capability, 32))
-        name = launch.kernel.fn.__name__
-        assert kernel.metadata.shared <= NVIDIA[capability], name
-        found = resources(kernel.asm["cubin"], tmp_path)
-        assert 0 < found["REG"] <= REGISTERS, (name, found)
-        assert found["REG"] * 32 * kernel.metadata.num_warps <= 65536, (name, found)
-        assert found["STACK"] + found.get("LOCAL", 0) <= SPILLED, f"{name} spills: {found}"
+        assert_fits(launch, capability, tmp_path)
+
+
+def assert_fits(launch: Launch, capability: int, folder: Path) -> CompiledKernel:
+    """A kernel stays within what a card of NVIDIA's has."""
+    kernel = compiled(launch, GPUTarget("cuda", capability, 32))
+    name = launch.kernel.fn.__name__
+    assert kernel.metadata.shared <= NVIDIA[capability], name
+    found = resources(kernel.asm["cubin"], folder)
+    assert 0 < found["REG"] <= REGISTERS, (name, found)
+    assert found["REG"] * 32 * kernel.metadata.num_warps <= 65536, (name, found)
+    assert found["STACK"] + found.get("LOCAL", 0) <= SPILLED, f"{name} spills: {found}"
+    return kernel
+
+
+@pytest.mark.parametrize("capability", [80, 86, 89])
+def test_cards_hold_attention_in_int8(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products are those that the count is of: int8 with whole sums, float16 with float16 sums."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    found = recorded((int8_attention,), attend_in_int8)
+    assert {launch.kernel.fn.__name__ for launch in found} == {"_whole_heads", "_attend"}
+    for launch in found:
+        kernel = assert_fits(launch, capability, tmp_path)
+        if launch.kernel is int8_attention._attend:
+            assert set(re.findall(r"mma\.sync\S*\.(\w+\.\w+\.\w+\.\w+)\b", kernel.asm["ptx"])) == {
+                "s32.s8.s8.s32",
+                "f16.f16.f16.f16",
+            }
+            assert "cp.async.cg" in kernel.asm["ptx"], "keys come while others are attended to"
 
 
 @pytest.mark.parametrize("chip", AMD)

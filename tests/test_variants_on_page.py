@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import httpx
@@ -14,18 +15,19 @@ from playwright.sync_api import expect
 from diffusers_helper.media.recipe import read_recipe
 from tests.browsing import fill, headless, shows_idle, shows_running, start, visit
 from tests.fakes import wait_for
+from tests.ports import own_port
 from tests.test_end_to_end import PATIENCE, ROOT, finished
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @contextmanager
-def killed_at_the_end(demo, folder, port=0):
+def killed_at_the_end(demo, folder, port):
     """Start `demo`, give its address, and let it end as a power cut does."""
     options = ["--models", "tiny", "--device", "cpu", "--port", str(port), "--no-preload"]
     options += ["--outputs", folder / "outputs", "--cache", folder / "cache"]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    command, log = [sys.executable, demo, *options], folder / f"{port}.log"
+    command, log = [sys.executable, demo, *options], folder / f"{time.monotonic_ns()}.log"
     with (
         log.open("w") as console,
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=console, stderr=console) as process,
@@ -58,8 +60,9 @@ def made_by(folder):
 
 
 def test_one_page_makes_videos_with_both_models(chromium, tmp_path):
+    port = own_port()
     with headless(chromium) as browser:
-        with killed_at_the_end("demo_gradio.py", tmp_path) as url, visit(browser, url) as user:
+        with killed_at_the_end("demo_gradio.py", tmp_path, port) as url, visit(browser, url) as user:
             tab = user.open()
             assert tab.title() == "FramePack"
             tab.locator("#end-photo-panel").get_by_role("button").first.click()
@@ -88,11 +91,10 @@ def test_one_page_makes_videos_with_both_models(chromium, tmp_path):
             choose(tab, "More motion")
             tab.locator("#seconds input[type=number]").fill("2.4")
             start(tab)
-            wait_for(lambda: list((tmp_path / "outputs").glob("*_partial_*1.mp4")), PATIENCE / 1000)
             shows_running(tab)
             state = user.context.storage_state()
+            wait_for(lambda: list((tmp_path / "outputs").glob("*_partial_*1.mp4")), PATIENCE / 1000)
 
-        port = int(url.rpartition(":")[2].strip("/"))
         with (
             killed_at_the_end("demo_gradio.py", tmp_path, port) as url,
             visit(browser, url, storage_state=state) as user,

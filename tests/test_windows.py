@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import textwrap
@@ -22,6 +21,7 @@ from diffusers_helper.model_files.shards import Shards
 from diffusers_helper.model_files.weight_files import weight_files
 from diffusers_helper.service import processes, watchdog
 from tests.fakes import wait_for
+from tests.ports import own_port
 from tests.tiny import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +51,15 @@ GUARDS = {
     ("diffusers_helper/memory/packing.py", "mmap.MADV_HUGEPAGE"): "hasattr",
     ("diffusers_helper/memory/packing.py", "mmap.MAP_ANONYMOUS"): "sys.platform",
     ("diffusers_helper/memory/packing.py", "mmap.MAP_PRIVATE"): "sys.platform",
+    ("diffusers_helper/memory/shared.py", "fcntl"): "sys.platform: nothing is shared",
+    ("diffusers_helper/memory/shared.py", "os.O_CLOEXEC"): "there are no files of memory to open",
+    ("diffusers_helper/memory/shared.py", "os.pread"): "the same",
+    ("diffusers_helper/memory/shared.py", "os.pwrite"): "the same",
     ("diffusers_helper/model_files/shards.py", "os.preadv"): "hasattr: a file is opened for each read",
     ("diffusers_helper/service/open_files.py", "resource"): "ImportError is caught: there is no limit",
     ("diffusers_helper/service/processes.py", "os.kill"): "Ctrl+Break, on Windows alone",
     ("diffusers_helper/service/signals.py", "signal.SIGQUIT"): "hasattr",
+    ("diffusers_helper/service/signals.py", "signal.pthread_sigmask"): "hasattr: the processes of a group hear Ctrl+C",
     ("diffusers_helper/service/watchdog.py", "os.execv"): "WINDOWS: the supervisor starts the program again",
     ("scripts/environment.py", "fcntl"): "sys.platform: msvcrt",
     (
@@ -152,8 +157,7 @@ def test_a_supervisor_without_posix_starts_tells_restarts_and_stops_by_a_file(tm
     program = tmp_path / "page"
     program.write_text(PAGE.format(python=sys.executable))
     program.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = own_port()
     config, state_file, log = files(tmp_path, port)
     config.parent.mkdir()
     write(InstanceConfig(port), config)
@@ -311,5 +315,9 @@ def test_the_start_for_windows_goes_by_the_same_programs() -> None:
     assert ".venv\\Scripts\\python.exe -m diffusers_helper.app.instances %*" in text
     assert "scripts\\environment.py" in text
     assert re.findall(r"in \(([\d. ]+)\) do", text) == ["3.13 3.12 3.11"]
+    assert "--together 0,1" in text
+    shell = (ROOT / "run_gradio.ps1").read_text("utf-8")
+    assert "$_ -join ','" in shell, "PowerShell makes a list of 0,1"
+    assert "& (Join-Path $PSScriptRoot 'run_gradio.bat') @given" in shell
     jumps, labels = set(re.findall(r"goto (\w+)", text)), set(re.findall(r"^:(\w+)", text, re.MULTILINE))
     assert jumps == labels == {"run", "help"}

@@ -46,12 +46,12 @@ def pick_device(choice: str, best: Callable[[], torch.device] = default_device) 
     return device
 
 
-def require_gpus(numbers: Iterable[int], count: Callable[[], int] = torch.cuda.device_count) -> None:
+def require_gpus(numbers: Iterable[int], count: Callable[[], int] | None = None) -> None:
     """Raise SettingsError if one of the GPUs with these numbers is not among the `count` ones that are here.
 
-    Only looks: no GPU is begun to be used.
+    Only looks: no GPU is begun to be used. `count` None is PyTorch's.
     """
-    number, here = max(numbers), count()
+    number, here = max(numbers), (count or torch.cuda.device_count)()
     if not here:
         raise SettingsError(Message("PyTorch finds no GPU here. Start FramePack without --gpus and --together."))
     if number >= here:

@@ -6,10 +6,11 @@ group: another one takes its place, and the video goes on from its last section.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -17,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from diffusers_helper.app.group_worker import (
+from diffusers_helper.app.group_messages import (
     CANCELLED,
     DONE,
     EVENT,
@@ -30,20 +31,23 @@ from diffusers_helper.app.group_worker import (
     READY,
     STATUS,
     STOP,
-    Call,
+    Environments,
     WorkerConfig,
     message_of,
     received,
-    work,
 )
-from diffusers_helper.core.errors import CancelledError, PartnerError
+from diffusers_helper.app.makers import Call, Report
+from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError, PartnerGoneError
 from diffusers_helper.core.events import Event, Note, StepDone
+from diffusers_helper.core.files import output_error
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.start import Made
 from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.memory.shared import SharedFiles
 from diffusers_helper.service.health import HANG_SECONDS
+from diffusers_helper.service.signals import deaf_to_interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,13 @@ TRIES = 3
 """Groups in a row that may end without one more section."""
 
 
-Report = Callable[[str, int, int], None]
+Work = Callable[[WorkerConfig, Connection], None]
+
+
+def _working() -> Work:
+    from diffusers_helper.app.group_worker import work  # imports everything, which takes seconds
+
+    return work
 
 
 def _unheard(*_said: object) -> None:
@@ -74,12 +84,13 @@ class GroupLostError(PartnerError):
 class _Running:
     """A group that is running."""
 
-    processes: Sequence[BaseProcess]
-    connections: Sequence[Connection]
+    processes: list[BaseProcess]
+    connections: list[Connection]
     folder: tempfile.TemporaryDirectory[str]
 
     def end(self) -> None:
-        """Kill it, which is all that ends a process whose GPU waits for another one."""
+        """Kill it, which is all that ends a process whose GPU waits for another one, or one that is stopped."""
+        atexit.unregister(self.end)
         for process in self.processes:
             process.kill()
         for process in self.processes:
@@ -94,8 +105,10 @@ class Group:
 
     Args:
         workers: the processes; where they meet is decided here.
+        memory: where they have weights in RAM once, with other groups, too.
         patience: seconds that they may be late.
         clock: gives the seconds by which that is measured.
+        work: what each process does; None is `group_worker.work`.
 
     Attributes:
         mode: how they share a video, once they are ready; empty before.
@@ -105,10 +118,15 @@ class Group:
     def __init__(
         self,
         workers: Sequence[WorkerConfig],
+        memory: SharedFiles | None = None,
+        *,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
+        work: Work | None = None,
     ) -> None:
         self._workers = workers
+        self._memory = memory or SharedFiles(())
+        self._work = work
         self._patience = patience
         self._clock = clock
         self._report: Report = _unheard
@@ -117,7 +135,7 @@ class Group:
         self._longest = 0.0
         self._gpus: dict[int, GpuUse] = {}
         self.mode = ""
-        self.environments: Mapping[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+        self.environments: Environments = {}
 
     def generate(  # noqa: PLR0913 - those of `generation.generate`, and who hears of it
         self,
@@ -161,9 +179,15 @@ class Group:
                 before, kept = kept, sections()
                 tries = 1 if kept > before else tries + 1
                 if tries >= TRIES:
-                    raise
-                goes_on = Message("{reason} The video goes on from its last section.", reason=lost)
-                yield Note(goes_on if kept else Message("{reason} The work begins anew.", reason=lost))
+                    text = Message(
+                        "{reason} That was so {tries} times in a row. The log says what went wrong; what is finished "
+                        "is kept, so go on once that is mended, or with one GPU (without --gpus).",
+                        reason=str(lost),
+                        tries=tries,
+                    )
+                    raise PartnerError(text) from lost
+                goes_on = Message("{reason} The video goes on from its last section.", reason=str(lost))
+                yield Note(goes_on if kept else Message("{reason} The work begins anew.", reason=str(lost)))
 
     @property
     def gpus(self) -> tuple[GpuUse, ...]:
@@ -176,6 +200,7 @@ class Group:
         if self._running is not None:
             self._running.end()
             self._running = None
+            self._memory.free_unused()
 
     def _made(self, message: bytes, check: Callable[[], None]) -> Generator[Event, None, Any]:
         running = self._started(check)
@@ -210,7 +235,7 @@ class Group:
                     return True
         except CancelledError as cancelled:
             return isinstance(cancelled, _ToldCancelledError)
-        except PartnerError:
+        except FramePackError:  # it failed, or is gone: the video is ended all the same
             return False
         return False
 
@@ -230,7 +255,7 @@ class Group:
             now = self._clock()
             # Before two steps were measured nobody knows how long one takes.
             late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
-            if late or now - heard > SILENT:
+            if not ready and (late or now - heard > SILENT):  # who reads late has not waited for them
                 raise GroupLostError(Message("A GPU's process does not answer any more."))
 
     def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
@@ -248,7 +273,9 @@ class Group:
             self._gpus[running.connections.index(connection)] = content
             return
         if kind == FAILED:
-            raise content
+            raise (
+                GroupLostError(Message("A GPU's process ended.")) if isinstance(content, PartnerGoneError) else content
+            )
         if kind == CANCELLED:
             raise _ToldCancelledError(Message("Stopped."))
         yield kind, content
@@ -267,20 +294,24 @@ class Group:
         if self._running is not None and all(process.is_alive() for process in self._running.processes):
             return self._running
         self.close()
+        work = self._work or _working()
         context = get_context("spawn")  # a CUDA context does not survive a fork
-        folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
-        processes, connections = [], []
-        for config in self._workers:
-            ours, theirs = context.Pipe()
-            placed = replace(config, rendezvous=Path(folder.name) / "rendezvous")
-            process = context.Process(target=work, args=(placed, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            connections.append(ours)
-        self._running = running = _Running(processes, connections, folder)
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
+        except OSError as error:
+            raise output_error(tempfile.gettempdir(), error) from error
+        self._running = running = _Running([], [], folder)
+        atexit.register(running.end)  # multiprocessing would ask politely and wait for them, for ever if one is stopped
         self._last, ready = 0.0, 0
         try:
+            for config in self._workers:
+                ours, theirs = context.Pipe()
+                running.connections.append(ours)
+                placed = replace(config, rendezvous=Path(folder.name) / "rendezvous", shared=self._memory.paths)
+                process = context.Process(target=work, args=(placed, theirs), daemon=True)
+                with theirs, deaf_to_interrupts():
+                    process.start()
+                running.processes.append(process)
             for kind, content in self._messages(running, check):
                 ready += kind == READY
                 if ready == len(self._workers):

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from diffusers_helper.app.gpu_choices import JOBS, mode_of
 from diffusers_helper.app.group import Group
-from diffusers_helper.app.group_links import STAGGER
-from diffusers_helper.app.group_worker import WorkerConfig
+from diffusers_helper.app.group_messages import WorkerConfig
+from diffusers_helper.app.makers import Pictures, Report
+from diffusers_helper.app.sharing import WAYS
+from diffusers_helper.core.costs import STEPS
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.generation.start import Made
 from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.loading.environment import OF_DEVICE, Environment
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
 from diffusers_helper.media.inputs import JobInputs
-from diffusers_helper.model_files import ModelSource
+from diffusers_helper.memory.shared import SharedFiles
+from diffusers_helper.model_files import ModelSource, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
 
-STEPS = 25
-"""Of a section, as most videos have."""
-JOBS = "jobs"
-"""The mode in which each GPU makes a video of its own."""
+Known = Callable[[Sequence[str]], dict[str, str]]
+"""Gives what a video by models of some variants depends on, as far as that is known before there are processes."""
 
 
 class Groups:
-    """Lends each video a group, for as long as it is made.
+    """Lends each video a group, for as long as it is made; see `makers.Maker`.
 
     Args:
         groups: as many as videos are made at the same time.
+        known: tells of the environment before a group is ready.
     """
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Group], known: Known = lambda _variants: {}) -> None:
         self._groups = groups
+        self._known = known
         self._free: queue.SimpleQueue[Group] = queue.SimpleQueue()
+        self.at_once = len(groups)
         for group in groups:
             self._free.put(group)
 
@@ -59,17 +70,32 @@ class Groups:
             self._free.put(group)
 
     @property
-    def gpus(self) -> tuple[GpuUse, ...]:
+    def gpus(self) -> Sequence[GpuUse]:
         """See `Group.gpus`; of all groups."""
         return tuple(use for group in self._groups for use in group.gpus)
 
-    @property
-    def environments(self) -> Mapping[tuple[str, tuple[str, ...]], dict[str, str]]:
-        """See `Group.environments`; they are the same in all groups."""
-        return next((group.environments for group in self._groups if group.environments), {})
+    def pictures(self, check: Callable[[], None], report: Report) -> Pictures:
+        """See `makers.Maker`."""
+        return partial(self.picture, check=check, report=report)
+
+    def environment(
+        self, before: Mapping[str, str], request: GenerationRequest, variants: Sequence[str]
+    ) -> dict[str, str]:
+        """See `makers.Maker`; where cards differ, that of one of them."""
+        key = request.quality, tuple(variants)
+        told = next((group.environments[key] for group in self._groups if key in group.environments), None)
+        return {**before, **self._known(variants)} if told is None else told
+
+    def release(self) -> None:
+        """End the processes of the groups that make no video now; the next one starts others."""
+        for _ in self._groups:
+            with suppress(queue.Empty):
+                group = self._free.get_nowait()
+                group.close()
+                self._free.put(group)
 
     def close(self) -> None:
-        """End the processes."""
+        """End all processes."""
         for group in self._groups:
             group.close()
 
@@ -81,18 +107,17 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
     one before its own. On a CPU there are as many processes.
     """
     gpus, cache = config.gpus or (), config.folders.cache
-    apart = config.parallel == JOBS
+    apart, mode = config.parallel == JOBS, mode_of(config, source)
     if options.stagger is None and not apart:
         options = replace(options, stagger=-(-STEPS // len(gpus)))
 
     def worker(rank: int, size: int, number: int) -> WorkerConfig:
-        on_cpu = config.device == "cpu"
         return WorkerConfig(
             rank,
             size,
-            "cpu" if on_cpu else f"cuda:{number}",
+            "cpu" if config.device == "cpu" else f"cuda:{number}",
             Path(),
-            STAGGER if apart or (on_cpu and config.parallel == "auto") else config.parallel,
+            mode,
             source,
             options,
             cache / "embeddings" if config.embedding_cache else None,
@@ -102,6 +127,18 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             config.start_from or "",
         )
 
+    memory = SharedFiles(transformer_part(variant).name for variant in VARIANTS)
     if apart:
-        return Groups([Group([worker(0, 1, number)]) for number in gpus])
-    return Groups([Group([worker(rank, len(gpus), number) for rank, number in enumerate(gpus)])])
+        groups = [[worker(0, 1, number)] for number in gpus]
+    else:
+        groups = [[worker(rank, len(gpus), number) for rank, number in enumerate(gpus)]]
+    return Groups([Group(workers, memory) for workers in groups], partial(_known, groups[0][0]))
+
+
+def _known(worker: WorkerConfig, variants: Sequence[str]) -> dict[str, str]:
+    """What a process of a group will tell of a video, but for what its device decides, and the way it chooses."""
+    way = WAYS.get(worker.mode)
+    options = worker.options if way is None else way.options(worker.options, worker.size)
+    unknown = OF_DEVICE if way is not None else OF_DEVICE | {"stagger", "gpus"}
+    found = Environment(worker.source, torch.device("cpu"), options).of_video(*variants)
+    return {name: value for name, value in found.items() if name not in unknown}

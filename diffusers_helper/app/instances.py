@@ -130,8 +130,12 @@ def _plans(arguments: list[str], data: Path) -> list[InstanceConfig]:
         if ours.gpus is not None:
             raise SettingsError("--gpus starts an instance for each GPU and --together one for all: give one of them.")
         together = _gpus("--together", ours.together)
-        seen = ",".join(map(str, range(len(together))))  # by the numbers that they have in that instance
-        return [_plan(data, port, ",".join(together), [*options, "--gpus", seen], ours.f1)]
+        if len(together) < 2:
+            raise SettingsError(f"--together {ours.together}: give two or more GPUs, such as --together 0,1.")
+        hidden = shutil.which("nvidia-smi") is not None  # all others, so that these are counted from 0
+        seen = map(str, range(len(together))) if hidden else together
+        gpu = ",".join(together) if hidden else None
+        return [_plan(data, port, gpu, [*options, "--gpus", ",".join(seen)], ours.f1)]
     gpus: list[str | None] = [None] if ours.gpus is None else [*_gpus("--gpus", ours.gpus)]
     _ports([str(port + len(gpus) - 1)])
     return [_plan(data, port + number, gpu, options, ours.f1) for number, gpu in enumerate(gpus)]

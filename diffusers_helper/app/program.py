@@ -7,7 +7,7 @@ Only the device and the presence of the files are settled at the start; what tak
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusers_helper.app.device import device_fault, gpu_use, pick_device, require_gpus, unused_card_note
+from diffusers_helper.app.device import device_fault, pick_device, require_gpus, unused_card_note
+from diffusers_helper.app.gpu_choices import require_fitting, require_heads
+from diffusers_helper.app.groups import groups_of
 from diffusers_helper.app.late_imports import import_late
 from diffusers_helper.app.listener import Listener
+from diffusers_helper.app.makers import Generate, Maker, OwnModels
 from diffusers_helper.app.named_jobs import NamedJobs
 from diffusers_helper.app.needed_files import NeededFiles
 from diffusers_helper.app.notices import FP8_NOTE, staggered, together
@@ -29,7 +32,6 @@ from diffusers_helper.core.events import Event, Finished
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import join_sentences, language
 from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.jobs.job import Job, hidden_folder, user_folder
 from diffusers_helper.jobs.kept_video import with_kept_videos
 from diffusers_helper.jobs.manager import JobManager
@@ -47,6 +49,7 @@ from diffusers_helper.memory import default_device, empty_caches
 from diffusers_helper.model_files import resolve_models
 from diffusers_helper.model_files.checksums import RECORD
 from diffusers_helper.model_files.lora_library import LoraLibrary
+from diffusers_helper.models.attention import NAMES as ATTENTION_BACKENDS
 from diffusers_helper.models.attention import resolve_attention
 from diffusers_helper.models.dtypes import half_precision
 from diffusers_helper.service.config import RuntimeConfig
@@ -57,13 +60,10 @@ from diffusers_helper.service.places import require_writable
 from diffusers_helper.service.preload import Preload
 
 if TYPE_CHECKING:
-    from diffusers_helper.app.groups import Groups
     from diffusers_helper.loading.components import Components
     from diffusers_helper.media.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
-
-Generate = Callable[..., Generator[Event, None, None]]
 
 
 class Program:
@@ -101,12 +101,12 @@ class Program:
         best_device: Callable[[], torch.device] = default_device,
     ) -> None:
         folders = config.folders
+        require_fitting(config)
         with config.naming_source("device"):  # a group's processes have the GPUs, and this one has none
             self.device = torch.device("cpu") if config.gpus else pick_device(config.device, best_device)
         if config.gpus and config.device != "cpu":
             with config.naming_source("gpus"):  # before weights are fetched for GPUs that are not here
                 require_gpus(config.gpus)
-        self._generate = generate
         self.outputs = folders.outputs
         self.store = JobStore(self.outputs / "jobs")
         self._variant = variant
@@ -119,7 +119,7 @@ class Program:
         )
         self.preload = Preload()
         self._listener = Listener()
-        if config.attention != "auto" and not config.gpus:
+        if config.attention != "auto" and (not config.gpus or config.attention not in ATTENTION_BACKENDS):
             with config.naming_source("attention"):
                 resolve_attention(config.attention, self.device, half_precision(self.device))
         with config.naming_source("outputs"):
@@ -131,6 +131,7 @@ class Program:
                 lock=folders.models_lock,
                 record=folders.cache / RECORD,
             )
+        require_heads(config, self.source)
         self._files = NeededFiles(self.source, offline=config.offline)
         self._files.of_variants((variant,))
         self.loras = LoraLibrary((*folders.loras, *self.source.lora_folders))
@@ -146,6 +147,11 @@ class Program:
             self.precisions,
         )
         unused = unused_card_note(self.device, config.device) or ""
+        self._maker: Maker = (
+            OwnModels(lambda: self.components, self.device, generate)
+            if config.gpus is None
+            else groups_of(config, self.source, self._options, self.loras.folders)
+        )
         self._new_previewer, unsharp = _previewers(config.preview_decoder or self.source.preview_decoder)
         together_note = together(config) if config.gpus else ""
         fp8_note = FP8_NOTE if self.times.rounds(variant) else ""
@@ -174,25 +180,10 @@ class Program:
         components.step_ratios = self.step_ratios
         return components
 
-    @cached_property
-    def group(self) -> Groups | None:
-        """The processes that make videos; None where this one makes them."""
-        if self._config.gpus is None:
-            return None
-        from diffusers_helper.app.groups import groups_of
-
-        return groups_of(self._config, self.source, self._options, self.loras.folders)
-
-    @property
-    def _apart(self) -> bool:
-        """Whether each GPU makes a video of its own."""
-        return self._config.gpus is not None and self._config.parallel == "jobs"
-
     def prepare(self) -> None:
         """Import what the first video needs."""
         with importing():
             import_late()
-        _ = self.group  # before several workers ask for it at the same time
 
     def generate(
         self,
@@ -211,10 +202,7 @@ class Program:
         off goes on: where it was if the environment is the same or `allow_env_change`, else from its start.
         `report` gets sentences about what takes long inside one stage.
         """
-        from diffusers_helper.generation import generate as generation
         from diffusers_helper.generation import start
-        from diffusers_helper.generation.checkpoint import Checkpoint
-        from diffusers_helper.generation.sampling import environment_of
 
         self._listener.be_job(check, report)
         self.preload.over()
@@ -223,8 +211,7 @@ class Program:
         inputs = replace(inputs, request=request)
         listener = Listener()  # other videos may be made at the same time
         listener.be_job(check, report)
-        group = self.group
-        elsewhere = None if group is None else partial(group.picture, check=check, report=listener.loading)
+        elsewhere = self._maker.pictures(check, listener.loading)
         with self._jobs.running(name, inputs) as (folder, output):
             model, metadata = self._config.start_from or "", self._config.metadata
             maker = start.PictureMaker(self.components, check, model, metadata, elsewhere)
@@ -233,30 +220,14 @@ class Program:
                 return
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
-            if group is not None:
-                together = group.generate(
-                    with_kept_videos(inputs, folder),
-                    output=output,
-                    check=check,
-                    checkpoint=folder,
-                    metadata=self._config.metadata,
-                    allow_env_change=allow_env_change,
-                    report=listener.loading,
-                )
-                yield from self._timed(together, inputs, folder.name)
-                return
-            checkpoint = Checkpoint(folder)
-            if not allow_env_change and differences(
-                checkpoint.environment, environment_of(self.components, request, inputs.direction.plan.variants)
-            ):
-                checkpoint.forget()
-            events = (self._generate or generation.generate)(
+            events = self._maker.generate(
                 with_kept_videos(inputs, folder),
-                components=self.components,
                 output=output,
                 check=check,
-                checkpoint=checkpoint,
+                checkpoint=folder,
                 metadata=self._config.metadata,
+                allow_env_change=allow_env_change,
+                report=listener.loading,
             )
             yield from self._timed(events, inputs, folder.name)
 
@@ -277,19 +248,20 @@ class Program:
     def env_warning(self, job_id: str) -> str:
         """Return what is different here from where the video was begun; empty if nothing is."""
         from diffusers_helper.generation.checkpoint import environment_in
-        from diffusers_helper.generation.sampling import environment_at, with_calibration
+        from diffusers_helper.generation.sampling import with_calibration
 
         record = self.store.record(job_id)
-        plan = direct(record.request, record.pictures, record.videos).plan
-        if self.group is None:
-            found = environment_at(self.components, sampling_settings(record.request), plan.variants)
-        else:  # known once it has started
-            found = self.group.environments.get((record.request.quality, tuple(plan.variants)), {})
-        now = with_calibration(found, self.step_ratios, record.request, plan.variants)
-        return differences(environment_in(self.store.path(job_id)), now)
+        variants = direct(record.request, record.pictures, record.videos).plan.variants
+        before = environment_in(self.store.path(job_id))
+        found = self._maker.environment(before, record.request, variants)
+        return differences(before, with_calibration(found, self.step_ratios, record.request, variants))
 
     def release(self) -> None:
-        """Free what a failed run left on the device; a group has ended with it."""
+        """Give up the models, and end the processes that make no video now; the next one loads them again."""
+        self._release_own()
+        self._maker.release()
+
+    def _release_own(self) -> None:
         if "components" in self.__dict__:
             self.components.release_all()
         empty_caches()
@@ -302,12 +274,9 @@ class Program:
         """Return why the device computes no more; empty if it does."""
         return device_fault(self.device)
 
-    def gpus(self) -> tuple[GpuUse, ...]:
+    def gpus(self) -> Sequence[GpuUse]:
         """Return how the GPUs are used that make videos here; those of a group from its first step on."""
-        if self._config.gpus is not None:
-            group: Groups | None = self.__dict__.get("group")  # a look makes none
-            return group.gpus if group is not None else ()
-        return (gpu_use(self.device),) if self.device.type == "cuda" else ()
+        return self._maker.gpus
 
     def make_manager(
         self,
@@ -353,15 +322,15 @@ class Program:
         def after_failure() -> None:
             manager.stats.fatal_error = self.fault()
             if not manager.stats.fatal_error:
-                self.release()
+                self._release_own()  # a group has ended with its failure
 
-        preload = preload and self.group is None  # whose processes load for themselves
+        preload = preload and self._config.gpus is None  # whose processes load for themselves
         if preload:
             self.preload.expect()
         manager = JobManager(
             run,
             hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
-            limits=QueueLimits(per_owner=max_per_owner, at_once=len(self._config.gpus or ()) if self._apart else 1),
+            limits=QueueLimits(per_owner=max_per_owner, at_once=self._maker.at_once),
             unfinished=StoredJobs(self.store, self.env_warning),
             require=self._files.of_job,
         )

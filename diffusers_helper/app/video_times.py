@@ -111,7 +111,7 @@ class VideoTimes:
 
     def _share(self, request: GenerationRequest) -> float:
         settings = sampling_settings(request)
-        share = expected_share(settings, request.variant, self._step_ratios.needed(settings, request.variant))
+        share = expected_share(settings, self._step_ratios.needed(settings, request.variant))
         return share * self._precisions.expected(settings, request.variant).cost
 
     def rounds(self, variant: str) -> bool:

@@ -22,6 +22,7 @@ from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
     from diffusers_helper.models.step_caches.calibration import Calibration
+    from diffusers_helper.service.config import RuntimeConfig
 
 SECONDS = 2.4
 """Of the video that is sampled: a section with little history, and one with more."""
@@ -35,8 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     from diffusers_helper.media.inputs import JobInputs
     from diffusers_helper.media.photo import open_photo
 
-    if parsed.config.gpus:
-        raise SettingsError(Message("One GPU measures the model's steps, for any number of them: leave out --gpus."))
+    _require_alone(parsed.config)
     photo = open_photo(parsed.photo)
     program = parsed.program(parsed.config, parsed.variant)
     fields = {"prompt": parsed.prompt, "seconds": SECONDS, "seed": 0}
@@ -60,6 +60,16 @@ def run(parsed: argparse.Namespace) -> int:
     file = program.step_ratios.keep(parsed.variant, measured)
     sys.stdout.write(f"Kept for {request.steps} steps of the {parsed.variant} model: {file}\n")
     return options.DONE
+
+
+def _require_alone(config: RuntimeConfig) -> None:
+    if config.gpus is not None:
+        with config.naming_source("gpus"):
+            text = Message("One GPU measures the model's steps, for any number of them: leave out --gpus.")
+            raise SettingsError(text)
+    if config.stagger is not None:
+        with config.naming_source("stagger"):
+            raise SettingsError(Message("Steps are measured one section after the other: leave out --stagger."))
 
 
 def _rows(measured: Calibration) -> str:

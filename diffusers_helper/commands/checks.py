@@ -114,11 +114,13 @@ def device(facts: Facts) -> Finding:
 def together(facts: Facts) -> Finding:
     """Whether the GPUs that are to make a video together are there, and how they would."""
     wanted = ", ".join(map(str, facts.wanted_gpus))
+    if fault := facts.gpus_error or _lacking(facts, wanted):
+        return Finding(Level.PROBLEM, "several GPUs", fault)
     if not wanted:
         return Finding(Level.OK, "several GPUs", "none are to make a video together (--gpus).")
-    if max(facts.wanted_gpus) >= facts.gpus:
-        text = f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
-        return Finding(Level.PROBLEM, "several GPUs", text)
+    if facts.wanted_device == "cpu":
+        text = f"--device cpu: {len(facts.wanted_gpus)} processes share the processor, which makes no video sooner."
+        return Finding(Level.NOTE, "several GPUs", text)
     if facts.parallel == "jobs":
         return Finding(Level.OK, "several GPUs", f"{wanted} make a video each (jobs){_now(facts)}.")
     if facts.parallel == "ulysses" and not facts.links:
@@ -126,6 +128,12 @@ def together(facts: Facts) -> Finding:
         return Finding(Level.NOTE, "several GPUs", text)
     way = "reach each other's memory" if facts.links else "go through the computer's memory"
     return Finding(Level.OK, "several GPUs", f"{wanted} {way} ({facts.parallel}){_now(facts)}.")
+
+
+def _lacking(facts: Facts, wanted: str) -> str:
+    if facts.wanted_device == "cpu" or max(facts.wanted_gpus, default=-1) < facts.gpus:
+        return ""
+    return f"--gpus {wanted}, and torch finds {facts.gpus}. Choose among those that nvidia-smi lists, from 0."
 
 
 def _now(facts: Facts) -> str:
@@ -193,8 +201,8 @@ def eight_bit(facts: Facts) -> Finding:
     if draft is None or facts.device != "cuda":
         return Finding(Level.OK, subject, f"none on {facts.device}: drafts only skip steps.")
     linears = f"multiply {draft.linears} numbers" if draft.linears else f"are exact ({draft.linears_misfit})"
-    in_8_bits = draft.attention_bits == 8
-    attention = "is computed in 8 bits" if in_8_bits else f"is that of other videos ({draft.attention_misfit})"
+    by = f"is computed in 8 bits ({draft.attention})"
+    attention = by if draft.attention else f"is that of other videos ({draft.attention_misfit})"
     return Finding(Level.OK, subject, f"linear layers of drafts {linears}; their attention {attention}.")
 
 
@@ -228,8 +236,10 @@ def memory(facts: Facts) -> Finding:
     free = f"{readable_size(facts.memory)} are free"
     if facts.gpu is not None and facts.gpu.resident:
         return Finding(Level.OK, "RAM", f"{free}; the weights go straight to the card.")
-    need = facts.models.largest if facts.gpu is not None else facts.models.size
+    need = facts.models.largest * facts.copies if facts.gpu is not None else facts.models.size
     text = f"{free}, and the weights need {readable_size(need)}"
+    if len(facts.wanted_gpus) > 1 and facts.gpu is not None:
+        text += " (each GPU has its own)" if facts.copies > 1 else " (all GPUs have them together)"
     if facts.memory >= need:
         return Finding(Level.OK, "RAM", f"{text}.")
     if facts.gpu is not None:

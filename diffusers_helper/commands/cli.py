@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusers_helper.app.gpu_choices import require_one_at_a_time
 from diffusers_helper.app.opening import OpenProgram, open_program
 from diffusers_helper.commands import batch, calibrate, clips, doctor
 from diffusers_helper.commands import history as history_command
@@ -33,12 +35,14 @@ from diffusers_helper.core.messages import Message, language
 from diffusers_helper.core.plan import END, START
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.service import accounts, options
+from diffusers_helper.service.config import RuntimeConfig
 from diffusers_helper.service.console import tolerant_output
 from diffusers_helper.service.logs import logging_to
 from diffusers_helper.service.places import file_permissions
 from diffusers_helper.service.versions import require_versions
 
 if TYPE_CHECKING:
+    from diffusers_helper.app.program import Program
     from diffusers_helper.media.recipe import Recipe
 
 
@@ -50,11 +54,16 @@ def main(argv: Sequence[str] | None = None, program: OpenProgram = open_program)
 
 def _run(argv: Sequence[str] | None, program: OpenProgram) -> int:
     parsed = _parser().parse_args(argv)
-    parsed.program = program
+    parsed.program = partial(_opened, program)
     config = parsed.config = options.config_of(parsed)
     options.set_environment(config.folders, offline=config.offline)
     with file_permissions(shared=config.shared_files), logging_to(None, config.log_level or "warning"):
         return options.ending(lambda: _command(parsed), config.language)
+
+
+def _opened(program: OpenProgram, config: RuntimeConfig, variant: str) -> Program:
+    require_one_at_a_time(config)
+    return program(config, variant)
 
 
 def _command(parsed: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusers_helper.app.gpu_choices import require_fitting, require_heads
 from diffusers_helper.app.launch import open_port
 from diffusers_helper.commands.speed import Speed, measure
 from diffusers_helper.core.errors import FramePackError, ModelFilesError, SettingsError
@@ -94,8 +95,10 @@ class Facts:
         port_error: why the page could not be served; None if it could.
         wanted_gpus, parallel: what `--gpus` and `--parallel` say; no numbers where one GPU makes a video.
         gpus: how many there are.
+        gpus_error: which of the choices for several GPUs do not fit; empty for none.
         links: whether each of the wanted ones reaches the memory of the others.
         cards: the wanted ones now, as far as they tell.
+        copies: how many times weights that travel to the GPUs are in RAM.
         proxies: those of the environment, by variable; `proxy_error` is why they cannot be used.
     """
 
@@ -125,8 +128,10 @@ class Facts:
     wanted_gpus: tuple[int, ...] = ()
     parallel: str = "auto"
     gpus: int = 0
+    gpus_error: str = ""
     links: bool = False
     cards: tuple[GpuSample, ...] = ()
+    copies: int = 1
     proxies: tuple[tuple[str, str], ...] = ()
     proxy_error: str | None = None
 
@@ -140,6 +145,7 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
     from av.codec import codecs_available
 
     from diffusers_helper.memory.ram import free_ram
+    from diffusers_helper.memory.shared import can_share
 
     device, device_error = _device(config.device)
     precisions = _precisions(config, variant, device)
@@ -172,11 +178,25 @@ def gather(config: RuntimeConfig, variant: str) -> Facts:
         wanted_gpus=config.gpus or (),
         parallel=config.parallel,
         gpus=torch.cuda.device_count(),
+        gpus_error=_gpus_error(config),
         links=_links(config.gpus or ()),
         cards=_cards(config.gpus or (), outputs),
+        copies=1 if can_share() else max(1, len(config.gpus or ())),
         proxies=tuple((name, without_password(url)) for name, url in proxies_in(os.environ).items()),
         proxy_error=proxy_fault(),
     )
+
+
+def _gpus_error(config: RuntimeConfig) -> str:
+    try:
+        require_fitting(config)
+        wanted, lock = config.device != "cpu", config.folders.models_lock
+        require_heads(config, resolve_models(config.models, accelerator=wanted, lock=lock))
+    except SettingsError as error:
+        return str(error)
+    except ModelFilesError:  # the models' own line says it
+        return ""
+    return ""
 
 
 def _cards(gpus: tuple[int, ...], outputs: Path) -> tuple[GpuSample, ...]:
@@ -296,7 +316,7 @@ def _shares(
     source = resolve_models(config.models, accelerator=accelerator, lock=config.folders.models_lock)
     settings = [sampling_settings(source.defaults.model_copy(update={"quality": quality})) for quality in RUNGS]
     ratios = StepRatios(source, config.folders.cache / FOLDER).of(variant, source.defaults.steps)
-    shares = (expected_share(one, variant, ratios) for one in settings)
+    shares = (expected_share(one, ratios) for one in settings)
     return tuple((name, share * precisions[name].cost) for name, share in zip(RUNGS, shares, strict=True))
 
 

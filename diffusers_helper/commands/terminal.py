@@ -17,6 +17,7 @@ from diffusers_helper.core.errors import CancelledError, OutputError, SettingsEr
 from diffusers_helper.core.events import Event, Finished, Note, StageStarted, StartMade, StepDone, VideoGrown
 from diffusers_helper.core.files import atomic_write, require_usable, require_writable
 from diffusers_helper.core.messages import ENGLISH, Language, Message, language
+from diffusers_helper.core.quality import STEP_CACHE_TITLES
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
 from diffusers_helper.jobs.job import new_job_id
@@ -37,7 +38,7 @@ SETTINGS = {
     "cfg_scale": "classifier-free guidance, 1 to 32; 1 is off and twice as fast (1)",
     "quality": "exact, steady (visible side by side alone, 1.8 times as fast), quick (2.1) or draft (2.4, and "
     "more where the card computes in 8 bits) (exact)",
-    "step_cache": "how steps are skipped, in place of what --quality chooses: none, teacache, magcache or easycache",
+    "step_cache": f"how steps are skipped, in place of what --quality chooses: none, {', '.join(STEP_CACHE_TITLES)}",
     "cfg_rescale": "how far guided predictions are scaled back, 0 to 1 (0)",
     "preserved_memory_gb": "GPU memory to leave free on a small card, GB (6)",
     "mp4_crf": "H.264 compression: 1 large and good, 51 small and bad (16)",

@@ -61,6 +61,8 @@ class Card:
         guessed: whether that was measured on no such card.
         times_in_8_bits: how many times faster it multiplies the 8-bit numbers of a draft's linear layers: fp8 with
             32-bit sums, or int8; 1 where drafts have 16-bit ones.
+        attention_in_8_bits: how many times faster it attends in the 8-bit numbers of a draft, by a count of operations
+            (benchmarks.attention_count); Hopper's is not counted.
     """
 
     name: str
@@ -69,12 +71,14 @@ class Card:
     attention: float = 0.72
     guessed: bool = False
     times_in_8_bits: float = 1
+    attention_in_8_bits: float = 1
 
     def step_seconds(self, width: int, height: int, copies: float = 0.0, *, in_8_bits: bool = False) -> float:
         """About how long a step takes; `copies` are bytes a second to a card that weights travel to, 0 for none."""
         work = step_operations(sequence_tokens(width, height))
         products = work.products / (self.times_in_8_bits if in_8_bits else 1)
-        compute = (products / self.products + work.attention / self.attention) / (self.tflops * 1e12)
+        attention = work.attention / (self.attention_in_8_bits if in_8_bits else 1)
+        compute = (products / self.products + attention / self.attention) / (self.tflops * 1e12)
         return max(compute, TRAVELLING / copies) if copies else compute
 
     def seconds_per_second(self, width: int, height: int, share: float = 1.0, *, in_8_bits: bool = False) -> float:
@@ -92,11 +96,11 @@ CARDS = (
     Card("H100", 989, products=0.70, attention=0.56, times_in_8_bits=2),
     Card("L20", 119.5, times_in_8_bits=2),
     Card("RTX 5090", 210, guessed=True, times_in_8_bits=2),
-    Card("RTX 4090", 165, products=0.85, attention=0.85, times_in_8_bits=2),
-    Card("RTX 4060", 30, guessed=True, times_in_8_bits=2),
-    Card("RTX 3090 Ti", 80, times_in_8_bits=4),
-    Card("RTX 3090", 71, times_in_8_bits=4),
-    Card("RTX 3060", 25.5, times_in_8_bits=4),
+    Card("RTX 4090", 165, products=0.85, attention=0.85, times_in_8_bits=2, attention_in_8_bits=1.7),
+    Card("RTX 4060", 30, guessed=True, times_in_8_bits=2, attention_in_8_bits=1.7),
+    Card("RTX 3090 Ti", 80, times_in_8_bits=4, attention_in_8_bits=1.7),
+    Card("RTX 3090", 71, times_in_8_bits=4, attention_in_8_bits=1.7),
+    Card("RTX 3060", 25.5, times_in_8_bits=4, attention_in_8_bits=1.7),
     Card("RTX 2060", 25.8, products=0.7, attention=0.4, guessed=True),
     Card("RX 7900 XTX", 122, products=0.45, attention=0.37, guessed=True),
     Card("M5 Max", 70, products=0.6, attention=0.5, guessed=True),
@@ -146,4 +150,6 @@ def counted_card(name: str, capability: tuple[int, int], units: int, gigahertz: 
     if capability not in _UNITS or units <= 0 or gigahertz <= 0:
         return None
     per_clock, like = _UNITS[capability]
-    return replace(card_named(like), name=name, tflops=units * gigahertz * per_clock / 1000, guessed=True)
+    known, tflops = card_named(like), units * gigahertz * per_clock / 1000
+    attention = known.attention_in_8_bits if "GeForce" in name else 1  # others sum in float32 at their full rate
+    return replace(known, name=name, tflops=tflops, guessed=True, attention_in_8_bits=attention)

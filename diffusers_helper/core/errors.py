@@ -10,7 +10,8 @@
     ├── ModelFilesError        a missing, truncated or foreign weight file, or no room to fetch it
     ├── NumericsError          NaN or infinite latents or pixels
     ├── OutOfMemoryError       the device or the machine ran out of memory
-    ├── PartnerError           a process that makes the same video failed or ended
+    ├── PartnerError           a process that makes the same video failed
+    │   └── PartnerGoneError   it is not there any more: others in its place may go on
     ├── OutputError            a result that could not be written (folder read-only or gone)
     │   └── DiskFullError      no room for it: worth another try when there is
     ├── QueueFullError         too many jobs are waiting
@@ -62,7 +63,11 @@ class OutOfMemoryError(FramePackError):
 
 
 class PartnerError(FramePackError):
-    """A process that takes part in the same video failed or ended."""
+    """A process that takes part in the same video failed."""
+
+
+class PartnerGoneError(PartnerError):
+    """A process that takes part in the same video is not there any more."""
 
 
 class OutputError(FramePackError):

@@ -12,6 +12,12 @@ from typing import Literal
 
 Quality = Literal["exact", "steady", "quick", "draft"]
 StepCacheName = Literal["none", "teacache", "magcache", "easycache"]
+STEP_CACHE_TITLES: Mapping[StepCacheName, str] = {
+    "teacache": "TeaCache",
+    "magcache": "MagCache",
+    "easycache": "EasyCache",
+}
+"""What those are called that skip steps."""
 EightBitForm = Literal["fp8", "int8"]
 
 

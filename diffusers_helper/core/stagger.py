@@ -34,6 +34,11 @@ class Schedule:
         """Ticks in all: n + (K - 1) m for K sections that each read the one before it, with a lag of m of n steps."""
         return self.begins[-1] + self.steps if self.begins else 0
 
+    @property
+    def half_done(self) -> list[int]:
+        """The earlier sections that were not done when the first of these begins: it reads them as they were then."""
+        return [number for number, begun in enumerate(self.earlier) if self.begins and begun + self.steps > 0]
+
     def ticks(self) -> Iterator[range]:
         """Yield the sections at work, which follow each other, for every tick."""
         for tick in range(self.length):

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, distributed
 
-from diffusers_helper.core.errors import CancelledError, PartnerError
+from diffusers_helper.core.errors import CancelledError, PartnerError, PartnerGoneError
 from diffusers_helper.core.messages import Message
 
 GO, END, FAILED = range(3)
@@ -132,7 +132,7 @@ class Together:
             distributed.all_gather(states, mine, self._group)
         except RuntimeError as error:  # the other end of a connection is gone
             self._left = True
-            raise PartnerError(Message("Another GPU's process ended: {reason}", reason=error)) from error
+            raise PartnerGoneError(Message("Another GPU's process ended: {reason}", reason=error)) from error
         for rank, told in enumerate(states):
             if told[0] == FAILED:
                 self._left = True

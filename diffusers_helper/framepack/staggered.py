@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffusers_helper.core.errors import CancelledError
+from diffusers_helper.core.errors import OUT_OF_MEMORY, CancelledError
 from diffusers_helper.core.events import Event, SectionSampled, StageStarted, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.plan import SectionPlan, VideoPlan
@@ -18,6 +18,7 @@ from diffusers_helper.framepack.loaded import LoadedModel
 from diffusers_helper.framepack.partners import Partners
 from diffusers_helper.framepack.postprocess import SampledSection, Settle, require_finite
 from diffusers_helper.k_diffusion.uni_pc_fm import Step
+from diffusers_helper.memory.devices import is_shortage
 from diffusers_helper.pipelines.k_diffusion_hunyuan import draw_noise
 
 VAE_SCALE = 8
@@ -86,7 +87,7 @@ class Sections:
             self.partners.leave("")
             raise
         except BaseException as error:
-            self.partners.leave(str(error) or type(error).__name__)
+            self.partners.leave(_reason(error))
             raise
         finally:
             model.rest()
@@ -128,9 +129,7 @@ class Sections:
             if section.steps is not None:
                 model.ready(section.plan)
                 sampled[number] = next(section.steps).denoised
-                if (
-                    section.done == 0
-                ):  # what is not finite once stays so, and 24 more steps may take a quarter of an hour
+                if section.done == 0:  # what is not finite stays so, and the other steps may take a quarter of an hour
                     _require_finite(sampled[number], section.plan, self.plan, model)
         like = self.history.like(self.plan.latent_window_size)
         latents = self.partners.meet(list(self._at_work), sampled, like)
@@ -159,6 +158,13 @@ class Sections:
         trails_from = order.at_work_with(plan.index + 1)
         event = SectionSampled(plan.index, latents.cpu(), section.generator_state, trail, trails_from)
         return SampledSection(event, labels, self.history.to_decode(plan), plan.trim)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the partners are told: a device's own words on its memory are for no user."""
+    if isinstance(error, RuntimeError) and is_shortage(error):
+        return OUT_OF_MEMORY
+    return str(error) or type(error).__name__
 
 
 def _require_finite(latents: Tensor, section: SectionPlan, plan: VideoPlan, model: LoadedModel) -> None:

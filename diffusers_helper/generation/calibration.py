@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from math import isfinite
 
 import torch
 
+from diffusers_helper.core.errors import NumericsError
 from diffusers_helper.core.events import Event
+from diffusers_helper.core.messages import Message
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.encoders.hunyuan import vae_encode
 from diffusers_helper.framepack.engine import VideoInputs, sample_sections
@@ -59,4 +62,16 @@ def calibrate(
             settings,
             Postprocess(None),
         )
-    return recorder.calibration
+    return comparable(recorder.calibration)
+
+
+def comparable(measured: Calibration) -> Calibration:
+    """Return what was measured; raises NumericsError where a step changes nothing, so that the next has no ratio."""
+    if not all(map(isfinite, measured.ratios)):
+        raise NumericsError(
+            Message(
+                "The steps of this model cannot be compared, as some change nothing, so nothing is kept: choose "
+                "EasyCache or TeaCache for it."
+            )
+        )
+    return measured

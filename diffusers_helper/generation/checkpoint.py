@@ -3,6 +3,7 @@
 Files of a checkpoint: `environment.json` (what the numbers depend on), `conditions.safetensors` (prompt and picture
 as the transformer gets them) and `section_NNN.safetensors` (latents, and the noise generator's state after them).
 Each is written once, whole or not at all, and never touched again, so a section costs the same however long the video.
+A section's file says which one it follows, by the checksum of that, so that none stands in another one's place.
 `trail_NNN.safetensors` holds what staggered sections read of one before it was done; it goes once all these are done.
 """
 
@@ -36,14 +37,15 @@ from diffusers_helper.media.partials import (
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT_BYTES = 1_000_000
-_FILE = TensorFile("digest")
+_DIGEST, _AFTER = "digest", "after"
+_FILE = TensorFile(_DIGEST)
 
 
 class Checkpoint(Sequence[SectionSampled]):
     """The sampled sections of one video, in sampling order, read from the disk one at a time.
 
     What is damaged counts as not there: the sequence ends before the first section whose checksum is wrong, or which
-    is none although its checksum is right.
+    is none, or follows another one, although its checksum is right.
 
     Args:
         folder: made when the first file is written; None keeps nothing.
@@ -51,14 +53,14 @@ class Checkpoint(Sequence[SectionSampled]):
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._count = 0
+        self._digests: list[str] = []  # of the sections
         self._size: torch.Size | None = None  # height and width of all latents here
-        while (section := self._section(self._count)) is not None and self._fits(section.latents):
-            self._size = section.latents.shape[-2:]
-            self._count += 1
+        while (found := self._section(len(self))) is not None and self._fits(found[0].latents):
+            self._size = found[0].latents.shape[-2:]
+            self._digests.append(found[1])
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._digests)
 
     @overload
     def __getitem__(self, index: int) -> SectionSampled: ...
@@ -69,8 +71,8 @@ class Checkpoint(Sequence[SectionSampled]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        section = self._section(number)
-        if section is None:
+        found = self._section(number)
+        if found is None or found[1] != self._digests[number]:
             raise OutputError(
                 Message(
                     "{file} holds a finished section and was deleted or changed meanwhile. "
@@ -78,19 +80,19 @@ class Checkpoint(Sequence[SectionSampled]):
                     file=section_file(number),
                 )
             )
-        return section
+        return found[0]
 
     def append(self, section: SectionSampled) -> None:
         """Keep the next section; once this returns it survives a power cut. Raises OutputError."""
         if self._folder is None:
             return
-        assert section.index == self._count, "sections come in order"
-        self._remove_from(self._count)
+        number = len(self)
+        assert section.index == number, "sections come in order"
+        self._remove_from(number)
         if section.trail is not None:
-            self._write(trail_file(self._count), {"trail": section.trail})
+            self._write(trail_file(number), {"trail": section.trail}, self._before(number))
         tensors = {"latents": section.latents, "generator_state": section.generator_state}
-        self._write(section_file(self._count), tensors)
-        self._count += 1
+        self._digests.append(self._write(section_file(number), tensors, self._before(number)))
         for number, path in trail_files(self._folder).items():
             if number < section.trails_from:
                 path.unlink(missing_ok=True)
@@ -99,9 +101,11 @@ class Checkpoint(Sequence[SectionSampled]):
         """Return the trails of sections that are here, by number, as far as they are whole; see `SectionSampled`."""
         found = {}
         for number in trail_files(self._folder) if self._folder else ():
-            tensors = self._read(trail_file(number)) or {}
+            if number >= len(self):
+                continue
+            tensors, _ = self._read(trail_file(number), self._before(number)) or ({}, "")
             trail = tensors.get("trail")
-            if number < self._count and trail is not None and _is_trail(trail, self[number].latents):
+            if trail is not None and _is_trail(trail, self[number].latents):
                 found[number] = trail
         return found
 
@@ -109,13 +113,13 @@ class Checkpoint(Sequence[SectionSampled]):
         """Count what is of another size, in latents, as not there: it is another video's."""
         wanted = torch.Size((height, width))
         if self._size not in (None, wanted):
-            self._count = 0
+            self._digests.clear()
         self._size = wanted
 
     def conditions(self) -> tuple[dict[int, Conditions], dict[str, Tensor]] | None:
         """Return conditions by number and given latents (B, 16, n, H, W) by name; None if not here or damaged."""
-        tensors = self._read(CONDITIONS)
-        found = None if tensors is None else unpacked(tensors)
+        read = self._read(CONDITIONS)
+        found = None if read is None else unpacked(read[0])
         return found if found and all(self._fits(latents) for latents in found[1].values()) else None
 
     def begin(
@@ -136,7 +140,8 @@ class Checkpoint(Sequence[SectionSampled]):
         self._remove_from(0)
         for name in (ENVIRONMENT, CONDITIONS):
             (self._folder / name).unlink(missing_ok=True)
-        self._count, self._size = 0, None
+        self._digests.clear()
+        self._size = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -151,30 +156,39 @@ class Checkpoint(Sequence[SectionSampled]):
                 if found >= number:
                     path.unlink(missing_ok=True)
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def _before(self, number: int) -> str:
+        """Return the checksum of the section in front of one; empty for the first one's."""
+        return self._digests[number - 1] if number else ""
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], after: str | None = None) -> str:
         assert self._folder is not None
-        _FILE.write(self._folder / name, tensors)
+        return _FILE.write(self._folder / name, tensors, **({} if after is None else {_AFTER: after}))
 
     def _fits(self, latents: Tensor) -> bool:
         return self._size in (None, latents.shape[-2:])
 
-    def _section(self, number: int) -> SectionSampled | None:
-        """Return a section; None if it is not there or not as it was written."""
-        tensors = self._read(section_file(number))
-        if tensors is None or not _is_section(tensors):
+    def _section(self, number: int) -> tuple[SectionSampled, str] | None:
+        """Return a section and its checksum; None if it is not there or not as it was written."""
+        read = self._read(section_file(number), self._before(number))
+        if read is None or not _is_section(read[0]):
             return None
-        return SectionSampled(number, tensors["latents"], tensors["generator_state"])
+        tensors, digest = read
+        return SectionSampled(number, tensors["latents"], tensors["generator_state"]), digest
 
-    def _read(self, name: str) -> dict[str, Tensor] | None:
+    def _read(self, name: str, after: str | None = None) -> tuple[dict[str, Tensor], str] | None:
+        """Return the tensors of a file and their checksum; `after` is that of the section that it follows."""
         if self._folder is None:
             return None
         try:
-            return _FILE.read(self._folder / name)[0]
+            tensors, metadata = _FILE.read(self._folder / name)
+            if after is not None and metadata.get(_AFTER, after) != after:  # older files do not say it
+                raise DamagedFileError("it follows another section")
         except FileNotFoundError:
             return None
         except DamagedFileError as error:
             logger.warning("%s is not as it was written: %s", self._folder / name, error)
             return None
+        return tensors, metadata[_DIGEST]
 
 
 def environment_in(folder: Path) -> dict[str, str]:

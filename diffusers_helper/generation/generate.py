@@ -30,7 +30,7 @@ from diffusers_helper.generation.conditions import Check, make_conditions
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.disk_wait import retry_when_disk_full
 from diffusers_helper.generation.models import ModelLoader
-from diffusers_helper.generation.notes import notes_on
+from diffusers_helper.generation.notes import note_on_trails, notes_on
 from diffusers_helper.generation.pictures import Pictures, pixels_of, prepared
 from diffusers_helper.generation.results import keep_beside, remove_unwanted
 from diffusers_helper.generation.sampling import computed_in, environment_of, require_step_cache, work_of
@@ -123,6 +123,8 @@ def _stages(run: _Run, recipe: str) -> Generator[Event, None, None]:
     # The newest section in the file is decoded again, for its edge.
     decode_from = done - 1 if 0 < done < len(plan.sections) else done
     made_from, trails = VideoInputs(given, conditions, request.seed), checkpoint.trails()
+    for text in note_on_trails(plan, settings, len(checkpoint), trails):
+        yield Note(text)
     member = ALONE
     if run.team:
         sampled, preserved = list(checkpoint), request.preserved_memory_gb

@@ -75,7 +75,7 @@ class ModelLoader:
         adaptation = components.adaptation(transformer)
         precision = components.precisions.proven(self._settings, variant)
         execution, told = components.plan_sampling(
-            transformer, self._work, linears=precision.linears, attention_bits=precision.attention_bits
+            transformer, self._work, linears=precision.linears, attention=precision.attention
         )
         self._kernels = execution.kernels
         for text in (told or "", *components.notes_on(transformer), precision.note):
@@ -99,6 +99,6 @@ class ModelLoader:
                 yield
 
         def new_cache(settings: SamplingSettings) -> StepCache:
-            return new_step_cache(settings, variant, components.step_ratios.needed(settings, variant))
+            return new_step_cache(settings, components.step_ratios.needed(settings, variant))
 
         return Sampler(transformer, components.device, transformer.dtype, execution, use, begin, new_cache)

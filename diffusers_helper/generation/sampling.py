@@ -24,7 +24,7 @@ def work_of(settings: SamplingSettings, height: int, width: int, window: int = L
 def require_step_cache(settings: SamplingSettings, components: Components, variants: Sequence[str]) -> None:
     """Raise SettingsError, before a model is loaded, if the step cache has to know more of one of the models."""
     for variant in variants:
-        new_step_cache(settings, variant, components.step_ratios.needed(settings, variant))
+        new_step_cache(settings, components.step_ratios.needed(settings, variant))
 
 
 def computed_in(components: Components, request: GenerationRequest) -> dict[str, str]:

@@ -20,6 +20,7 @@ from diffusers_helper.framepack.sampler import Sampler, Samplers
 from diffusers_helper.generation.decoding import ComponentsDecoder
 from diffusers_helper.generation.models import ModelLoader
 from diffusers_helper.loading.components import Components
+from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.branches import Branches, both
 from diffusers_helper.models.spread import WHOLE, Spread
@@ -90,18 +91,21 @@ class Team(Protocol):
 def follow(job: VideoJob, components: Components, member: Member) -> Iterator[Event]:
     """Take part in a video that another process leads, to its end; yields what happens here.
 
-    Raises CancelledError where the video is ended, and PartnerError where another process failed.
+    Raises CancelledError where the video is ended, PartnerError where another process failed, and OutOfMemoryError.
     """
-    components.plan_memory(job.preserved_memory_gb)
-    models = ModelLoader(components, job.settings, job.work, unstoppable, job.loras, job.cues)
-    decoder = ComponentsDecoder(components, lambda: models.kernels, unstoppable, member.shares)
-    postprocess = Postprocess(
-        decoder,
-        overlap=components.device.type == "cuda",
-        serialize_decode=not components.policy.resident,
-    )
-    earlier = EarlierRun(job.sampled, job.decode_from, job.trails)
-    return sample_sections(job.plan, job.inputs, member.samplers(models.sampler), job.settings, postprocess, earlier)
+    with out_of_memory_as_error():
+        components.plan_memory(job.preserved_memory_gb)
+        models = ModelLoader(components, job.settings, job.work, unstoppable, job.loras, job.cues)
+        decoder = ComponentsDecoder(components, lambda: models.kernels, unstoppable, member.shares)
+        postprocess = Postprocess(
+            decoder,
+            overlap=components.device.type == "cuda",
+            serialize_decode=not components.policy.resident,
+        )
+        earlier = EarlierRun(job.sampled, job.decode_from, job.trails)
+        yield from sample_sections(
+            job.plan, job.inputs, member.samplers(models.sampler), job.settings, postprocess, earlier
+        )
 
 
 def unstoppable() -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from diffusers_helper.gradio.inputs import SETTINGS
 
-_STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
+STORAGE_SECRET = "framepack-page"  # fixed, so that a restarted server still reads what the browser kept
 _TO_DRAFT = """(photo, ...values) => {
   const names = NAMES, [end, keys] = values.slice(names.length);
   const files = {photo: photo?.path ?? null, end_photo: end?.path ?? null, key_photos: keys ?? null};
@@ -55,12 +55,12 @@ class Browser:
 def lay_out_browser() -> Browser:
     """Make the values, none of which is to be seen."""
     return Browser(
-        gr.BrowserState(None, storage_key="framepack-visitor", secret=_STORAGE_SECRET),
-        gr.BrowserState(None, storage_key="framepack-draft", secret=_STORAGE_SECRET),
+        gr.BrowserState(None, storage_key="framepack-visitor", secret=STORAGE_SECRET),
+        gr.BrowserState(None, storage_key="framepack-draft", secret=STORAGE_SECRET),
         gr.Textbox("", visible=False),
         gr.Textbox("", visible=False, elem_id="shown"),
         gr.Textbox("", visible=False),
-        gr.BrowserState(None, storage_key="framepack-aside", secret=_STORAGE_SECRET),
+        gr.BrowserState(None, storage_key="framepack-aside", secret=STORAGE_SECRET),
     )
 
 

@@ -105,10 +105,8 @@ class History:
 
     def search(self, viewer: Viewer, wanted: Search) -> Page:
         """Return one page of what is wanted; raises HistoryBusyError."""
-        self._reader.look()
-        building = (
-            self._reader.building or self._reader.behind
-        )  # before the search: what is read during it may be missing
+        looked = self._reader.look()
+        building = self._reader.building or not looked  # before the search: what is read during it may be missing
         while True:
             entries, count = self._index.search(viewer, wanted)
             gone = {each.id: True for each in entries if each.file and not (self.outputs / each.file).is_file()}

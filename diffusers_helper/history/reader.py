@@ -56,22 +56,24 @@ class Reader:
                 self._thread = threading.Thread(target=self._guarded, args=(first,), name="history", daemon=True)
                 self._thread.start()
 
-    def look(self) -> None:
-        """See what changed, unless the background does just now; what is much is left to it.
+    def look(self) -> bool:
+        """See what changed, unless somebody else does just now; what is much is left to the background.
 
-        Nothing is seen while another program has the index in hand.
+        Nothing is seen while another program has the index in hand. Return whether the index has it all, but for what
+        the background reads.
         """
         try:
-            self._look()
+            looked = self._look()
         except HistoryBusyError:
             self.behind = True
-        else:
-            self.behind = False
+            return False
+        self.behind = False
+        return looked
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
         self._index.lost()
         if not self._scanning.acquire(blocking=False):
-            return
+            return False
         try:
             changed = self._scanner.news()
             much = len(changed) > INLINE
@@ -82,6 +84,7 @@ class Reader:
             self._scanning.release()
         if much or self.behind or abs(self._clock() - self._read) > THOROUGH_SECONDS:
             self.begin()
+        return True
 
     def read_all(self) -> None:
         """Read all that changed while the caller waits."""

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobManager:
-    """The queue, its worker, and a snapshot of every job.
+    """The queue, its workers, and a snapshot of every job.
 
     Args:
         run: makes the events of a job; ended by `close()` on what it returns.
@@ -231,7 +231,7 @@ class JobManager:
         return any(worker.dead for worker in self._workers) and not self.closing
 
     def abandon(self, message: str) -> None:
-        """Fail the running job with `message`, though its run hangs; whatever it does later is no longer told."""
+        """Fail the running jobs with `message`, though one of them hangs; whatever they do later is no longer told."""
         self._dispatcher.abandon(message)
 
     def close(self, timeout: float | None = None) -> bool:

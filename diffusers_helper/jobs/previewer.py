@@ -55,7 +55,7 @@ class SmallDecoder:
         past: dict[int, Tensor] = {}
         parts = latents.to(dtype).split(1, dim=2)
         frames = [decoder(part, doublings, all_frames=False, past=past) for part in parts]
-        return torch.cat(frames, dim=2).float().clamp(0, 1)
+        return torch.cat(frames, dim=2).float().nan_to_num(0.0).clamp(0, 1)  # weights too large for half precision
 
 
 class LatentPreviewer:

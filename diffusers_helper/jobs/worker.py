@@ -1,4 +1,4 @@
-"""The thread that makes the videos, one after the other, and that no fault ends for good.
+"""A thread that makes videos, one after the other, and that no fault ends for good.
 
 What a run or a helper raises ends its job alone. What escapes from that ends the thread: another one takes its place,
 fails the job that the first had in hand, and goes on with the next.

@@ -147,7 +147,7 @@ class Components:
         transformer: HunyuanVideoTransformer3DModelPacked,
         work: Work,
         linears: str | None = None,
-        attention_bits: int = 16,
+        attention: str | None = None,
     ) -> tuple[Execution, Message | None]:
         """Decide what of `transformer` stays on the device while it samples, and how its sections are decoded.
 
@@ -155,13 +155,13 @@ class Components:
             transformer: loaded here.
             work: what a step computes.
             linears: "exact", "fp8" or "int8": what the blocks' linear layers multiply. None is what the options say.
-            attention_bits: 8 attends in 8 bits, whatever the backend.
+            attention: backend of `models.eight_bit.ATTENTION` for the blocks, in place of the process's.
 
         Returns how it computes, and what the user should know of the plan; None where everything stays.
         Raises SettingsError for 8-bit mathematics that the device cannot do.
         """
         execution = self._execution(
-            transformer.config["attention_head_dim"], linears or self._options.linears, attention_bits
+            transformer.config["attention_head_dim"], linears or self._options.linears, attention
         )
         if self.policy.resident:
             return execution, None
@@ -178,11 +178,11 @@ class Components:
         logger.info("%s %s", said, plan)
         return execution, said
 
-    def _execution(self, head_dim: int, linears: str, attention_bits: int) -> Execution:
+    def _execution(self, head_dim: int, linears: str, attention: str | None) -> Execution:
         stream = stream_dtype(self.device.type, self.dtype)
         execution = Execution(self._attention_function, self._kernels, stream=stream)
-        if attention_bits == 8:
-            execution.eight_bit_attention = resolve_eight_bit_attention(self.device, self.dtype, head_dim)
+        if attention:
+            execution.eight_bit_attention = resolve_eight_bit_attention(attention, self.device, self.dtype, head_dim)
         if isinstance(execution.attention, EightBitAttention):
             execution = replace(execution, attention=sdpa, eight_bit_attention=execution.attention)
         execution.eight_bit_linears = resolve_linears(linears, self._kernels, self.device, self.dtype)
@@ -274,7 +274,8 @@ class Components:
         """Sentences for the user about how it was loaded."""
         names = [name for name, part in self._loaded.items() if part is transformer]
         form = next((self._quantised[name] for name in names if self._quantised.get(name)), "")
-        return weight_notes(transformer, form)
+        refused = any(file.refused for name, file in self.placement.shared.items() if name in names)
+        return weight_notes(transformer, form, refused=refused)
 
     def release_all(self) -> None:
         """Give up everything that is loaded, on the device and in memory."""

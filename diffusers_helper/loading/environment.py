@@ -22,6 +22,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "av")
 _UNLESS_NAMED = {"numerics": "1", "stagger": "none", "gpus": "1", "linear layers": EXACT, "attention bits": "16"}
 """What videos depend on whose environment does not name it."""
 
+OF_DEVICE = frozenset({"device", "threads", "precision", "attention", "linear layers", "attention bits"})
+"""What only a process that has the device can tell."""
+
 
 def environment(
     source: ModelSource, variants: Sequence[str], device: torch.device, **choices: object

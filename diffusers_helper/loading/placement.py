@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.ram import Ram, free_ram
+from diffusers_helper.memory.shared import SharedFile
 from diffusers_helper.model_files import Part, parts
 from diffusers_helper.model_files.contents import kept_numbers, quantised_as, stored_numbers
 from diffusers_helper.model_files.headers import EIGHT_BIT_FLOATS, bytes_of
@@ -26,12 +27,16 @@ class Placement:
         device: where the models compute.
         options: how they do.
         ram: tells how much RAM is free.
+
+    Attributes:
+        shared: memory that this process has with others, by the part whose blocks' weights are in it.
     """
 
     def __init__(self, device: torch.device, options: ComputeOptions, ram: Callable[[], Ram] = free_ram) -> None:
         self._device = device
         self._options = options
         self._ram = ram
+        self.shared: Mapping[str, SharedFile] = {}
 
     def place(self, part: Part, policy: MemoryPolicy) -> Place:
         """Return where the weights of a large part go, as RAM is now."""
@@ -43,7 +48,7 @@ class Placement:
             return Place(cpu, ram=ram.available + ram.swap, as_stored=self._keeps_forms, as_bytes=as_bytes)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
         room = 0 if self.streams(part, policy) else ram.available - RAM_FOR_WORK
-        return Place(cpu, pin=True, ram=room, stream=True, as_stored=True)
+        return Place(cpu, pin=True, ram=room, stream=True, as_stored=True, shared=self.shared.get(part.name))
 
     def streams(self, part: Part, policy: MemoryPolicy) -> bool:
         """Whether `part` is only ever read from its files to the device."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from diffusers_helper.core.files import atomic_write, output_error
+from diffusers_helper.core.files import atomic_write, output_error, read_own
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.loading.embedding_cache import key_of
 from diffusers_helper.model_files import ModelSource, transformer_part
@@ -24,13 +25,18 @@ PUBLISHED_SIZE = {"num_layers": 20, "num_single_layers": 40, "num_attention_head
 logger = logging.getLogger(__name__)
 
 
+_Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_BYTES = 100_000
+"""Of a file; a calibration for a hundred steps takes a tenth of it."""
+
+
 class _Kept(BaseModel):
     """A calibration's file."""
 
     model_config = ConfigDict(frozen=True)
 
     variant: str
-    ratios: tuple[float, ...] = Field(min_length=1)
+    ratios: tuple[_Ratio, ...] = Field(min_length=1)
     spread: tuple[float, ...] = ()
     turn: tuple[float, ...] = ()
 
@@ -94,14 +100,18 @@ class StepRatios:
 
     def _read(self, variant: str, steps: int) -> tuple[float, ...] | None:
         file = self._file(variant, steps)
+        if file is None:
+            return None
         try:
-            kept = None if file is None else _Kept.model_validate_json(file.read_bytes())
+            kept = _Kept.model_validate_json(read_own(file, MOST_BYTES))
+            if kept.variant != variant or len(kept.ratios) != steps:
+                raise ValueError(f"it is of {len(kept.ratios)} steps of the variant {kept.variant}")
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("%s cannot be used (%s); the model's known ratios count", file, error)
             return None
-        return kept.ratios if kept is not None and len(kept.ratios) == steps else None
+        return kept.ratios
 
     def _file(self, variant: str, steps: int) -> Path | None:
         part = transformer_part(variant)

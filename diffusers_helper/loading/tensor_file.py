@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,15 @@ class TensorFile:
     field: str
     separator: str = ""
 
-    def write(self, path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-        """Write `tensors`, from any device, whole or not at all. Raises OutputError."""
+    def write(self, path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> str:
+        """Write `tensors`, from any device, whole or not at all; return their checksum. Raises OutputError."""
         # Cloned, because safetensors writes no two tensors of one storage.
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        content = save(ready, metadata={**metadata, self.field: self._checksum(ready)})
+        checksum = self._checksum(ready)
+        content = _in_order(save(ready, metadata={**metadata, self.field: checksum}))
         with atomic_write(path) as part:
             part.write_bytes(content)
+        return checksum
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return tensors, on the CPU, and metadata. Raises FileNotFoundError and, for all else, DamagedFileError."""
@@ -64,3 +67,11 @@ class TensorFile:
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}{self.separator}".encode())
             found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order, so that the same tensors are the same bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]

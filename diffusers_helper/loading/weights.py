@@ -9,7 +9,9 @@ every step, weights that are read once per video have no place in RAM: they are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ from diffusers_helper.loading.left_in_files import FileBlock, FileWeight, mapped
 from diffusers_helper.loading.reading import Buffer, Read, Report, pieces, read_all
 from diffusers_helper.loading.stored import prefix_in, require_only_weights, tensor_in
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, block_layout, blocks_of
+from diffusers_helper.memory.shared import SharedFile, SharedMemory
 from diffusers_helper.model_files.shards import Shards, Stored
 from diffusers_helper.models.stored_linear import StoredLinear
 
@@ -40,6 +43,8 @@ class Place:
             read whenever they run, other weights are mapped. Such a model runs only while it swaps (memory.swapping).
         as_stored: linear layers hold quantised weights as their files do, and expand them whenever they run.
         as_bytes: they hold those in 8-bit floats so, as bytes: the device that computes has no such dtype.
+        shared: memory that the blocks' weights have with other processes; None for this process' own. It must be to
+            `stream`: nobody writes to weights that do.
     """
 
     device: torch.device
@@ -48,6 +53,7 @@ class Place:
     stream: bool = False
     as_stored: bool = False
     as_bytes: bool = False
+    shared: SharedFile | None = None
 
 
 def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
@@ -73,8 +79,10 @@ def load_weights(
     stored = _stored_names(model, shards)
     with torch.inference_mode(False), torch.no_grad():
         _set_dtypes(model, dtype)
-        jobs = list(_allocate(model, shards, stored, place))
-        read_all(jobs, shards, place.device, report, pin=place.pin)
+        shared = _shared(model, shards, stored, place, report)
+        with shared or nullcontext():
+            reads = list(_allocate(model, shards, stored, place, shared))
+            read_all(reads, shards, place.device, report, pin=place.pin)
     return model.eval().requires_grad_(False)
 
 
@@ -136,10 +144,27 @@ def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
 
 
-def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place: Place) -> Iterator[Read]:
+def _shared(
+    model: nn.Module, shards: Shards, stored: dict[str, Stored], place: Place, report: Report
+) -> SharedMemory | None:
+    """Return the memory of the blocks' weights that other processes have, too, once no other one fills it."""
+    if place.shared is None:
+        return None
+    layouts = [block_layout(block) for block in blocks_of(model)]
+    total = sum(layout.streamed_bytes for layout in layouts)
+    # All that decides about a byte, whoever computes it.
+    facts = (shards.identity, [layout.fields for layout in layouts], sorted(stored.items()))
+    key = sha256(repr(facts).encode()).digest()
+    return place.shared.take(key, place.ram, lambda filled: report(min(filled, total), total))
+
+
+def _allocate(
+    model: nn.Module, shards: Shards, stored: dict[str, Stored], place: Place, shared: SharedMemory | None
+) -> Iterator[Read]:
     """Give every weight its place, and yield what has to be read into it."""
     names = {id(module): name for name, module in model.named_modules()}
-    left, rest = place.ram, dict(stored)
+    rest, is_filled = dict(stored), shared is not None and shared.filled
+    left = shared.room if shared else place.ram
     for block in blocks_of(model):
         layout = block_layout(block)
         inside = {field.name: f"{names[id(block)]}.{field.name}" for field in layout.fields}
@@ -155,15 +180,18 @@ def _allocate(model: nn.Module, shards: Shards, stored: dict[str, Stored], place
             block.weight_source = source  # type: ignore[assignment]  # torch's types know only weights and modules
             continue
         left -= nbytes
-        host = HostBuffer(nbytes) if place.device.type == "cpu" else None
+        host = (shared.buffer if shared else HostBuffer)(nbytes) if place.device.type == "cpu" else None
         memory = host.bytes if host else torch.empty(nbytes, dtype=torch.uint8, device=place.device)
         buffer = Buffer(host)
-        for name, view in layout.views(memory).items():
+        views = layout.views(memory)
+        for name, view in views.items():
+            _set(block, name, view)
+        for name, view in views.items() if not is_filled else ():
             if name in of_block:
                 yield from pieces(of_block[name], view, buffer)
             else:
                 view.copy_(computed[name])
-            _set(block, name, view)
+    left = place.ram if is_filled else left  # what was there already takes nothing of it
     outside = model.state_dict()
     for name, where in rest.items():
         if place.stream and outside[name].nbytes > left:

@@ -6,15 +6,21 @@ memory, `packed` finds or makes it. Weights may also have no memory at all and s
 (`BlockSource`), and single ones that are read once per video (`WEIGHT_SOURCES`).
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import mmap
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from diffusers_helper.memory.pinning import CudaPinning, Pinning
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +125,20 @@ def block_layout(block: nn.Module) -> Layout:
 
 
 class HostBuffer:
-    """Zeroed pages of the machine's memory; its views keep them alive.
+    """Pages of the machine's memory, zeroed where none are given; its views keep them alive.
+
+    Args:
+        nbytes: how many of them count.
+        pages: as many at least; None for new ones.
+        pinning: what page-locks them; None is CUDA's where there is a GPU, else nothing does.
 
     Attributes:
         bytes: the whole, uint8.
     """
 
-    def __init__(self, nbytes: int) -> None:
-        self._pages = _Pages(-1, max(1, nbytes), **_PRIVATE)
+    def __init__(self, nbytes: int, pages: Pages | None = None, pinning: Pinning | None = None) -> None:
+        self._pages = Pages(-1, max(1, nbytes), **_PRIVATE) if pages is None else pages
+        self._pinning = pinning
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._pages.madvise(mmap.MADV_HUGEPAGE)
         with torch.inference_mode(mode=False):  # to be written from anywhere
@@ -138,27 +150,34 @@ class HostBuffer:
         Cheapest when the pages are filled; several threads may pin at a time.
         """
         pages = self._pages
-        if pages.pinned_at is None and torch.cuda.is_available():
+        pinning = self._pinning or (CudaPinning() if torch.cuda.is_available() else None)
+        if pages.unpin is None and pinning is not None:
             address = self.bytes.data_ptr()
-            if torch.cuda.cudart().cudaHostRegister(address, len(pages), 0) == 0:
-                pages.pinned_at = address
+            if pinning.pin(address, len(pages)):
+                pages.unpin = partial(pinning.unpin, address)
             else:
                 logger.warning("No pinned memory for %.2f GB of weights: they travel slower.", len(pages) / 1e9)
-        return pages.pinned_at is not None
+        return pages.unpin is not None
 
 
 _PRIVATE: dict[str, int] = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 """Shared pages, Python's default, would never be huge ones."""
 
 
-class _Pages(mmap.mmap):
-    """Pages that tell CUDA before they go."""
+class Pages(mmap.mmap):
+    """Pages that tell CUDA before they go.
 
-    pinned_at: int | None = None
+    Attributes:
+        unpin: undoes their page-locking; None where they are not page-locked.
+        owner: what lives as long as they do.
+    """
+
+    unpin: Callable[[], None] | None = None
+    owner: object = None
 
     def __del__(self) -> None:
-        if self.pinned_at is not None:
-            torch.cuda.cudart().cudaHostUnregister(self.pinned_at)
+        if self.unpin is not None:
+            self.unpin()
 
 
 def packed(block: nn.Module) -> tuple[Layout, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from diffusers_helper.core.errors import ModelFilesError
 from diffusers_helper.core.files import parsed_json
@@ -48,13 +50,20 @@ def read_settings(folder: Path) -> FolderSettings:
         title, trained = str(content.pop("title", "")), bool(content.pop("trained", True))
         same_files = {str(name): str(other) for name, other in content.pop("same_files", {}).items()}
         places = {_known(name): folder / Path(place).expanduser() for name, place in content.pop("parts", {}).items()}
-        ratios = {name: tuple(map(float, given)) for name, given in content.pop("step_ratios", {}).items()}
+        ratios = {str(name): _ratios(given) for name, given in content.pop("step_ratios", {}).items()}
         defaults = GenerationRequest.from_fields({"resolution": DEFAULTS.resolution} | content)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ModelFilesError(
             Message("{file} cannot be used: {reason} Correct it or delete it.", file=file, reason=str(error))
         ) from None
     return FolderSettings(title, trained, same_files, places, ratios, defaults)
+
+
+def _ratios(given: Any) -> tuple[float, ...]:
+    ratios = tuple(map(float, given)) if isinstance(given, list) else ()
+    if not ratios or not all(0 <= ratio < inf for ratio in ratios):
+        raise ValueError(Message("step_ratios needs a list of numbers from 0 on for each variant."))
+    return ratios
 
 
 def _known(name: str) -> str:

@@ -58,6 +58,12 @@ class Shards:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def identity(self) -> tuple[tuple[int, ...], ...]:
+        """What tells these files from others, and from what they were before somebody wrote to them."""
+        found = map(os.fstat, self._descriptors)
+        return tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
+
     def read_into(self, stored: Stored, offset: int, target: memoryview) -> None:
         """Fill `target` with the bytes of a tensor from `offset` on; raises OSError where the file has no more."""
         rest, position = target.cast("B"), stored.start + offset

@@ -6,20 +6,21 @@ here is imported or run before it is asked for, and no other library's classes a
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 
+from . import attention_packages as packages
 from .sdpa import AttentionFunction, kernel_order, sdpa
 
 log = logging.getLogger(__name__)
 
 HALF = (torch.float16, torch.bfloat16)
+HOPPER = ((9, 0),)
 
 SMOKE_LENGTH = 300
 """Tokens of the call that proves a backend: more than two blocks of 128, and no whole number of them."""
@@ -27,62 +28,12 @@ LONG_SMOKE_LENGTH = 4097
 """Of a second call, for kernels that share long sequences out among a card's processors: one token more than blocks."""
 
 
-def _load_fa3() -> AttentionFunction:
-    from fa3_fwd_interface import flash_attn_func
-
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # the package has no gradients
-            return sdpa(q, k, v)
-        out = flash_attn_func(q, k, v)
-        result: Tensor = out[0] if isinstance(out, tuple) else out  # older interfaces add the logarithms of the sums
-        return result
-
-    return attention
-
-
-def _load_sdpa() -> AttentionFunction:
-    return sdpa
-
-
-def _load_cudnn() -> AttentionFunction:
-    from .triton_kernels import cudnn_attention
-
-    return cudnn_attention
-
-
-def _load_fa3_fp8() -> AttentionFunction:
-    from .eight_bit_attention import EightBitAttention, load_fa3
-    from .triton_kernels import TritonHeads
-
-    return EightBitAttention(TritonHeads(), load_fa3())
-
-
-def _load_sage() -> AttentionFunction:
-    from sageattention import sageattn
-
-    return lambda q, k, v: sageattn(q, k, v, tensor_layout="NHD", is_causal=False)
-
-
-def _load_flash() -> AttentionFunction:
-    from flash_attn import flash_attn_func
-
-    function: AttentionFunction = flash_attn_func
-    return function
-
-
-def _load_xformers() -> AttentionFunction:
-    from xformers.ops import memory_efficient_attention
-
-    function: AttentionFunction = memory_efficient_attention
-    return function
-
-
 @dataclass(frozen=True)
 class AttentionBackend:
     """A way to compute attention: `load` imports it lazily, the other fields say what it accepts and how exact it is.
 
     `tolerance` is the largest relative error (Frobenius norm) against float32 that the smoke calls, one of each of
-    `smoke_lengths`, let pass. `module` is what has to be installed beside torch.
+    `smoke_lengths`, let pass. `module` is what has to be installed beside torch, `family` what a card's name has.
     """
 
     name: str
@@ -92,22 +43,26 @@ class AttentionBackend:
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     head_dims: tuple[int, ...] | None = None
-    capabilities: tuple[int, ...] | None = None
+    capabilities: tuple[tuple[int, int], ...] | None = None
+    family: str | None = None
     tolerance: float = 0.02
     smoke_lengths: tuple[int, ...] = (SMOKE_LENGTH,)
 
     def constraint(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         """Why the backend does not fit this device, dtype or head size; None when it does."""
-        limits = [
+        limits: list[tuple[str, object, Sequence[object] | None]] = [
             ("device type", device.type, self.devices),
             ("dtype", dtype, self.dtypes),
             ("head size", head_dim, self.head_dims),
         ]
         if device.type == "cuda" and self.capabilities is not None:
-            limits.append(("compute capability", torch.cuda.get_device_capability(device)[0], self.capabilities))
+            versions = tuple(map(_dotted, self.capabilities))
+            limits.append(("compute capability", _dotted(torch.cuda.get_device_capability(device)), versions))
         for what, value, allowed in limits:
             if allowed is not None and value not in allowed:
                 return f"it takes {what} {' or '.join(map(str, allowed))}, not {value}"
+        if device.type == "cuda" and self.family and self.family not in torch.cuda.get_device_name(device):
+            return f"it gains something on {self.family} cards alone"
         return None
 
     def reason_unavailable(self, device: torch.device, dtype: torch.dtype, head_dim: int = 128) -> str | None:
@@ -135,49 +90,77 @@ BACKENDS = {
     for backend in (
         AttentionBackend(
             "fa3",
-            _load_fa3,
+            packages.load_fa3,
             "FlashAttention-3 (fa3-fwd), exact",
             module="fa3_fwd_interface",
             devices=("cuda",),
             dtypes=(torch.bfloat16,),  # the package is built without float16
             head_dims=(64, 128),
-            capabilities=(9,),
+            capabilities=HOPPER,
             smoke_lengths=(SMOKE_LENGTH, LONG_SMOKE_LENGTH),
         ),
         AttentionBackend(
             "cudnn",
-            _load_cudnn,
+            packages.load_cudnn,
             "cuDNN over whole blocks of keys and Triton over the rest, exact",
             module="triton",
             devices=("cuda",),
             dtypes=HALF,
             head_dims=(64, 128),
-            capabilities=(9,),
+            capabilities=HOPPER,
         ),
-        AttentionBackend("sdpa", _load_sdpa, "torch's own, exact"),
+        AttentionBackend("sdpa", packages.load_sdpa, "torch's own, exact"),
         AttentionBackend(
             "fa3-fp8",
-            _load_fa3_fp8,
+            packages.load_fa3_fp8,
             "FlashAttention-3 in float8: lossy",
             module="fa3_fwd_interface",
             devices=("cuda",),
             dtypes=(torch.bfloat16,),
             head_dims=(128,),
-            capabilities=(9,),
+            capabilities=HOPPER,
             tolerance=0.1,
         ),
         AttentionBackend(
+            "triton-int8",
+            packages.load_triton_int8,
+            "int8 queries and keys, float16 values: lossy",
+            module="triton",
+            devices=("cuda",),
+            dtypes=(torch.bfloat16,),
+            head_dims=(64, 128),
+            capabilities=((8, 6), (8, 9)),
+            family="GeForce",  # which halve the rate of float32 sums: benchmarks.attention_count
+            tolerance=0.03,
+            smoke_lengths=(SMOKE_LENGTH, LONG_SMOKE_LENGTH),
+        ),
+        AttentionBackend(
             "sage",
-            _load_sage,
-            "sageattention, 8 bit inside: lossy",
+            packages.load_sage,
+            "sageattention 1 or 2, 8 bit inside: lossy",
             module="sageattention",
             devices=("cuda",),
             dtypes=HALF,
             head_dims=(64, 96, 128),
             tolerance=0.1,
+            smoke_lengths=(SMOKE_LENGTH, LONG_SMOKE_LENGTH),
         ),
-        AttentionBackend("flash", _load_flash, "flash-attn, exact", "flash_attn", devices=("cuda",), dtypes=HALF),
-        AttentionBackend("xformers", _load_xformers, "xformers, exact", "xformers", devices=("cuda",)),
+        AttentionBackend(
+            "sage3",
+            packages.load_sage3,
+            "sageattention 3, 4 bit inside: very lossy",
+            module="sageattn3",
+            devices=("cuda",),
+            dtypes=HALF,
+            head_dims=(64, 128),
+            capabilities=((10, 0), (10, 3), (12, 0), (12, 1)),
+            tolerance=0.3,
+            smoke_lengths=(SMOKE_LENGTH, LONG_SMOKE_LENGTH),
+        ),
+        AttentionBackend(
+            "flash", packages.load_flash, "flash-attn, exact", "flash_attn", devices=("cuda",), dtypes=HALF
+        ),
+        AttentionBackend("xformers", packages.load_xformers, "xformers, exact", "xformers", devices=("cuda",)),
     )
 }
 WITH_TORCH = ("cudnn", "sdpa")
@@ -230,6 +213,10 @@ def expected_attention(name: str, device: torch.device, dtype: torch.dtype, head
     installed = (BACKENDS[candidate] for candidate in AUTO if BACKENDS[candidate].is_installed)
     first = next(backend.name for backend in installed if backend.constraint(device, dtype, head_dim) is None)
     return name if first in WITH_TORCH else first
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
 
 
 def _described(backend: AttentionBackend, device: torch.device) -> str:

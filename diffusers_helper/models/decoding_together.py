@@ -7,8 +7,8 @@ from itertools import count
 import torch
 from torch import Tensor, distributed
 
-MOST_WINDOWS = 1000
-"""Of one decode: the messages of the next one are numbered from there."""
+MOST_WINDOWS, MOST_DECODES, MOST_VIDEOS = 1000, 1000, 1000
+"""Of a decode, of a video, and until numbers begin anew: each window's message has a number of its own."""
 KEPT = 3
 """Decodes whose pixels may be on their way."""
 
@@ -22,12 +22,12 @@ class DecodesTogether:
 
     Args:
         group: one that moves tensors on the CPU (gloo), where the pixels go anyway.
-        first: number of the first decode; a group's are counted on from video to video.
+        video: its number among those of the group.
     """
 
-    def __init__(self, group: distributed.ProcessGroup, first: int = 0) -> None:
+    def __init__(self, group: distributed.ProcessGroup, video: int = 0) -> None:
         self._group = group
-        self._decodes = count(first)
+        self._decodes = count(video % MOST_VIDEOS * MOST_DECODES)
         self._newest: deque[_Windows] = deque(maxlen=KEPT)
 
     def __call__(self) -> "_Windows":

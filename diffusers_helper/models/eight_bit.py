@@ -8,11 +8,12 @@ from torch import Tensor
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 
-from .attention import resolve_attention
-from .eight_bit_attention import EightBitAttention, PlainHeads, multiplied_codes
-from .kernels import PLAIN, Kernels
+from .attention import BACKENDS, resolve_attention
+from .eight_bit_attention import EightBitAttention, PlainHeads, PlainInt8Heads, multiplied_codes
+from .kernels import PLAIN, Heads, Kernels
 from .linears import EightBitLinears
 from .rows import FORMS, Form, PlainRows, RowKernels, Rows, rows_of
+from .sdpa import sdpa
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,10 @@ NEEDED = {"fp8": (8, 9), "int8": (8, 0)}
 """Compute capability from which tensor cores multiply these numbers."""
 SAVED = {"fp8": 0.19, "int8": 0.30}
 """Which part of an exact step linear layers of these numbers save: fp8 on an H100; int8 predicted for an RTX 3090."""
-ATTENTION_SAVED = 0.11
-"""Which part 8-bit attention saves besides, on an H100."""
+ATTENTION_SAVED = {"fa3-fp8": 0.11, "triton-int8": 0.21}
+"""Which part 8-bit attention saves besides, by its backend: on an H100; predicted for an RTX 3090."""
+ATTENTION = tuple(ATTENTION_SAVED)
+"""Backends that attend in 8 bits; a device fits at most one of them."""
 TOLERANCE = 0.02
 """Relative error (Frobenius norm) against the plain operations that small calls let pass: a code may be another where a
 number lies between two."""
@@ -136,16 +139,75 @@ def _relative_error(result: Tensor | Rows, expected: Tensor | Rows) -> float:
     return float((a.cpu() - b).norm() / b.norm())
 
 
-def resolve_eight_bit_attention(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> EightBitAttention:
-    """The blocks' attention in 8 bits; on a CPU simulated, as products are. Raises SettingsError where it is not."""
+def attention_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The backend of `ATTENTION` that is for such a device; the first where none is. Nothing is run."""
+    fitting = (name for name in ATTENTION if BACKENDS[name].constraint(device, dtype, head_dim) is None)
+    return next(fitting, ATTENTION[0])
+
+
+def resolve_eight_bit_attention(
+    name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int
+) -> EightBitAttention:
+    """The blocks' attention by a backend of `ATTENTION`; on a CPU simulated, as products are.
+
+    Raises SettingsError where it does not work.
+    """
     device = torch.device(device)
     if device.type == "cpu":
-        return simulated_attention()
-    attention = resolve_attention("fa3-fp8", device, dtype, head_dim).load()
+        return simulated_attention(name)
+    attention = resolve_attention(name, device, dtype, head_dim).load()
     assert isinstance(attention, EightBitAttention)
     return attention
 
 
-def simulated_attention() -> EightBitAttention:
+def reason_against_attention(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why a backend of `ATTENTION` cannot attend in blocks on `device`, after small calls; None when it can.
+
+    They are the registry's, and one of streams that it norms and rotates itself.
+    """
+    backend = BACKENDS[name]
+    reason = backend.reason_unavailable(device, dtype, head_dim)
+    if reason:
+        return reason
+    attention = backend.load()
+    assert isinstance(attention, EightBitAttention)
+    try:
+        error = streams_error(attention, device, dtype, head_dim)
+    except Exception as failure:  # noqa: BLE001 - a compiler may raise anything; the reason is kept and shown
+        return f"{type(failure).__name__}: {failure}"
+    return None if error <= backend.tolerance else f"its result is off by {error:.3g} (allowed {backend.tolerance:g})"
+
+
+@torch.inference_mode()
+def streams_error(attention: EightBitAttention, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
+    """Relative error of `attention` over two streams against exact ones on the CPU, on small random inputs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    rope = torch.cat([normal(1, 150, head_dim).cos(), normal(1, 150, head_dim).sin()], dim=-1).float()
+    weight, added = 1 + normal(head_dim) / 10, 1 + normal(head_dim) / 10
+    queries, keys = (
+        [Heads(normal(1, 170, 2, head_dim), weight, rope), Heads(normal(1, 33, 2, head_dim), added, None)]
+        for _ in range(2)
+    )
+    values = normal(1, 203, 2, head_dim)
+
+    def wide(streams: list[Heads]) -> Tensor:
+        return PLAIN.norm_rotate([Heads(x.float(), weight.float(), rope) for x, weight, rope in streams])
+
+    def there(streams: list[Heads]) -> list[Heads]:
+        return [
+            Heads(x.to(device), weight.to(device), None if rope is None else rope.to(device))
+            for x, weight, rope in streams
+        ]
+
+    exact = sdpa(wide(queries), wide(keys), values.float()).flatten(2)
+    out = attention.attend(there(queries), there(keys), values.to(device), None).numbers(torch.float32)
+    return float((out.cpu() - exact).norm() / exact.norm())
+
+
+def simulated_attention(name: str = ATTENTION[0]) -> EightBitAttention:
     """8-bit attention in torch's own operations, for measurements anywhere; slow."""
-    return EightBitAttention(PlainHeads(), multiplied_codes)
+    return EightBitAttention({"fa3-fp8": PlainHeads, "triton-int8": PlainInt8Heads}[name](), multiplied_codes)

@@ -86,9 +86,10 @@ class PreviewDecoder(nn.Module):
             widths = [own[f"{PREFIX}{index}.weight"].shape[0] for index in at]
             grown = [own[f"{PREFIX}{index - 1}.conv.weight"].shape[0] for index in at[1:]]
             growth = [frames // width for frames, width in zip(grown, widths, strict=False)]
-            decoder = cls(widths, growth)
-            decoder.load_state_dict(own)
-        except (KeyError, RuntimeError, ZeroDivisionError) as error:
+            with torch.device("meta"):  # no memory for what the file only says
+                decoder = cls(widths, growth)
+            decoder.load_state_dict({name: weight.float() for name, weight in own.items()}, assign=True)
+        except (IndexError, KeyError, RuntimeError, ZeroDivisionError) as error:
             raise ValueError(f"these are not the weights of a preview decoder: {error}") from None
         return decoder.requires_grad_(False).eval()
 

@@ -66,7 +66,7 @@ class Rows:
 def scales_of(largest: Tensor, form: Form) -> Tensor:
     """The scales of rows whose largest absolute numbers are given, in float32."""
     if form is INT8:
-        return largest.clamp(min=2 * torch.finfo(torch.float32).tiny) / form.largest
+        return largest.clamp(min=128 * torch.finfo(torch.float32).tiny) / form.largest  # whose inverse is a number
     # The smallest power of two with 448 = 1.75 * 2**8 of it not below the number: what carries into the exponent is a
     # mantissa above 1.75.
     exponent = ((largest.view(torch.int32) + 0x1FFFFF) >> 23) - 8

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.fields import Whole
 from diffusers_helper.core.messages import Message, join_sentences
 from diffusers_helper.core.validation import reason_of
 from diffusers_helper.media.names import DEFAULT_TEMPLATE, FIELDS
@@ -67,7 +68,7 @@ class RuntimeConfig(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
 
     server: str = _setting("127.0.0.1", "page", "0.0.0.0 for the whole network; see access (127.0.0.1)", "ADDRESS")
-    port: int = _setting(7860, "page", "of the page; 0 for any free one (7860)", "PORT", ge=0, le=65535)
+    port: Whole = _setting(7860, "page", "of the page; 0 for any free one (7860)", "PORT", ge=0, le=65535)
     inbrowser: bool = _setting(False, "page", "open the page in a browser")
     preload: bool = _setting(True, "page", "load the models before the first video (yes)")
     notify_url: WebAddress | None = _setting(
@@ -89,7 +90,7 @@ class RuntimeConfig(BaseSettings):
     host_name: Names = _setting(
         (), "access", "a name by which browsers reach this server, for example behind a proxy; may be given repeatedly"
     )
-    max_upload: int = _setting(100, "access", "largest upload, MB (100)", "MB", ge=1)
+    max_upload: Whole = _setting(100, "access", "largest upload, MB (100)", "MB", ge=1)
     root_path: str = _setting("", "access", "where a proxy shows the page: /framepack", "PATH")
     forwarded_allow_ips: str = _setting(
         "127.0.0.1,::1",
@@ -111,7 +112,9 @@ class RuntimeConfig(BaseSettings):
         "machine",
         "fp8: the transformer in 8 bits, half the RAM and the transfers; an approximation, made once, in --cache",
     )
-    attention: str = _setting("auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, sage, flash or xformers")
+    attention: str = _setting(
+        "auto", "machine", "auto, fa3, cudnn, sdpa, fa3-fp8, triton-int8, sage, sage3, flash or xformers"
+    )
     compile: bool = _setting(True, "machine", "compile kernels for the GPU (yes); without: slower steps, no wait")
     gpus: Gpus | None = _setting(None, "machine", "GPUs that make each video together, by their numbers: 0,1", "LIST")
     parallel: Literal["auto", "ulysses", "stagger", "jobs"] = _setting(
@@ -120,7 +123,7 @@ class RuntimeConfig(BaseSettings):
         "how they do: ulysses shares every step and needs fast links between them, stagger shares the sections and "
         "needs none; auto measures the links; with jobs each makes a video of its own from one queue (auto)",
     )
-    stagger: int | None = _setting(
+    stagger: Whole | None = _setting(
         None,
         "machine",
         "begin a section once the one that it reads has done M steps, and read that as it is by then, so that several "

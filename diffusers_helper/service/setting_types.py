@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -48,13 +49,15 @@ def _web_address(value: str) -> str:
     return value
 
 
+def _is_number(text: Any) -> bool:
+    return isinstance(text, str) and (word := text.strip()).isascii() and word.isdecimal() and len(word) < 5
+
+
 def _gpus(value: Any) -> Any:
     """Return the numbers of a list with commas; raises ValueError."""
     numbers = value.split(",") if isinstance(value, str) else value
-    try:
-        found = tuple(int(number) for number in numbers)
-    except (TypeError, ValueError):
-        found = ()
+    given = tuple(numbers) if isinstance(numbers, Iterable) else ()
+    found = tuple(map(int, given)) if all(type(number) is int or _is_number(number) for number in given) else ()
     if len(found) < 2 or len(set(found)) < len(found) or min(found) < 0:
         raise ValueError(Message("give two or more GPUs by their numbers, each once, such as 0,1"))
     return found

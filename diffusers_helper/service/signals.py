@@ -66,6 +66,22 @@ def asked_on_quit() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGQUIT, before)
 
 
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that this thread starts inside never hear of Ctrl+C, which a terminal tells all of a program.
+
+    Who started them hears it, and ends them in order. On Windows they hear it, as it has no such masks.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _is_ignored(number: int) -> bool:
     """Tell whether a signal was switched off by who started this process; Ctrl+C counts wherever it reaches."""
     return number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN

@@ -85,7 +85,7 @@
   frame.tabIndex = 0;
   frame.setAttribute("role", "group");
   frame.setAttribute("aria-label", page.crop);
-  let crop = null, told = "", held = 0; // until when what the server says is older than what was moved here
+  let crop = null, told = "", saying = 0, old = null; // while the server says what is `old`, it was moved here since
   const place = () => {
     const image = document.querySelector("#photo img");
     told = document.querySelector("#size-hint [data-crop]")?.dataset.crop ?? "";
@@ -94,7 +94,7 @@
       setTimeout(() => { if (!document.querySelector("#size-hint [data-crop]")) frame.remove(); }, 300); // not drawn yet
       return;
     }
-    if (!crop || Date.now() > held) crop = told.split(",").map(Number);
+    if (!frame.dragged && !saying && told !== old) [crop, old] = [told.split(",").map(Number), null];
     if (frame.parentElement !== box) box.append(frame);
     const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = image;
     if (!width || !clientWidth) return;
@@ -109,17 +109,17 @@
   };
   const move = (x, y) => {
     const clamp = (share) => Math.min(Math.max(share, 0), 1);
-    held = Date.now() + 2000;
+    old ??= told;
     if (crop[0] < 0.999) crop[2] = clamp(x);
     if (crop[1] < 0.999) crop[3] = clamp(y);
     place();
   };
-  let saying = 0;
   const say = () => {
     clearTimeout(saying);
     saying = setTimeout(tellServer, 200);
   };
   const tellServer = () => {
+    [saying, old] = [0, told];
     const detail = `${+crop[2].toFixed(3)},${+crop[3].toFixed(3)}`;
     document.dispatchEvent(new CustomEvent("fp-framed", { detail }));
   };

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from diffusers_helper.core.messages import Language, Message
+from diffusers_helper.core.quality import STEP_CACHE_TITLES
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.gradio.inputs import control_value
 
@@ -34,7 +35,7 @@ def lay_out_step_cache(defaults: GenerationRequest, t: Language) -> gr.Dropdown:
     """Make the switch behind it."""
     return gr.Dropdown(
         [(t("As the quality says"), ""), (t("Not at all"), "none")]
-        + [(name, name.lower()) for name in ("TeaCache", "MagCache", "EasyCache")],
+        + [(title, name) for name, title in STEP_CACHE_TITLES.items()],
         value=control_value("step_cache", defaults.step_cache),
         label=t("How steps are skipped"),
         elem_id="step-cache",

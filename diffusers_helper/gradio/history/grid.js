@@ -103,10 +103,7 @@ const act = (what) => {
   trigger(USES.includes(what.action) ? "use" : "ask", { ...what, wanted, turn });
 };
 const look = () => act({ action: "search" });
-element.addEventListener("click", ({ target }) => {
-  const button = target.closest("[data-action]");
-  if (button && !button.disabled) act(about(button));
-});
+onPress(about, act);
 element.addEventListener("focusin", ({ target }) => {
   const place = all(".fph-card").indexOf(target.closest(".fph-card"));
   held = { ...about(target), place: Math.max(place, 0) };

@@ -9,6 +9,7 @@ import gradio as gr
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.gradio.frame.press import pressable
 from diffusers_helper.gradio.history.rows import states
 from diffusers_helper.gradio.view import FORMS
 from diffusers_helper.history.marks import BEST
@@ -47,7 +48,7 @@ def lay_out_history(t: Language) -> HistoryPanel:
     grid = gr.HTML(
         NOTHING,
         html_template=_read("grid.html"),
-        js_on_load=_read("grid.js"),
+        js_on_load=pressable(_HERE / "grid.js"),
         apply_default_css=False,
         elem_id="history",
         labels=texts,

@@ -12,6 +12,7 @@ from gradio.events import Dependency
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.gradio.browser import Browser
+from diffusers_helper.gradio.frame.press import pressable
 from diffusers_helper.gradio.listeners import QUIET, RAW, fills
 from diffusers_helper.gradio.queue.handlers import QueueHandlers
 from diffusers_helper.gradio.queue.many import ManyPanel, lay_out_many
@@ -55,7 +56,7 @@ class QueuePanel:
 
 def lay_out_queue(t: Language) -> QueuePanel:
     """Make the strip inside the current column."""
-    live: dict[str, Any] = {"apply_default_css": False, "js_on_load": _SCRIPT.read_text(encoding="utf-8")}
+    live: dict[str, Any] = {"apply_default_css": False, "js_on_load": pressable(_SCRIPT)}
     head = gr.HTML("", elem_id="queue-head", **live)
     editing = gr.HTML("", elem_id="queue-editing", apply_default_css=False)
     with gr.Row(visible=False, elem_id="queue-editing-buttons") as buttons:

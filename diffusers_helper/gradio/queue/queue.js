@@ -34,14 +34,11 @@ element.addEventListener("focusin", ({ target }) => {
 element.addEventListener("focusout", ({ relatedTarget }) => {
   if (relatedTarget && !element.contains(relatedTarget)) focused = null;
 });
-element.addEventListener("click", ({ target }) => {
-  const button = target.closest("[data-action]");
-  if (!button || (button.dataset.ask && !confirm(button.dataset.ask))) return;
-  const of = row(button), place = Number(of?.dataset.place ?? 0);
-  const { action } = button.dataset;
-  if (action === "up" || action === "down") act("move", of.dataset.job, place + (action === "up" ? -1 : 1));
-  else act(action, button.dataset.of ?? "");
-});
+onPress((button) => {
+  const { action, ask, of: id = "" } = button.dataset, of = row(button), place = Number(of?.dataset.place ?? 0);
+  const step = { up: -1, down: 1 }[action];
+  return step ? ["move", of.dataset.job, place + step] : [action, id, 0, ask];
+}, ([action, id, place, ask]) => { if (!ask || confirm(ask)) act(action, id, place); });
 element.addEventListener("keydown", (event) => {
   const of = row(event.target), { key } = event;
   if (!of || !["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "Delete"].includes(key)) return;

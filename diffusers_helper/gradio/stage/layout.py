@@ -11,6 +11,7 @@ import gradio as gr
 
 from diffusers_helper.core.messages import Language
 from diffusers_helper.gradio.create.layout import Buttons
+from diffusers_helper.gradio.frame.press import pressable
 from diffusers_helper.gradio.stage import view
 from diffusers_helper.gradio.view import hint
 
@@ -70,7 +71,7 @@ def lay_out_stage(t: Language, first: str) -> StagePanel:
             label=t("Video"), show_label=False, visible=False, autoplay=True, loop=True, buttons=[], elem_id="video"
         )
     gr.HTML(hint(escape(t(first))), elem_id="first", apply_default_css=False)
-    actions = gr.HTML(elem_id="actions", apply_default_css=False, js_on_load=_ACTIONS.read_text(encoding="utf-8"))
+    actions = gr.HTML(elem_id="actions", apply_default_css=False, js_on_load=pressable(_ACTIONS))
     saved = gr.JSON(visible=False)
     details = gr.HTML(elem_id="details", apply_default_css=False)
     unfinished = gr.HTML(elem_id="unfinished", apply_default_css=False)

@@ -71,7 +71,6 @@
   }, true);
   document.addEventListener("loadedmetadata", ({ target: video }) => {
     if (!isStage(video)) return;
-    changed = Date.now();
     stays = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const { style } = document.getElementById("video");
     style.setProperty("--fp-most-width", `${3 * video.videoWidth}px`); // larger than that, small ones look worse
@@ -83,9 +82,15 @@
     video.currentTime = Math.max(0, Math.min(before.time + moved, video.duration - 0.05));
     stays ||= before.paused;
   }, true);
-  let changed = 0, stays = false; // Gradio plays each new file by itself
+  let stays = false; // Gradio plays each new file by itself, sooner or later; what a person plays is played
+  const touched = ({ target, altKey, code }) => {
+    if (target.closest?.("#video") || (altKey && code === "KeyV")) stays = false;
+  };
+  document.addEventListener("pointerdown", touched, true);
+  document.addEventListener("keydown", touched, true);
   document.addEventListener("play", ({ target: video }) => {
-    if (isStage(video) && stays && Date.now() - changed < 1500) video.pause();
+    if (!isStage(video)) return;
+    if (stays) video.pause();
     stays = false;
   }, true);
   let wasFront = false;

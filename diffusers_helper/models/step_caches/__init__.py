@@ -1,4 +1,7 @@
-"""Step caches by name. A new one is a module here that ends in a `StepCacheKind`, and its line in `STEP_CACHES`."""
+"""Step caches by name.
+
+A new one is a module here that ends in a `StepCacheKind`, its line in `STEP_CACHES`, and its name in `core.quality`.
+"""
 
 from diffusers_helper.core.settings import SamplingSettings
 
@@ -10,20 +13,20 @@ from .teacache import TEACACHE, TeaCache
 STEP_CACHES: dict[str, StepCacheKind] = {kind.name: kind for kind in (NO_CACHE, TEACACHE, MAGCACHE, EASYCACHE)}
 
 
-def cache_inputs(settings: SamplingSettings, variant: str = "", ratios: tuple[float, ...] | None = None) -> CacheInputs:
-    """Return what the step cache that `settings` choose is made for; `ratios` are those of the variant's model."""
-    return CacheInputs(settings.steps, variant, ratios, settings.cache_parameters)
+def cache_inputs(settings: SamplingSettings, ratios: tuple[float, ...] | None = None) -> CacheInputs:
+    """Return what the step cache that `settings` choose is made for; `ratios` are those of the model."""
+    return CacheInputs(settings.steps, ratios, settings.cache_parameters)
 
 
-def new_step_cache(settings: SamplingSettings, variant: str = "", ratios: tuple[float, ...] | None = None) -> StepCache:
+def new_step_cache(settings: SamplingSettings, ratios: tuple[float, ...] | None = None) -> StepCache:
     """Return a new step cache as `settings` choose it; raises SettingsError where it has to know more of the model."""
-    return STEP_CACHES[settings.step_cache].make(cache_inputs(settings, variant, ratios))
+    return STEP_CACHES[settings.step_cache].make(cache_inputs(settings, ratios))
 
 
-def expected_share(settings: SamplingSettings, variant: str = "", ratios: tuple[float, ...] | None = None) -> float:
+def expected_share(settings: SamplingSettings, ratios: tuple[float, ...] | None = None) -> float:
     """Return which part of a section's steps will run the blocks, as far as that is known before; else all."""
     kind = STEP_CACHES[settings.step_cache]
-    return 1.0 if kind.by_ratios and ratios is None else kind.share(cache_inputs(settings, variant, ratios))
+    return 1.0 if kind.by_ratios and ratios is None else kind.share(cache_inputs(settings, ratios))
 
 
 __all__ = [

@@ -56,14 +56,12 @@ class CacheInputs:
 
     Attributes:
         steps: calls per section and branch.
-        variant: whose transformer is called.
         ratios: how much of a residual's size each step has of the one before (`magcache`), for any number of steps;
             None where nobody measured that model.
         parameters: of the cache, by name, in place of its defaults.
     """
 
     steps: int
-    variant: str = ""
     ratios: tuple[float, ...] | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
 
@@ -78,7 +76,6 @@ class StepCacheKind:
         share: which part of the calls will run the blocks, as far as that is known before; for estimates of time.
         held_streams: tensors of the image stream's size that it holds per branch, for the memory plan.
         held_samples: likewise, of the sampled tokens' size.
-        lossy: the numbers differ from those of a run without it.
         by_ratios: `make` reads `ratios`.
     """
 
@@ -87,8 +84,7 @@ class StepCacheKind:
     share: Callable[[CacheInputs], float]
     held_streams: int = 0
     held_samples: int = 0
-    lossy: bool = True
     by_ratios: bool = False
 
 
-NO_CACHE = StepCacheKind("none", lambda _: NoCache(), lambda _: 1.0, lossy=False)
+NO_CACHE = StepCacheKind("none", lambda _: NoCache(), lambda _: 1.0)

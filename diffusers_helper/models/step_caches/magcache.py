@@ -127,10 +127,11 @@ class MagCache(StepCache):
 
 
 def _make(inputs: CacheInputs) -> MagCache:
-    return MagCache(_computed(inputs), inputs.steps, extrapolate=bool(inputs.parameters.get("extrapolate")))
+    return MagCache(scheduled(inputs), inputs.steps, extrapolate=bool(inputs.parameters.get("extrapolate")))
 
 
-def _computed(inputs: CacheInputs) -> list[int]:
+def scheduled(inputs: CacheInputs) -> list[int]:
+    """Return which steps run the blocks by these parameters; raises SettingsError where no ratios are known."""
     if inputs.ratios is None:
         raise SettingsError(
             Message(
@@ -145,7 +146,7 @@ def _computed(inputs: CacheInputs) -> list[int]:
 MAGCACHE = StepCacheKind(
     "magcache",
     _make,
-    share=lambda inputs: len(_computed(inputs)) / inputs.steps,
+    share=lambda inputs: len(scheduled(inputs)) / inputs.steps,
     held_samples=2,  # the residual, and its change
     by_ratios=True,
 )

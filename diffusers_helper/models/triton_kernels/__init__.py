@@ -7,7 +7,16 @@ and pixels are not specialised on, so that another text or bucket compiles nothi
 
 from .attention import add_rest, cudnn_attention
 from .heads import TritonHeads
+from .int8_attention import TritonInt8Heads, attend_to_codes
 from .rows import TritonRows
 from .transformer import TritonKernels
 
-__all__ = ["TritonHeads", "TritonKernels", "TritonRows", "add_rest", "cudnn_attention"]
+__all__ = [
+    "TritonHeads",
+    "TritonInt8Heads",
+    "TritonKernels",
+    "TritonRows",
+    "add_rest",
+    "attend_to_codes",
+    "cudnn_attention",
+]

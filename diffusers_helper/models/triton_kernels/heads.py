@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..eight_bit_attention import CodedHeads, sampling_step
+from ..eight_bit_attention import CodedHeads, PlainHeads, sampling_step
 from ..kernels import Heads
 from ..norms import EPS
-from ..rows import FP8
+from ..rows import FP8, Form
 from .quantising import code_of, magnitude, scale_of
 from .transformer import normed_rotated
 
@@ -104,8 +104,8 @@ def _coded_values(
     tl.store(scales + sample * heads + head, scale, mask=token == 0)
 
 
-class TritonHeads:
-    """Fused operations; head sizes must be powers of two."""
+class TritonHeads(PlainHeads):
+    """Fused operations; head sizes must be powers of two. `normed` has no kernel of its own."""
 
     def queries(self, streams: Sequence[Heads]) -> CodedHeads:
         """See HeadKernels."""
@@ -113,19 +113,19 @@ class TritonHeads:
 
     def keys(self, streams: Sequence[Heads]) -> CodedHeads:
         """See HeadKernels."""
-        return _launch_coded_heads(streams, _mean(*streams[0]))
+        return _launch_coded_heads(streams, mean_of(*streams[0]))
 
     def values(self, x: Tensor) -> tuple[CodedHeads, Tensor]:
         """See HeadKernels."""
         x = x.contiguous()
         batch, length, heads, size = x.shape
-        centre = _mean(x)
+        centre = mean_of(x)
         parts = triton.cdiv(length, TOKENS)
         largest = torch.empty(parts, batch, heads, dtype=torch.int32, device=x.device)
         _largest_values[(parts, batch * heads)](
             x, centre, largest, length, heads, x.stride(0), D=size, TOKENS=TOKENS, num_warps=8
         )
-        coded, rows = _empty(x.shape, x.device), _rows_at_once(heads)
+        coded, rows = _empty(x.shape, x.device, self.values_form), rows_at_once(heads)
         _coded_values[(length, heads // rows, batch)](
             x, centre, largest.amax(0), *coded, heads, x.stride(0), coded.codes.stride(0),
             D=size, ROWS=rows, num_warps=2,
@@ -133,17 +133,17 @@ class TritonHeads:
         return coded, centre
 
 
-def _rows_at_once(heads: int) -> int:
+def rows_at_once(heads: int) -> int:
     """Heads of a token that one program takes, a power of two: they share the row of the rotary table."""
     return heads & -heads
 
 
-def _empty(shape: Sequence[int], device: torch.device) -> CodedHeads:
-    codes = torch.empty(*shape, dtype=FP8.dtype, device=device)
-    return CodedHeads(codes, torch.empty(shape[0], shape[2], dtype=torch.float32, device=device))
+def _empty(shape: Sequence[int], device: torch.device, form: Form = FP8) -> CodedHeads:
+    codes = torch.empty(*shape, dtype=form.dtype, device=device)
+    return CodedHeads(codes, torch.empty(shape[0], 1, shape[2], dtype=torch.float32, device=device))
 
 
-def _mean(x: Tensor, weight: Tensor | None = None, rope: Tensor | None = None) -> Tensor:
+def mean_of(x: Tensor, weight: Tensor | None = None, rope: Tensor | None = None) -> Tensor:
     """About the mean of the tokens (B, heads, D), which are normed and rotated if there is a weight."""
     x = x.contiguous()
     batch, length, heads, size = x.shape
@@ -164,7 +164,7 @@ def _launch_coded_heads(streams: Sequence[Heads], centre: Tensor | None) -> Code
     first, last = streams[0], streams[-1]
     batch, _, heads, size = first.x.shape
     coded = _empty((batch, sum(x.shape[1] for x, _, _ in streams), heads, size), first.x.device)
-    rows, start = _rows_at_once(heads), 0
+    rows, start = rows_at_once(heads), 0
     for x, weight, rope in streams:
         x = x.contiguous()
         rope = x if rope is None else rope.contiguous()

@@ -21,7 +21,7 @@ def scale_of(largest, FORM: tl.constexpr):
         scale = (exponent << 23).to(tl.float32, bitcast=True)
         inverse = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
     else:
-        scale = tl.div_rn(tl.maximum(largest, 0x01000000).to(tl.float32, bitcast=True), 127.0)
+        scale = tl.div_rn(tl.maximum(largest, 0x04000000).to(tl.float32, bitcast=True), 127.0)
         inverse = tl.div_rn(1.0, scale)
     return scale, inverse
 
