@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusers_helper.app.device import pick_device, require_gpus, sole_process, sole_user
+from diffusers_helper.app.groups import Groups
 from diffusers_helper.app.named_jobs import EXACT_NAMES
 from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
@@ -489,7 +490,8 @@ class Elsewhere:
 
 def test_pictures_and_first_pictures_are_made_where_the_gpus_are(tmp_path):
     program = on_tiny(tmp_path, "--gpus", "0,1")
-    program.group = there = Elsewhere()
+    there = Elsewhere()
+    program._maker = Groups([there])
     how = {"check": lambda: None, "report": lambda text: None}
     frame = JobInputs(PAN.model_copy(update={"frame": True, "variant": "original"}), {})
     [*_, done] = program.generate(frame, "a", **how)
