@@ -5,13 +5,9 @@ import json
 import pytest
 
 from diffusers_helper.app.gpu_choices import mode_of, require_fitting, require_heads
-from diffusers_helper.app.groups import Groups
 from diffusers_helper.core.errors import SettingsError
-from diffusers_helper.core.request import GenerationRequest
-from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import LocalFolder, transformer_part
 from diffusers_helper.service.config import RuntimeConfig
-from tests.groups import inputs
 from tests.tiny import TINY_FOLDER
 
 
@@ -23,7 +19,6 @@ from tests.tiny import TINY_FOLDER
         ({"gpus": "0,1", "parallel": "ulysses", "stagger": 3}, "leave out one of them"),
         ({"gpus": "0,1", "device": "mps"}, "leave out --gpus, or --device mps"),
         ({"gpus": "0,1", "device": "xpu"}, "leave out --gpus, or --device xpu"),
-        ({"gpus": "0,1", "start_from": "pictures"}, "without --gpus"),
     ],
 )
 def test_choices_of_which_one_would_mean_nothing_are_refused(settings, match):
@@ -88,12 +83,3 @@ def test_gpus_among_which_no_heads_can_be_shared_are_refused_at_the_start(tmp_pa
         return
     with pytest.raises(SettingsError, match="24 attention heads cannot be shared by 5 GPUs"):
         require_heads(config, source)
-
-
-def test_what_several_gpus_do_not_make_is_refused():
-    without, frame = JobInputs(GenerationRequest(start="text"), {}), inputs(frame=True)
-    groups = Groups([])
-    groups.require(inputs())
-    for refused in (without, frame):
-        with pytest.raises(SettingsError, match="no single pictures and no videos without a photo"):
-            groups.require(refused)

@@ -1,6 +1,7 @@
 """Processes that make a video together, started and watched as the page does it."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,13 @@ from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Note, StepDone
 from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.start import PictureMaker
+from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.media.inputs import JobInputs
+from diffusers_helper.model_files import LocalFolder
 from tests.groups import STEPS, alone, calibration, group_of, inputs, made_by
+from tests.tiny import TINY_FOLDER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # processes that import everything, up to three times
 
@@ -49,6 +55,53 @@ def test_a_video_that_is_ended_leaves_the_group_ready_for_the_next(group, tmp_pa
     assert [process.pid for process in group._running.processes] == before
     assert all(map(torch.equal, latents, alone()[0]))
     assert np.array_equal(frames, alone()[1])
+
+
+def test_the_first_process_makes_pictures_by_itself(group, tmp_path):
+    """A single frame, and what a video without a photo begins with; then both are at the next video again."""
+    frame = JobInputs(inputs().request.model_copy(update={"frame": True, "variant": "original", "prompt": "a cat"}), {})
+    start = replace(frame, request=frame.request.model_copy(update={"frame": False, "start": "text"}))
+    here = PictureMaker(Components(LocalFolder(TINY_FOLDER), "cpu", ComputeOptions(stagger=STEPS)), lambda: None)
+    for asked in (frame, start):
+        events, (picture, computed) = returned(group.picture(asked, check=lambda: None))
+        _, (expected, _) = returned(here.make(asked))
+        assert picture.shape == (64, 64, 3)
+        assert np.array_equal(picture, expected)
+        assert computed == {}
+        assert [event.step for event in events if isinstance(event, StepDone)] == list(range(1, STEPS + 1))
+    _, latents, _ = made_by(group, tmp_path)
+    assert all(map(torch.equal, latents, alone()[0]))
+
+
+def test_a_picture_whose_process_is_killed_is_begun_anew(group):
+    asked = JobInputs(inputs().request.model_copy(update={"frame": True, "variant": "original"}), {})
+    killed, texts = [], []
+
+    def kill(event):
+        if isinstance(event, StepDone) and not killed:
+            killed.append(group._running.processes[0])
+            killed[0].kill()
+        texts.extend([event.text] if isinstance(event, Note) else [])
+
+    _, (picture, _) = returned(group.picture(asked, check=lambda: None), kill)
+    assert [text for text in texts if text.endswith("The work begins anew.")]
+    _, (again, _) = returned(group.picture(asked, check=lambda: None))
+    assert np.array_equal(picture, again)
+
+
+def returned(events, on_event=lambda _event: None):
+    """What a generator yields, and what it returns."""
+    result = None
+
+    def whole():
+        nonlocal result
+        result = yield from events
+
+    seen = []
+    for event in whole():
+        seen.append(event)
+        on_event(event)
+    return seen, result
 
 
 def test_a_group_that_shares_the_sequence_gives_the_numbers_of_one_process(tmp_path):

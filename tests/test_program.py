@@ -8,12 +8,14 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from diffusers_helper.app.device import pick_device, require_gpus, sole_process, sole_user
+from diffusers_helper.app.groups import Groups
 from diffusers_helper.app.named_jobs import EXACT_NAMES
 from diffusers_helper.app.program import Program
 from diffusers_helper.core.errors import CancelledError, LoraError, ModelFilesError, SettingsError
@@ -469,6 +471,41 @@ def test_where_others_reach_the_page_a_result_is_where_nobody_guesses(tmp_path, 
     assert re.fullmatch(place + r"grey_Pan-left_7\.mp4", os.path.relpath(video, tmp_path))
 
 
+class Elsewhere:
+    """In the place of several GPUs: a red picture, and a video that is noted."""
+
+    def __init__(self):
+        self.pictures, self.videos = [], []
+
+    def picture(self, inputs, *, check, report):
+        self.pictures.append(inputs.request)
+        yield StageStarted("sample", "Sampling")
+        return np.full((64, 64, 3), (255, 0, 0), np.uint8), {"linear layers": "fp8"}
+
+    def generate(self, inputs, *, output, **_):
+        self.videos.append(inputs)
+        output.with_name(f"{output.name}.mp4").write_bytes(b"whole")
+        yield Finished(output.with_name(f"{output.name}.mp4"), 37)
+
+
+def test_pictures_and_first_pictures_are_made_where_the_gpus_are(tmp_path):
+    program = on_tiny(tmp_path, "--gpus", "0,1")
+    there = Elsewhere()
+    program._maker = Groups([there])
+    how = {"check": lambda: None, "report": lambda text: None}
+    frame = JobInputs(PAN.model_copy(update={"frame": True, "variant": "original"}), {})
+    [*_, done] = program.generate(frame, "a", **how)
+    picture = Image.open(done.path)
+    assert picture.getpixel((9, 9)) == (255, 0, 0)
+    assert "fp8" in str(picture.info), "what its process computed with"
+
+    video = JobInputs(PAN.model_copy(update={"start": "text"}), {})
+    list(program.generate(video, "b", **how))
+    assert [request.frame for request in there.pictures] == [True, False]
+    [made] = there.videos
+    assert made.pictures["start"].image.getpixel((9, 9)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("count", "told"), [(0, "PyTorch finds no GPU here"), (1, "There is no GPU 1: PyTorch finds 1")]
 )
@@ -488,13 +525,6 @@ def test_a_queue_has_a_worker_for_each_video_that_is_made_at_a_time(tmp_path, pa
     assert len(program.make_manager()._workers) == workers
     assert program.gpus() == (), "before the first step"
     assert ("a video each" in program.note) == (parallel == "jobs")
-
-
-def test_what_several_gpus_do_not_make_is_refused_before_it_waits(tmp_path):
-    manager = on_tiny(tmp_path, "--gpus", "0,1", generate=Videos()).make_manager()
-    with pytest.raises(SettingsError, match="no single pictures"):
-        manager.submit(JobInputs(PAN.model_copy(update={"start": "colour"}), {}))
-    assert manager.close(60)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,6 @@ JOBS = "jobs"
 ULYSSES, STAGGER = "ulysses", "stagger"
 PUBLISHED_HEADS = 24
 """Attention heads of the published models."""
-NOT_TOGETHER = Message(
-    "Several GPUs together make no single pictures and no videos without a photo. Give a photo, or start FramePack "
-    "without --gpus."
-)
 
 
 def require_fitting(config: RuntimeConfig) -> None:
@@ -42,8 +38,6 @@ def require_fitting(config: RuntimeConfig) -> None:
     if config.parallel == ULYSSES and config.stagger is not None:
         text = Message("--parallel ulysses shares every step, so --stagger means nothing: leave out one of them.")
         _refuse(config, "stagger", text)
-    if config.start_from is not None:
-        _refuse(config, "start_from", NOT_TOGETHER)
 
 
 def require_one_at_a_time(config: RuntimeConfig) -> None:

@@ -27,6 +27,7 @@ from diffusers_helper.app.group_messages import (
     GENERATE,
     GPU,
     LEAD,
+    PICTURE,
     READY,
     STATUS,
     STOP,
@@ -42,6 +43,7 @@ from diffusers_helper.core.files import output_error
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
+from diffusers_helper.generation.start import Made
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.memory.shared import SharedFiles
 from diffusers_helper.service.health import HANG_SECONDS
@@ -153,15 +155,28 @@ class Group:
         Raises PartnerError where group after group ends without one more section.
         """
         self._report = report
-        tries, kept = 0, len(Checkpoint(checkpoint))
-        inputs = inputs.with_seed()
+        call = Call(inputs.with_seed(), output, checkpoint, metadata, allow_env_change)
+        yield from self._until_made(message_of(GENERATE, call), check, lambda: len(Checkpoint(checkpoint)))
+
+    def picture(
+        self, inputs: JobInputs, *, check: Callable[[], None], report: Report = _unheard
+    ) -> Generator[Event, None, Made]:
+        """Make one picture by the first process, to the bits of one GPU alone; see `PictureMaker.make`."""
+        self._report = report
+        made: Made = yield from self._until_made(message_of(PICTURE, inputs), check, lambda: 0)
+        return made
+
+    def _until_made(
+        self, message: bytes, check: Callable[[], None], sections: Callable[[], int]
+    ) -> Generator[Event, None, Any]:
+        """Have done what `message` asks for, if need be by one group after another, and return what they say."""
+        tries, kept = 0, sections()
         while True:
             try:
-                yield from self._video(Call(inputs, output, checkpoint, metadata, allow_env_change), check)
-                return
+                return (yield from self._made(message, check))
             except GroupLostError as lost:
                 logger.warning("%s", lost)
-                before, kept = kept, len(Checkpoint(checkpoint))
+                before, kept = kept, sections()
                 tries = 1 if kept > before else tries + 1
                 if tries >= TRIES:
                     text = Message(
@@ -171,7 +186,8 @@ class Group:
                         tries=tries,
                     )
                     raise PartnerError(text) from lost
-                yield Note(Message("{reason} The video goes on from its last section.", reason=str(lost)))
+                goes_on = Message("{reason} The video goes on from its last section.", reason=str(lost))
+                yield Note(goes_on if kept else Message("{reason} The work begins anew.", reason=str(lost)))
 
     @property
     def gpus(self) -> tuple[GpuUse, ...]:
@@ -186,11 +202,11 @@ class Group:
             self._running = None
             self._memory.free_unused()
 
-    def _video(self, call: Call, check: Callable[[], None]) -> Generator[Event, None, None]:
+    def _made(self, message: bytes, check: Callable[[], None]) -> Generator[Event, None, Any]:
         running = self._started(check)
         done = False
         try:
-            _tell(running.connections[0], message_of(GENERATE, call))
+            _tell(running.connections[0], message)
             self._last = self._longest = 0.0
             for kind, content in self._messages(running, check):
                 if kind == EVENT:
@@ -201,7 +217,7 @@ class Group:
                 else:
                     done = kind == DONE
                     assert done, "what else ends a video is raised"
-                    return
+                    return content
         except (GeneratorExit, CancelledError):
             done = self._stopped(running)
             raise

@@ -15,7 +15,7 @@ from diffusers_helper.model_files import ModelSource
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
 GPU = "gpu"
 """What a process tells."""
-GENERATE, FOLLOW, STOP = "generate", "follow", "stop"
+GENERATE, PICTURE, FOLLOW, STOP = "generate", "picture", "follow", "stop"
 """What it is told."""
 Environments = Mapping[tuple[str, tuple[str, ...]], dict[str, str]]
 """What a video depends on there, by its quality and its variants; READY has them."""
@@ -34,6 +34,7 @@ class WorkerConfig:
         options: how they compute.
         embeddings, ratios, loras: folders of the embedding cache (None for none), of calibrations and of LoRA files.
         offline: never use a network.
+        start_from: the text-to-image model of first pictures; empty for none.
         shared: files of memory for the weights of parts, by name (see `memory.shared`).
     """
 
@@ -48,6 +49,7 @@ class WorkerConfig:
     ratios: Path
     loras: tuple[Path, ...]
     offline: bool
+    start_from: str = ""
     shared: Mapping[str, Path] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import product
@@ -34,6 +34,7 @@ from diffusers_helper.app.group_messages import (
     GENERATE,
     GPU,
     LEAD,
+    PICTURE,
     READY,
     STATUS,
     STOP,
@@ -50,6 +51,7 @@ from diffusers_helper.core.quality import RUNGS
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.generation.sampling import environment_at
+from diffusers_helper.generation.start import PictureMaker
 from diffusers_helper.generation.team import Member, VideoJob, follow
 from diffusers_helper.loading.components import Components, LoadingProgress
 from diffusers_helper.loading.embedding_cache import EmbeddingCache
@@ -140,7 +142,10 @@ class _Worker:
         while True:
             kind, content = self._tasks.get()
             if kind == GENERATE:
-                self._lead(content)
+                self._lead(self._video(content))
+            elif kind == PICTURE:
+                maker = PictureMaker(self.components, self._check, self._config.start_from)
+                self._lead(maker.make(content))
             else:
                 self._follow(content)
 
@@ -162,15 +167,23 @@ class _Worker:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _lead(self, call: Call) -> None:
+    def _video(self, call: Call) -> Generator[Event, None, None]:
+        for note in self._notes(call):
+            yield Note(note)
+        yield from begun(call, self.components, self._check, self if self._config.size > 1 else None)
+
+    def _lead(self, asked: Generator[Event, None, Any]) -> None:
+        """Do what is asked of this process, tell its events, and then what it returns."""
         self._led = None
+        made = None
+
+        def whole() -> Iterator[Event]:
+            nonlocal made
+            made = yield from asked
+
         try:
-            for note in self._notes(call):
-                send(self._connection, EVENT, Note(note))
-            team = self if self._config.size > 1 else None
-            events = begun(call, self.components, self._check, team)
-            with closing(events):
-                for event in events:
+            with closing(asked):
+                for event in whole():
                     self._tell_gpu(event)
                     send(self._connection, EVENT, _light(event))
                     self._check()
@@ -181,7 +194,7 @@ class _Worker:
             logger.error("The video failed: %s", error, exc_info=error.__cause__)
             send(self._connection, FAILED, error)
         else:
-            send(self._connection, DONE)
+            send(self._connection, DONE, made)
 
     def _notes(self, call: Call) -> Iterator[str]:
         """Say how a video is shared, and what is different here from where it was begun, if it goes on all the same."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 
-from diffusers_helper.app.gpu_choices import JOBS, NOT_TOGETHER, mode_of
+from diffusers_helper.app.gpu_choices import JOBS, mode_of
 from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_messages import WorkerConfig
+from diffusers_helper.app.makers import Pictures, Report
 from diffusers_helper.app.sharing import WAYS
 from diffusers_helper.core.costs import STEPS
-from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.events import Event
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.request import GenerationRequest
 from diffusers_helper.core.variants import VARIANTS
+from diffusers_helper.generation.start import Made
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import OF_DEVICE, Environment
 from diffusers_helper.loading.step_ratios import FOLDER as STEP_RATIOS
@@ -52,9 +53,19 @@ class Groups:
 
     def generate(self, inputs: JobInputs, **how: Any) -> Generator[Event, None, None]:
         """Make one video; see `Group.generate`. Waits as long as all groups have one."""
+        with self._lent() as group:
+            yield from group.generate(inputs, **how)
+
+    def picture(self, inputs: JobInputs, **how: Any) -> Generator[Event, None, Made]:
+        """Make one picture; see `Group.picture`. Waits likewise."""
+        with self._lent() as group:
+            return (yield from group.picture(inputs, **how))
+
+    @contextmanager
+    def _lent(self) -> Iterator[Group]:
         group = self._free.get()
         try:
-            yield from group.generate(inputs, **how)
+            yield group
         finally:
             self._free.put(group)
 
@@ -63,10 +74,9 @@ class Groups:
         """See `Group.gpus`; of all groups."""
         return tuple(use for group in self._groups for use in group.gpus)
 
-    def require(self, inputs: JobInputs) -> None:
+    def pictures(self, check: Callable[[], None], report: Report) -> Pictures:
         """See `makers.Maker`."""
-        if inputs.request.frame or inputs.lead is None:
-            raise SettingsError(NOT_TOGETHER)
+        return partial(self.picture, check=check, report=report)
 
     def environment(
         self, before: Mapping[str, str], request: GenerationRequest, variants: Sequence[str]
@@ -114,6 +124,7 @@ def groups_of(config: RuntimeConfig, source: ModelSource, options: ComputeOption
             cache / STEP_RATIOS,
             tuple(loras),
             config.offline,
+            config.start_from or "",
         )
 
     memory = SharedFiles(transformer_part(variant).name for variant in VARIANTS)

@@ -18,12 +18,16 @@ from diffusers_helper.media.inputs import JobInputs
 if TYPE_CHECKING:
     import torch
 
+    from diffusers_helper.generation.start import Made
     from diffusers_helper.generation.team import Team
     from diffusers_helper.loading.components import Components
 
 Generate = Callable[..., Generator[Event, None, None]]
 Report = Callable[[str, int, int], None]
 """Hears of what takes long: what it is, how much is done, and of how much."""
+
+Pictures = Callable[[JobInputs], Generator[Event, None, "Made"]]
+"""Makes a picture; see `generation.start.PictureMaker.make`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +62,8 @@ class Maker(Protocol):
     def gpus(self) -> Sequence[GpuUse]:
         """How the GPUs are used that make videos."""
 
-    def require(self, inputs: JobInputs) -> None:
-        """Raise SettingsError for what it cannot make."""
+    def pictures(self, check: Callable[[], None], report: Report) -> Pictures | None:
+        """Return what makes single pictures and first pictures; None for the models of this process."""
 
     def environment(
         self, before: Mapping[str, str], request: GenerationRequest, variants: Sequence[str]
@@ -108,8 +112,9 @@ class OwnModels:
         """See `Maker`."""
         return (gpu_use(self._device),) if self._device.type == "cuda" else ()
 
-    def require(self, inputs: JobInputs) -> None:
-        """Everything can be made."""
+    def pictures(self, check: Callable[[], None], report: Report) -> Pictures | None:  # noqa: ARG002 - see `Maker`
+        """See `Maker`."""
+        return None
 
     def environment(
         self,

@@ -209,16 +209,17 @@ class Program:
         inputs = inputs.with_seed()
         request = self.identified(inputs.request)
         inputs = replace(inputs, request=request)
-        self._maker.require(inputs)
+        listener = Listener()  # other videos may be made at the same time
+        listener.be_job(check, report)
+        elsewhere = self._maker.pictures(check, listener.loading)
         with self._jobs.running(name, inputs) as (folder, output):
-            maker = start.PictureMaker(self.components, check, self._config.start_from or "", self._config.metadata)
+            model, metadata = self._config.start_from or "", self._config.metadata
+            maker = start.PictureMaker(self.components, check, model, metadata, elsewhere)
             if request.frame:
                 yield from start.generate_frame(inputs, maker, output)
                 return
             kept, keep = partial(self.store.start_of, folder.name), partial(self.store.keep_start, folder.name)
             inputs = yield from start.with_start(inputs, maker, output, kept, keep)
-            listener = Listener()  # other videos may be made at the same time
-            listener.be_job(check, report)
             events = self._maker.generate(
                 with_kept_videos(inputs, folder),
                 output=output,
@@ -331,14 +332,9 @@ class Program:
             hooks=WorkerHooks(self._new_previewer, prepare, after_failure, self.release, self._on_end()),
             limits=QueueLimits(per_owner=max_per_owner, at_once=self._maker.at_once),
             unfinished=StoredJobs(self.store, self.env_warning),
-            require=self._require,
+            require=self._files.of_job,
         )
         return manager
-
-    def _require(self, inputs: JobInputs) -> None:
-        """Raise a FramePackError for a job that cannot be made here, before it waits for its turn."""
-        self._maker.require(inputs)
-        self._files.of_job(inputs)
 
     def _on_end(self) -> Callable[[JobSnapshot], None] | None:
         """Return what tells the operator's address of a job that has ended; None where there is none."""

@@ -6,7 +6,7 @@ needs neither the prompt's picture nor a text-to-image model again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,8 @@ _PREVIEW_SCALE = 4
 _OF_SECTIONS = ("sample", "decode")
 """Stages whose texts count the sections of a video."""
 _USUAL = GenerationRequest()
+Made = tuple[Picture, Mapping[str, str]]
+"""What `PictureMaker.make` returns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,20 +59,43 @@ class PictureMaker:
         check: called between layers of long calls; it may raise to stop there.
         model: a text-to-image model's folder or repository; empty for none.
         metadata: files carry the request.
+        elsewhere: makes pictures in the place of this, as `make` does: the processes of several GPUs.
     """
 
     components: Components
     check: Check
     model: str = ""
     metadata: bool = True
+    elsewhere: Callable[[JobInputs], Generator[Event, None, Made]] | None = None
 
     def settled(self, request: GenerationRequest) -> GenerationRequest:
         """Return `request` with its seed and its resolution decided."""
         resolution = request.resolution or self.components.source.defaults.resolution
         return request.with_seed().model_copy(update={"resolution": resolution})
 
-    def picture(self, request: GenerationRequest) -> Generator[Event, None, Picture]:
-        """Make the picture that a video of `request` begins with, (H, W, 3); where it says nothing, of the prompt."""
+    def make(self, inputs: JobInputs) -> Generator[Event, None, Made]:
+        """Make the single frame that `inputs` ask for, or the picture that a video of them begins with.
+
+        Returns it, (H, W, 3), and which 8-bit numbers sampling computes with where it is made; see `computed_in`.
+        """
+        if self.elsewhere is not None:
+            return (yield from self.elsewhere(inputs))
+        if inputs.request.frame and inputs.pictures:
+            picture = yield from sample_frame(inputs, self.components, self.check)
+        else:
+            picture = yield from self._of_request(inputs.request)
+        return picture, computed_in(self.components, inputs.request)
+
+    def recipe(self, inputs: JobInputs, computed: Mapping[str, str]) -> Generator[Event, None, str]:
+        """Return what files say of their settings; empty for nothing."""
+        recipe = recipe_of(inputs.request, inputs.pictures, computed=computed) if self.metadata else ""
+        if recipe and not can_carry(recipe):
+            yield Note(Message("The settings could not be written into the picture and the video."))
+            return ""
+        return recipe
+
+    def _of_request(self, request: GenerationRequest) -> Generator[Event, None, Picture]:
+        """Make the picture that `request` says; where it says nothing, of the prompt."""
         size = video_size(request, (1, 1))
         match request.start:
             case "colour":
@@ -81,15 +106,6 @@ class PictureMaker:
         alone |= {} if request.frame else {"frame_time": _USUAL.frame_time, "frame_slots": _USUAL.frame_slots}
         inputs = JobInputs(request.model_copy(update=alone), {})
         return (yield from sample_frame(inputs, self.components, self.check))
-
-    def recipe(self, inputs: JobInputs) -> Generator[Event, None, str]:
-        """Return what files say of their settings; empty for nothing."""
-        computed = computed_in(self.components, inputs.request)
-        recipe = recipe_of(inputs.request, inputs.pictures, computed=computed) if self.metadata else ""
-        if recipe and not can_carry(recipe):
-            yield Note(Message("The settings could not be written into the picture and the video."))
-            return ""
-        return recipe
 
     def _by_model(self, request: GenerationRequest, size: tuple[int, int]) -> Generator[Event, None, Picture]:
         if not self.model:
@@ -125,12 +141,12 @@ def with_start(
     if (found := kept()) is None:
         with out_of_memory_as_error():
             request = maker.settled(inputs.request)
-            picture = yield from _told(maker.picture(request))
+            picture, computed = yield from _told(maker.make(replace(inputs, request=request)))
             found = Photo(Image.fromarray(picture), request.start, ())
             need = 2 * picture.nbytes
             yield from retry_when_disk_full(partial(keep, found), output.parent, need, maker.check)
             made = replace(inputs, request=request).with_start(found)
-            png = png_of(picture, (yield from maker.recipe(made)))
+            png = png_of(picture, (yield from maker.recipe(made, computed)))
             write = partial(write_beside, request, output, png, need)
             yield from retry_when_disk_full(write, output.parent, need, maker.check)
             yield StartMade(output.with_name(f"{output.name}.png"), _preview(found.image))
@@ -151,9 +167,8 @@ def generate_frame(inputs: JobInputs, maker: PictureMaker, output: Path) -> Gene
     inputs = replace(inputs, request=maker.settled(inputs.request))
     request = inputs.request
     with out_of_memory_as_error():
-        controlled = sample_frame(inputs, maker.components, maker.check) if inputs.pictures else None
-        picture = yield from controlled or maker.picture(request)
-    png = png_of(picture, (yield from maker.recipe(inputs)))
+        picture, computed = yield from maker.make(inputs)
+    png = png_of(picture, (yield from maker.recipe(inputs, computed)))
     need = 2 * picture.nbytes
     write = partial(write_beside, request, output, png, need)
     yield from retry_when_disk_full(write, output.parent, need, maker.check)
@@ -161,7 +176,7 @@ def generate_frame(inputs: JobInputs, maker: PictureMaker, output: Path) -> Gene
     yield Finished(output.with_name(f"{output.name}.png"), 1)
 
 
-def _told(events: Generator[Event, None, Picture]) -> Generator[Event, None, Picture]:
+def _told(events: Generator[Event, None, Made]) -> Generator[Event, None, Made]:
     """Pass on what is told of a start picture; its steps are a stage, so that they count as none of the video's.
 
     Its notes are the video's, which come with that.
@@ -170,8 +185,8 @@ def _told(events: Generator[Event, None, Picture]) -> Generator[Event, None, Pic
         try:
             event = next(events)
         except StopIteration as end:
-            picture: Picture = end.value
-            return picture
+            made: Made = end.value
+            return made
         if isinstance(event, StepDone):
             yield StageStarted(
                 "start",
