@@ -26,7 +26,7 @@ from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.fp8 import Fp8Linear, quantize, use_kernels
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.kernel_selection import resolve_kernels
-from diffusers_helper.models.kernels import PLAIN
+from diffusers_helper.models.kernels import PLAIN, Kernels
 from diffusers_helper.models.rows import FORMS
 from diffusers_helper.models.sdpa import AttentionFunction, sdpa
 from diffusers_helper.models.stored_linear import replace_linears
@@ -129,7 +129,7 @@ def steps(bench: Bench, model: Any, inputs: dict[str, Tensor], ways: Ways, args:
     reference = None
     if "steps" in args.parts:
         reference = time_all("16-bit weights", None, everything)
-    store_in_8_bits(model, ways)
+    store_in_8_bits(model, ways.kernels)
     if "steps" in args.parts:
         time_all("8-bit weights", reference, everything)
         bench.measure("16-bit weights are gone; exact again", step(ways.exact), reference)
@@ -141,7 +141,7 @@ def steps(bench: Bench, model: Any, inputs: dict[str, Tensor], ways: Ways, args:
             within(bench, model, step, ways, args.limit)
 
 
-def store_in_8_bits(model: nn.Module, ways: Ways) -> None:
+def store_in_8_bits(model: nn.Module, kernels: Kernels) -> None:
     """Give the blocks of `model` weights in 8 bits."""
 
     def stored(_: str, layer: nn.Linear) -> nn.Linear:
@@ -150,7 +150,7 @@ def store_in_8_bits(model: nn.Module, ways: Ways) -> None:
         return new
 
     replace_linears(model, blocks_of(model), stored)
-    use_kernels(model, ways.kernels)
+    use_kernels(model, kernels)
 
 
 def profile(call: Callable[[], Tensor]) -> None:
@@ -219,7 +219,7 @@ def few_blocks(bench: Bench, config: dict[str, Any], ways: Ways) -> None:
                 out = model.denoise(inputs["hidden_states"], 0, *prepare(model, inputs, execution), execution)
                 bench.results[variant] = {"relative_error": errors(out, exact)["relative_error"]}
                 bench.show(variant)
-        store_in_8_bits(model, ways)
+        store_in_8_bits(model, ways.kernels)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Seconds of a step and of a section by every rung of the ladder, at full size on one GPU, with random weights.
 
-`python -m benchmarks.gpu_ladder` takes about three minutes on an H100 and prints each number as it comes; what fails is
+`python -m benchmarks.gpu_ladder` takes about six minutes on an H100 and prints each number as it comes; what fails is
 printed and the rest goes on. One step: diffusers' class, and ours with each attention backend. One section of 25
-steps: exact, every rung and step cache. Then a few steps within 6 GiB: bytes over the bus and peak memory. `--tiny`
-runs it at small size on any computer. EasyCache and TeaCache decide by what they see, and random weights show them
-nothing: their numbers of steps are not those of the model.
+steps: exact, every rung and step cache; `draft` also with its steps in exact numbers. Then a few steps within 6 GiB:
+bytes over the bus and peak memory; and a draft with weights stored in 8 bits. `--tiny` runs it at small size on any
+computer. EasyCache and TeaCache decide by what they see, and random weights show them nothing: their numbers of steps
+are not those of the model.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.common import GIB, default_device, errors, surroundings, synchronize, with_random_weights
+from benchmarks.eight_bit import store_in_8_bits
+from benchmarks.swapped_steps import within
 from diffusers_helper.core.quality import RUNGS, Rung
 from diffusers_helper.core.settings import SamplingSettings
 from diffusers_helper.k_diffusion.uni_pc_fm import unipc_steps
@@ -29,14 +32,11 @@ from diffusers_helper.k_diffusion.wrapper import Guidance, prepared_model
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.section_context import ConditionInputs
-from diffusers_helper.models.step_caches import NoCache, StepCache, new_step_cache
+from diffusers_helper.models.step_caches import StepCache, new_step_cache
 from diffusers_helper.models.step_caches.magcache import PUBLISHED as RATIOS
-from diffusers_helper.models.step_caches.magcache import MagCache
 from diffusers_helper.pipelines.k_diffusion_hunyuan import flux_mu, flux_sigmas
 
 VARIANT = "f1"
-SWAPPED = (0, 1, 3, 5)
-"""The computed ones of six steps within 6 GiB."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Lab:
         sys.stdout.flush()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Section:
     """A model and one section for it."""
 
@@ -156,56 +156,37 @@ def whole_section(section: Section, execution: Execution, cache: StepCache) -> d
     return {"seconds": seconds, "computed": computed, "steps": section.steps, "peak_gib": peak, "finite": finite}
 
 
-def within(section: Section, execution: Execution, device: torch.device, gib: float) -> dict[str, Any]:
-    """A few steps whose weights travel: seconds and bytes over the bus of each, and the peak of memory."""
-    from diffusers_helper.memory import DynamicSwapInstaller
-    from diffusers_helper.memory.packing import blocks_of
-    from diffusers_helper.memory.prefetching import NonBlockWeights
-
-    model = section.model
-    model.to("cpu")
-    streams = None
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        from tests.gpus import PatientGpu
-
-        streams = PatientGpu()
-    start = time.perf_counter()
-    DynamicSwapInstaller.install_model(model, device, slots=3, streams=streams)
-    beside = NonBlockWeights(model, blocks_of(model), device)
-    pinned = time.perf_counter() - start
-    prefetcher = DynamicSwapInstaller.prefetcher_of(model)
-    assert prefetcher is not None
-    execution.step_cache = MagCache(SWAPPED, section.steps)
-    times, sent, before = [], [], 0
-    running = section.run(execution)
-    start = time.perf_counter()
-    try:
-        for _ in running:
-            synchronize()
-            now = time.perf_counter()
-            times.append(round(now - start, 3))
-            sent.append(round((prefetcher.bytes_sent - before) / 1e9, 3))
-            before, start = prefetcher.bytes_sent, now
-    finally:
-        running.close()
-        beside.offload()
-        DynamicSwapInstaller.uninstall_model(model)
-    peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else 0.0
-    return {"computed": SWAPPED, "step_seconds": times, "sent_gb": sent, "peak_gib": peak, "pinning": pinned}
-
-
-def rung_caches(steps: int) -> Iterator[tuple[str, StepCache]]:
-    """Each rung of both variants, and the step caches that decide for themselves."""
+def measure_sections(lab: Lab, section: Section, exact: Execution) -> Execution:
+    """Each rung of both variants, and the step caches that decide for themselves; returns how a draft computes."""
+    draft = exact
     for quality, rung in RUNGS.items():
+        if rung.linears:
+            measure_section(lab, f"steps of {quality}", section, exact, rung)
+            draft = in_8_bits(lab, exact, rung, section.model.config.attention_head_dim)
         for variant in RATIOS if quality != "exact" else (VARIANT,):
-            yield f"{quality}, {variant}", cache_of(rung, steps, variant)
+            measure_section(lab, quality, section, draft if rung.linears else exact, rung, variant)
     for name, threshold in (("easycache", 0.05), ("teacache", 0.15)):
-        yield name, cache_of(Rung(name, {"threshold": threshold}), steps, VARIANT)  # type: ignore[arg-type]
+        measure_section(lab, name, section, exact, Rung(name, {"threshold": threshold}))  # type: ignore[arg-type]
+    return draft
+
+
+def measure_section(
+    lab: Lab, name: str, section: Section, execution: Execution, rung: Rung, variant: str = VARIANT
+) -> None:
+    """One section by a rung's step cache."""
+    cache = cache_of(rung, section.steps, variant)
+    lab.measure(f"section, {name}, {variant}", lambda: whole_section(section, execution, cache))
+
+
+def in_8_bits(lab: Lab, exact: Execution, rung: Rung, head_dim: int) -> Execution:
+    """How a rung computes on this device; simulated on a CPU."""
+    from diffusers_helper.models.eight_bit import attention_for, resolve_eight_bit_attention, resolve_linears
+
+    attention = resolve_eight_bit_attention(
+        attention_for(lab.device, lab.dtype, head_dim), lab.device, lab.dtype, head_dim
+    )
+    linears = resolve_linears(rung.linears[0], exact.kernels, lab.device, lab.dtype)
+    return replace(exact, eight_bit_linears=linears, eight_bit_attention=attention)
 
 
 def cache_of(rung: Rung, steps: int, variant: str) -> StepCache:
@@ -269,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a small model and picture")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeat", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=200, help="after which nothing new begins (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=400, help="after which nothing new begins (%(default)s)")
     parser.add_argument("--no-swap", action="store_true", help="leave the steps within 6 GiB out")
     args = parser.parse_args(argv)
     device = default_device()
@@ -288,18 +269,27 @@ def run(lab: Lab, args: argparse.Namespace, *, tiny: bool) -> None:
     from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 
     config, height, width = (TINY, 64, 48) if tiny else (PUBLISHED, 640, 608)
-    model = with_random_weights(lambda: HunyuanVideoTransformer3DModelPacked(**config), lab.device, lab.dtype)
+
+    def new_model() -> Any:
+        return with_random_weights(lambda: HunyuanVideoTransformer3DModelPacked(**config), lab.device, lab.dtype)
+
+    model = new_model()
     inputs = random_inputs(model, height, width, 9, 40, lab.device, lab.dtype)
     section = Section(model, inputs, args.steps)
     ways = executions(lab, model.config.attention_head_dim)
     measure_steps(lab, section, ways, args.repeat)
     fastest = list(ways.values())[-1]
-    for name, cache in rung_caches(args.steps):
-        lab.measure(f"section, {name}", lambda cache=cache: whole_section(section, fastest, cache))
-    fastest.step_cache = NoCache()
+    draft = measure_sections(lab, section, fastest)
     if not args.no_swap:
-        few = Section(model, inputs, 6)
-        lab.measure("within 6 GiB", lambda: within(few, fastest, lab.device, 6))
+        lab.measure("within 6 GiB", lambda: within(Section(model, inputs, 6), fastest, lab.device, 6))
+    model.to("meta")
+    section.model = new_model()
+    store_in_8_bits(section.model, fastest.kernels)
+    measure_section(lab, "exact, stored 8-bit weights", section, fastest, RUNGS["exact"])
+    measure_section(lab, "draft, stored 8-bit weights", section, draft, RUNGS["draft"])
+    if not args.no_swap:
+        few = replace(section, steps=6)
+        lab.measure("draft within 6 GiB, stored 8-bit weights", lambda: within(few, draft, lab.device, 6))
 
 
 if __name__ == "__main__":
