@@ -6,6 +6,7 @@ the first process; what fails is told and the rest goes on. `--no-videos` leaves
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing
 
 from benchmarks.common import Bench, errors, with_random_weights
 from benchmarks.decode import TINY as TINY_VAE
+from benchmarks.group_timeline import spans_of
 from benchmarks.step import PUBLISHED, TINY, prepare, random_inputs
-from benchmarks.timeline import make_inputs
+from benchmarks.timeline import Clock, make_inputs
 from diffusers_helper.core.events import SectionDone, StepDone
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.core.settings import SamplingSettings
@@ -46,8 +49,10 @@ from diffusers_helper.models.kernels import Kernels
 from diffusers_helper.models.ulysses import Ulysses
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
-WAYS = ("nccl", "copies", "nccl behind the MLP")
+WAYS = ("nccl", "copies")
 LIMIT = timedelta(minutes=4)
+STEPS = 25
+"""Of a section of a whole video."""
 
 
 @dataclass
@@ -125,13 +130,16 @@ def main(argv: list[str] | None = None) -> None:
         "--whole", type=int, default=0, metavar="SECTIONS", help="also whole videos, decoded, with 25 steps"
     )
     parser.add_argument("--no-videos", action="store_true", help="steps alone")
-    parser.add_argument("--no-p2p", action="store_true", help="steps once more with NCCL_P2P_DISABLE=1")
+    parser.add_argument(
+        "--no-p2p", action="store_true", help="steps and staggered sections once more with NCCL_P2P_DISABLE=1"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
-    args = parser.parse_args(argv)
+    parser.add_argument("--trace", metavar="FOLDER", help="for what `benchmarks.group_timeline` draws")
+    args = parser.parse_args(argv, argparse.Namespace(no_decodes=False))
     start(args)
     if args.no_p2p:
         os.environ["NCCL_P2P_DISABLE"] = "1"
-        start(argparse.Namespace(**vars(args) | {"no_videos": True, "whole": 0, "repeat": 3}))
+        start(argparse.Namespace(**vars(args) | {"no_decodes": True, "sections": 3, "repeat": 3, "trace": None}))
 
 
 def start(args: argparse.Namespace) -> None:
@@ -180,10 +188,14 @@ def measure(place: Place) -> None:
         place.attempt(f"step, Ulysses, {way}", partial(steps.spread, way))
     if args.profile:
         place.attempt("profile", steps.profile)
+    if args.trace and not args.tiny:
+        place.attempt("trace", steps.trace)
     if args.no_videos:
         return
     sampler = Sampler(model, device, dtype, execution)
     place.attempt("staggered", lambda: staggered(place, sampler))
+    if args.no_decodes:
+        return
     place.attempt("decode", lambda: decode(place))
     if args.whole:
         place.attempt("whole videos", lambda: whole_videos(place, sampler, steps))
@@ -224,9 +236,7 @@ class Steps:
         assert group is not None
         if way == "copies":
             return Copies(group, self.place.device)
-        found = Collective(group)
-        found.hides = way != "nccl"
-        return found
+        return Collective(group)
 
     def spread(self, way: str) -> None:
         """Over all GPUs."""
@@ -240,18 +250,33 @@ class Steps:
         others = [torch.empty_like(found, device="cpu") for _ in range(self.place.args.gpus)]
         distributed.all_gather(others, found.cpu(), self.place.cpus)
         self.spreads[way] = spread
+        self.place.wait()
+        start = time.perf_counter()
+        self.step(execution)
+        launched = time.perf_counter() - start
         self.place.tell(
             f"step, Ulysses, {way}",
             seconds=seconds,
+            launched=launched,
             speedup=self.seconds / seconds,
             same_again=torch.equal(found, again),
             same_everywhere=all(torch.equal(found.cpu(), other) for other in others),
             **numbers,
         )
 
+    @property
+    def fastest(self) -> Execution:
+        """Over all GPUs, by copy engines where they work."""
+        return replace(self.execution, spread=self.spreads.get("copies") or self.spreads["nccl"])
+
+    def trace(self) -> None:
+        """Write what each GPU does in a step, and when."""
+        spans = spans_of(lambda: (self.step(self.fastest), self.step(self.fastest)))
+        Path(self.place.args.trace, f"step-{distributed.get_rank()}.json").write_text(json.dumps(spans))
+
     def profile(self) -> None:
         """Print what takes longest in a step."""
-        execution = replace(self.execution, spread=self.spreads.get("copies") or self.spreads["nccl"])
+        execution = self.fastest
         activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activities) as profile:
             self.step(execution)
@@ -332,24 +357,37 @@ def whole_videos(place: Place, sampler: Sampler, steps: Steps) -> None:
     vae, kernels = autoencoder(place)
     decoder = VaeSectionDecoder(vae, kernels, nullcontext)
     shared = VaeSectionDecoder(vae, kernels, nullcontext, DecodesTogether(place.decodes))
-    spread = steps.spreads.get("copies") or steps.spreads["nccl"]
-    by_ulysses = replace(sampler, execution=replace(sampler.execution, spread=spread), partners=Together(place.cpus))
+    by_ulysses = replace(sampler, execution=steps.fastest, partners=Together(place.cpus))
     in_turns = replace(sampler, partners=InTurns(place.cpus))
-    baseline = 0.0
+    baseline, told = 0.0, {}
     for name, each, its_decoder, lag in (
         ("one GPU", sampler, decoder, None),
         ("Ulysses", by_ulysses, shared, None),
-        ("in turns", in_turns, shared, -(-25 // args.gpus)),
+        ("in turns", in_turns, shared, -(-STEPS // args.gpus)),
     ):
         postprocess = Postprocess(its_decoder, overlap=place.device.type == "cuda")
+        settings = SamplingSettings(STEPS, stagger=lag)
         place.wait()
-        start = time.perf_counter()
-        for _ in sample_sections(plan, inputs, one_sampler(each), SamplingSettings(25, stagger=lag), postprocess):
-            pass
+        clock, start = Clock(), time.perf_counter()
+        for event in sample_sections(plan, inputs, one_sampler(each), settings, postprocess):
+            if isinstance(event, StepDone | SectionDone):
+                clock.mark(type(event).__name__, 0)
         place.wait()
         took = time.perf_counter() - start
         baseline = baseline or took
         place.tell(f"video of {args.whole} sections, {name}", seconds=took, speedup=baseline / took)
+        moments = clock.seconds()
+        told[name] = {
+            "seconds": took,
+            "gpus": 1 if name == "one GPU" else args.gpus,
+            "shared": name == "Ulysses",
+            "steps": STEPS,
+            "begins": schedule(plan, STEPS, lag).begins,
+            "ticks": moments["StepDone"][0],
+            "done": moments["SectionDone"][0],
+        }
+    if args.trace and place.first:
+        Path(args.trace, "videos.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def guided(transformer, execution):
 def spread_outputs():
     """`outputs` of a process of a group, and some of it again."""
     group = distributed.group.WORLD
-    spread = Ulysses(group, Hiding(group))
+    spread = Ulysses(group, Collective(group))
     found = outputs(spread)
     return found, guided(model(), Execution(spread=spread))
 
@@ -100,9 +100,3 @@ def halved():
     executions = [Execution(spread=spread, branches=branches, step_cache=cache) for cache in (NoCache(), *caches)]
     with torch.inference_mode():
         return [guided(model(), execution) for execution in executions], [dict(cache.passes) for cache in caches]
-
-
-class Hiding(Collective):
-    """What goes on beside the blocks, so that they take that way."""
-
-    hides = True

@@ -151,6 +151,8 @@ def call_all(kernels: TritonKernels, dtype: torch.dtype) -> None:
     kernels.add_gated_modulate(x, y, vector, vector, vector)
     heads, weight = empty(1, 18269, 24, 128), empty(128)
     kernels.norm_rotate([Heads(heads, weight, empty(1, 17500, 256, of=torch.float32)), Heads(heads, weight, None)])
+    shares = empty(18269, 1, 12, 128), empty(1, 18269, 1, 12, 128)
+    kernels.norm_rotate_apart([Heads(heads, weight, empty(1, 17500, 256, of=torch.float32))], 1, *shares)
     matrix, scales = empty(12288, 3072), empty(12288, of=torch.float32)
     kernels.expand(empty(12288, 3072, of=torch.float8_e4m3fn), scales, matrix)
     kernels.expand(empty(12288, 3072, of=torch.float8_e5m2), scales[:1], matrix)

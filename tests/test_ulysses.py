@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.models.spread import Projections
 from diffusers_helper.models.ulysses import Ulysses, shares
 from tests.several import run_together
 from tests.spread_models import CACHES, CASES, EIGHT_BIT, halved, outputs, spread_outputs
@@ -75,4 +76,4 @@ def test_heads_that_cannot_be_shared_are_refused(monkeypatch):
     spread.parts(torch.zeros(1, 10, 8), torch.zeros(1, 5, 8), torch.zeros(1, 10, 4))
     q = torch.zeros(1, 3, 24, 4)
     with pytest.raises(SettingsError, match="24 attention heads cannot be shared by 5 GPUs"):
-        spread.attend(None, q, q, q, None)
+        spread.attend(None, None, Projections(q, None, None), None)

@@ -17,31 +17,24 @@ from torch import Tensor, nn
 from .embeddings import TimeTextEmbed
 from .execution import Execution
 from .kernels import Heads, Kernels
-from .linears import Input
+from .linears import Attending, Input, here
 from .norms import EPS, Modulation
 from .rows import Shifted
 from .sdpa import AttentionFunction
-from .spread import Lengths, prefix_attention
+from .spread import Lengths, Projections, prefix_attention
 
 
-def attend(
-    queries: list[Heads], keys: list[Heads], values: Tensor, execution: Execution, lengths: Lengths
-) -> Callable[[], Tensor | Shifted]:
-    """Begin attention over streams that lie behind each other, with their values (B, L, heads, D).
+def attend(projections: Projections, execution: Execution, lengths: Lengths) -> Attending:
+    """Begin attention over streams that lie behind each other; what it returns gives (B, L, heads * D).
 
-    Empties both lists: what is in them is let go when it has been used. What it returns gives (B, L, heads * D), and
-    is called once; see `Spread.attend`.
+    See `Spread.attend`.
     """
     eight_bit, spread = execution.eight_bit_attention, execution.spread
     if eight_bit is not None and spread.processes == 1:
-        attended = eight_bit.attend(queries, keys, values, lengths)
+        attended = eight_bit.attend(projections.queries(), projections.keys(), projections.values, lengths)
         return lambda: attended
-    q = execution.kernels.norm_rotate(queries)
-    queries.clear()
-    k = execution.kernels.norm_rotate(keys)
-    keys.clear()
     # Scales are those of all tokens: what others have is quantised when it has come.
-    return spread.attend(eight_bit or execution.attention, q, k, values, lengths)
+    return spread.attend(eight_bit or execution.attention, execution.kernels, projections, lengths)
 
 
 def chunked(function: Callable[..., Tensor], chunk: int | None, *streams: Input) -> Tensor:
@@ -145,18 +138,19 @@ class JointAttention(Attention):
     ) -> tuple[Tensor, Tensor]:
         """Both streams (B, L_image, dim) and (B, L_text, dim), attended; `lengths` counts image and text."""
         linears = execution.linears
-        q, k = (
-            [
+
+        def streams(of_image: nn.Linear, norm: nn.RMSNorm, of_text: nn.Linear, added_norm: nn.RMSNorm) -> list[Heads]:
+            return [
                 Heads(self.in_heads(linears.linear(image, of_image)), norm.weight, rope),
                 Heads(self.in_heads(linears.linear(text, of_text)), added_norm.weight, None),
             ]
-            for of_image, of_text, norm, added_norm in (
-                (self.to_q, self.add_q_proj, self.norm_q, self.norm_added_q),
-                (self.to_k, self.add_k_proj, self.norm_k, self.norm_added_k),
-            )
+
+        projections = Projections(
+            self.in_heads(linears.join_linear((image, text), (self.to_v, self.add_v_proj))),
+            lambda: streams(self.to_q, self.norm_q, self.add_q_proj, self.norm_added_q),
+            lambda: streams(self.to_k, self.norm_k, self.add_k_proj, self.norm_added_k),
         )
-        v = self.in_heads(linears.join_linear((image, text), (self.to_v, self.add_v_proj)))
-        out = attend(q, k, v, execution, lengths)()
+        out = here(attend(projections, execution, lengths)())
         of_image, of_text = out[:, : image.shape[1]], out[:, image.shape[1] :]
         to_out = self.to_out[0]
         assert isinstance(to_out, nn.Linear)
@@ -227,11 +221,17 @@ class SingleStreamBlock(nn.Module):
         linears, attn = execution.linears, self.attn
         shift, scale, gate = _vectors(modulation, 3)
         x_in = linears.modulate(x, shift, scale)
-        q, k, v = (attn.in_heads(linears.linear(x_in, layer)) for layer in (attn.to_q, attn.to_k, attn.to_v))
-        heads = [Heads(q, attn.norm_q.weight, rope)], [Heads(k, attn.norm_k.weight, rope)]
-        del q, k
-        attending = attend(*heads, v, execution, lengths)
-        del heads, v  # three of the fourteen tensors that would be held while the MLP runs
+
+        def heads(layer: nn.Linear) -> Tensor:
+            return attn.in_heads(linears.linear(x_in, layer))
+
+        projections = Projections(
+            heads(attn.to_v),
+            lambda: [Heads(heads(attn.to_q), attn.norm_q.weight, rope)],
+            lambda: [Heads(heads(attn.to_k), attn.norm_k.weight, rope)],
+        )
+        attending = attend(projections, execution, lengths)
+        del projections  # whose values would be held while the MLP runs
 
         def joined(attended: Tensor | Shifted, x_in: Input) -> Tensor:
             return linears.mlp_beside(lambda: attended, x_in, self.proj_mlp, self.proj_out)
@@ -239,7 +239,7 @@ class SingleStreamBlock(nn.Module):
         if execution.mlp_chunk is None:
             out = linears.mlp_beside(attending, x_in, self.proj_mlp, self.proj_out)
         else:
-            out = chunked(joined, execution.mlp_chunk, attending(), x_in)
+            out = chunked(joined, execution.mlp_chunk, here(attending()), x_in)
         return execution.kernels.add_gated(x, out, gate)
 
 

@@ -7,68 +7,76 @@ import torch
 from torch import Tensor, distributed
 
 Counts = Sequence[Sequence[int]]
-"""Numbers that process i sends to process j, at [i][j]."""
+"""Numbers that process i sends to process j, at [i][j], of each part of a transfer."""
+
+
+class Transfer(Protocol):
+    """One all-to-all, in parts that are sent as they are made.
+
+    Attributes:
+        room: (parts, n), where what comes is put, in the order of the senders. What this process sends itself is to be
+            written there, if it is wanted. It is good until the second next transfer of its channel.
+    """
+
+    room: Tensor
+
+    def send(self, part: int, sent: Sequence[Tensor]) -> None:
+        """Begin to send a part: contiguous numbers for each other process, in their order."""
+
+    def finish(self) -> Callable[[], Tensor]:
+        """Say that all has been sent; the result waits for what comes, and gives the room."""
 
 
 class Exchange(Protocol):
-    """A way to exchange.
+    """A way to exchange."""
 
-    Attributes:
-        hides: whether it goes on beside computation, as long as nobody asks for the result.
-    """
-
-    hides: bool
-
-    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
-        """Where the next exchange of `channel` puts what comes, in the order of the senders: (n,), of `like`'s dtype.
-
-        What this process sends itself is to be written there, if it is wanted. It is good until the second next
-        exchange. Exchanges that are needed at the same time have different channels, 0 and 1.
-        """
-
-    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
-        """Begin; the result is the room, filled but for this process' own.
-
-        `sent` has contiguous numbers for each process; nothing is done with its own.
-        """
+    def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> Transfer:
+        """Begin a transfer of `like`'s dtype. Those that are needed at the same time have different channels, 0, 1."""
 
 
 class Collective:
     """The group's own messages: NCCL's between GPUs, gloo's between CPUs.
 
-    They do not hide: NCCL's kernel waits for multiprocessors that a matrix product has taken.
+    They do not go on beside computation: NCCL's kernel waits for multiprocessors that a matrix product has taken. So
+    the parts go in one call.
     """
 
-    hides = False
-
     def __init__(self, group: distributed.ProcessGroup) -> None:
-        self._group = group
-        self._rank = distributed.get_rank(group)
-        self._rooms: dict[int, Tensor] = {}
+        self.group = group
+        self.rank = distributed.get_rank(group)
 
-    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
+    def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> "_Messages":  # noqa: ARG002
         """See `Exchange`."""
-        self._rooms[channel] = like.new_empty(sum(row[self._rank] for row in counts))
-        return self._rooms[channel]
+        return _Messages(self, [row[self.rank] for row in counts], like, parts)
 
-    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
-        """See `Exchange`."""
-        room = self._rooms.pop(channel)
-        messages = []
-        for process, come in enumerate(room.split([row[self._rank] for row in counts])):
-            if process != self._rank:
-                for way, tensor in ((distributed.isend, sent[process]), (distributed.irecv, come)):
-                    messages.append(distributed.P2POp(way, tensor, group=self._group, group_peer=process))
-        for work in distributed.batch_isend_irecv(messages):
+
+class _Messages:
+    """A `Transfer` by the group's messages; `come` is how many numbers of a part come from each process."""
+
+    def __init__(self, way: Collective, come: Sequence[int], like: Tensor, parts: int) -> None:
+        self.room = like.new_empty(parts, sum(come))
+        self._way, self._come = way, come
+        self._messages: list[distributed.P2POp] = []
+
+    def send(self, part: int, sent: Sequence[Tensor]) -> None:
+        """See `Transfer`."""
+        pieces, group, rank = self.room[part].split(self._come), self._way.group, self._way.rank
+        for process, piece in zip(_others(len(pieces), rank), sent, strict=True):
+            for way, tensor in ((distributed.isend, piece), (distributed.irecv, pieces[process])):
+                self._messages.append(distributed.P2POp(way, tensor, group=group, group_peer=process, tag=part))
+
+    def finish(self) -> Callable[[], Tensor]:
+        """See `Transfer`."""
+        for work in distributed.batch_isend_irecv(self._messages):
             work.wait()  # on a GPU its stream does
-        return lambda: room
+        return lambda: self.room
 
 
 class Copies:
     """Copies to the others' memory by the GPUs' copy engines, which leave the multiprocessors to computation.
 
     Each process writes to the receive buffers of the others, in torch's symmetric memory, then waits for them. There
-    are two buffers per channel: who begins to fill one has seen the others begin the exchange after the one that filled
+    are two buffers per channel: who begins to fill one has seen the others begin the transfer after the one that filled
     it last, so they have read it.
 
     Args:
@@ -78,53 +86,72 @@ class Copies:
     Raises RuntimeError where symmetric memory does not work.
     """
 
-    hides = True
-
     def __init__(self, group: distributed.ProcessGroup, device: torch.device) -> None:
         from torch.distributed import _symmetric_memory
 
         self._memory = _symmetric_memory
         self._group = group
-        self._rank, self._size = distributed.get_rank(group), distributed.get_world_size(group)
-        self._device = device
-        self._streams = {to: torch.cuda.Stream(device) for to in range(self._size) if to != self._rank}
-        self._side = torch.cuda.Stream(device)
+        self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
+        self.device = device
+        self.streams = {to: torch.cuda.Stream(device) for to in _others(self.size, self.rank)}
         self._buffers: dict[tuple[int, int], tuple[Tensor, Any]] = {}
         self._turn = [0, 0]
 
-    def room(self, counts: Counts, like: Tensor, channel: int) -> Tensor:
+    def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> "_Copied":
         """See `Exchange`."""
         self._turn[channel] = 1 - self._turn[channel]
-        most = max(sum(row[to] for row in counts) for to in range(self._size))  # the same in all processes
-        buffer, _ = self._buffer((channel, self._turn[channel]), most, like.dtype)
-        return buffer[: sum(row[self._rank] for row in counts)]
-
-    def start(self, sent: Sequence[Tensor], counts: Counts, channel: int) -> Callable[[], Tensor]:
-        """See `Exchange`."""
-        buffer, handle = self._buffers[channel, self._turn[channel]]
-        main = torch.cuda.current_stream(self._device)
-        self._side.wait_stream(main)
-        for to, stream in self._streams.items():
-            offset = sum(counts[sender][to] for sender in range(self._rank))
-            there = handle.get_buffer(to, (counts[self._rank][to],), buffer.dtype, offset)
-            stream.wait_stream(main)
-            with torch.cuda.stream(stream):
-                there.copy_(sent[to], non_blocking=True)
-            self._side.wait_stream(stream)
-        with torch.cuda.stream(self._side):
-            handle.barrier(channel=channel)
-        room = buffer[: sum(row[self._rank] for row in counts)]
-
-        def result(_held: Sequence[Tensor] = sent) -> Tensor:  # until then its memory is nobody else's
-            main.wait_stream(self._side)
-            return room
-
-        return result
+        most = parts * max(sum(row[to] for row in counts) for to in range(self.size))  # the same in all processes
+        buffer = self._buffer((channel, self._turn[channel]), most, like.dtype)
+        return _Copied(self, counts, channel, parts, buffer)
 
     def _buffer(self, key: tuple[int, int], count: int, dtype: torch.dtype) -> tuple[Tensor, Any]:
         found = self._buffers.get(key)
         if found is None or found[0].numel() < count or found[0].dtype != dtype:
             self._buffers.pop(key, None)
-            buffer = self._memory.empty(count, dtype=dtype, device=self._device)
+            buffer = self._memory.empty(count, dtype=dtype, device=self.device)
             found = self._buffers[key] = (buffer, self._memory.rendezvous(buffer, self._group))
         return found
+
+
+class _Copied:
+    """A `Transfer` by copy engines, to the buffers of the same handle."""
+
+    def __init__(self, way: Copies, counts: Counts, channel: int, parts: int, buffer: tuple[Tensor, Any]) -> None:
+        self._way, self._counts, self._channel = way, counts, channel
+        memory, self._handle = buffer
+        self.room = memory[: parts * self._total(way.rank)].view(parts, -1)
+        self._sent: list[Tensor] = []
+
+    def _total(self, process: int) -> int:
+        return sum(row[process] for row in self._counts)
+
+    def send(self, part: int, sent: Sequence[Tensor]) -> None:
+        """See `Transfer`."""
+        rank, main = self._way.rank, torch.cuda.current_stream(self._way.device)
+        for (to, stream), piece in zip(self._way.streams.items(), sent, strict=True):
+            offset = part * self._total(to) + sum(row[to] for row in self._counts[:rank])
+            there = self._handle.get_buffer(to, (self._counts[rank][to],), piece.dtype, offset)
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                there.copy_(piece, non_blocking=True)
+        self._sent += sent
+
+    def finish(self) -> Callable[[], Tensor]:
+        """See `Transfer`."""
+        last, *streams = self._way.streams.values()
+        for stream in streams:
+            last.wait_stream(stream)
+        with torch.cuda.stream(last):
+            self._handle.barrier(channel=self._channel)
+        main = torch.cuda.current_stream(self._way.device)
+
+        def result(_held: Sequence[Tensor] = self._sent) -> Tensor:  # until then its memory is nobody else's
+            main.wait_stream(last)
+            return self.room
+
+        return result
+
+
+def _others(size: int, rank: int) -> list[int]:
+    """The numbers of the other processes."""
+    return [process for process in range(size) if process != rank]

@@ -84,6 +84,12 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "add_gated": (x, y, gate),
         "add_gated_modulate": (x, y, gate, shift, scale),
         "norm_rotate": ([Heads(image, weight, rope), Heads(text, added, None)],),
+        "norm_rotate_apart": (
+            [Heads(image, weight, rope), Heads(text, added, None)],
+            1,
+            normal(8, 2, 1, 32),
+            normal(2, 8, 2, 1, 32),
+        ),
         "join_linear": ((x, y[:, :2]), layers[:2]),
         "linear_gelu": (x, layers[0]),
         "linear_of_pair": (x, y, layers[2]),

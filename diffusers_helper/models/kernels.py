@@ -5,7 +5,7 @@
 an argument. Streams are (B, L, dim), vectors of a modulation (B, 1, dim).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,10 @@ class Heads(NamedTuple):
     x: Tensor
     weight: Tensor
     rope: Tensor | None
+
+
+Coming = Callable[[], Tensor]
+"""Gives a tensor that may still be on its way; called once."""
 
 
 class Affine(NamedTuple):
@@ -52,14 +56,19 @@ class Kernels(Protocol):
     def norm_rotate(self, streams: Sequence[Heads]) -> Tensor:
         """RMS norm over each head, then rotation; the streams behind each other, (B, sum L, heads, D)."""
 
+    def norm_rotate_apart(
+        self, streams: Sequence[Heads], rank: int, own: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write what `norm_rotate` gives to where its heads go that processes share: see `put_apart`."""
+
     def join_linear(self, streams: Sequence[Tensor], layers: Sequence[nn.Linear]) -> Tensor:
         """Each stream through its own layer, behind each other: (B, sum L, out)."""
 
     def linear_gelu(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """GELU (tanh) of a linear layer."""
 
-    def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
-        """A linear layer of [left | right] (concatenated on the last axis)."""
+    def linear_of_pair(self, left: Tensor | Coming, right: Tensor, layer: nn.Linear) -> Tensor:
+        """A linear layer of [left | right] (concatenated on the last axis); what is coming is asked for late."""
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         """Write float8 `codes` (rows, columns) times float32 scales, one per row (rows,) or one (1,), to `out`."""
@@ -90,6 +99,29 @@ class Kernels(Protocol):
         """
 
 
+def put_apart(x: Tensor, rank: int, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Write heads (B, L, heads, D) to where they go: to process r the r-th share of them, in order of the tokens.
+
+    Returns `own` and `others`.
+
+    Args:
+        x: all heads of this process' tokens.
+        rank: this process' number.
+        own: (L, B, share, D), where its own share goes.
+        others: (processes - 1, L, B, share, D), where the others' go, in their order; contiguous.
+    """
+    shares = wide(x).unflatten(2, (len(others) + 1, -1)).permute(2, 1, 0, 3, 4)
+    wide(own).copy_(shares[rank])
+    for here, there in ((slice(rank), slice(rank)), (slice(rank, None), slice(rank + 1, None))):
+        wide(others)[here] = shares[there]
+    return own, others
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in pieces of 16 bytes, which are copied faster than its numbers; as it is where that does not come out."""
+    return x.view(torch.complex128) if x.shape[-1] * x.element_size() % 16 == 0 else x
+
+
 def widest(device_type: str) -> torch.dtype:
     """The dtype for sums over whole pictures: Apple's GPUs have no float64."""
     return torch.float32 if device_type == "mps" else torch.float64
@@ -118,6 +150,12 @@ class PlainKernels:
         normed = (F.rms_norm(x, weight.shape, weight, EPS) for x, weight, _ in streams)
         return join([x if rope is None else rotate(x, rope) for x, (_, _, rope) in zip(normed, streams, strict=True)])
 
+    def norm_rotate_apart(
+        self, streams: Sequence[Heads], rank: int, own: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See Kernels."""
+        return put_apart(self.norm_rotate(streams), rank, own, others)
+
     def join_linear(self, streams: Sequence[Tensor], layers: Sequence[nn.Linear]) -> Tensor:
         """See Kernels."""
         return join([layer(x) for x, layer in zip(streams, layers, strict=True)])
@@ -126,9 +164,9 @@ class PlainKernels:
         """See Kernels."""
         return F.gelu(layer(x), approximate="tanh")
 
-    def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
+    def linear_of_pair(self, left: Tensor | Coming, right: Tensor, layer: nn.Linear) -> Tensor:
         """See Kernels."""
-        out: Tensor = layer(torch.cat([left, right], dim=-1))
+        out: Tensor = layer(torch.cat([left if isinstance(left, Tensor) else left(), right], dim=-1))
         return out
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:

@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fp8 import Fp8Linear
-from .kernels import Kernels
+from .kernels import Coming, Kernels
 from .rows import FP8, RowKernels, Rows, Shifted
 from .stored_linear import StoredLinear
 
 Input = Tensor | Rows | Shifted
-Attending = Callable[[], Tensor | Shifted]
-"""Gives what attention gave."""
+Attended = Tensor | Shifted | Coming
+"""What attention gave; it may be on its way."""
+Attending = Callable[[], Attended]
+"""Does the rest of attention; called once."""
 
 
 class Linears(Protocol):
@@ -45,7 +47,7 @@ class Linears(Protocol):
         """`first`, GELU (tanh), `last`."""
 
     def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
-        """`last` of [attended | GELU of `first` of x]; what may still be on its way is asked for late."""
+        """`last` of [attended | GELU of `first` of x]: what attention waits for comes meanwhile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,9 @@ class ExactLinears:
     def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
         hidden = self.kernels.linear_gelu(_tensor(x), first)
-        return self.kernels.linear_of_pair(_tensor(attending()), hidden, last)
+        attended = attending()
+        left = attended if callable(attended) else _tensor(attended)
+        return self.kernels.linear_of_pair(left, hidden, last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +131,7 @@ class EightBitLinears:
     def mlp_beside(self, attending: Attending, x: Input, first: nn.Linear, last: nn.Linear) -> Tensor:
         """See Linears."""
         hidden = self.linear(x, first)
-        return self.linear(self.kernels.beside_gelu(attending(), hidden), last)
+        return self.linear(self.kernels.beside_gelu(here(attending()), hidden), last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +184,11 @@ def dtype_of(layer: nn.Linear) -> torch.dtype:
         return layer.bias.dtype
     dtype: torch.dtype = layer.dtype if isinstance(layer, StoredLinear) else layer.weight.dtype
     return dtype
+
+
+def here(x: Attended) -> Tensor | Shifted:
+    """Wait for what may be on its way."""
+    return x() if callable(x) else x
 
 
 def _tensor(x: Input) -> Tensor:

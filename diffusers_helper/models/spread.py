@@ -1,16 +1,30 @@
 """How a sequence lies on processes: whole on one of them, or (see ulysses.py) a part on each of several."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels import Coming, Heads, Kernels
 from .sdpa import AttentionFunction
 
 Lengths = Sequence[int] | None
 """Valid tokens of each sample, which come first; None where all are."""
+
+
+class Projections(NamedTuple):
+    """What attention is computed of.
+
+    Attributes:
+        values: (B, L, heads, D).
+        queries, keys: compute streams that lie behind each other, not normalised yet.
+    """
+
+    values: Tensor
+    queries: Callable[[], list[Heads]]
+    keys: Callable[[], list[Heads]]
 
 
 class Spread(Protocol):
@@ -20,20 +34,16 @@ class Spread(Protocol):
     def processes(self) -> int:
         """How many there are."""
 
-    @property
-    def hides(self) -> bool:
-        """Whether time passes between `attend` and its result that a block can use for something else."""
-
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """This process' part of the image's tokens (B, L, dim), of the text's, and of the image's rotary table."""
 
     def attend(
-        self, attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths
-    ) -> Callable[[], Tensor]:
+        self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths
+    ) -> Callable[[], Tensor | Coming]:
         """Begin attention of this process' [image | text] over all tokens; see `prefix_attention`.
 
-        `q`, `k` and `v` are (B, L_part, heads, D), `lengths` those of the whole. What it returns gives (B, L_part,
-        heads * D), and is called once.
+        `projections` are of L_part tokens, `lengths` those of the whole. What it returns is called once, as late as
+        what comes before it can be computed, and gives (B, L_part, heads * D), which may be on its way.
         """
 
     def whole(self, image: Tensor) -> Tensor:
@@ -44,17 +54,17 @@ class Whole:
     """One process has the whole sequence."""
 
     processes = 1
-    hides = False
 
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What it was given."""
         return image, text, rope
 
     def attend(
-        self, attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths
-    ) -> Callable[[], Tensor]:
+        self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths
+    ) -> Callable[[], Tensor | Coming]:
         """See `Spread`; it is computed here."""
-        attended = prefix_attention(attention, q, k, v, lengths)
+        q, k = (kernels.norm_rotate(streams()) for streams in (projections.queries, projections.keys))
+        attended = prefix_attention(attention, q, k, projections.values, lengths)
         return lambda: attended
 
     def whole(self, image: Tensor) -> Tensor:

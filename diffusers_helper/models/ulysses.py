@@ -8,6 +8,7 @@ long each part is follows from the lengths of the whole.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -17,8 +18,9 @@ from diffusers_helper.core.errors import SettingsError
 from diffusers_helper.core.messages import Message
 
 from .exchange import Exchange
+from .kernels import Coming, Kernels, put_apart, wide
 from .sdpa import AttentionFunction
-from .spread import Lengths, prefix_attention
+from .spread import Lengths, Projections, prefix_attention
 
 
 def shares(length: int, processes: int) -> list[int]:
@@ -64,11 +66,6 @@ class Ulysses:
         self.processes = distributed.get_world_size(group)
         self._layout = _Layout([], [])
 
-    @property
-    def hides(self) -> bool:
-        """See `Spread`."""
-        return self._exchange.hides
-
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Spread`."""
         self._layout = _Layout(shares(image.shape[1], self.processes), shares(text.shape[1], self.processes))
@@ -80,11 +77,12 @@ class Ulysses:
         )
 
     def attend(
-        self, attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths
-    ) -> Callable[[], Tensor]:
-        """See `Spread`."""
-        batch, rows, heads, size = q.shape
-        mine, rest = divmod(heads, self.processes)
+        self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths
+    ) -> Callable[[], Coming]:
+        """See `Spread`. Each part is sent as soon as it is made: values go behind the products of queries and keys."""
+        values = projections.values
+        batch, rows, heads, size = values.shape
+        share, rest = divmod(heads, self.processes)
         if rest:
             raise SettingsError(
                 Message(
@@ -93,40 +91,47 @@ class Ulysses:
                     gpus=self.processes,
                 )
             )
-        row = batch * mine * size  # numbers of one token's share of the heads
-        lengths_of = self._layout.both
-        counts = [[3 * n * row] * self.processes for n in lengths_of]
-        room = self._exchange.room(counts, q, 0)
-        own = room.split([3 * n * row for n in lengths_of])[self._rank]
-        sent = q.new_empty(self.processes, rows, batch, 3, mine, size)
-        for number, x in enumerate((q, k, v)):
-            shares_of = _wide(x).unflatten(2, (self.processes, mine)).permute(2, 1, 0, 3, 4)
-            for others in (slice(self._rank), slice(self._rank + 1, None)):
-                _wide(sent)[others, :, :, number] = shares_of[others]
-            _wide(own.view(rows, batch, 3, mine, size))[:, :, number] = shares_of[self._rank]
-        come = self._exchange.start([piece.flatten() for piece in sent], counts, 0)
+        lengths_of = [n * batch * share * size for n in self._layout.both]
+        transfer = self._exchange.open([[n] * self.processes for n in lengths_of], values, channel=0, parts=3)
 
-        def attended() -> Tensor:
-            whole = come().view(-1, batch, 3, mine, size)
-            return self._given_back(self._attended(attention, whole, lengths))
+        def send(part: int, put: Callable[[Tensor, Tensor], object]) -> None:
+            own = transfer.room[part].split(lengths_of)[self._rank].view(rows, batch, share, size)
+            others = values.new_empty(self.processes - 1, *own.shape)
+            put(own, others)
+            transfer.send(part, [piece.flatten() for piece in others])
+
+        send(2, partial(put_apart, values, self._rank))
+        for part, streams in enumerate((projections.queries, projections.keys)):
+            send(part, partial(kernels.norm_rotate_apart, streams(), self._rank))
+        come = transfer.finish()
+
+        def attended() -> Coming:
+            q, k, v = come().view(3, -1, batch, share, size).transpose(1, 2)
+            return self._given_back(self._attended(attention, (q, k, v), lengths))
 
         return attended
 
-    def _given_back(self, out: Tensor) -> Tensor:
+    def _given_back(self, out: Tensor) -> Coming:
         """This process' rows of all heads (B, L_part, heads * D), of all rows of its own heads (B, L, share * D)."""
         batch, _, width = out.shape
         rows_of, rows = self._layout.both, self._layout.both[self._rank]
-        pieces = out.transpose(0, 1).contiguous().split(rows_of)  # (rows, B, share * D) each; one sample is not copied
+        pieces = list(out.transpose(0, 1).contiguous().split(rows_of))  # (rows, B, share * D); one sample is not copied
+        own = pieces.pop(self._rank)
         counts = [[n * batch * width for n in rows_of]] * self.processes
-        self._exchange.room(counts, out, 1)
-        found = self._exchange.start([piece.flatten() for piece in pieces], counts, 1)()
-        whole = out.new_empty(batch, rows, self.processes, width)
-        places = _wide(whole).permute(2, 1, 0, 3)
-        places[self._rank] = _wide(pieces[self._rank])
-        given = _wide(found.view(self.processes, rows, batch, width))
-        for others in (slice(self._rank), slice(self._rank + 1, None)):
-            places[others] = given[others]
-        return whole.flatten(2)
+        transfer = self._exchange.open(counts, out, channel=1)
+        transfer.send(0, [piece.flatten() for piece in pieces])
+        come = transfer.finish()
+
+        def given() -> Tensor:
+            whole = out.new_empty(batch, rows, self.processes, width)
+            places = wide(whole).permute(2, 1, 0, 3)
+            places[self._rank] = wide(own)
+            found = wide(come().view(self.processes, rows, batch, width))
+            for others in (slice(self._rank), slice(self._rank + 1, None)):
+                places[others] = found[others]
+            return whole.flatten(2)
+
+        return given
 
     def whole(self, image: Tensor) -> Tensor:
         """See `Spread`."""
@@ -137,15 +142,10 @@ class Ulysses:
         distributed.all_gather(pieces, padded, self._group)
         return torch.cat([piece[:, :n] for piece, n in zip(pieces, self._layout.image, strict=True)], dim=1)
 
-    def _attended(self, attention: AttentionFunction, whole: Tensor, lengths: Lengths) -> Tensor:
-        q, k, v = (whole[:, :, number].transpose(0, 1) for number in range(3))
+    def _attended(self, attention: AttentionFunction, whole: tuple[Tensor, Tensor, Tensor], lengths: Lengths) -> Tensor:
         if lengths is None:
-            return prefix_attention(attention, q, k, v, None)
-        order = self._layout.order(whole.device)  # the valid tokens are the first ones of [image | text]
-        out = prefix_attention(attention, q[:, order], k[:, order], v[:, order], lengths)
+            return prefix_attention(attention, *whole, None)
+        order = self._layout.order(whole[0].device)  # the valid tokens are the first ones of [image | text]
+        q, k, v = (x[:, order] for x in whole)
+        out = prefix_attention(attention, q, k, v, lengths)
         return torch.empty_like(out).index_copy_(1, order, out)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """`x` in pieces of 16 bytes, which are copied faster than its numbers; as it is where that does not come out."""
-    return x.view(torch.complex128) if x.shape[-1] * x.element_size() % 16 == 0 else x

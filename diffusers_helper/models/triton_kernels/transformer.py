@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from ..kernels import Heads
+from ..kernels import Coming, Heads
 from ..norms import EPS
 from .decoder import DecoderKernels
 from .gguf import expand_blocks
@@ -97,6 +97,30 @@ def _norm_rotate(
     tl.store(out + sample * out_stride + at, value.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit(do_not_specialize=["rows", "rotated", "rank"])
+def _norm_rotate_apart(
+    x, weight, rope, own, others,
+    rows, heads, share, rotated, rank, x_stride, rope_stride, token_stride, sample_stride, other_stride, eps,
+    ROTATE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """As `_norm_rotate`; `share` heads each go to a process' place, which is `own` for the one of number `rank`."""
+    sample = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, D)
+    inside = (row < rows)[:, None]
+    value = tl.load(x + sample * x_stride + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    token = row // heads
+    value = normed_rotated(
+        value, weight, rope + sample * rope_stride, token[:, None], rotated, eps, ROTATE=ROTATE, D=D, ROWS=ROWS
+    )
+    head = row % heads
+    process = head // share
+    at = token * token_stride + sample * sample_stride + head % share * D
+    other = process - tl.where(process > rank, 1, 0)
+    place = tl.where(process == rank, own + at, others + other * other_stride + at)
+    tl.store(place[:, None] + column[None, :], value.to(own.dtype.element_ty), mask=inside)
+
+
 @triton.jit
 def _expand(codes, scales, out, columns, scale_stride, E4M3: tl.constexpr, BLOCK: tl.constexpr):
     """A piece of a row of float8 times the row's scale, by way of float16, which every card converts.
@@ -174,6 +198,26 @@ class TritonKernels(DecoderKernels):
             start += x.shape[1]
         return out
 
+    def norm_rotate_apart(
+        self, streams: Sequence[Heads], rank: int, own: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See Kernels."""
+        start = 0
+        for x, weight, rope in streams:
+            x = x.contiguous()
+            batch, length, heads, size = x.shape
+            rows = length * heads
+            if rope is not None:
+                rope = rope.contiguous()
+            _norm_rotate_apart[(triton.cdiv(rows, ROWS), batch)](
+                x, weight, weight if rope is None else rope, own[start:], others[:, start:],
+                rows, heads, own.shape[2], 0 if rope is None else rope.shape[1], rank,
+                x.stride(0), 0 if rope is None else rope.stride(0), own.stride(0), own.stride(1), others.stride(0), EPS,
+                ROTATE=rope is not None, D=size, ROWS=ROWS, num_warps=4,
+            )  # fmt: skip
+            start += length
+        return own, others
+
     def join_linear(self, streams: Sequence[Tensor], layers: Sequence[nn.Linear]) -> Tensor:
         """See Kernels."""
         if len(streams) == 1:
@@ -193,12 +237,16 @@ class TritonKernels(DecoderKernels):
         product = torch._addmm_activation(layer.bias, x.flatten(0, 1), layer.weight.t(), use_gelu=True)
         return product.unflatten(0, x.shape[:2])
 
-    def linear_of_pair(self, left: Tensor, right: Tensor, layer: nn.Linear) -> Tensor:
+    def linear_of_pair(self, left: Tensor | Coming, right: Tensor, layer: nn.Linear) -> Tensor:
         """See Kernels. Two products, the second added to the first: nothing is concatenated."""
         weight = layer.weight
-        from_left, from_right = weight.split([left.shape[-1], right.shape[-1]], dim=1)
-        out = F.linear(left, from_left, layer.bias)
-        out.flatten(0, 1).addmm_(right.flatten(0, 1), from_right.t())
+        from_left, from_right = weight.tensor_split([weight.shape[1] - right.shape[-1]], dim=1)
+        if isinstance(left, Tensor):
+            out = F.linear(left, from_left, layer.bias)
+            out.flatten(0, 1).addmm_(right.flatten(0, 1), from_right.t())
+        else:
+            out = F.linear(right, from_right, layer.bias)
+            out.flatten(0, 1).addmm_(left().flatten(0, 1), from_left.t())
         return out
 
     def expand(self, codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
