@@ -46,11 +46,14 @@ from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked
 from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import Kernels
+from diffusers_helper.models.recording import CudaGraphs, Recorder
 from diffusers_helper.models.ulysses import Ulysses
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
-WAYS = ("nccl", "copies")
+WAYS = ("nccl", "copies", "copies, recorded")
 LIMIT = timedelta(minutes=4)
+WARM = 3
+"""Calls before those that count: a `Recorder` records at the third one."""
 STEPS = 25
 """Of a section of a whole video."""
 
@@ -84,16 +87,15 @@ class Place:
         distributed.barrier(self.cpus)
 
     def seconds(self, call: Callable[[], Tensor], repeat: int) -> tuple[float, Tensor]:
-        """Time a call that all make: the median, after one to warm up, and its result."""
-        result = call()
-        times = []
+        """Time a call that all make: the mean of some in a row, as steps are, after three to warm up; its result."""
+        for _ in range(WARM):
+            result = call()
+        self.wait()
+        start = time.perf_counter()
         for _ in range(repeat):
-            self.wait()
-            start = time.perf_counter()
             call()
-            self.wait()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times), result
+        self.wait()
+        return (time.perf_counter() - start) / repeat, result
 
     def tell(self, name: str, **numbers: Any) -> None:
         """Keep and print figures."""
@@ -228,13 +230,22 @@ class Steps:
     def alone(self) -> None:
         """On one GPU: every process its own, at the same time."""
         self.seconds, self.exact = self.place.seconds(lambda: self.step(self.execution), self.place.args.repeat)
-        self.place.tell("step, one GPU", seconds=self.seconds, tokens=self.prepared[1].rope.shape[1])
+        launched = self.launched(self.execution)
+        tokens = self.prepared[1].rope.shape[1]
+        self.place.tell("step, one GPU", seconds=self.seconds, launched=launched, tokens=tokens)
+
+    def launched(self, execution: Execution) -> float:
+        """Seconds until a step's kernels are launched."""
+        self.place.wait()
+        start = time.perf_counter()
+        self.step(execution)
+        return time.perf_counter() - start
 
     def exchange(self, way: str) -> Exchange:
         """Make what `way` names."""
         group = distributed.group.WORLD
         assert group is not None
-        if way == "copies":
+        if way.startswith("copies"):
             return Copies(group, self.place.device)
         return Collective(group)
 
@@ -244,20 +255,18 @@ class Steps:
         assert group is not None
         spread = Ulysses(group, self.exchange(way))
         execution = replace(self.execution, spread=spread)
+        if "recorded" in way:
+            execution.recorder = Recorder(CudaGraphs(self.place.device), dominates=float("inf"))
         seconds, found = self.place.seconds(lambda: self.step(execution), self.place.args.repeat)
         again = self.step(execution)
         numbers = errors(found, self.exact) if self.exact is not None else {}
         others = [torch.empty_like(found, device="cpu") for _ in range(self.place.args.gpus)]
         distributed.all_gather(others, found.cpu(), self.place.cpus)
         self.spreads[way] = spread
-        self.place.wait()
-        start = time.perf_counter()
-        self.step(execution)
-        launched = time.perf_counter() - start
         self.place.tell(
             f"step, Ulysses, {way}",
             seconds=seconds,
-            launched=launched,
+            launched=self.launched(execution),
             speedup=self.seconds / seconds,
             same_again=torch.equal(found, again),
             same_everywhere=all(torch.equal(found.cpu(), other) for other in others),

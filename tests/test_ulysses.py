@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.models.exchange import Collective
 from diffusers_helper.models.spread import Projections
 from diffusers_helper.models.ulysses import Ulysses, shares
 from tests.several import run_together
@@ -72,7 +73,7 @@ def test_parts_are_as_equal_as_can_be(length, processes):
 def test_heads_that_cannot_be_shared_are_refused(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_rank", lambda _group: 0)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda _group: 5)
-    spread = Ulysses(None, None)
+    spread = Ulysses(None, Collective(None))
     spread.parts(torch.zeros(1, 10, 8), torch.zeros(1, 5, 8), torch.zeros(1, 10, 4))
     q = torch.zeros(1, 3, 24, 4)
     with pytest.raises(SettingsError, match="24 attention heads cannot be shared by 5 GPUs"):

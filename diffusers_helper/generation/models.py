@@ -77,6 +77,7 @@ class ModelLoader:
         execution, told = components.plan_sampling(
             transformer, self._work, linears=precision.linears, attention=precision.attention
         )
+        execution.constant = components.policy.resident and not self._loras
         self._kernels = execution.kernels
         for text in (told or "", *components.notes_on(transformer), precision.note):
             if text not in self._told:  # said when another variant was loaded

@@ -30,6 +30,9 @@ class Transfer(Protocol):
 class Exchange(Protocol):
     """A way to exchange."""
 
+    def begin(self) -> None:
+        """Begin a series of transfers, which is the same every time; nothing of the last series is needed any more."""
+
     def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> Transfer:
         """Begin a transfer of `like`'s dtype. Those that are needed at the same time have different channels, 0, 1."""
 
@@ -44,6 +47,9 @@ class Collective:
     def __init__(self, group: distributed.ProcessGroup) -> None:
         self.group = group
         self.rank = distributed.get_rank(group)
+
+    def begin(self) -> None:
+        """See `Exchange`."""
 
     def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> "_Messages":  # noqa: ARG002
         """See `Exchange`."""
@@ -95,6 +101,10 @@ class Copies:
         self.device = device
         self.streams = {to: torch.cuda.Stream(device) for to in _others(self.size, self.rank)}
         self._buffers: dict[tuple[int, int], tuple[Tensor, Any]] = {}
+        self._turn = [0, 0]
+
+    def begin(self) -> None:
+        """See `Exchange`. The same buffers take turns in every series, also in one that is replayed."""
         self._turn = [0, 0]
 
     def open(self, counts: Counts, like: Tensor, channel: int, parts: int = 1) -> "_Copied":

@@ -9,6 +9,7 @@ from .branches import Branches, both
 from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears, ExactLinears, Linears
+from .recording import Recorder
 from .sdpa import AttentionFunction, sdpa
 from .spread import WHOLE, Spread
 from .step_caches import NoCache, StepCache
@@ -30,6 +31,8 @@ class Execution:
         eight_bit_attention: attends in the blocks in place of `attention`, which the text refiner keeps.
         spread: how the sequence lies on processes.
         branches: how both branches of guidance are computed.
+        constant: whether the weights stay as and where they are from call to call.
+        recorder: replays the blocks where that is faster; for constant weights alone.
     """
 
     attention: AttentionFunction = sdpa
@@ -41,6 +44,8 @@ class Execution:
     eight_bit_attention: EightBitAttention | None = None
     spread: Spread = WHOLE
     branches: Branches = both
+    constant: bool = False
+    recorder: Recorder | None = None
 
     @property
     def linears(self) -> Linears:
@@ -50,7 +55,13 @@ class Execution:
     def for_gradients(self) -> "Execution":
         """The same, of operations that have gradients: neither the fused nor the 8-bit ones do."""
         return replace(
-            self, kernels=PLAIN, mlp_chunk=None, eight_bit_linears=None, eight_bit_attention=None, stream=None
+            self,
+            kernels=PLAIN,
+            mlp_chunk=None,
+            eight_bit_linears=None,
+            eight_bit_attention=None,
+            stream=None,
+            recorder=None,
         )
 
     def as_stream(self, x: Tensor) -> Tensor:

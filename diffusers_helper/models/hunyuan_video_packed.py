@@ -319,15 +319,25 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
         lengths = conditioning.lengths and [image.shape[1] + n for n in conditioning.lengths]
         spread = execution.spread
         image, text, rope = spread.parts(image, execution.as_stream(conditioning.context(step)), rope)
-        rest = (rope, execution, lengths)
-        image_length = image.shape[1]
         modulations = conditioning.modulations
-        for block, modulation in zip(self.transformer_blocks, modulations.double_blocks, strict=True):
-            image, text = self._call(block, image, text, modulation[step], *rest)
+        inputs = [image, text, rope, *(m[step] for m in (*modulations.double_blocks, *modulations.single_blocks))]
+
+        def through(inputs: Sequence[Tensor]) -> Tensor:
+            return self._through_blocks(inputs, execution, lengths)
+
+        x = through(inputs) if execution.recorder is None else execution.recorder(through, inputs, tuple(lengths or ()))
+        return spread.whole(x[:, : image.shape[1]])
+
+    def _through_blocks(self, inputs: Sequence[Tensor], execution: Execution, lengths: Lengths) -> Tensor:
+        """Streams [image | text] behind all blocks, of image, text, rotary table, and each block's modulation."""
+        image, text, rope, *modulations = inputs
+        rest, of_blocks = (rope, execution, lengths), iter(modulations)
+        for block in self.transformer_blocks:
+            image, text = self._call(block, image, text, next(of_blocks), *rest)
         x = torch.cat([image, text], dim=1)
-        for block, modulation in zip(self.single_transformer_blocks, modulations.single_blocks, strict=True):
-            x = self._call(block, x, modulation[step], *rest)
-        return spread.whole(x[:, :image_length])
+        for block in self.single_transformer_blocks:
+            x = self._call(block, x, next(of_blocks), *rest)
+        return x
 
     def _call(self, block: nn.Module, *args: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -68,6 +68,7 @@ class Ulysses:
 
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Spread`."""
+        self._exchange.begin()  # all have read what came before: `whole` waited for them
         self._layout = _Layout(shares(image.shape[1], self.processes), shares(text.shape[1], self.processes))
         of_image, of_text = self._layout.image, self._layout.text
         return (
