@@ -50,10 +50,14 @@ class _Windows:
         """See `vae_decoder.Share`."""
         return self._collected(decode, windows) if self._rank == 0 else self._given(decode, windows)
 
+    def _owner(self, number: int, windows: Sequence[Tensor]) -> int:
+        """Who decodes a window: the last one, which may be shorter, is of the first process, who fades as well."""
+        return (len(windows) - 1 - number) % self._size
+
     def _given(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
-        for number in range(self._rank, len(windows), self._size):
-            if number not in self._moving:
-                pixels = decode(windows[number]).cpu().contiguous()
+        for number, latents in enumerate(windows):
+            if self._owner(number, windows) == self._rank and number not in self._moving:
+                pixels = decode(latents).cpu().contiguous()
                 work = distributed.isend(pixels, group=self._group, group_dst=0, tag=self._tag + number)
                 assert work is not None, "this process is in the group"
                 self._moving[number] = (work, pixels)
@@ -61,23 +65,32 @@ class _Windows:
         yield windows[0].new_empty(1, 3, 0, 1, 1)
 
     def _collected(self, decode: Callable[[Tensor], Tensor], windows: Sequence[Tensor]) -> Iterator[Tensor]:
-        first = decode(windows[0])
-        ratio = (first.shape[2] - 1) // (windows[0].shape[2] - 1)
-        for number, latents in enumerate(windows):
-            if number % self._size and number not in self._moving:
-                frames = (latents.shape[2] - 1) * ratio + 1
-                pixels = torch.empty(*first.shape[:2], frames, *first.shape[3:], dtype=first.dtype)
-                source, tag = number % self._size, self._tag + number
-                work = distributed.irecv(pixels, group=self._group, group_src=source, tag=tag)
-                assert work is not None, "this process is in the group"
-                self._moving[number] = (work, pixels)
-        yield first
-        for number, latents in enumerate(windows[1:], start=1):
-            if number % self._size == 0:
-                yield decode(latents)
+        own = deque(number for number in range(len(windows)) if self._owner(number, windows) == 0)
+        first = own.popleft()
+        decoded = {first: decode(windows[first])}
+        device = decoded[first].device
+        self._expect(decoded[first], windows[first], windows)
+        for number in range(len(windows)):
+            if self._owner(number, windows) == 0:
+                yield decoded.pop(number)
                 continue
+            if not decoded and own:  # the device has work while this one comes
+                ahead = own.popleft()
+                decoded[ahead] = decode(windows[ahead])
             work, pixels = self._moving[number]
             if number not in self._came:
                 work.wait()
                 self._came.add(number)
-            yield pixels.to(first.device)
+            yield pixels.to(device)
+
+    def _expect(self, decoded: Tensor, latents: Tensor, windows: Sequence[Tensor]) -> None:
+        """Begin to wait for the others' windows, whose pixels are like these, which some latents gave."""
+        ratio = (decoded.shape[2] - 1) // (latents.shape[2] - 1)
+        for number, window in enumerate(windows):
+            source, tag = self._owner(number, windows), self._tag + number
+            if source and number not in self._moving:
+                frames = (window.shape[2] - 1) * ratio + 1
+                pixels = torch.empty(*decoded.shape[:2], frames, *decoded.shape[3:], dtype=decoded.dtype)
+                work = distributed.irecv(pixels, group=self._group, group_src=source, tag=tag)
+                assert work is not None, "this process is in the group"
+                self._moving[number] = (work, pixels)
