@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,12 @@ from benchmarks.model_folder import write_folder
 from diffusers_helper import FramePack
 from diffusers_helper.core.events import Finished, Note, StepDone, VideoGrown
 
-TRAVEL = 128.0
-"""GB of the GPU that stay free, so that weights do not."""
+OCCUPY = """
+import sys, torch
+held = torch.empty(int(float(sys.argv[2]) * 1e9), dtype=torch.uint8, device=f"cuda:{sys.argv[1]}")
+print(flush=True)
+input()
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ways", nargs="+", default=["ulysses", "stagger"])
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--occupy", type=float, default=100, help="GB of each GPU that weights have to travel for")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(processName)s %(message)s")
     device = None if torch.cuda.is_available() else "cpu"
@@ -46,16 +53,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_folder(args.folder, "f1")
         print(f"written in {time.perf_counter() - start:.0f} s", flush=True)
     models = "tiny" if args.tiny else args.folder
-    size: dict[str, Any] = {"width": 64, "height": 64} if args.tiny else {"width": 608, "height": 640}
+    settings: dict[str, Any] = {"width": 64, "height": 64} if args.tiny else {"width": 608, "height": 640}
+    settings |= {"steps": args.steps, "seconds": 2.4, "seed": 7}
     found = {}
-    for way in args.ways:
-        framepack = FramePack.load(models, variant="f1", gpus=tuple(args.gpus), parallel=way, device=device)
-        for kind, free in (("resident", 6.0), ("resident, again", 6.0), ("travelling", TRAVEL)):
-            settings = size | {"steps": args.steps, "seconds": 2.4, "seed": 7, "preserved_memory_gb": free}
-            found[f"{way}, {kind}"] = numbers = video(framepack, settings)
-            print(f"{way}, {kind}: {numbers}", flush=True)
-        framepack.release()
+    for way, kind in product(args.ways, ("resident", "travelling")):
+        with occupied(args.gpus if kind == "travelling" and device is None else (), args.occupy):
+            framepack = FramePack.load(models, variant="f1", gpus=tuple(args.gpus), parallel=way, device=device)
+            for name in (f"{way}, {kind}", f"{way}, {kind}, again"):
+                found[name] = numbers = video(framepack, settings)
+                print(f"{name}: {numbers}", flush=True)
+            framepack.release()
     print(json.dumps({"benchmark": "group program", "tiny": args.tiny, **surroundings(), "results": found}), flush=True)
+
+
+@contextmanager
+def occupied(gpus: Sequence[int], gigabytes: float) -> Iterator[None]:
+    """Let another process have so much of each GPU's memory."""
+    with ExitStack() as held:
+        for gpu in gpus:
+            command = [sys.executable, "-c", OCCUPY, str(gpu), str(gigabytes)]
+            other = held.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            assert other.stdout is not None
+            other.stdout.readline()
+            held.callback(other.kill)
+        yield
 
 
 def video(framepack: FramePack, settings: dict[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def test_a_card_that_is_not_used_is_told_at_the_start(monkeypatch, driver, build
     assert says in str(unused_card_note(CPU, "auto", lambda: driver) or "")
     assert bool(unused_card_note(CPU, "auto", lambda: driver)) is bool(says)
     assert unused_card_note(CPU, "cpu") is None
+    assert unused_card_note(CPU, "auto", lambda: driver, gpus=(0, 1)) is None, "their processes use them"
     assert unused_card_note(CUDA, "auto") is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert unused_card_note(CPU, "auto", lambda: driver) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -74,10 +74,17 @@ def _require_kernels(device: torch.device) -> None:
 
 
 def unused_card_note(
-    device: torch.device, choice: str, driver_here: Callable[[], str | None] = driver_version
+    device: torch.device,
+    choice: str,
+    driver_here: Callable[[], str | None] = driver_version,
+    *,
+    gpus: Sequence[int] | None = None,
 ) -> Message | None:
-    """Return why the NVIDIA card of this computer is not used; None if it is, is not there, or is not wanted."""
-    if device.type != "cpu" or choice != "auto" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    """Return why the NVIDIA card of this computer is not used; None if it is, is not there, or is not wanted.
+
+    With `gpus`, other processes use it.
+    """
+    if gpus or device.type != "cpu" or choice != "auto" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
     driver = driver_here()
     return None if driver is None else unused_card(driver, torch.version.cuda)

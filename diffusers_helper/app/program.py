@@ -146,7 +146,7 @@ class Program:
             replace(self._options, attention=attention),
             self.precisions,
         )
-        unused = unused_card_note(self.device, config.device) or ""
+        unused = unused_card_note(self.device, config.device, gpus=config.gpus) or ""
         self._maker: Maker = (
             OwnModels(lambda: self.components, self.device, generate)
             if config.gpus is None
@@ -157,7 +157,12 @@ class Program:
         fp8_note = FP8_NOTE if self.times.rounds(variant) else ""
         notes = (self.source.note, unused, fp8_note, unsharp, together_note, staggered(config))
         self.note = join_sentences([note for note in notes if note])
-        logger.info("Models: %s; device: %s. %s", self.source.title, self.device, self.note)
+        logger.info("Models: %s; device: %s. %s", self.source.title, self._devices, self.note)
+
+    @property
+    def _devices(self) -> str:
+        gpus = self._config.gpus if self._config.device != "cpu" else None
+        return ", ".join(f"cuda:{number}" for number in gpus or ()) or str(self.device)
 
     @cached_property
     def components(self) -> Components:
@@ -348,8 +353,7 @@ class Program:
     def about(self, port: int) -> About:
         """Return what the endpoints tell of this process, whose page is at `port`."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        gpus = ", ".join(f"cuda:{number}" for number in self._config.gpus or ())
-        return About(port, gpus or str(self.device), card, self._variant, self.source.title)
+        return About(port, self._devices, card, self._variant, self.source.title)
 
 
 def _previewers(file: Path | None) -> tuple[Callable[[], Previewer], str]:
