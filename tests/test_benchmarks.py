@@ -19,6 +19,8 @@ from benchmarks import (
     lora,
     memory,
     sensitivity,
+    several_gpus,
+    stagger,
     step,
     timeline,
 )
@@ -95,6 +97,33 @@ def test_sensitivity(capsys):
     assert exact < 1e-5 < everything["int8 error"] < everything["fp8 error"]
     assert {"proj_out", "transformer_blocks.*.attn.to_q", "single_transformer_blocks.*.proj_out"} < found.keys()
     assert all(exact < error < 0.2 for kind in found.values() for error in kind.values())
+
+
+@pytest.mark.slow
+def test_stagger(capsys):
+    given = ["--clips", "pan left", "--variants", "f1", "--seconds", "2.4", "--steps", "3", "--lags", "3", "1"]
+    stagger.main([*given, "--device", "cpu"])
+    rows = last_line(capsys)["rows"]
+    assert [(row["m"], row["takes"], row["psnr"] == 99) for row in rows] == [
+        (3, 1, True),
+        (3, 1, True),
+        (1, 0.667, False),
+    ]
+    assert rows[2]["psnr"] > rows[2]["worst"] > 10
+
+
+@pytest.mark.slow
+def test_several_gpus(capfd):
+    several_gpus.main(["--tiny", "--gpus", "2", "--repeat", "1", "--steps", "2", "--sections", "2"])
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])["results"]
+    shared = found["step, Ulysses, nccl"]
+    assert shared["relative_error"] < 1e-5
+    assert (shared["same_again"], shared["same_everywhere"]) == (True, True)
+    assert found["sections in turns, m = 2 of 2"]["same_bits"]
+    assert found["sections in turns, m = 1 of 2"]["by_formula"] == pytest.approx(4 / 3)
+    assert found["decode, shared"]["same_bits"]
+    failed = {name for name, numbers in found.items() if "failed" in numbers}
+    assert failed == {"step, Ulysses, copies"}  # between GPUs' own memories
 
 
 @pytest.mark.slow
