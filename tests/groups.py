@@ -58,7 +58,7 @@ def group_of(mode, options, size=2, device="cpu", ratios=Path(), **how):
 
 def running_of(processes=(), connections=(), place=None):
     """A group that is running, of what a test needs of it."""
-    return Running([*processes], [*connections], place or SimpleNamespace(is_gone=False))
+    return Running([*processes], [*connections], place or SimpleNamespace(is_gone=False, close=lambda: None))
 
 
 @cache

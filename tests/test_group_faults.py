@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,21 @@ import torch
 
 from diffusers_helper.app.gpu_choices import STAGGER
 from diffusers_helper.app.group import Group, GroupLostError
-from diffusers_helper.app.group_messages import EVENT, FAILED, WorkerConfig, send
+from diffusers_helper.app.group_messages import (
+    CANCELLED,
+    EVENT,
+    FAILED,
+    FOLLOW,
+    FOLLOWER_FAILED,
+    GENERATE,
+    LEAD,
+    WorkerConfig,
+    message_of,
+    received,
+    send,
+)
 from diffusers_helper.app.group_processes import MeetingPlace
+from diffusers_helper.app.group_worker import _Worker
 from diffusers_helper.core.errors import (
     OUT_OF_MEMORY,
     OutOfMemoryError,
@@ -62,6 +76,61 @@ def test_who_saw_another_one_end_tells_it_before_that_is_seen_from_here(pipe, to
     with pytest.raises(PartnerError if raised is not OutOfMemoryError else raised) as caught:
         next(Group([])._messages(running_of(connections=[ours]), lambda: None))
     assert type(caught.value) is raised
+
+
+class Two:
+    """A group of two, played by a test: who leads, and who follows."""
+
+    def __init__(self, stack):
+        ends = [Pipe() for _ in range(2)]
+        for end in (end for both in ends for end in both):
+            stack.enter_context(end)
+        (_, self.leader), (_, self.follower) = ends
+        self.group = Group([])
+        self.group._running = running_of(connections=[ours for ours, _ in ends])
+
+    def begin(self):
+        """Make a video up to its first event."""
+        video = self.group._made(message_of(GENERATE), lambda: None)
+        send(self.leader, LEAD, "its job")
+        send(self.leader, EVENT, Note("begun"))
+        assert next(video).text == "begun"
+        assert received(self.follower.recv_bytes()) == (FOLLOW, "its job")
+        return video
+
+
+def test_a_failure_told_after_its_video_was_ended_does_not_fail_the_next_one():
+    with ExitStack() as stack:
+        two = Two(stack)
+        video = two.begin()
+        send(two.leader, CANCELLED)
+        video.close()
+        assert two.group._running is not None
+        send(two.follower, FOLLOWER_FAILED, (1, OutOfMemoryError("no room")))
+        with pytest.raises(GroupLostError):  # it is begun with other processes
+            next(two.group._made(message_of(GENERATE), lambda: None))
+        assert two.group._running is None
+
+
+def test_a_failure_of_who_follows_fails_its_own_video():
+    with ExitStack() as stack:
+        two = Two(stack)
+        video = two.begin()
+        send(two.leader, CANCELLED)
+        video.close()
+        video = two.begin()
+        send(two.follower, FOLLOWER_FAILED, (2, OutOfMemoryError("no room")))
+        with pytest.raises(OutOfMemoryError):
+            next(video)
+
+
+def test_who_follows_tells_of_which_video_it_failed(pipe):
+    ours, theirs = pipe
+    components = SimpleNamespace(plan_memory=full)
+    process = SimpleNamespace(components=components, _member=lambda _job: ALONE, _connection=theirs, _videos=3)
+    _Worker._follow(process, SimpleNamespace(preserved_memory_gb=6))
+    kind, (video, error) = received(ours.recv_bytes())
+    assert (kind, video, str(error)) == (FOLLOWER_FAILED, 3, OUT_OF_MEMORY)
 
 
 def test_what_was_told_in_time_is_heard_however_late_it_is_read(pipe):

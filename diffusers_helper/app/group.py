@@ -22,6 +22,7 @@ from diffusers_helper.app.group_messages import (
     EVENT,
     FAILED,
     FOLLOW,
+    FOLLOWER_FAILED,
     GENERATE,
     GPU,
     LEAD,
@@ -112,6 +113,7 @@ class Group:
         self._last = 0.0
         self._longest = 0.0
         self._gpus: dict[int, GpuUse] = {}
+        self._led = self._over = 0
         self.mode = ""
         self.environments: Environments = {}
 
@@ -182,6 +184,7 @@ class Group:
 
     def _made(self, message: bytes, check: Callable[[], None]) -> Generator[Event, None, Any]:
         running = self._started(check)
+        self._over = self._led
         done = False
         try:
             _tell(running.connections[0], message)
@@ -254,6 +257,7 @@ class Group:
             raise GroupLostError(Message("A GPU's process ended.")) from None
         kind = message.partition(b"\n")[0].decode()
         if kind == LEAD:
+            self._led += 1
             for other in running.connections[1:]:
                 _tell(other, FOLLOW.encode() + message[len(LEAD) :])
             return
@@ -261,6 +265,10 @@ class Group:
         if kind == GPU:
             self._gpus[running.connections.index(connection)] = content
             return
+        if kind == FOLLOWER_FAILED:
+            video, error = content
+            # Of an earlier video, which was ended before it failed: the one that is made now begins with others.
+            raise error if video > self._over else GroupLostError(Message("A GPU's process ended."))
         if kind == FAILED:
             raise (
                 GroupLostError(Message("A GPU's process ended.")) if isinstance(content, PartnerGoneError) else content
@@ -289,7 +297,7 @@ class Group:
         context = get_context("spawn")  # a CUDA context does not survive a fork
         self._running = running = Running([], [], MeetingPlace())
         atexit.register(running.end)  # multiprocessing would ask politely and wait for them, for ever if one is stopped
-        self._last, ready = 0.0, 0
+        self._last, self._led, ready = 0.0, 0, 0
         try:
             for config in self._workers:
                 ours, theirs = context.Pipe()

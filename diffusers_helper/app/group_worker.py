@@ -31,6 +31,7 @@ from diffusers_helper.app.group_messages import (
     DONE,
     EVENT,
     FAILED,
+    FOLLOWER_FAILED,
     GENERATE,
     GPU,
     LEAD,
@@ -214,9 +215,9 @@ class _Worker:
                 self._tell_gpu(event)
         except (CancelledError, PartnerError):
             logger.info("The video ended before its last section")
-        except FramePackError as error:
-            send(self._connection, FAILED, error)
-            raise
+        except FramePackError as error:  # who started this process ends it
+            logger.error("The video failed here: %s", error, exc_info=error.__cause__)
+            send(self._connection, FOLLOWER_FAILED, (self._videos, error))
 
     def _tell_gpu(self, event: Event) -> None:
         if isinstance(event, StepDone):
