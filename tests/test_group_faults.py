@@ -282,8 +282,7 @@ def test_partners_are_told_of_a_shortage_in_words_for_users():
 PROGRAM = """
 import os, signal, sys, threading
 from pathlib import Path
-from tests.fakes import wait_for
-from tests.groups import inputs, running_of
+from tests.groups import inputs
 from tests.test_group_faults import Group, LocalFolder, TINY_FOLDER, worker
 
 if __name__ == "__main__":
@@ -300,22 +299,30 @@ if __name__ == "__main__":
 
     threading.Thread(target=make, daemon=True).start()
     started.wait()
-    [process] = group._running.processes
+    [process], place = group._running.processes, group._running.place.path
+    print(process.pid, place, flush=True)
+    if sys.argv[2] == "killed":
+        while not place.stat().st_size:  # until the process looks for the other one there
+            threading.Event().wait(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
     os.kill(process.pid, signal.SIGSTOP)
-    print(process.pid)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows stops no process")
-def test_a_process_that_is_stopped_keeps_no_program_from_its_end(tmp_path):
+@pytest.mark.parametrize("end", ["in order", "killed"])
+def test_neither_processes_nor_where_they_met_are_left_of_a_program_that_ends(tmp_path, end):
+    """Not of one that was stopped, either, nor of a program that is killed."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "video")]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}, capture_output=True, check=True
-    )
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "video"), end]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, check=False, text=True)
+    assert done.returncode == (0 if end == "in order" else -signal.SIGKILL)
+    process, _, place = done.stdout.strip().partition(" ")
+    wait_for(lambda: not psutil.pid_exists(int(process)), 600)
+    assert Path(place).is_relative_to(tmp_path)
+    assert not Path(place).parent.exists()
 
 
 def test_no_room_for_where_processes_meet_is_a_sentence(tmp_path, monkeypatch):

@@ -13,12 +13,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
@@ -78,7 +79,7 @@ Prepare = Callable[[Components], None]
 
 def work(config: WorkerConfig, connection: Connection, prepare: Prepare = lambda _components: None) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(config.rendezvous,), daemon=True).start()
     for name, value in CONNECTIONS.items():
         os.environ.setdefault(name, value)
     code = 1
@@ -166,7 +167,7 @@ class _Worker:
                     self._stop.clear()
                     self._tasks.put((kind, content))
         except (EOFError, OSError):
-            os._exit(0)
+            _end_alone(self._config.rendezvous)
 
     def _video(self, call: Call) -> Generator[Event, None, None]:
         for note in self._notes(call):
@@ -240,11 +241,19 @@ class _Worker:
             send(self._connection, STATUS, (text, done, total))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(rendezvous: Path) -> None:
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)
+        _end_alone(rendezvous)
+
+
+def _end_alone(rendezvous: Path) -> NoReturn:
+    """End, since who started this process is gone; and so is who would remove where the processes met."""
+    with suppress(OSError):  # another one of them did
+        rendezvous.unlink(missing_ok=True)
+        rendezvous.parent.rmdir()
+    os._exit(1)
 
 
 def _light(event: Event) -> Event:
