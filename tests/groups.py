@@ -3,6 +3,7 @@
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_messages import WorkerConfig
+from diffusers_helper.app.group_processes import Running
 from diffusers_helper.core.events import Finished
 from diffusers_helper.core.plan import START
 from diffusers_helper.core.request import GenerationRequest
@@ -52,6 +54,11 @@ def group_of(mode, options, size=2, device="cpu", ratios=Path(), **how):
         WorkerConfig(rank, size, device, Path(), mode, source, options, None, ratios, (), True) for rank in range(size)
     ]
     return Group(workers, patience=600, **how)  # this is no test of time
+
+
+def running_of(processes=(), connections=(), place=None):
+    """A group that is running, of what a test needs of it."""
+    return Running([*processes], [*connections], place or SimpleNamespace(is_gone=False, close=lambda: None))
 
 
 @cache

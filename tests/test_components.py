@@ -22,6 +22,7 @@ from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
 from diffusers_helper.memory.budget import Work, weights_of
 from diffusers_helper.memory.packing import block_layout
+from diffusers_helper.memory.pinning import CudaPinningOn
 from diffusers_helper.memory.ram import Ram
 from diffusers_helper.model_files import parts
 from diffusers_helper.models.attention import BACKENDS, AttentionBackend
@@ -484,6 +485,10 @@ def test_large_parts_go_where_there_is_room():
     assert place_of("cuda", transformer, resident=True) == Place(torch.device("cuda"))
     assert place_of("cuda", transformer) == Place(cpu, pin=True, ram=room, stream=True, as_stored=True)
     assert place_of("cuda", text) == Place(cpu, pin=True, ram=0, stream=True, as_stored=True)
+    assert [place_of(f"cuda:{number}", transformer).pinning for number in range(2)] == [
+        None,
+        CudaPinningOn(torch.device("cuda:1")),
+    ]
     assert place_of("cpu", transformer, resident=True) == Place(cpu, ram=43 * 10**9, as_stored=True)
     assert not place_of("mps", transformer).as_stored
 

@@ -2,11 +2,15 @@
 
 import logging
 import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from diffusers_helper.core.errors import CancelledError, DiskFullError
+from diffusers_helper.core.errors import CancelledError, DiskFullError, OutputError
 from diffusers_helper.loading.components import Components, ComputeOptions, LoadingProgress, LocalFolder
 from diffusers_helper.loading.fp8_files import converted
 from diffusers_helper.memory.packing import block_layout, blocks_of
@@ -85,6 +89,105 @@ def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path):
     with pytest.raises(CancelledError):
         converted(shards(), LAYERS, tmp_path / "file", stop)
     assert not list(tmp_path.iterdir())
+
+
+class Converter:
+    """A conversion that waits where it has done its first piece, until it is let go."""
+
+    def __init__(self):
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def report(self, _done, _total):
+        self.begun.set()
+        assert self.go_on.wait(600)
+
+
+class Waiter:
+    """Lets go of the one before it, or ends, once it was told that this one is at work."""
+
+    def __init__(self, let_go=lambda: None, error=None):
+        self.told, self.let_go, self.error = [], let_go, error
+
+    def report(self, done, total):
+        self.told.append((done, total))
+        if self.error:
+            raise self.error
+        self.let_go()
+
+
+def conversions(caplog):
+    return len([record for record in caplog.records if record.message.startswith("Converting")])
+
+
+def test_of_several_at_the_same_time_one_converts_and_the_others_take_what_it_made(tmp_path, caplog):
+    first = Converter()
+    other = Waiter(first.go_on.set)
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+        made = pool.submit(converted, shards(), LAYERS, tmp_path / "file", first.report)
+        assert first.begun.wait(600)
+        assert converted(shards(), LAYERS, tmp_path / "file", other.report) == made.result()
+    assert conversions(caplog) == 1
+    size = (tmp_path / "file").stat().st_size
+    assert all(0 <= done <= total <= size for done, total in other.told)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_who_waits_for_a_conversion_can_be_stopped_and_the_conversion_goes_on(tmp_path):
+    first = Converter()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(converted, shards(), LAYERS, tmp_path / "file", first.report)
+        assert first.begun.wait(600)
+        with pytest.raises(CancelledError):
+            converted(shards(), LAYERS, tmp_path / "file", Waiter(error=CancelledError("Stopped.")).report)
+        first.go_on.set()
+        assert made.result().is_file()
+
+
+def test_where_a_conversion_is_stopped_one_that_waits_does_it(tmp_path, caplog):
+    first = Converter()
+
+    def stop(done, total):
+        first.report(done, total)
+        raise CancelledError("Stopped.")
+
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+        stopped = pool.submit(converted, shards(), LAYERS, tmp_path / "file", stop)
+        assert first.begun.wait(600)
+        assert converted(shards(), LAYERS, tmp_path / "file", Waiter(first.go_on.set).report).is_file()
+        assert isinstance(stopped.exception(), CancelledError)
+    assert conversions(caplog) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from filelock import FileLock
+FileLock(sys.argv[1] + ".lock").acquire()
+Path(sys.argv[1] + ".part").write_bytes(bytes(1_000_000))
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_conversion_whose_process_is_killed_is_done_by_one_that_waits(tmp_path, monkeypatch):
+    """What the killed one had written counts as free."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "file")]
+    usage, room = shutil.disk_usage(tmp_path), []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: room.append(list(folder.glob("*.part"))) or usage)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        waiter = Waiter(process.kill)
+        assert converted(shards(), LAYERS, tmp_path / "file", waiter.report).is_file()
+    assert waiter.told[0][0] > 0 or not hasattr(tmp_path.stat(), "st_blocks"), "what there was of it is told"
+    assert room == [[]]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_no_lock_can_be_is_told(tmp_path):
+    (tmp_path / "file.lock").mkdir()
+    with pytest.raises(OutputError, match=r"file\.lock could not be written"):
+        converted(shards(), LAYERS, tmp_path / "file", lambda done, total: None)
 
 
 def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.app.group import Group, GroupLostError, _Running
+from diffusers_helper.app.group import Group, GroupLostError
 from diffusers_helper.app.groups import Groups
 from diffusers_helper.app.sharing import STAGGER, ULYSSES
 from diffusers_helper.core.errors import SettingsError
@@ -18,7 +18,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import LocalFolder
-from tests.groups import STEPS, alone, calibration, group_of, inputs, made_by
+from tests.groups import STEPS, alone, calibration, group_of, inputs, made_by, running_of
 from tests.tiny import TINY_FOLDER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # processes that import everything, up to three times
@@ -202,7 +202,7 @@ def test_a_process_that_does_no_step_for_long_ends_the_group():
     def look(at):
         now[0] = at
         with pytest.raises(LookedError if at < 120 else GroupLostError):
-            next(group._messages(_Running([], [], None), looked if at < 120 else lambda: None))
+            next(group._messages(running_of(), looked if at < 120 else lambda: None))
 
     told(1)
     look(115)  # the first step may have taken long

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusers_helper.app.gpu_choices import STAGGER, ULYSSES
-from diffusers_helper.app.group import Group, _Running
+from diffusers_helper.app.group import Group
 from diffusers_helper.app.group_messages import CANCELLED, FAILED, send
 from diffusers_helper.app.group_worker import VARIANT_SETS
 from diffusers_helper.app.groups import Groups, groups_of
@@ -20,6 +20,7 @@ from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.environment import Environment, differences
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.service.config import RuntimeConfig
+from tests.groups import running_of
 from tests.tiny import TINY_FOLDER
 
 
@@ -102,7 +103,7 @@ def test_a_video_that_fails_while_it_is_being_ended_is_ended(kind, content, read
     """The group is as good as before where it says that it stopped; it is let go where it says anything else."""
     (ours, theirs), (sentinel, _alive) = Pipe(), Pipe()
     send(theirs, kind, content)
-    running = _Running([SimpleNamespace(sentinel=sentinel)], [ours], None)
+    running = running_of([SimpleNamespace(sentinel=sentinel)], [ours])
     assert Group([], patience=600)._stopped(running) is ready
 
 

@@ -1,5 +1,6 @@
 """Loading: every weight lands in its place, once, whatever the files' dtype, prefix, order and number."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from diffusers_helper.loading.stored import convert
 from diffusers_helper.loading.weights import Place, bytes_in_files, load_weights
 from diffusers_helper.memory.packing import block_layout, blocks_of, packed
 from diffusers_helper.model_files.shards import Shards
+from tests.sharing import Pinned
 
 CPU = Place(torch.device("cpu"))
 
@@ -129,6 +131,16 @@ def test_where_blocks_travel_what_is_read_once_stays_in_its_file(tmp_path, dtype
             weight = block.once.weight_sources[name]()
             assert torch.equal(weight, original.once.get_parameter(name).to(dtype))
             assert weight.data_ptr() != block.once.weight_sources[name]().data_ptr()  # nobody writes over it
+
+
+def test_the_threads_that_read_page_lock_by_what_they_are_given(tmp_path):
+    source, pinning = Model(), Pinned()
+    place = Place(torch.device("cpu"), pin=True, stream=True, pinning=pinning)
+    model = load_weights(empty(), files_of(tmp_path, source.state_dict()), torch.float32, place)
+    assert sorted(pinning.held) == sorted(packed(block)[1].data_ptr() for block in model.blocks)
+    del model
+    gc.collect()
+    assert not pinning.held
 
 
 def test_without_any_ram_all_weights_stay_in_their_files(tmp_path):

@@ -2,6 +2,9 @@
 
 import gc
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 from benchmarks.loading import FULL
 from diffusers_helper.memory import packing
 from diffusers_helper.memory.packing import ALIGNMENT, HostBuffer, block_layout, blocks_of, packed, tensors_of
+from diffusers_helper.memory.pinning import CudaPinningOn
 from diffusers_helper.model_files.parts import transformer_part
 from diffusers_helper.models.hunyuan_video_packed import HunyuanVideoTransformer3DModelPacked as Transformer
 from tests.models import golden_transformer
@@ -148,6 +152,39 @@ def test_pinned_memory_is_given_back_with_its_last_view(monkeypatch, caplog, res
         del view
         gc.collect()
         assert driver.held == []
+
+
+def test_a_thread_page_locks_on_another_gpu_and_touches_the_first_one_never(monkeypatch):
+    """Nor does who gives the memory back: a context on a GPU takes some hundred MB of it."""
+    here, used, held = threading.local(), [], []
+
+    class Cuda:
+        def cudaHostRegister(self, address, _nbytes, _flags):
+            used.append(getattr(here, "device", 0))
+            held.append(address)
+            return 0
+
+        def cudaHostUnregister(self, address):
+            used.append(getattr(here, "device", 0))
+            held.remove(address)
+
+    @contextmanager
+    def on(device):
+        here.device = device
+        yield
+        del here.device
+
+    monkeypatch.setattr(torch.cuda, "cudart", Cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(here, "device", device))
+    monkeypatch.setattr(torch.cuda, "device", on)
+    second = torch.device("cuda:1")
+    with ThreadPoolExecutor(1) as pool:
+        buffers = [HostBuffer(5, pinning=CudaPinningOn(second))]
+        assert pool.submit(buffers[0].pin).result()
+        assert held
+        buffers.clear()
+        pool.submit(gc.collect).result()
+    assert (used, held) == ([second, second], [])
 
 
 def test_without_a_gpu_nothing_is_pinned():

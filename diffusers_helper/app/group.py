@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import atexit
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from diffusers_helper.app.group_messages import (
     EVENT,
     FAILED,
     FOLLOW,
+    FOLLOWER_FAILED,
     GENERATE,
     GPU,
     LEAD,
@@ -36,10 +35,10 @@ from diffusers_helper.app.group_messages import (
     message_of,
     received,
 )
+from diffusers_helper.app.group_processes import MeetingPlace, Running
 from diffusers_helper.app.makers import Call, Report
 from diffusers_helper.core.errors import CancelledError, FramePackError, PartnerError, PartnerGoneError
-from diffusers_helper.core.events import Event, Note, StepDone
-from diffusers_helper.core.files import output_error
+from diffusers_helper.core.events import Event, Note, StageStarted, StepDone
 from diffusers_helper.core.gpus import GpuUse
 from diffusers_helper.core.messages import Message
 from diffusers_helper.generation.checkpoint import Checkpoint
@@ -80,26 +79,6 @@ class GroupLostError(PartnerError):
     """A process of the group ended or hangs."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Running:
-    """A group that is running."""
-
-    processes: list[BaseProcess]
-    connections: list[Connection]
-    folder: tempfile.TemporaryDirectory[str]
-
-    def end(self) -> None:
-        """Kill it, which is all that ends a process whose GPU waits for another one, or one that is stopped."""
-        atexit.unregister(self.end)
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.join()
-        for connection in self.connections:
-            connection.close()
-        self.folder.cleanup()
-
-
 class Group:
     """Makes videos by a group of processes; its `generate` is that of `generation.generate`, in another place.
 
@@ -130,10 +109,11 @@ class Group:
         self._patience = patience
         self._clock = clock
         self._report: Report = _unheard
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._last = 0.0
         self._longest = 0.0
         self._gpus: dict[int, GpuUse] = {}
+        self._led = self._over = 0
         self.mode = ""
         self.environments: Environments = {}
 
@@ -204,6 +184,7 @@ class Group:
 
     def _made(self, message: bytes, check: Callable[[], None]) -> Generator[Event, None, Any]:
         running = self._started(check)
+        self._over = self._led
         done = False
         try:
             _tell(running.connections[0], message)
@@ -225,7 +206,7 @@ class Group:
             if not done:
                 self.close()
 
-    def _stopped(self, running: _Running) -> bool:
+    def _stopped(self, running: Running) -> bool:
         """Let the group end its video; return whether it did."""
         try:
             _tell(running.connections[0], message_of(STOP))
@@ -239,7 +220,7 @@ class Group:
             return False
         return False
 
-    def _messages(self, running: _Running, check: Callable[[], None]) -> Generator[tuple[str, Any], None, None]:
+    def _messages(self, running: Running, check: Callable[[], None]) -> Generator[tuple[str, Any], None, None]:
         """Yield what the processes tell; raises what ends the video, and GroupLostError."""
         sentinels = [process.sentinel for process in running.processes]
         heard = self._clock()
@@ -252,19 +233,31 @@ class Group:
             if any(sentinel in ready for sentinel in sentinels):
                 raise GroupLostError(Message("A GPU's process ended."))
             check()
-            now = self._clock()
-            # Before two steps were measured nobody knows how long one takes.
-            late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
-            if not ready and (late or now - heard > SILENT):  # who reads late has not waited for them
-                raise GroupLostError(Message("A GPU's process does not answer any more."))
+            if not ready:  # who reads late has not waited for them
+                self._require_life(running, heard)
 
-    def _told(self, running: _Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
+    def _require_life(self, running: Running, heard: float) -> None:
+        """Raise GroupLostError for processes that will say no more; `heard` is when they last said anything."""
+        now = self._clock()
+        silent = now - heard
+        # Before a step was measured nobody knows how long one takes.
+        late = self._last and self._longest and now - self._last > self._patience + SLOW * self._longest
+        if late or silent > SILENT or (silent > self._patience and running.is_stopped):
+            raise GroupLostError(Message("A GPU's process does not answer any more."))
+        if silent > self._patience and not self._longest and running.place.is_gone:  # later they are connected
+            text = Message(
+                "{file}, by which the GPUs' processes find each other, was removed.", file=running.place.path
+            )
+            raise GroupLostError(text)
+
+    def _told(self, running: Running, connection: Connection) -> Generator[tuple[str, Any], None, None]:
         try:
             message = connection.recv_bytes()
         except (EOFError, OSError):
             raise GroupLostError(Message("A GPU's process ended.")) from None
         kind = message.partition(b"\n")[0].decode()
         if kind == LEAD:
+            self._led += 1
             for other in running.connections[1:]:
                 _tell(other, FOLLOW.encode() + message[len(LEAD) :])
             return
@@ -272,6 +265,10 @@ class Group:
         if kind == GPU:
             self._gpus[running.connections.index(connection)] = content
             return
+        if kind == FOLLOWER_FAILED:
+            video, error = content
+            # Of an earlier video, which was ended before it failed: the one that is made now begins with others.
+            raise error if video > self._over else GroupLostError(Message("A GPU's process ended."))
         if kind == FAILED:
             raise (
                 GroupLostError(Message("A GPU's process ended.")) if isinstance(content, PartnerGoneError) else content
@@ -287,27 +284,25 @@ class Group:
             if self._last:
                 self._longest = max(self._longest, now - self._last)
             self._last = now
+        elif isinstance(event, StageStarted) and event.stage == "sample" and not self._longest:
+            self._last = now  # the very first step is measured, too
         else:
             self._last = 0.0
 
-    def _started(self, check: Callable[[], None]) -> _Running:
-        if self._running is not None and all(process.is_alive() for process in self._running.processes):
+    def _started(self, check: Callable[[], None]) -> Running:
+        if self._running is not None and self._running.is_whole:
             return self._running
         self.close()
         work = self._work or _working()
         context = get_context("spawn")  # a CUDA context does not survive a fork
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="framepack-group-")
-        except OSError as error:
-            raise output_error(tempfile.gettempdir(), error) from error
-        self._running = running = _Running([], [], folder)
+        self._running = running = Running([], [], MeetingPlace())
         atexit.register(running.end)  # multiprocessing would ask politely and wait for them, for ever if one is stopped
-        self._last, ready = 0.0, 0
+        self._last, self._led, ready = 0.0, 0, 0
         try:
             for config in self._workers:
                 ours, theirs = context.Pipe()
                 running.connections.append(ours)
-                placed = replace(config, rendezvous=Path(folder.name) / "rendezvous", shared=self._memory.paths)
+                placed = replace(config, rendezvous=running.place.path, shared=self._memory.paths)
                 process = context.Process(target=work, args=(placed, theirs), daemon=True)
                 with theirs, deaf_to_interrupts():
                     process.start()

@@ -13,8 +13,9 @@ from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.model_files import ModelSource
 
 EVENT, STATUS, LEAD, DONE, CANCELLED, FAILED, READY = "event", "status", "lead", "done", "cancelled", "failed", "ready"
-GPU = "gpu"
-"""What a process tells."""
+GPU, FOLLOWER_FAILED = "gpu", "follower failed"
+"""What a process tells. FOLLOWER_FAILED has the video's number, counted by LEAD, and the error: for who leads the video
+it may be over by then."""
 GENERATE, PICTURE, FOLLOW, STOP = "generate", "picture", "follow", "stop"
 """What it is told."""
 Environments = Mapping[tuple[str, tuple[str, ...]], dict[str, str]]

@@ -13,12 +13,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import product
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
@@ -31,6 +32,7 @@ from diffusers_helper.app.group_messages import (
     DONE,
     EVENT,
     FAILED,
+    FOLLOWER_FAILED,
     GENERATE,
     GPU,
     LEAD,
@@ -77,7 +79,7 @@ Prepare = Callable[[Components], None]
 
 def work(config: WorkerConfig, connection: Connection, prepare: Prepare = lambda _components: None) -> None:
     """Be a process of a group, until the other end of `connection` is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(config.rendezvous,), daemon=True).start()
     for name, value in CONNECTIONS.items():
         os.environ.setdefault(name, value)
     code = 1
@@ -165,7 +167,7 @@ class _Worker:
                     self._stop.clear()
                     self._tasks.put((kind, content))
         except (EOFError, OSError):
-            os._exit(0)
+            _end_alone(self._config.rendezvous)
 
     def _video(self, call: Call) -> Generator[Event, None, None]:
         for note in self._notes(call):
@@ -214,9 +216,9 @@ class _Worker:
                 self._tell_gpu(event)
         except (CancelledError, PartnerError):
             logger.info("The video ended before its last section")
-        except FramePackError as error:
-            send(self._connection, FAILED, error)
-            raise
+        except FramePackError as error:  # who started this process ends it
+            logger.error("The video failed here: %s", error, exc_info=error.__cause__)
+            send(self._connection, FOLLOWER_FAILED, (self._videos, error))
 
     def _tell_gpu(self, event: Event) -> None:
         if isinstance(event, StepDone):
@@ -239,11 +241,19 @@ class _Worker:
             send(self._connection, STATUS, (text, done, total))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(rendezvous: Path) -> None:
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)
+        _end_alone(rendezvous)
+
+
+def _end_alone(rendezvous: Path) -> NoReturn:
+    """End, since who started this process is gone; and so is who would remove where the processes met."""
+    with suppress(OSError):  # another one of them did
+        rendezvous.unlink(missing_ok=True)
+        rendezvous.parent.rmdir()
+    os._exit(1)
 
 
 def _light(event: Event) -> Event:

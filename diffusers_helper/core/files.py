@@ -178,7 +178,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     if "\0" in path.name:
         raise output_error(display_name(path), OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
-    part = path.with_name(_part_name(path.name))
+    part = part_of(path)
     try:
         yield part
         with open(part, "rb+") as file:
@@ -190,6 +190,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def part_of(path: Path) -> Path:
+    """Return the temporary name of `atomic_write` beside `path`: a short one where the longer one would be too long."""
+    part = f"{path.name}.part"
+    if len(os.fsencode(part)) > NAME_BYTES:
+        part = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part"
+    return path.with_name(part)
 
 
 def require_writable(path: Path) -> None:
@@ -206,14 +214,6 @@ def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     reason = _REASONS.get(error.errno or 0, error.strerror or error)
     kind = DiskFullError if reason is _FULL else OutputError
     return kind(Message("{path} could not be written: {reason}.", path=path, reason=reason))
-
-
-def _part_name(name: str) -> str:
-    """Return the temporary name beside `name`: a short one where the longer one would be too long."""
-    part = f"{name}.part"
-    if len(os.fsencode(part)) <= NAME_BYTES:
-        return part
-    return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.part"
 
 
 def _sync_folder(folder: Path) -> None:

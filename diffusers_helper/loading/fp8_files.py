@@ -1,6 +1,7 @@
 """A transformer's weights in 8 bits as a file: made once from the published ones, row by row, then read like any other.
 
-Of the original files it replaces the linear weights of the blocks; all else is still read from them.
+Of the original files it replaces the linear weights of the blocks; all else is still read from them. Where several
+processes want it at the same time, one makes it and the others wait for that.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import os
 import re
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from diffusers_helper.core.files import atomic_write, output_error, require_free_space
+from diffusers_helper.core.files import atomic_write, output_error, part_of, require_free_space
 from diffusers_helper.loading.reading import CHUNK_BYTES, Report
 from diffusers_helper.loading.stored import DTYPES, convert
 from diffusers_helper.model_files.headers import ITEM_BYTES
@@ -29,13 +33,17 @@ from diffusers_helper.models.fp8 import quantize
 
 logger = logging.getLogger(__name__)
 
+LOOK = 0.2
+"""Seconds between two looks at whether another process is done."""
+
 
 def converted(shards: Shards, layers: list[str], file: Path, report: Report, chunk_bytes: int = CHUNK_BYTES) -> Path:
     """Write codes and scales of the weights of `layers` in `shards` to `file`, if it is not there; returns it.
 
-    The log tells the relative error for each kind of layer; `report` gets the bytes of the original that are done, and
-    what it raises ends the work. `chunk_bytes` is what a thread takes at a time. Raises OutputError where there is no
-    room for the file.
+    While another process does so, this one waits; if that fails or ends, this one does it. The log tells the relative
+    error for each kind of layer; `report` gets the bytes that are done, of the original or, where another process is at
+    work, of the file, and what it raises ends the work or the wait. `chunk_bytes` is what a thread takes at a time.
+    Raises OutputError where there is no room for the file.
     """
     if file.is_file():
         return file
@@ -46,15 +54,52 @@ def converted(shards: Shards, layers: list[str], file: Path, report: Report, chu
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(file.parent, error) from error
-    require_free_space(file.parent, total + len(text))
-    logger.info("Converting weights to 8 bits, which is done once: %s", file)
-    with atomic_write(file) as part, part.open("wb") as target:
-        target.write(len(text).to_bytes(8, "little") + text)
-        target.truncate(8 + len(text) + total)
-        errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report, chunk_bytes)
+    with _in_turn(file, total, report):
+        if file.is_file():
+            return file
+        require_free_space(file.parent, total + len(text))
+        logger.info("Converting weights to 8 bits, which is done once: %s", file)
+        with atomic_write(file) as part, part.open("wb") as target:
+            target.write(len(text).to_bytes(8, "little") + text)
+            target.truncate(8 + len(text) + total)
+            errors = _convert(_Conversion(shards, header, target.fileno(), 8 + len(text)), layers, report, chunk_bytes)
     for kind, relative in sorted(errors.items()):
         logger.info("8-bit weights: relative error %.4f in %s", relative, kind)
     return file
+
+
+@contextmanager
+def _in_turn(file: Path, total: int, report: Report) -> Iterator[None]:
+    """Be the only one inside for `file`, once nobody else is; `report` gets what of its `total` bytes is there."""
+    part, lock = part_of(file), FileLock(file.with_name(f"{file.name}.lock"))
+    while not _taken(lock):
+        report(_bytes_in(part, total), total)
+    try:
+        with suppress(OSError):
+            part.unlink()  # of a process that was killed: it takes the room of the new one
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()  # while it is held, so that it is nobody else's
+        lock.release()
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=LOOK)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise output_error(lock.lock_file, error) from error
+    return True
+
+
+def _bytes_in(part: Path, total: int) -> int:
+    """Return how much of a file was written that has its whole length from the beginning, where the system tells it."""
+    try:
+        return min(total, getattr(part.stat(), "st_blocks", 0) * 512)
+    except OSError:  # it is not there yet, or not any more
+        return 0
 
 
 def _header(shards: Shards, layers: list[str]) -> tuple[dict[str, dict[str, Any]], int]:

@@ -10,6 +10,7 @@ import torch
 from diffusers_helper.loading.compute import ComputeOptions
 from diffusers_helper.loading.weights import Place
 from diffusers_helper.memory import MemoryPolicy, cpu
+from diffusers_helper.memory.pinning import CudaPinningOn
 from diffusers_helper.memory.ram import Ram, free_ram
 from diffusers_helper.memory.shared import SharedFile
 from diffusers_helper.model_files import Part, parts
@@ -48,7 +49,10 @@ class Placement:
             return Place(cpu, ram=ram.available + ram.swap, as_stored=self._keeps_forms, as_bytes=as_bytes)
         # The text encoder runs once per prompt: a copy of it in RAM would cost more time than it saves.
         room = 0 if self.streams(part, policy) else ram.available - RAM_FOR_WORK
-        return Place(cpu, pin=True, ram=room, stream=True, as_stored=True, shared=self.shared.get(part.name))
+        # A thread that reads has the first GPU until it says otherwise, and a context there takes hundreds of MB.
+        pinning = CudaPinningOn(self._device) if self._device.index else None
+        shared = self.shared.get(part.name)
+        return Place(cpu, pin=True, ram=room, stream=True, as_stored=True, shared=shared, pinning=pinning)
 
     def streams(self, part: Part, policy: MemoryPolicy) -> bool:
         """Whether `part` is only ever read from its files to the device."""

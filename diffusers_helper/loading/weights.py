@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,7 @@ from diffusers_helper.loading.left_in_files import FileBlock, FileWeight, mapped
 from diffusers_helper.loading.reading import Buffer, Read, Report, pieces, read_all
 from diffusers_helper.loading.stored import prefix_in, require_only_weights, tensor_in
 from diffusers_helper.memory.packing import WEIGHT_SOURCES, Field, HostBuffer, block_layout, blocks_of
+from diffusers_helper.memory.pinning import Pinning
 from diffusers_helper.memory.shared import SharedFile, SharedMemory
 from diffusers_helper.model_files.shards import Shards, Stored
 from diffusers_helper.models.stored_linear import StoredLinear
@@ -38,6 +40,7 @@ class Place:
     Attributes:
         device: of the weights when they are loaded.
         pin: page-lock the blocks' buffers, for fast copies to a CUDA device; only where `device` is the CPU.
+        pinning: what does so; None is CUDA's on the first GPU, where there is one.
         ram: bytes that may be taken of it, where `device` is the CPU.
         stream: what is read once per video is left in its files, and what would take more than `ram` too: blocks are
             read whenever they run, other weights are mapped. Such a model runs only while it swaps (memory.swapping).
@@ -54,6 +57,7 @@ class Place:
     as_stored: bool = False
     as_bytes: bool = False
     shared: SharedFile | None = None
+    pinning: Pinning | None = None
 
 
 def bytes_of(model: nn.Module, dtype: torch.dtype) -> int:
@@ -165,6 +169,7 @@ def _allocate(
     names = {id(module): name for name, module in model.named_modules()}
     rest, is_filled = dict(stored), shared is not None and shared.filled
     left = shared.room if shared else place.ram
+    buffers = shared.buffer if shared else partial(HostBuffer, pinning=place.pinning)
     for block in blocks_of(model):
         layout = block_layout(block)
         inside = {field.name: f"{names[id(block)]}.{field.name}" for field in layout.fields}
@@ -180,7 +185,7 @@ def _allocate(
             block.weight_source = source  # type: ignore[assignment]  # torch's types know only weights and modules
             continue
         left -= nbytes
-        host = (shared.buffer if shared else HostBuffer)(nbytes) if place.device.type == "cpu" else None
+        host = buffers(nbytes) if place.device.type == "cpu" else None
         memory = host.bytes if host else torch.empty(nbytes, dtype=torch.uint8, device=place.device)
         buffer = Buffer(host)
         views = layout.views(memory)

@@ -1,6 +1,7 @@
 """Page-locking of memory that is there, so that a GPU copies from it by itself."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,24 +29,24 @@ class CudaPinning:
         torch.cuda.cudart().cudaHostUnregister(address)
 
 
+@dataclass(frozen=True)
 class CudaPinningOn(CudaPinning):
-    """Page-locks by CUDA, on a GPU that may be another than the first.
+    """Page-locks by CUDA, on a GPU that may be another than the first, whichever thread asks.
 
-    Args:
+    Attributes:
         device: the GPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    device: torch.device
 
     def pin(self, address: int, nbytes: int) -> bool:
         """See `Pinning`."""
         # A thread has the first GPU until it says otherwise, and keeps CUDA's last error, which torch would raise with
         # the next kernel that is started there.
-        with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self._device,)) as own:
+        with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self.device,)) as own:
             return own.submit(super().pin, address, nbytes).result()
 
     def unpin(self, address: int) -> None:
         """See `Pinning`."""
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self.device):
             super().unpin(address)
