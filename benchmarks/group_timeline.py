@@ -22,8 +22,8 @@ KINDS = {
     "norms, sums, packing": ("",),
 }
 """By what is in the name of a kernel; the first that fits counts."""
-FIRST_BLOCK, BLOCKS = 16, 8
-"""The blocks of a step that are drawn, from the double-stream ones to the single-stream ones."""
+FIRST_BLOCK, BLOCKS = 78, 4
+"""The blocks that are drawn, two double-stream ones and two single-stream ones, of the second of the steps."""
 Span = tuple[str, float, float]
 """Kind, and from when to when, in seconds."""
 
@@ -80,7 +80,9 @@ def draw_step(steps: list[list[Span]], path: Path) -> None:
             if stop > begin and start < end:
                 sends = kind in ("exchange", "waiting for the others")
                 row = rows.index(f"GPU {rank} {'sends' if sends else 'computes'}")
-                axis.barh(row, (stop - start) * 1e3, left=(start - begin) * 1e3, color=f"C{[*KINDS].index(kind)}")
+                axis.barh(
+                    row, (stop - start) * 1e3, left=(start - begin) * 1e3, color=f"C{[*KINDS].index(kind)}", linewidth=0
+                )
     for number, kind in enumerate(KINDS):
         axis.barh(0, 0, color=f"C{number}", label=kind)
     axis.set_xlim(0, (end - begin) * 1e3)

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.several_gpus` measures the full size with random weights on two GPUs and starts its processes
 itself; `--gpus 4` takes four, `--tiny` a small model on any computer's CPU. Each figure is printed when it is there, by
-the first process; what fails is told and the rest goes on. `--no-videos` leaves steps alone.
+the first process; what fails is told and the rest goes on. `--parts` alone measures steps.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # missing
 
 from benchmarks.common import Bench, errors, with_random_weights
 from benchmarks.decode import TINY as TINY_VAE
-from benchmarks.group_timeline import spans_of
+from benchmarks.group_timeline import KINDS, spans_of
 from benchmarks.step import PUBLISHED, TINY, prepare, random_inputs
 from benchmarks.timeline import Clock, make_inputs
 from diffusers_helper.core.events import SectionDone, StepDone
@@ -50,12 +50,15 @@ from diffusers_helper.models.recording import CudaGraphs, Recorder
 from diffusers_helper.models.ulysses import Ulysses
 from diffusers_helper.models.vae_decoder import VaeDecoder
 
+PARTS = ("staggered", "decode", "videos")
 WAYS = ("nccl", "copies", "copies, recorded")
 LIMIT = timedelta(minutes=4)
 WARM = 3
 """Calls before those that count: a `Recorder` records at the third one."""
 STEPS = 25
 """Of a section of a whole video."""
+TRACED = 4
+"""Steps in a row, before those that are traced and of those."""
 
 
 @dataclass
@@ -131,17 +134,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--whole", type=int, default=0, metavar="SECTIONS", help="also whole videos, decoded, with 25 steps"
     )
-    parser.add_argument("--no-videos", action="store_true", help="steps alone")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="what is measured beside one step")
     parser.add_argument(
         "--no-p2p", action="store_true", help="steps and staggered sections once more with NCCL_P2P_DISABLE=1"
     )
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
     parser.add_argument("--trace", metavar="FOLDER", help="for what `benchmarks.group_timeline` draws")
-    args = parser.parse_args(argv, argparse.Namespace(no_decodes=False))
+    args = parser.parse_args(argv)
     start(args)
     if args.no_p2p:
         os.environ["NCCL_P2P_DISABLE"] = "1"
-        start(argparse.Namespace(**vars(args) | {"no_decodes": True, "sections": 3, "repeat": 3, "trace": None}))
+        start(argparse.Namespace(**vars(args) | {"parts": ["staggered"], "sections": 3, "trace": None}))
 
 
 def start(args: argparse.Namespace) -> None:
@@ -192,14 +195,12 @@ def measure(place: Place) -> None:
         place.attempt("profile", steps.profile)
     if args.trace and not args.tiny:
         place.attempt("trace", steps.trace)
-    if args.no_videos:
-        return
     sampler = Sampler(model, device, dtype, execution)
-    place.attempt("staggered", lambda: staggered(place, sampler))
-    if args.no_decodes:
-        return
-    place.attempt("decode", lambda: decode(place))
-    if args.whole:
+    if "staggered" in args.parts:
+        place.attempt("staggered", lambda: staggered(place, sampler))
+    if "decode" in args.parts:
+        place.attempt("decode", lambda: decode(place))
+    if "videos" in args.parts and args.whole:
         place.attempt("whole videos", lambda: whole_videos(place, sampler, steps))
 
 
@@ -279,8 +280,16 @@ class Steps:
         return replace(self.execution, spread=self.spreads.get("copies") or self.spreads["nccl"])
 
     def trace(self) -> None:
-        """Write what each GPU does in a step, and when."""
-        spans = spans_of(lambda: (self.step(self.fastest), self.step(self.fastest)))
+        """Tell how long each kind of kernel takes in a step, alone and shared, and write what each GPU does when."""
+        for name, execution in (("one GPU", self.execution), ("Ulysses", self.fastest)):
+            for _ in range(TRACED):  # the card's clock falls under load
+                self.step(execution)
+            spans = spans_of(lambda execution=execution: [self.step(execution) for _ in range(TRACED)])
+            seconds = {kind: sum(end - begin for of, begin, end in spans if of == kind) / TRACED for kind in KINDS}
+            of_all: list[dict[str, float]] = [{}] * self.place.args.gpus
+            distributed.all_gather_object(of_all, seconds, self.place.cpus)
+            for gpu, numbers in enumerate(of_all):
+                self.place.tell(f"kernels of a step, {name}, GPU {gpu}", **numbers)
         Path(self.place.args.trace, f"step-{distributed.get_rank()}.json").write_text(json.dumps(spans))
 
     def profile(self) -> None:
