@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from diffusers_helper.core.errors import SettingsError
+from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.memory import DynamicSwapInstaller
 from diffusers_helper.models.execution import Execution
-from diffusers_helper.models.step_caches import NEGATIVE, POSITIVE, STEP_CACHES, CacheInputs, MagCache
+from diffusers_helper.models.step_caches import (
+    NEGATIVE,
+    POSITIVE,
+    STEP_CACHES,
+    CacheInputs,
+    MagCache,
+    new_step_cache,
+)
 from diffusers_helper.models.step_caches.calibration import Recorder
 from diffusers_helper.models.step_caches.magcache import PUBLISHED, computed_steps
 from tests.golden import DATA
@@ -73,6 +82,15 @@ def test_residuals_are_extrapolated_from_the_last_two():
     ran, added = drive(cache, [1.0, 9.0, 3.0, 9.0, 9.0, 0.0, 9.0, 9.0])
     assert ran == [0, 2, 5]
     assert added == [1.0, 1.0, 3.0, 4.0, 5.0, 0.0, -1.0, -2.0]
+
+
+@pytest.mark.parametrize("quality", ["steady", "quick", "draft"])
+def test_a_rung_extrapolates_where_numbers_are_exact_alone(quality):
+    settings = sampling_settings(GenerationRequest(quality=quality))
+    ratios = PUBLISHED["f1"]
+    exact, in_8_bits = (new_step_cache(settings, ratios, in_8_bits=there) for there in (False, True))
+    assert (exact.extrapolate, in_8_bits.extrapolate) == (True, False)
+    assert exact.computed == in_8_bits.computed
 
 
 def test_branches_keep_to_themselves():

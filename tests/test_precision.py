@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from diffusers_helper.media.tags import COMMENT, read_tag
 from diffusers_helper.model_files import LocalFolder, resolve_models
 from diffusers_helper.models.attention import BACKENDS
 from diffusers_helper.models.eight_bit import ATTENTION, attention_for, misfit
+from diffusers_helper.models.step_caches.magcache import PUBLISHED
 from tests.tiny import TINY_FOLDER
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
@@ -169,35 +171,44 @@ def components_with(precisions):
 
 
 def loaded(components, settings, *, twice=False):
-    """The execution of a sampler, and the notes told while it was loaded, or again after another one."""
+    """A sampler, and the notes told while it was loaded, or again after another one."""
     loader = ModelLoader(components, settings, work_of(settings, 64, 64), lambda: None)
     notes = []
 
     def told(variant):
         sampler = yield from loader.sampler(variant)
-        executions.append(sampler.execution)
+        samplers.append(sampler)
 
-    executions = []
+    samplers = []
     for variant in ("f1", "original", "f1") if twice else ("f1",):
         notes += [event.text for event in told(variant) if isinstance(event, Note)]
-    return executions[-1], notes
+    return samplers[-1], notes
 
 
 def test_the_sampler_of_a_draft_multiplies_what_was_chosen():
-    execution, notes = loaded(components_with(card("fp8", FA3)), DRAFT)
-    assert execution.eight_bit_linears.kernels.form.name == "fp8"
-    assert execution.eight_bit_attention is not None
+    sampler, notes = loaded(components_with(card("fp8", FA3)), DRAFT)
+    assert sampler.execution.eight_bit_linears.kernels.form.name == "fp8"
+    assert sampler.execution.eight_bit_attention is not None
     assert notes == []
-    execution, notes = loaded(components_with(card("int8")), DRAFT, twice=True)
-    assert execution.eight_bit_linears.kernels.form.name == "int8"
-    assert execution.eight_bit_attention is None
+    sampler, notes = loaded(components_with(card("int8")), DRAFT, twice=True)
+    assert sampler.execution.eight_bit_linears.kernels.form.name == "int8"
+    assert sampler.execution.eight_bit_attention is None
     assert len(notes) == 1
     assert notes[0].startswith("The attention of this draft is that of other videos")
 
 
 def test_exact_is_exact_on_every_card():
-    execution, notes = loaded(components_with(card("fp8", FA3)), EXACT)
+    sampler, notes = loaded(components_with(card("fp8", FA3)), EXACT)
+    execution = sampler.execution
     assert (execution.eight_bit_linears, execution.eight_bit_attention, notes) == (None, None, [])
+
+
+@pytest.mark.parametrize(("numbers", "extrapolates"), [((), True), (("fp8",), False), ((INT8,), False)])
+def test_a_draft_extrapolates_what_is_exact_alone(numbers, extrapolates):
+    components = components_with(card(*numbers))
+    components.step_ratios = SimpleNamespace(needed=lambda _settings, variant: PUBLISHED[variant])
+    sampler, _ = loaded(components, DRAFT)
+    assert sampler.new_step_cache(DRAFT).extrapolate is extrapolates
 
 
 def test_what_was_computed_is_part_of_the_environment_and_of_the_recipe(tmp_path):

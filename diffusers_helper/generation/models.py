@@ -100,6 +100,7 @@ class ModelLoader:
                 yield
 
         def new_cache(settings: SamplingSettings) -> StepCache:
-            return new_step_cache(settings, components.step_ratios.needed(settings, variant))
+            ratios = components.step_ratios.needed(settings, variant)
+            return new_step_cache(settings, ratios, in_8_bits=execution.in_8_bits)
 
         return Sampler(transformer, components.device, transformer.dtype, execution, use, begin, new_cache)

@@ -48,6 +48,11 @@ class Execution:
     recorder: Recorder | None = None
 
     @property
+    def in_8_bits(self) -> bool:
+        """Whether the blocks multiply 8-bit numbers."""
+        return self.eight_bit_linears is not None or self.eight_bit_attention is not None
+
+    @property
     def linears(self) -> Linears:
         """How the linear layers of the blocks compute."""
         return self.eight_bit_linears or ExactLinears(self.kernels)

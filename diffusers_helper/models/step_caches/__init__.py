@@ -3,6 +3,8 @@
 A new one is a module here that ends in a `StepCacheKind`, its line in `STEP_CACHES`, and its name in `core.quality`.
 """
 
+from dataclasses import replace
+
 from diffusers_helper.core.settings import SamplingSettings
 
 from .base import NEGATIVE, NO_CACHE, POSITIVE, CacheInputs, NoCache, StepCache, StepCacheKind
@@ -18,9 +20,14 @@ def cache_inputs(settings: SamplingSettings, ratios: tuple[float, ...] | None = 
     return CacheInputs(settings.steps, ratios, settings.cache_parameters)
 
 
-def new_step_cache(settings: SamplingSettings, ratios: tuple[float, ...] | None = None) -> StepCache:
-    """Return a new step cache as `settings` choose it; raises SettingsError where it has to know more of the model."""
-    return STEP_CACHES[settings.step_cache].make(cache_inputs(settings, ratios))
+def new_step_cache(
+    settings: SamplingSettings, ratios: tuple[float, ...] | None = None, *, in_8_bits: bool = False
+) -> StepCache:
+    """Return a new step cache as `settings` choose it, for blocks that may compute `in_8_bits`.
+
+    Raises SettingsError where it has to know more of the model.
+    """
+    return STEP_CACHES[settings.step_cache].make(replace(cache_inputs(settings, ratios), in_8_bits=in_8_bits))
 
 
 def expected_share(settings: SamplingSettings, ratios: tuple[float, ...] | None = None) -> float:

@@ -59,11 +59,13 @@ class CacheInputs:
         ratios: how much of a residual's size each step has of the one before (`magcache`), for any number of steps;
             None where nobody measured that model.
         parameters: of the cache, by name, in place of its defaults.
+        in_8_bits: whether blocks multiply 8-bit numbers, whose noise is another in every step.
     """
 
     steps: int
     ratios: tuple[float, ...] | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
+    in_8_bits: bool = False
 
 
 @dataclass(frozen=True)
