@@ -70,7 +70,7 @@ def test_a_process_that_is_killed_while_it_fills_the_memory_costs_nothing_but_ti
     finally:
         group.close()
     assert (tmp_path / "died").exists()
-    assert len([event for event in events if isinstance(event, Note) and "its last section" in event.text]) == 1
+    assert len([event for event in events if isinstance(event, Note) and "begins anew" in event.text]) == 1
     assert is_expected(latents, frames, seconds=2.4)
     assert [used(files, variant) for variant in VARIANTS] == [0, 0]
 
