@@ -1,8 +1,9 @@
-"""The program itself on several GPUs, from files: seconds and RAM of short videos by each way of sharing.
+"""The program itself on one or several GPUs, from files: seconds and RAM of short videos by each way of sharing.
 
 `python -m benchmarks.group_program --folder DIR` writes a full-size model folder with random weights there (42 GB,
 once) and makes a video of two sections with all weights on the GPUs, and one with weights that travel from RAM, by
-shared steps and by staggered sections. `--tiny` takes the tiny model, on CPUs where there are no GPUs.
+shared steps and by staggered sections; `--gpus` alone does so without a group. `--tiny` takes the tiny model, on CPUs
+where there are no GPUs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.model_folder import write_folder
 from diffusers_helper import FramePack
 from diffusers_helper.core.events import Finished, Note, StepDone, VideoGrown
 
+KINDS = ("resident", "travelling")
 OCCUPY = """
 import sys, torch
 held = torch.empty(int(float(sys.argv[2]) * 1e9), dtype=torch.uint8, device=f"cuda:{sys.argv[1]}")
@@ -41,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="of the model")
     parser.add_argument("--tiny", action="store_true", help="the tiny model")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--gpus", type=int, nargs="*", default=[0, 1], help="of a group; none for one without")
     parser.add_argument("--ways", nargs="+", default=["ulysses", "stagger"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="where the weights are")
+    parser.add_argument("--quality", default="exact")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--occupy", type=float, default=100, help="GB of each GPU that weights have to travel for")
     args = parser.parse_args(argv)
@@ -54,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"written in {time.perf_counter() - start:.0f} s", flush=True)
     models = "tiny" if args.tiny else args.folder
     settings: dict[str, Any] = {"width": 64, "height": 64} if args.tiny else {"width": 608, "height": 640}
-    settings |= {"steps": args.steps, "seconds": 2.4, "seed": 7}
+    settings |= {"steps": args.steps, "seconds": 2.4, "seed": 7, "quality": args.quality}
     found = {}
-    for way, kind in product(args.ways, ("resident", "travelling")):
-        with occupied(args.gpus if kind == "travelling" and device is None else (), args.occupy):
-            framepack = FramePack.load(models, variant="f1", gpus=tuple(args.gpus), parallel=way, device=device)
+    for way, kind in product(args.ways if args.gpus else ["alone"], args.kinds):
+        group: dict[str, Any] = {"gpus": tuple(args.gpus), "parallel": way} if args.gpus else {}
+        with occupied((args.gpus or [0]) if kind == "travelling" and device is None else (), args.occupy):
+            framepack = FramePack.load(models, variant="f1", device=device, **group)
             for name in (f"{way}, {kind}", f"{way}, {kind}, again"):
                 found[name] = numbers = video(framepack, settings)
                 print(f"{name}: {numbers}", flush=True)
