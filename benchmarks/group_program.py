@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="where the weights are")
     parser.add_argument("--quality", default="exact")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--occupy", type=float, default=100, help="GB of each GPU that weights have to travel for")
+    parser.add_argument("--occupy", type=float, default=125, help="GB of each GPU that weights have to travel for")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(processName)s %(message)s")
     device = None if torch.cuda.is_available() else "cpu"
