@@ -16,6 +16,7 @@ from diffusers_helper.models.eight_bit_attention import CodedHeads, EightBitAtte
 from diffusers_helper.models.execution import Execution
 from diffusers_helper.models.kernels import Heads
 from diffusers_helper.models.rows import FORMS, FP8, PlainRows, RowKernels, rows_of, scales_of
+from diffusers_helper.models.spread import Projections
 
 SHAPES = ((3072, 3072), (3072, 9216), (3072, 12288), (12288, 3072), (15360, 3072))
 """Inputs and outputs of the blocks' layers, and of queries, keys and values as one."""
@@ -137,8 +138,12 @@ def attention_error(bench: Bench, execution: Execution, eight_bit: EightBitAtten
             unsmoothed = eight_bit.kernels.queries(q), eight_bit.kernels.keys(k), _coded(values, form)
             results = {
                 "apart": eight_bit(normed[0], normed[1], values).flatten(2),
-                "simulated": simulated.attend([*q], [*k], values, None).numbers(torch.float32),
-                "fused": eight_bit.attend([*q], [*k], values, None).numbers(torch.float32),
+                "simulated": simulated.attend(Projections(values, partial(list, q), partial(list, k)), None).numbers(
+                    torch.float32
+                ),
+                "fused": eight_bit.attend(Projections(values, partial(list, q), partial(list, k)), None).numbers(
+                    torch.float32
+                ),
                 "values_not_smoothed": eight_bit.multiply(*unsmoothed).flatten(2),
             }
             variant = f"attention's error to the exact, {length} tokens{common}"

@@ -98,7 +98,7 @@ def draw_videos(videos: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(len(videos), 1, figsize=(11, 1.4 * len(videos)), sharex=True, layout="constrained")
     for axis, (name, video) in zip(axes, videos.items(), strict=True):
-        for gpu, section, start, stop in _sampling(video):
+        for gpu, section, start, stop in sampling(video):
             axis.barh(gpu, stop - start, left=start, height=0.8, color=f"C{section}", edgecolor="white")
             axis.text(start + (stop - start) / 2, gpu, str(section), ha="center", va="center", color="white")
         for done in video["done"]:
@@ -109,7 +109,7 @@ def draw_videos(videos: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def _sampling(video: dict[str, Any]) -> Iterator[tuple[int, int, float, float]]:
+def sampling(video: dict[str, Any]) -> Iterator[tuple[int, int, float, float]]:
     """GPU, section, and from when to when it is sampled."""
     ends, begins, steps, gpus = video["ticks"], video["begins"], video["steps"], video["gpus"]
     for section, begin in enumerate(begins):

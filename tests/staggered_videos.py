@@ -15,6 +15,7 @@ from diffusers_helper.framepack.engine import EarlierRun, VideoInputs, sample_se
 from diffusers_helper.framepack.partners import Alone, InTurns
 from diffusers_helper.framepack.postprocess import Postprocess
 from diffusers_helper.framepack.sampler import Sampler, one_sampler
+from diffusers_helper.memory.devices import retry_on_oom
 from diffusers_helper.models.decoding_together import DecodesTogether
 from diffusers_helper.models.kernels import PLAIN
 from diffusers_helper.models.step_caches import new_step_cache
@@ -101,10 +102,30 @@ def decoded():
     return [torch.equal(alone, one) for one in together], [one.shape[2] for one in together]
 
 
+def decoded_again():
+    """Five windows, the last one shorter, of which each process' second one finds no memory: what is given then."""
+    windows = [torch.full((1, 1, frames, 1, 1), float(number)) for number, frames in enumerate((3, 3, 3, 3, 2))]
+    shares = DecodesTogether(torch.distributed.group.WORLD, video=1)
+    KEPT.append(shares)
+    share, calls = shares(), []
+
+    def decode(latents):
+        calls.append(int(latents[0, 0, 0, 0, 0]))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no room for a window")
+        return latents[:, :, :1].expand(1, 3, 4 * latents.shape[2] - 3, 1, 1).contiguous()
+
+    def given():
+        return [(pixels[0, 0, :1].flatten().tolist(), pixels.shape[2]) for pixels in share(decode, windows)]
+
+    return retry_on_oom(given, given), calls
+
+
 def all_cases():
     """What this process sees of each."""
     return {variant: latents_in_turns(variant, 2) for variant in VIDEOS} | {
         "decoded": decoded(),
+        "decoded again": decoded_again(),
         "ended": ended_by_the_first(2, 5),
         "failed": failed_by_the_second(2),
     }

@@ -13,6 +13,7 @@ from benchmarks import (
     common,
     decode,
     gguf,
+    group_timeline,
     group_times,
     loading,
     long_video,
@@ -123,7 +124,22 @@ def test_several_gpus(capfd):
     assert found["sections in turns, m = 1 of 2"]["by_formula"] == pytest.approx(4 / 3)
     assert found["decode, shared"]["same_bits"]
     failed = {name for name, numbers in found.items() if "failed" in numbers}
-    assert failed == {"step, Ulysses, copies"}  # between GPUs' own memories
+    assert failed == {"step, Ulysses, copies", "step, Ulysses, copies, recorded"}  # between GPUs' own memories
+
+
+def test_what_several_gpus_do_is_drawn(tmp_path):
+    names = ("flash_fwd_kernel", "Memcpy PtoP (Device -> Device)", "barrier_kernel", "nvjet_tst_256x128", "_modulate")
+    assert [group_timeline.kind_of(name) for name in names] == [*group_timeline.KINDS]
+    spans = [(kind, block, block + 0.5) for block in range(83) for kind in group_timeline.KINDS]
+    assert group_timeline.blocks_of(spans) == (78, 82)
+    for gpu in range(2):
+        (tmp_path / f"step-{gpu}.json").write_text(json.dumps(spans))
+    video = {"seconds": 4.0, "gpus": 2, "shared": False, "steps": 2, "begins": [0, 1], "ticks": [1, 2, 3], "done": [4]}
+    assert list(group_timeline.sampling(video)) == [(0, 0, 0, 2), (1, 1, 1, 3)]
+    videos = {"in turns": video, "Ulysses": video | {"shared": True}}
+    (tmp_path / "videos.json").write_text(json.dumps(videos))
+    group_timeline.main([str(tmp_path), "--output", str(tmp_path)])
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["several-gpus-step.png", "several-gpus-videos.png"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from diffusers_helper.models.kernel_selection import resolve_kernels
 from diffusers_helper.models.kernels import PLAIN, Heads
 from diffusers_helper.models.rows import FORMS, FP8, PlainRows, Rows, rows_of
 from diffusers_helper.models.sdpa import sdpa
+from diffusers_helper.models.spread import Projections
 
 CPU = torch.device("cpu")
 OPERATIONS = [name for name in vars(PlainRows) if not name.startswith("_")]
@@ -149,7 +151,11 @@ def test_what_keys_have_in_common_costs_no_precision():
     for common in (0.0, 3.0):
         k = heads(common * torch.randn(1, 1, 3, 32))
         exact = sdpa(PLAIN.norm_rotate(q), PLAIN.norm_rotate(k), v).flatten(2)
-        errors.append(relative(attention.attend([*q], [*k], v, None).numbers(torch.float32), exact))
+        errors.append(
+            relative(
+                attention.attend(Projections(v, partial(list, q), partial(list, k)), None).numbers(torch.float32), exact
+            )
+        )
     assert errors[0] < 0.06
     assert errors[1] < 0.07
 
@@ -323,4 +329,9 @@ def test_8_bit_attention_on_the_gpu():
     v = torch.randn(1, 1500, 4, 128).bfloat16().cuda()
     exact = sdpa(PLAIN.norm_rotate(q).float(), PLAIN.norm_rotate(k).float(), v.float()).flatten(2)
     attention = resolve_eight_bit_attention("fa3-fp8", "cuda", torch.bfloat16, 128)
-    assert relative(attention.attend([*q], [*k], v, None).numbers(torch.float32), exact) < 0.08
+    assert (
+        relative(
+            attention.attend(Projections(v, partial(list, q), partial(list, k)), None).numbers(torch.float32), exact
+        )
+        < 0.08
+    )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from diffusers_helper.models.eight_bit import (
 from diffusers_helper.models.eight_bit_attention import CodedHeads, EightBitAttention, PlainInt8Heads, multiplied_codes
 from diffusers_helper.models.kernels import PLAIN, Heads
 from diffusers_helper.models.rows import INT8, rows_of
+from diffusers_helper.models.spread import Projections
 
 NAME = "triton-int8"
 
@@ -124,7 +126,11 @@ def test_small_calls_find_whatever_is_off_in_blocks(monkeypatch, name, broken, r
 def test_samples_are_cut_to_their_lengths():
     weight, v = torch.rand(32) + 0.5, torch.randn(2, 40, 3, 32)
     streams = [Heads(torch.randn(2, 40, 3, 32), weight, None)]
-    out = attention().attend([*streams], [*streams], v, [40, 23]).numbers(torch.float32)
+    out = (
+        attention()
+        .attend(Projections(v, partial(list, streams), partial(list, streams)), [40, 23])
+        .numbers(torch.float32)
+    )
     for i, n in enumerate((40, 23)):
         q = PLAIN.norm_rotate([Heads(streams[0].x[i : i + 1, :n], weight, None)])
         assert relative(out[i : i + 1, :n], exactly(q, q, v[i : i + 1, :n]).flatten(2)) < 0.015
@@ -142,10 +148,12 @@ def test_it_is_for_the_cards_where_it_is_a_fifth_faster_by_the_count():
 
 
 INTERPRETED = """
+from functools import partial
 import torch
 from diffusers_helper.models import eight_bit_attention
 from diffusers_helper.models.eight_bit_attention import EightBitAttention, PlainInt8Heads, multiplied_codes
 from diffusers_helper.models.kernels import PLAIN, Heads
+from diffusers_helper.models.spread import Projections
 from diffusers_helper.models.triton_kernels import int8_attention
 from diffusers_helper.models.triton_kernels.int8_attention import TritonInt8Heads, attend_to_codes
 from tests.test_int8_attention import exactly, relative
@@ -183,7 +191,7 @@ same(fused.kernels.keys(k), plain.kernels.keys(k))
 assert torch.equal(ours.scales, wanted.scales)
 torch.testing.assert_close(mean, plain_mean, atol=1e-6, rtol=1e-5)
 torch.testing.assert_close(ours.codes, wanted.codes, atol=0.1, rtol=1e-3)
-out = fused.attend([*q], [*k], v, [12, 10]).numbers(torch.float32)
+out = fused.attend(Projections(v, partial(list, q), partial(list, k)), [12, 10]).numbers(torch.float32)
 for i, n in enumerate((12, 10)):
     normed = (PLAIN.norm_rotate(x)[i : i + 1, :n] for x in (q, k))
     assert relative(out[i : i + 1, :n], exactly(*normed, v[i : i + 1, :n]).flatten(2)) < 0.015

@@ -13,9 +13,13 @@ from safetensors.torch import load_file, save_file
 from diffusers_helper.core.directing import direct
 from diffusers_helper.core.errors import LoraError, SettingsError
 from diffusers_helper.core.events import Finished, Note, SectionSampled, StageStarted, StepDone
+from diffusers_helper.core.loras import Lora
 from diffusers_helper.core.request import GenerationRequest
+from diffusers_helper.core.settings import sampling_settings
 from diffusers_helper.generation.checkpoint import Checkpoint
 from diffusers_helper.generation.generate import generate
+from diffusers_helper.generation.models import ModelLoader
+from diffusers_helper.generation.sampling import work_of
 from diffusers_helper.loading.components import Components
 from diffusers_helper.loading.lora_files import LoraFiles
 from diffusers_helper.media.clip import open_clip
@@ -280,3 +284,18 @@ def test_a_change_that_fails_costs_the_model_and_not_the_next_video(components, 
         with pytest.raises(ZeroDivisionError):
             list(events_of(components, photo, tmp_path / "b", loras=["1"]))
     assert same(latents_of(components, photo, tmp_path / "c"), plain) == [True, True]
+
+
+@pytest.mark.parametrize(("name", "constant"), [(None, True), ("1", False)])
+def test_weights_that_a_lora_file_changes_are_not_taken_for_constant(components, folder, name, constant):
+    """Not where it is merged either: which weights a section has is decided when it begins."""
+    loras = [Lora(name=str(folder / f"{name}.safetensors"))] if name else []
+    request = GenerationRequest(**SMALL, loras=loras)
+    settings, cues, found = sampling_settings(request), direct(request).cues, []
+
+    def load():
+        loader = ModelLoader(components, settings, work_of(settings, 64, 64), lambda: None, loras, cues)
+        found.append((yield from loader.sampler("f1")).execution.constant)
+
+    list(load())
+    assert found == [constant]

@@ -165,3 +165,11 @@ def test_a_decode_that_is_shared_gives_the_same_pixels(together, size):
     first, *others = [found["decoded"] for found in together[size]]
     assert first == ([True, True], [33, 33])
     assert all(frames == [0, 0] for _, frames in others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_process_that_runs_out_of_memory_decodes_its_windows_again_and_nobody_else_does(together, size):
+    (first, _), *others = [found["decoded again"] for found in together[size]]
+    assert first == [([0], 9), ([1], 9), ([2], 9), ([3], 9), ([4], 5)]
+    assert [calls for _, calls in others] == ([[1, 3, 3]] if size == 2 else [[0, 3, 3], [2]])

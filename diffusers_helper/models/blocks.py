@@ -31,7 +31,7 @@ def attend(projections: Projections, execution: Execution, lengths: Lengths) -> 
     """
     eight_bit, spread = execution.eight_bit_attention, execution.spread
     if eight_bit is not None and spread.processes == 1:
-        attended = eight_bit.attend(projections.queries(), projections.keys(), projections.values, lengths)
+        attended = eight_bit.attend(projections, lengths)
         return lambda: attended
     # Scales are those of all tokens: what others have is quantised when it has come.
     return spread.attend(eight_bit or execution.attention, execution.kernels, projections, lengths)

@@ -14,6 +14,7 @@ from .kernels import PLAIN, Heads, Kernels
 from .linears import EightBitLinears
 from .rows import FORMS, Form, PlainRows, RowKernels, Rows, rows_of
 from .sdpa import sdpa
+from .spread import Projections
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,8 @@ def streams_error(attention: EightBitAttention, device: torch.device, dtype: tor
         ]
 
     exact = sdpa(wide(queries), wide(keys), values.float()).flatten(2)
-    out = attention.attend(there(queries), there(keys), values.to(device), None).numbers(torch.float32)
+    projections = Projections(values.to(device), lambda: there(queries), lambda: there(keys))
+    out = attention.attend(projections, None).numbers(torch.float32)
     return float((out.cpu() - exact).norm() / exact.norm())
 
 

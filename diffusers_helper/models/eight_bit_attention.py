@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .kernels import PLAIN, Heads
 from .rows import FP8, INT8, Form, Shifted, codes_of, rows_of, scales_of
+from .spread import Lengths, Projections
 
 SAMPLED = 1024
 """Tokens, at least, that the mean of keys is taken over, where there are so many."""
@@ -164,12 +165,11 @@ class EightBitAttention:
     kernels: HeadKernels
     multiply: CodeAttention
 
-    def attend(self, queries: list[Heads], keys: list[Heads], values: Tensor, lengths: Sequence[int] | None) -> Shifted:
-        """As `blocks.attend`: empties both lists, gives (B, L, heads * D)."""
-        q = self.kernels.queries(queries)
-        queries.clear()
-        k = self.kernels.keys(keys)
-        keys.clear()
+    def attend(self, projections: Projections, lengths: Lengths) -> Shifted:
+        """As `spread.prefix_attention`, (B, L, heads * D); keys are projected when queries have been quantised."""
+        values = projections.values
+        q = self.kernels.queries(projections.queries())
+        k = self.kernels.keys(projections.keys())
         v, centre = self.kernels.values(values)
         shift = centre.flatten(1).unsqueeze(1)
         if lengths is None:

@@ -115,12 +115,13 @@ class Copies:
         return _Copied(self, counts, channel, parts, buffer)
 
     def _buffer(self, key: tuple[int, int], count: int, dtype: torch.dtype) -> tuple[Tensor, Any]:
-        found = self._buffers.get(key)
-        if found is None or found[0].numel() < count or found[0].dtype != dtype:
-            self._buffers.pop(key, None)
+        kept = self._buffers.pop(key, None)
+        if kept is None or kept[0].numel() < count or kept[0].dtype != dtype:
+            del kept  # before the new one is there
             buffer = self._memory.empty(count, dtype=dtype, device=self.device)
-            found = self._buffers[key] = (buffer, self._memory.rendezvous(buffer, self._group))
-        return found
+            kept = buffer, self._memory.rendezvous(buffer, self._group)
+        self._buffers[key] = kept
+        return kept
 
 
 class _Copied:

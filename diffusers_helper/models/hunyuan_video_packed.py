@@ -317,19 +317,22 @@ class HunyuanVideoTransformer3DModelPacked(ModelMixin, ConfigMixin):  # type: ig
     ) -> Tensor:
         """The image stream (B, L, dim) behind all blocks."""
         lengths = conditioning.lengths and [image.shape[1] + n for n in conditioning.lengths]
-        spread = execution.spread
-        image, text, rope = spread.parts(image, execution.as_stream(conditioning.context(step)), rope)
-        modulations = conditioning.modulations
+        spread, modulations = execution.spread, conditioning.modulations
+        text = execution.as_stream(conditioning.context(step))
+        # A part may be as long as before where the whole is not, and what the others have is part of the work.
+        whole = image.shape[1], text.shape[1], *(lengths or ())
+        image, text, rope = spread.parts(image, text, rope)
         inputs = [image, text, rope, *(m[step] for m in (*modulations.double_blocks, *modulations.single_blocks))]
 
         def through(inputs: Sequence[Tensor]) -> Tensor:
             return self._through_blocks(inputs, execution, lengths)
 
-        x = through(inputs) if execution.recorder is None else execution.recorder(through, inputs, tuple(lengths or ()))
+        x = through(inputs) if execution.recorder is None else execution.recorder(through, inputs, whole)
         return spread.whole(x[:, : image.shape[1]])
 
     def _through_blocks(self, inputs: Sequence[Tensor], execution: Execution, lengths: Lengths) -> Tensor:
         """Streams [image | text] behind all blocks, of image, text, rotary table, and each block's modulation."""
+        execution.spread.begin()
         image, text, rope, *modulations = inputs
         rest, of_blocks = (rope, execution, lengths), iter(modulations)
         for block in self.transformer_blocks:

@@ -84,12 +84,6 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
         "add_gated": (x, y, gate),
         "add_gated_modulate": (x, y, gate, shift, scale),
         "norm_rotate": ([Heads(image, weight, rope), Heads(text, added, None)],),
-        "norm_rotate_apart": (
-            [Heads(image, weight, rope), Heads(text, added, None)],
-            1,
-            normal(8, 2, 1, 32),
-            normal(2, 8, 2, 1, 32),
-        ),
         "join_linear": ((x, y[:, :2]), layers[:2]),
         "linear_gelu": (x, layers[0]),
         "linear_of_pair": (x, y, layers[2]),
@@ -106,7 +100,10 @@ def smoke_error(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> f
     }
     with_one_scale = "expand", (normal(6, 40).to(torch.float8_e5m2), normal(1).float(), normal(6, 40))
     blocks = [("expand_blocks", (kind, some_blocks(kind, device), normal(3 * BLOCKS[kind].numbers))) for kind in BLOCKS]
-    more: list[tuple[str, tuple[object, ...]]] = [with_one_scale, *blocks]
+    coming = "linear_of_pair", (lambda: x, y, layers[2])
+    many = [Heads(normal(2, 5, 6, 32), weight, rope), Heads(normal(2, 3, 6, 32), added, None)]  # two for each of three
+    apart = "norm_rotate_apart", (many, 1, normal(8, 2, 2, 32), normal(2, 8, 2, 2, 32))
+    more: list[tuple[str, tuple[object, ...]]] = [coming, apart, with_one_scale, *blocks]
     if dtype == torch.float16:  # whose streams are wider
         more.append(("add_gated_modulate", (x.float(), y, gate, shift, scale)))
     errors = [_relative_error(kernels, name, arguments) for name, arguments in (*calls.items(), *more)]

@@ -59,7 +59,8 @@ class CudaGraphs:
         """See `Graphs`. The memory that the function takes stays with the graph."""
         places = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on with the device
+        here = torch.cuda.stream(torch.cuda.current_stream(self._device))  # which a recording that fails does not leave
+        with here, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on with the device
             out = function(places)
 
         def replay(inputs: Sequence[Tensor]) -> Tensor:

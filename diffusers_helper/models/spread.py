@@ -28,7 +28,11 @@ class Projections(NamedTuple):
 
 
 class Spread(Protocol):
-    """What the blocks ask of it. A call of the transformer begins with `parts` and ends with `whole`."""
+    """What the blocks ask of it.
+
+    A call of the transformer is `parts`, a run through the blocks from `begin` on, and `whole`. A run that cannot be
+    recorded is begun once more.
+    """
 
     @property
     def processes(self) -> int:
@@ -36,6 +40,9 @@ class Spread(Protocol):
 
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """This process' part of the image's tokens (B, L, dim), of the text's, and of the image's rotary table."""
+
+    def begin(self) -> None:
+        """Begin a run through the blocks, each of which attends once; all runs of all processes are alike."""
 
     def attend(
         self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths
@@ -58,6 +65,9 @@ class Whole:
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What it was given."""
         return image, text, rope
+
+    def begin(self) -> None:
+        """See `Spread`."""
 
     def attend(
         self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths

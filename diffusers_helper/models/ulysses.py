@@ -68,7 +68,6 @@ class Ulysses:
 
     def parts(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Spread`."""
-        self._exchange.begin()  # all have read what came before: `whole` waited for them
         self._layout = _Layout(shares(image.shape[1], self.processes), shares(text.shape[1], self.processes))
         of_image, of_text = self._layout.image, self._layout.text
         return (
@@ -76,6 +75,10 @@ class Ulysses:
             text.split(of_text, dim=1)[self._rank],
             rope.split(of_image, dim=1)[self._rank],
         )
+
+    def begin(self) -> None:
+        """See `Spread`."""
+        self._exchange.begin()  # all have read what came in the run before: `whole` waited for them
 
     def attend(
         self, attention: AttentionFunction, kernels: Kernels, projections: Projections, lengths: Lengths
