@@ -44,8 +44,10 @@ from diffusers_helper.core.events import Note, StageStarted, StepDone
 from diffusers_helper.core.messages import Message
 from diffusers_helper.core.planning import plan_video
 from diffusers_helper.framepack.staggered import Sections
+from diffusers_helper.generation.start import PictureMaker
 from diffusers_helper.generation.team import ALONE, follow
 from diffusers_helper.loading.compute import ComputeOptions
+from diffusers_helper.media.inputs import JobInputs
 from diffusers_helper.model_files import LocalFolder
 from diffusers_helper.service.signals import deaf_to_interrupts
 from tests.fakes import wait_for
@@ -264,6 +266,15 @@ def test_who_follows_tells_a_shortage_of_memory_as_who_leads():
     job = SimpleNamespace(preserved_memory_gb=6)
     with pytest.raises(OutOfMemoryError) as caught:
         next(follow(job, SimpleNamespace(plan_memory=full), ALONE))
+    assert str(caught.value) == OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_so_does_who_makes_a_picture(pictures):
+    """What it raises is all that the page's process hears."""
+    asked = JobInputs(inputs().request.model_copy(update={"frame": True}), inputs().pictures if pictures else {})
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(PictureMaker(SimpleNamespace(plan_memory=full), lambda: None).make(asked))
     assert str(caught.value) == OUT_OF_MEMORY
 
 

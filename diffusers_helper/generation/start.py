@@ -77,14 +77,16 @@ class PictureMaker:
         """Make the single frame that `inputs` ask for, or the picture that a video of them begins with.
 
         Returns it, (H, W, 3), and which 8-bit numbers sampling computes with where it is made; see `computed_in`.
+        Raises OutOfMemoryError, and what stops it.
         """
         if self.elsewhere is not None:
             return (yield from self.elsewhere(inputs))
-        if inputs.request.frame and inputs.pictures:
-            picture = yield from sample_frame(inputs, self.components, self.check)
-        else:
-            picture = yield from self._of_request(inputs.request)
-        return picture, computed_in(self.components, inputs.request)
+        with out_of_memory_as_error():
+            if inputs.request.frame and inputs.pictures:
+                picture = yield from sample_frame(inputs, self.components, self.check)
+            else:
+                picture = yield from self._of_request(inputs.request)
+            return picture, computed_in(self.components, inputs.request)
 
     def recipe(self, inputs: JobInputs, computed: Mapping[str, str]) -> Generator[Event, None, str]:
         """Return what files say of their settings; empty for nothing."""
@@ -166,8 +168,7 @@ def generate_frame(inputs: JobInputs, maker: PictureMaker, output: Path) -> Gene
     """
     inputs = replace(inputs, request=maker.settled(inputs.request))
     request = inputs.request
-    with out_of_memory_as_error():
-        picture, computed = yield from maker.make(inputs)
+    picture, computed = yield from maker.make(inputs)
     png = png_of(picture, (yield from maker.recipe(inputs, computed)))
     need = 2 * picture.nbytes
     write = partial(write_beside, request, output, png, need)
