@@ -18,15 +18,16 @@ from tests.test_hunyuan_video_packed import build, random_inputs
 class Played:
     """A device whose work takes `took` seconds, and that records as a graph does: with places for the inputs."""
 
-    def __init__(self, took=0.0, error=None):
-        self.took, self.error = took, error
+    def __init__(self, took=0.0, error=None, *, late=0):
+        self.took, self.error, self.late = took, error, late
         self.recorded = self.replayed = 0
 
     def moment(self):
         return None
 
     def seconds(self, _start, _end):
-        return self.took
+        self.late -= 1
+        return self.took if self.late < 0 else None
 
     def record(self, function, inputs):
         self.recorded += 1
@@ -54,6 +55,13 @@ def test_what_launches_dominate_is_replayed_from_the_third_call_on():
     graphs = Played(took=0.0)
     called(Recorder(graphs), 5, 3)
     assert (graphs.recorded, graphs.replayed) == (1, 3)
+
+
+@pytest.mark.parametrize(("took", "expected"), [(0.0, (1, 1)), (math.inf, (0, 0))])
+def test_a_device_that_is_behind_is_asked_again(took, expected):
+    graphs = Played(took, late=2)
+    called(Recorder(graphs), 5, 3)
+    assert (graphs.recorded, graphs.replayed) == expected
 
 
 def test_what_the_device_takes_longer_for_is_not_recorded():

@@ -28,8 +28,8 @@ class Graphs(Protocol):
     def moment(self) -> Any:
         """Mark when the device gets here."""
 
-    def seconds(self, start: Any, end: Any) -> float:
-        """The device's time between two moments; infinite where it is not there yet."""
+    def seconds(self, start: Any, end: Any) -> float | None:
+        """The device's time between two moments; None where it is not there yet."""
 
     def record(self, function: Function, inputs: Sequence[Tensor]) -> Function:
         """Return what does the same with any inputs of the same shapes, by one launch."""
@@ -51,9 +51,9 @@ class CudaGraphs:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
         """See `Graphs`."""
-        return start.elapsed_time(end) / 1000 if end.query() else float("inf")
+        return start.elapsed_time(end) / 1000 if end.query() else None
 
     def record(self, function: Function, inputs: Sequence[Tensor]) -> Function:
         """See `Graphs`. The memory that the function takes stays with the graph."""
@@ -94,8 +94,12 @@ class Recorder:
             self._key, self._calls, self._replay, self._took = key, 0, None, None
         self._calls += 1
         if self._took is not None:
-            self._decide(function, inputs, *self._took)
-            self._took = None
+            launched, start, end = self._took
+            seconds = self._graphs.seconds(start, end)
+            if seconds is not None:
+                self._took = None
+                if seconds <= self._dominates * launched:
+                    self._record(function, inputs, launched)
         if self._replay is not None:
             return self._replay(inputs)
         return self._timed(function, inputs) if self._calls == TIMED else function(inputs)
@@ -106,9 +110,7 @@ class Recorder:
         self._took = time.perf_counter() - began, start, self._graphs.moment()
         return out
 
-    def _decide(self, function: Function, inputs: Sequence[Tensor], launched: float, start: Any, end: Any) -> None:
-        if self._graphs.seconds(start, end) > self._dominates * launched:
-            return
+    def _record(self, function: Function, inputs: Sequence[Tensor], launched: float) -> None:
         try:
             self._replay = self._graphs.record(function, inputs)
         except RuntimeError as error:  # it works without
