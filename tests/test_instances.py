@@ -280,6 +280,12 @@ def test_a_program_that_never_answered_is_reported_and_not_tried_again(
     assert "does not run" in launcher("status", launcher.port, status=1)
 
 
+def test_who_starts_it_is_told_where_its_log_is_from_any_folder(launcher: Launcher) -> None:
+    log = files(launcher.folder, int(launcher.port))[2]
+    assert f"(log: {log})" in launcher("start", launcher.port)
+    assert f"The end of {log}:" in launcher("start", launcher.port, "--wrong", status=2)
+
+
 def test_a_program_that_does_not_listen_to_sigterm_is_ended_by_force(launcher: Launcher) -> None:
     launcher("start", launcher.port, "--deaf", "--odd")
     deaf = launcher.pid

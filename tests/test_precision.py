@@ -114,9 +114,14 @@ def test_cards_are_told_apart_by_what_their_tensor_cores_multiply(monkeypatch, c
 def test_a_processor_computes_a_draft_exactly_and_says_so():
     precision = Precisions(TINY, TensorCores(CPU, ComputeOptions())).proven(DRAFT, "f1")
     assert (precision.linears, precision.attention, precision.cost, precision.environment) == (None, None, 1, {})
-    assert "linear layers of this draft are computed exactly, not in 8 bits: it takes an NVIDIA card" in precision.note
-    assert "attention of this draft is that of other videos" in precision.note
+    assert precision.note == "Nothing of this draft is computed in 8 bits here: it takes an NVIDIA card."
     assert Precision().note == Precision("fp8", FA3).note == ""
+
+
+def test_what_half_of_a_draft_lacks_is_told_of_that_half():
+    linears, attention = Precision(None, FA3, "it is too old").note, Precision("int8", None, None, "it is sdpa").note
+    assert linears == "The linear layers of this draft are computed exactly, not in 8 bits: it is too old."
+    assert attention == "The attention of this draft is that of other videos, not in 8 bits: it is sdpa."
 
 
 def test_8_bit_attention_needs_its_package_and_gives_way_to_the_option(monkeypatch):

@@ -1,6 +1,8 @@
 """What is read from the computer; the card is played by a module with NVML's names."""
 
 import sys
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +53,20 @@ def nvml(monkeypatch):
         return fake
 
     return install
+
+
+Times = namedtuple("Times", ["user", "guest", "idle", "iowait"])
+
+
+def test_the_processors_load_is_that_since_the_last_look_whichever_thread_looks(tmp_path):
+    looks = iter([Times(100, 50, 900, 0), Times(103, 53, 900, 1), Times(103, 53, 904, 1), Times(103, 53, 904, 1)])
+    clock = iter(range(100))
+    computer = SystemMonitor(tmp_path, clock=lambda: next(clock), times=lambda: next(looks))
+    loads = []
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as another:
+            loads.append(another.submit(computer.read).result().cpu)
+    assert loads == [0.75, 0, 0]
 
 
 def test_a_computer_without_a_gpu(tmp_path):

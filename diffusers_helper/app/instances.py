@@ -209,13 +209,13 @@ def _await(plan: InstanceConfig, supervisor: subprocess.Popen[bytes], data: Path
     while time.monotonic() < deadline:
         if (code := supervisor.poll()) is not None:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-            sys.stderr.write("\n".join([f"FramePack did not start. The end of {log.name}:", *lines, ""]))
+            sys.stderr.write("\n".join([f"FramePack did not start. The end of {log}:", *lines, ""]))
             return code or FAILED
         state = _state(plan.port, data)
         if state and state.phase == "up":
             host = f"[{plan.address}]" if ":" in plan.address else plan.address
             gpu = f" on GPU {plan.gpu}" if plan.gpu else ""
-            _say(f"FramePack is at http://{host}:{plan.port}{gpu} (log: {log.name})")
+            _say(f"FramePack is at http://{host}:{plan.port}{gpu} (log: {log})")
             return DONE
         time.sleep(0.05)
     raise FramePackError(

@@ -60,6 +60,8 @@ class Precision:
     @property
     def note(self) -> str:
         """What the user should know: which parts of what was asked for stay exact, and why; empty for nothing."""
+        if self.linears_misfit and self.attention_misfit:  # the second asks for more than the first
+            return Message("Nothing of this draft is computed in 8 bits here: {reason}.", reason=self.linears_misfit)
         sentences: list[str] = []
         if self.linears_misfit:
             sentences.append(

@@ -65,6 +65,7 @@ class SystemMonitor:
         outputs: the folder on whose disk results go.
         used: tells which NVIDIA cards are in use now.
         clock: seconds that only grow.
+        times: seconds of all cores since the system began, by what they did.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SystemMonitor:
         outputs: Path,
         used: Callable[[], Sequence[GpuUse]] = tuple,
         clock: Callable[[], float] = time.monotonic,
+        times: Callable[[], Any] = psutil.cpu_times,
     ) -> None:
         self._outputs = outputs
         self._used = used
@@ -79,6 +81,7 @@ class SystemMonitor:
         self._clock = clock
         self._lock = threading.Lock()
         self._process = psutil.Process()
+        self._load = _Load(times)
         self._reading: Sample | None = None
         self._until = float("-inf")
 
@@ -99,7 +102,7 @@ class SystemMonitor:
             memory_total=memory.total,
             memory_free=memory.available,
             memory_own=self._process.memory_info().rss,
-            cpu=psutil.cpu_percent() / 100,
+            cpu=self._load.read(),
             disk_total=disk.total,
             disk_free=disk.free,
             gpus=tuple(self._gpus()),
@@ -110,6 +113,29 @@ class SystemMonitor:
             card = self._cards.setdefault(use.uuid, _Card(use.uuid))
             if (found := card.read(use)) is not None:
                 yield found
+
+
+class _Load:
+    """How busy all cores were since the last look, or since this was made; 0 to 1.
+
+    psutil's `cpu_percent` remembers the last look of each thread, so that one asked for the first time answers 0.
+    """
+
+    def __init__(self, times: Callable[[], Any]) -> None:
+        self._times = times
+        self._last = self._seconds()
+
+    def read(self) -> float:
+        (busy, total), self._last = self._last, self._seconds()
+        passed = self._last[1] - total
+        return min(1.0, max(0.0, (self._last[0] - busy) / passed)) if passed > 0 else 0.0
+
+    def _seconds(self) -> tuple[float, float]:
+        """Return the seconds of work, and all."""
+        times = self._times()
+        twice = getattr(times, "guest", 0) + getattr(times, "guest_nice", 0)  # Linux has them in user and nice, too
+        total = sum(times) - twice
+        return total - times.idle - getattr(times, "iowait", 0), total
 
 
 class _Card:
