@@ -6,6 +6,7 @@ import pty
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -71,9 +72,15 @@ class Clone:
             capture_output=True,
             text=True,
             timeout=120,
+            preexec_fn=heed_interrupts,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl+C end what is started, as in a terminal: a shell's background job ignores it, and so would its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
