@@ -143,11 +143,11 @@ def test_the_sheet_of_keys_opens_and_its_keys_do_what_it_says(browser, server):
         expect(video).to_be_visible()
         tab.evaluate("""() => {
           window.pauses = 0;
-          document.addEventListener("pause", ({ target }) => { pauses += !!target.closest("#video") && !target.ended; }, true);
+          document.addEventListener("pause", ({ target }) => {
+            pauses += !!target.closest("#video") && !target.ended;
+          }, true);
         }""")
-        while not tab.evaluate(
-            "pauses"
-        ):  # Gradio may play it once more, after the key has paused it, and it may end first
+        while not tab.evaluate("pauses"):  # it may end first, and Gradio may play it once more behind the key
             tab.wait_for_function("pauses || !document.querySelector('#video video').paused")
             tab.keyboard.press("Alt+v")
             tab.wait_for_timeout(200)
