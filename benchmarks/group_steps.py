@@ -16,11 +16,11 @@ from benchmarks.group_timeline import KINDS, spans_of
 from benchmarks.step import prepare, random_inputs
 from diffusers_helper.models.exchange import Collective, Copies, Exchange
 from diffusers_helper.models.execution import Execution
-from diffusers_helper.models.recording import CudaGraphs, Recorder
+from diffusers_helper.models.recording import CudaGraphs, GraphRecorder
 from diffusers_helper.models.ulysses import Ulysses
 
 WARM = 3
-"""Calls before those that count: a `Recorder` records at the third one."""
+"""Calls before those that count: a `GraphRecorder` records at the third one."""
 TRACED = 4
 """Steps in a row, before those that are traced and of those."""
 
@@ -138,7 +138,7 @@ class Steps:
         spread = Ulysses(group, self.exchange(way))
         execution = replace(self.execution, spread=spread)
         if "recorded" in way:
-            execution.recorder = Recorder(CudaGraphs(self.place.device), dominates=float("inf"))
+            execution.recorder = GraphRecorder(CudaGraphs(self.place.device), dominates=float("inf"))
         seconds, found = self.place.seconds(lambda: self.step(execution), self.place.args.repeat)
         again = self.step(execution)
         numbers = errors(found, self.exact) if self.exact is not None else {}

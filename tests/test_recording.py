@@ -9,7 +9,7 @@ from diffusers_helper.framepack.partners import Alone
 from diffusers_helper.framepack.sampler import Sampler, one_sampler
 from diffusers_helper.generation.team import Member
 from diffusers_helper.models.execution import Execution
-from diffusers_helper.models.recording import CudaGraphs, Recorder
+from diffusers_helper.models.recording import CudaGraphs, GraphRecorder
 from diffusers_helper.models.spread import WHOLE, Whole
 from diffusers_helper.models.ulysses import shares
 from tests.test_hunyuan_video_packed import build, random_inputs
@@ -53,26 +53,26 @@ def called(recorder, calls, *shape, fixed=None):
 
 def test_what_launches_dominate_is_replayed_from_the_third_call_on():
     graphs = Played(took=0.0)
-    called(Recorder(graphs), 5, 3)
+    called(GraphRecorder(graphs), 5, 3)
     assert (graphs.recorded, graphs.replayed) == (1, 3)
 
 
 @pytest.mark.parametrize(("took", "expected"), [(0.0, (1, 1)), (math.inf, (0, 0))])
 def test_a_device_that_is_behind_is_asked_again(took, expected):
     graphs = Played(took, late=2)
-    called(Recorder(graphs), 5, 3)
+    called(GraphRecorder(graphs), 5, 3)
     assert (graphs.recorded, graphs.replayed) == expected
 
 
 def test_what_the_device_takes_longer_for_is_not_recorded():
     graphs = Played(took=math.inf)
-    called(Recorder(graphs), 5, 3)
+    called(GraphRecorder(graphs), 5, 3)
     assert (graphs.recorded, graphs.replayed) == (0, 0)
 
 
 def test_other_shapes_and_what_else_counts_are_recorded_anew():
     graphs, found = Played(), []
-    recorder = Recorder(graphs)
+    recorder = GraphRecorder(graphs)
     for shape, fixed in (((3,), None), ((4,), None), ((4,), (1, 2)), ((3,), None)):
         called(recorder, 3, *shape, fixed=fixed)
         found.append((graphs.recorded, graphs.replayed))
@@ -81,7 +81,7 @@ def test_other_shapes_and_what_else_counts_are_recorded_anew():
 
 def test_inputs_that_alternate_are_never_recorded():
     graphs = Played()
-    recorder = Recorder(graphs)
+    recorder = GraphRecorder(graphs)
     for number in range(8):
         called(recorder, 1, 3 + number % 2)
     assert graphs.recorded == 0
@@ -89,7 +89,7 @@ def test_inputs_that_alternate_are_never_recorded():
 
 def test_what_cannot_be_recorded_goes_on_without(caplog):
     graphs = Played(error=RuntimeError("not permitted when stream is capturing"))
-    called(Recorder(graphs), 6, 3)
+    called(GraphRecorder(graphs), 6, 3)
     assert (graphs.recorded, graphs.replayed) == (1, 0)
     assert "launched one by one: not permitted" in caplog.text
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_recorded_goes_on_without(caplog):
 def test_blocks_depend_on_nothing_but_what_a_recording_is_given(text):
     """Other latents, texts and steps of the same shapes are replayed to the numbers of a call."""
     model, graphs = build(), Played()
-    recording = Execution(recorder=Recorder(graphs))
+    recording = Execution(recorder=GraphRecorder(graphs))
     for seed in range(5):
         inputs = random_inputs(model, batch=len(text), text=text, seed=seed)
         exact = model(**inputs, return_dict=False, execution=Execution())[0]
@@ -134,7 +134,7 @@ class Second(Whole):
 def test_a_part_as_long_as_before_of_another_whole_is_recorded_anew(lengths):
     """Of two wholes that differ by one token one process may have as many: what the other one sends it has changed."""
     model, graphs = build(), Played()
-    execution = Execution(spread=Second(), recorder=Recorder(graphs))
+    execution = Execution(spread=Second(), recorder=GraphRecorder(graphs))
     for case in lengths:
         for _ in range(3):
             model(**random_inputs(model, height=2, width=2, **case), return_dict=False, execution=execution)
@@ -145,7 +145,7 @@ def test_a_part_as_long_as_before_of_another_whole_is_recorded_anew(lengths):
 def test_a_run_that_cannot_be_recorded_is_begun_once_more():
     """The other processes' may have been recorded, which begin."""
     model, spread = build(), Second()
-    execution = Execution(spread=spread, recorder=Recorder(Played(error=RuntimeError("not permitted"))))
+    execution = Execution(spread=spread, recorder=GraphRecorder(Played(error=RuntimeError("not permitted"))))
     for _ in range(3):
         model(**random_inputs(model), return_dict=False, execution=execution)
     assert spread.runs == [4] * 4
@@ -175,7 +175,7 @@ def test_what_several_gpus_share_is_recorded_where_weights_stay_as_they_are(cons
 def test_a_graph_gives_the_bits_of_the_launches():
     device = torch.device("cuda", torch.cuda.current_device())
     model = build().to(device)
-    recorder = Recorder(CudaGraphs(device), dominates=math.inf)
+    recorder = GraphRecorder(CudaGraphs(device), dominates=math.inf)
     for seed in range(5):
         inputs = {name: x.to(device) for name, x in random_inputs(model, seed=seed).items()}
         exact = model(**inputs, return_dict=False, execution=Execution())[0]

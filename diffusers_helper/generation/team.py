@@ -23,7 +23,7 @@ from diffusers_helper.loading.components import Components
 from diffusers_helper.memory import out_of_memory_as_error
 from diffusers_helper.memory.budget import Work
 from diffusers_helper.models.branches import Branches, both
-from diffusers_helper.models.recording import CudaGraphs, Recorder
+from diffusers_helper.models.recording import CudaGraphs, GraphRecorder
 from diffusers_helper.models.spread import WHOLE, Spread
 from diffusers_helper.models.vae_decoder import Share
 
@@ -75,7 +75,7 @@ class Member:
             sampler = yield from samplers(variant)
             execution = replace(sampler.execution, spread=self.spread, branches=self.branches)
             if execution.constant and self.spread.processes > 1 and sampler.device.type == "cuda":
-                execution.recorder = Recorder(CudaGraphs(sampler.device))
+                execution.recorder = GraphRecorder(CudaGraphs(sampler.device))
             return replace(sampler, execution=execution, partners=self.partners)
 
         return load

@@ -9,7 +9,7 @@ from .branches import Branches, both
 from .eight_bit_attention import EightBitAttention
 from .kernels import PLAIN, Kernels
 from .linears import EightBitLinears, ExactLinears, Linears
-from .recording import Recorder
+from .recording import GraphRecorder
 from .sdpa import AttentionFunction, sdpa
 from .spread import WHOLE, Spread
 from .step_caches import NoCache, StepCache
@@ -45,7 +45,7 @@ class Execution:
     spread: Spread = WHOLE
     branches: Branches = both
     constant: bool = False
-    recorder: Recorder | None = None
+    recorder: GraphRecorder | None = None
 
     @property
     def in_8_bits(self) -> bool:

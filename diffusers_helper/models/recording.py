@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Graphs(Protocol):
-    """What a `Recorder` asks of a device."""
+    """What a `GraphRecorder` asks of a device."""
 
     def moment(self) -> Any:
         """Mark when the device gets here."""
@@ -71,7 +71,7 @@ class CudaGraphs:
         return replay
 
 
-class Recorder:
+class GraphRecorder:
     """Calls a function, or replays it: for a function whose work depends on its inputs' shapes and `fixed` alone.
 
     Args:
